@@ -1,0 +1,148 @@
+"""The fields that every config has, with their defaults; configs/*.py fill in models and sizes."""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collections.ConfigDict:
+    """A config entry for a dual-encoder or cross-encoder, loaded or trained from labels."""
+    c = ml_collections.ConfigDict()
+    c.kind = 'dual_encoder'  # or cross_encoder
+    c.weights = weights  # local directory, or name on the Hugging Face hub
+    c.revision = config_dict.placeholder(str)  # commit on the hub, so that weights stay the same
+    c.layers = ()  # layers to keep, counted from 0; () for all
+    c.pooling = config_dict.placeholder(str)  # mean or cls; None: as the checkpoint says
+    c.normalize = True  # unit length, so that the score is the cosine
+    c.head = 'cosine'  # of a cross-encoder: cosine (starts from a dual-encoder) or linear (BERT's)
+    c.query_length = 32  # tokens, special ones included
+    c.passage_length = 128
+    c.query_prefix = ''  # what the model was trained to see before the text (E5: 'query: ')
+    c.passage_prefix = ''
+    c.scale = config_dict.placeholder(float)  # logits per unit of score; None: fitted to the labels
+    c.dtype = 'float32'  # of matrix products; bfloat16 on TPU
+    c.dropout = 0.0  # in training
+    c.train = ml_collections.ConfigDict()
+    c.train.steps = 0  # 0: used as it is; otherwise trained from labels first
+    c.train.batch_size = 32  # queries
+    c.train.hard_negatives = 1
+    c.train.negatives_from = 'bm25'  # the system whose top passages are the negatives
+    c.train.depth = 30  # of its ranking
+    c.train.scale = 20.0  # inverse temperature of the contrastive softmax
+    c.train.learning_rate = 5e-5
+    c.train.warmup_steps = 10
+    c.train.total_steps = c.train.get_ref('steps')
+    c.train.weight_decay = 0.01
+    c.train.clip_norm = 1.0
+    if revision:
+        c.revision = revision
+    c.update(overrides)
+    return c
+
+
+def bm25() -> ml_collections.ConfigDict:
+    """A config entry for BM25."""
+    c = ml_collections.ConfigDict()
+    c.kind = 'bm25'
+    c.k1 = 0.9
+    c.b = 0.4
+    c.language = 'english'  # of stemmer and stop words
+    c.scale = config_dict.placeholder(float)
+    return c
+
+
+def scores(path: str) -> ml_collections.ConfigDict:
+    """A config entry for scores made elsewhere: a TREC run file."""
+    c = ml_collections.ConfigDict()
+    c.kind = 'scores'
+    c.path = path
+    c.missing = config_dict.placeholder(float)  # score of pairs that are not there; None: an error
+    c.scale = config_dict.placeholder(float)
+    return c
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Everything but the collection, the systems and the student."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+
+    c.collection = ml_collections.ConfigDict()
+    c.collection.source = 'python_docs'  # or beir:PATH
+    c.collection.options = ml_collections.ConfigDict()  # of the source
+    c.collection.train_split = 'train'
+    c.collection.eval_split = 'dev'  # D_eval; held out of train where the collection lacks it
+    c.collection.eval_fraction = 0.1  # of the train queries, if held out
+    c.collection.test_split = 'test'
+
+    c.systems = ml_collections.ConfigDict()  # every retriever and scorer, by name
+    c.first_stage = 'bm25'  # whose top passages the teacher re-ranks in the report
+    c.assistants = ()  # names; the pool of Algorithm 1
+    c.teacher = ml_collections.ConfigDict()
+    c.teacher.members = ()  # names; the teacher's logit is the weighted sum of theirs
+    c.teacher.weights = config_dict.placeholder(tuple)  # one a member; None: fitted to the labels
+    c.student = ml_collections.ConfigDict()
+
+    c.candidates = ml_collections.ConfigDict()
+    c.candidates.hard_negatives = 5  # in each list, beside the positive
+    c.candidates.depth = 30  # top passages of every retriever that they are drawn from
+    c.candidates.eval_lists = 256  # in D_eval, for its loss; its queries are all compared
+    c.candidates.false_negatives = 'mask'  # teacher above the positive: out of InfoNCE; or keep
+
+    c.dark = ml_collections.ConfigDict()
+    c.dark.reinforced = 1  # reinforced negatives a list
+    c.dark.noisy = 1  # noisy positives a list
+    c.dark.splice = (0.1, 0.5)  # share of the positive's tokens spliced into a negative
+    c.dark.mask = (0.1, 0.5)  # share of the positive's tokens masked
+
+    c.selection = ml_collections.ConfigDict()
+    c.selection.distance = 'kl'  # of an assistant to the teacher: kl, footrule or rbo
+    c.selection.fusion = 'subsets'  # none, mean (one of all) or subsets (all of two or more)
+    c.selection.per = 'batch'  # or query
+
+    c.self_paced = ml_collections.ConfigDict()
+    c.self_paced.weighting = 'hard'  # or linear
+    c.self_paced.start = 0.5  # share of lists kept at the beginning ...
+    c.self_paced.end = 1.0  # ... and at the end of training
+
+    c.loss = ml_collections.ConfigDict()  # weights of the terms; 0 switches a term off
+    c.loss.contrastive = 1.0
+    c.loss.teacher = 1.0
+    c.loss.assistant = 1.0
+    c.loss.dark = 1.0
+    c.loss.temperature = 1.0  # of all score distributions
+
+    c.rounds = 2
+    c.steps_per_round = 200
+    c.batch_size = 32  # queries, over all devices
+    c.train_passage_length = 64  # tokens; the student may encode longer ones
+    c.replay = 0.5  # share of solved queries that stay in later rounds
+
+    c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.learning_rate = 5e-5  # at its peak
+    c.optimizer.warmup_steps = 20
+    c.optimizer.total_steps = c.get_ref('rounds') * c.get_ref('steps_per_round')
+    c.optimizer.weight_decay = 0.01
+    c.optimizer.clip_norm = 1.0
+
+    c.depth = 100  # passages kept of every ranking
+    c.index = ml_collections.ConfigDict()
+    c.index.kind = 'scann'  # or exact
+    c.index.reorder = 400  # candidates that ScaNN scores exactly
+    c.index.threshold = 0.2  # anisotropic quantization
+    c.measures = ('MRR@10', 'nDCG@10', 'R@100')
+    c.compare = 'MRR@10'  # decides on D_eval whether the student replaces an assistant
+
+    c.mesh = ml_collections.ConfigDict()
+    c.mesh.data = -1  # devices along the batch; -1: all that model leaves
+    c.mesh.model = 1  # devices along the parameters
+    c.sharding = (  # the first rule whose regex is found in a parameter's path decides
+        (r'embeddings/word/', ('model', None)),
+        (r'attention/(query|key|value)/', (None, 'model')),
+        (r'attention/output/kernel', ('model', None)),
+        (r'ffn/up/', (None, 'model')),
+        (r'ffn/down/kernel', ('model', None)),
+        (r'.*', ()),
+    )
+
+    c.log_every = 10  # steps
+    c.checkpoint_every = 50  # steps
+    return c

@@ -1,0 +1,60 @@
+"""MTA4DPR with ADAM's dark examples: Algorithm 1 with everything on.
+
+--config configs/mta4dpr.py            the documentation of your Python, about 15 minutes on 2 cores
+--config configs/mta4dpr.py:tiny       the same path at toy size, under 2 minutes
+--config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout, with the same models
+"""
+
+import ml_collections
+
+from configs import common
+
+MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
+REVISION = 'c9745ed1d9f207416be6d2e6f8de32d1f16199bf'
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+    """The config; `arg` is what follows the colon of --config."""
+    c = common.get_config()
+    lengths = {'query_length': 32, 'passage_length': 64}
+    minilm = common.encoder(MINILM, REVISION, **lengths)
+
+    c.systems.bm25 = common.bm25()
+    c.systems.minilm = minilm.copy_and_resolve_references()
+    c.systems.minilm_ft = common.encoder(MINILM, REVISION, **lengths)
+    c.systems.minilm_ft.train.steps = 60
+    # Not used by default: a cross-encoder needs more than a laptop's patience to become a teacher.
+    # --config.teacher.members=bm25,minilm_ft,cross
+    c.systems.cross = common.encoder(MINILM, REVISION, kind='cross_encoder', **lengths)
+    c.systems.cross.train.steps = 150
+    c.systems.cross.train.batch_size = 8
+    c.systems.cross.train.hard_negatives = 7
+
+    c.teacher.members = ('bm25', 'minilm_ft')
+    c.assistants = ('minilm', 'minilm_ft', 'bm25')
+    c.student = common.encoder(MINILM, REVISION, layers=(0, 2, 5), scale=20.0, **lengths)
+
+    name, _, value = arg.partition('=')
+    if name == 'tiny':
+        c.collection.options.packages = ('stdlib',)
+        c.collection.options.max_passages = 600
+        for entry in (*c.systems.values(), c.student):
+            if 'passage_length' in entry:
+                entry.query_length, entry.passage_length = 16, 32
+        c.systems.minilm_ft.train.steps = 5
+        c.systems.minilm_ft.train.warmup_steps = 1
+        c.train_passage_length = 32
+        c.student.layers = (0, 5)
+        c.steps_per_round = 10
+        c.batch_size = 8
+        c.candidates.eval_lists = 16
+        c.optimizer.warmup_steps = 2
+        c.log_every = 2
+        c.checkpoint_every = 4
+    elif name == 'beir' and value:
+        c.collection.source = f'beir:{value}'
+    elif arg:
+        raise ValueError(f"configs/mta4dpr.py has no variant '{arg}'; use tiny or beir=PATH.")
+    else:
+        c.collection.options.max_passages = 8000
+    return c

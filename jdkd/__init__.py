@@ -1,0 +1,3 @@
+"""jdkd distils dense passage retrievers in JAX."""
+
+__version__ = '0.1.0'

@@ -1,0 +1,57 @@
+"""D_train and D_eval as TFDS datasets in array_record files, written and read without TensorFlow."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class CandidateLists(tfds.core.GeneratorBasedBuilder):
+    """One record a candidate list, its features those of the arrays it is made from."""
+
+    VERSION = tfds.core.Version('1.0.0')
+
+    def __init__(self, *, splits: Mapping[str, Mapping[str, np.ndarray]], **kwargs):
+        self._arrays = splits
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        arrays = next(iter(self._arrays.values()))
+        features = {
+            name: tfds.features.Tensor(shape=a.shape[1:], dtype=a.dtype.type)
+            for name, a in arrays.items()
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description='Candidate lists with the scores of teacher and assistants.',
+            features=tfds.features.FeaturesDict(features),
+            # The loader shuffles by (seed, round); files keep the order of the lists.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        return {split: self._generate_examples(arrays) for split, arrays in self._arrays.items()}
+
+    def _generate_examples(self, arrays) -> Iterator:
+        for i in range(len(next(iter(arrays.values())))):
+            yield i, {name: array[i] for name, array in arrays.items()}
+
+
+def write(directory: pathlib.Path, splits: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Writes the splits of a dataset.
+
+    Args:
+        directory: Gets candidate_lists/1.0.0/.
+        splits: {split: {feature: `[M, ...]` array}}; every split has the same features.
+    """
+    tfds.disable_progress_bar()
+    CandidateLists(
+        splits=splits, data_dir=str(directory), file_format='array_record'
+    ).download_and_prepare()
+
+
+def read(directory: pathlib.Path, split: str):
+    """Random access to a written split: `len(source)`, `source[i] -> {feature: array}`."""
+    builder = tfds.builder_from_directory(str(directory / 'candidate_lists' / '1.0.0'))
+    return builder.as_data_source(split=split)

@@ -1,0 +1,122 @@
+"""From records to batches: Grain reads, shuffles, looks up tokens, batches; all by step number."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import grain
+import jax
+import numpy as np
+
+from jdkd.models.cross_encoder import join_pairs
+
+Features = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoderTokens:
+    """Token rows of a list for a dual-encoder: the query, and each passage by itself.
+
+    Attributes:
+        queries: `[Q, Lq]` token store of the split.
+        passages: `[P, >= length]` token store of the collection.
+        length: Tokens of a passage in training; longer ones are cut.
+        sep_id: Id of the separator, which ends a cut passage too.
+    """
+
+    queries: np.ndarray
+    passages: np.ndarray
+    length: int
+    sep_id: int
+
+    def __call__(self, record: Features) -> dict[str, np.ndarray]:
+        passages = cut(self.passages[record['passages']], self.length, self.sep_id)
+        if 'dark' in record:
+            passages = np.concatenate([passages, record['dark'][:, : self.length]])
+        kept = {k: v for k, v in record.items() if k not in ('query_row', 'passages', 'dark')}
+        return kept | {
+            'query': self.queries[record['query_row']].astype(np.int32),
+            'passages': passages.astype(np.int32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEncoderTokens:
+    """Token rows of a list for a cross-encoder: the query joined with each passage.
+
+    Attributes:
+        queries: `[Q, Lq]` token store of the split.
+        passages: `[P, Lp]` token store of the collection.
+        pad_id: Id of the padding token.
+    """
+
+    queries: np.ndarray
+    passages: np.ndarray
+    pad_id: int
+
+    def __call__(self, record: Features) -> dict[str, np.ndarray]:
+        passages = self.passages[record['passages']]
+        query = np.broadcast_to(
+            self.queries[record['query_row']], (len(passages), self.queries.shape[1])
+        )
+        tokens, token_types = join_pairs(query, passages, self.pad_id)
+        kept = {k: v for k, v in record.items() if k not in ('query_row', 'passages')}
+        return kept | {'passages': tokens.astype(np.int32), 'token_types': token_types}
+
+
+def cut(tokens: np.ndarray, length: int, sep_id: int) -> np.ndarray:
+    """Shortens padded rows to `length`; a row that loses text still ends with the separator.
+
+    Args:
+        tokens: `[n, >= length]` ids.
+        length: Tokens to keep, special ones included.
+        sep_id: Id of the separator.
+    """
+    kept = tokens[:, :length].copy()
+    if tokens.shape[1] > length:
+        # A row is longer than `length` where its separator lies beyond.
+        long = np.any(tokens[:, length:] == sep_id, axis=1)
+        kept[long, -1] = sep_id
+    return kept
+
+
+def batches(
+    source,
+    to_tokens: Callable[[Features], dict[str, np.ndarray]],
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    epochs: int | None = None,
+) -> grain.DatasetIterator:
+    """An iterator of batches whose position can be saved.
+
+    Batch k is a function of (source, seed, k) alone. With several processes each gets its part of
+    every global batch.
+
+    Args:
+        source: From `dataset.read`, or any sequence of records.
+        to_tokens: Adds token rows to a record.
+        batch_size: Global number of lists.
+        seed: Of the shuffling; each epoch is shuffled anew.
+        shuffle: False keeps the order.
+        epochs: None repeats for ever.
+
+    Raises:
+        ValueError: if the source holds less than one batch, or processes do not divide it.
+    """
+    if len(source) < batch_size:
+        raise ValueError(
+            f'{len(source)} candidate lists are less than one batch of {batch_size}; '
+            'lower batch_size, or use more queries.'
+        )
+    if batch_size % jax.process_count():
+        raise ValueError(
+            f'batch_size={batch_size} does not divide among {jax.process_count()} processes.'
+        )
+    data = grain.MapDataset.source(source).seed(seed)
+    if shuffle:
+        data = data.shuffle()
+    data = data.repeat(epochs)
+    data = data[jax.process_index() :: jax.process_count()]
+    data = data.map(to_tokens).batch(batch_size // jax.process_count(), drop_remainder=True)
+    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

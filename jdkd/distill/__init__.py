@@ -1,0 +1,1 @@
+"""What distillation computes on the device: losses, selection, self-pacing and the train step."""

@@ -1,0 +1,257 @@
+"""The one train step: every method is this function under another config.
+
+    L_total = w_c InfoNCE + w_t KL(T, M) + w_a KL(TA*, M)                  on the originals
+              + w_d sum_i v_i (w_t KL_i(T, M) + w_a KL_i(TA*, M)) / max(sum_i v_i, 1)
+                                                             on the lists with dark examples
+
+TA* is the (fused) assistant closest to the teacher (MTA4DPR, Algorithm 1), v the self-paced mask
+(ADAM). A term whose weight is 0 is not computed. Weights and temperature are ours.
+
+A batch is a dict of global arrays, B queries with N candidates each, of which the first N_o are
+originals (the positive at index 0, then hard negatives) and the rest dark examples:
+
+    query           [B, Lq] int32      token ids, padded
+    passages        [B, N, Lp] int32   token ids, padded
+    group           [B, N_o] int32     text group of each original
+    relevant        [B, R] int32       groups of the judged passages, padded with -1
+    false_negative  [B, N_o] bool      originals that are no negatives
+    teacher         [B, N] float32     logits; absent when training from labels alone
+    assistants      [B, K, N] float32  logits; absent when there is no pool
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from jdkd.distill import assistants, losses, self_paced
+from jdkd.models import cross_encoder, dual_encoder
+
+Batch = Mapping[str, jax.Array]
+Params = Any
+# (params, batch, dropout key or None) -> list scores [B, N], contrastive scores [B, C],
+# labels [B] and mask [B, C] of the contrastive softmax.
+ScoreFn = Callable[..., tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a train step reads and writes.
+
+    Attributes:
+        step: Scalar int32, updates done.
+        params: Parameters of the student (or of an assistant trained from labels).
+        opt_state: State of the optax optimizer.
+        selected: `[num_choices]` float32, how many queries each (fused) assistant was selected
+            for in this round; one zero without a pool (Orbax saves no empty arrays).
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    selected: jax.Array
+
+
+def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """AdamW with linear warm-up, cosine decay to 0 and clipping by the global norm.
+
+    Args:
+        config: `learning_rate`, `warmup_steps`, `total_steps`, `weight_decay`, `clip_norm`.
+
+    Raises:
+        ValueError: if the warm-up is as long as the training.
+    """
+    if config.warmup_steps >= config.total_steps:
+        raise ValueError(
+            f'warmup_steps={config.warmup_steps} leaves nothing of the {config.total_steps} steps '
+            'of a training; lower it.'
+        )
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, config.total_steps
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            schedule,
+            weight_decay=config.weight_decay,
+            # Biases, scales and layer norms are vectors: they are not decayed.
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        ),
+    )
+
+
+def init_state(params: Params, tx: optax.GradientTransformation, *, num_choices: int) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        selected=jnp.zeros(max(num_choices, 1), jnp.float32),
+    )
+
+
+def dual_encoder_scores(model: dual_encoder.DualEncoder, scale: float) -> ScoreFn:
+    """Scores of a dual-encoder: scaled inner products; contrastive over the global batch."""
+
+    def scores(params, batch, key):
+        def encode(tokens, key):
+            rngs = None if key is None else {'dropout': key}
+            return model.apply({'params': params}, tokens, deterministic=key is None, rngs=rngs)
+
+        key_q, key_p = (None, None) if key is None else jax.random.split(key)
+        B, N, L = batch['passages'].shape
+        num_originals = batch['group'].shape[1]
+        query_BxD = encode(batch['query'], key_q)
+        passage_BxNxD = encode(batch['passages'].reshape(B * N, L), key_p).reshape(B, N, -1)
+        lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD)
+        # Every query against every original of the global batch: XLA gathers what is sharded.
+        originals = passage_BxNxD[:, :num_originals].reshape(B * num_originals, -1)
+        in_batch = scale * query_BxD @ originals.T
+        mask = losses.negatives_mask(batch['group'], batch['relevant'], batch['false_negative'])
+        return lists_BxN, in_batch, jnp.arange(B) * num_originals, mask
+
+    return scores
+
+
+def cross_encoder_scores(model: cross_encoder.CrossEncoder) -> ScoreFn:
+    """Scores of a cross-encoder: one forward a pair; contrastive over a query's own list."""
+
+    def scores(params, batch, key):
+        B, N, L = batch['passages'].shape
+        num_originals = batch['group'].shape[1]
+        rngs = None if key is None else {'dropout': key}
+        lists_BxN = model.apply(
+            {'params': params},
+            batch['passages'].reshape(B * N, L),
+            batch['token_types'].reshape(B * N, L),
+            deterministic=key is None,
+            rngs=rngs,
+        ).reshape(B, N)
+        own = lists_BxN[:, :num_originals]
+        return lists_BxN, own, jnp.zeros(B, jnp.int32), ~batch['false_negative']
+
+    return scores
+
+
+def make_loss(
+    config: ml_collections.ConfigDict, score_fn: ScoreFn, num_assistants: int
+) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """The loss of the module docstring.
+
+    Args:
+        config: The run's config: its `loss`, `selection` and `self_paced` are read.
+        score_fn: `dual_encoder_scores` or `cross_encoder_scores`.
+        num_assistants: K; 0 without a pool.
+
+    Returns:
+        `loss(params, batch, progress, key) -> scalar, metrics`, where progress is the part of
+        training that is done, in [0, 1], and key the dropout key or None.
+    """
+    weight, tau = config.loss, config.loss.temperature
+    fusion = None
+    if num_assistants and weight.assistant:
+        fusion = assistants.fusion_weights(num_assistants, config.selection.fusion)
+
+    def loss_fn(params, batch, progress, key=None):
+        lists, contrastive, labels, mask = score_fn(params, batch, key)
+        num_originals = batch['group'].shape[1]
+        terms, metrics = {}, {}
+        if weight.contrastive:
+            nce = losses.info_nce(contrastive, labels, where=mask)
+            terms['contrastive'] = weight.contrastive * jnp.mean(nce)
+        if fusion is not None:
+            teacher = jax.lax.stop_gradient(batch['teacher'])
+            pool_KxBxN = jnp.swapaxes(jax.lax.stop_gradient(batch['assistants']), 0, 1)
+            log_choices = assistants.fuse(pool_KxBxN[..., :num_originals], fusion, temperature=tau)
+            distance = assistants.distances(
+                log_choices,
+                teacher[:, :num_originals],
+                distance=config.selection.distance,
+                temperature=tau,
+            )
+            best = assistants.select(distance, per=config.selection.per)
+            metrics['selected'] = jnp.sum(jax.nn.one_hot(best, len(fusion)), axis=0)
+            metrics['selected_distance'] = jnp.mean(
+                jnp.take_along_axis(distance, best[None], axis=0)
+            )
+
+        def distil(num_candidates):
+            """w_t KL(T, M) and w_a KL(TA*, M) for each list, on its first candidates."""
+            student = lists[:, :num_candidates]
+            if weight.teacher:
+                teacher = batch['teacher'][:, :num_candidates]
+                yield (
+                    'teacher',
+                    weight.teacher * losses.listwise_kl(student, teacher, temperature=tau),
+                )
+            if fusion is not None:
+                log_p = assistants.fuse(pool_KxBxN[..., :num_candidates], fusion, temperature=tau)
+                log_best = jnp.take_along_axis(log_p, best[None, :, None], axis=0)[0]
+                yield (
+                    'assistant',
+                    weight.assistant
+                    * losses.kl_from_log_target(student, log_best, temperature=tau),
+                )
+
+        for name, per_list in distil(num_originals):
+            terms[name] = jnp.mean(per_list)
+        has_dark = lists.shape[1] > num_originals
+        dark = [per_list for _, per_list in distil(lists.shape[1])] if has_dark else []
+        if weight.dark and dark:
+            confidence = self_paced.confidence(batch['teacher'][:, :num_originals], temperature=tau)
+            share = self_paced.kept_share(
+                progress, start=config.self_paced.start, end=config.self_paced.end
+            )
+            keep, threshold = self_paced.weights(
+                confidence, share, weighting=config.self_paced.weighting
+            )
+            terms['dark'] = weight.dark * self_paced.weighted_mean(sum(dark), keep)
+            metrics['kept_share'] = jnp.mean(keep > 0)
+            metrics['threshold'] = threshold
+        loss = sum(terms.values())
+        metrics |= {f'loss/{name}': value for name, value in terms.items()}
+        metrics['loss'] = loss
+        # How often the student already ranks the positive first in its own list.
+        originals = lists[:, :num_originals]
+        metrics['list_accuracy'] = jnp.mean(jnp.argmax(originals, axis=1) == 0)
+        return loss, metrics
+
+    return loss_fn
+
+
+def make_train_step(
+    loss_fn: Callable, tx: optax.GradientTransformation, *, total_steps: int, dropout_seed=None
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """`step(state, batch) -> state, metrics`, pure; to be jitted by the caller.
+
+    Args:
+        loss_fn: From `make_loss`.
+        tx: The optimizer.
+        total_steps: Length of training, for the self-paced annealing.
+        dropout_seed: Seed of the dropout masks, each a function of (seed, step); None turns
+            dropout off.
+    """
+
+    def train_step(state, batch):
+        key = None
+        if dropout_seed is not None:
+            key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
+        progress = state.step / total_steps
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, progress, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        metrics['grad_norm'] = optax.global_norm(grads)
+        return (
+            TrainState(
+                step=state.step + 1,
+                params=optax.apply_updates(state.params, updates),
+                opt_state=opt_state,
+                selected=state.selected + metrics.get('selected', 0.0),
+            ),
+            metrics,
+        )
+
+    return train_step

@@ -1,0 +1,198 @@
+"""The one train loop: students of every round and assistants trained from labels go through it."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from jdkd.distill import step as steps
+from jdkd.runtime import mesh as meshes
+from jdkd.runtime.checkpoint import Checkpoints
+from jdkd.runtime.metrics import MetricsWriter
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Compiled functions of one training and the layout of its state.
+
+    Attributes:
+        mesh: Where it runs.
+        step: `(state, batch) -> state, metrics`; the state is donated.
+        loss: `(params, batch) -> metrics` without an update, for D_eval.
+        init: `params -> state` before the first step, on the mesh.
+        abstract: Shapes and shardings of the state.
+    """
+
+    mesh: Mesh
+    step: Callable
+    loss: Callable
+    init: Callable
+    abstract: steps.TrainState
+
+
+def make_trainer(
+    config: ml_collections.FrozenConfigDict,
+    train_config: ml_collections.FrozenConfigDict,
+    *,
+    mesh: Mesh,
+    params: Any,
+    score_fn: steps.ScoreFn,
+    num_assistants: int,
+    dropout: float = 0.0,
+) -> Trainer:
+    """Compiles a train step over the mesh.
+
+    Args:
+        config: `loss`, `selection`, `self_paced`, `sharding`, `seed`.
+        train_config: The optimizer's fields, see `steps.optimizer`.
+        mesh: Batches are split over `data`, parameters as the sharding rules say.
+        params: Tree of arrays or shapes.
+        score_fn: How the model scores a batch.
+        num_assistants: K; 0 without a pool.
+        dropout: The model's rate; 0 spares the random bits.
+    """
+    meshes.check_rules(params, config.sharding)
+    tx = steps.optimizer(train_config)
+    num_choices = 0
+    if num_assistants and config.loss.assistant:
+        num_choices = len(steps.assistants.fusion_weights(num_assistants, config.selection.fusion))
+
+    def init(params):
+        return steps.init_state(params, tx, num_choices=num_choices)
+
+    shapes = jax.eval_shape(init, params)
+    shardings = meshes.shardings(mesh, shapes, config.sharding)
+    replicated, batch = meshes.replicated(mesh), meshes.batch_sharding(mesh)
+    loss_fn = steps.make_loss(config, score_fn, num_assistants)
+    train_step = steps.make_train_step(
+        loss_fn,
+        tx,
+        total_steps=train_config.total_steps,
+        dropout_seed=config.seed if dropout else None,
+    )
+    return Trainer(
+        mesh=mesh,
+        step=jax.jit(
+            train_step,
+            in_shardings=(shardings, batch),
+            out_shardings=(shardings, replicated),
+            donate_argnums=0,
+        ),
+        # The whole list counts in evaluation: the self-paced mask at its end.
+        loss=jax.jit(
+            lambda params, batch: loss_fn(params, batch, jnp.ones(()))[1],
+            in_shardings=(shardings.params, batch),
+            out_shardings=replicated,
+        ),
+        init=jax.jit(init, out_shardings=shardings),
+        abstract=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        ),
+    )
+
+
+def fit(
+    trainer: Trainer,
+    start: Callable[[], steps.TrainState],
+    batches: grain.DatasetIterator,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    *,
+    first_step: int,
+    last_step: int,
+    log_every: int,
+    checkpoint_every: int,
+    choices: Sequence[str] = (),
+    desc: str,
+) -> steps.TrainState:
+    """Takes the steps of one round, or those that are left of it after a restart.
+
+    Args:
+        trainer: What to run.
+        start: Makes the state at `first_step`; called only where no later checkpoint exists.
+        batches: Iterator of host batches from the first step on; set forward by a restart.
+        checkpoints: Saved to every `checkpoint_every` steps and at the last one.
+        writer: Gets the metrics of every `log_every`-th step.
+        first_step: Steps done before this round.
+        last_step: Steps done after it.
+        log_every: In steps.
+        checkpoint_every: In steps.
+        choices: Names of the (fused) assistants, for the log.
+        desc: Of the progress bar.
+
+    Returns:
+        The state after `last_step`.
+
+    Raises:
+        FloatingPointError: at the first step whose loss is not finite, naming the term.
+    """
+    latest = checkpoints.latest_step()
+    if latest is not None and latest >= last_step:
+        return checkpoints.restore_state(last_step, trainer.abstract)
+    state, step = None, first_step
+    if latest is not None and latest > first_step:
+        state, _ = checkpoints.restore(latest, trainer.abstract, batches)
+        step = latest
+    else:
+        state = start()
+    sharding = meshes.batch_sharding(trainer.mesh)
+    bar = tqdm.tqdm(total=last_step, initial=step, desc=desc, unit='step')
+    pending = None
+    clock, clock_step = time.monotonic(), step
+
+    def settle(pending):
+        """Checks, logs and shows the metrics of a step that was dispatched before."""
+        nonlocal clock, clock_step
+        at, metrics, batch_size = pending
+        metrics = jax.device_get(metrics)
+        _check_finite(metrics, at)
+        bar.set_postfix(loss=f'{metrics["loss"]:.3f}', refresh=False)
+        bar.update(at - bar.n)
+        if at % log_every == 0 or at == last_step:
+            now = time.monotonic()
+            scalars = {k: v for k, v in metrics.items() if np.ndim(v) == 0}
+            if 'selected' in metrics:
+                # Share of the batch that each choice was selected for.
+                counts = metrics['selected'] / metrics['selected'].sum()
+                scalars |= {f'selected/{n}': c for n, c in zip(choices, counts, strict=True)}
+            scalars['lists_per_second'] = batch_size * (at - clock_step) / (now - clock)
+            writer.write(at, scalars)
+            clock, clock_step = now, at
+
+    with bar, jax.transfer_guard('disallow'):
+        while step < last_step:
+            host_batch = next(batches)
+            batch = meshes.to_device(host_batch, sharding)
+            state, metrics = trainer.step(state, batch)
+            step += 1
+            if pending:
+                settle(pending)
+            pending = (step, metrics, len(host_batch['group']) * jax.process_count())
+            if step == last_step or step % checkpoint_every == 0:
+                settle(pending)  # A state that is not finite is never saved.
+                pending = None
+                checkpoints.save(step, state, batches, {'first_step': first_step})
+    return state
+
+
+def _check_finite(metrics: dict[str, Any], step: int) -> None:
+    bad = [name for name, value in metrics.items() if not np.all(np.isfinite(value))]
+    if bad:
+        raise FloatingPointError(
+            f'step {step}: {", ".join(bad)} not finite; lower the learning rate or the loss '
+            'weights, and look at the scores. The checkpoint before it is kept.'
+        )
+
+
+def evaluate(trainer: Trainer, params: Any, host_batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Metrics of one batch without an update, on the host."""
+    batch = meshes.to_device(host_batch, meshes.batch_sharding(trainer.mesh))
+    return jax.device_get(trainer.loss(params, batch))

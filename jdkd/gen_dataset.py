@@ -1,0 +1,331 @@
+"""GenDataset of Algorithm 1: retrieve, draw candidates, score them, write D_train and D_eval."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from jdkd.data import candidates, dark, dataset
+from jdkd.data.candidates import Lists
+from jdkd.run import Queries, Run
+from jdkd.systems.base import System
+from jdkd.systems.build import record_features
+from jdkd.systems.encoders import Encoder
+
+SPLITS = ('train', 'eval')
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """An ensemble of named scorers: its logit is the weighted sum of theirs.
+
+    Attributes:
+        members: The scorers.
+        weights: One a member; None to fit them to the labels.
+    """
+
+    members: Sequence[System]
+    weights: Sequence[float] | None
+
+    def score(self, weights: Mapping[str, float], queries: Queries, lists: Lists) -> np.ndarray:
+        """`[M, N]` logits, given the weights by name."""
+        return sum(weights[m.name] * m.score(queries, lists) for m in self.members)
+
+
+def generate(
+    run: Run,
+    round_index: int,
+    *,
+    teacher: Teacher,
+    pool: Sequence[System],
+    student: System,
+    encoder: Encoder,
+    active: np.ndarray,
+) -> tuple[dict, dict]:
+    """Builds `rounds/<i>/{runs,candidates,scores,dataset}`.
+
+    Args:
+        run: The run.
+        round_index: i.
+        teacher: T.
+        pool: TA, the assistants.
+        student: M, as it enters the round: it mines negatives too.
+        encoder: The student's, for its tokenizer and lengths.
+        active: Rows of the train queries of this round.
+
+    Returns:
+        The result of the scores (`teacher` weights, `scales` of assistants, `score_histogram`)
+        and the dataset's manifest.
+    """
+    root = f'rounds/{round_index:02d}'
+    retrievers = [*pool, student]
+    runs = _runs(run, f'{root}/runs', retrievers)
+    drawn = _candidates(run, f'{root}/candidates', round_index, runs, encoder, active)
+    scores = _scores(run, f'{root}/scores', round_index, drawn, teacher, pool, encoder)
+    written = run.stage(
+        f'{root}/dataset',
+        {'scores': scores['digest']},
+        lambda out: dataset.write(
+            out, {split: _features(run, root, split, encoder) for split in SPLITS}
+        ),
+    )
+    return scores['result'], written
+
+
+def _queries(run: Run, split: str) -> Queries:
+    return run.train if split == 'train' else run.eval
+
+
+def _runs(run: Run, path: str, retrievers: Sequence[System]) -> dict:
+    """Passages that each query's hard negatives are drawn from."""
+
+    def build(out):
+        for split in SPLITS:
+            queries = _queries(run, split)
+            rankings = [r.rank(queries)[0].passages for r in retrievers]
+            pool = candidates.mining_pool(
+                rankings, queries.positives, run.collection.group, run.config.candidates.depth
+            )
+            np.save(out / f'{split}.npy', pool)
+
+    return run.stage(
+        path,
+        {
+            'retrievers': {r.name: r.digest for r in retrievers},
+            'collection': run.collection.fingerprint,
+            'depth': run.config.candidates.depth,
+        },
+        build,
+    )
+
+
+def _candidates(
+    run: Run, path: str, round_index: int, runs: dict, encoder: Encoder, active: np.ndarray
+) -> dict:
+    config = run.config
+    num_lists = {
+        'train': config.steps_per_round * config.batch_size,
+        'eval': min(config.candidates.eval_lists, len(run.eval)),
+    }
+
+    def build(out):
+        for split in SPLITS:
+            queries = _queries(run, split)
+            rows = active if split == 'train' else np.arange(len(queries))
+            rows, copies = candidates.choose_queries(
+                rows, num_lists[split], seed=config.seed, round_index=round_index
+            )
+            passages = candidates.sample(
+                rows,
+                copies,
+                query_ids=queries.ids,
+                positives=queries.positives,
+                pool=np.load(run.workdir / f'rounds/{round_index:02d}/runs' / f'{split}.npy'),
+                group=run.collection.group,
+                num_negatives=config.candidates.hard_negatives,
+                seed=config.seed,
+                round_index=round_index,
+            )
+            examples = dark.generate(
+                passages,
+                encoder.passage_tokens(run),
+                query_ids=[queries.ids[r] for r in rows],
+                copies=copies,
+                special=encoder.tokenizer.special,
+                length=config.train_passage_length,
+                config=config.dark,
+                seed=config.seed,
+                round_index=round_index,
+            )
+            np.savez(out / f'{split}.npz', query=rows, passages=passages, dark=examples)
+
+    return run.stage(
+        path,
+        {
+            'runs': runs['digest'],
+            'active': candidates.array_digest(active),
+            'lists': num_lists,
+            'candidates': config.candidates.to_dict(),
+            'dark': config.dark.to_dict(),
+            'length': config.train_passage_length,
+            'seed': config.seed,
+        },
+        build,
+    )
+
+
+def load_lists(run: Run, root: str, split: str, encoder: Encoder) -> Lists:
+    """The candidate lists of a round."""
+    with np.load(run.workdir / root / 'candidates' / f'{split}.npz') as f:
+        return Lists(f['query'], f['passages'], f['dark'], encoder.tokenizer)
+
+
+def _scores(
+    run: Run,
+    path: str,
+    round_index: int,
+    drawn: dict,
+    teacher: Teacher,
+    pool: Sequence[System],
+    encoder: Encoder,
+) -> dict:
+    """Logits of the teacher `[M, N]` and of the assistants `[M, K, N]` for both splits.
+
+    What is fitted (teacher weights, scales of assistants) is fitted once, on the first round's
+    train lists, and kept in that stage's manifest: later rounds have the same teacher.
+    """
+    root = path.rsplit('/', 1)[0]
+    systems = {s.name: s for s in [*teacher.members, *pool]}
+    fitted = None
+    if round_index:
+        fitted = run.read_manifest('rounds/00/scores')['result']
+
+    def build(out):
+        raw = {}
+        for split in SPLITS:
+            lists = load_lists(run, root, split, encoder)
+            queries = _queries(run, split)
+            raw[split] = {name: s.score(queries, lists) for name, s in systems.items()}
+        num_originals = lists.passages.shape[1]
+        fit_on = {name: s[:, :num_originals] for name, s in raw['train'].items()}
+        found = fitted or {
+            'teacher': _teacher_weights(teacher, fit_on),
+            'scales': {s.name: fit_weights([fit_on[s.name]])[0] for s in pool if s.scale is None},
+        }
+        for split in SPLITS:
+            logits = sum(w * raw[split][name] for name, w in found['teacher'].items())
+            scales = [found['scales'].get(s.name, s.scale) for s in pool]
+            assistants = [c * raw[split][s.name] for c, s in zip(scales, pool, strict=True)]
+            np.save(out / f'{split}.teacher.npy', logits.astype(np.float32))
+            if assistants:
+                stacked = np.stack(assistants, axis=1).astype(np.float32)
+                np.save(out / f'{split}.assistants.npy', stacked)
+        histogram = score_histogram(
+            np.load(out / 'train.teacher.npy'), num_originals, run.config.dark.reinforced
+        )
+        return {**found, 'score_histogram': histogram}
+
+    return run.stage(
+        path,
+        {
+            'candidates': drawn['digest'],
+            'teacher': {m.name: m.digest for m in teacher.members},
+            'weights': teacher.weights,
+            'assistants': {s.name: [s.digest, s.scale] for s in pool},
+            'fitted': fitted and {k: fitted[k] for k in ('teacher', 'scales')},
+        },
+        build,
+    )
+
+
+def _teacher_weights(teacher: Teacher, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    names = [m.name for m in teacher.members]
+    weights = teacher.weights
+    if weights is None:
+        weights = fit_weights([scores[name] for name in names])
+    return dict(zip(names, weights, strict=True))
+
+
+def fit_weights(scores: Sequence[np.ndarray]) -> list[float]:
+    """Non-negative weights whose sum of scores explains the labels best.
+
+    Minimises the mean listwise cross-entropy -log softmax(sum_m w_m s_m)[positive] (ours), which
+    also calibrates the distribution: its softmax at temperature 1 is as sharp as it is right.
+
+    Args:
+        scores: For each member `[M, N]` raw scores, the positive at index 0.
+
+    Returns:
+        One weight a member.
+    """
+    stacked = np.stack(scores).astype(np.float64)
+    # Members differ in scale by orders of magnitude; the search runs on scores of unit spread.
+    spread = np.maximum(stacked.std(axis=(1, 2)), 1e-12)
+    stacked /= spread[:, None, None]
+
+    def loss_and_gradient(weights):
+        logits = np.einsum('k,kmn->mn', weights, stacked)
+        log_p = logits - scipy.special.logsumexp(logits, axis=1, keepdims=True)
+        error = np.exp(log_p)
+        error[:, 0] -= 1
+        gradient = np.einsum('kmn,mn->k', stacked, error) / len(logits)
+        return -log_p[:, 0].mean(), gradient
+
+    found = scipy.optimize.minimize(
+        loss_and_gradient,
+        np.ones(len(scores)),
+        jac=True,
+        method='L-BFGS-B',
+        bounds=[(0, None)] * len(scores),
+    )
+    return [float(w) for w in found.x / spread]
+
+
+def score_histogram(teacher: np.ndarray, num_originals: int, num_reinforced: int) -> dict:
+    """The teacher's logits by kind of candidate, and how many of each lie between (ADAM's figure).
+
+    "Between" is the gap that ADAM fills: above the upper quartile of the hard negatives and below
+    the lower quartile of the positives.
+
+    Args:
+        teacher: `[M, N]` logits: positive, hard negatives, reinforced negatives, noisy positives.
+        num_originals: Positive and hard negatives.
+        num_reinforced: Reinforced negatives.
+
+    Returns:
+        `edges` of the bins, `counts` and `between` (a share) by kind.
+    """
+    end = num_originals + num_reinforced
+    kinds = {
+        'positive': teacher[:, :1],
+        'hard_negative': teacher[:, 1:num_originals],
+        'reinforced_negative': teacher[:, num_originals:end],
+        'noisy_positive': teacher[:, end:],
+    }
+    kinds = {name: scores.ravel() for name, scores in kinds.items() if scores.size}
+    edges = np.histogram_bin_edges(teacher, bins=40)
+    low = np.quantile(kinds['hard_negative'], 0.75)
+    high = np.quantile(kinds['positive'], 0.25)
+    return {
+        'edges': [round(float(e), 4) for e in edges],
+        'counts': {n: np.histogram(s, edges)[0].tolist() for n, s in kinds.items()},
+        'between': {n: float(np.mean((s > low) & (s < high))) for n, s in kinds.items()},
+    }
+
+
+def _features(run: Run, root: str, split: str, encoder: Encoder) -> dict[str, np.ndarray]:
+    lists = load_lists(run, root, split, encoder)
+    features = record_features(run, lists, _queries(run, split).positives)
+    scores = run.workdir / root / 'scores'
+    features['teacher'] = np.load(scores / f'{split}.teacher.npy')
+    if (scores / f'{split}.assistants.npy').exists():
+        features['assistants'] = np.load(scores / f'{split}.assistants.npy')
+    if lists.dark.shape[1]:
+        features['dark'] = lists.dark.astype(np.int32)
+    features['false_negative'] = false_negatives(
+        features['teacher'][:, : lists.passages.shape[1]], run.config.candidates.false_negatives
+    )
+    return features
+
+
+def false_negatives(teacher: np.ndarray, rule: str) -> np.ndarray:
+    """Originals that the contrastive term must not push away.
+
+    Args:
+        teacher: `[M, N_o]` logits, the positive at index 0.
+        rule: `mask` takes hard negatives that the teacher scores above the positive out of the
+            contrastive term; the KL terms keep them, since the teacher's distribution says how
+            relevant they are. `keep` treats them as negatives.
+
+    Returns:
+        `[M, N_o]` bool.
+
+    Raises:
+        ValueError: if the rule is neither.
+    """
+    if rule not in ('mask', 'keep'):
+        raise ValueError(f"candidates.false_negatives is '{rule}'; use 'mask' or 'keep'.")
+    above = teacher > teacher[:, :1]
+    return above if rule == 'mask' else np.zeros_like(above)

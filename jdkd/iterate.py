@@ -1,0 +1,245 @@
+"""Algorithm 1 of MTA4DPR (Lu et al., EMNLP 2024), with ADAM's dark examples.
+
+Require: teacher T, assistants TA, student M, queries Q, passages P
+for i in range(rounds):
+    D_train, D_eval = GenDataset(T, TA, Q, P)
+    repeat steps_per_round times:
+        best = TASelect(D_train batch)
+        M <- M - lr * grad L_total(batch, M, best)
+    if M outperforms an assistant on D_eval (Compare):
+        remove Worst(TA); add M to TA
+    Q <- the queries that M got wrong, and some that it got right     (ours: how many)
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import logging
+
+from jdkd import gen_dataset, student
+from jdkd.data import candidates
+from jdkd.data.candidates import Lists
+from jdkd.gen_dataset import Teacher
+from jdkd.retrieval import evaluate
+from jdkd.retrieval.index import Ranking
+from jdkd.run import Queries, Run
+from jdkd.runtime import report
+from jdkd.systems import base
+from jdkd.systems.base import System
+from jdkd.systems.build import build
+
+
+def train(run: Run) -> dict:
+    """Runs Algorithm 1, measures on the test split, writes the report and exports the student.
+
+    Every stage that is already in the workdir is read instead of built, so that a run which was
+    killed goes on where it was.
+
+    Returns:
+        The report.
+    """
+    config = run.config
+    systems = {name: build(run, name) for name in systems_in_play(config)}
+    teacher = Teacher([systems[n] for n in config.teacher.members], config.teacher.weights)
+    pool = [systems[name] for name in config.assistants]
+    model = student.load(run)
+    current = model.after_round(-1)
+    active = np.arange(len(run.train))
+    rounds = []
+    for i in range(config.rounds):
+        logging.info('round %d: %d of %d train queries', i, len(active), len(run.train))
+        scores, data = gen_dataset.generate(
+            run, i, teacher=teacher, pool=pool, student=current, encoder=model.start, active=active
+        )
+        if i == 0:
+            check_teacher(run, teacher, scores, systems[config.first_stage], pool)
+        trained = model.train_round(i, data, current, [a.name for a in pool])
+        current = model.after_round(i)
+        compared = compare(run, i, current, pool)
+        replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
+        pool = [current if a.name == replaced else a for a in pool]
+        wrong = np.load(run.workdir / f'rounds/{i:02d}/eval/wrong.npy')
+        active = harder_queries(wrong, config.replay, seed=config.seed, round_index=i)
+        rounds.append(
+            {
+                **scores,
+                **trained,
+                **compared,
+                'replaced': replaced,
+                'hard_queries': int(wrong.sum()),
+            }
+        )
+    test = final_test(run, teacher, rounds[0], systems, model.after_round(-1), current)
+    found = report.write(run, test=test, rounds=rounds)
+    model.export(found)
+    return found
+
+
+def systems_in_play(config) -> list[str]:
+    """Names of the systems that the config uses, each once, in its order.
+
+    Raises:
+        ValueError: if one has no entry in config.systems.
+    """
+    used = {config.first_stage, *config.teacher.members, *config.assistants}
+    missing = sorted(used - set(config.systems))
+    if missing:
+        raise ValueError(
+            f"'{missing[0]}' is no entry of config.systems; there are: {', '.join(config.systems)}."
+        )
+    return [name for name in config.systems if name in used]
+
+
+def compare(run: Run, round_index: int, current: System, pool: Sequence[System]) -> dict:
+    """Compare of Algorithm 1: student and assistants on D_eval, by full-corpus retrieval.
+
+    Returns:
+        `student` {measure: value} and `assistants` {name: {measure: value}}. The stage also holds
+        the student's run on D_eval and which train queries it gets wrong.
+    """
+
+    def build_stage(out):
+        found = {}
+        for system in (current, *pool):
+            ranking, facts = system.rank(run.eval)
+            found[system.name] = {**base.measure(run, ranking, run.eval), **facts}
+        ranked, _ = current.rank(run.eval)
+        found_run = evaluate.to_run(ranked, run.eval.ids, run.collection.passage_ids)
+        evaluate.write_trec_run(out / 'eval.trec', found_run, current.name)
+        ranked, _ = current.rank(run.train)
+        np.save(out / 'wrong.npy', evaluate.wrong_queries(ranked, run.train.positives))
+        return {'student': found.pop(current.name), 'assistants': found}
+
+    return run.stage(
+        f'rounds/{round_index:02d}/eval',
+        {'student': current.digest, 'pool': {a.name: a.digest for a in pool}},
+        build_stage,
+    )['result']
+
+
+def worst_beaten(
+    student_measures: Mapping[str, float],
+    assistants: Mapping[str, Mapping[str, float]],
+    measure: str,
+) -> str | None:
+    """Worst of Algorithm 1: the worst assistant, if the student beats it; ties keep it.
+
+    Args:
+        student_measures: {measure: value}.
+        assistants: {name: {measure: value}}.
+        measure: The one that decides.
+    """
+    if not assistants:
+        return None
+    worst = min(assistants, key=lambda name: assistants[name][measure])
+    beaten = student_measures[measure] > assistants[worst][measure]
+    return worst if beaten else None
+
+
+def harder_queries(wrong: np.ndarray, replay: float, *, seed: int, round_index: int) -> np.ndarray:
+    """Rows of the next round's queries: all wrong ones and a random share of the solved ones.
+
+    Args:
+        wrong: `[Q]` bool, no positive at rank 1.
+        replay: Share of the solved queries to keep.
+        seed: Of the run.
+        round_index: The round that ends.
+    """
+    rng = candidates.item_rng(seed, round_index, candidates.REPLAY, '')
+    solved = np.flatnonzero(~wrong)
+    kept = rng.choice(solved, round(replay * len(solved)), replace=False)
+    return np.sort(np.concatenate([np.flatnonzero(wrong), kept])).astype(np.int32)
+
+
+def rerank(
+    run: Run, teacher: Teacher, weights: Mapping[str, float], first: System, queries: Queries
+) -> Ranking:
+    """The first stage's top passages in the order of the teacher's scores."""
+    ranking, _ = first.rank(queries)
+    # Slots without a passage are scored as passage 0 and then put last.
+    lists = Lists.originals(
+        np.arange(len(queries), dtype=np.int32), np.maximum(ranking.passages, 0)
+    )
+    scores = teacher.score(weights, queries, lists)
+    scores = np.where(ranking.passages >= 0, scores, -np.inf).astype(np.float32)
+    order = np.argsort(-scores, axis=1, kind='stable')
+    return Ranking(
+        np.take_along_axis(ranking.passages, order, axis=1),
+        np.take_along_axis(scores, order, axis=1),
+    )
+
+
+def check_teacher(
+    run: Run, teacher: Teacher, scores: Mapping, first: System, pool: Sequence[System]
+) -> None:
+    """Warns when the teacher does not beat every assistant on D_eval."""
+
+    def build_stage(out):
+        ranking = rerank(run, teacher, scores['teacher'], first, run.eval)
+        found = {'teacher': base.measure(run, ranking, run.eval)}
+        for system in pool:
+            found[system.name] = base.measure(run, system.rank(run.eval)[0], run.eval)
+        return found
+
+    found = run.stage(
+        'rounds/00/teacher_eval',
+        {
+            'teacher': {m.name: [m.digest, scores['teacher'][m.name]] for m in teacher.members},
+            'first': first.digest,
+            'pool': {a.name: a.digest for a in pool},
+        },
+        build_stage,
+    )['result']
+    measure = run.config.compare
+    ours = found.pop('teacher')[measure]
+    for name, measures in found.items():
+        if measures[measure] >= ours:
+            logging.warning(
+                'the teacher (%s %.4f on D_eval, re-ranking %s) does not beat assistant %s '
+                '(%.4f): a student can learn more from the assistant; use a better teacher.',
+                measure,
+                ours,
+                first.name,
+                name,
+                measures[measure],
+            )
+
+
+def final_test(
+    run: Run,
+    teacher: Teacher,
+    first_round: Mapping,
+    systems: Mapping[str, System],
+    start: System,
+    final: System,
+) -> dict[str, dict[str, float]]:
+    """Measures of every system on the test split; writes run.trec of the final student."""
+    config = run.config
+    shown = {config.first_stage: systems[config.first_stage]}
+    shown |= {name: systems[name] for name in config.assistants}
+    shown |= {'student_init': start, 'student': final}
+
+    def build_stage(out):
+        found = {
+            name: base.measure(run, s.rank(run.test)[0], run.test) for name, s in shown.items()
+        }
+        ranking = rerank(
+            run, teacher, first_round['teacher'], systems[config.first_stage], run.test
+        )
+        found['teacher_rerank'] = base.measure(run, ranking, run.test)
+        return found
+
+    found = run.stage(
+        'test',
+        {
+            'systems': {name: s.digest for name, s in shown.items()},
+            'teacher': {
+                m.name: [m.digest, first_round['teacher'][m.name]] for m in teacher.members
+            },
+        },
+        build_stage,
+    )['result']
+    ranking, _ = final.rank(run.test)
+    final_run = evaluate.to_run(ranking, run.test.ids, run.collection.passage_ids)
+    evaluate.write_trec_run(run.workdir / 'run.trec', final_run, 'student')
+    return found

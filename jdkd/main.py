@@ -1,0 +1,127 @@
+"""The command line.
+
+python -m jdkd.main --config configs/mta4dpr.py --config.rounds=3 --workdir runs/a
+python -m jdkd.main --mode eval|export|search --workdir runs/a
+python -m jdkd.main --mode plan --topology v5e:2x4
+"""
+
+import logging as stdlib_logging
+import pathlib
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jdkd import iterate, serve
+from jdkd.data import beir, collection
+from jdkd.data.collection import Collection
+from jdkd.run import Run
+from jdkd.runtime import config as configs
+from jdkd.runtime import mesh as meshes
+from jdkd.runtime import plan, stages
+
+DEFAULT = 'configs/mta4dpr.py'
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', DEFAULT, 'Config file, with an argument after a colon.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Where the run is kept; runs/<name of the config> by default.'
+)
+_MODE = flags.DEFINE_enum(
+    'mode', 'train', ['train', 'eval', 'export', 'search', 'plan'], 'What to do.'
+)
+_TOPOLOGY = flags.DEFINE_string(
+    'topology', 'v5e:2x4', 'TPU topology that --mode plan compiles for.'
+)
+
+
+def main(argv):
+    if argv[1:]:
+        raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
+    if _MODE.value == 'plan':
+        print(plan.table(plan.plan(configs.resolve(_CONFIG.value), _TOPOLOGY.value)))
+        return
+    if jax.process_count() > 1:
+        raise ValueError('this version runs on one host; start one process.')
+    workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
+    if _MODE.value == 'train':
+        config = configs.resolve(_CONFIG.value)
+        iterate.systems_in_play(config)  # Fails before the workdir exists.
+        configs.save(workdir, config)
+        iterate.train(_run(config, workdir))
+        return
+    run = _run(configs.load(workdir), workdir)
+    {'eval': serve.evaluate, 'export': serve.export, 'search': serve.search}[_MODE.value](run)
+
+
+def _config_name() -> str:
+    """`mta4dpr` of configs/mta4dpr.py, `mta4dpr_tiny` of configs/mta4dpr.py:tiny."""
+    file, _, variant = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
+    stem = pathlib.Path(file).stem
+    return f'{stem}_{pathlib.Path(variant.partition("=")[2] or variant).name}' if variant else stem
+
+
+def _run(config, workdir: pathlib.Path) -> Run:
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    return Run(config, workdir.absolute(), mesh, _collection(config, workdir.absolute()))
+
+
+def _collection(config, workdir: pathlib.Path) -> Collection:
+    source = config.collection
+    options = source.options.to_dict()
+    if source.source == 'python_docs':
+        # Kept with the run: another Python, or an upgraded package, has other documentation.
+        made = stages.stage(
+            workdir / 'collection',
+            {'source': source.source, **options},
+            lambda out: _save(collection.load(source.source, **options), out),
+        )
+        found = beir.load(workdir / 'collection', **made['result'])
+    else:
+        found = collection.load(source.source, **options)
+    found = collection.hold_out(
+        found,
+        source.train_split,
+        source.eval_split,
+        fraction=source.eval_fraction,
+        seed=config.seed,
+    )
+    logging.info('%r', found)
+    return found
+
+
+def _save(found: Collection, out: pathlib.Path) -> dict:
+    beir.save(found, out)
+    return {'name': found.name, 'license': found.license}
+
+
+def _parse(argv):
+    try:
+        configs.check_overrides(argv[1:], DEFAULT)
+    except ValueError as e:
+        sys.exit(f'jdkd: {e}')
+    return app.parse_flags_with_usage(argv)
+
+
+def _is_for_users(record) -> bool:
+    """Libraries log every file that they touch: their INFO is shown with --verbosity=1 only."""
+    ours = pathlib.Path(__file__).parent in pathlib.Path(record.pathname).parents
+    return ours or record.levelno >= stdlib_logging.WARNING or logging.get_verbosity() > 0
+
+
+def cli():
+    """Entry point; what a user got wrong is told in one sentence, without a traceback."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_is_for_users)
+    try:
+        app.run(main, flags_parser=_parse)
+    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError, ImportError) as e:
+        logging.debug('where it happened:', exc_info=True)
+        sys.exit(f'jdkd: {e}')
+
+
+if __name__ == '__main__':
+    cli()

@@ -1,0 +1,1 @@
+"""Encoders in Flax, and their weights in and out."""

@@ -1,0 +1,1 @@
+"""Encoding, indexing, searching and measuring."""

@@ -1,0 +1,103 @@
+"""Measures of a ranking, by ir_measures (trec_eval's numbers), and TREC run files."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import ir_measures
+import numpy as np
+
+from jdkd.data.collection import Collection
+from jdkd.retrieval.index import Ranking
+
+
+def to_run(
+    ranking: Ranking, query_ids: Sequence[str], passage_ids: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """A run {query id: {passage id: score}}, each query's passages best first.
+
+    Equal scores are ordered by falling passage id, as trec_eval does, so that every measure and
+    every reader of the run sees the same order.
+    """
+    run = {}
+    for query_id, rows, scores in zip(query_ids, ranking.passages, ranking.scores, strict=True):
+        pairs = [(float(s), passage_ids[p]) for p, s in zip(rows, scores, strict=True) if p >= 0]
+        run[query_id] = {pid: score for score, pid in sorted(pairs, reverse=True)}
+    return run
+
+
+def measure(
+    run: Mapping[str, Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, int]],
+    measures: Sequence[str],
+) -> dict[str, float]:
+    """Means over the judged queries, by name, for example `RR@10`, `nDCG@10`, `R@100`.
+
+    Args:
+        run: From `to_run`.
+        qrels: {query id: {passage id: grade}}; a query without results counts as 0.
+        measures: Names that ir_measures parses.
+
+    Raises:
+        ValueError: if a name is not a measure.
+    """
+    parsed = []
+    for name in measures:
+        try:
+            parsed.append(ir_measures.parse_measure(name))
+        except (NameError, ValueError) as e:
+            raise ValueError(
+                f"eval.measures names '{name}', which ir_measures does not know; "
+                "use for example 'RR@10', 'nDCG@10' or 'R@100'."
+            ) from e
+    found = ir_measures.calc_aggregate(parsed, qrels, run)
+    return {name: float(found[m]) for name, m in zip(measures, parsed, strict=True)}
+
+
+def wrong_queries(ranking: Ranking, positives: Sequence[np.ndarray]) -> np.ndarray:
+    """`[num_queries]` bool: no positive at rank 1.
+
+    Args:
+        ranking: Of the queries.
+        positives: Rows of each query's positive passages.
+    """
+    first = ranking.passages[:, 0]
+    return np.array([row not in rows for row, rows in zip(first, positives, strict=True)])
+
+
+def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
+    """Writes `query Q0 passage rank score tag` lines."""
+    with path.open('w', encoding='utf-8') as f:
+        for query_id, ranked in run.items():
+            for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
+                f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')
+
+
+def read_trec_run(path: pathlib.Path, collection: Collection) -> dict[str, dict[int, float]]:
+    """Scores {query id: {passage row: score}} of a TREC run file.
+
+    Raises:
+        ValueError: for a line that is not of the format, names an unknown passage or repeats one.
+    """
+    run: dict[str, dict[int, float]] = {}
+    with pathlib.Path(path).open(encoding='utf-8') as f:
+        for number, line in enumerate(f, start=1):
+            fields = line.split()
+            try:
+                query_id, _, passage_id, _, score, _ = fields
+                value = float(score)
+            except ValueError as e:
+                raise ValueError(
+                    f"{path}:{number}: not a run line; it must read 'query Q0 passage rank score tag'."
+                ) from e
+            if passage_id not in collection.row:
+                raise ValueError(
+                    f"{path}:{number}: passage '{passage_id}' is not in collection "
+                    f"'{collection.name}'; the run must be of this collection."
+                )
+            scores = run.setdefault(query_id, {})
+            if scores.setdefault(collection.row[passage_id], value) != value:
+                raise ValueError(
+                    f"{path}:{number}: passage '{passage_id}' has two scores for query "
+                    f"'{query_id}'; keep one."
+                )
+    return run

@@ -1,0 +1,1 @@
+"""What a run needs around the method: mesh, checkpoints, stages, logs, report."""

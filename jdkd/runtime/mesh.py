@@ -1,0 +1,125 @@
+"""The named device mesh and the rules that place parameters on it."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXES = ('data', 'model')
+Rules = Sequence[tuple[str, Sequence[str | None]]]
+
+
+def make_mesh(
+    data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh with axes `data` and `model` over the given devices (default: all).
+
+    Args:
+        data: Devices along the batch; -1 for as many as there are.
+        model: Devices along the parameters.
+        devices: The devices, also those of a topology that is only compiled for.
+
+    Raises:
+        ValueError: if the product is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if data == -1:
+        data = len(devices) // model
+    if data * model != len(devices):
+        raise ValueError(
+            f'mesh.data={data} times mesh.model={model} is not the number of devices, '
+            f'{len(devices)}; set mesh.data=-1 and a mesh.model that divides it.'
+        )
+    return Mesh(np.array(devices).reshape(data, model), AXES)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Arrays of a batch are split along their first axis over `data`."""
+    return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def path_name(path) -> str:
+    """`transformer/layer_0/attention/query/kernel` for a key path of a tree."""
+    return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
+
+
+def check_rules(params: Any, rules: Rules) -> None:
+    """Every parameter has a rule, and every rule has a parameter.
+
+    Args:
+        params: Tree of arrays or shapes.
+        rules: (regex, spec) pairs; the first regex found in a parameter's path decides.
+
+    Raises:
+        ValueError: naming the parameter or the rule that has no counterpart.
+    """
+    used = set()
+    for path, _ in jax.tree_util.tree_leaves_with_path(params):
+        used.add(_first_match(path_name(path), rules))
+    unused = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
+    if unused:
+        raise ValueError(
+            f"sharding rule '{unused[0]}' decides for no parameter; "
+            'remove it or put it before the rule that hides it.'
+        )
+
+
+def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
+    """A NamedSharding for every leaf of a train state or a parameter tree.
+
+    Optimizer moments carry the path of their parameter and so its rule. Scalars and other vectors
+    outside parameters are replicated.
+
+    Args:
+        mesh: The mesh.
+        tree: Arrays or shapes.
+        rules: (regex, spec) pairs, checked by `check_rules`.
+
+    Raises:
+        ValueError: if a dimension is not divisible by the devices it is split over.
+    """
+
+    def place(path, leaf):
+        name = path_name(path)
+        if leaf.ndim == 0 or name == 'selected':
+            return replicated(mesh)
+        pattern, spec = rules[_first_match(name, rules)]
+        # A rule for kernels may also decide for their bias: it then shards the last axis.
+        spec = tuple(spec)[-leaf.ndim :]
+        for size, axes in zip(leaf.shape, spec, strict=False):
+            axes = (axes,) if isinstance(axes, str) else axes or ()
+            ways = math.prod(mesh.shape[a] for a in axes)
+            if size % ways:
+                raise ValueError(
+                    f"sharding rule '{pattern}' splits {name} of shape {leaf.shape} "
+                    f'{ways} ways, which does not divide {size}; change the rule or mesh.model.'
+                )
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def to_device(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Global arrays from this process' part of a batch."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }
+
+
+def _first_match(name: str, rules: Rules) -> int:
+    for i, (pattern, _) in enumerate(rules):
+        if re.search(pattern, name):
+            return i
+    raise ValueError(
+        f'no sharding rule matches parameter {name}; add one, for example '
+        f"('.*', ()) at the end to replicate the rest."
+    )

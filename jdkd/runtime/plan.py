@@ -1,0 +1,107 @@
+"""Ahead-of-time compilation for TPU topologies: what fits and what it costs, with no TPU."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.experimental import topologies
+
+from jdkd.distill import train
+from jdkd.runtime import mesh as meshes
+from jdkd.systems.build import score_fn
+from jdkd.systems.encoders import read_model
+
+# Bytes of memory of one chip, by the name before the colon (cloud.google.com/tpu/docs/system-architecture).
+HBM = {'v4': 32 << 30, 'v5e': 16 << 30, 'v5p': 95 << 30, 'v6e': 32 << 30}
+
+
+def topology_devices(name: str) -> list[jax.Device]:
+    """Devices of a TPU topology such as `v5e:2x4`, to compile for.
+
+    Raises:
+        RuntimeError: if the TPU compiler is not installed or does not know the topology.
+    """
+    try:
+        return list(topologies.get_topology_desc(platform='tpu', topology_name=name).devices)
+    except Exception as e:
+        raise RuntimeError(
+            f"cannot compile for '{name}' ({str(e).splitlines()[0]}); this needs the TPU compiler, "
+            'pip install "jax[tpu]" (no TPU is needed), and a topology such as v5e:2x4.'
+        ) from e
+
+
+def plan(config: ml_collections.FrozenConfigDict, topology: str) -> dict[str, Any]:
+    """Compiles the student's train step for a topology.
+
+    Args:
+        config: The run's config.
+        topology: For example `v5e:2x4`.
+
+    Returns:
+        Per chip: `parameters`, `arguments`, `outputs`, `temporaries`, `total` and `hbm` in bytes,
+        `flops`, `bytes_accessed` of one step.
+    """
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=topology_devices(topology))
+    model, params, _ = read_model(config.student, config.seed)
+    trainer = train.make_trainer(
+        config,
+        config.optimizer,
+        mesh=mesh,
+        params=params,
+        score_fn=score_fn(model, config.student.scale),
+        num_assistants=len(config.assistants),
+        dropout=config.student.dropout,
+    )
+    batch = abstract_batch(config, meshes.batch_sharding(mesh))
+    compiled = trainer.step.lower(trainer.abstract, batch).compile()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return {
+        'topology': topology,
+        'chips': mesh.size,
+        'parameters': sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+        'arguments': memory.argument_size_in_bytes,
+        'outputs': memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        'temporaries': memory.temp_size_in_bytes,
+        'total': memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        'hbm': HBM.get(topology.partition(':')[0]),
+        'flops': cost['flops'],
+        'bytes_accessed': cost['bytes accessed'],
+    }
+
+
+def abstract_batch(config, sharding) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch; see `distill.step`."""
+    B, originals = config.batch_size, 1 + config.candidates.hard_negatives
+    N = originals + config.dark.reinforced + config.dark.noisy
+    shapes = {
+        'query': ((B, config.student.query_length), jnp.int32),
+        'passages': ((B, N, config.train_passage_length), jnp.int32),
+        'group': ((B, originals), jnp.int32),
+        'relevant': ((B, 1), jnp.int32),
+        'false_negative': ((B, originals), jnp.bool_),
+        'teacher': ((B, N), jnp.float32),
+    }
+    if config.assistants:
+        shapes['assistants'] = ((B, len(config.assistants), N), jnp.float32)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The plan as text."""
+    mib = 2**20
+    lines = [f'train step on {found["topology"]}, {found["chips"]} chips; per chip:']
+    for name in ('parameters', 'arguments', 'outputs', 'temporaries', 'total'):
+        lines.append(f'  {name:15}{found[name] / mib:12.1f} MiB')
+    if found['hbm']:
+        share = 100 * found['total'] / found['hbm']
+        lines.append(f'  {"of memory":15}{share:12.1f} % of {found["hbm"] / 2**30:.0f} GiB')
+    lines.append(f'  {"computation":15}{found["flops"] / 1e9:12.1f} GFLOP')
+    lines.append(f'  {"traffic":15}{found["bytes_accessed"] / 1e9:12.2f} GB')
+    return '\n'.join(lines)

@@ -1,0 +1,172 @@
+"""What a run found: report.json, report.html, the table on the screen and the model card."""
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from absl import logging
+
+from jdkd.run import Run
+from jdkd.runtime import config as configs
+from jdkd.runtime import stages
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt  # noqa: E402
+
+_ROUND_FIELDS = (
+    'student',
+    'assistants',
+    'selected',
+    'replaced',
+    'hard_queries',
+    'score_histogram',
+    'teacher',
+    'scales',
+    'eval_loss',
+)
+
+
+def write(run: Run, *, test: Mapping[str, Mapping[str, float]], rounds: Sequence[Mapping]) -> dict:
+    """Writes report.json and report.html and logs the table.
+
+    Args:
+        run: The run.
+        test: {system: {measure: value}} on the test split.
+        rounds: One entry a round; see `_ROUND_FIELDS`.
+
+    Returns:
+        The report.
+    """
+    report = {
+        'test': test,
+        'rounds': [{key: r[key] for key in _ROUND_FIELDS} for r in rounds],
+        'config_sha256': configs.digest(run.config),
+        'collection': {
+            'name': run.collection.name,
+            'passages': len(run.collection),
+            'queries': {q.split: len(q) for q in (run.train, run.eval, run.test)},
+            'sha256': run.collection.fingerprint,
+        },
+        'wall_seconds': stages.seconds(run.workdir),
+    }
+    stages.write_json(run.workdir / 'report.json', report)
+    (run.workdir / 'report.html').write_text(_page(report), encoding='utf-8')
+    logging.info('test queries of %s\n%s', run.collection.name, table(test))
+    return report
+
+
+def table(test: Mapping[str, Mapping[str, float]]) -> str:
+    """The test measures as a text table, times 100, the student last."""
+    order = sorted(test, key=lambda name: (name == 'student', test[name].get('MRR@10', 0)))
+    measures = list(next(iter(test.values())))
+    width = max(map(len, order))
+    lines = [f'{"":{width}}' + ''.join(f'{m:>10}' for m in measures)]
+    for name in order:
+        lines.append(f'{name:{width}}' + ''.join(f'{100 * test[name][m]:10.1f}' for m in measures))
+    return '\n'.join(lines)
+
+
+def model_card(run: Run, encoder, report: Mapping) -> str:
+    """README.md of the exported student: what it is, what it was measured at, how to load it."""
+    measures = list(report['test']['student'])
+    rows = '\n'.join(
+        f'| {name} | ' + ' | '.join(f'{100 * values[m]:.1f}' for m in measures) + ' |'
+        for name, values in report['test'].items()
+    )
+    spec = run.config.student
+    license_line = f'license: {encoder.source.license}\n' if encoder.source.license else ''
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+base_model: {spec.weights}
+{license_line}---
+
+# Dense retriever distilled with jdkd
+
+A dual-encoder of {encoder.model.transformer.num_layers} layers and
+{encoder.model.transformer.hidden_size} dimensions, begun as layers
+{', '.join(map(str, spec.layers)) or 'all'} of {spec.weights}, distilled over
+{run.config.rounds} rounds from teacher {' + '.join(run.config.teacher.members)} and assistants
+{', '.join(run.config.assistants) or 'none'} (Algorithm 1 of MTA4DPR with ADAM's dark examples).
+Trained with passages of {run.config.train_passage_length} tokens on {run.collection.name}
+(terms of the texts: {run.collection.license or 'not stated'}).
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/directory")
+```
+
+Put {spec.query_prefix!r} before queries and {spec.passage_prefix!r} before passages.
+
+Measured on {report['collection']['queries'][run.test.split]} test queries over
+{report['collection']['passages']} passages, times 100:
+
+| system | {' | '.join(measures)} |
+|---{'|---' * len(measures)}|
+{rows}
+
+Config sha256: {report['config_sha256']}
+"""
+
+
+def _page(report: Mapping) -> str:
+    """A self-contained page; all text from the run is escaped."""
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>jdkd report</title>',
+        '<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}'
+        'table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ccc;'
+        'text-align:right}td:first-child,th:first-child{text-align:left}svg{max-width:100%}'
+        '</style>',
+        f'<h1>{html.escape(report["collection"]["name"])}</h1>',
+        f'<p>{report["collection"]["passages"]} passages; test measures times 100.</p>',
+        _html_table(report['test']),
+    ]
+    for i, r in enumerate(report['rounds']):
+        parts.append(f'<h2>Round {i}</h2><p>Measures on D_eval, times 100.</p>')
+        parts.append(_html_table({'student': r['student'], **r['assistants']}))
+        chosen = ', '.join(f'{n} {100 * s:.0f}%' for n, s in r['selected'].items() if s)
+        parts.append(
+            f'<p>Selected assistants: {html.escape(chosen or "none")}. Replaced: '
+            f'{html.escape(r["replaced"] or "none")}. Train queries that the student gets wrong: '
+            f'{r["hard_queries"]}.</p>'
+        )
+        parts.append(_histogram(r['score_histogram']))
+    parts.append('<h2>Seconds by stage</h2><table>')
+    parts += [
+        f'<tr><td>{html.escape(name)}</td><td>{seconds:.1f}</td></tr>'
+        for name, seconds in report['wall_seconds'].items()
+    ]
+    return '\n'.join([*parts, '</table></html>'])
+
+
+def _html_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    columns = list(next(iter(rows.values())))
+    head = ''.join(f'<th>{html.escape(c)}</th>' for c in columns)
+    body = ''.join(
+        f'<tr><td>{html.escape(name)}</td>'
+        + ''.join(
+            f'<td>{100 * values[c]:.1f}</td>' if c in values else '<td></td>' for c in columns
+        )
+        + '</tr>'
+        for name, values in rows.items()
+    )
+    return f'<table><tr><th></th>{head}</tr>{body}</table>'
+
+
+def _histogram(histogram: Mapping) -> str:
+    """ADAM's figure: the teacher's scores of each kind of candidate, as inline SVG."""
+    figure, axes = plt.subplots(figsize=(8, 3))
+    for kind, counts in histogram['counts'].items():
+        total = max(sum(counts), 1)
+        between = 100 * histogram['between'][kind]
+        label = f'{kind.replace("_", " ")} ({between:.0f}% between)'
+        axes.stairs([c / total for c in counts], histogram['edges'], label=label)
+    axes.set_xlabel("teacher's logit")
+    axes.set_ylabel('share of its kind')
+    axes.legend()
+    out = io.StringIO()
+    figure.savefig(out, format='svg', bbox_inches='tight', metadata={'Date': None})
+    plt.close(figure)
+    return out.getvalue()[out.getvalue().index('<svg') :]

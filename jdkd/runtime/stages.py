@@ -1,0 +1,139 @@
+"""Stages: directories that are complete or absent, each with a manifest of what made them.
+
+A stage builds into a temporary directory beside its own and moves it into place once its manifest
+is written, so a directory with its final name is always whole. A stage that is there with the
+same inputs is not built again; one with other inputs is refused, never overwritten.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+from absl import logging
+
+FORMAT = 1
+MANIFEST = 'manifest.json'
+
+# Seconds that stages took which were built inside those that are being built now.
+_inner: list[float] = []
+
+
+def to_json(value: Any) -> Any:
+    """ConfigDicts and tuples as plain JSON values."""
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value, equal for equal values."""
+    text = json.dumps(to_json(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: pathlib.Path) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON so that the file is either the old or the new one, also after a crash."""
+    temporary = path.with_name(path.name + '.tmp')
+    with temporary.open('w', encoding='utf-8') as f:
+        json.dump(to_json(value), f, indent=2, sort_keys=True)
+        f.write('\n')
+        f.flush()
+        os.fsync(f.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    return json.loads(path.read_text(encoding='utf-8'))
+
+
+def stage(
+    directory: pathlib.Path, inputs: Mapping[str, Any], build: Callable[[pathlib.Path], Any]
+) -> dict[str, Any]:
+    """Builds a stage unless it is already there.
+
+    Args:
+        directory: Where the stage lives.
+        inputs: All that decides its contents: config fields and digests of the stages before it.
+        build: Called with an empty directory to write into; what it returns (JSON or None) is
+            kept in the manifest as `result`.
+
+    Returns:
+        The manifest: `digest` of the inputs, `result`, `seconds` it took
+        without the stages it built inside, `outputs` (file sizes).
+
+    Raises:
+        ValueError: if the stage was built from other inputs.
+    """
+    directory = pathlib.Path(directory)
+    inputs = {'format': FORMAT, **to_json(inputs)}
+    manifest = read_manifest(directory)
+    if manifest is not None:
+        changed = sorted(
+            k
+            for k in inputs.keys() | manifest['inputs'].keys()
+            if inputs.get(k) != manifest['inputs'].get(k)
+        )
+        if changed:
+            raise ValueError(
+                f'{directory} was built from other inputs ({", ".join(changed)} differ); '
+                'use another --workdir, or remove that directory and those made after it.'
+            )
+        return manifest
+    temporary = directory.with_name(directory.name + '.tmp')
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    logging.info('building %s', directory)
+    start = time.monotonic()
+    _inner.append(0.0)
+    try:
+        result = build(temporary)
+    finally:
+        inner = _inner.pop()
+    seconds = time.monotonic() - start
+    if _inner:
+        _inner[-1] += seconds
+    manifest = {
+        'digest': digest(inputs),
+        'inputs': inputs,
+        'outputs': {
+            str(p.relative_to(temporary)): p.stat().st_size
+            for p in sorted(temporary.rglob('*'))
+            if p.is_file()
+        },
+        'result': to_json(result),
+        'seconds': round(seconds - inner, 3),
+    }
+    write_json(temporary / MANIFEST, manifest)
+    temporary.replace(directory)
+    return manifest
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, None if the stage is not there."""
+    path = pathlib.Path(directory) / MANIFEST
+    return read_json(path) if path.exists() else None
+
+
+def seconds(workdir: pathlib.Path) -> dict[str, float]:
+    """Wall seconds of every finished stage under a workdir, by its relative path."""
+    return {
+        str(path.parent.relative_to(workdir)): read_json(path)['seconds']
+        for path in sorted(pathlib.Path(workdir).rglob(MANIFEST))
+    }

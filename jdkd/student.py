@@ -1,0 +1,196 @@
+"""The student: where it starts, how it trains for a round, how it leaves."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jdkd.data import dataset, loader
+from jdkd.distill import assistants, train
+from jdkd.models import export
+from jdkd.run import Run
+from jdkd.runtime import report, stages
+from jdkd.runtime.checkpoint import Checkpoints
+from jdkd.runtime.metrics import MetricsWriter
+from jdkd.systems.build import restored, score_fn, token_lookup
+from jdkd.systems.encoders import (
+    DualEncoderSystem,
+    Encoder,
+    load_encoder,
+    weights_digest,
+)
+
+NAME = 'student'
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """The student of a run; its parameters after each round are in its checkpoints.
+
+    Attributes:
+        run: The run.
+        start: The encoder as it is before round 0.
+        trainer: Its compiled train step.
+    """
+
+    run: Run
+    start: Encoder
+    trainer: train.Trainer
+
+    def after_round(self, round_index: int) -> DualEncoderSystem:
+        """The student after a round, as a system; -1 for the start.
+
+        Raises:
+            FileNotFoundError: if that round has not been trained.
+        """
+        config = self.run.config
+        if round_index < 0:
+            digest = stages.digest([weights_digest(self.start), config.student.to_dict()])
+            return DualEncoderSystem(
+                f'{NAME}_init', digest, config.student.scale, self.run, self.start
+            )
+        trained = self.run.read_manifest(_train_stage(round_index))
+        if trained is None:
+            raise FileNotFoundError(
+                f'{self.run.workdir} has no trained round {round_index}; run --mode train with '
+                'this --workdir to its end first.'
+            )
+        step = (round_index + 1) * config.steps_per_round
+        encoder = restored(self.run, self.start, NAME, step, self.trainer.abstract)
+        name = f'{NAME}_{round_index:02d}'
+        return DualEncoderSystem(name, trained['digest'], config.student.scale, self.run, encoder)
+
+    def train_round(
+        self, round_index: int, data: dict, previous: DualEncoderSystem, pool: Sequence[str]
+    ) -> dict:
+        """Trains the steps of one round.
+
+        Args:
+            round_index: The round.
+            data: Manifest of its dataset.
+            previous: The student that enters it.
+            pool: Names of the assistants.
+
+        Returns:
+            `selected`, the share of queries that each (fused) assistant was selected for, and
+            `eval_loss`, the terms of the loss on D_eval.
+        """
+        config = self.run.config
+        choices = assistants.choice_names(pool, config.selection.fusion) if pool else []
+        return self.run.stage(
+            _train_stage(round_index),
+            {
+                'dataset': data['digest'],
+                'previous': previous.digest,
+                **{
+                    key: config[key].to_dict()
+                    for key in ('loss', 'selection', 'self_paced', 'optimizer', 'student')
+                },
+                'batch_size': config.batch_size,
+                'steps': [config.rounds, config.steps_per_round],
+                'seed': config.seed,
+            },
+            lambda out: self._train_round(round_index, previous, choices),
+        )['result']
+
+    def _train_round(self, round_index, previous, choices) -> dict:
+        run, config, trainer = self.run, self.run.config, self.trainer
+        first, last = (r * config.steps_per_round for r in (round_index, round_index + 1))
+        directory = run.workdir / f'rounds/{round_index:02d}/dataset'
+        batches = loader.batches(
+            dataset.read(directory, 'train'),
+            token_lookup(run, self.start, run.train, config.train_passage_length),
+            batch_size=config.batch_size,
+            # Each round shuffles in its own way.
+            seed=config.seed + round_index,
+        )
+        with Checkpoints(
+            run.workdir / 'checkpoints' / NAME, keep_period=config.steps_per_round
+        ) as saved:
+
+            def start():
+                if not round_index:
+                    return trainer.init(previous.encoder.params)
+                state = saved.restore_state(first, trainer.abstract)
+                return state.replace(selected=state.selected * 0)
+
+            writer = MetricsWriter(run.workdir, NAME, resume_step=saved.latest_step() or 0)
+            state = train.fit(
+                trainer,
+                start,
+                batches,
+                saved,
+                writer,
+                first_step=first,
+                last_step=last,
+                log_every=config.log_every,
+                checkpoint_every=config.checkpoint_every,
+                choices=choices,
+                desc=f'round {round_index}: train {NAME}',
+            )
+            eval_loss = self._eval_loss(directory, state.params)
+            writer.write(last, {f'eval/{name}': value for name, value in eval_loss.items()})
+            writer.close()
+        selected = np.asarray(state.selected)
+        shares = selected / max(selected.sum(), 1.0)
+        return {
+            'selected': {n: float(s) for n, s in zip(choices, shares, strict=False)},
+            'eval_loss': eval_loss,
+        }
+
+    def _eval_loss(self, directory, params) -> dict[str, float]:
+        """Means of the loss terms over D_eval, in whole batches."""
+        run, config = self.run, self.run.config
+        source = dataset.read(directory, 'eval')
+        batches = loader.batches(
+            source,
+            token_lookup(run, self.start, run.eval, config.train_passage_length),
+            batch_size=min(config.batch_size, len(source)),
+            seed=config.seed,
+            shuffle=False,
+            epochs=1,
+        )
+        found = [train.evaluate(self.trainer, params, batch) for batch in batches]
+        return {
+            name: float(np.mean([f[name] for f in found]))
+            for name in found[0]
+            if name.startswith('loss') or name == 'list_accuracy'
+        }
+
+    def export(self, found: dict) -> None:
+        """Writes the final student to `<workdir>/student`.
+
+        Args:
+            found: The report, whose table goes into the model card.
+        """
+        encoder = self.after_round(self.run.config.rounds - 1).encoder
+        export.export_sentence_transformer(
+            self.run.workdir / 'student',
+            config=encoder.model.transformer,
+            params=encoder.params['transformer'],
+            pooling=encoder.model.pooling,
+            normalize=encoder.model.normalize,
+            tokenizer_dir=encoder.tokenizer.directory,
+            max_length=encoder.spec.passage_length,
+            model_card=report.model_card(self.run, encoder, found),
+        )
+
+
+def load(run: Run) -> Student:
+    """The student of a run's config."""
+    config = run.config
+    start = load_encoder(run, config.student)
+    trainer = train.make_trainer(
+        config,
+        config.optimizer,
+        mesh=run.mesh,
+        params=start.params,
+        score_fn=score_fn(start.model, config.student.scale),
+        num_assistants=len(config.assistants),
+        dropout=config.student.dropout,
+    )
+    return Student(run, start, trainer)
+
+
+def _train_stage(round_index: int) -> str:
+    return f'rounds/{round_index:02d}/train'

