@@ -1,7 +1,7 @@
 """GenDataset of Algorithm 1: retrieve, draw candidates, score them, write D_train and D_eval."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import scipy.optimize
@@ -39,6 +39,7 @@ def generate(
     round_index: int,
     *,
     teacher: Teacher,
+    first_stage: System,
     pool: Sequence[System],
     student: System,
     encoder: Encoder,
@@ -50,6 +51,7 @@ def generate(
         run: The run.
         round_index: i.
         teacher: T.
+        first_stage: Mines hard negatives beside the pool and the student.
         pool: TA, the assistants.
         student: M, as it enters the round: it mines negatives too.
         encoder: The student's, for its tokenizer and lengths.
@@ -60,7 +62,7 @@ def generate(
         and the dataset's manifest.
     """
     root = f'rounds/{round_index:02d}'
-    retrievers = [*pool, student]
+    retrievers = {s.name: s for s in [first_stage, *pool, student]}.values()
     runs = _runs(run, f'{root}/runs', retrievers)
     drawn = _candidates(run, f'{root}/candidates', round_index, runs, encoder, active)
     scores = _scores(run, f'{root}/scores', round_index, drawn, teacher, pool, encoder)
@@ -78,7 +80,7 @@ def _queries(run: Run, split: str) -> Queries:
     return run.train if split == 'train' else run.eval
 
 
-def _runs(run: Run, path: str, retrievers: Sequence[System]) -> dict:
+def _runs(run: Run, path: str, retrievers: Collection[System]) -> dict:
     """Passages that each query's hard negatives are drawn from."""
 
     def build(out):

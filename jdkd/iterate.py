@@ -49,7 +49,14 @@ def train(run: Run) -> dict:
     for i in range(config.rounds):
         logging.info('round %d: %d of %d train queries', i, len(active), len(run.train))
         scores, data = gen_dataset.generate(
-            run, i, teacher=teacher, pool=pool, student=current, encoder=model.start, active=active
+            run,
+            i,
+            teacher=teacher,
+            first_stage=systems[config.first_stage],
+            pool=pool,
+            student=current,
+            encoder=model.start,
+            active=active,
         )
         if i == 0:
             check_teacher(run, teacher, scores, systems[config.first_stage], pool)

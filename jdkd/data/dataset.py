@@ -1,4 +1,4 @@
-"""D_train and D_eval as TFDS datasets in array_record files, written and read without TensorFlow."""
+"""D_train and D_eval as TFDS array_record datasets, written and read without TensorFlow."""
 
 import pathlib
 from collections.abc import Iterator, Mapping

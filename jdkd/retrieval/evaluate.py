@@ -87,7 +87,8 @@ def read_trec_run(path: pathlib.Path, collection: Collection) -> dict[str, dict[
                 value = float(score)
             except ValueError as e:
                 raise ValueError(
-                    f"{path}:{number}: not a run line; it must read 'query Q0 passage rank score tag'."
+                    f'{path}:{number}: not a run line; it must read '
+                    "'query Q0 passage rank score tag'."
                 ) from e
             if passage_id not in collection.row:
                 raise ValueError(

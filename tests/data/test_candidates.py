@@ -1,0 +1,74 @@
+"""Candidate lists: what may be a negative, and that every draw depends on its item alone."""
+
+import numpy as np
+import pytest
+
+from jdkd.data import candidates
+
+GROUP = np.array([0, 1, 2, 3, 3, 5, 6, 7], np.int32)  # passages 3 and 4 have one text
+
+
+def draw(rows, *, pool, positives=None, num_negatives=2, seed=0, round_index=0, copies=None):
+    rows = np.asarray(rows)
+    return candidates.sample(
+        rows,
+        np.zeros(len(rows), np.int32) if copies is None else np.asarray(copies),
+        query_ids=['a', 'b', 'c'],
+        positives=positives or [np.array([0]), np.array([1]), np.array([4])],
+        pool=pool,
+        group=GROUP,
+        num_negatives=num_negatives,
+        seed=seed,
+        round_index=round_index,
+    )
+
+
+def test_pool_leaves_out_positives_equal_texts_and_repeats():
+    rankings = [np.array([[3, 0, 5, 6]]), np.array([[4, 5, 7, -1]])]
+    pool = candidates.mining_pool(rankings, [np.array([0])], GROUP, depth=3)
+    np.testing.assert_array_equal(pool, [[3, 5, 7, -1, -1, -1]])
+    pool = candidates.mining_pool(rankings, [np.array([4])], GROUP, depth=3)
+    np.testing.assert_array_equal(pool, [[0, 5, 7, -1, -1, -1]])  # 3 reads like the positive
+
+
+def test_lists_begin_with_a_positive_and_repeat_nothing():
+    pool = np.array([[2, 3, 5, 6], [2, 5, 6, 7], [0, 1, 2, 5]])
+    lists = draw([0, 1, 2, 0], pool=pool, num_negatives=3)
+    np.testing.assert_array_equal(lists[:, 0], [0, 1, 4, 0])
+    for row, query in zip(lists, [0, 1, 2, 0], strict=True):
+        assert len(set(row)) == 4
+        assert set(row[1:]) <= set(pool[query])
+
+
+def test_a_draw_depends_on_seed_round_query_and_copy_alone():
+    pool = np.tile(np.array([2, 3, 5, 6, 7]), (3, 1))
+    together = draw([0, 1, 2], pool=pool)
+    np.testing.assert_array_equal(together[1], draw([1], pool=pool)[0])
+    others = [
+        draw([1], pool=pool, seed=s, round_index=r, copies=[c])[0]
+        for s, r, c in [(1, 0, 0), (0, 1, 0), (0, 0, 1), (5, 3, 2)]
+    ]
+    assert any((o != together[1]).any() for o in others)
+
+
+def test_random_passages_fill_a_small_pool():
+    pool = np.full((3, 4), -1)
+    pool[2, 0] = 5
+    lists = draw([2], pool=pool, num_negatives=4)
+    assert 5 in lists[0, 1:]
+    assert not {3, 4} & set(lists[0, 1:])  # neither the positive nor its equal
+
+
+def test_too_few_passages():
+    with pytest.raises(ValueError, match="query 'a' has only 6 distinct passages"):
+        draw([0], pool=np.full((3, 1), -1), num_negatives=7)
+
+
+def test_every_query_comes_once_before_any_comes_twice():
+    active = np.array([3, 5, 8, 9])
+    rows, copies = candidates.choose_queries(active, 10, seed=0, round_index=0)
+    np.testing.assert_array_equal(np.sort(rows[:4]), active)
+    np.testing.assert_array_equal(np.sort(rows[4:8]), active)
+    np.testing.assert_array_equal(copies, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+    again, _ = candidates.choose_queries(active, 10, seed=0, round_index=1)
+    assert (again != rows).any()

@@ -1,0 +1,115 @@
+"""Records on disk and batches from them: what goes in comes out, from any position."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from jdkd.data import dataset, loader
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('records')
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, size in (('train', 23), ('eval', 5)):
+        splits[split] = {
+            'query_row': np.arange(size, dtype=np.int32) % 7,
+            'passages': rng.integers(0, 9, (size, 3)).astype(np.int32),
+            'dark': rng.integers(1, 50, (size, 2, 6)).astype(np.int32),
+            'teacher': rng.normal(size=(size, 5)).astype(np.float32),
+            'false_negative': rng.random((size, 3)) < 0.5,
+        }
+    dataset.write(directory, splits)
+    return directory, splits
+
+
+def lookup():
+    rng = np.random.default_rng(1)
+    return loader.DualEncoderTokens(
+        queries=rng.integers(4, 99, (7, 5)).astype(np.uint16),
+        passages=rng.integers(4, 99, (9, 8)).astype(np.uint16),
+        length=6,
+        sep_id=2,
+    )
+
+
+def test_records_come_back_as_they_were_written(written):
+    directory, splits = written
+    for split, arrays in splits.items():
+        source = dataset.read(directory, split)
+        assert len(source) == len(arrays['query_row'])
+        for i in (0, 3, len(source) - 1):
+            for name, array in arrays.items():
+                np.testing.assert_array_equal(source[i][name], array[i])
+                assert source[i][name].dtype == array.dtype
+
+
+def test_tensorflow_is_never_imported(written):
+    assert 'tensorflow' not in sys.modules
+
+
+def test_files_are_array_record(written):
+    assert sorted(p.suffix or p.name for p in written[0].rglob('*-of-*'))
+    assert all('array_record' in p.name for p in written[0].rglob('*-of-*'))
+
+
+def test_batches_join_records_with_their_tokens(written):
+    directory, splits = written
+    tokens = lookup()
+    batches = loader.batches(
+        dataset.read(directory, 'train'), tokens, batch_size=4, seed=0, shuffle=False
+    )
+    batch = next(batches)
+    train = splits['train']
+    np.testing.assert_array_equal(batch['query'], tokens.queries[train['query_row'][:4]])
+    np.testing.assert_array_equal(batch['passages'][:, 3:], train['dark'][:4])
+    np.testing.assert_array_equal(
+        batch['passages'][:, :3], tokens.passages[train['passages'][:4]][..., :6]
+    )
+    np.testing.assert_array_equal(batch['teacher'], train['teacher'][:4])
+
+
+def test_a_restored_iterator_goes_on_where_it_was(written):
+    def fresh():
+        return loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=4, seed=3)
+
+    expected = fresh()
+    seen = [next(expected)['query'] for _ in range(12)]  # more than two epochs
+    first = fresh()
+    for _ in range(7):
+        next(first)
+    second = fresh()
+    second.set_state(first.get_state())
+    for batch in seen[7:]:
+        np.testing.assert_array_equal(next(second)['query'], batch)
+
+
+def test_epochs_are_shuffled_anew_and_hold_every_record(written):
+    batches = loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=23, seed=0)
+    a, b = next(batches)['teacher'][:, 0], next(batches)['teacher'][:, 0]
+    assert (a != b).any()
+    np.testing.assert_array_equal(np.sort(a), np.sort(b))
+
+
+def test_less_than_a_batch_is_an_error(written):
+    with pytest.raises(ValueError, match='5 candidate lists are less than one batch of 8'):
+        loader.batches(dataset.read(written[0], 'eval'), lookup(), batch_size=8, seed=0)
+
+
+def test_cut_rows_still_end_with_the_separator():
+    rows = np.array([[1, 7, 8, 9, 2, 0], [1, 7, 2, 0, 0, 0], [1, 7, 8, 2, 0, 0]])
+    np.testing.assert_array_equal(
+        loader.cut(rows, 4, sep_id=2), [[1, 7, 8, 2], [1, 7, 2, 0], [1, 7, 8, 2]]
+    )
+    np.testing.assert_array_equal(loader.cut(rows, 6, sep_id=2), rows)
+
+
+def test_cross_encoder_rows_join_query_and_passage():
+    tokens = loader.CrossEncoderTokens(
+        queries=np.array([[1, 5, 2, 0]]), passages=np.array([[1, 8, 2], [1, 2, 0]]), pad_id=0
+    )
+    found = tokens({'query_row': 0, 'passages': np.array([0, 1]), 'group': np.array([0, 1])})
+    np.testing.assert_array_equal(found['passages'], [[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]])
+    np.testing.assert_array_equal(found['token_types'], [[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]])

@@ -1,0 +1,78 @@
+"""Configs: what may be overridden, what is said otherwise, what the workdir keeps."""
+
+import pytest
+
+from configs import adam, mta4dpr
+from jdkd.runtime import config as configs
+
+FILE = 'configs/mta4dpr.py'
+
+
+@pytest.mark.parametrize(
+    'argv',
+    [
+        ['--config', FILE, '--config.rounds=3'],
+        [f'--config={FILE}:tiny', '--config.systems.minilm_ft.train.steps=2', '--workdir=x'],
+        ['--config.loss.teacher', '0', '--config.teacher.weights=1.,30.'],
+        ['--config.student.layers[0]=1'],
+    ],
+)
+def test_fields_that_exist(argv):
+    configs.check_overrides(argv, FILE)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (['--config.loss.techer=0'], "no field 'loss.techer'; did you mean loss.teacher"),
+        (['--config.los.teacher=0'], "no field 'los.teacher'; did you mean loss.teacher"),
+        (['--config.student.layer=1'], 'did you mean student.layers'),
+        (['--config=configs/none.py'], "there is no config file 'configs/none.py'"),
+        ([f'--config={FILE}:huge'], "has no variant 'huge'; use tiny or beir=PATH"),
+    ],
+)
+def test_fields_that_do_not_exist(argv, message):
+    with pytest.raises(ValueError, match=message):
+        configs.check_overrides(argv, FILE)
+
+
+def test_names_on_the_command_line_are_split():
+    config = mta4dpr.get_config()
+    config.teacher.members = ('bm25,minilm', 'cross')
+    assert configs.resolve(config).teacher.members == ('bm25', 'minilm', 'cross')
+
+
+def test_steps_follow_an_override():
+    config = mta4dpr.get_config()
+    config.rounds, config.steps_per_round = 3, 7
+    config.systems.minilm_ft.train.steps = 9
+    found = configs.resolve(config)
+    assert found.optimizer.total_steps == 21
+    assert found.systems.minilm_ft.train.total_steps == 9
+
+
+def test_the_workdirs_config_comes_back(tmp_path):
+    config = configs.resolve(mta4dpr.get_config('tiny'))
+    configs.save(tmp_path / 'run', config)
+    configs.save(tmp_path / 'run', config)
+    found = configs.load(tmp_path / 'run')
+    assert found == config
+    assert configs.digest(found) == configs.digest(config)
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+    configs.save(tmp_path, configs.resolve(mta4dpr.get_config()))
+    other = mta4dpr.get_config()
+    other.loss.teacher = 0.25
+    with pytest.raises(ValueError, match=r'loss.teacher is 1.0 there and 0.25 here'):
+        configs.save(tmp_path, configs.resolve(other))
+
+
+def test_an_empty_workdir_is_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match='holds no run'):
+        configs.load(tmp_path)
+
+
+def test_adam_has_one_teacher_and_no_assistants():
+    config = configs.resolve(adam.get_config())
+    assert config.assistants == () and config.rounds == 1 and config.dark.noisy

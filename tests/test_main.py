@@ -1,0 +1,220 @@
+"""The whole way from the command line, at toy size: real models, real text, real kills."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jdkd.models import export, pretrained
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = ['--config', 'configs/mta4dpr.py:tiny']
+
+
+def command(*args):
+    return [sys.executable, '-m', 'jdkd.main', *map(str, args)]
+
+
+def environment():
+    # One real device, as on a laptop.
+    return {**os.environ, 'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
+
+
+def jdkd(*args, stdin='', ok=True):
+    done = subprocess.run(
+        command(*args),
+        cwd=ROOT,
+        env=environment(),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == ok, done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs') / 'tiny'
+    jdkd(*TINY, '--workdir', workdir)
+    return workdir
+
+
+def report(workdir):
+    return json.loads((workdir / 'report.json').read_text())
+
+
+def final_state(workdir):
+    with ocp.CheckpointManager(workdir / 'checkpoints' / 'student') as manager:
+        return manager.restore(
+            manager.latest_step(),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore()),
+        ).state
+
+
+def test_the_workdir_holds_all_that_a_run_makes(finished):
+    for path in (
+        'config.json report.json report.html metrics.jsonl run.trec student/model.safetensors '
+        'tensorboard/student checkpoints/student'
+    ).split():
+        assert (finished / path).exists(), path
+    for i in ('00', '01'):
+        for stage in 'runs candidates scores dataset train eval'.split():
+            assert (finished / 'rounds' / i / stage / 'manifest.json').exists(), stage
+    assert not list(finished.rglob('*.tmp'))
+
+
+def test_the_report_says_what_algorithm_1_did(finished):
+    found = report(finished)
+    systems = {'bm25', 'minilm', 'minilm_ft', 'teacher_rerank', 'student_init', 'student'}
+    assert set(found['test']) == systems
+    for measures in found['test'].values():
+        assert set(measures) == {'MRR@10', 'nDCG@10', 'R@100'}
+        assert all(0 < value <= 1 for value in measures.values())
+    assert len(found['rounds']) == 2
+    for r in found['rounds']:
+        assert sum(r['selected'].values()) == pytest.approx(1)
+        assert set(r['assistants']) == {'bm25', 'minilm', 'minilm_ft'} or r is found['rounds'][1]
+        assert r['student']['index_recall'] > 0.9
+        assert 0 < r['hard_queries'] < found['collection']['queries']['train']
+        worst = min(r['assistants'], key=lambda a, r=r: r['assistants'][a]['MRR@10'])
+        beats = r['student']['MRR@10'] > r['assistants'][worst]['MRR@10']
+        assert r['replaced'] == (worst if beats else None)
+        assert set(r['score_histogram']['counts']) == {
+            'positive',
+            'hard_negative',
+            'reinforced_negative',
+            'noisy_positive',
+        }
+
+
+def test_every_step_that_was_logged_is_there_once(finished):
+    lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+    steps = [r['step'] for r in lines if r['series'] == 'student' and 'loss' in r]
+    assert steps == list(range(2, 21, 2))
+    for name in ('loss/contrastive', 'loss/teacher', 'loss/assistant', 'loss/dark'):
+        assert all(name in r for r in lines if 'grad_norm' in r and r['series'] == 'student')
+    shares = [r['kept_share'] for r in lines if 'kept_share' in r]
+    assert 0.5 <= shares[0] <= shares[-1] <= 1
+
+
+def test_eval_restores_and_gives_the_same_numbers(finished):
+    jdkd('--mode', 'eval', '--workdir', finished)
+    again = json.loads((finished / 'eval.json').read_text())
+    assert again['test']['student'] == report(finished)['test']['student']
+    assert (finished / 'eval.trec').read_text() == (finished / 'run.trec').read_text()
+
+
+def test_the_exported_student_is_the_trained_one(finished):
+    state = final_state(finished)
+    read = pretrained.read_pretrained(finished / 'student')
+    flat = ocp.utils.to_flat_dict(read.params)
+    trained = ocp.utils.to_flat_dict(state['params']['transformer'])
+    assert flat.keys() == trained.keys()
+    for path, value in flat.items():
+        np.testing.assert_array_equal(value, trained[path], err_msg=str(path))
+    card = (finished / 'student' / 'README.md').read_text()
+    assert f'{100 * report(finished)["test"]["student"]["MRR@10"]:.1f}' in card
+
+
+def test_sentence_transformers_gives_the_same_embeddings(finished):
+    sentence_transformers = pytest.importorskip('sentence_transformers')
+    texts = [json.loads(line) for line in (finished / 'collection' / 'corpus.jsonl').open()]
+    model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
+    found = model.encode([f'{t["title"]} {t["text"]}'.strip() for t in texts[:64]])
+    ours = np.load(finished / 'systems' / 'student_01' / 'embeddings-passages' / 'embeddings.npy')
+    np.testing.assert_allclose(found, ours[:64], atol=1e-5)
+
+
+def test_export_can_be_repeated(finished):
+    before = (finished / 'student' / 'model.safetensors').read_bytes()
+    jdkd('--mode', 'export', '--workdir', finished)
+    assert (finished / 'student' / 'model.safetensors').read_bytes() == before
+    assert (finished / 'student' / export.MARKER).exists()
+
+
+def test_search_prints_passages_with_scores(finished):
+    shown = jdkd('--mode', 'search', '--workdir', finished, stdin='How do I parse JSON?\n').stdout
+    scores = [float(s) for s in re.findall(r'^ *(-?\d\.\d{3})  ', shown, re.MULTILINE)]
+    assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+
+
+def test_a_finished_run_started_again_changes_nothing(finished):
+    before = report(finished)
+    state = final_state(finished)
+    jdkd(*TINY, '--workdir', finished)
+    assert report(finished) == before
+    np.testing.assert_array_equal(final_state(finished)['step'], state['step'])
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished):
+    done = jdkd(*TINY, '--config.loss.teacher=0.5', '--workdir', finished, ok=False)
+    assert 'holds a run of another config (loss.teacher is 1.0 there and 0.5 here)' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(finished, tmp_path):
+    workdir = tmp_path / 'killed'
+
+    def steps(series):
+        path = workdir / 'checkpoints' / series
+        return [int(p.name) for p in path.glob('*') if p.name.isdigit()]
+
+    # In an assistant's training, in the middle of a round, and between two rounds.
+    moments = [
+        lambda: steps('minilm_ft'),
+        lambda: any(s >= 4 for s in steps('student')),
+        lambda: (workdir / 'rounds/01/candidates').exists(),
+    ]
+    for moment in moments:
+        process = subprocess.Popen(
+            command(*TINY, '--workdir', workdir),
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not moment():
+            time.sleep(0.02)
+        assert process.poll() is None, 'ended before it could be killed'
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    jdkd(*TINY, '--workdir', workdir)
+    ours, theirs = report(workdir), report(finished)
+    assert ours.pop('wall_seconds').keys() == theirs.pop('wall_seconds').keys()
+    assert ours == theirs
+    mine, undisturbed = final_state(workdir), final_state(finished)
+    for (path, a), (_, b) in zip(
+        *map(lambda s: ocp.utils.to_flat_dict(s).items(), (mine, undisturbed)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=str(path))
+
+    def logged(w):
+        lines = map(json.loads, (w / 'metrics.jsonl').read_text().splitlines())
+        return [{k: v for k, v in r.items() if k != 'lists_per_second'} for r in lines]
+
+    assert logged(workdir) == logged(finished)
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--config.loss.techer=0'], "no field 'loss.techer'; did you mean loss.teacher"),
+        (['--config.assistants=minilm,nobody'], "'nobody' is no entry of config.systems"),
+        (['--config.collection.source=csv:x'], "unknown collection source 'csv:x'"),
+        (['--config.optimizer.warmup_steps=99'], 'leaves nothing of the 20 steps'),
+        (['--mode', 'eval'], 'holds no run'),
+    ],
+)
+def test_mistakes_get_one_sentence(tmp_path, args, message):
+    done = jdkd(*TINY, '--workdir', tmp_path / 'w', *args, ok=False)
+    assert message in done.stderr and 'Traceback' not in done.stderr
