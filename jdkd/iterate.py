@@ -16,14 +16,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
-from jdkd import gen_dataset, student
+from jdkd import gen_dataset, report, student
 from jdkd.data import candidates
 from jdkd.data.candidates import Lists
 from jdkd.gen_dataset import Teacher
 from jdkd.retrieval import evaluate
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
-from jdkd.runtime import report
 from jdkd.systems import base
 from jdkd.systems.base import System
 from jdkd.systems.build import build

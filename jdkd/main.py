@@ -13,13 +13,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jdkd import iterate, serve
-from jdkd.data import beir, collection
+from jdkd import iterate, plan, serve
+from jdkd.data import beir, collection, sources
 from jdkd.data.collection import Collection
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
-from jdkd.runtime import plan, stages
+from jdkd.runtime import stages
 
 DEFAULT = 'configs/mta4dpr.py'
 
@@ -76,11 +76,11 @@ def _collection(config, workdir: pathlib.Path) -> Collection:
         made = stages.stage(
             workdir / 'collection',
             {'source': source.source, **options},
-            lambda out: _save(collection.load(source.source, **options), out),
+            lambda out: _save(sources.load(source.source, **options), out),
         )
         found = beir.load(workdir / 'collection', **made['result'])
     else:
-        found = collection.load(source.source, **options)
+        found = sources.load(source.source, **options)
     found = collection.hold_out(
         found,
         source.train_split,

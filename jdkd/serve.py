@@ -3,11 +3,11 @@
 import sys
 import textwrap
 
-from jdkd import student
+from jdkd import report, student
 from jdkd.retrieval import evaluate as evaluation
 from jdkd.retrieval import index
 from jdkd.run import Run
-from jdkd.runtime import report, stages
+from jdkd.runtime import stages
 from jdkd.systems import base
 from jdkd.systems.encoders import DualEncoderSystem
 

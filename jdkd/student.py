@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jdkd import report
 from jdkd.data import dataset, loader
 from jdkd.distill import assistants, train
 from jdkd.models import export
 from jdkd.run import Run
-from jdkd.runtime import report, stages
+from jdkd.runtime import stages
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
 from jdkd.systems.build import restored, score_fn, token_lookup

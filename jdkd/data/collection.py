@@ -3,15 +3,12 @@
 import dataclasses
 import functools
 import hashlib
-import inspect
 import math
 import re
 from collections.abc import Callable, Container, Iterable
 
 import numpy as np
 from absl import logging
-
-SOURCES = ('python_docs', 'beir:PATH')
 
 # (kind, key) -> the place that an error message names; see `validate`.
 Where = Callable[[str, object], str]
@@ -111,36 +108,6 @@ class Collection:
                 add(grades)
                 add(map(str, grades.values()))
         return digest.hexdigest()
-
-
-def load(source: str, **options) -> Collection:
-    """Reads a collection.
-
-    Args:
-      source: `python_docs` (the documentation of the Python that runs this) or `beir:PATH` (a
-        directory in BEIR layout).
-      **options: keyword arguments of the source's own `load`.
-
-    Raises:
-      ValueError: the source or an option is unknown, or the data is bad.
-      FileNotFoundError: the source's directory or a file in it is missing.
-    """
-    from jdkd.data import beir, python_docs  # they need this module's Collection
-
-    kind, colon, path = source.partition(':')
-    if kind == 'beir' and path:
-        read = functools.partial(beir.load, path)
-    elif kind == 'python_docs' and not colon:
-        read = python_docs.load
-    else:
-        raise ValueError(f'unknown collection source {source!r}: use one of {", ".join(SOURCES)}.')
-    known = [p for p in inspect.signature(read).parameters if p != 'path']
-    for option in options:
-        if option not in known:
-            raise ValueError(
-                f'source {source!r} has no option {option!r}: it has {", ".join(known)}.'
-            )
-    return read(**options)
 
 
 def validate(collection: Collection, where: Where | None = None) -> Collection:

@@ -243,7 +243,7 @@ def make_train_step(
         progress = state.step / total_steps
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, progress, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        metrics['grad_norm'] = optax.global_norm(grads)
+        metrics['grad_norm'] = optax.tree.norm(grads)
         return (
             TrainState(
                 step=state.step + 1,

@@ -99,14 +99,13 @@ def build(
         ValueError: if no passage holds a term.
     """
     tokenized = _tokenize(passages, language, return_ids=True)
-    # bm25s adds an empty-string entry that stands for texts without terms.
-    vocabulary = tokenized.vocab
-    counts = _count_matrix(tokenized.ids, max(vocabulary.values()) + 1)
     sizes = np.array([len(ids) for ids in tokenized.ids])
     if not sizes.sum():
         raise ValueError(
             f"BM25 finds no terms in {len(passages)} passages with language '{language}'."
         )
+    # bm25s adds an empty-string entry that stands for texts without terms.
+    counts = _count_matrix(tokenized.ids, max(tokenized.vocab.values()) + 1)
     retriever = bm25s.BM25(k1=k1, b=b, method='lucene', idf_method='lucene')
     retriever.index(tokenized, show_progress=False)
     retriever.save(str(directory / 'bm25s'))

@@ -49,7 +49,10 @@ def measure(
                 f"eval.measures names '{name}', which ir_measures does not know; "
                 "use for example 'RR@10', 'nDCG@10' or 'R@100'."
             ) from e
-    found = ir_measures.calc_aggregate(parsed, qrels, run)
+    # Measures of ir_measures come from several tools, which break ties in several ways: they are
+    # given the order itself.
+    ranks = {q: {pid: -rank for rank, pid in enumerate(ranked)} for q, ranked in run.items()}
+    found = ir_measures.calc_aggregate(parsed, qrels, ranks)
     return {name: float(found[m]) for name, m in zip(measures, parsed, strict=True)}
 
 

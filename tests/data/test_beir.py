@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from jdkd.data import collection as collection_lib
+from jdkd.data import sources
 
 CORPUS = [
     {'_id': 'd1', 'title': 'Moon', 'text': 'is round'},
@@ -39,7 +40,7 @@ def root(tmp_path) -> pathlib.Path:
 
 
 def load(root: pathlib.Path, **options) -> collection_lib.Collection:
-    return collection_lib.load(f'beir:{root}', **options)
+    return sources.load(f'beir:{root}', **options)
 
 
 def test_reads_a_directory(root):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jdkd.data import collection as collection_lib
+from jdkd.data import sources
 
 
 def make(**changes) -> collection_lib.Collection:
@@ -172,14 +173,14 @@ def test_hold_out_refuses():
 @pytest.mark.parametrize('source', ['wiki', 'beir', 'beir:', 'python_docs:x', ''])
 def test_load_names_the_known_sources(source):
     with pytest.raises(ValueError, match='use one of python_docs, beir:PATH'):
-        collection_lib.load(source)
+        sources.load(source)
 
 
 def test_load_names_the_known_options():
     with pytest.raises(ValueError, match="no option 'size': it has packages, max_passages"):
-        collection_lib.load('python_docs', size=3)
+        sources.load('python_docs', size=3)
     with pytest.raises(ValueError, match="no option 'path': it has name, license"):
-        collection_lib.load('beir:x', path='y')
+        sources.load('beir:x', path='y')
 
 
 def test_a_collection_is_frozen_and_prints_short():

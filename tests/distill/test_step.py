@@ -112,7 +112,7 @@ def test_gradients_agree_on_one_and_eight_devices():
         on_mesh = jax.device_put(params, meshes.replicated(mesh))
         grads, _ = jax.jit(jax.grad(loss, has_aux=True))(on_mesh, batch, jnp.zeros(()))
         found.append(jax.device_get(grads))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
 
 def test_the_loss_is_the_sum_of_its_terms_and_each_can_be_switched_off():
@@ -197,6 +197,7 @@ def test_a_cross_encoder_trains_in_the_same_step():
     batch['token_types'] = token_types.reshape(B, ORIGINALS, -1)
     params = net.init(jax.random.key(0), tokens[:1], token_types[:1])['params']
     config = settings(teacher=0.0, assistant=0.0, dark=0.0)
+    config.optimizer.learning_rate = 1e-2
     trainer = train.make_trainer(
         config,
         config.optimizer,
@@ -208,7 +209,7 @@ def test_a_cross_encoder_trains_in_the_same_step():
     state = trainer.init(params)
     on_device = meshes.to_device(batch, meshes.batch_sharding(trainer.mesh))
     state, first = trainer.step(state, on_device)
-    for _ in range(20):
+    for _ in range(40):
         state, metrics = trainer.step(state, on_device)
     assert first['loss'] == pytest.approx(np.log(ORIGINALS), abs=0.2)
     assert metrics['loss'] < 0.7 * first['loss']
