@@ -1,5 +1,6 @@
 """Ahead-of-time compilation for TPU topologies: what fits and what it costs, with no TPU."""
 
+import math
 from typing import Any
 
 import jax
@@ -59,7 +60,10 @@ def plan(config: ml_collections.FrozenConfigDict, topology: str) -> dict[str, An
     return {
         'topology': topology,
         'chips': mesh.size,
-        'parameters': sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+        'parameters': sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in jax.tree.leaves(trainer.abstract.params)
+        ),
         'arguments': memory.argument_size_in_bytes,
         'outputs': memory.output_size_in_bytes - memory.alias_size_in_bytes,
         'temporaries': memory.temp_size_in_bytes,

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jdkd.runtime import mesh as meshes
 
-BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # Token lengths that are compiled.
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # Token lengths that are compiled.
 _TOKENS_PER_BATCH = 8192  # Per device; on a CPU larger batches fall out of its caches.
 
 

@@ -44,7 +44,16 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
-    """The config that a run works with: references resolved, lists of names split, frozen."""
+    """The config that a run works with: references resolved, lists of names split, frozen.
+
+    Raises:
+        ValueError: if fields contradict each other.
+    """
+    if config.train_passage_length > config.student.passage_length:
+        raise ValueError(
+            f'train_passage_length={config.train_passage_length} is more than the student encodes, '
+            f'student.passage_length={config.student.passage_length}; lower it.'
+        )
     config = config.copy_and_resolve_references()
     for owner, key in ((config, 'assistants'), (config.teacher, 'members'), (config, 'measures')):
         # On the command line, a,b is one string.

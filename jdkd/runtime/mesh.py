@@ -108,7 +108,18 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
 
 
 def to_device(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Global arrays from this process' part of a batch."""
+    """Global arrays from this process' part of a batch.
+
+    Raises:
+        ValueError: if the batch does not divide over the devices of axis `data`.
+    """
+    ways = sharding.mesh.shape['data']
+    size = len(next(iter(batch.values()))) * jax.process_count()
+    if size % ways:
+        raise ValueError(
+            f'a batch of {size} does not divide over the {ways} devices of mesh axis data; '
+            'change batch_size or mesh.data.'
+        )
     return {
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()
