@@ -1,4 +1,4 @@
-"""The train step compiled ahead of time for real TPU topologies, where the compiler is installed."""
+"""The train step compiled ahead of time for TPU topologies, where the compiler is there."""
 
 import pytest
 
