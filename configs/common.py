@@ -113,7 +113,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.rounds = 2
     c.steps_per_round = 200
     c.batch_size = 32  # queries, over all devices
-    c.train_passage_length = 64  # tokens; the student may encode longer ones
+    c.train_passage_length = 128  # tokens; the student may encode longer ones
     c.replay = 0.5  # share of solved queries that stay in later rounds
 
     c.optimizer = ml_collections.ConfigDict()
