@@ -12,8 +12,10 @@ def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collec
     c.revision = config_dict.placeholder(str)  # commit on the hub, so that weights stay the same
     c.layers = ()  # layers to keep, counted from 0; () for all
     c.pooling = config_dict.placeholder(str)  # mean or cls; None: as the checkpoint says
-    c.normalize = True  # unit length, so that the score is the cosine
-    c.head = 'cosine'  # of a cross-encoder: cosine (starts from a dual-encoder) or linear (BERT's)
+    c.normalize = config_dict.placeholder(bool)  # to unit length; None: as the checkpoint says
+    # Of a cross-encoder: linear (BERT's) or cosine (ours, begins as a dual-encoder does); None: as
+    # the checkpoint has one.
+    c.head = config_dict.placeholder(str)
     c.query_length = 32  # tokens, special ones included
     c.passage_length = 128
     c.query_prefix = ''  # what the model was trained to see before the text (E5: 'query: ')

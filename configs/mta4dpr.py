@@ -17,7 +17,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The config; `arg` is what follows the colon of --config."""
     c = common.get_config()
     # Short, for two cores: a passage is its name and the beginning of its text.
-    lengths = {'query_length': 32, 'passage_length': 48}
+    lengths = {'query_length': 32, 'passage_length': 40}
 
     c.systems.bm25 = common.bm25()
     c.systems.minilm = common.encoder(MINILM, REVISION, **lengths)
@@ -41,7 +41,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.batch_size = 40
     c.candidates.hard_negatives = 2
     c.steps_per_round = 40
-    c.train_passage_length = 48
+    c.train_passage_length = 40
     c.optimizer.learning_rate = 2e-4
     c.optimizer.warmup_steps = 8
     c.loss.temperature = 2.0
@@ -68,6 +68,4 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
         c.collection.source = f'beir:{value}'
     elif arg:
         raise ValueError(f"configs/mta4dpr.py has no variant '{arg}'; use tiny or beir=PATH.")
-    else:
-        c.collection.options.max_passages = 8000
     return c

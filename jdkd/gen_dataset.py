@@ -107,9 +107,12 @@ def _candidates(
     run: Run, path: str, round_index: int, runs: dict, encoder: Encoder, active: np.ndarray
 ) -> dict:
     config = run.config
+    # D_eval in whole batches, or where it is smaller than one, in whole rows of devices.
+    eval_lists = min(config.candidates.eval_lists, len(run.eval))
+    unit = config.batch_size if eval_lists >= config.batch_size else run.mesh.shape['data']
     num_lists = {
         'train': config.steps_per_round * config.batch_size,
-        'eval': min(config.candidates.eval_lists, len(run.eval)),
+        'eval': max(eval_lists // unit, 1) * unit,
     }
 
     def build(out):
@@ -176,7 +179,7 @@ def _scores(
     """Logits of the teacher `[M, N]` and of the assistants `[M, K, N]` for both splits.
 
     What is fitted (teacher weights, scales of assistants) is fitted once, on the first round's
-    train lists, and kept in that stage's manifest: later rounds have the same teacher.
+    D_eval, and kept in that stage's manifest: later rounds have the same teacher.
     """
     root = path.rsplit('/', 1)[0]
     systems = {s.name: s for s in [*teacher.members, *pool]}
@@ -191,7 +194,8 @@ def _scores(
             queries = _queries(run, split)
             raw[split] = {name: s.score(queries, lists) for name, s in systems.items()}
         num_originals = lists.passages.shape[1]
-        fit_on = {name: s[:, :num_originals] for name, s in raw['train'].items()}
+        # Held out, since members may have been trained on the labels of the train queries.
+        fit_on = {name: s[:, :num_originals] for name, s in raw['eval'].items()}
         found = fitted or {
             'teacher': _teacher_weights(teacher, fit_on),
             'scales': {s.name: fit_weights([fit_on[s.name]])[0] for s in pool if s.scale is None},

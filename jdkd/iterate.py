@@ -38,7 +38,8 @@ def train(run: Run) -> dict:
         The report.
     """
     config = run.config
-    systems = {name: build(run, name) for name in systems_in_play(config)}
+    used = {config.first_stage, *config.teacher.members, *config.assistants}
+    systems = {name: build(run, name) for name in config.systems if name in used}
     teacher = Teacher([systems[n] for n in config.teacher.members], config.teacher.weights)
     pool = [systems[name] for name in config.assistants]
     model = student.load(run)
@@ -79,21 +80,6 @@ def train(run: Run) -> dict:
     found = report.write(run, test=test, rounds=rounds)
     model.export(found)
     return found
-
-
-def systems_in_play(config) -> list[str]:
-    """Names of the systems that the config uses, each once, in its order.
-
-    Raises:
-        ValueError: if one has no entry in config.systems.
-    """
-    used = {config.first_stage, *config.teacher.members, *config.assistants}
-    missing = sorted(used - set(config.systems))
-    if missing:
-        raise ValueError(
-            f"'{missing[0]}' is no entry of config.systems; there are: {', '.join(config.systems)}."
-        )
-    return [name for name in config.systems if name in used]
 
 
 def compare(run: Run, round_index: int, current: System, pool: Sequence[System]) -> dict:
@@ -145,6 +131,8 @@ def worst_beaten(
 def harder_queries(wrong: np.ndarray, replay: float, *, seed: int, round_index: int) -> np.ndarray:
     """Rows of the next round's queries: all wrong ones and a random share of the solved ones.
 
+    Where that leaves none, all of them.
+
     Args:
         wrong: `[Q]` bool, no positive at rank 1.
         replay: Share of the solved queries to keep.
@@ -154,7 +142,8 @@ def harder_queries(wrong: np.ndarray, replay: float, *, seed: int, round_index: 
     rng = candidates.item_rng(seed, round_index, candidates.REPLAY, '')
     solved = np.flatnonzero(~wrong)
     kept = rng.choice(solved, round(replay * len(solved)), replace=False)
-    return np.sort(np.concatenate([np.flatnonzero(wrong), kept])).astype(np.int32)
+    rows = np.sort(np.concatenate([np.flatnonzero(wrong), kept])).astype(np.int32)
+    return rows if len(rows) else np.arange(len(wrong), dtype=np.int32)
 
 
 def rerank(
@@ -162,10 +151,9 @@ def rerank(
 ) -> Ranking:
     """The first stage's top passages in the order of the teacher's scores."""
     ranking, _ = first.rank(queries)
-    # Slots without a passage are scored as passage 0 and then put last.
-    lists = Lists.originals(
-        np.arange(len(queries), dtype=np.int32), np.maximum(ranking.passages, 0)
-    )
+    # Slots without a passage are scored as the first one of their query and then put last.
+    known = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
+    lists = Lists.originals(np.arange(len(queries), dtype=np.int32), np.maximum(known, 0))
     scores = teacher.score(weights, queries, lists)
     scores = np.where(ranking.passages >= 0, scores, -np.inf).astype(np.float32)
     order = np.argsort(-scores, axis=1, kind='stable')

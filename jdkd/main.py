@@ -48,7 +48,7 @@ def main(argv):
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
     if _MODE.value == 'train':
         config = configs.resolve(_CONFIG.value)
-        iterate.systems_in_play(config)  # Fails before the workdir exists.
+        configs.validate(config)  # Before the workdir exists.
         configs.save(workdir, config)
         iterate.train(_run(config, workdir))
         return
@@ -118,9 +118,9 @@ def cli():
     logging.get_absl_handler().addFilter(_is_for_users)
     try:
         app.run(main, flags_parser=_parse)
-    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError, ImportError) as e:
+    except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as e:
         logging.debug('where it happened:', exc_info=True)
-        sys.exit(f'jdkd: {e}')
+        sys.exit(f'jdkd: {e} (--verbosity=1 shows where)')
 
 
 if __name__ == '__main__':

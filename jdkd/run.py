@@ -57,6 +57,13 @@ class Run:
     def passages(self) -> list[str]:
         return [self.collection.passage(i) for i in range(len(self.collection))]
 
+    @functools.cached_property
+    def max_relevant(self) -> int:
+        """Most text groups that are judged relevant for one query; the shape of batches."""
+        group = self.collection.group
+        queries = [*self.train.positives, *self.eval.positives]
+        return max(len(np.unique(group[rows])) for rows in queries)
+
     def stage(self, path: str, inputs, build) -> dict:
         """A stage of this run's workdir; see `stages.stage`."""
         return stages.stage(self.workdir / path, inputs, build)

@@ -77,7 +77,9 @@ class Student:
             `eval_loss`, the terms of the loss on D_eval.
         """
         config = self.run.config
-        choices = assistants.choice_names(pool, config.selection.fusion) if pool else []
+        choices = []
+        if pool and config.loss.assistant:
+            choices = assistants.choice_names(pool, config.selection.fusion)
         return self.run.stage(
             _train_stage(round_index),
             {
@@ -102,8 +104,7 @@ class Student:
             dataset.read(directory, 'train'),
             token_lookup(run, self.start, run.train, config.train_passage_length),
             batch_size=config.batch_size,
-            # Each round shuffles in its own way.
-            seed=config.seed + round_index,
+            seed=[config.seed, round_index],
         )
         with Checkpoints(
             run.workdir / 'checkpoints' / NAME, keep_period=config.steps_per_round
@@ -129,13 +130,18 @@ class Student:
                 choices=choices,
                 desc=f'round {round_index}: train {NAME}',
             )
-            eval_loss = self._eval_loss(directory, state.params)
-            writer.write(last, {f'eval/{name}': value for name, value in eval_loss.items()})
             writer.close()
-        selected = np.asarray(state.selected)
-        shares = selected / max(selected.sum(), 1.0)
+        eval_loss = self._eval_loss(directory, state.params)
+        # Of its own series, since a restart after the last step writes it again.
+        writer = MetricsWriter(run.workdir, f'{NAME}_eval', resume_step=first)
+        writer.write(last, eval_loss)
+        writer.close()
+        shares = np.asarray(state.selected) / max(float(state.selected.sum()), 1.0)
         return {
-            'selected': {n: float(s) for n, s in zip(choices, shares, strict=False)},
+            # Without a pool the state counts nothing.
+            'selected': {n: float(s) for n, s in zip(choices, shares, strict=True)}
+            if choices
+            else {},
             'eval_loss': eval_loss,
         }
 
@@ -147,7 +153,7 @@ class Student:
             source,
             token_lookup(run, self.start, run.eval, config.train_passage_length),
             batch_size=min(config.batch_size, len(source)),
-            seed=config.seed,
+            seed=[config.seed],
             shuffle=False,
             epochs=1,
         )

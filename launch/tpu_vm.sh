@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs jdkd on a new single-host TPU VM: creates it, copies this checkout, installs, starts.
+# Runs jdkd on a single-host TPU VM: creates it, copies the last commit, installs, starts.
 #
 #   launch/tpu_vm.sh NAME ZONE [TYPE] [-- ARGUMENTS OF jdkd.main]
 #   launch/tpu_vm.sh jdkd-a us-west4-a v5litepod-8 -- --config configs/mta4dpr.py --workdir runs/a
@@ -39,8 +39,10 @@ fi
 cd "$(dirname "$0")/.."
 # Not `scp --recurse .`: that would copy runs and environments too.
 git archive --format=tar HEAD | tpu ssh --command 'mkdir -p jdkd && tar -x -C jdkd'
-tpu ssh --command "cd jdkd && python3 -m venv --clear ../jdkd-env &&
-  ../jdkd-env/bin/pip install --quiet -e '.[tpu]'"
-tpu ssh --command "cd jdkd && tmux new-session -d -s jdkd \
+# The image's own Python is too old; uv brings one.
+tpu ssh --command "cd jdkd && pip install --quiet --user uv &&
+  python3 -m uv venv --quiet --allow-existing --python 3.12 ../jdkd-env &&
+  python3 -m uv pip install --quiet --python ../jdkd-env/bin/python -e '.[tpu]'"
+tpu ssh --command "cd jdkd && tmux has-session -t jdkd 2>/dev/null || tmux new-session -d -s jdkd \
   $(printf '%q' "../jdkd-env/bin/python -m jdkd.main$(printf ' %q' "$@") 2>&1 | tee -a run.log")"
 tpu ssh --command 'tail -n +1 -F jdkd/run.log'

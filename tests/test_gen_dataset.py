@@ -73,3 +73,5 @@ def test_wrong_queries_and_a_share_of_the_solved_go_on():
     found = iterate.harder_queries(wrong, 0.5, seed=0, round_index=0)
     assert {0, 3} <= set(found) and len(found) == 4
     np.testing.assert_array_equal(iterate.harder_queries(wrong, 0, seed=0, round_index=0), [0, 3])
+    none = np.zeros(3, bool)
+    np.testing.assert_array_equal(iterate.harder_queries(none, 0, seed=0, round_index=0), range(3))

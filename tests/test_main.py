@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -117,11 +118,9 @@ def test_eval_restores_and_gives_the_same_numbers(finished):
 def test_the_exported_student_is_the_trained_one(finished):
     state = final_state(finished)
     read = pretrained.read_pretrained(finished / 'student')
-    flat = ocp.utils.to_flat_dict(read.params)
-    trained = ocp.utils.to_flat_dict(state['params']['transformer'])
-    assert flat.keys() == trained.keys()
-    for path, value in flat.items():
-        np.testing.assert_array_equal(value, trained[path], err_msg=str(path))
+    trained = state['params']['transformer']
+    assert jax.tree.structure(read.params) == jax.tree.structure(trained)
+    jax.tree.map(np.testing.assert_array_equal, read.params, trained)
     card = (finished / 'student' / 'README.md').read_text()
     assert f'{100 * report(finished)["test"]["student"]["MRR@10"]:.1f}' in card
 
@@ -192,17 +191,50 @@ def test_a_killed_run_ends_as_if_it_had_not_been(finished, tmp_path):
     ours, theirs = report(workdir), report(finished)
     assert ours.pop('wall_seconds').keys() == theirs.pop('wall_seconds').keys()
     assert ours == theirs
-    mine, undisturbed = final_state(workdir), final_state(finished)
-    for (path, a), (_, b) in zip(
-        *map(lambda s: ocp.utils.to_flat_dict(s).items(), (mine, undisturbed)), strict=True
-    ):
-        np.testing.assert_array_equal(a, b, err_msg=str(path))
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(finished))
 
     def logged(w):
         lines = map(json.loads, (w / 'metrics.jsonl').read_text().splitlines())
         return [{k: v for k, v in r.items() if k != 'lists_per_second'} for r in lines]
 
     assert logged(workdir) == logged(finished)
+
+
+def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, tmp_path):
+    """Several positives a query, in some queries; no dev split; no assistants (ADAM alone)."""
+    corpus = (finished / 'collection' / 'corpus.jsonl').read_text().splitlines()[:120]
+    ids = [json.loads(line)['_id'] for line in corpus]
+    home = tmp_path / 'corpus'
+    (home / 'qrels').mkdir(parents=True)
+    (home / 'corpus.jsonl').write_text('\n'.join(corpus))
+    queries = (finished / 'collection' / 'queries.jsonl').read_text().splitlines()
+    queries = [line for line in queries if json.loads(line)['_id'].removeprefix('q:') in ids]
+    (home / 'queries.jsonl').write_text('\n'.join(queries))
+    for i, split in enumerate(('train', 'test')):
+        rows = ['query-id\tcorpus-id\tscore']
+        for j, line in enumerate(queries):
+            query = json.loads(line)['_id']
+            if (j % 4 == 0) == (i == 1):
+                rows.append(f'{query}\t{query.removeprefix("q:")}\t1')
+                if j % 5 == 0:
+                    rows.append(f'{query}\t{ids[j - 1]}\t1')
+        (home / 'qrels' / f'{split}.tsv').write_text('\n'.join(rows) + '\n')
+    overrides = (
+        'teacher.members=bm25,cross systems.cross.train.steps=2 systems.cross.train.warmup_steps=1 '
+        'systems.cross.train.batch_size=4 systems.cross.train.hard_negatives=2 batch_size=8 '
+        'steps_per_round=2 rounds=1 optimizer.warmup_steps=1 student.layers=0,5'
+    ).split()
+    workdir = tmp_path / 'w'
+    jdkd(
+        '--config', f'configs/adam.py:beir={home}', '--workdir', workdir,
+        *(f'--config.{o}' for o in overrides),
+    )  # fmt: skip
+    found = report(workdir)
+    assert set(found['test']) == {'bm25', 'teacher_rerank', 'student_init', 'student'}
+    assert set(found['rounds'][0]['teacher']) == {'bm25', 'cross'}
+    assert found['rounds'][0]['selected'] == {} and found['rounds'][0]['assistants'] == {}
+    assert 'loss/dark' in found['rounds'][0]['eval_loss']
+    assert found['collection']['queries']['dev'] > 0
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """From records to batches: Grain reads, shuffles, looks up tokens, batches; all by step number."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import grain
 import jax
@@ -84,7 +84,7 @@ def batches(
     to_tokens: Callable[[Features], dict[str, np.ndarray]],
     *,
     batch_size: int,
-    seed: int,
+    seed: Sequence[int],
     shuffle: bool = True,
     epochs: int | None = None,
 ) -> grain.DatasetIterator:
@@ -97,7 +97,7 @@ def batches(
         source: From `dataset.read`, or any sequence of records.
         to_tokens: Adds token rows to a record.
         batch_size: Global number of lists.
-        seed: Of the shuffling; each epoch is shuffled anew.
+        seed: Numbers that the shuffling depends on; each epoch is shuffled anew.
         shuffle: False keeps the order.
         epochs: None repeats for ever.
 
@@ -113,7 +113,9 @@ def batches(
         raise ValueError(
             f'batch_size={batch_size} does not divide among {jax.process_count()} processes.'
         )
-    data = grain.MapDataset.source(source).seed(seed)
+    # One number of several, such that (0, 1) and (1, 0) shuffle in different ways.
+    mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    data = grain.MapDataset.source(source).seed(mixed)
     if shuffle:
         data = data.shuffle()
     data = data.repeat(epochs)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -61,7 +62,8 @@ class Tokenizer:
             [[t for t in row if t not in drop] for row in ids.tolist()], skip_special_tokens=False
         )
         own_mask = self.fast.id_to_token(self.special['mask'])
-        return [text.replace(own_mask, mask) for text in texts]
+        # WordPiece splits at underscores: what was max_len must not come back as max _ len.
+        return [re.sub(r' ?_ ?', '_', text.replace(own_mask, mask)) for text in texts]
 
 
 def load(directory: pathlib.Path) -> Tokenizer:
@@ -72,11 +74,6 @@ def load(directory: pathlib.Path) -> Tokenizer:
         special=pretrained.special_ids(directory),
         fingerprint=hashlib.sha256(fast.to_str().encode()).hexdigest(),
     )
-
-
-def lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
-    """`[n]` tokens of each row, padding not counted."""
-    return np.count_nonzero(ids != pad_id, axis=1)
 
 
 def prefixed(prefix: str, texts: Iterable[str]) -> list[str]:

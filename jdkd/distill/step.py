@@ -61,15 +61,7 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
 
     Args:
         config: `learning_rate`, `warmup_steps`, `total_steps`, `weight_decay`, `clip_norm`.
-
-    Raises:
-        ValueError: if the warm-up is as long as the training.
     """
-    if config.warmup_steps >= config.total_steps:
-        raise ValueError(
-            f'warmup_steps={config.warmup_steps} leaves nothing of the {config.total_steps} steps '
-            'of a training; lower it.'
-        )
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, config.total_steps
     )
@@ -107,10 +99,12 @@ def dual_encoder_scores(model: dual_encoder.DualEncoder, scale: float) -> ScoreF
         num_originals = batch['group'].shape[1]
         query_BxD = encode(batch['query'], key_q)
         passage_BxNxD = encode(batch['passages'].reshape(B * N, L), key_p).reshape(B, N, -1)
-        lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD)
+        # Scores are float32 products: TPUs would multiply in bfloat16 by default.
+        exact = jax.lax.Precision.HIGHEST
+        lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD, precision=exact)
         # Every query against every original of the global batch: XLA gathers what is sharded.
         originals = passage_BxNxD[:, :num_originals].reshape(B * num_originals, -1)
-        in_batch = scale * query_BxD @ originals.T
+        in_batch = scale * jnp.matmul(query_BxD, originals.T, precision=exact)
         mask = losses.negatives_mask(batch['group'], batch['relevant'], batch['false_negative'])
         return lists_BxN, in_batch, jnp.arange(B) * num_originals, mask
 
@@ -157,8 +151,10 @@ def make_loss(
         fusion = assistants.fusion_weights(num_assistants, config.selection.fusion)
 
     def loss_fn(params, batch, progress, key=None):
-        lists, contrastive, labels, mask = score_fn(params, batch, key)
         num_originals = batch['group'].shape[1]
+        if not weight.dark:
+            batch = {**batch, 'passages': batch['passages'][:, :num_originals]}
+        lists, contrastive, labels, mask = score_fn(params, batch, key)
         terms, metrics = {}, {}
         if weight.contrastive:
             nce = losses.info_nce(contrastive, labels, where=mask)

@@ -86,7 +86,7 @@ def make_trainer(
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         ),
-        # The whole list counts in evaluation: the self-paced mask at its end.
+        # As at the end of training, whose self-paced mask keeps the most.
         loss=jax.jit(
             lambda params, batch: loss_fn(params, batch, jnp.ones(()))[1],
             in_shardings=(shardings.params, batch),
@@ -139,7 +139,7 @@ def fit(
         return checkpoints.restore_state(last_step, trainer.abstract)
     state, step = None, first_step
     if latest is not None and latest > first_step:
-        state, _ = checkpoints.restore(latest, trainer.abstract, batches)
+        state = checkpoints.restore(latest, trainer.abstract, batches)
         step = latest
     else:
         state = start()
@@ -179,7 +179,8 @@ def fit(
             if step == last_step or step % checkpoint_every == 0:
                 settle(pending)  # A state that is not finite is never saved.
                 pending = None
-                checkpoints.save(step, state, batches, {'first_step': first_step})
+                with jax.transfer_guard('allow'):  # Orbax fetches the state as it likes.
+                    checkpoints.save(step, state, batches)
     return state
 
 

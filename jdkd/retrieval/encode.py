@@ -57,7 +57,7 @@ def map_rows(
             size = max(_TOKENS_PER_BATCH // bucket, 1) * ways
             while start < end:
                 rows = order[start : min(start + size, end)]
-                # The last batch of a bucket repeats its first row, so that no shape is added.
+                # The last batch of a bucket repeats its rows, so that no shape is added.
                 padded = np.resize(rows, size) if len(rows) < size else rows
                 batch = {k: v[padded, :bucket].astype(np.int32) for k, v in arrays.items()}
                 # Dispatched before the result of the batch before is fetched.

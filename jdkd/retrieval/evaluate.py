@@ -46,7 +46,7 @@ def measure(
             parsed.append(ir_measures.parse_measure(name))
         except (NameError, ValueError) as e:
             raise ValueError(
-                f"eval.measures names '{name}', which ir_measures does not know; "
+                f"measures names '{name}', which ir_measures does not know; "
                 "use for example 'RR@10', 'nDCG@10' or 'R@100'."
             ) from e
     # Measures of ir_measures come from several tools, which break ties in several ways: they are

@@ -1,10 +1,9 @@
-"""Orbax checkpoints of a training: train state, data iterator and position, together."""
+"""Orbax checkpoints of a training: train state and data iterator, together."""
 
 import pathlib
 from typing import Any
 
 import grain
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -27,37 +26,34 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, iterator: Any, position: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, iterator: Any) -> None:
         """Saves in the background; the next save or `close` waits for it.
 
         Args:
             step: Updates done.
             state: Tree of arrays.
             iterator: Grain iterator that gives the batch after this step.
-            position: JSON, where in Algorithm 1 this is.
         """
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
                 iterator=grain.checkpoint.CheckpointSave(iterator),
-                position=ocp.args.JsonSave(position),
             ),
             force=True,
         )
 
-    def restore(self, step: int, abstract_state: Any, iterator: Any) -> tuple[Any, dict[str, Any]]:
+    def restore(self, step: int, abstract_state: Any, iterator: Any) -> Any:
         """The state on the shardings of `abstract_state`; the iterator is set in place."""
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(abstract_state),
                 iterator=grain.checkpoint.CheckpointRestore(iterator),
-                position=ocp.args.JsonRestore(),
             ),
         )
         logging.info('restored step %d of %s', step, self._manager.directory)
-        return restored.state, restored.position
+        return restored.state
 
     def restore_state(self, step: int, abstract_state: Any) -> Any:
         """The state alone, for evaluation."""
@@ -79,10 +75,3 @@ class Checkpoints:
 
     def __exit__(self, *_):
         self.close()
-
-
-def abstract(state: Any, shardings: Any) -> Any:
-    """Shapes, dtypes and shardings of a state, to restore into."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
-    )

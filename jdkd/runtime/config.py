@@ -61,6 +61,75 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDic
     return ml_collections.FrozenConfigDict(config)
 
 
+def validate(config: ml_collections.FrozenConfigDict) -> None:
+    """Checks what can be checked before anything is read or built.
+
+    Raises:
+        ValueError: naming the first field that cannot work and how to mend it.
+    """
+    systems = config.systems
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(message)
+
+    for name in systems:
+        require(
+            re.fullmatch(r'[\w.-]+', name) is not None and not re.match(r'(student|teacher)', name),
+            f"'{name}' cannot name a system: names are letters, digits, '-', '_' and '.', and do "
+            "not begin with 'student' or 'teacher', which reports use.",
+        )
+    used = [config.first_stage, *config.teacher.members, *config.assistants]
+    for name in used:
+        require(
+            name in systems,
+            f"'{name}' is no entry of config.systems; there are: {', '.join(systems)}.",
+        )
+    require(bool(config.teacher.members), 'teacher.members is empty; name at least one system.')
+    for name in (config.first_stage, *config.assistants):
+        require(
+            systems[name].kind != 'cross_encoder',
+            f"system '{name}' is a cross-encoder and cannot search a collection; use it in "
+            'teacher.members, not in assistants or first_stage.',
+        )
+    for name in (*config.teacher.members, *config.assistants):
+        require(
+            systems[name].kind != 'scores' or not (config.dark.reinforced + config.dark.noisy),
+            f"system '{name}' has imported scores and cannot score dark examples, which are new "
+            'text; set dark.reinforced=0 and dark.noisy=0, or take it out of teacher.members and '
+            'assistants.',
+        )
+    weights = config.teacher.weights
+    require(
+        weights is None or len(weights) == len(config.teacher.members),
+        f'teacher.weights={weights} does not give one weight for each of teacher.members='
+        f'{config.teacher.members}.',
+    )
+    require(config.student.kind == 'dual_encoder', "student.kind must be 'dual_encoder'.")
+    require(
+        config.student.scale is not None,
+        'student.scale is not set; give the inverse temperature of its scores, for example 20.',
+    )
+    require(config.candidates.hard_negatives >= 1, 'candidates.hard_negatives must be at least 1.')
+    require(config.rounds >= 1, 'rounds must be at least 1.')
+    require(
+        config.compare in config.measures,
+        f"compare='{config.compare}' is not among measures={config.measures}; add it.",
+    )
+    trainings = {'optimizer': config.optimizer}
+    trainings |= {
+        f'systems.{name}.train': systems[name].train
+        for name in used
+        if 'train' in systems[name] and systems[name].train.steps
+    }
+    for name, training in trainings.items():
+        require(
+            training.warmup_steps < training.total_steps,
+            f'{name}.warmup_steps={training.warmup_steps} leaves nothing of the '
+            f'{training.total_steps} steps of that training; lower it.',
+        )
+
+
 def save(workdir: pathlib.Path, config: ml_collections.FrozenConfigDict) -> None:
     """Writes config.json, or checks that the workdir's is the same.
 

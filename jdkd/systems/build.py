@@ -73,16 +73,15 @@ def record_features(run: Run, lists: candidates.Lists, positives) -> dict[str, n
         positives: Rows of each query's positives.
     """
     group = run.collection.group
-    relevant = [np.unique(group[positives[q]]) for q in lists.query]
-    width = max(len(r) for r in relevant)
-    padded = np.full((len(lists), width), -1, np.int32)
-    for row, groups in zip(padded, relevant, strict=True):
+    relevant = np.full((len(lists), run.max_relevant), -1, np.int32)
+    for row, query in zip(relevant, lists.query, strict=True):
+        groups = np.unique(group[positives[query]])
         row[: len(groups)] = groups
     return {
         'query_row': lists.query,
         'passages': lists.passages,
         'group': group[lists.passages],
-        'relevant': padded,
+        'relevant': relevant,
     }
 
 
@@ -152,7 +151,7 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
             dataset.read(out, 'train'),
             token_lookup(run, encoder, queries, spec.passage_length),
             batch_size=trained.batch_size,
-            seed=config.seed,
+            seed=[config.seed],
         )
         with Checkpoints(run.workdir / 'checkpoints' / name, keep_period=trained.steps) as saved:
             writer = MetricsWriter(run.workdir, name, resume_step=saved.latest_step() or 0)

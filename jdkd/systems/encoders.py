@@ -217,17 +217,23 @@ def read_model(
     params = {'transformer': source.params}
     if spec.kind == 'cross_encoder':
         longest = spec.query_length + spec.passage_length - 1
-        model = CrossEncoder(transformer, head=spec.head)
+        head = spec.head or ('cosine' if source.head is None else 'linear')
+        if head == 'linear' and source.head is None and not spec.train.steps:
+            raise ValueError(
+                f"'{spec.weights}' has no classifier, so its linear head would score at random; "
+                "set head='cosine', or train it from labels with train.steps."
+            )
+        model = CrossEncoder(transformer, head=head)
         example = np.zeros((1, 8), np.int32)
         fresh = model.init(jax.random.key(seed), example, example)['params']
-        if spec.head == 'linear' and source.head is not None:
+        if head == 'linear' and source.head is not None:
             params |= source.head
         params = {**jax.device_get(fresh), **params}
     else:
         model = DualEncoder(
             transformer,
             pooling=spec.pooling or source.pooling or 'mean',
-            normalize=spec.normalize,
+            normalize=source.normalize if spec.normalize is None else spec.normalize,
         )
     if longest > transformer.max_positions:
         raise ValueError(

@@ -40,9 +40,7 @@ class ImportedScores:
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
         if lists.dark.shape[1]:
             raise ValueError(
-                f"system '{self.name}' has imported scores and cannot score dark examples, which "
-                'are new text; set dark.reinforced=0 and dark.noisy=0, or take it out of '
-                'teacher.members and assistants.'
+                f"system '{self.name}' has imported scores and cannot score dark examples."
             )
         out = np.empty(lists.passages.shape, np.float32)
         for i, query in enumerate(lists.query):

@@ -59,7 +59,7 @@ def test_batches_join_records_with_their_tokens(written):
     directory, splits = written
     tokens = lookup()
     batches = loader.batches(
-        dataset.read(directory, 'train'), tokens, batch_size=4, seed=0, shuffle=False
+        dataset.read(directory, 'train'), tokens, batch_size=4, seed=[0], shuffle=False
     )
     batch = next(batches)
     train = splits['train']
@@ -73,7 +73,7 @@ def test_batches_join_records_with_their_tokens(written):
 
 def test_a_restored_iterator_goes_on_where_it_was(written):
     def fresh():
-        return loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=4, seed=3)
+        return loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=4, seed=[3])
 
     expected = fresh()
     seen = [next(expected)['query'] for _ in range(12)]  # more than two epochs
@@ -87,7 +87,7 @@ def test_a_restored_iterator_goes_on_where_it_was(written):
 
 
 def test_epochs_are_shuffled_anew_and_hold_every_record(written):
-    batches = loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=23, seed=0)
+    batches = loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=23, seed=[0])
     a, b = next(batches)['teacher'][:, 0], next(batches)['teacher'][:, 0]
     assert (a != b).any()
     np.testing.assert_array_equal(np.sort(a), np.sort(b))
@@ -95,7 +95,7 @@ def test_epochs_are_shuffled_anew_and_hold_every_record(written):
 
 def test_less_than_a_batch_is_an_error(written):
     with pytest.raises(ValueError, match='5 candidate lists are less than one batch of 8'):
-        loader.batches(dataset.read(written[0], 'eval'), lookup(), batch_size=8, seed=0)
+        loader.batches(dataset.read(written[0], 'eval'), lookup(), batch_size=8, seed=[0])
 
 
 def test_cut_rows_still_end_with_the_separator():

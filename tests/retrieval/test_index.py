@@ -48,6 +48,13 @@ def test_scann_finds_nearly_all_and_recall_says_so():
     )
 
 
+def test_scann_builds_the_same_index_again():
+    queries, passages = vectors(64, 32, seed=1), vectors(4000, 32)
+    a, b = (index.scann_search(queries, passages, 20, reorder=40, threshold=0.2) for _ in range(2))
+    np.testing.assert_array_equal(a.passages, b.passages)
+    np.testing.assert_array_equal(a.scores, b.scores)
+
+
 def test_scann_on_a_handful_of_passages_is_exact():
     queries, passages = vectors(5, seed=1), vectors(40)
     found = index.scann_search(queries, passages, 10, reorder=20, threshold=0.2)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import adam, mta4dpr
+from configs import adam, common, mta4dpr
 from jdkd.runtime import config as configs
 
 FILE = 'configs/mta4dpr.py'
@@ -71,6 +71,41 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
 def test_an_empty_workdir_is_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no run'):
         configs.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('assistants', ('minilm', 'nobody'), "'nobody' is no entry of config.systems"),
+        ('assistants', ('cross',), "'cross' is a cross-encoder and cannot search"),
+        ('teacher.members', (), 'teacher.members is empty'),
+        ('teacher.weights', (1.0,), 'does not give one weight for each'),
+        ('compare', 'MRR@5', "compare='MRR@5' is not among measures"),
+        ('candidates.hard_negatives', 0, 'must be at least 1'),
+        ('optimizer.warmup_steps', 999, 'optimizer.warmup_steps=999 leaves nothing'),
+        ('systems.minilm_ft.train.warmup_steps', 30, 'minilm_ft.train.warmup_steps=30 leaves'),
+    ],
+)
+def test_what_cannot_work_is_said_before_it_is_tried(field, value, message):
+    config = mta4dpr.get_config()
+    configs.validate(configs.resolve(config))
+    owner = config
+    *parents, name = field.split('.')
+    for parent in parents:
+        owner = owner[parent]
+    owner[name] = value
+    with pytest.raises(ValueError, match=message):
+        configs.validate(configs.resolve(config))
+
+
+def test_imported_scores_and_dark_examples_exclude_each_other():
+    config = mta4dpr.get_config()
+    config.systems.ranker = common.scores('ranker.trec')
+    config.teacher.members = ('ranker',)
+    with pytest.raises(ValueError, match="'ranker' has imported scores and cannot score dark"):
+        configs.validate(configs.resolve(config))
+    config.dark.reinforced = config.dark.noisy = 0
+    configs.validate(configs.resolve(config))
 
 
 def test_adam_has_one_teacher_and_no_assistants():
