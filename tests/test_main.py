@@ -156,8 +156,8 @@ def test_a_finished_run_started_again_changes_nothing(finished):
 
 
 def test_another_config_in_the_same_workdir_is_refused(finished):
-    done = jdkd(*TINY, '--config.loss.teacher=0.5', '--workdir', finished, ok=False)
-    assert 'holds a run of another config (loss.teacher is 1.0 there and 0.5 here)' in done.stderr
+    done = jdkd(*TINY, '--config.loss.teacher=0.75', '--workdir', finished, ok=False)
+    assert 'holds a run of another config (loss.teacher is 0.5 there and 0.75 here)' in done.stderr
     assert 'Traceback' not in done.stderr
 
 
