@@ -45,7 +45,7 @@ class BM25:
             depth: Passages to return.
         """
         depth = min(depth, self.weights.shape[0])
-        tokens = _tokenize(queries, self.language, return_ids=False)
+        tokens = _tokenize(queries, self.language)
         rows, scores = self.retriever.retrieve(tokens, k=depth, show_progress=False)
         return Ranking(rows.astype(np.int32), scores.astype(np.float32))
 
@@ -60,7 +60,7 @@ class BM25:
 
     def _counts(self, texts):
         vocabulary = self.retriever.vocab_dict
-        words = _tokenize(texts, self.language, return_ids=False)
+        words = _tokenize(texts, self.language)
         ids = [[vocabulary[w] for w in text if w in vocabulary] for text in words]
         return _count_matrix(ids, len(self.idf)), np.array([len(text) for text in words])
 
@@ -98,16 +98,19 @@ def build(
     Raises:
         ValueError: if no passage holds a term.
     """
-    tokenized = _tokenize(passages, language, return_ids=True)
-    sizes = np.array([len(ids) for ids in tokenized.ids])
+    words = _tokenize(passages, language)
+    sizes = np.array([len(text) for text in words])
     if not sizes.sum():
         raise ValueError(
             f"BM25 finds no terms in {len(passages)} passages with language '{language}'."
         )
-    # bm25s adds an empty-string entry that stands for texts without terms.
-    counts = _count_matrix(tokenized.ids, max(tokenized.vocab.values()) + 1)
+    # Sorted: bm25s would number terms in an order that differs from process to process, and so
+    # would the rounding of sums over them.
+    vocabulary = {word: i for i, word in enumerate(sorted({w for text in words for w in text}))}
+    ids = [[vocabulary[word] for word in text] for text in words]
+    counts = _count_matrix(ids, len(vocabulary))
     retriever = bm25s.BM25(k1=k1, b=b, method='lucene', idf_method='lucene')
-    retriever.index(tokenized, show_progress=False)
+    retriever.index((ids, vocabulary), show_progress=False)
     retriever.save(str(directory / 'bm25s'))
     n = np.asarray((counts > 0).sum(axis=0)).ravel()
     idf = np.log(1 + (len(passages) - n + 0.5) / (n + 0.5)).astype(np.float32)
@@ -134,12 +137,12 @@ def load(directory: pathlib.Path, *, k1: float, b: float, language: str) -> BM25
     return BM25(retriever, idf, average_length, weights, k1, b, language)
 
 
-def _tokenize(texts: Sequence[str], language: str, *, return_ids: bool):
+def _tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
     return bm25s.tokenize(
         list(texts),
         stopwords='en' if language == 'english' else [],
         stemmer=Stemmer.Stemmer(language),
-        return_ids=return_ids,
+        return_ids=False,
         show_progress=False,
     )
 

@@ -1,5 +1,9 @@
 """BM25: the formula for new text equals the index's scores and values computed by hand."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -60,3 +64,19 @@ def test_a_query_without_known_terms_scores_zero(model):
 def test_passages_without_terms_are_an_error(tmp_path):
     with pytest.raises(ValueError, match='no terms in 2 passages'):
         bm25.build(tmp_path, ['...', '!!!'], **PARAMETERS)
+
+
+def test_an_index_is_the_same_in_every_process(tmp_path):
+    """Strings hash in another way in each process; nothing may depend on it."""
+    program = (
+        'import pathlib, sys; from jdkd.retrieval import bm25; '
+        f'bm25.build(pathlib.Path(sys.argv[1]), {PASSAGES!r}, **{PARAMETERS!r})'
+    )
+    for seed in ('1', '2'):
+        directory = tmp_path / seed
+        directory.mkdir()
+        env = {**os.environ, 'PYTHONHASHSEED': seed}
+        subprocess.run([sys.executable, '-c', program, directory], env=env, check=True)
+    for path in (tmp_path / '1').rglob('*.np*'):
+        other = tmp_path / '2' / path.relative_to(tmp_path / '1')
+        assert path.read_bytes() == other.read_bytes(), path.name
