@@ -1,7 +1,7 @@
 """MTA4DPR with ADAM's dark examples: Algorithm 1 with everything on.
 
 --config configs/mta4dpr.py            the documentation of your Python, about 15 minutes on 2 cores
---config configs/mta4dpr.py:tiny       the same path at toy size, under 2 minutes
+--config configs/mta4dpr.py:tiny       the same path at toy size, about 2 minutes
 --config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout, with the same models
 """
 
