@@ -110,7 +110,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.loss.teacher = 1.0
     c.loss.assistant = 1.0
     c.loss.dark = 1.0
-    c.loss.temperature = 1.0  # of all score distributions
+    c.loss.in_batch = 0.0  # the best assistant over all originals of the batch
+    c.loss.temperature = 1.0  # of all score distributions over candidate lists
+    c.loss.in_batch_temperature = 16.0  # of those over the batch
 
     c.rounds = 2
     c.steps_per_round = 200

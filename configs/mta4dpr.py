@@ -47,6 +47,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     # Labels are right here, by the way queries are made, and training is short: the teacher's
     # distributions refine the contrastive term and must not drown it.
     c.loss.teacher, c.loss.assistant, c.loss.dark = 0.5, 0.25, 0.25
+    c.loss.in_batch = 1.0
 
     name, _, value = arg.partition('=')
     if name == 'tiny':

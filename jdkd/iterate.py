@@ -60,7 +60,7 @@ def train(run: Run) -> dict:
         )
         if i == 0:
             check_teacher(run, teacher, scores, systems[config.first_stage], pool)
-        trained = model.train_round(i, data, current, [a.name for a in pool])
+        trained = model.train_round(i, data, current, pool, scores['scales'])
         current = model.after_round(i)
         compared = compare(run, i, current, pool)
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)

@@ -91,6 +91,8 @@ def abstract_batch(config, sharding) -> dict[str, jax.ShapeDtypeStruct]:
     }
     if config.assistants:
         shapes['assistants'] = ((B, len(config.assistants), N), jnp.float32)
+    if config.assistants and config.loss.in_batch:
+        shapes['in_batch'] = ((B, len(config.assistants), B * originals), jnp.float32)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         for name, (shape, dtype) in shapes.items()

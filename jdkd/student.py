@@ -1,18 +1,20 @@
 """The student: where it starts, how it trains for a round, how it leaves."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jdkd import report
 from jdkd.data import dataset, loader
 from jdkd.distill import assistants, train
+from jdkd.distill import step as steps
 from jdkd.models import export
-from jdkd.run import Run
+from jdkd.run import Queries, Run
 from jdkd.runtime import stages
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
+from jdkd.systems.base import System
 from jdkd.systems.build import restored, score_fn, token_lookup
 from jdkd.systems.encoders import (
     DualEncoderSystem,
@@ -62,7 +64,12 @@ class Student:
         return DualEncoderSystem(name, trained['digest'], config.student.scale, self.run, encoder)
 
     def train_round(
-        self, round_index: int, data: dict, previous: DualEncoderSystem, pool: Sequence[str]
+        self,
+        round_index: int,
+        data: dict,
+        previous: DualEncoderSystem,
+        pool: Sequence[System],
+        scales: Mapping[str, float],
     ) -> dict:
         """Trains the steps of one round.
 
@@ -70,7 +77,8 @@ class Student:
             round_index: The round.
             data: Manifest of its dataset.
             previous: The student that enters it.
-            pool: Names of the assistants.
+            pool: The assistants.
+            scales: Logits per unit of score of the assistants whose scale was fitted.
 
         Returns:
             `selected`, the share of queries that each (fused) assistant was selected for, and
@@ -78,8 +86,8 @@ class Student:
         """
         config = self.run.config
         choices = []
-        if pool and config.loss.assistant:
-            choices = assistants.choice_names(pool, config.selection.fusion)
+        if steps.selects(config, len(pool)):
+            choices = assistants.choice_names([a.name for a in pool], config.selection.fusion)
         return self.run.stage(
             _train_stage(round_index),
             {
@@ -93,16 +101,16 @@ class Student:
                 'steps': [config.rounds, config.steps_per_round],
                 'seed': config.seed,
             },
-            lambda out: self._train_round(round_index, previous, choices),
+            lambda out: self._train_round(round_index, previous, pool, scales, choices),
         )['result']
 
-    def _train_round(self, round_index, previous, choices) -> dict:
+    def _train_round(self, round_index, previous, pool, scales, choices) -> dict:
         run, config, trainer = self.run, self.run.config, self.trainer
         first, last = (r * config.steps_per_round for r in (round_index, round_index + 1))
         directory = run.workdir / f'rounds/{round_index:02d}/dataset'
         batches = loader.batches(
             dataset.read(directory, 'train'),
-            token_lookup(run, self.start, run.train, config.train_passage_length),
+            self._to_batch(run.train, pool, scales),
             batch_size=config.batch_size,
             seed=[config.seed, round_index],
         )
@@ -131,7 +139,8 @@ class Student:
                 desc=f'round {round_index}: train {NAME}',
             )
             writer.close()
-        eval_loss = self._eval_loss(directory, state.params)
+        to_batch = self._to_batch(run.eval, pool, scales)
+        eval_loss = self._eval_loss(directory, state.params, to_batch)
         # Of its own series, since a restart after the last step writes it again.
         writer = MetricsWriter(run.workdir, f'{NAME}_eval', resume_step=first)
         writer.write(last, eval_loss)
@@ -145,13 +154,22 @@ class Student:
             'eval_loss': eval_loss,
         }
 
-    def _eval_loss(self, directory, params) -> dict[str, float]:
+    def _to_batch(self, queries: Queries, pool, scales):
+        """What turns records of a split into batches of the train step."""
+        config = self.run.config
+        to_tokens = token_lookup(self.run, self.start, queries, config.train_passage_length)
+        if not (pool and config.loss.in_batch):
+            return to_tokens
+        scorers = [a.scorer(queries) for a in pool]
+        return loader.InBatchScores(to_tokens, scorers, [scales.get(a.name, a.scale) for a in pool])
+
+    def _eval_loss(self, directory, params, to_batch) -> dict[str, float]:
         """Means of the loss terms over D_eval, in whole batches."""
-        run, config = self.run, self.run.config
+        config = self.run.config
         source = dataset.read(directory, 'eval')
         batches = loader.batches(
             source,
-            token_lookup(run, self.start, run.eval, config.train_passage_length),
+            to_batch,
             batch_size=min(config.batch_size, len(source)),
             seed=[config.seed],
             shuffle=False,

@@ -14,7 +14,7 @@ Features = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderTokens:
-    """Token rows of a list for a dual-encoder: the query, and each passage by itself.
+    """Token rows of lists for a dual-encoder: the query, and each passage by itself.
 
     Attributes:
         queries: `[Q, Lq]` token store of the split.
@@ -28,20 +28,20 @@ class DualEncoderTokens:
     length: int
     sep_id: int
 
-    def __call__(self, record: Features) -> dict[str, np.ndarray]:
-        passages = cut(self.passages[record['passages']], self.length, self.sep_id)
-        if 'dark' in record:
-            passages = np.concatenate([passages, record['dark'][:, : self.length]])
-        kept = {k: v for k, v in record.items() if k not in ('query_row', 'passages', 'dark')}
+    def __call__(self, records: Features) -> dict[str, np.ndarray]:
+        passages = cut(self.passages[records['passages']], self.length, self.sep_id)
+        if 'dark' in records:
+            passages = np.concatenate([passages, records['dark'][..., : self.length]], axis=1)
+        kept = {k: v for k, v in records.items() if k not in ('query_row', 'passages', 'dark')}
         return kept | {
-            'query': self.queries[record['query_row']].astype(np.int32),
+            'query': self.queries[records['query_row']].astype(np.int32),
             'passages': passages.astype(np.int32),
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossEncoderTokens:
-    """Token rows of a list for a cross-encoder: the query joined with each passage.
+    """Token rows of lists for a cross-encoder: the query joined with each passage.
 
     Attributes:
         queries: `[Q, Lq]` token store of the split.
@@ -53,35 +53,60 @@ class CrossEncoderTokens:
     passages: np.ndarray
     pad_id: int
 
-    def __call__(self, record: Features) -> dict[str, np.ndarray]:
-        passages = self.passages[record['passages']]
-        query = np.broadcast_to(
-            self.queries[record['query_row']], (len(passages), self.queries.shape[1])
-        )
-        tokens, token_types = join_pairs(query, passages, self.pad_id)
-        kept = {k: v for k, v in record.items() if k not in ('query_row', 'passages')}
-        return kept | {'passages': tokens.astype(np.int32), 'token_types': token_types}
+    def __call__(self, records: Features) -> dict[str, np.ndarray]:
+        shape = records['passages'].shape
+        queries = self.queries[np.repeat(records['query_row'], shape[1])]
+        passages = self.passages[records['passages'].ravel()]
+        tokens, token_types = join_pairs(queries, passages, self.pad_id)
+        kept = {k: v for k, v in records.items() if k not in ('query_row', 'passages')}
+        return kept | {
+            'passages': tokens.astype(np.int32).reshape(*shape, -1),
+            'token_types': token_types.reshape(*shape, -1),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class InBatchScores:
+    """Adds the assistants' logits of every query of a batch against every original of it.
+
+    Attributes:
+        to_tokens: Applied to the records as well.
+        scorers: K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
+        scales: Logits per unit of score, one an assistant.
+    """
+
+    to_tokens: Callable[[Features], dict[str, np.ndarray]]
+    scorers: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]]
+    scales: Sequence[float]
+
+    def __call__(self, records: Features) -> dict[str, np.ndarray]:
+        queries, passages = records['query_row'], records['passages'].ravel()
+        logits = [
+            scale * scorer(queries, passages)
+            for scale, scorer in zip(self.scales, self.scorers, strict=True)
+        ]
+        return self.to_tokens(records) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
 
 
 def cut(tokens: np.ndarray, length: int, sep_id: int) -> np.ndarray:
     """Shortens padded rows to `length`; a row that loses text still ends with the separator.
 
     Args:
-        tokens: `[n, >= length]` ids.
+        tokens: `[..., >= length]` ids.
         length: Tokens to keep, special ones included.
         sep_id: Id of the separator.
     """
-    kept = tokens[:, :length].copy()
-    if tokens.shape[1] > length:
+    kept = tokens[..., :length].copy()
+    if tokens.shape[-1] > length:
         # A row is longer than `length` where its separator lies beyond.
-        long = np.any(tokens[:, length:] == sep_id, axis=1)
+        long = np.any(tokens[..., length:] == sep_id, axis=-1)
         kept[long, -1] = sep_id
     return kept
 
 
 def batches(
     source,
-    to_tokens: Callable[[Features], dict[str, np.ndarray]],
+    to_batch: Callable[[Features], dict[str, np.ndarray]],
     *,
     batch_size: int,
     seed: Sequence[int],
@@ -95,7 +120,7 @@ def batches(
 
     Args:
         source: From `dataset.read`, or any sequence of records.
-        to_tokens: Adds token rows to a record.
+        to_batch: Makes a batch of stacked records: adds their token rows.
         batch_size: Global number of lists.
         seed: Numbers that the shuffling depends on; each epoch is shuffled anew.
         shuffle: False keeps the order.
@@ -120,5 +145,5 @@ def batches(
         data = data.shuffle()
     data = data.repeat(epochs)
     data = data[jax.process_index() :: jax.process_count()]
-    data = data.map(to_tokens).batch(batch_size // jax.process_count(), drop_remainder=True)
+    data = data.batch(batch_size // jax.process_count(), drop_remainder=True).map(to_batch)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

@@ -71,6 +71,29 @@ def fuse(
     return jax.nn.logsumexp(log_p[None] + expand, axis=1)
 
 
+def fuse_selected(
+    assistants: jax.Array,
+    weights: jax.Array | np.ndarray,
+    selected: jax.Array,
+    *,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """`fuse`, of each list's selected choice alone.
+
+    Args:
+        assistants: `[K, batch, list_size]` logits.
+        weights: `[num_choices, K]` from `fusion_weights`.
+        selected: `[batch]` int, from `select`.
+        temperature: Divides the logits.
+
+    Returns:
+        `[batch, list_size]` log probabilities.
+    """
+    log_p = losses.log_distribution(assistants, temperature=temperature)
+    log_w_KxB = jnp.log(jnp.asarray(weights))[selected].T
+    return jax.nn.logsumexp(log_p + log_w_KxB[..., None], axis=0)
+
+
 def ranks(scores: jax.Array) -> jax.Array:
     """Rank of each candidate in its list, 0 the best; ties by passage order.
 

@@ -3,9 +3,12 @@
     L_total = w_c InfoNCE + w_t KL(T, M) + w_a KL(TA*, M)                  on the originals
               + w_d sum_i v_i (w_t KL_i(T, M) + w_a KL_i(TA*, M)) / max(sum_i v_i, 1)
                                                              on the lists with dark examples
+            + w_b KL(TA*, M)                 on every query's list of all originals of the batch
 
 TA* is the (fused) assistant closest to the teacher (MTA4DPR, Algorithm 1), v the self-paced mask
-(ADAM). A term whose weight is 0 is not computed. Weights and temperature are ours.
+(ADAM). A term whose weight is 0 is not computed. Weights and temperatures are ours, and so is the
+last term: unlike a cross-encoder, an assistant scores the whole batch for almost nothing (compare
+the in-batch distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 2021).
 
 A batch is a dict of global arrays, B queries with N candidates each, of which the first N_o are
 originals (the positive at index 0, then hard negatives) and the rest dark examples:
@@ -17,6 +20,7 @@ originals (the positive at index 0, then hard negatives) and the rest dark examp
     false_negative  [B, N_o] bool      originals that are no negatives
     teacher         [B, N] float32     logits; absent when training from labels alone
     assistants      [B, K, N] float32  logits; absent when there is no pool
+    in_batch        [B, K, B * N_o] float32   logits of all originals; absent unless w_b > 0
 """
 
 from collections.abc import Callable, Mapping
@@ -131,6 +135,11 @@ def cross_encoder_scores(model: cross_encoder.CrossEncoder) -> ScoreFn:
     return scores
 
 
+def selects(config: ml_collections.ConfigDict, num_assistants: int) -> bool:
+    """Whether a training selects assistants: there are some, and a term distils them."""
+    return bool(num_assistants and (config.loss.assistant or config.loss.in_batch))
+
+
 def make_loss(
     config: ml_collections.ConfigDict, score_fn: ScoreFn, num_assistants: int
 ) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
@@ -147,7 +156,7 @@ def make_loss(
     """
     weight, tau = config.loss, config.loss.temperature
     fusion = None
-    if num_assistants and weight.assistant:
+    if selects(config, num_assistants):
         fusion = assistants.fusion_weights(num_assistants, config.selection.fusion)
 
     def loss_fn(params, batch, progress, key=None):
@@ -184,9 +193,9 @@ def make_loss(
                     'teacher',
                     weight.teacher * losses.listwise_kl(student, teacher, temperature=tau),
                 )
-            if fusion is not None:
-                log_p = assistants.fuse(pool_KxBxN[..., :num_candidates], fusion, temperature=tau)
-                log_best = jnp.take_along_axis(log_p, best[None, :, None], axis=0)[0]
+            if weight.assistant and fusion is not None:
+                pool = pool_KxBxN[..., :num_candidates]
+                log_best = assistants.fuse_selected(pool, fusion, best, temperature=tau)
                 yield (
                     'assistant',
                     weight.assistant
@@ -195,6 +204,12 @@ def make_loss(
 
         for name, per_list in distil(num_originals):
             terms[name] = jnp.mean(per_list)
+        if weight.in_batch and fusion is not None:
+            pool_KxBxC = jnp.swapaxes(jax.lax.stop_gradient(batch['in_batch']), 0, 1)
+            wide = weight.in_batch_temperature
+            log_best = assistants.fuse_selected(pool_KxBxC, fusion, best, temperature=wide)
+            kl = losses.kl_from_log_target(contrastive, log_best, temperature=wide)
+            terms['in_batch'] = weight.in_batch * jnp.mean(kl)
         has_dark = lists.shape[1] > num_originals
         dark = [per_list for _, per_list in distil(lists.shape[1])] if has_dark else []
         if weight.dark and dark:

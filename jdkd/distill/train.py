@@ -62,7 +62,7 @@ def make_trainer(
     meshes.check_rules(params, config.sharding)
     tx = steps.optimizer(train_config)
     num_choices = 0
-    if num_assistants and config.loss.assistant:
+    if steps.selects(config, num_assistants):
         num_choices = len(steps.assistants.fusion_weights(num_assistants, config.selection.fusion))
 
     def init(params):

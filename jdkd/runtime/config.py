@@ -99,6 +99,12 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
             'text; set dark.reinforced=0 and dark.noisy=0, or take it out of teacher.members and '
             'assistants.',
         )
+    for name in config.assistants:
+        require(
+            systems[name].kind != 'scores' or not config.loss.in_batch,
+            f"assistant '{name}' has imported scores, which do not reach beyond a query's own "
+            'list; set loss.in_batch=0, or take it out of assistants.',
+        )
     weights = config.teacher.weights
     require(
         weights is None or len(weights) == len(config.teacher.members),

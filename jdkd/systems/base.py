@@ -10,6 +10,9 @@ from jdkd.retrieval import evaluate, index
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 
+# (rows of queries [B], rows of passages [C]) -> raw scores [B, C] float32.
+Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
 
 class System(Protocol):
     """What Algorithm 1 needs of a retriever or a scorer.
@@ -30,6 +33,14 @@ class System(Protocol):
 
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
         """`[M, N_o + N_d]` float32 raw scores of originals and dark examples."""
+        ...
+
+    def scorer(self, queries: Queries) -> Scorer:
+        """Scores every query of a batch against every passage of it, cheaply, while training.
+
+        Raises:
+            ValueError: if the system cannot; `jdkd.runtime.config.validate` says so beforehand.
+        """
         ...
 
 

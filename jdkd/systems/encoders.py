@@ -124,6 +124,10 @@ class DualEncoderSystem:
             scores[:, num_originals:] = np.einsum('md,mnd->mn', vectors[lists.query], dark)
         return scores
 
+    def scorer(self, queries: Queries) -> base.Scorer:
+        vectors, passages = self.queries(queries), self.passages
+        return lambda rows, columns: vectors[rows] @ passages[columns].T
+
     def embed(self, ids: np.ndarray, desc: str) -> np.ndarray:
         """Embeddings `[n, dim]` float32 of token rows."""
         encoder = self.encoder
@@ -167,6 +171,11 @@ class CrossEncoderSystem:
         raise ValueError(
             f"system '{self.name}' is a cross-encoder and cannot search a collection; use it in "
             'teacher.members, not in assistants.'
+        )
+
+    def scorer(self, queries: Queries) -> base.Scorer:
+        raise ValueError(
+            f"system '{self.name}' is a cross-encoder: it scores lists, not whole batches."
         )
 
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:

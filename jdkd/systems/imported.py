@@ -8,6 +8,7 @@ import numpy as np
 from jdkd.data.candidates import Lists
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
+from jdkd.systems import base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,11 @@ class ImportedScores:
             for j, (row, value) in enumerate(best[:depth]):
                 rows[i, j], values[i, j] = row, value
         return Ranking(rows, values), {}
+
+    def scorer(self, queries: Queries) -> base.Scorer:
+        raise ValueError(
+            f"system '{self.name}' has imported scores: it scores lists, not whole batches."
+        )
 
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
         if lists.dark.shape[1]:

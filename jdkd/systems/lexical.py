@@ -38,3 +38,7 @@ class BM25System:
             dark = bm25.pair_scores(terms, rows, weights, np.arange(len(rows)))
             scores.append(dark.reshape(-1, num_dark))
         return np.concatenate(scores, axis=1)
+
+    def scorer(self, queries: Queries) -> base.Scorer:
+        terms, weights = self.model.query_terms(queries.texts), self.model.weights
+        return lambda rows, passages: (terms[rows] @ weights[passages].T).toarray()

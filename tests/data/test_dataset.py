@@ -71,6 +71,28 @@ def test_batches_join_records_with_their_tokens(written):
     np.testing.assert_array_equal(batch['teacher'], train['teacher'][:4])
 
 
+def test_in_batch_scores_are_of_every_query_with_every_original(written):
+    directory, splits = written
+    queries, passages = np.eye(7, 4) + 1, np.arange(36.0).reshape(9, 4)
+    to_batch = loader.InBatchScores(
+        lookup(),
+        [lambda q, p: queries[q] @ passages[p].T, lambda q, p: np.add.outer(10.0 * q, p)],
+        [2.0, 1.0],
+    )
+    batch = next(
+        loader.batches(
+            dataset.read(directory, 'train'), to_batch, batch_size=4, seed=[0], shuffle=False
+        )
+    )
+    train = splits['train']
+    assert batch['in_batch'].shape == (4, 2, 12) and batch['in_batch'].dtype == np.float32
+    for i in range(4):
+        for j in range(12):
+            query, passage = train['query_row'][i], train['passages'][j // 3, j % 3]
+            expected = [2 * queries[query] @ passages[passage], 10 * query + passage]
+            np.testing.assert_allclose(batch['in_batch'][i, :, j], expected)
+
+
 def test_a_restored_iterator_goes_on_where_it_was(written):
     def fresh():
         return loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=4, seed=[3])
@@ -110,6 +132,6 @@ def test_cross_encoder_rows_join_query_and_passage():
     tokens = loader.CrossEncoderTokens(
         queries=np.array([[1, 5, 2, 0]]), passages=np.array([[1, 8, 2], [1, 2, 0]]), pad_id=0
     )
-    found = tokens({'query_row': 0, 'passages': np.array([0, 1]), 'group': np.array([0, 1])})
-    np.testing.assert_array_equal(found['passages'], [[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]])
-    np.testing.assert_array_equal(found['token_types'], [[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]])
+    found = tokens({'query_row': np.array([0]), 'passages': np.array([[0, 1]])})
+    np.testing.assert_array_equal(found['passages'], [[[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]]])
+    np.testing.assert_array_equal(found['token_types'], [[[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]]])

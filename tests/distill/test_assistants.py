@@ -37,6 +37,15 @@ def test_fusion_averages_distributions_not_logits():
     np.testing.assert_allclose(fused[:, 0], [[0.5, 0.5], [0.9, 0.1], [0.7, 0.3]], atol=1e-6)
 
 
+def test_the_selected_fusion_is_that_of_all_choices():
+    logits = jax.random.normal(jax.random.key(0), (3, 5, 4))
+    weights = assistants.fusion_weights(3, 'subsets')
+    every = assistants.fuse(logits, weights, temperature=2.0)
+    selected = jnp.array([0, 6, 3, 3, 5])
+    found = assistants.fuse_selected(logits, weights, selected, temperature=2.0)
+    np.testing.assert_allclose(found, every[selected, jnp.arange(5)], atol=1e-6)
+
+
 def test_ranks_break_ties_by_order():
     np.testing.assert_array_equal(assistants.ranks(jnp.array([1.0, 3.0, 1.0, 2.0])), [2, 0, 3, 1])
 

@@ -51,12 +51,16 @@ def make_batch(seed=0):
         'false_negative': np.zeros((B, ORIGINALS), bool),
         'teacher': rng.normal(size=(B, N)).astype(np.float32) * 3,
         'assistants': rng.normal(size=(B, K, N)).astype(np.float32) * 3,
+        'in_batch': rng.normal(size=(B, K, B * ORIGINALS)).astype(np.float32) * 9,
     }
+
+
+TERMS = ('contrastive', 'teacher', 'assistant', 'dark', 'in_batch')
 
 
 def settings(**loss):
     config = common.get_config()
-    config.loss.update(loss)
+    config.loss.update({'in_batch': 1.0} | loss)
     config.optimizer = ml_collections.ConfigDict(
         dict(learning_rate=1e-3, warmup_steps=1, total_steps=50, weight_decay=0.01, clip_norm=1.0)
     )
@@ -117,12 +121,12 @@ def test_gradients_agree_on_one_and_eight_devices():
 
 def test_the_loss_is_the_sum_of_its_terms_and_each_can_be_switched_off():
     _, metrics = take_steps(settings())
-    terms = [metrics[f'loss/{name}'] for name in ('contrastive', 'teacher', 'assistant', 'dark')]
+    terms = [metrics[f'loss/{name}'] for name in TERMS]
     np.testing.assert_allclose(metrics['loss'], sum(terms), rtol=1e-6)
-    for name in ('contrastive', 'teacher', 'assistant', 'dark'):
+    for name in TERMS:
         _, without = take_steps(settings(**{name: 0.0}))
         assert f'loss/{name}' not in without
-    _, alone = take_steps(settings(teacher=0.0, assistant=0.0, dark=0.0))
+    _, alone = take_steps(settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0))
     np.testing.assert_allclose(alone['loss'], metrics['loss/contrastive'], rtol=1e-6)
     assert 'selected' not in alone
 
@@ -153,6 +157,12 @@ def test_terms_equal_their_definitions():
     kl += losses.kl_from_log_target(lists, jnp.log(fused))
     np.testing.assert_allclose(metrics['loss/dark'], kl[keep].mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics['kept_share'], keep.mean())
+    # Over the batch: the same choice, its own temperature, every query's list the same passages.
+    wide = config.loss.in_batch_temperature
+    passages = net.apply({'params': params}, batch['passages'][:, :ORIGINALS].reshape(-1, L))
+    fused = jax.nn.softmax(batch['in_batch'] / wide)[:, subsets[chosen]].mean(axis=1)
+    kl = losses.kl_from_log_target(SCALE * queries @ passages.T, jnp.log(fused), temperature=wide)
+    np.testing.assert_allclose(metrics['loss/in_batch'], kl.mean(), rtol=1e-4)
 
 
 def test_another_querys_list_with_my_positive_is_no_negative():
@@ -167,7 +177,7 @@ def test_another_querys_list_with_my_positive_is_no_negative():
 
 
 def test_it_learns_the_teachers_distribution():
-    config = settings(contrastive=0.0, assistant=0.0, dark=0.0)
+    config = settings(contrastive=0.0, assistant=0.0, dark=0.0, in_batch=0.0)
     trainer, params = make_trainer(config)
     state = trainer.init(params)
     batch = meshes.to_device(make_batch(), meshes.batch_sharding(trainer.mesh))
@@ -192,11 +202,11 @@ def test_a_cross_encoder_trains_in_the_same_step():
     rng = np.random.default_rng(0)
     rows = rng.integers(4, 64, (B * ORIGINALS, 6)).astype(np.int32)
     tokens, token_types = join_pairs(rows, rows[::-1], 0)
-    batch = {k: v for k, v in make_batch().items() if k not in ('query', 'teacher', 'assistants')}
+    batch = {k: make_batch()[k] for k in ('group', 'relevant', 'false_negative')}
     batch['passages'] = tokens.reshape(B, ORIGINALS, -1)
     batch['token_types'] = token_types.reshape(B, ORIGINALS, -1)
     params = net.init(jax.random.key(0), tokens[:1], token_types[:1])['params']
-    config = settings(teacher=0.0, assistant=0.0, dark=0.0)
+    config = settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0)
     config.optimizer.learning_rate = 1e-2
     trainer = train.make_trainer(
         config,

@@ -108,6 +108,17 @@ def test_imported_scores_and_dark_examples_exclude_each_other():
     configs.validate(configs.resolve(config))
 
 
+def test_imported_scores_do_not_reach_over_a_batch():
+    config = mta4dpr.get_config()
+    config.systems.ranker = common.scores('ranker.trec')
+    config.assistants = ('ranker',)
+    config.dark.reinforced = config.dark.noisy = 0
+    with pytest.raises(ValueError, match="'ranker' has imported scores, which do not reach"):
+        configs.validate(configs.resolve(config))
+    config.loss.in_batch = 0.0
+    configs.validate(configs.resolve(config))
+
+
 def test_adam_has_one_teacher_and_no_assistants():
     config = configs.resolve(adam.get_config())
     assert config.assistants == () and config.rounds == 1 and config.dark.noisy
