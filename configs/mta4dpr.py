@@ -44,8 +44,9 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.train_passage_length = 40
     c.optimizer.learning_rate = 2e-4
     c.optimizer.warmup_steps = 8
-    # Labels are right here, by the way queries are made, and training is short: the teacher's
-    # distributions refine the contrastive term and must not drown it.
+    # Labels are right here, by the way queries are made, and training is short: distributions over
+    # lists of three refine the contrastive term and must not drown it. More is learned from the
+    # assistants over the 120 passages of the batch.
     c.loss.teacher, c.loss.assistant, c.loss.dark = 0.5, 0.25, 0.25
     c.loss.in_batch = 1.0
 

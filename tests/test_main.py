@@ -43,6 +43,14 @@ def jdkd(*args, stdin='', ok=True):
     return done
 
 
+@pytest.fixture(scope='module', autouse=True)
+def compile_once(tmp_path_factory):
+    """The commands of this module share what XLA compiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path_factory.mktemp('xla')))
+        yield
+
+
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'tiny'
