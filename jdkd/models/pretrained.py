@@ -4,7 +4,6 @@ Only safetensors are read. What differs between model families is data, in `tran
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -16,6 +15,9 @@ import safetensors.numpy
 import tokenizers
 from flax import traverse_util
 
+from jdkd.models import modules_json
+from jdkd.models.dual_encoder import Projection
+from jdkd.models.modules_json import read_json as _read_json
 from jdkd.models.transformer import FAMILIES, TransformerConfig, param_shapes, tensor_name
 
 
@@ -29,8 +31,12 @@ class Pretrained:
         head: The same for the pooler and classifier of `CrossEncoder(config, 'linear')`, where
             the checkpoint is a sequence classifier with one label; else None.
         tokenizer_dir: Where the tokenizer's files are.
-        pooling: 'mean' or 'cls' where sentence-transformers files tell, else None.
+        pooling: One of `dual_encoder.POOLINGS` where sentence-transformers files tell, else None.
         normalize: Whether the checkpoint normalises its embeddings.
+        projection: Its dense layer after pooling, or None.
+        projection_params: Parameters of that layer.
+        query_prompt: What the checkpoint puts before queries; '' for nothing.
+        passage_prompt: The same for passages.
         max_length: Longest text, in tokens, that the checkpoint says it takes.
         source: The directory it was read from.
         license: As the model card says, or None.
@@ -42,6 +48,10 @@ class Pretrained:
     tokenizer_dir: pathlib.Path
     pooling: str | None
     normalize: bool
+    projection: Projection | None
+    projection_params: dict[str, np.ndarray] | None
+    query_prompt: str
+    passage_prompt: str
     max_length: int
     source: str
     license: str | None
@@ -60,7 +70,8 @@ def read_pretrained(path: str | os.PathLike, layers: Sequence[int] | None = None
             another shape than config.json implies, or is not known.
     """
     root = pathlib.Path(path)
-    directory, pooling, normalize = _sentence_transformer(root)
+    modules = modules_json.read(root)
+    directory = modules.encoder
     raw = _read_json(directory / 'config.json')
     if raw is None:
         raise FileNotFoundError(
@@ -90,8 +101,12 @@ def read_pretrained(path: str | os.PathLike, layers: Sequence[int] | None = None
         params=params,
         head=head,
         tokenizer_dir=directory,
-        pooling=pooling,
-        normalize=normalize,
+        pooling=modules.pooling,
+        normalize=modules.normalize,
+        projection=modules.projection,
+        projection_params=modules.projection_params,
+        query_prompt=modules.query_prompt,
+        passage_prompt=modules.passage_prompt,
         max_length=_max_length(directory, config),
         source=str(root),
         license=_license(root / 'README.md'),
@@ -181,40 +196,6 @@ def _read_config(raw: Mapping[str, Any], directory: pathlib.Path) -> Transformer
     return TransformerConfig(family=kind, **fields)
 
 
-def _sentence_transformer(root: pathlib.Path) -> tuple[pathlib.Path, str | None, bool]:
-    """(directory of the encoder, pooling, normalize) as modules.json tells, if there is one."""
-    directory, pooling, normalize = root, None, False
-    for module in _read_json(root / 'modules.json') or ():
-        kind = module['type'].rsplit('.', 1)[-1]
-        if kind == 'Transformer':
-            directory = root / module['path']
-        elif kind == 'Pooling':
-            pooling = _pooling(root / module['path'] / 'config.json')
-        elif kind == 'Normalize':
-            normalize = True
-        else:
-            raise ValueError(
-                f'{root}/modules.json has a {kind} module; supported are Transformer, Pooling '
-                '(mean or cls) and Normalize.'
-            )
-    return directory, pooling, normalize
-
-
-def _pooling(file: pathlib.Path) -> str:
-    raw = _read_json(file) or {}
-    modes = raw.get('pooling_mode')  # Since sentence-transformers 6; before, a flag a mode.
-    if modes is None:
-        flags = [key for key, value in raw.items() if key.startswith('pooling_mode_') and value]
-        modes = [
-            flag.removeprefix('pooling_mode_').replace('cls_token', 'cls').removesuffix('_tokens')
-            for flag in flags
-        ]
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if modes not in (['mean'], ['cls']):
-        raise ValueError(f'{file} asks for pooling {modes}; supported are mean or cls, alone.')
-    return modes[0]
-
-
 def _pick_layers(
     config: TransformerConfig, params: dict[str, Any], layers: Sequence[int]
 ) -> tuple[TransformerConfig, dict[str, Any]]:
@@ -300,7 +281,3 @@ def special_ids(path: str | os.PathLike) -> dict[str, int]:
             )
         ids[role] = found[0]
     return ids
-
-
-def _read_json(file: pathlib.Path) -> Any:
-    return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None

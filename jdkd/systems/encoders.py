@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 
 from jdkd.data import tokens
 from jdkd.data.candidates import Lists
@@ -32,7 +33,7 @@ class Encoder:
         model: `DualEncoder` or `CrossEncoder`.
         params: Its parameters, replicated over the mesh.
         tokenizer: Its tokenizer.
-        spec: Its config entry: lengths, prefixes.
+        spec: Its config entry: lengths, prefixes, with what the checkpoint tells filled in.
         source: The checkpoint it came from.
     """
 
@@ -239,17 +240,41 @@ def read_model(
             params |= source.head
         params = {**jax.device_get(fresh), **params}
     else:
-        model = DualEncoder(
-            transformer,
-            pooling=spec.pooling or source.pooling or 'mean',
-            normalize=source.normalize if spec.normalize is None else spec.normalize,
-        )
+        told = resolve(spec, source)
+        model = DualEncoder(transformer, told.pooling, told.normalize, source.projection)
+        if source.projection is not None:
+            params['projection'] = source.projection_params
     if longest > transformer.max_positions:
         raise ValueError(
             f"'{spec.weights}' has {transformer.max_positions} positions, but query_length="
             f'{spec.query_length} and passage_length={spec.passage_length} need {longest}.'
         )
+    if longest > source.max_length:
+        logging.warning(
+            "'%s' was made for at most %d tokens (its max_seq_length), but query_length=%d and "
+            'passage_length=%d need %d; scores of longer texts may suffer, unless it is trained '
+            'at that length.',
+            spec.weights,
+            source.max_length,
+            spec.query_length,
+            spec.passage_length,
+            longest,
+        )
     return model, params, source
+
+
+def resolve(
+    spec: ml_collections.FrozenConfigDict, source: pretrained.Pretrained
+) -> ml_collections.FrozenConfigDict:
+    """A config entry with the fields that it leaves to the checkpoint filled in."""
+    told = {
+        'pooling': source.pooling or 'mean',
+        'normalize': source.normalize,
+        'query_prefix': source.query_prompt,
+        'passage_prefix': source.passage_prompt,
+    }
+    told = {key: value for key, value in told.items() if spec[key] is None}
+    return ml_collections.FrozenConfigDict({**spec.to_dict(), **told})
 
 
 def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
@@ -259,7 +284,7 @@ def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
         model=model,
         params=jax.device_put(params, meshes.replicated(run.mesh)),
         tokenizer=tokens.load(source.tokenizer_dir),
-        spec=spec,
+        spec=resolve(spec, source),
         source=source,
     )
 
