@@ -113,35 +113,44 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
             f'{spec.passage_prefix!r}'
         )
         prefixes += ': give these too.\n' if is_pairs else '; the calls above do the same.\n'
+    layers = f'layers {", ".join(map(str, spec.layers))}' if spec.layers else 'all layers'
     what = (
         f'`{name}`, a {kind} of {transformer.num_layers} layers and {transformer.hidden_size} '
-        f'hidden units, begun as layers {", ".join(map(str, spec.layers)) or "all"} of '
-        f'{spec.weights}, {_training(run, name, spec)} on {run.collection.name} (terms of the '
-        f'texts: {run.collection.license or "not stated"}), with queries of up to '
-        f'{spec.query_length} and passages of up to {spec.passage_length} tokens.'
+        f'hidden units, begun as {layers} of {spec.weights}, {_training(run, name, spec)} on '
+        f'{run.collection.name} (terms of the texts: {run.collection.license or "not stated"}), '
+        f'with queries of up to {spec.query_length} and passages of up to {spec.passage_length} '
+        'tokens.'
     )
-    measures = list(next(iter(found['test'].values())))
+    measured = (
+        f'Measured on {found["collection"]["queries"][run.test.split]} test queries over '
+        f'{found["collection"]["passages"]} passages, times 100. `teacher_rerank` is the teacher, '
+        f'{" + ".join(run.config.teacher.members)}, re-ranking the top passages of '
+        f'{run.config.first_stage}:'
+    )
+    measures = run.config.measures
     rows = '\n'.join(
         f'| {f"**{system}**" if system == name else system} | '
         + ' | '.join(f'{100 * values[m]:.1f}' for m in measures)
         + ' |'
         for system, values in found['test'].items()
     )
+
+    def fill(text):
+        return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
     return f"""---
 {front}
 ---
 
 # {title} trained with jdkd
 
-{textwrap.fill(what, 100)}
+{fill(what)}
 
 ```python
 {_CROSS_USAGE if is_pairs else _DUAL_USAGE}
 ```
 {prefixes}
-Measured on {found['collection']['queries'][run.test.split]} test queries over
-{found['collection']['passages']} passages, times 100 (`teacher_rerank` is the teacher,
-{' + '.join(run.config.teacher.members)}, re-ranking the top passages of {run.config.first_stage}):
+{fill(measured)}
 
 | system | {' | '.join(measures)} |
 |---{'|---' * len(measures)}|
@@ -177,6 +186,6 @@ def _training(run: Run, name: str, spec) -> str:
     if spec.train.steps:
         return (
             f'fine-tuned for {spec.train.steps} steps on the labels, with hard negatives of '
-            f'{spec.train.negatives_from}'
+            f'{spec.train.negatives_from},'
         )
     return 'not trained further, and measured'

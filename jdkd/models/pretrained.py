@@ -78,6 +78,13 @@ def read_pretrained(path: str | os.PathLike, layers: Sequence[int] | None = None
             f'{directory} has no config.json; give the directory of a Hugging Face checkpoint.'
         )
     config = _read_config(raw, directory)
+    if modules.projection is not None:
+        width = len(modules.projection_params['kernel'])
+        if width != config.hidden_size:
+            raise ValueError(
+                f'The Dense module of {root} takes {width} dimensions, but the encoder has '
+                f'{config.hidden_size}; fetch the checkpoint again.'
+            )
     tensors = _Tensors(directory, config.family)
     params = tensors.take(param_shapes(config), FAMILIES[config.family].modules)
     head = None
