@@ -19,6 +19,7 @@ from jdkd.retrieval import encode, index
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 from jdkd.runtime import mesh as meshes
+from jdkd.runtime import stages
 from jdkd.systems import base
 
 _CHUNK = 4096  # Lists scored at once, to bound the memory of gathered embeddings.
@@ -49,12 +50,13 @@ class Encoder:
 
     def passage_tokens(self, run: Run) -> np.ndarray:
         """`[P, passage_length]` token store of the collection, memory-mapped."""
-        texts = tokens.prefixed(self.spec.passage_prefix, run.passages)
-        return self._store(run, 'passages', self.spec.passage_prefix, texts)
+        spec = self.spec
+        return self._store(run, 'passages', spec.passage_prefix, run.passages, spec.passage_length)
 
     def query_tokens(self, run: Run, queries: Queries) -> np.ndarray:
         """`[Q, query_length]` token store of a split's queries, memory-mapped."""
-        return self._store(run, queries.split, self.spec.query_prefix, queries.texts)
+        spec = self.spec
+        return self._store(run, queries.split, spec.query_prefix, queries.texts, spec.query_length)
 
     def dark_tokens(self, lists: Lists) -> np.ndarray:
         """`[M * N_d, length]` ids of the dark examples for this encoder."""
@@ -67,13 +69,18 @@ class Encoder:
         texts = tokens.prefixed(self.spec.passage_prefix, texts)
         return self.tokenizer.encode(texts, self.spec.passage_length)
 
-    def _store(self, run: Run, what: str, prefix: str, texts) -> np.ndarray:
-        is_passages = what == 'passages'
-        length = self.spec.passage_length if is_passages else self.spec.query_length
+    def _store(self, run: Run, what: str, prefix: str, texts, length: int) -> np.ndarray:
         key = f'{self.tokenizer.fingerprint[:12]}-{length}'
         if prefix:
-            key += '-' + ''.join(c for c in prefix if c.isalnum())
+            key += f'-{stages.digest(prefix)[:8]}'
         path = f'tokens/{what}-{key}'
+
+        def build(out):
+            ids = self.tokenizer.encode(
+                tokens.prefixed(prefix, texts), length, desc=f'tokenise {what}'
+            )
+            np.save(out / 'ids.npy', ids)
+
         run.stage(
             path,
             {
@@ -83,9 +90,7 @@ class Encoder:
                 'length': length,
                 'prefix': prefix,
             },
-            lambda out: np.save(
-                out / 'ids.npy', self.tokenizer.encode(texts, length, desc=f'tokenise {what}')
-            ),
+            build,
         )
         return np.load(run.workdir / path / 'ids.npy', mmap_mode='r')
 
@@ -249,7 +254,7 @@ def read_model(
             f"'{spec.weights}' has {transformer.max_positions} positions, but query_length="
             f'{spec.query_length} and passage_length={spec.passage_length} need {longest}.'
         )
-    if longest > source.max_length:
+    if longest > source.max_length and not spec.train.steps:
         logging.warning(
             "'%s' was made for at most %d tokens (its max_seq_length), but query_length=%d and "
             'passage_length=%d need %d; scores of longer texts may suffer, unless it is trained '

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import jax
 import ml_collections
@@ -15,6 +16,8 @@ from jdkd.models import export
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.transformer import TransformerConfig
+from jdkd.run import Queries
+from jdkd.runtime import mesh, stages
 from jdkd.systems import encoders
 
 TINY = TransformerConfig(
@@ -32,8 +35,9 @@ def write(directory, model, **kwargs):
     """The model with random parameters, exported; returns its parameters."""
     source = directory.with_name('tokenizer')
     source.mkdir(exist_ok=True)
-    vocab = {word: i for i, word in enumerate('[PAD] [UNK] [CLS] [SEP] [MASK] cat'.split())}
+    vocab = {word: i for i, word in enumerate('[PAD] [UNK] [CLS] [SEP] [MASK] cat q p'.split())}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='[UNK]'))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(source / 'tokenizer.json'))
     row = np.ones((1, 4), np.int32)
     rows = (row, row) if isinstance(model, CrossEncoder) else (row,)
@@ -99,6 +103,7 @@ def test_a_cross_encoder_keeps_its_head(tmp_path):
     [
         ({'passage_length': 24}, False),
         ({'passage_length': 25}, True),
+        ({'passage_length': 25, 'train': {'steps': 9}}, False),
         ({'kind': 'cross_encoder', 'passage_length': 15}, False),
         ({'kind': 'cross_encoder', 'passage_length': 16}, True),
     ],
@@ -130,3 +135,32 @@ def test_a_projection_of_another_width_is_an_error(tmp_path):
         ValueError, match='Dense module of .* takes 12 dimensions, but the encoder has 8'
     ):
         encoders.read_model(entry(tmp_path / 'model'), 0)
+
+
+def test_prefixes_come_before_queries_and_passages(tmp_path):
+    write(tmp_path / 'model', DUAL, query_prompt='q ', passage_prompt='p ')
+    run = types.SimpleNamespace(
+        config=types.SimpleNamespace(seed=0),
+        mesh=mesh.make_mesh(),
+        workdir=tmp_path,
+        passages=['cat cat', 'cat'],
+        collection=types.SimpleNamespace(fingerprint='c'),
+        stage=lambda path, inputs, build: stages.stage(tmp_path / path, inputs, build),
+    )
+    queries = Queries('test', ['a'], ['cat'], [np.array([0])])
+    q, p, cat = 6, 7, 5
+
+    def tokens(**overrides):
+        encoder = encoders.load_encoder(run, entry(tmp_path / 'model', **overrides))
+        return encoder.query_tokens(run, queries)[:, :3], encoder.passage_tokens(run)[:, :3]
+
+    for overrides, expected_queries, expected_passages in (
+        ({}, [[q, cat, 0]], [[p, cat, cat], [p, cat, 0]]),
+        ({'query_prefix': ''}, [[cat, 0, 0]], [[p, cat, cat], [p, cat, 0]]),
+        ({'passage_prefix': 'q '}, [[q, cat, 0]], [[q, cat, cat], [q, cat, 0]]),
+        # Alike but for a sign: not the same store.
+        ({'query_prefix': 'q, '}, [[q, 1, cat]], [[p, cat, cat], [p, cat, 0]]),
+    ):
+        found_queries, found_passages = tokens(**overrides)
+        np.testing.assert_array_equal(found_queries, expected_queries, err_msg=str(overrides))
+        np.testing.assert_array_equal(found_passages, expected_passages, err_msg=str(overrides))
