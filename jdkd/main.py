@@ -50,6 +50,9 @@ _PUSH_TO = flags.DEFINE_string(
 def main(argv):
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
+    for flag in (_SYSTEM, _OUTPUT, _PUSH_TO):
+        if flag.present and _MODE.value != 'export':
+            raise ValueError(f'--{flag.name} is for --mode export; add that or leave it out.')
     if _MODE.value == 'plan':
         print(plan.table(plan.plan(configs.resolve(_CONFIG.value), _TOPOLOGY.value)))
         return
