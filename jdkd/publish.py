@@ -101,7 +101,7 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
         'pipeline_tag': 'text-ranking' if is_pairs else 'sentence-similarity',
         'tags': f'[sentence-transformers, {kind}, jdkd]',
         # The hub refuses cards whose base_model is a path.
-        'base_model': None if pathlib.Path(spec.weights).is_dir() else spec.weights,
+        'base_model': None if pathlib.Path(spec.weights).expanduser().is_dir() else spec.weights,
         'license': encoder.source.license,
     }
     front = '\n'.join(f'{key}: {value}' for key, value in meta.items() if value)
@@ -156,7 +156,8 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
 |---{'|---' * len(measures)}|
 {rows}
 
-Config sha256: {found['config_sha256']}
+- config sha256: {found['config_sha256']}
+- collection sha256: {found['collection']['sha256']}
 """
 
 

@@ -23,7 +23,7 @@ FOUND = {
         'student': {'R@100': 0.95, 'MRR@10': 0.552},
         'teacher_rerank': {'R@100': 0.9, 'MRR@10': 0.67},
     },
-    'collection': {'passages': 8000, 'queries': {'test': 796}},
+    'collection': {'passages': 8000, 'queries': {'test': 796}, 'sha256': 'def456'},
     'config_sha256': 'abc123',
 }
 
@@ -97,7 +97,8 @@ def test_the_students_card(run):
     assert '2 rounds of 40 steps from teacher bm25 + cross and assistants minilm_ft' in text
     assert 'on python_docs (terms of the texts: not stated)' in text
     assert 'Measured on 796 test queries over 8000 passages' in text
-    assert 'Config sha256: abc123' in text and 'Before queries' not in text
+    assert 'config sha256: abc123 - collection sha256: def456' in text
+    assert 'Before queries' not in text
 
 
 def test_cards_of_other_systems(run, tmp_path):

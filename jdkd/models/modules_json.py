@@ -76,11 +76,11 @@ def read(root: pathlib.Path) -> Modules:
     modules = read_json(root / 'modules.json')
     if modules is None:
         return Modules(encoder=root, **found)
-    kinds = [module['type'].rsplit('.', 1)[-1] for module in modules]
+    kinds = [_kind(module['type']) for module in modules]
     if not re.fullmatch('Transformer( Pooling( Dense)?( Normalize)?)?', ' '.join(kinds)):
         raise ValueError(
             f'{root}/modules.json has the modules {", ".join(kinds)}; supported are Transformer, '
-            'Pooling, Dense and Normalize, in this order, each once, the last two if wanted.'
+            'Pooling, Dense and Normalize, in this order, each once, the last two optional.'
         )
     folders = {kind: root / module['path'] for kind, module in zip(kinds, modules, strict=True)}
     _check_lower_case(folders['Transformer'])
@@ -142,12 +142,19 @@ def read_json(file: pathlib.Path) -> Any:
     return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
 
 
+def _kind(type_name: str) -> str:
+    """`Pooling` in all spellings; the whole name of a class that is not sentence-transformers'."""
+    library, _, path = type_name.partition('.')
+    return path.rsplit('.', 1)[-1] if library == 'sentence_transformers' else type_name
+
+
 def _module_config(folder: pathlib.Path) -> dict[str, Any]:
     raw = read_json(folder / 'config.json') or {}
     for key, value in _FIXED.items():
         if raw.get(key) not in (None, value):
             raise ValueError(
-                f'{folder}/config.json has {key}={raw[key]!r}; only {value!r} is supported.'
+                f'{folder}/config.json has {key}={raw[key]!r}; only {value!r} is supported; '
+                'give a checkpoint that was made so.'
             )
     return raw
 
@@ -165,7 +172,7 @@ def _pooling(folder: pathlib.Path) -> str:
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
             f'{folder}/config.json asks for pooling {" and ".join(modes) or "of no kind"}; '
-            f'supported is one of {", ".join(POOLINGS)}, alone.'
+            f'supported is one of {", ".join(POOLINGS)}, alone: give a checkpoint with that.'
         )
     return modes[0]
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jdkd.models import export, pretrained
+from jdkd.models import export, modules_json, pretrained
 from jdkd.models.cross_encoder import CrossEncoder, join_pairs
 from jdkd.models.dual_encoder import DualEncoder, Projection
 
@@ -179,10 +179,10 @@ def test_prompts_agree_in_and_out(tmp_path, bert):
 def test_names_of_prompts(tmp_path, prompts, expected):
     file = tmp_path / 'config_sentence_transformers.json'
     file.write_text(json.dumps({'prompts': prompts}))
-    read = export.modules_json.read(tmp_path)
+    read = modules_json.read(tmp_path)
     assert (read.query_prompt, read.passage_prompt) == expected
     file.unlink()
-    assert export.modules_json.read(tmp_path).query_prompt == ''
+    assert modules_json.read(tmp_path).query_prompt == ''
 
 
 @pytest.fixture(scope='module')
@@ -224,6 +224,14 @@ def test_other_orders_of_modules(copy, order):
     modules = json.loads((copy / 'modules.json').read_text())
     (copy / 'modules.json').write_text(json.dumps([modules[i] for i in order]))
     with pytest.raises(ValueError, match='has the modules .*; supported are Transformer, Pooling'):
+        pretrained.read_pretrained(copy)
+
+
+def test_modules_of_others(copy):
+    modules = json.loads((copy / 'modules.json').read_text())
+    modules[1]['type'] = 'custom_st.Pooling'
+    (copy / 'modules.json').write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match='modules Transformer, custom_st.Pooling, Dense, Norm'):
         pretrained.read_pretrained(copy)
 
 
