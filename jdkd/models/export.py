@@ -5,7 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,11 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from jdkd.models.config import TransformerConfig
+from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.dual_encoder import POOLINGS
-from jdkd.models.transformer import FAMILIES, TransformerConfig, param_shapes, tensor_name
+from jdkd.models.families import FAMILIES, Slot, slot
+from jdkd.models.transformer import param_shapes
 
 MARKER = 'jdkd_export.json'
 _FORMAT_VERSION = 1
@@ -104,10 +107,29 @@ def export_sentence_transformer(
         new.rename(target)
 
 
-def _to_tensors(config: TransformerConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Hugging Face's tensors by name, contiguous float32."""
+def _to_tensors(
+    config: TransformerConfig, params: Mapping[str, Any], head: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Hugging Face's tensors by name, contiguous float32; a sequence classifier's with a head."""
+    family = FAMILIES[config.family]
+    if head is None:
+        tensors = _stacked(params, param_shapes(config), family.modules)
+        for name, fields in family.unused.items():
+            tensors[name] = np.zeros([getattr(config, field) for field in fields], np.float32)
+        return tensors
+    shapes = head_shapes(config, len(head['classifier']['bias']))
+    tensors = _stacked(params, param_shapes(config), family.modules)
+    tensors = {family.prefix + name: value for name, value in tensors.items()}
+    return tensors | _stacked(head, shapes, family.head)
+
+
+def _stacked(
+    params: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    modules: Mapping[str, str | Slot],
+) -> dict[str, np.ndarray]:
+    """Checked parameters under the names of `modules`, in the other layout."""
     flat = traverse_util.flatten_dict(jax.device_get(dict(params)), sep='/')
-    shapes = param_shapes(config)
     found = {path: np.shape(value) for path, value in flat.items()}
     if found != shapes:
         path = sorted(p for p in found | shapes if found.get(p) != shapes.get(p))[0]
@@ -116,36 +138,45 @@ def _to_tensors(config: TransformerConfig, params: Mapping[str, Any]) -> dict[st
             f'expected {shapes.get(path)} (None: there is none); give the config they were made '
             'with.'
         )
-    family = FAMILIES[config.family]
-    tensors = {}
+    stacks = {}
     for path, value in flat.items():
         value = np.asarray(value, np.float32)
         if not np.isfinite(value).all():
             raise ValueError(f'Parameter {path} is not finite; export an earlier checkpoint.')
-        value = value.T if path.endswith('/kernel') else value
-        name = tensor_name(path, family.modules)
-        tensors[name] = np.ascontiguousarray(value)
-    for name, fields in family.unused.items():
-        tensors[name] = np.zeros([getattr(config, field) for field in fields], np.float32)
-    return tensors
+        name, part, _ = slot(path, modules)
+        stacks.setdefault(name, {})[part] = value.T if path.endswith('/kernel') else value
+    return {
+        name: np.ascontiguousarray(np.concatenate([parts[i] for i in sorted(parts)]))
+        for name, parts in stacks.items()
+    }
+
+
+def _encoder_config(config: TransformerConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Content of config.json; a sequence classifier's with labels."""
+    family = FAMILIES[config.family]
+    content = {
+        'architectures': [family.classifier if labels else family.architecture],
+        'model_type': config.family,
+        'dtype': 'float32',
+        **family.fixed,
+        **{key: getattr(config, ours) for ours, key in family.fields.items()},
+        **family.write(config),
+    }
+    if labels:
+        content['id2label'] = {str(i): label for i, label in enumerate(labels)}
+        content['label2id'] = {label: i for i, label in enumerate(labels)}
+    return content
 
 
 def _configs(
     config: TransformerConfig, pooling: str, normalize: bool, max_length: int
 ) -> dict[str, Any]:
     """Content of each JSON file by its name."""
-    family = FAMILIES[config.family]
     modules = [('', 'Transformer'), ('1_Pooling', 'Pooling')]
     if normalize:
         modules.append(('2_Normalize', 'Normalize'))
     return {
-        'config.json': {
-            'architectures': [family.architecture],
-            'model_type': config.family,
-            'dtype': 'float32',
-            **family.fixed,
-            **{key: getattr(config, ours) for ours, key in family.fields.items()},
-        },
+        'config.json': _encoder_config(config),
         'modules.json': [
             {'idx': i, 'name': str(i), 'path': path, 'type': f'sentence_transformers.models.{kind}'}
             for i, (path, kind) in enumerate(modules)
