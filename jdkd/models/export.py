@@ -5,7 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,11 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jdkd.models import modules_json
-from jdkd.models.cross_encoder import CrossEncoder
+from jdkd.models.config import TransformerConfig
+from jdkd.models.cross_encoder import CrossEncoder, head_shapes
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder
-from jdkd.models.transformer import FAMILIES, TransformerConfig, param_shapes, tensor_name
+from jdkd.models.families import FAMILIES, Slot, slot
+from jdkd.models.transformer import param_shapes
 
 MARKER = 'jdkd_export.json'
 _FORMAT_VERSION = 1
@@ -122,13 +124,18 @@ def _dual_encoder(model: DualEncoder, params: Mapping[str, Any]) -> dict[str, An
         raise ValueError(
             f'pooling={model.pooling!r} cannot be exported; use one of {", ".join(POOLINGS)}.'
         )
+    config = model.transformer
     files = {
-        **_configs(model.transformer),
-        'model.safetensors': _to_tensors(model.transformer, params['transformer']),
+        'config.json': _encoder_config(config),
+        'model.safetensors': _to_tensors(config, params['transformer']),
     }
     if model.projection is not None:
-        dense = {'projection': params['projection']}
-        files[modules_json.DENSE_WEIGHTS] = _dense_tensors(dense, {'projection': 'linear'})
+        shapes = {'projection/kernel': (config.hidden_size, model.projection.out_dim)}
+        if model.projection.bias:
+            shapes['projection/bias'] = (model.projection.out_dim,)
+        files[modules_json.DENSE_WEIGHTS] = _stacked(
+            {'projection': params['projection']}, shapes, {'projection': 'linear'}
+        )
     return files
 
 
@@ -139,46 +146,42 @@ def _cross_encoder(model: CrossEncoder, params: Mapping[str, Any]) -> dict[str, 
             f'a cross-encoder with head={model.head!r} cannot be exported, because no other '
             "library has such a head; train it with head='linear'."
         )
-    family = FAMILIES[model.transformer.family]
-    tensors = {
-        family.prefix + name: value
-        for name, value in _to_tensors(model.transformer, params['transformer']).items()
-        if name not in family.unused
-    }
     head = {name: value for name, value in params.items() if name != 'transformer'}
-    for name, value in _dense_tensors(head, family.head).items():
-        # A layer that the plain encoder has too, such as BERT's pooler, is part of it here.
-        tensors[family.prefix + name if name in family.unused else name] = value
-    files = _configs(model.transformer)
-    files['config.json'] |= {
-        'architectures': [family.classifier],
-        'id2label': {'0': 'LABEL_0'},
-        'label2id': {'LABEL_0': 0},
-        # Else CrossEncoder.predict would squash the logits with a sigmoid.
-        'sentence_transformers': {
-            'activation_fn': 'torch.nn.modules.linear.Identity',
-            'version': '4.0.0',  # The first that reads this.
-        },
+    labels = [f'LABEL_{i}' for i in range(model.num_labels)]
+    content = _encoder_config(model.transformer, labels)
+    # Else CrossEncoder.predict would squash the logits with a sigmoid. Version 4 is the first to
+    # read this.
+    content['sentence_transformers'] = {
+        'activation_fn': 'torch.nn.modules.linear.Identity',
+        'version': '4.0.0',
     }
-    return {**files, 'model.safetensors': tensors}
+    tensors = _to_tensors(model.transformer, params['transformer'], head)
+    return {'config.json': content, 'model.safetensors': tensors}
 
 
-def _dense_tensors(params: Mapping[str, Any], modules: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Theirs, by name, of dense layers beside the encoder, given {our path: their module}."""
-    tensors = {}
-    for path, value in traverse_util.flatten_dict(jax.device_get(dict(params)), sep='/').items():
-        value = np.asarray(value, np.float32)
-        if not np.isfinite(value).all():
-            raise ValueError(f'Parameter {path} is not finite; export an earlier checkpoint.')
-        value = value.T if path.endswith('/kernel') else value
-        tensors[tensor_name(path, modules)] = np.ascontiguousarray(value)
-    return tensors
+def _to_tensors(
+    config: TransformerConfig, params: Mapping[str, Any], head: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Hugging Face's tensors by name, contiguous float32; a sequence classifier's with a head."""
+    family = FAMILIES[config.family]
+    if head is None:
+        tensors = _stacked(params, param_shapes(config), family.modules)
+        for name, fields in family.unused.items():
+            tensors[name] = np.zeros([getattr(config, field) for field in fields], np.float32)
+        return tensors
+    shapes = head_shapes(config, len(head['classifier']['bias']))
+    tensors = _stacked(params, param_shapes(config), family.modules)
+    tensors = {family.prefix + name: value for name, value in tensors.items()}
+    return tensors | _stacked(head, shapes, family.head)
 
 
-def _to_tensors(config: TransformerConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Hugging Face's tensors by name, contiguous float32."""
+def _stacked(
+    params: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    modules: Mapping[str, str | Slot],
+) -> dict[str, np.ndarray]:
+    """Checked parameters under the names of `modules`, in the other layout."""
     flat = traverse_util.flatten_dict(jax.device_get(dict(params)), sep='/')
-    shapes = param_shapes(config)
     found = {path: np.shape(value) for path, value in flat.items()}
     if found != shapes:
         path = sorted(p for p in found | shapes if found.get(p) != shapes.get(p))[0]
@@ -187,29 +190,31 @@ def _to_tensors(config: TransformerConfig, params: Mapping[str, Any]) -> dict[st
             f'expected {shapes.get(path)} (None: there is none); give the config they were made '
             'with.'
         )
-    family = FAMILIES[config.family]
-    tensors = {}
+    stacks = {}
     for path, value in flat.items():
         value = np.asarray(value, np.float32)
         if not np.isfinite(value).all():
             raise ValueError(f'Parameter {path} is not finite; export an earlier checkpoint.')
-        value = value.T if path.endswith('/kernel') else value
-        name = tensor_name(path, family.modules)
-        tensors[name] = np.ascontiguousarray(value)
-    for name, fields in family.unused.items():
-        tensors[name] = np.zeros([getattr(config, field) for field in fields], np.float32)
-    return tensors
-
-
-def _configs(config: TransformerConfig) -> dict[str, Any]:
-    """Content of each JSON file of the encoder by its name."""
-    family = FAMILIES[config.family]
+        name, part, _ = slot(path, modules)
+        stacks.setdefault(name, {})[part] = value.T if path.endswith('/kernel') else value
     return {
-        'config.json': {
-            'architectures': [family.architecture],
-            'model_type': config.family,
-            'dtype': 'float32',
-            **family.fixed,
-            **{key: getattr(config, ours) for ours, key in family.fields.items()},
-        },
+        name: np.ascontiguousarray(np.concatenate([parts[i] for i in sorted(parts)]))
+        for name, parts in stacks.items()
     }
+
+
+def _encoder_config(config: TransformerConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Content of config.json; a sequence classifier's with labels."""
+    family = FAMILIES[config.family]
+    content = {
+        'architectures': [family.classifier if labels else family.architecture],
+        'model_type': config.family,
+        'dtype': 'float32',
+        **family.fixed,
+        **{key: getattr(config, ours) for ours, key in family.fields.items()},
+        **family.write(config),
+    }
+    if labels:
+        content['id2label'] = {str(i): label for i, label in enumerate(labels)}
+        content['label2id'] = {label: i for i, label in enumerate(labels)}
+    return content

@@ -238,6 +238,11 @@ def read_model(
                 f"'{spec.weights}' has no classifier, so its linear head would score at random; "
                 "set head='cosine', or train it from labels with train.steps."
             )
+        if head == 'linear' and len(source.labels) > 1:
+            raise ValueError(
+                f"'{spec.weights}' is a classifier of the labels {', '.join(source.labels)}; a "
+                'relevance score needs a checkpoint with one label.'
+            )
         model = CrossEncoder(transformer, head=head)
         example = np.zeros((1, 8), np.int32)
         fresh = model.init(jax.random.key(seed), example, example)['params']

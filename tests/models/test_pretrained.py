@@ -152,14 +152,20 @@ def test_a_sequence_classifier_has_a_head(checkpoint):
     edit_json(checkpoint / 'config.json', architectures=['BertForSequenceClassification'])
     read = pretrained.read_pretrained(checkpoint)
     assert_params(read)
+    assert read.labels == ('0',)
     np.testing.assert_array_equal(read.head['classifier']['kernel'], weight.T)
     assert jax.tree.map(np.shape, read.head) == {
         'pooler': {'kernel': (8, 8), 'bias': (8,)},
         'classifier': {'kernel': (8, 1), 'bias': (1,)},
     }
     edit_tensors(checkpoint, lambda t: t | {'classifier.weight': np.ones((2, 8), np.float32)})
-    with pytest.raises(ValueError, match=r"'classifier.weight' .* \(2, 8\).* one label.* \(1, 8\)"):
+    with pytest.raises(ValueError, match=r"'classifier.weight' .* \(2, 8\).* imply \(1, 8\)"):
         pretrained.read_pretrained(checkpoint)
+    edit_tensors(checkpoint, lambda t: t | {'classifier.bias': np.ones(2, np.float32)})
+    edit_json(checkpoint / 'config.json', id2label={'0': 'no', '1': 'yes'})
+    read = pretrained.read_pretrained(checkpoint)
+    assert read.labels == ('no', 'yes')
+    assert read.head['classifier']['kernel'].shape == (8, 2)
 
 
 QUERY = 'encoder.layer.2.attention.self.query.weight'
