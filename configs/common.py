@@ -11,15 +11,17 @@ def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collec
     c.weights = weights  # local directory, or name on the Hugging Face hub
     c.revision = config_dict.placeholder(str)  # commit on the hub, so that weights stay the same
     c.layers = ()  # layers to keep, counted from 0; () for all
-    c.pooling = config_dict.placeholder(str)  # mean or cls; None: as the checkpoint says
+    c.pooling = config_dict.placeholder(str)  # mean, cls or max; None: as the checkpoint says
     c.normalize = config_dict.placeholder(bool)  # to unit length; None: as the checkpoint says
     # Of a cross-encoder: linear (BERT's) or cosine (ours, begins as a dual-encoder does); None: as
     # the checkpoint has one.
     c.head = config_dict.placeholder(str)
     c.query_length = 32  # tokens, special ones included
     c.passage_length = 128
-    c.query_prefix = ''  # what the model was trained to see before the text (E5: 'query: ')
-    c.passage_prefix = ''
+    # What the model was trained to see before the text (E5: 'query: '); '' for nothing, None: as
+    # the checkpoint says.
+    c.query_prefix = config_dict.placeholder(str)
+    c.passage_prefix = config_dict.placeholder(str)
     c.scale = config_dict.placeholder(float)  # logits per unit of score; None: fitted to the labels
     c.dtype = 'float32'  # of matrix products; bfloat16 on TPU
     c.dropout = 0.0  # in training

@@ -1,7 +1,8 @@
 """The command line.
 
 python -m jdkd.main --config configs/mta4dpr.py --config.rounds=3 --workdir runs/a
-python -m jdkd.main --mode eval|export|search --workdir runs/a
+python -m jdkd.main --mode eval|search --workdir runs/a
+python -m jdkd.main --mode export --workdir runs/a --system=minilm_ft --push_to=org/name
 python -m jdkd.main --mode plan --topology v5e:2x4
 """
 
@@ -35,11 +36,23 @@ _MODE = flags.DEFINE_enum(
 _TOPOLOGY = flags.DEFINE_string(
     'topology', 'v5e:2x4', 'TPU topology that --mode plan compiles for.'
 )
+_SYSTEM = flags.DEFINE_string(
+    'system', 'student', 'What --mode export exports: the student, or a system of the config.'
+)
+_OUTPUT = flags.DEFINE_string(
+    'output', None, 'Where to; <workdir>/student or <workdir>/exported/<system> by default.'
+)
+_PUSH_TO = flags.DEFINE_string(
+    'push_to', None, 'Repository on the Hugging Face hub that the export is uploaded to.'
+)
 
 
 def main(argv):
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
+    for flag in (_SYSTEM, _OUTPUT, _PUSH_TO):
+        if flag.present and _MODE.value != 'export':
+            raise ValueError(f'--{flag.name} is for --mode export; add that or leave it out.')
     if _MODE.value == 'plan':
         print(plan.table(plan.plan(configs.resolve(_CONFIG.value), _TOPOLOGY.value)))
         return
@@ -53,7 +66,10 @@ def main(argv):
         iterate.train(_run(config, workdir))
         return
     run = _run(configs.load(workdir), workdir)
-    {'eval': serve.evaluate, 'export': serve.export, 'search': serve.search}[_MODE.value](run)
+    if _MODE.value == 'export':
+        serve.export(run, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
+        return
+    {'eval': serve.evaluate, 'search': serve.search}[_MODE.value](run)
 
 
 def _config_name() -> str:

@@ -1,4 +1,4 @@
-"""What a run found: report.json, report.html, the table on the screen and the model card."""
+"""What a run found: report.json, report.html, the table on the screen."""
 
 import html
 import io
@@ -65,50 +65,6 @@ def table(test: Mapping[str, Mapping[str, float]]) -> str:
     for name in order:
         lines.append(f'{name:{width}}' + ''.join(f'{100 * test[name][m]:10.1f}' for m in measures))
     return '\n'.join(lines)
-
-
-def model_card(run: Run, encoder, report: Mapping) -> str:
-    """README.md of the exported student: what it is, what it was measured at, how to load it."""
-    measures = list(report['test']['student'])
-    rows = '\n'.join(
-        f'| {name} | ' + ' | '.join(f'{100 * values[m]:.1f}' for m in measures) + ' |'
-        for name, values in report['test'].items()
-    )
-    spec = run.config.student
-    license_line = f'license: {encoder.source.license}\n' if encoder.source.license else ''
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-base_model: {spec.weights}
-{license_line}---
-
-# Dense retriever distilled with jdkd
-
-A dual-encoder of {encoder.model.transformer.num_layers} layers and
-{encoder.model.transformer.hidden_size} dimensions, begun as layers
-{', '.join(map(str, spec.layers)) or 'all'} of {spec.weights}, distilled over
-{run.config.rounds} rounds from teacher {' + '.join(run.config.teacher.members)} and assistants
-{', '.join(run.config.assistants) or 'none'} (Algorithm 1 of MTA4DPR with ADAM's dark examples).
-Trained with passages of {run.config.train_passage_length} tokens on {run.collection.name}
-(terms of the texts: {run.collection.license or 'not stated'}).
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/directory")
-```
-
-Put {spec.query_prefix!r} before queries and {spec.passage_prefix!r} before passages.
-
-Measured on {report['collection']['queries'][run.test.split]} test queries over
-{report['collection']['passages']} passages, times 100:
-
-| system | {' | '.join(measures)} |
-|---{'|---' * len(measures)}|
-{rows}
-
-Config sha256: {report['config_sha256']}
-"""
 
 
 def _page(report: Mapping) -> str:

@@ -1,14 +1,14 @@
-"""Using a finished run: measure its student again, export it, search with it."""
+"""Using a finished run: measure its student again, export its encoders, search with it."""
 
 import sys
 import textwrap
 
-from jdkd import report, student
+from jdkd import publish, report, student
 from jdkd.retrieval import evaluate as evaluation
 from jdkd.retrieval import index
 from jdkd.run import Run
 from jdkd.runtime import stages
-from jdkd.systems import base
+from jdkd.systems import base, build
 from jdkd.systems.encoders import DualEncoderSystem
 
 _SHOWN = 5  # Passages a question.
@@ -35,10 +35,23 @@ def evaluate(run: Run) -> dict[str, float]:
     return found
 
 
-def export(run: Run) -> None:
-    """Writes the final student to `<workdir>/student` again."""
-    student.load(run).export(_report(run))
-    print(f'exported to {run.workdir / "student"}')
+def export(run: Run, name: str, output: str | None = None, push_to: str | None = None) -> None:
+    """Writes an encoder of the run for sentence-transformers, and pushes it to the hub.
+
+    Args:
+        run: A finished run.
+        name: 'student' for the final one, or a system of the config.
+        output: The directory; see `publish.write` for the default.
+        push_to: Repository on the Hugging Face hub; None to push nowhere.
+    """
+    if push_to:
+        publish.check_repo(push_to)
+    found = _report(run)
+    encoder = _final(run).encoder if name == student.NAME else build.load_trained(run, name)
+    directory = publish.write(run, name, encoder, found, output)
+    print(f'exported to {directory}')
+    if push_to:
+        print(f'pushed to {publish.push(directory, push_to)}')
 
 
 def search(run: Run) -> None:
@@ -75,4 +88,4 @@ def _report(run: Run) -> dict:
 
 
 def _final(run: Run) -> DualEncoderSystem:
-    return student.load(run).after_round(run.config.rounds - 1)
+    return student.load(run).final()

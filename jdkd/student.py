@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jdkd import report
+from jdkd import publish
 from jdkd.data import dataset, loader
 from jdkd.distill import assistants, train
 from jdkd.distill import step as steps
-from jdkd.models import export
 from jdkd.run import Queries, Run
 from jdkd.runtime import stages
 from jdkd.runtime.checkpoint import Checkpoints
@@ -23,7 +22,7 @@ from jdkd.systems.encoders import (
     weights_digest,
 )
 
-NAME = 'student'
+NAME = publish.STUDENT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Student:
         """
         config = self.run.config
         if round_index < 0:
-            digest = stages.digest([weights_digest(self.start), config.student.to_dict()])
+            digest = stages.digest([weights_digest(self.start), self.start.spec.to_dict()])
             return DualEncoderSystem(
                 f'{NAME}_init', digest, config.student.scale, self.run, self.start
             )
@@ -182,23 +181,17 @@ class Student:
             if name.startswith('loss') or name == 'list_accuracy'
         }
 
+    def final(self) -> DualEncoderSystem:
+        """The student after the last round."""
+        return self.after_round(self.run.config.rounds - 1)
+
     def export(self, found: dict) -> None:
         """Writes the final student to `<workdir>/student`.
 
         Args:
             found: The report, whose table goes into the model card.
         """
-        encoder = self.after_round(self.run.config.rounds - 1).encoder
-        export.export_sentence_transformer(
-            self.run.workdir / 'student',
-            config=encoder.model.transformer,
-            params=encoder.params['transformer'],
-            pooling=encoder.model.pooling,
-            normalize=encoder.model.normalize,
-            tokenizer_dir=encoder.tokenizer.directory,
-            max_length=encoder.spec.passage_length,
-            model_card=report.model_card(self.run, encoder, found),
-        )
+        publish.write(self.run, NAME, self.final().encoder, found)
 
 
 def load(run: Run) -> Student:

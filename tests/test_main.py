@@ -62,8 +62,8 @@ def report(workdir):
     return json.loads((workdir / 'report.json').read_text())
 
 
-def final_state(workdir):
-    with ocp.CheckpointManager(workdir / 'checkpoints' / 'student') as manager:
+def final_state(workdir, name='student'):
+    with ocp.CheckpointManager(workdir / 'checkpoints' / name) as manager:
         return manager.restore(
             manager.latest_step(),
             args=ocp.args.Composite(state=ocp.args.StandardRestore()),
@@ -147,6 +147,22 @@ def test_export_can_be_repeated(finished):
     jdkd('--mode', 'export', '--workdir', finished)
     assert (finished / 'student' / 'model.safetensors').read_bytes() == before
     assert (finished / 'student' / export.MARKER).exists()
+
+
+def test_an_assistant_is_exported_as_it_was_trained(finished, tmp_path):
+    mode = ['--mode', 'export', '--workdir', finished]
+    jdkd(*mode, '--system=minilm_ft', '--output', tmp_path / 'out')
+    read = pretrained.read_pretrained(tmp_path / 'out')
+    trained = final_state(finished, 'minilm_ft')['params']['transformer']
+    jax.tree.map(np.testing.assert_array_equal, read.params, trained)
+    assert '| **minilm_ft** |' in (tmp_path / 'out' / 'README.md').read_text()
+    for system, message in (
+        ('bm25', 'has no weights to export'),
+        ('cross', "has no trained 'cross'"),
+        ('nobody', "'nobody' is no entry of config.systems"),
+    ):
+        done = jdkd(*mode, '--system', system, ok=False)
+        assert message in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_search_prints_passages_with_scores(finished):
@@ -253,6 +269,7 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
         (['--config.collection.source=csv:x'], "unknown collection source 'csv:x'"),
         (['--config.optimizer.warmup_steps=99'], 'leaves nothing of the 20 steps'),
         (['--mode', 'eval'], 'holds no run'),
+        (['--mode', 'search', '--system=minilm'], '--system is for --mode export'),
     ],
 )
 def test_mistakes_get_one_sentence(tmp_path, args, message):

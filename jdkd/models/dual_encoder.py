@@ -1,12 +1,44 @@
 """The dual-encoder: queries and passages to vectors whose inner product is the score."""
 
+import dataclasses
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jdkd.models.transformer import Transformer, TransformerConfig
 
-POOLINGS = ('mean', 'cls')
+POOLINGS = ('mean', 'cls', 'max')
+# Of a projection.
+ACTIVATIONS = {
+    'identity': lambda x: x,
+    'tanh': jnp.tanh,
+    'relu': nn.relu,
+    'gelu': functools.partial(nn.gelu, approximate=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """A dense layer between pooling and normalisation: the Dense of sentence-transformers.
+
+    Attributes:
+        out_dim: Dimensions of the embeddings.
+        bias: Whether it has one.
+        activation: A key of `ACTIVATIONS`.
+    """
+
+    out_dim: int
+    bias: bool = True
+    activation: str = 'identity'
+
+    def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f'activation={self.activation!r} of a projection is not supported; use one of '
+                f'{", ".join(ACTIVATIONS)}.'
+            )
 
 
 def mean_pool(states: jax.Array, where: jax.Array) -> jax.Array:
@@ -25,6 +57,20 @@ def mean_pool(states: jax.Array, where: jax.Array) -> jax.Array:
     return jnp.sum(states, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)[:, None]
 
 
+def max_pool(states: jax.Array, where: jax.Array) -> jax.Array:
+    """Largest value of each unit over the chosen states of each row.
+
+    Args:
+        states: `[B, L, D]`.
+        where: `[B, L]` bool.
+
+    Returns:
+        `[B, D]` float32; zeros where a row has nothing chosen.
+    """
+    states = jnp.where(where[..., None], states.astype(jnp.float32), -jnp.inf)
+    return jnp.where(jnp.any(where, axis=1)[:, None], jnp.max(states, axis=1), 0.0)
+
+
 def safe_normalize(x: jax.Array) -> jax.Array:
     """`[..., D]` vectors to unit length in float32; zero stays zero, with a zero gradient."""
     x = x.astype(jnp.float32)
@@ -38,13 +84,15 @@ class DualEncoder(nn.Module):
 
     Attributes:
         transformer: Sizes of the encoder.
-        pooling: 'mean' of the tokens, special ones included, or the first token, 'cls'.
+        pooling: 'mean' or 'max' over the tokens, special ones included, or the first one, 'cls'.
         normalize: Whether embeddings have unit length, so that the score is the cosine.
+        projection: A dense layer after pooling; None for none.
     """
 
     transformer: TransformerConfig
     pooling: str = 'mean'
     normalize: bool = True
+    projection: Projection | None = None
 
     @nn.compact
     def __call__(self, tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -55,7 +103,7 @@ class DualEncoder(nn.Module):
             deterministic: False drops out; see `Transformer`.
 
         Returns:
-            `[B, D]` float32; zeros for a row that is all padding.
+            `[B, D]` float32, or `[B, projection.out_dim]`; zeros for a row that is all padding.
 
         Raises:
             ValueError: if `pooling` is not supported.
@@ -70,5 +118,18 @@ class DualEncoder(nn.Module):
         mask = tokens != self.transformer.pad_id
         if self.pooling == 'cls':
             states, mask = states[:, :1], mask[:, :1]
-        embeddings = mean_pool(states, mask)
+        embeddings = (max_pool if self.pooling == 'max' else mean_pool)(states, mask)
+        if self.projection is not None:
+            dense = nn.Dense(
+                self.projection.out_dim,
+                use_bias=self.projection.bias,
+                dtype=jnp.float32,
+                # TPUs would multiply in bfloat16 by default.
+                precision=jax.lax.Precision.HIGHEST,
+                kernel_init=nn.initializers.normal(0.02),
+                name='projection',
+            )
+            embeddings = ACTIVATIONS[self.projection.activation](dense(embeddings))
+            # A bias must not make an embedding of nothing.
+            embeddings = jnp.where(jnp.any(mask, axis=1)[:, None], embeddings, 0.0)
         return safe_normalize(embeddings) if self.normalize else embeddings

@@ -1,10 +1,9 @@
 """Weights in: a Hugging Face checkpoint as our parameters, and its tokenizer.
 
-Only safetensors are read. What differs between model families is data, in `transformer.FAMILIES`.
+Only safetensors are read. What differs between model families is data, in `families.FAMILIES`.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -16,7 +15,13 @@ import safetensors.numpy
 import tokenizers
 from flax import traverse_util
 
-from jdkd.models.transformer import FAMILIES, TransformerConfig, param_shapes, tensor_name
+from jdkd.models import modules_json
+from jdkd.models.config import TransformerConfig
+from jdkd.models.cross_encoder import head_shapes
+from jdkd.models.dual_encoder import Projection
+from jdkd.models.families import FAMILIES, Slot, slot
+from jdkd.models.modules_json import read_json as _read_json
+from jdkd.models.transformer import param_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +32,15 @@ class Pretrained:
         config: Sizes of the encoder, with the layers that were kept.
         params: Nested dict of float32 numpy arrays for `Transformer(config)`.
         head: The same for the pooler and classifier of `CrossEncoder(config, 'linear')`, where
-            the checkpoint is a sequence classifier with one label; else None.
+            the checkpoint is a sequence classifier; else None.
+        labels: What the outputs of that classifier are called; () without one.
         tokenizer_dir: Where the tokenizer's files are.
-        pooling: 'mean' or 'cls' where sentence-transformers files tell, else None.
+        pooling: One of `dual_encoder.POOLINGS` where sentence-transformers files tell, else None.
         normalize: Whether the checkpoint normalises its embeddings.
+        projection: Its dense layer after pooling, or None.
+        projection_params: Parameters of that layer.
+        query_prompt: What the checkpoint puts before queries; '' for nothing.
+        passage_prompt: The same for passages.
         max_length: Longest text, in tokens, that the checkpoint says it takes.
         source: The directory it was read from.
         license: As the model card says, or None.
@@ -39,20 +49,28 @@ class Pretrained:
     config: TransformerConfig
     params: dict[str, Any]
     head: dict[str, Any] | None
+    labels: tuple[str, ...]
     tokenizer_dir: pathlib.Path
     pooling: str | None
     normalize: bool
+    projection: Projection | None
+    projection_params: dict[str, np.ndarray] | None
+    query_prompt: str
+    passage_prompt: str
     max_length: int
     source: str
     license: str | None
 
 
-def read_pretrained(path: str | os.PathLike, layers: Sequence[int] | None = None) -> Pretrained:
+def read_pretrained(
+    path: str | os.PathLike, layers: Sequence[int | str] | str | None = None
+) -> Pretrained:
     """Reads a Hugging Face or sentence-transformers directory.
 
     Args:
         path: The directory; see `weights.find_weights`.
-        layers: Layers to keep, counted from 0, in this order; None for all of them.
+        layers: Layers to keep, counted from 0, in this order; or 'first:3', or 'even:3' for three
+            from the first to the last; None for all of them.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -60,38 +78,47 @@ def read_pretrained(path: str | os.PathLike, layers: Sequence[int] | None = None
             another shape than config.json implies, or is not known.
     """
     root = pathlib.Path(path)
-    directory, pooling, normalize = _sentence_transformer(root)
+    modules = modules_json.read(root)
+    directory = modules.encoder
     raw = _read_json(directory / 'config.json')
     if raw is None:
         raise FileNotFoundError(
             f'{directory} has no config.json; give the directory of a Hugging Face checkpoint.'
         )
     config = _read_config(raw, directory)
+    if modules.projection is not None:
+        width = len(modules.projection_params['kernel'])
+        if width != config.hidden_size:
+            raise ValueError(
+                f'The Dense module of {root} takes {width} dimensions, but the encoder has '
+                f'{config.hidden_size}; fetch the checkpoint again.'
+            )
+    family = FAMILIES[config.family]
     tensors = _Tensors(directory, config.family)
-    params = tensors.take(param_shapes(config), FAMILIES[config.family].modules)
-    head = None
-    if FAMILIES[config.family].classifier in (raw.get('architectures') or ()):
-        width = config.hidden_size
-        shapes = {
-            'pooler/kernel': (width, width),
-            'pooler/bias': (width,),
-            'classifier/kernel': (width, 1),
-            'classifier/bias': (1,),
-        }
+    params = traverse_util.unflatten_dict(
+        tensors.take(param_shapes(config), family.modules), sep='/'
+    )
+    head, labels = None, ()
+    if family.classifier in (raw.get('architectures') or ()):
+        labels = _labels(raw, tensors.rows(slot('classifier/bias', family.head).name))
         head = traverse_util.unflatten_dict(
-            tensors.take(shapes, FAMILIES[config.family].head), sep='/'
+            tensors.take(head_shapes(config, len(labels)), family.head), sep='/'
         )
     tensors.check_all_taken()
-    params = traverse_util.unflatten_dict(params, sep='/')
     if layers is not None:
         config, params = _pick_layers(config, params, layers)
     return Pretrained(
         config=config,
         params=params,
         head=head,
+        labels=labels,
         tokenizer_dir=directory,
-        pooling=pooling,
-        normalize=normalize,
+        pooling=modules.pooling,
+        normalize=modules.normalize,
+        projection=modules.projection,
+        projection_params=modules.projection_params,
+        query_prompt=modules.query_prompt,
+        passage_prompt=modules.passage_prompt,
         max_length=_max_length(directory, config),
         source=str(root),
         license=_license(root / 'README.md'),
@@ -104,34 +131,44 @@ class _Tensors:
     def __init__(self, directory: pathlib.Path, family: str):
         self.directory = directory
         self.family = FAMILIES[family]
-        self.left = {}
+        self.all, self.taken = {}, set()
         for file in _weight_files(directory):
             for name, value in safetensors.numpy.load_file(file).items():
                 name = name.removeprefix(self.family.prefix)
                 # Checkpoints converted from TensorFlow name layer norms so.
                 name = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
                 name = name.replace('LayerNorm.beta', 'LayerNorm.bias')
-                self.left[name] = value
+                self.all[name] = value
 
-    def take(self, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, str]):
+    def rows(self, name: str) -> int:
+        """Size of the first axis of a tensor; 0 where there is none."""
+        return len(self.all.get(name, ()))
+
+    def take(
+        self, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, str | Slot]
+    ) -> dict[str, np.ndarray]:
         """Parameters by path, in our layout and float32."""
         params = {}
         for path, shape in shapes.items():
-            name = tensor_name(path, modules)
-            if name not in self.left:
+            name, part, parts = slot(path, modules)
+            name = name.removeprefix(self.family.prefix)
+            if name not in self.all:
                 raise ValueError(
                     f'{self.directory} has no tensor {name!r} (our {path}); its config.json '
                     'promises one: fetch the checkpoint again, or mend its config.json.'
                 )
-            value = self.left.pop(name)
+            value = self.all[name]
             # Theirs is [out, in], ours [in, out].
             is_kernel = path.endswith('/kernel')
-            expected = shape[::-1] if is_kernel else shape
+            rows, *rest = shape[::-1] if is_kernel else shape
+            expected = (parts * rows, *rest)
             if value.shape != expected:
                 raise ValueError(
                     f'Tensor {name!r} in {self.directory} has shape {value.shape}, but its '
-                    f'config.json (and one label, for a classifier) implies {expected}.'
+                    f'config.json and its other tensors imply {expected}.'
                 )
+            self.taken.add(name)
+            value = value[part * rows : (part + 1) * rows]
             value = value.T if is_kernel else value
             params[path] = np.ascontiguousarray(value, np.float32)
         return params
@@ -139,7 +176,7 @@ class _Tensors:
     def check_all_taken(self) -> None:
         unknown = [
             name
-            for name in sorted(self.left)
+            for name in sorted(self.all.keys() - self.taken)
             if not any(re.fullmatch(pattern, name) for pattern in self.family.ignored)
         ]
         if unknown:
@@ -174,59 +211,59 @@ def _read_config(raw: Mapping[str, Any], directory: pathlib.Path) -> Transformer
             raise ValueError(
                 f'{directory}/config.json has {key}={raw[key]!r}; only {value!r} is supported.'
             )
-    fields = {ours: raw[key] for ours, key in family.fields.items() if raw.get(key) is not None}
+    told = {ours: raw[key] for ours, key in family.fields.items() if raw.get(key) is not None}
+    fields = family.defaults | told
     for field in dataclasses.fields(TransformerConfig):
         if field.default is dataclasses.MISSING and field.name not in fields:
             raise ValueError(f'{directory}/config.json has no {family.fields[field.name]!r}.')
-    return TransformerConfig(family=kind, **fields)
+    try:
+        return TransformerConfig(family=kind, **fields | family.read(raw))
+    except ValueError as error:
+        raise ValueError(f'{directory}/config.json: {error}') from error
 
 
-def _sentence_transformer(root: pathlib.Path) -> tuple[pathlib.Path, str | None, bool]:
-    """(directory of the encoder, pooling, normalize) as modules.json tells, if there is one."""
-    directory, pooling, normalize = root, None, False
-    for module in _read_json(root / 'modules.json') or ():
-        kind = module['type'].rsplit('.', 1)[-1]
-        if kind == 'Transformer':
-            directory = root / module['path']
-        elif kind == 'Pooling':
-            pooling = _pooling(root / module['path'] / 'config.json')
-        elif kind == 'Normalize':
-            normalize = True
-        else:
-            raise ValueError(
-                f'{root}/modules.json has a {kind} module; supported are Transformer, Pooling '
-                '(mean or cls) and Normalize.'
-            )
-    return directory, pooling, normalize
-
-
-def _pooling(file: pathlib.Path) -> str:
-    raw = _read_json(file) or {}
-    modes = raw.get('pooling_mode')  # Since sentence-transformers 6; before, a flag a mode.
-    if modes is None:
-        flags = [key for key, value in raw.items() if key.startswith('pooling_mode_') and value]
-        modes = [
-            flag.removeprefix('pooling_mode_').replace('cls_token', 'cls').removesuffix('_tokens')
-            for flag in flags
-        ]
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if modes not in (['mean'], ['cls']):
-        raise ValueError(f'{file} asks for pooling {modes}; supported are mean or cls, alone.')
-    return modes[0]
+def _labels(raw: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Names of a classifier's outputs; numbers where config.json does not name as many."""
+    names = raw.get('id2label') or {}
+    return tuple(names.get(str(i), str(i)) for i in range(count))
 
 
 def _pick_layers(
-    config: TransformerConfig, params: dict[str, Any], layers: Sequence[int]
+    config: TransformerConfig, params: dict[str, Any], layers: Sequence[int | str] | str
 ) -> tuple[TransformerConfig, dict[str, Any]]:
-    wrong = [i for i in layers if not 0 <= i < config.num_layers]
-    if wrong or not layers:
+    picks = _layer_indices(layers, config.num_layers)
+    wrong = [i for i in picks if not 0 <= i < config.num_layers]
+    if wrong or not picks:
         raise ValueError(
-            f'layers={tuple(layers)} cannot be kept: the checkpoint has layers 0 to '
+            f'layers={layers!r} cannot be kept: the checkpoint has layers 0 to '
             f'{config.num_layers - 1}; name some of these.'
         )
+    if config.norm_first and [i for i in picks if i == 0] != list(picks[:1]):
+        raise ValueError(
+            f'layers={layers!r} cannot be kept: the first layer of {config.family}, and no other, '
+            'is without a norm before its attention; begin with layer 0, once.'
+        )
     picked = {key: value for key, value in params.items() if not key.startswith('layer_')}
-    picked |= {f'layer_{new}': params[f'layer_{old}'] for new, old in enumerate(layers)}
-    return dataclasses.replace(config, num_layers=len(layers)), picked
+    picked |= {f'layer_{new}': params[f'layer_{old}'] for new, old in enumerate(picks)}
+    local = tuple(new for new, old in enumerate(picks) if old in config.local_layers)
+    return dataclasses.replace(config, num_layers=len(picks), local_layers=local), picked
+
+
+def _layer_indices(layers: Sequence[int | str] | str, num_layers: int) -> tuple[int, ...]:
+    """What `layers` of `read_pretrained` means for so many layers."""
+    if isinstance(layers, str):
+        layers = (layers,)
+    if not any(isinstance(layer, str) for layer in layers):
+        return tuple(layers)
+    rule = re.fullmatch(r'(first|even):([1-9]\d*)', ','.join(map(str, layers)))
+    if not rule:
+        raise ValueError(f'layers={layers!r} is not supported; use indices, first:N or even:N.')
+    count = int(rule[2])
+    if count > num_layers:
+        raise ValueError(f'layers={layers!r} cannot be kept: the checkpoint has {num_layers}.')
+    if rule[1] == 'first':
+        return tuple(range(count))
+    return tuple(round(x) for x in np.linspace(0, num_layers - 1, count).tolist())
 
 
 def _max_length(directory: pathlib.Path, config: TransformerConfig) -> int:
@@ -300,7 +337,3 @@ def special_ids(path: str | os.PathLike) -> dict[str, int]:
             )
         ids[role] = found[0]
     return ids
-
-
-def _read_json(file: pathlib.Path) -> Any:
-    return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None

@@ -1,158 +1,40 @@
 """The bidirectional Transformer encoder that every retriever and cross-encoder shares.
 
-Shapes: B rows, L tokens a row, D hidden units, H heads. Parameters are float32; the matrix
-products run in `config.dtype`; layer norms, softmax and the embedding sum run in float32.
+Families differ in `TransformerConfig` alone. Shapes: B rows, L tokens a row, D hidden units, H
+heads of size d. Parameters are float32; the matrix products run in `config.dtype`; layer norms,
+softmax, the embedding sum and residual sums run in float32.
 """
 
-import dataclasses
-import functools
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-# Under the names that Hugging Face configs use.
-ACTIVATIONS = {
-    'gelu': functools.partial(nn.gelu, approximate=False),
-    'gelu_new': functools.partial(nn.gelu, approximate=True),
-    'relu': nn.relu,
-}
+from jdkd.models import positions
+from jdkd.models.config import ACTIVATIONS, Disentangled, RelativeBias, Rotary, TransformerConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes and choices of one encoder.
-
-    Attributes:
-        vocab_size: Rows of the word embedding.
-        hidden_size: D.
-        num_layers: Blocks of attention and feed-forward.
-        num_heads: H; divides `hidden_size`.
-        intermediate_size: Width of the feed-forward layers.
-        max_positions: Longest row, in tokens.
-        type_vocab_size: Number of token types (segments).
-        layer_norm_eps: Added to the variance in layer norms.
-        activation: A key of `ACTIVATIONS`; 'gelu' is the exact one (erf).
-        pad_id: The token that is masked.
-        dropout: Rate, in training only, on the embeddings and on each residual branch. Attention
-            probabilities are never dropped, so that fused attention kernels stay possible.
-        dtype: 'float32' or 'bfloat16': what the matrix products run in.
-        family: The key of `FAMILIES` that names the tensors in a checkpoint.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    max_positions: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    activation: str = 'gelu'
-    pad_id: int = 0
-    dropout: float = 0.0
-    dtype: str = 'float32'
-    family: str = 'bert'
-
-    def __post_init__(self):
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f'num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; '
-                'choose one that does.'
-            )
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f'activation={self.activation!r} is not supported; use one of '
-                f'{", ".join(ACTIVATIONS)}.'
-            )
-        if self.dtype not in ('float32', 'bfloat16'):
-            raise ValueError(f'dtype={self.dtype!r} is not supported; use float32 or bfloat16.')
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """What one family of models calls things in a Hugging Face checkpoint.
-
-    Attributes:
-        architecture: The encoder's class, for config.json.
-        classifier: The sequence classifier's class, whose `head` we read.
-        prefix: What a tensor's name may begin with, if saved from a model with a head.
-        fields: Field of `TransformerConfig` -> key of config.json.
-        fixed: Keys of config.json that may have this one value only.
-        modules: Path of our module -> name of theirs; `{i}` is the layer.
-        head: The same for `CrossEncoder(head='linear')`.
-        ignored: Regexes, on the whole name, of tensors that are not needed.
-        unused: Shape, in config fields, of tensors that `architecture` has and no embedding
-            needs. They are exported as zeros: transformers would warn that they are missing.
-    """
-
-    architecture: str
-    classifier: str
-    prefix: str
-    fields: Mapping[str, str]
-    fixed: Mapping[str, Any]
-    modules: Mapping[str, str]
-    head: Mapping[str, str]
-    ignored: Sequence[str]
-    unused: Mapping[str, Sequence[str]]
-
-
-FAMILIES = {
-    'bert': Family(
-        architecture='BertModel',
-        classifier='BertForSequenceClassification',
-        prefix='bert.',
-        fields={
-            'vocab_size': 'vocab_size',
-            'hidden_size': 'hidden_size',
-            'num_layers': 'num_hidden_layers',
-            'num_heads': 'num_attention_heads',
-            'intermediate_size': 'intermediate_size',
-            'max_positions': 'max_position_embeddings',
-            'type_vocab_size': 'type_vocab_size',
-            'layer_norm_eps': 'layer_norm_eps',
-            'activation': 'hidden_act',
-            'pad_id': 'pad_token_id',
-        },
-        fixed={'position_embedding_type': 'absolute', 'is_decoder': False},
-        modules={
-            'embeddings/word': 'embeddings.word_embeddings',
-            'embeddings/position': 'embeddings.position_embeddings',
-            'embeddings/token_type': 'embeddings.token_type_embeddings',
-            'embeddings/norm': 'embeddings.LayerNorm',
-            'layer_{i}/attention/query': 'encoder.layer.{i}.attention.self.query',
-            'layer_{i}/attention/key': 'encoder.layer.{i}.attention.self.key',
-            'layer_{i}/attention/value': 'encoder.layer.{i}.attention.self.value',
-            'layer_{i}/attention/output': 'encoder.layer.{i}.attention.output.dense',
-            'layer_{i}/attention_norm': 'encoder.layer.{i}.attention.output.LayerNorm',
-            'layer_{i}/ffn/up': 'encoder.layer.{i}.intermediate.dense',
-            'layer_{i}/ffn/down': 'encoder.layer.{i}.output.dense',
-            'layer_{i}/ffn_norm': 'encoder.layer.{i}.output.LayerNorm',
-        },
-        head={'pooler': 'pooler.dense', 'classifier': 'classifier'},
-        ignored=(r'embeddings\.position_ids', r'pooler\..*', r'cls\..*'),
-        unused={
-            'pooler.dense.weight': ('hidden_size', 'hidden_size'),
-            'pooler.dense.bias': ('hidden_size',),
-        },
-    ),
-}
-
-
-def _layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
+def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
+    """A layer norm in float32, whatever the dtype."""
     # The fast variance, E[x^2] - E[x]^2, loses digits where a few units are very large.
     return nn.LayerNorm(
-        epsilon=config.layer_norm_eps, dtype=jnp.float32, use_fast_variance=False, name=name
+        epsilon=config.layer_norm_eps,
+        dtype=jnp.float32,
+        use_bias=config.use_bias,
+        use_fast_variance=False,
+        name=name,
     )
 
 
-def _dense(config: TransformerConfig, features: int, name: str) -> nn.Dense:
+def _dense(config: TransformerConfig, features: int, name: str, use_bias=None) -> nn.Dense:
     return nn.Dense(
-        features, dtype=config.dtype, kernel_init=nn.initializers.normal(0.02), name=name
+        features,
+        dtype=config.dtype,
+        use_bias=config.use_bias if use_bias is None else use_bias,
+        kernel_init=nn.initializers.normal(0.02),
+        name=name,
     )
 
 
@@ -163,37 +45,114 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, token_types: jax.Array) -> jax.Array:
+        config = self.config
+        width = config.embedding_size or config.hidden_size
+
         def embed(size, name):
-            return nn.Embed(
-                size,
-                self.config.hidden_size,
-                embedding_init=nn.initializers.normal(0.02),
-                name=name,
-            )
+            return nn.Embed(size, width, embedding_init=nn.initializers.normal(0.02), name=name)
 
-        positions = jnp.arange(tokens.shape[1])[None]
-        x = embed(self.config.vocab_size, 'word')(tokens)
-        x += embed(self.config.max_positions, 'position')(positions)
-        x += embed(self.config.type_vocab_size, 'token_type')(token_types)
-        return _layer_norm(self.config, 'norm')(x)
+        def project(x, use_bias):
+            if width == config.hidden_size:
+                return x
+            return _dense(config, config.hidden_size, 'project', use_bias)(x)
+
+        x = embed(config.vocab_size, 'word')(tokens)
+        if config.position_embeddings:
+            # Padding is on the right, so that columns count as tokens do.
+            columns = config.position_offset + jnp.arange(tokens.shape[1])[None]
+            x += embed(config.position_offset + config.max_positions, 'position')(columns)
+        if config.type_vocab_size:
+            x += embed(config.type_vocab_size, 'token_type')(token_types)
+        if config.project_first:
+            return layer_norm(config, 'norm')(project(x, use_bias=False))
+        return project(layer_norm(config, 'norm')(x), use_bias=True)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention: `[B, L, D]` states and `[B, 1, 1, L]` key mask to `[B, L, D]`."""
+class Positions(nn.Module):
+    """What all layers share, for rows of one length; None where there is nothing.
+
+    `[1, H, L, L]` float32 logit bias for `RelativeBias`; `[2L - 1, D]` float32 embeddings by
+    distance for `Disentangled`.
+    """
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, length: int) -> jax.Array | None:
+        relative = self.config.relative
+
+        def table(rows, width):
+            init = nn.initializers.normal(0.02)
+            return nn.Embed(rows, width, embedding_init=init, name='relative')
+
+        if isinstance(relative, RelativeBias):
+            embed = table(relative.num_buckets, self.config.num_heads)
+            bias = embed(positions.bias_buckets(positions.distances(length), relative)).T[:, None]
+            return positions.skew(jnp.broadcast_to(bias, (len(bias), length, bias.shape[-1])))[None]
+        if isinstance(relative, Disentangled):
+            embed = table(2 * relative.span, self.config.hidden_size)
+            rows = embed(positions.disentangled_rows(positions.distances(length), relative))
+            return layer_norm(self.config, 'norm')(rows) if relative.norm else rows
+        return None
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: `[B, L, D]` states and `[B, 1, 1, L]` key mask to `[B, L, D]`.
+
+    Attributes:
+        config: Of the encoder.
+        local: Whether it attends in `config.window` only.
+    """
+
+    config: TransformerConfig
+    local: bool = False
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array, mask: jax.Array, shared: jax.Array | None) -> jax.Array:
+        config, relative = self.config, self.config.relative
         B, L, D = x_BxLxD.shape
+        query_dense, key_dense, value_dense = (
+            _dense(config, D, name) for name in ('query', 'key', 'value')
+        )
 
-        def heads(name):
-            return _dense(self.config, D, name)(x_BxLxD).reshape(B, L, self.config.num_heads, -1)
+        def heads(x):
+            return x.reshape(*x.shape[:-1], config.num_heads, config.head_size)
 
+        query, key, value = (heads(f(x_BxLxD)) for f in (query_dense, key_dense, value_dense))
+        bias, num_terms = None, 1
+        if isinstance(relative, RelativeBias):
+            bias = shared
+        elif isinstance(relative, Rotary):
+            theta = relative.local_theta if self.local else relative.theta
+            angles = positions.rotary_angles(L, config.head_size, theta)
+            query, key = positions.rotate(query, angles), positions.rotate(key, angles)
+        elif isinstance(relative, Disentangled):
+            num_terms += len(relative.terms)
+            position = {'c2p': key_dense, 'p2c': query_dense}
+            if not relative.share_key:
+                names = {'c2p': 'position_key', 'p2c': 'position_query'}
+                position = {term: _dense(config, D, names[term]) for term in relative.terms}
+            shared = shared.astype(config.dtype)
+            position = {term: heads(position[term](shared)) for term in relative.terms}
+            bias = positions.disentangled_bias(
+                query, key, to_key=position.get('c2p'), to_query=position.get('p2c')
+            )
+        # The logits are sums of as many terms, each as large as the first.
+        scale = 1 / math.sqrt(config.head_size * num_terms)
+        if isinstance(relative, Disentangled):
+            bias *= scale
         # Softmax is in float32 whatever the dtype. Where every key is masked it is uniform, not
         # NaN, because masked logits are large but finite.
-        x = jax.nn.dot_product_attention(heads('query'), heads('key'), heads('value'), mask=mask)
-        return _dense(self.config, D, 'output')(x.reshape(B, L, D))
+        x = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            bias=bias,
+            mask=mask,
+            scale=scale,
+            local_window_size=config.window if self.local else None,
+        )
+        return _dense(config, D, 'output')(x.reshape(B, L, D))
 
 
 class FeedForward(nn.Module):
@@ -203,30 +162,53 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = _dense(self.config, self.config.intermediate_size, 'up')(x)
-        x = ACTIVATIONS[self.config.activation](x)
-        return _dense(self.config, self.config.hidden_size, 'down')(x)
+        config, activation = self.config, ACTIVATIONS[self.config.activation]
+        up = _dense(config, config.intermediate_size, 'up')(x)
+        if config.gated:
+            hidden = activation(_dense(config, config.intermediate_size, 'gate')(x)) * up
+        else:
+            hidden = activation(up)
+        return _dense(config, config.hidden_size, 'down')(hidden)
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each with a residual and a layer norm after it."""
+    """Attention and feed-forward, each in a residual branch with a layer norm.
+
+    Attributes:
+        config: Of the encoder.
+        index: Of the layer.
+    """
 
     config: TransformerConfig
+    index: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> jax.Array:
-        def residual(x, branch, name):
-            branch = nn.Dropout(self.config.dropout)(branch, deterministic=deterministic)
-            # Summed in float32: bfloat16 would round the stream twice in every layer.
-            total = x.astype(jnp.float32) + branch.astype(jnp.float32)
-            return _layer_norm(self.config, name)(total).astype(self.config.dtype)
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, shared: jax.Array | None, deterministic: bool
+    ) -> jax.Array:
+        config = self.config
 
-        x = residual(x, Attention(self.config, name='attention')(x, mask), 'attention_norm')
-        return residual(x, FeedForward(self.config, name='ffn')(x), 'ffn_norm')
+        def residual(x, branch, name):
+            # The norm of the embeddings has just been: the first branch needs none.
+            norm_first = config.norm_first and (self.index, name) != (0, 'attention_norm')
+            inner = layer_norm(config, name)(x) if norm_first else x
+            update = branch(inner.astype(config.dtype))
+            update = nn.Dropout(config.dropout)(update, deterministic=deterministic)
+            # Summed in float32: bfloat16 would round the stream twice in every layer.
+            total = x.astype(jnp.float32) + update.astype(jnp.float32)
+            return total if config.norm_first else layer_norm(config, name)(total).astype(x.dtype)
+
+        attention = Attention(config, self.index in config.local_layers, name='attention')
+        x = residual(x, lambda x: attention(x, mask, shared), 'attention_norm')
+        return residual(x, FeedForward(config, name='ffn'), 'ffn_norm')
 
 
 class Transformer(nn.Module):
-    """BERT's encoder (Devlin et al. 2019, https://arxiv.org/abs/1810.04805), without a pooler."""
+    """BERT's encoder (Devlin et al. 2019, https://arxiv.org/abs/1810.04805) and its successors.
+
+    Without a pooler. What `families.FAMILIES` says is RoBERTa, MPNet, DeBERTa, ... is this module
+    with another config; parameters that several families have are at the same paths in all.
+    """
 
     config: TransformerConfig
 
@@ -242,7 +224,8 @@ class Transformer(nn.Module):
 
         Args:
             tokens: `[B, L]` integer ids; `config.pad_id` is masked as a key.
-            token_types: `[B, L]` integer segments; None for all 0.
+            token_types: `[B, L]` integer segments; None for all 0. Ignored where the family has
+                none.
             deterministic: False drops out; needs the 'dropout' rng where the rate is above 0.
 
         Returns:
@@ -251,21 +234,30 @@ class Transformer(nn.Module):
         Raises:
             ValueError: if L is more than `config.max_positions`.
         """
-        length = tokens.shape[1]
-        if length > self.config.max_positions:
+        config, length = self.config, tokens.shape[1]
+        if length > config.max_positions:
             raise ValueError(
-                f'Rows of {length} tokens, but the model has {self.config.max_positions} '
+                f'Rows of {length} tokens, but the model has {config.max_positions} '
                 'positions (max_positions); truncate to that length.'
             )
         if token_types is None:
             token_types = jnp.zeros_like(tokens)
-        mask = (tokens != self.config.pad_id)[:, None, None, :]
-        x = Embeddings(self.config, name='embeddings')(tokens, token_types)
-        x = nn.Dropout(self.config.dropout)(x, deterministic=deterministic)
-        x = x.astype(self.config.dtype)
-        for i in range(self.config.num_layers):
-            x = Layer(self.config, name=f'layer_{i}')(x, mask, deterministic=deterministic)
-        return x
+        mask = (tokens != config.pad_id)[:, None, None, :]
+        x = Embeddings(config, name='embeddings')(tokens, token_types)
+        x = nn.Dropout(config.dropout)(x, deterministic=deterministic)
+        # Norms restore what rounding loses; a stream that none stands in stays in float32.
+        x = x if config.norm_first else x.astype(config.dtype)
+        shared = Positions(config, name='positions')(length)
+        layer = Layer
+        if config.remat != 'none':
+            dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = dots if config.remat == 'dots' else None
+            layer = nn.remat(Layer, policy=policy, static_argnums=(4,))
+        for i in range(config.num_layers):
+            x = layer(config, i, name=f'layer_{i}')(x, mask, shared, deterministic)
+        if config.norm_first:
+            x = layer_norm(config, 'final_norm')(x)
+        return x.astype(config.dtype)
 
 
 def param_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
@@ -274,12 +266,3 @@ def param_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     variables = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens)
     flat = traverse_util.flatten_dict(variables['params'], sep='/')
     return {path: leaf.shape for path, leaf in flat.items()}
-
-
-def tensor_name(path: str, modules: Mapping[str, str]) -> str:
-    """Hugging Face's name of the parameter at `path`, given `Family.modules`."""
-    module, leaf = path.rsplit('/', 1)
-    layer = re.match(r'layer_(\d+)/', module)
-    key = re.sub(r'^layer_\d+/', 'layer_{i}/', module)
-    name = modules[key].format(i=layer and layer[1])
-    return f'{name}.{"bias" if leaf == "bias" else "weight"}'

@@ -38,11 +38,7 @@ def build(run: Run, name: str) -> System:
     Raises:
         ValueError: if there is no such entry, or its kind is unknown.
     """
-    spec = run.config.systems.get(name)
-    if spec is None:
-        raise ValueError(
-            f"'{name}' is no entry of config.systems; there are: {', '.join(run.config.systems)}."
-        )
+    spec = _entry(run, name)
     if spec.kind == 'bm25':
         return _bm25(run, name, spec)
     if spec.kind == 'scores':
@@ -50,7 +46,7 @@ def build(run: Run, name: str) -> System:
     if spec.kind not in KINDS:
         raise ValueError(f"systems.{name}.kind is '{spec.kind}'; use one of {', '.join(KINDS)}.")
     encoder = load_encoder(run, spec)
-    digest = stages.digest([weights_digest(encoder), spec.to_dict()])
+    digest = stages.digest([weights_digest(encoder), encoder.spec.to_dict()])
     if spec.train.steps:
         encoder, digest = train_from_labels(run, name, encoder, digest)
     kind = CrossEncoderSystem if spec.kind == 'cross_encoder' else DualEncoderSystem
@@ -108,18 +104,7 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
         'collection': run.collection.fingerprint,
         'seed': config.seed,
     }
-    # Labels alone: the other terms of the loss need a teacher.
-    loss = {key: 0.0 for key in config.loss} | {'contrastive': 1.0, 'temperature': 1.0}
-    settings = ml_collections.FrozenConfigDict({**config.to_dict(), 'loss': loss})
-    trainer = train.make_trainer(
-        settings,
-        trained,
-        mesh=run.mesh,
-        params=encoder.params,
-        score_fn=score_fn(encoder.model, trained.scale),
-        num_assistants=0,
-        dropout=spec.dropout,
-    )
+    trainer = _labels_trainer(run, encoder)
 
     def build_stage(out: pathlib.Path):
         ranking, _ = miner.rank(queries)
@@ -174,6 +159,46 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
     return restored(run, encoder, name, trained.steps, trainer.abstract), manifest['digest']
 
 
+def load_trained(run: Run, name: str) -> Encoder:
+    """The encoder of a system as the run left it; nothing is trained.
+
+    Raises:
+        FileNotFoundError: if the run has not trained it.
+        ValueError: if there is no such system, or it has no weights.
+    """
+    spec = _entry(run, name)
+    if spec.kind not in ('dual_encoder', 'cross_encoder'):
+        raise ValueError(
+            f"system '{name}' is of kind {spec.kind} and has no weights to export; name a "
+            'dual_encoder or a cross_encoder.'
+        )
+    if not spec.train.steps:
+        return load_encoder(run, spec)
+    if run.read_manifest(f'systems/{name}/train') is None:
+        raise FileNotFoundError(
+            f"{run.workdir} has no trained '{name}'; name it in teacher.members or assistants and "
+            'run --mode train to its end first.'
+        )
+    encoder = load_encoder(run, spec)
+    return restored(run, encoder, name, spec.train.steps, _labels_trainer(run, encoder).abstract)
+
+
+def _labels_trainer(run: Run, encoder: Encoder) -> train.Trainer:
+    """What trains an encoder on the labels; `abstract` is the state that its checkpoints hold."""
+    config, spec = run.config, encoder.spec
+    # Labels alone: the other terms of the loss need a teacher.
+    loss = {key: 0.0 for key in config.loss} | {'contrastive': 1.0, 'temperature': 1.0}
+    return train.make_trainer(
+        ml_collections.FrozenConfigDict({**config.to_dict(), 'loss': loss}),
+        spec.train,
+        mesh=run.mesh,
+        params=encoder.params,
+        score_fn=score_fn(encoder.model, spec.train.scale),
+        num_assistants=0,
+        dropout=spec.dropout,
+    )
+
+
 def restored(run: Run, encoder: Encoder, name: str, step: int, abstract) -> Encoder:
     """The encoder with the parameters of a checkpoint, replicated over the mesh."""
     with Checkpoints(run.workdir / 'checkpoints' / name, keep_period=1) as saved:
@@ -191,6 +216,15 @@ def token_lookup(run: Run, encoder: Encoder, queries, length: int):
     return loader.DualEncoderTokens(
         query_ids, passage_ids, length, encoder.tokenizer.special['sep']
     )
+
+
+def _entry(run: Run, name: str) -> ml_collections.FrozenConfigDict:
+    spec = run.config.systems.get(name)
+    if spec is None:
+        raise ValueError(
+            f"'{name}' is no entry of config.systems; there are: {', '.join(run.config.systems)}."
+        )
+    return spec
 
 
 def _bm25(run: Run, name: str, spec) -> BM25System:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 
 from jdkd.data import tokens
 from jdkd.data.candidates import Lists
@@ -18,6 +19,7 @@ from jdkd.retrieval import encode, index
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 from jdkd.runtime import mesh as meshes
+from jdkd.runtime import stages
 from jdkd.systems import base
 
 _CHUNK = 4096  # Lists scored at once, to bound the memory of gathered embeddings.
@@ -32,7 +34,7 @@ class Encoder:
         model: `DualEncoder` or `CrossEncoder`.
         params: Its parameters, replicated over the mesh.
         tokenizer: Its tokenizer.
-        spec: Its config entry: lengths, prefixes.
+        spec: Its config entry: lengths, prefixes, with what the checkpoint tells filled in.
         source: The checkpoint it came from.
     """
 
@@ -48,12 +50,13 @@ class Encoder:
 
     def passage_tokens(self, run: Run) -> np.ndarray:
         """`[P, passage_length]` token store of the collection, memory-mapped."""
-        texts = tokens.prefixed(self.spec.passage_prefix, run.passages)
-        return self._store(run, 'passages', self.spec.passage_prefix, texts)
+        spec = self.spec
+        return self._store(run, 'passages', spec.passage_prefix, run.passages, spec.passage_length)
 
     def query_tokens(self, run: Run, queries: Queries) -> np.ndarray:
         """`[Q, query_length]` token store of a split's queries, memory-mapped."""
-        return self._store(run, queries.split, self.spec.query_prefix, queries.texts)
+        spec = self.spec
+        return self._store(run, queries.split, spec.query_prefix, queries.texts, spec.query_length)
 
     def dark_tokens(self, lists: Lists) -> np.ndarray:
         """`[M * N_d, length]` ids of the dark examples for this encoder."""
@@ -66,13 +69,18 @@ class Encoder:
         texts = tokens.prefixed(self.spec.passage_prefix, texts)
         return self.tokenizer.encode(texts, self.spec.passage_length)
 
-    def _store(self, run: Run, what: str, prefix: str, texts) -> np.ndarray:
-        is_passages = what == 'passages'
-        length = self.spec.passage_length if is_passages else self.spec.query_length
+    def _store(self, run: Run, what: str, prefix: str, texts, length: int) -> np.ndarray:
         key = f'{self.tokenizer.fingerprint[:12]}-{length}'
         if prefix:
-            key += '-' + ''.join(c for c in prefix if c.isalnum())
+            key += f'-{stages.digest(prefix)[:8]}'
         path = f'tokens/{what}-{key}'
+
+        def build(out):
+            ids = self.tokenizer.encode(
+                tokens.prefixed(prefix, texts), length, desc=f'tokenise {what}'
+            )
+            np.save(out / 'ids.npy', ids)
+
         run.stage(
             path,
             {
@@ -82,9 +90,7 @@ class Encoder:
                 'length': length,
                 'prefix': prefix,
             },
-            lambda out: np.save(
-                out / 'ids.npy', self.tokenizer.encode(texts, length, desc=f'tokenise {what}')
-            ),
+            build,
         )
         return np.load(run.workdir / path / 'ids.npy', mmap_mode='r')
 
@@ -232,6 +238,11 @@ def read_model(
                 f"'{spec.weights}' has no classifier, so its linear head would score at random; "
                 "set head='cosine', or train it from labels with train.steps."
             )
+        if head == 'linear' and len(source.labels) > 1:
+            raise ValueError(
+                f"'{spec.weights}' is a classifier of the labels {', '.join(source.labels)}; a "
+                'relevance score needs a checkpoint with one label.'
+            )
         model = CrossEncoder(transformer, head=head)
         example = np.zeros((1, 8), np.int32)
         fresh = model.init(jax.random.key(seed), example, example)['params']
@@ -239,17 +250,41 @@ def read_model(
             params |= source.head
         params = {**jax.device_get(fresh), **params}
     else:
-        model = DualEncoder(
-            transformer,
-            pooling=spec.pooling or source.pooling or 'mean',
-            normalize=source.normalize if spec.normalize is None else spec.normalize,
-        )
+        told = resolve(spec, source)
+        model = DualEncoder(transformer, told.pooling, told.normalize, source.projection)
+        if source.projection is not None:
+            params['projection'] = source.projection_params
     if longest > transformer.max_positions:
         raise ValueError(
             f"'{spec.weights}' has {transformer.max_positions} positions, but query_length="
             f'{spec.query_length} and passage_length={spec.passage_length} need {longest}.'
         )
+    if longest > source.max_length and not spec.train.steps:
+        logging.warning(
+            "'%s' was made for at most %d tokens (its max_seq_length), but query_length=%d and "
+            'passage_length=%d need %d; scores of longer texts may suffer, unless it is trained '
+            'at that length.',
+            spec.weights,
+            source.max_length,
+            spec.query_length,
+            spec.passage_length,
+            longest,
+        )
     return model, params, source
+
+
+def resolve(
+    spec: ml_collections.FrozenConfigDict, source: pretrained.Pretrained
+) -> ml_collections.FrozenConfigDict:
+    """A config entry with the fields that it leaves to the checkpoint filled in."""
+    told = {
+        'pooling': source.pooling or 'mean',
+        'normalize': source.normalize,
+        'query_prefix': source.query_prompt,
+        'passage_prefix': source.passage_prompt,
+    }
+    told = {key: value for key, value in told.items() if spec[key] is None}
+    return ml_collections.FrozenConfigDict({**spec.to_dict(), **told})
 
 
 def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
@@ -259,7 +294,7 @@ def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
         model=model,
         params=jax.device_put(params, meshes.replicated(run.mesh)),
         tokenizer=tokens.load(source.tokenizer_dir),
-        spec=spec,
+        spec=resolve(spec, source),
         source=source,
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jdkd.models import pretrained, weights
-from jdkd.models.dual_encoder import DualEncoder, mean_pool, safe_normalize
+from jdkd.models.dual_encoder import DualEncoder, Projection, mean_pool, safe_normalize
 from jdkd.models.transformer import Transformer, TransformerConfig
 
 TINY = TransformerConfig(
@@ -59,13 +59,15 @@ def test_safe_normalize_has_a_finite_gradient_at_zero():
     )
 
 
-@pytest.mark.parametrize('pooling', ['mean', 'cls'])
+@pytest.mark.parametrize('pooling', ['mean', 'cls', 'max'])
 def test_embeddings_pool_the_states(pooling):
     model = DualEncoder(TINY, pooling=pooling, normalize=False)
     params = init(model)
     states = np.asarray(apply(Transformer(TINY), params['transformer'], TOKENS))
     if pooling == 'cls':
         expected = [states[0, 0], states[1, 0], np.zeros(16)]
+    elif pooling == 'max':
+        expected = [states[0, :4].max(0), states[1, :3].max(0), np.zeros(16)]
     else:
         expected = [states[0, :4].mean(0), states[1, :3].mean(0), np.zeros(16)]
     embeddings = apply(model, params, TOKENS)
@@ -77,14 +79,37 @@ def test_embeddings_pool_the_states(pooling):
     )
 
 
-def test_padding_changes_nothing():
-    model = DualEncoder(TINY)
+@pytest.mark.parametrize('bias', [True, False])
+def test_a_projection_comes_before_normalisation(bias):
+    model = DualEncoder(TINY, projection=Projection(5, bias, 'tanh'))
+    params = init(model)
+    assert ('bias' in params['projection']) == bias
+    pooled = np.asarray(apply(DualEncoder(TINY, normalize=False), params, TOKENS))
+    dense = pooled @ params['projection']['kernel'] + params['projection'].get('bias', 0.0)
+    expected = np.tanh(dense[:2])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    embeddings = apply(model, params, TOKENS)
+    assert embeddings.shape == (3, 5) and embeddings.dtype == jnp.float32
+    np.testing.assert_allclose(embeddings[:2], expected, atol=1e-5)
+    np.testing.assert_array_equal(embeddings[2], 0.0)  # Nothing has no embedding, bias or not.
+
+
+def test_unknown_activation_of_a_projection_is_an_error():
+    with pytest.raises(ValueError, match="activation='mish' of a projection is not supported; use"):
+        Projection(5, activation='mish')
+
+
+@pytest.mark.parametrize('pooling', ['mean', 'max'])
+def test_padding_changes_nothing(pooling):
+    model = DualEncoder(TINY, pooling)
     params = init(model)
     wide = np.pad(TOKENS, ((0, 0), (0, 9)))
     np.testing.assert_allclose(apply(model, params, wide), apply(model, params, TOKENS), atol=1e-6)
 
 
-@pytest.mark.parametrize(('pooling', 'dtype'), [('mean', 'float32'), ('cls', 'bfloat16')])
+@pytest.mark.parametrize(
+    ('pooling', 'dtype'), [('mean', 'float32'), ('cls', 'bfloat16'), ('max', 'float32')]
+)
 def test_rows_of_padding_have_no_gradient(pooling, dtype):
     model = DualEncoder(dataclasses.replace(TINY, dtype=dtype), pooling=pooling)
     params = init(model)
@@ -106,8 +131,8 @@ def test_rows_of_padding_have_no_gradient(pooling, dtype):
 
 
 def test_unknown_pooling_is_an_error():
-    with pytest.raises(ValueError, match="pooling='max' is not supported; use one of mean, cls"):
-        DualEncoder(TINY, pooling='max').init(jax.random.key(0), TOKENS)
+    with pytest.raises(ValueError, match="pooling='last' is not supported; use one of mean, cls"):
+        DualEncoder(TINY, pooling='last').init(jax.random.key(0), TOKENS)
 
 
 def test_network_minilm_embeds_as_in_sentence_transformers():

@@ -8,6 +8,7 @@ import tokenizers
 from flax import traverse_util
 
 from jdkd.models import export, pretrained
+from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig, param_shapes
 
@@ -48,10 +49,8 @@ def arguments(tmp_path):
         json.dumps({'tokenizer_class': 'BertTokenizer', 'mask_token': '[MASK]', **special})
     )
     return {
-        'config': TINY,
-        'params': random_params(TINY),
-        'pooling': 'mean',
-        'normalize': True,
+        'model': DualEncoder(TINY),
+        'params': {'transformer': random_params(TINY)},
         'tokenizer_dir': directory,
         'max_length': 12,
         'model_card': '---\nlicense: mit\n---\n# Tiny\n',
@@ -60,7 +59,7 @@ def arguments(tmp_path):
 
 @pytest.mark.parametrize(('pooling', 'normalize'), [('mean', True), ('cls', False)])
 def test_round_trip_is_exact(tmp_path, arguments, pooling, normalize):
-    arguments |= {'pooling': pooling, 'normalize': normalize}
+    arguments['model'] = DualEncoder(TINY, pooling, normalize)
     # Device arrays, as training has them.
     arguments['params'] = jax.tree.map(jax.numpy.asarray, arguments['params'])
     export.export_sentence_transformer(tmp_path / 'deep' / 'out', **arguments)
@@ -68,13 +67,14 @@ def test_round_trip_is_exact(tmp_path, arguments, pooling, normalize):
     assert read.config == TINY
     assert (read.pooling, read.normalize, read.max_length) == (pooling, normalize, 12)
     assert read.license == 'mit' and read.head is None
-    jax.tree.map(np.testing.assert_array_equal, read.params, arguments['params'])
+    jax.tree.map(np.testing.assert_array_equal, read.params, arguments['params']['transformer'])
     special = pretrained.special_ids(read.tokenizer_dir)
     assert special == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
     # A second pass writes the same bytes.
     export.export_sentence_transformer(
         tmp_path / 'again',
-        **arguments | {'params': read.params, 'tokenizer_dir': tmp_path / 'deep/out'},
+        **arguments
+        | {'params': {'transformer': read.params}, 'tokenizer_dir': tmp_path / 'deep/out'},
     )
     files = sorted(p.relative_to(tmp_path / 'again') for p in (tmp_path / 'again').rglob('*.*'))
     assert len(files) == 11
@@ -107,13 +107,18 @@ def test_errors_leave_the_earlier_export(tmp_path, arguments):
     target = tmp_path / 'out'
     export.export_sentence_transformer(target, **arguments)
     deeper = dataclasses.replace(TINY, num_layers=3)
-    broken = random_params(TINY)
-    broken['layer_1']['ffn']['up']['kernel'][0, 0] = np.nan
+    broken = {'transformer': random_params(TINY)}
+    broken['transformer']['layer_1']['ffn']['up']['kernel'][0, 0] = np.nan
     for change, kind, message in [
-        ({'pooling': 'max'}, ValueError, "pooling='max' cannot be exported; use mean or cls"),
+        ({'model': DualEncoder(TINY, 'last')}, ValueError, "'last' cannot be exported; use one of"),
+        (
+            {'model': CrossEncoder(TINY, 'cosine')},
+            ValueError,
+            "head='cosine' cannot be exported, .*; train it with head='linear'",
+        ),
         ({'max_length': 21}, ValueError, 'max_length=21 is not between 1 and .*20'),
         (
-            {'config': deeper},
+            {'model': DualEncoder(deeper)},
             ValueError,
             r'layer_2/attention/key/bias has shape None, .*\(16,\)',
         ),
@@ -124,26 +129,3 @@ def test_errors_leave_the_earlier_export(tmp_path, arguments):
             export.export_sentence_transformer(target, **arguments | change)
     assert pretrained.read_pretrained(target).config == TINY
     assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'tokenizer']
-
-
-@pytest.mark.parametrize(('pooling', 'normalize'), [('mean', True), ('cls', False)])
-def test_sentence_transformers_gives_the_same_embeddings(
-    tmp_path, arguments, pooling, normalize, capfd
-):
-    sentence_transformers = pytest.importorskip('sentence_transformers')
-    arguments |= {'pooling': pooling, 'normalize': normalize}
-    export.export_sentence_transformer(tmp_path / 'out', **arguments)
-    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
-    assert 'MISSING' not in capfd.readouterr().err  # No warning of new weights.
-    assert theirs.max_seq_length == 12
-    assert theirs.similarity_fn_name == ('cosine' if normalize else 'dot')
-    texts = ['a cat sat on the mat', 'the dog', '', 'cat ' * 30]
-    tokenizer = pretrained.load_tokenizer(tmp_path / 'out')
-    tokenizer.enable_truncation(12)
-    tokenizer.enable_padding(pad_id=0)
-    tokens = np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)
-    assert tokens.shape == (4, 12)
-    ours = jax.jit(DualEncoder(TINY, pooling, normalize).apply)(
-        {'params': {'transformer': arguments['params']}}, tokens
-    )
-    np.testing.assert_allclose(ours, theirs.encode(texts), atol=1e-5)

@@ -9,6 +9,7 @@ import tokenizers
 from flax import traverse_util
 
 from jdkd.models import export, pretrained
+from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig, param_shapes
 
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
@@ -48,10 +49,8 @@ def checkpoint(tmp_path):
     tokenizer.save(str(tokenizer_dir / 'tokenizer.json'))
     export.export_sentence_transformer(
         tmp_path / 'model',
-        config=TINY,
-        params=PARAMS,
-        pooling='mean',
-        normalize=True,
+        model=DualEncoder(TINY),
+        params={'transformer': PARAMS},
         tokenizer_dir=tokenizer_dir,
         max_length=16,
         model_card='no front matter',
@@ -153,14 +152,20 @@ def test_a_sequence_classifier_has_a_head(checkpoint):
     edit_json(checkpoint / 'config.json', architectures=['BertForSequenceClassification'])
     read = pretrained.read_pretrained(checkpoint)
     assert_params(read)
+    assert read.labels == ('0',)
     np.testing.assert_array_equal(read.head['classifier']['kernel'], weight.T)
     assert jax.tree.map(np.shape, read.head) == {
         'pooler': {'kernel': (8, 8), 'bias': (8,)},
         'classifier': {'kernel': (8, 1), 'bias': (1,)},
     }
     edit_tensors(checkpoint, lambda t: t | {'classifier.weight': np.ones((2, 8), np.float32)})
-    with pytest.raises(ValueError, match=r"'classifier.weight' .* \(2, 8\).* one label.* \(1, 8\)"):
+    with pytest.raises(ValueError, match=r"'classifier.weight' .* \(2, 8\).* imply \(1, 8\)"):
         pretrained.read_pretrained(checkpoint)
+    edit_tensors(checkpoint, lambda t: t | {'classifier.bias': np.ones(2, np.float32)})
+    edit_json(checkpoint / 'config.json', id2label={'0': 'no', '1': 'yes'})
+    read = pretrained.read_pretrained(checkpoint)
+    assert read.labels == ('no', 'yes')
+    assert read.head['classifier']['kernel'].shape == (8, 2)
 
 
 QUERY = 'encoder.layer.2.attention.self.query.weight'
@@ -204,28 +209,9 @@ def test_missing_files(checkpoint):
         pretrained.read_pretrained(checkpoint)
 
 
-def test_sentence_transformers_modules(checkpoint):
-    # As version 6 writes them.
-    (checkpoint / '1_Pooling' / 'config.json').write_text('{"pooling_mode": "cls"}')
-    modules = json.loads((checkpoint / 'modules.json').read_text())
-    modules[1]['type'] = 'sentence_transformers.sentence_transformer.modules.pooling.Pooling'
-    (checkpoint / 'modules.json').write_text(json.dumps(modules[:2]))
-    read = pretrained.read_pretrained(checkpoint)
-    assert (read.pooling, read.normalize) == ('cls', False)
-    (checkpoint / '1_Pooling' / 'config.json').write_text('{"pooling_mode": ["mean", "max"]}')
-    with pytest.raises(ValueError, match="pooling .'mean', 'max'.; supported are mean or cls"):
-        pretrained.read_pretrained(checkpoint)
-    modules[1]['type'] = 'sentence_transformers.models.Dense'
-    (checkpoint / 'modules.json').write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match='modules.json has a Dense module; supported are'):
-        pretrained.read_pretrained(checkpoint)
-    (checkpoint / 'modules.json').unlink()
-    read = pretrained.read_pretrained(checkpoint)
-    assert (read.pooling, read.normalize) == (None, False)
-
-
 def test_max_length_and_license(checkpoint):
     (checkpoint / 'sentence_bert_config.json').unlink()
+    (checkpoint / 'tokenizer_config.json').unlink()
     assert pretrained.read_pretrained(checkpoint).max_length == 20
     (checkpoint / 'tokenizer_config.json').write_text('{"model_max_length": 1e30}')
     assert pretrained.read_pretrained(checkpoint).max_length == 20

@@ -9,12 +9,11 @@ import pytest
 from flax import traverse_util
 
 from jdkd.models import pretrained
+from jdkd.models.families import FAMILIES, slot
 from jdkd.models.transformer import (
-    FAMILIES,
     Transformer,
     TransformerConfig,
     param_shapes,
-    tensor_name,
 )
 
 TINY = TransformerConfig(
@@ -229,6 +228,6 @@ def test_gradients_are_those_of_transformers(torch_bert):
     theirs = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     assert len(grads) == len(theirs)
     for path, grad in grads.items():
-        expected = theirs[tensor_name(path, FAMILIES['bert'].modules)]
+        expected = theirs[slot(path, FAMILIES['bert'].modules).name]
         expected = expected.T if path.endswith('/kernel') else expected
         np.testing.assert_allclose(grad, expected, atol=1e-4, err_msg=path)

@@ -1,0 +1,165 @@
+"""What an encoder is made of, as data: every family is one choice of these fields."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+# Under the names that Hugging Face configs use.
+ACTIVATIONS = {
+    'gelu': functools.partial(nn.gelu, approximate=False),
+    'gelu_new': functools.partial(nn.gelu, approximate=True),
+    'gelu_pytorch_tanh': functools.partial(nn.gelu, approximate=True),
+    'relu': nn.relu,
+    'silu': nn.silu,
+    'tanh': jnp.tanh,
+}
+REMAT = ('none', 'dots', 'full')
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativeBias:
+    """A learned bias on each head's logits for each bucket of distances, shared by all layers.
+
+    From T5 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683), as MPNet has it.
+
+    Attributes:
+        num_buckets: Half of them for keys before the query, half for keys after it.
+        max_distance: From here on all distances share the last bucket.
+    """
+
+    num_buckets: int = 32
+    max_distance: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Disentangled:
+    """Logits between contents and relative positions (He et al. 2021, DeBERTa).
+
+    See https://arxiv.org/abs/2006.03654 and, for the buckets, https://arxiv.org/abs/2111.09543.
+
+    Attributes:
+        num_buckets: Buckets of distances on each side of the query; 0 for one a distance.
+        max_distance: Distances are cut off here.
+        terms: Of 'c2p' (the query's content to positions) and 'p2c' (positions to the key's
+            content), those that are added.
+        share_key: Whether positions go through the query and key projections of the contents.
+        norm: Whether the position embeddings are normalised.
+    """
+
+    num_buckets: int = 0
+    max_distance: int = 512
+    terms: tuple[str, ...] = ()
+    share_key: bool = False
+    norm: bool = False
+
+    @property
+    def span(self) -> int:
+        """Positions on each side of the query that have an embedding."""
+        return self.num_buckets or self.max_distance
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+    """Queries and keys turned by their positions (Su et al. 2021).
+
+    See https://arxiv.org/abs/2104.09864.
+
+    Attributes:
+        theta: Longest wavelength / 2 pi, in layers that attend everywhere.
+        local_theta: The same in layers that attend in a window.
+    """
+
+    theta: float = 160_000.0
+    local_theta: float = 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and choices of one encoder; the defaults are BERT's.
+
+    Attributes:
+        vocab_size: Rows of the word embedding.
+        hidden_size: D.
+        num_layers: Blocks of attention and feed-forward.
+        num_heads: H; divides `hidden_size`.
+        intermediate_size: Width of the feed-forward layers.
+        max_positions: Longest row, in tokens.
+        type_vocab_size: Number of token types (segments); 0 where the family has none.
+        layer_norm_eps: Added to the variance in layer norms.
+        activation: A key of `ACTIVATIONS`; 'gelu' is the exact one (erf).
+        pad_id: The token that is masked.
+        embedding_size: Width of the embeddings where they are projected to D; None for D.
+        project_first: Whether that projection comes before the norm of the embeddings, and has no
+            bias (DeBERTa), or after it (ELECTRA).
+        position_embeddings: Whether absolute positions have learned embeddings.
+        position_offset: Rows of that table before the first position.
+        relative: What attention knows of relative positions, if anything.
+        use_bias: Whether dense layers and norms have biases.
+        norm_first: Whether norms stand in the residual branches (but for the first, which the
+            norm of the embeddings precedes) with one after the last layer, or after each sum.
+        gated: Whether the feed-forward layers multiply the activation by a second projection
+            (Shazeer 2020, https://arxiv.org/abs/2002.05202).
+        local_layers: Layers that attend in a window only.
+        window: Tokens to each side of the query in that window.
+        head_pooling: 'cls' or 'mean': the state that the family's sequence classifier reads.
+        head_activation: What follows that classifier's first dense layer.
+        dropout: Rate, in training only, on the embeddings and on each residual branch. Attention
+            probabilities are never dropped, so that fused attention kernels stay possible.
+        dtype: 'float32' or 'bfloat16': what the matrix products run in.
+        remat: What the backward pass computes again instead of keeping it: 'none', all but the
+            products with weights ('dots'), or whole layers ('full').
+        family: The key of `families.FAMILIES` that names the tensors in a checkpoint.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    activation: str = 'gelu'
+    pad_id: int = 0
+    embedding_size: int | None = None
+    project_first: bool = False
+    position_embeddings: bool = True
+    position_offset: int = 0
+    relative: RelativeBias | Disentangled | Rotary | None = None
+    use_bias: bool = True
+    norm_first: bool = False
+    gated: bool = False
+    local_layers: tuple[int, ...] = ()
+    window: int = 64
+    head_pooling: str = 'cls'
+    head_activation: str = 'tanh'
+    dropout: float = 0.0
+    dtype: str = 'float32'
+    remat: str = 'none'
+    family: str = 'bert'
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f'num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; '
+                'choose one that does.'
+            )
+        for field, supported in (
+            ('activation', ACTIVATIONS),
+            ('head_activation', ACTIVATIONS),
+            ('head_pooling', ('cls', 'mean')),
+            ('remat', REMAT),
+        ):
+            if getattr(self, field) not in supported:
+                raise ValueError(
+                    f'{field}={getattr(self, field)!r} is not supported; use one of '
+                    f'{", ".join(supported)}.'
+                )
+        if self.dtype not in ('float32', 'bfloat16'):
+            raise ValueError(f'dtype={self.dtype!r} is not supported; use float32 or bfloat16.')
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads

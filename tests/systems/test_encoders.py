@@ -1,0 +1,172 @@
+"""What a config entry leaves to the checkpoint, and what it overrides."""
+
+import json
+import shutil
+import types
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+import tokenizers
+from absl import logging
+
+from configs import common
+from jdkd.models import export
+from jdkd.models.cross_encoder import CrossEncoder
+from jdkd.models.dual_encoder import DualEncoder, Projection
+from jdkd.models.transformer import TransformerConfig
+from jdkd.run import Queries
+from jdkd.runtime import mesh, stages
+from jdkd.systems import encoders
+
+TINY = TransformerConfig(
+    vocab_size=8,
+    hidden_size=8,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=10,
+    max_positions=40,
+)
+DUAL = DualEncoder(TINY, 'max', False, Projection(4, True, 'tanh'))
+
+
+def write(directory, model, **kwargs):
+    """The model with random parameters, exported; returns its parameters."""
+    source = directory.with_name('tokenizer')
+    source.mkdir(exist_ok=True)
+    vocab = {word: i for i, word in enumerate('[PAD] [UNK] [CLS] [SEP] [MASK] cat q p'.split())}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='[UNK]'))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(source / 'tokenizer.json'))
+    row = np.ones((1, 4), np.int32)
+    rows = (row, row) if isinstance(model, CrossEncoder) else (row,)
+    params = jax.device_get(model.init(jax.random.key(0), *rows)['params'])
+    export.export_sentence_transformer(
+        directory,
+        model=model,
+        params=params,
+        tokenizer_dir=source,
+        max_length=24,
+        model_card='',
+        **kwargs,
+    )
+    return params
+
+
+def entry(directory, **overrides):
+    lengths = {'query_length': 10, 'passage_length': 15}
+    return ml_collections.FrozenConfigDict(
+        common.encoder(str(directory), **{**lengths, **overrides})
+    )
+
+
+def test_all_is_as_the_checkpoint_says(tmp_path):
+    written = write(tmp_path / 'model', DUAL, query_prompt='query: ', passage_prompt='passage: ')
+    model, params, source = encoders.read_model(entry(tmp_path / 'model'), 0)
+    assert model == DUAL
+    jax.tree.map(np.testing.assert_array_equal, params, written)
+    spec = encoders.resolve(entry(tmp_path / 'model'), source)
+    assert (spec.pooling, spec.normalize) == ('max', False)
+    assert (spec.query_prefix, spec.passage_prefix) == ('query: ', 'passage: ')
+
+
+def test_overrides_win_and_an_empty_prefix_means_none(tmp_path):
+    write(tmp_path / 'model', DUAL, query_prompt='query: ', passage_prompt='passage: ')
+    asked = entry(
+        tmp_path / 'model', pooling='cls', normalize=True, query_prefix='', passage_prefix='p '
+    )
+    model, _, source = encoders.read_model(asked, 0)
+    assert (model.pooling, model.normalize, model.projection) == ('cls', True, DUAL.projection)
+    assert encoders.resolve(asked, source) == asked
+
+
+def test_a_plain_encoder_is_pooled_by_mean_without_prefixes(tmp_path):
+    write(tmp_path / 'model', DUAL)
+    for name in ('modules.json', 'config_sentence_transformers.json'):
+        (tmp_path / 'model' / name).unlink()
+    model, params, source = encoders.read_model(entry(tmp_path / 'model'), 0)
+    assert model == DualEncoder(TINY, 'mean', False) and set(params) == {'transformer'}
+    spec = encoders.resolve(entry(tmp_path / 'model'), source)
+    assert (spec.query_prefix, spec.passage_prefix) == ('', '')
+
+
+def test_a_cross_encoder_keeps_its_head(tmp_path):
+    written = write(tmp_path / 'model', CrossEncoder(TINY, 'linear'))
+    model, params, _ = encoders.read_model(entry(tmp_path / 'model', kind='cross_encoder'), 0)
+    assert model == CrossEncoder(TINY, 'linear')
+    jax.tree.map(np.testing.assert_array_equal, params, written)
+
+
+def test_a_classifier_of_several_labels_is_no_scorer(tmp_path):
+    write(tmp_path / 'model', CrossEncoder(TINY, 'linear', 2))
+    with pytest.raises(ValueError, match='labels LABEL_0, LABEL_1; a relevance score needs'):
+        encoders.read_model(entry(tmp_path / 'model', kind='cross_encoder'), 0)
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'warns'),
+    [
+        ({'passage_length': 24}, False),
+        ({'passage_length': 25}, True),
+        ({'passage_length': 25, 'train': {'steps': 9}}, False),
+        ({'kind': 'cross_encoder', 'passage_length': 15}, False),
+        ({'kind': 'cross_encoder', 'passage_length': 16}, True),
+    ],
+)
+def test_lengths_beyond_the_checkpoints_are_warned_of(tmp_path, monkeypatch, overrides, warns):
+    write(tmp_path / 'model', DUAL)
+    said = []
+    monkeypatch.setattr(logging, 'warning', lambda text, *args: said.append(text % args))
+    encoders.read_model(entry(tmp_path / 'model', **overrides), 0)
+    assert bool(said) == warns
+    assert all('was made for at most 24 tokens (its max_seq_length), but' in s for s in said)
+
+
+def test_lengths_beyond_the_positions_are_an_error(tmp_path):
+    write(tmp_path / 'model', DUAL)
+    with pytest.raises(ValueError, match='has 40 positions, but query_length=10 and passage_len'):
+        encoders.read_model(entry(tmp_path / 'model', passage_length=41), 0)
+
+
+def test_a_projection_of_another_width_is_an_error(tmp_path):
+    write(tmp_path / 'model', DUAL)
+    wide = DualEncoder(
+        TransformerConfig(**{**TINY.__dict__, 'hidden_size': 12}), projection=DUAL.projection
+    )
+    write(tmp_path / 'wide', wide)
+    shutil.copytree(tmp_path / 'wide/2_Dense', tmp_path / 'model/2_Dense', dirs_exist_ok=True)
+    assert json.loads((tmp_path / 'model/2_Dense/config.json').read_text())['in_features'] == 12
+    with pytest.raises(
+        ValueError, match='Dense module of .* takes 12 dimensions, but the encoder has 8'
+    ):
+        encoders.read_model(entry(tmp_path / 'model'), 0)
+
+
+def test_prefixes_come_before_queries_and_passages(tmp_path):
+    write(tmp_path / 'model', DUAL, query_prompt='q ', passage_prompt='p ')
+    run = types.SimpleNamespace(
+        config=types.SimpleNamespace(seed=0),
+        mesh=mesh.make_mesh(),
+        workdir=tmp_path,
+        passages=['cat cat', 'cat'],
+        collection=types.SimpleNamespace(fingerprint='c'),
+        stage=lambda path, inputs, build: stages.stage(tmp_path / path, inputs, build),
+    )
+    queries = Queries('test', ['a'], ['cat'], [np.array([0])])
+    q, p, cat = 6, 7, 5
+
+    def tokens(**overrides):
+        encoder = encoders.load_encoder(run, entry(tmp_path / 'model', **overrides))
+        return encoder.query_tokens(run, queries)[:, :3], encoder.passage_tokens(run)[:, :3]
+
+    for overrides, expected_queries, expected_passages in (
+        ({}, [[q, cat, 0]], [[p, cat, cat], [p, cat, 0]]),
+        ({'query_prefix': ''}, [[cat, 0, 0]], [[p, cat, cat], [p, cat, 0]]),
+        ({'passage_prefix': 'q '}, [[q, cat, 0]], [[q, cat, cat], [q, cat, 0]]),
+        # Alike but for a sign: not the same store.
+        ({'query_prefix': 'q, '}, [[q, 1, cat]], [[p, cat, cat], [p, cat, 0]]),
+    ):
+        found_queries, found_passages = tokens(**overrides)
+        np.testing.assert_array_equal(found_queries, expected_queries, err_msg=str(overrides))
+        np.testing.assert_array_equal(found_passages, expected_passages, err_msg=str(overrides))
