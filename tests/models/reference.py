@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jdkd.models import pretrained
+from jdkd.models import export, pretrained
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES, slot
@@ -182,3 +182,12 @@ def read_live(model, directory):
     """A model of transformers as jdkd reads what it saves."""
     model.save_pretrained(directory)
     return pretrained.read_pretrained(directory)
+
+
+def write(directory, config, params, head=None, labels=()):
+    """An export without its tokenizer."""
+    content = export._encoder_config(config, labels)
+    (directory / 'config.json').write_text(json.dumps(content))
+    tensors = export._to_tensors(config, params, head)
+    file = directory / 'model.safetensors'
+    safetensors.numpy.save_file(tensors, file, metadata={'format': 'pt'})
