@@ -23,7 +23,7 @@ RECORDED = pathlib.Path(__file__).parent / 'recorded'
 _SIZES = {
     'vocab_size': 64,
     'hidden_size': 32,
-    'num_hidden_layers': 4,
+    'num_hidden_layers': 3,
     'num_attention_heads': 4,
     'intermediate_size': 48,
     'max_position_embeddings': 160,

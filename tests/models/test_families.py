@@ -20,6 +20,15 @@ from jdkd.runtime import mesh
 VARIANTS = list(reference.VARIANTS)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _compile_fast():
+    """Small models take longer to compile than to run."""
+    before = jax.config.read('jax_disable_most_optimizations')
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', before)
+
+
 @pytest.fixture(scope='module', params=VARIANTS)
 def live(request, tmp_path_factory):
     """(a random classifier of transformers, the same read by jdkd)."""
@@ -49,10 +58,9 @@ def edit_json(file, changes):
     file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
 
 
-@pytest.mark.parametrize('lengths', [(130, 60, 2), (9, 9), (3, 2, 17, 11)])
-def test_states_and_logits_are_those_of_transformers(live, lengths):
+def test_states_and_logits_are_those_of_transformers(live):
     model, read = live
-    tokens, types = reference.rows(lengths, pad_id=read.config.pad_id)
+    tokens, types = reference.rows((130, 60, 2, 17, 9), pad_id=read.config.pad_id)
     states, logits = reference.ours(read, tokens, types)
     expected = [x.detach().numpy() for x in reference.theirs(model, tokens, types)]
     mask = tokens != read.config.pad_id
@@ -158,7 +166,7 @@ def test_dropout_acts_in_training_only(recorded):
     assert np.abs(train(0) - train(1)).max() > 0.1
 
 
-@pytest.mark.parametrize('variant', ['bert', 'mpnet', 'deberta-v3', 'modernbert'])
+@pytest.mark.parametrize('variant', ['deberta-v3', 'modernbert'])
 def test_rematerialised_gradients_are_the_same(variant, tmp_path):
     expected = reference.recorded(variant, tmp_path)
     read = pretrained.read_pretrained(tmp_path)
@@ -212,9 +220,9 @@ def test_a_picked_layer_keeps_its_window(live, tmp_path):
     if not read.config.local_layers:
         pytest.skip('All layers attend everywhere.')
     model.save_pretrained(tmp_path / 'all')
-    picked = pretrained.read_pretrained(tmp_path / 'all', layers=(0, 3, 1))
+    picked = pretrained.read_pretrained(tmp_path / 'all', layers=(0, 2, 1))
     local = read.config.local_layers
-    assert picked.config.local_layers == tuple(i for i, j in enumerate((0, 3, 1)) if j in local)
+    assert picked.config.local_layers == tuple(i for i, j in enumerate((0, 2, 1)) if j in local)
     (tmp_path / 'picked').mkdir()
     reference.write(tmp_path / 'picked', picked.config, picked.params)
     again = pretrained.read_pretrained(tmp_path / 'picked')
@@ -271,7 +279,7 @@ def test_rows_as_long_as_the_positions(recorded):
         ('mpnet', {'relative_attention_num_buckets': 16}, '_num_buckets=16; only 32 is supported'),
         ('mpnet', {'pad_token_id': 0}, 'has pad_token_id=0; only 1 is supported'),
         ('electra', {'hidden_act': 'mish'}, "activation='mish' is not supported; use one of gelu"),
-        ('electra', {'embedding_size': 8}, r'shape \(64, 12\), but .* imply \(64, 8\)'),
+        ('electra', {'embedding_size': 8}, r'shape \(12,\), but .* imply \(8,\)'),
         ('distilbert', {'dim': ...}, "has no 'dim'"),
         ('roberta', {'model_type': 'bart'}, "type 'bart'; supported are: bert, distilbert, rob"),
     ],
