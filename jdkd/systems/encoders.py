@@ -244,6 +244,11 @@ def read_model(
                 f"'{spec.weights}' has no classifier, so its linear head would score at random; "
                 "set head='cosine', or train it from labels with train.steps."
             )
+        if spec.label is not None and (head != 'linear' or source.head is None):
+            raise ValueError(
+                f"label={spec.label} chooses an output of a checkpoint's classifier, but "
+                f"'{spec.weights}' is used with no such; leave it out."
+            )
         model = CrossEncoder(transformer, head=head)
         example = np.zeros((1, 8), np.int32)
         fresh = model.init(jax.random.key(seed), example, example)['params']
@@ -269,12 +274,12 @@ def _one_label(
 ) -> dict[str, Any]:
     """Parameters of the checkpoint's head with the label alone that is ranked by."""
     count = len(source.labels)
-    if spec.label is None and count > 1 or not 0 <= (spec.label or 0) < count:
+    label = 0 if spec.label is None and count == 1 else spec.label
+    if label is None or not 0 <= label < count:
         raise ValueError(
             f"'{spec.weights}' has {count} labels ({', '.join(source.labels)}); set label to the "
             f'number, from 0 to {count - 1}, of the one to rank by.'
         )
-    label = spec.label or 0
     classifier = jax.tree.map(lambda x: x[..., label : label + 1], source.head['classifier'])
     return {**source.head, 'classifier': classifier}
 

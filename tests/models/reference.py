@@ -67,6 +67,7 @@ def build(variant, *, num_labels=1, seed=0, **overrides):
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
     family, changes = VARIANTS[variant]
     sizes = _SIZES | {'initializer_range': 0.2, 'num_labels': num_labels} | changes | overrides

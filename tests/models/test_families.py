@@ -79,7 +79,7 @@ def test_gradients_are_those_of_transformers(live):
         np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=path)
 
 
-def test_transformers_loads_what_is_exported(recorded, tmp_path, capfd):
+def test_transformers_loads_what_is_exported(recorded, tmp_path):
     torch = pytest.importorskip('torch')
     transformers = pytest.importorskip('transformers')
     read, expected = recorded
@@ -215,33 +215,31 @@ def test_layers_are_picked_in_every_family(recorded, tmp_path):
     assert np.isfinite(states).all()
 
 
-def test_a_picked_layer_keeps_its_window(live, tmp_path):
-    model, read = live
-    if not read.config.local_layers:
-        pytest.skip('All layers attend everywhere.')
+def test_a_picked_layer_keeps_its_window(tmp_path):
+    torch = pytest.importorskip('torch')
+    model = reference.build('modernbert-mean', num_hidden_layers=4)
     model.save_pretrained(tmp_path / 'all')
-    picked = pretrained.read_pretrained(tmp_path / 'all', layers=(0, 2, 1))
-    local = read.config.local_layers
-    assert picked.config.local_layers == tuple(i for i, j in enumerate((0, 2, 1)) if j in local)
+    picked = pretrained.read_pretrained(tmp_path / 'all', layers=(0, 2, 3))
+    assert picked.config.local_layers == (2,)  # It was layer 3 of 4; 1 and 3 are local.
     (tmp_path / 'picked').mkdir()
     reference.write(tmp_path / 'picked', picked.config, picked.params)
-    again = pretrained.read_pretrained(tmp_path / 'picked')
-    assert again.config.local_layers == picked.config.local_layers
-    theirs = (
-        type(model.base_model)
-        .from_pretrained(tmp_path / 'picked', attn_implementation='eager')
-        .eval()
+    assert pretrained.read_pretrained(tmp_path / 'picked').config.local_layers == (2,)
+    theirs = type(model.base_model).from_pretrained(
+        tmp_path / 'picked', attn_implementation='eager'
     )
     tokens, _ = reference.rows((40, 33))
-    states = jax.jit(Transformer(again.config).apply)({'params': again.params}, tokens)
-    import torch
-
-    expected = theirs(torch.tensor(tokens).long(), torch.tensor(tokens != 0).long())[0]
+    states = jax.jit(Transformer(picked.config).apply)({'params': picked.params}, tokens)
     mask = tokens != 0
-    np.testing.assert_allclose(states[mask], expected.detach().numpy()[mask], atol=1e-5)
-    for wrong in ((1, 2), (0, 0), (0, 1, 0)):
-        with pytest.raises(ValueError, match='without a norm before its attention; begin with la'):
-            pretrained.read_pretrained(tmp_path / 'all', layers=wrong)
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor(tokens).long(), torch.tensor(mask).long())[0]
+    np.testing.assert_allclose(states[mask], expected.numpy()[mask], atol=1e-5)
+
+
+@pytest.mark.parametrize('checkpoint', ['modernbert'], indirect=True)
+@pytest.mark.parametrize('layers', [(1,), (0, 0), (1, 0), (0, 1, 0)])
+def test_a_layer_without_a_norm_can_only_be_the_first(checkpoint, layers):
+    with pytest.raises(ValueError, match='without a norm before its attention; begin with layer 0'):
+        pretrained.read_pretrained(checkpoint, layers=layers)
 
 
 def test_params_that_families_share_are_at_the_same_paths(recorded):
