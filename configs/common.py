@@ -10,12 +10,13 @@ def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collec
     c.kind = 'dual_encoder'  # or cross_encoder
     c.weights = weights  # local directory, or name on the Hugging Face hub
     c.revision = config_dict.placeholder(str)  # commit on the hub, so that weights stay the same
-    c.layers = ()  # layers to keep, counted from 0; () for all
+    c.layers = ()  # layers to keep, counted from 0, or first:3 or even:3; () for all
     c.pooling = config_dict.placeholder(str)  # mean, cls or max; None: as the checkpoint says
     c.normalize = config_dict.placeholder(bool)  # to unit length; None: as the checkpoint says
-    # Of a cross-encoder: linear (BERT's) or cosine (ours, begins as a dual-encoder does); None: as
-    # the checkpoint has one.
+    # Of a cross-encoder: linear (its family's) or cosine (ours, begins as a dual-encoder does);
+    # None: as the checkpoint has one.
     c.head = config_dict.placeholder(str)
+    c.label = config_dict.placeholder(int)  # of a classifier with several: the one to rank by
     c.query_length = 32  # tokens, special ones included
     c.passage_length = 128
     # What the model was trained to see before the text (E5: 'query: '); '' for nothing, None: as
@@ -25,6 +26,7 @@ def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collec
     c.scale = config_dict.placeholder(float)  # logits per unit of score; None: fitted to the labels
     c.dtype = 'float32'  # of matrix products; bfloat16 on TPU
     c.dropout = 0.0  # in training
+    c.remat = 'none'  # computed again in the backward pass: all but products (dots), or all (full)
     c.train = ml_collections.ConfigDict()
     c.train.steps = 0  # 0: used as it is; otherwise trained from labels first
     c.train.batch_size = 32  # queries
@@ -142,9 +144,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.mesh.model = 1  # devices along the parameters
     c.sharding = (  # the first rule whose regex is found in a parameter's path decides
         (r'embeddings/word/', ('model', None)),
-        (r'attention/(query|key|value)/', (None, 'model')),
+        (r'attention/(position_)?(query|key|value)/', (None, 'model')),
         (r'attention/output/kernel', ('model', None)),
-        (r'ffn/up/', (None, 'model')),
+        (r'ffn/(up|gate)/', (None, 'model')),
         (r'ffn/down/kernel', ('model', None)),
         (r'.*', ()),
     )

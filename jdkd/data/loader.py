@@ -47,17 +47,19 @@ class CrossEncoderTokens:
         queries: `[Q, Lq]` token store of the split.
         passages: `[P, Lp]` token store of the collection.
         pad_id: Id of the padding token.
+        separators: Of a pair; see `join_pairs`.
     """
 
     queries: np.ndarray
     passages: np.ndarray
     pad_id: int
+    separators: int = 1
 
     def __call__(self, records: Features) -> dict[str, np.ndarray]:
         shape = records['passages'].shape
         queries = self.queries[np.repeat(records['query_row'], shape[1])]
         passages = self.passages[records['passages'].ravel()]
-        tokens, token_types = join_pairs(queries, passages, self.pad_id)
+        tokens, token_types = join_pairs(queries, passages, self.pad_id, self.separators)
         kept = {k: v for k, v in records.items() if k not in ('query_row', 'passages')}
         return kept | {
             'passages': tokens.astype(np.int32).reshape(*shape, -1),

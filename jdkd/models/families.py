@@ -113,10 +113,6 @@ def _write_offset(config: TransformerConfig) -> dict[str, Any]:
     return {'max_position_embeddings': config.max_positions + config.position_offset}
 
 
-def _write_embedding(config: TransformerConfig) -> dict[str, Any]:
-    return {'embedding_size': config.embedding_size or config.hidden_size}
-
-
 def _read_deberta(raw: Mapping[str, Any]) -> dict[str, Any]:
     terms = raw.get('pos_att_type') or ()
     terms = terms.lower().split('|') if isinstance(terms, str) else terms
@@ -131,13 +127,14 @@ def _read_deberta(raw: Mapping[str, Any]) -> dict[str, Any]:
         )
     span = raw.get('max_relative_positions', -1)
     return {
+        'embedding_size': raw.get('embedding_size'),
         'relative': Disentangled(
             num_buckets=max(raw.get('position_buckets', -1), 0),
             max_distance=span if span > 0 else raw.get('max_position_embeddings', 512),
             terms=terms,
             share_key=raw.get('share_att_key', False),
             norm='layer_norm' in raw.get('norm_rel_ebd', 'none').lower(),
-        )
+        ),
     }
 
 
@@ -151,7 +148,8 @@ def _write_deberta(config: TransformerConfig) -> dict[str, Any]:
         'share_att_key': relative.share_key,
         'norm_rel_ebd': 'layer_norm' if relative.norm else 'none',
         'pooler_hidden_size': config.hidden_size,
-        **_write_embedding(config),
+        # There is no null for "as wide as the states".
+        **({'embedding_size': config.embedding_size} if config.embedding_size else {}),
     }
 
 
@@ -275,7 +273,7 @@ FAMILIES = {
         fields={**_FIELDS, 'embedding_size': 'embedding_size'},
         defaults={'embedding_size': 128, 'head_activation': 'gelu'},
         fixed=_ABSOLUTE,
-        write=_write_embedding,
+        write=lambda config: {'embedding_size': config.embedding_size or config.hidden_size},
         ignored=(*_IGNORED, r'(generator|discriminator)_(predictions|lm_head)\..*'),
         segments=True,
         dropout_first=True,
@@ -325,7 +323,6 @@ FAMILIES = {
         head={'pooler': 'pooler.dense', 'classifier': 'classifier'},
         fields={
             **_FIELDS,
-            'embedding_size': 'embedding_size',
             'position_embeddings': 'position_biased_input',
             'head_activation': 'pooler_hidden_act',
         },

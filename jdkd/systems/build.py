@@ -212,7 +212,7 @@ def token_lookup(run: Run, encoder: Encoder, queries, length: int):
     query_ids = encoder.query_tokens(run, queries)
     passage_ids = encoder.passage_tokens(run)
     if encoder.spec.kind == 'cross_encoder':
-        return loader.CrossEncoderTokens(query_ids, passage_ids, encoder.pad_id)
+        return loader.CrossEncoderTokens(query_ids, passage_ids, encoder.pad_id, encoder.separators)
     return loader.DualEncoderTokens(
         query_ids, passage_ids, length, encoder.tokenizer.special['sep']
     )

@@ -15,6 +15,7 @@ from jdkd.data.candidates import Lists
 from jdkd.models import cross_encoder, pretrained, weights
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.families import FAMILIES
 from jdkd.retrieval import encode, index
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
@@ -47,6 +48,11 @@ class Encoder:
     @property
     def pad_id(self) -> int:
         return self.model.transformer.pad_id
+
+    @property
+    def separators(self) -> int:
+        """[SEP] tokens between the texts of a pair."""
+        return FAMILIES[self.model.transformer.family].separators
 
     def passage_tokens(self, run: Run) -> np.ndarray:
         """`[P, passage_length]` token store of the collection, memory-mapped."""
@@ -199,7 +205,10 @@ class CrossEncoderSystem:
         M, N, L = passages.shape
         pad_id = self.encoder.pad_id
         ids, types = cross_encoder.join_pairs(
-            np.repeat(queries, N, axis=0), passages.reshape(M * N, L), pad_id
+            np.repeat(queries, N, axis=0),
+            passages.reshape(M * N, L),
+            pad_id,
+            self.encoder.separators,
         )
         return encode.score_pairs(
             self.encoder.model,
@@ -227,27 +236,30 @@ def read_model(
     """
     path = weights.find_weights(spec.weights, spec.revision)
     source = pretrained.read_pretrained(path, layers=spec.layers or None)
-    transformer = dataclasses.replace(source.config, dtype=spec.dtype, dropout=spec.dropout)
+    transformer = dataclasses.replace(
+        source.config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat
+    )
     longest = max(spec.query_length, spec.passage_length)
     params = {'transformer': source.params}
     if spec.kind == 'cross_encoder':
-        longest = spec.query_length + spec.passage_length - 1
+        longest = spec.query_length + spec.passage_length
+        longest += FAMILIES[transformer.family].separators - 2
         head = spec.head or ('cosine' if source.head is None else 'linear')
         if head == 'linear' and source.head is None and not spec.train.steps:
             raise ValueError(
                 f"'{spec.weights}' has no classifier, so its linear head would score at random; "
                 "set head='cosine', or train it from labels with train.steps."
             )
-        if head == 'linear' and len(source.labels) > 1:
+        if spec.label is not None and (head != 'linear' or source.head is None):
             raise ValueError(
-                f"'{spec.weights}' is a classifier of the labels {', '.join(source.labels)}; a "
-                'relevance score needs a checkpoint with one label.'
+                f"label={spec.label} chooses an output of a checkpoint's classifier, but "
+                f"'{spec.weights}' is used with no such; leave it out."
             )
         model = CrossEncoder(transformer, head=head)
         example = np.zeros((1, 8), np.int32)
         fresh = model.init(jax.random.key(seed), example, example)['params']
         if head == 'linear' and source.head is not None:
-            params |= source.head
+            params |= _one_label(spec, source)
         params = {**jax.device_get(fresh), **params}
     else:
         told = resolve(spec, source)
@@ -285,6 +297,21 @@ def resolve(
     }
     told = {key: value for key, value in told.items() if spec[key] is None}
     return ml_collections.FrozenConfigDict({**spec.to_dict(), **told})
+
+
+def _one_label(
+    spec: ml_collections.FrozenConfigDict, source: pretrained.Pretrained
+) -> dict[str, Any]:
+    """Parameters of the checkpoint's head with the label alone that is ranked by."""
+    count = len(source.labels)
+    label = 0 if spec.label is None and count == 1 else spec.label
+    if label is None or not 0 <= label < count:
+        raise ValueError(
+            f"'{spec.weights}' has {count} labels ({', '.join(source.labels)}); set label to the "
+            f'number, from 0 to {count - 1}, of the one to rank by.'
+        )
+    classifier = jax.tree.map(lambda x: x[..., label : label + 1], source.head['classifier'])
+    return {**source.head, 'classifier': classifier}
 
 
 def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jdkd.models import pretrained
+from jdkd.models import export, pretrained
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES, slot
@@ -23,7 +23,7 @@ RECORDED = pathlib.Path(__file__).parent / 'recorded'
 _SIZES = {
     'vocab_size': 64,
     'hidden_size': 32,
-    'num_hidden_layers': 4,
+    'num_hidden_layers': 3,
     'num_attention_heads': 4,
     'intermediate_size': 48,
     'max_position_embeddings': 160,
@@ -67,6 +67,7 @@ def build(variant, *, num_labels=1, seed=0, **overrides):
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
     family, changes = VARIANTS[variant]
     sizes = _SIZES | {'initializer_range': 0.2, 'num_labels': num_labels} | changes | overrides
@@ -182,3 +183,12 @@ def read_live(model, directory):
     """A model of transformers as jdkd reads what it saves."""
     model.save_pretrained(directory)
     return pretrained.read_pretrained(directory)
+
+
+def write(directory, config, params, head=None, labels=()):
+    """An export without its tokenizer."""
+    content = export._encoder_config(config, labels)
+    (directory / 'config.json').write_text(json.dumps(content))
+    tensors = export._to_tensors(config, params, head)
+    file = directory / 'model.safetensors'
+    safetensors.numpy.save_file(tensors, file, metadata={'format': 'pt'})

@@ -8,6 +8,7 @@ import pytest
 from jdkd.models import pretrained
 from jdkd.models.cross_encoder import CrossEncoder, join_pairs
 from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import Transformer, TransformerConfig
 
 TINY = TransformerConfig(
@@ -50,6 +51,49 @@ def test_join_pairs_by_hand():
         types,
         [[0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]],
     )
+
+
+def test_join_pairs_with_two_separators_by_hand():
+    tokens, types = join_pairs(QUERIES, PASSAGES, 0, separators=2)
+    np.testing.assert_array_equal(
+        tokens,
+        [
+            [CLS, 10, SEP, SEP, 20, SEP, 0],
+            [CLS, 11, 12, SEP, SEP, SEP, 0],
+            [CLS, SEP, SEP, 21, SEP, 0, 0],
+            [0, 0, 0, 0, 0, 0, 0],
+        ],
+    )
+    np.testing.assert_array_equal(types[0], [0, 0, 0, 1, 1, 1, 0])
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_pairs_are_those_of_the_familys_tokenizer(family):
+    """transformers' own tokenizer of each family, on a vocabulary of single letters."""
+    transformers = pytest.importorskip('transformers')
+    vocab = {word: i for i, word in enumerate(['<pad>', '<unk>', '<s>', '</s>', *'abcdefg'])}
+    special = {'bos': '<s>', 'eos': '</s>', 'cls': '<s>', 'sep': '</s>', 'pad': '<pad>'}
+    special = {f'{role}_token': token for role, token in special.items()}
+    names = {'deberta-v2': 'DebertaV2', 'xlm-roberta': 'XLMRoberta', 'mpnet': 'MPNet'}
+    names |= {'roberta': 'Roberta', 'modernbert': 'Bert', 'electra': 'Bert', 'distilbert': 'Bert'}
+    kind = getattr(transformers, f'{names.get(family, "Bert")}Tokenizer')
+    pieces = [(word, -1.0) for word in vocab]
+    made = {
+        'DebertaV2': {'vocab': pieces},
+        'XLMRoberta': {'vocab': pieces},
+        'Roberta': {'vocab': vocab, 'merges': []},
+    }
+    own = kind(**made.get(names.get(family), {'vocab': vocab}), unk_token='<unk>', **special)
+    assert own.is_fast
+    pair = own.backend_tokenizer.encode('abc', 'de')
+    alone = [own.backend_tokenizer.encode(text).ids for text in ('abc', 'de')]
+    rows = [np.array([ids + [own.pad_token_id] * 2]) for ids in alone]
+    tokens, types = join_pairs(*rows, own.pad_token_id, FAMILIES[family].separators)
+    length = len(pair.ids)
+    assert length >= 5 + FAMILIES[family].separators - 2
+    np.testing.assert_array_equal(tokens[0, :length], pair.ids)
+    if FAMILIES[family].segments:
+        np.testing.assert_array_equal(types[0, :length], pair.type_ids)
 
 
 @pytest.mark.parametrize('dtype', [np.uint16, np.int32])
@@ -145,6 +189,19 @@ def test_logits_are_float32_under_bfloat16():
 def test_unknown_head_is_an_error():
     with pytest.raises(ValueError, match="head='mlp' is not supported; use one of cosine, linear"):
         init(CrossEncoder(TINY, 'mlp'))
+    with pytest.raises(ValueError, match="head='cosine' has one label, not 3; use head='linear'"):
+        init(CrossEncoder(TINY, 'cosine', 3))
+
+
+def test_several_labels_have_a_logit_each():
+    tokens, types = join_pairs(QUERIES, PASSAGES, 0)
+    model = CrossEncoder(TINY, 'linear', 3)
+    params = init(model)
+    logits = apply(model, params, tokens, types)
+    assert logits.shape == (4, 3)
+    classifier = jax.tree.map(lambda x: x[..., 1:2], params['classifier'])
+    one = apply(CrossEncoder(TINY, 'linear'), params | {'classifier': classifier}, tokens, types)
+    np.testing.assert_allclose(one, logits[:, 1], rtol=1e-5)
 
 
 def test_linear_head_is_the_sequence_classifier_of_transformers(tmp_path):

@@ -105,6 +105,39 @@ def test_layers_are_picked_and_renumbered(checkpoint):
     assert_params(read, expected)
 
 
+@pytest.mark.parametrize(
+    ('layers', 'picks'),
+    [
+        ('first:2', (0, 1)),
+        (('first:4',), (0, 1, 2, 3)),  # As the command line has it.
+        ('even:1', (0,)),
+        ('even:2', (0, 3)),
+        (('even:3',), (0, 2, 3)),
+        ([3, 0], (3, 0)),
+    ],
+)
+def test_layers_by_rule(checkpoint, layers, picks):
+    read = pretrained.read_pretrained(checkpoint, layers=layers)
+    assert read.config.num_layers == len(picks)
+    for new, old in enumerate(picks):
+        expected = PARAMS[f'layer_{old}']
+        jax.tree.map(np.testing.assert_array_equal, read.params[f'layer_{new}'], expected)
+
+
+@pytest.mark.parametrize(
+    ('layers', 'message'),
+    [
+        ('last:2', "layers=.'last:2',. is not supported; use indices, first:N or even:N"),
+        (('first:2', 3), 'use indices, first:N or even:N'),
+        ('even:0', 'use indices, first:N or even:N'),
+        ('first:5', "layers=.'first:5',. cannot be kept: the checkpoint has 4"),
+    ],
+)
+def test_layer_rules_that_cannot_be(checkpoint, layers, message):
+    with pytest.raises(ValueError, match=message):
+        pretrained.read_pretrained(checkpoint, layers=layers)
+
+
 @pytest.mark.parametrize('layers', [(0, 4), (-1,), ()])
 def test_layers_that_are_not_there(checkpoint, layers):
     with pytest.raises(ValueError, match='cannot be kept: the checkpoint has layers 0 to 3'):
