@@ -11,6 +11,9 @@ def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collec
     c.weights = weights  # local directory, or name on the Hugging Face hub
     c.revision = config_dict.placeholder(str)  # commit on the hub, so that weights stay the same
     c.layers = ()  # layers to keep, counted from 0, or first:3 or even:3; () for all
+    # Of a model from scratch with the checkpoint's family, vocabulary and proportions; None: the
+    # checkpoint's size and weights.
+    c.hidden_size = config_dict.placeholder(int)
     c.pooling = config_dict.placeholder(str)  # mean, cls or max; None: as the checkpoint says
     c.normalize = config_dict.placeholder(bool)  # to unit length; None: as the checkpoint says
     # Of a cross-encoder: linear (its family's) or cosine (ours, begins as a dual-encoder does);

@@ -113,10 +113,12 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
             f'{spec.passage_prefix!r}'
         )
         prefixes += ': give these too.\n' if is_pairs else '; the calls above do the same.\n'
-    layers = f'layers {", ".join(map(str, spec.layers))}' if spec.layers else 'all layers'
+    start = f'layers {", ".join(map(str, spec.layers))} of' if spec.layers else 'all layers of'
+    if spec.hidden_size is not None:
+        start = 'random weights, with family and vocabulary of'
     what = (
         f'`{name}`, a {kind} of {transformer.num_layers} layers and {transformer.hidden_size} '
-        f'hidden units, begun as {layers} of {spec.weights}, {_training(run, name, spec)} on '
+        f'hidden units, begun as {start} {spec.weights}, {_training(run, name, spec)} on '
         f'{run.collection.name} (terms of the texts: {run.collection.license or "not stated"}), '
         f'with queries of up to {spec.query_length} and passages of up to {spec.passage_length} '
         'tokens.'

@@ -63,6 +63,7 @@ def encoder(kind='dual_encoder', **changes):
         'kind': kind,
         'weights': 'org/base',
         'layers': (0, 2, 5),
+        'hidden_size': None,
         'query_length': 16,
         'passage_length': 40,
         'query_prefix': '',

@@ -13,6 +13,7 @@ from absl import logging
 from jdkd.data import tokens
 from jdkd.data.candidates import Lists
 from jdkd.models import cross_encoder, pretrained, weights
+from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.families import FAMILIES
@@ -228,7 +229,7 @@ def read_model(
 
     Args:
         spec: `kind` is `dual_encoder` or `cross_encoder`; `weights`, `revision`, `layers`, ...
-        seed: For what the checkpoint lacks: the head of a cross-encoder.
+        seed: For what the checkpoint lacks: the head of a cross-encoder, all of a smaller model.
 
     Raises:
         FileNotFoundError: if the weights are nowhere to be found.
@@ -240,7 +241,10 @@ def read_model(
         source.config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat
     )
     longest = max(spec.query_length, spec.passage_length)
-    params = {'transformer': source.params}
+    params, example = {'transformer': source.params}, np.zeros((1, 8), np.int32)
+    if spec.hidden_size is not None:
+        source = dataclasses.replace(source, head=None, projection=None)
+        transformer, params = _of_size(transformer, spec.hidden_size), {}
     if spec.kind == 'cross_encoder':
         longest = spec.query_length + spec.passage_length
         longest += FAMILIES[transformer.family].separators - 2
@@ -256,7 +260,6 @@ def read_model(
                 f"'{spec.weights}' is used with no such; leave it out."
             )
         model = CrossEncoder(transformer, head=head)
-        example = np.zeros((1, 8), np.int32)
         fresh = model.init(jax.random.key(seed), example, example)['params']
         if head == 'linear' and source.head is not None:
             params |= _one_label(spec, source)
@@ -266,6 +269,8 @@ def read_model(
         model = DualEncoder(transformer, told.pooling, told.normalize, source.projection)
         if source.projection is not None:
             params['projection'] = source.projection_params
+        if not params:
+            params = jax.device_get(model.init(jax.random.key(seed), example)['params'])
     if longest > transformer.max_positions:
         raise ValueError(
             f"'{spec.weights}' has {transformer.max_positions} positions, but query_length="
@@ -283,6 +288,21 @@ def read_model(
             longest,
         )
     return model, params, source
+
+
+def _of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
+    """The config with heads as large and feed-forward layers as many times as wide as before."""
+    if hidden_size % config.head_size:
+        raise ValueError(
+            f'hidden_size={hidden_size} is no multiple of the {config.head_size} units of each of '
+            "the checkpoint's attention heads; choose one that is."
+        )
+    return dataclasses.replace(
+        config,
+        hidden_size=hidden_size,
+        num_heads=hidden_size // config.head_size,
+        intermediate_size=config.intermediate_size * hidden_size // config.hidden_size,
+    )
 
 
 def resolve(

@@ -170,3 +170,19 @@ def test_prefixes_come_before_queries_and_passages(tmp_path):
         found_queries, found_passages = tokens(**overrides)
         np.testing.assert_array_equal(found_queries, expected_queries, err_msg=str(overrides))
         np.testing.assert_array_equal(found_passages, expected_passages, err_msg=str(overrides))
+
+
+def test_a_model_of_another_size_starts_from_scratch(tmp_path):
+    write(tmp_path / 'model', DUAL)
+    asked = entry(tmp_path / 'model', hidden_size=4)
+    model, params, _ = encoders.read_model(asked, 0)
+    config = model.transformer
+    assert (config.hidden_size, config.num_heads, config.intermediate_size) == (4, 1, 5)
+    assert (config.vocab_size, model.projection) == (TINY.vocab_size, None)
+    assert params['transformer']['embeddings']['word']['embedding'].shape == (8, 4)
+    again, other = (encoders.read_model(asked, seed)[1] for seed in (0, 1))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    kernel = params['transformer']['layer_0']['ffn']['up']['kernel']
+    assert (kernel != other['transformer']['layer_0']['ffn']['up']['kernel']).all()
+    with pytest.raises(ValueError, match='hidden_size=6 is no multiple of the 4 units'):
+        encoders.read_model(entry(tmp_path / 'model', hidden_size=6), 0)
