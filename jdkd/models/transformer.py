@@ -111,36 +111,34 @@ class Attention(nn.Module):
     def __call__(self, x_BxLxD: jax.Array, mask: jax.Array, shared: jax.Array | None) -> jax.Array:
         config, relative = self.config, self.config.relative
         B, L, D = x_BxLxD.shape
-        query_dense, key_dense, value_dense = (
-            _dense(config, D, name) for name in ('query', 'key', 'value')
-        )
+        project = {name: _dense(config, D, name) for name in ('query', 'key', 'value')}
 
         def heads(x):
             return x.reshape(*x.shape[:-1], config.num_heads, config.head_size)
 
-        query, key, value = (heads(f(x_BxLxD)) for f in (query_dense, key_dense, value_dense))
-        bias, num_terms = None, 1
+        query, key, value = (heads(dense(x_BxLxD)) for dense in project.values())
+        scale, bias = 1 / math.sqrt(config.head_size), None
         if isinstance(relative, RelativeBias):
             bias = shared
         elif isinstance(relative, Rotary):
             theta = relative.local_theta if self.local else relative.theta
             angles = positions.rotary_angles(L, config.head_size, theta)
             query, key = positions.rotate(query, angles), positions.rotate(key, angles)
-        elif isinstance(relative, Disentangled):
-            num_terms += len(relative.terms)
-            position = {'c2p': key_dense, 'p2c': query_dense}
-            if not relative.share_key:
-                names = {'c2p': 'position_key', 'p2c': 'position_query'}
-                position = {term: _dense(config, D, names[term]) for term in relative.terms}
-            shared = shared.astype(config.dtype)
-            position = {term: heads(position[term](shared)) for term in relative.terms}
-            bias = positions.disentangled_bias(
-                query, key, to_key=position.get('c2p'), to_query=position.get('p2c')
+        elif isinstance(relative, Disentangled) and relative.terms:
+            # The logits are sums of as many terms, each as large as the first.
+            scale /= math.sqrt(1 + len(relative.terms))
+
+            def by_distance(name):
+                if relative.share_key:
+                    return heads(project[name](shared))
+                return heads(_dense(config, D, f'position_{name}')(shared))
+
+            bias = scale * positions.disentangled_bias(
+                query,
+                key,
+                to_key=by_distance('key') if 'c2p' in relative.terms else None,
+                to_query=by_distance('query') if 'p2c' in relative.terms else None,
             )
-        # The logits are sums of as many terms, each as large as the first.
-        scale = 1 / math.sqrt(config.head_size * num_terms)
-        if isinstance(relative, Disentangled):
-            bias *= scale
         # Softmax is in float32 whatever the dtype. Where every key is masked it is uniform, not
         # NaN, because masked logits are large but finite.
         x = jax.nn.dot_product_attention(

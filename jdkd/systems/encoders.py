@@ -335,12 +335,22 @@ def _one_label(
 
 
 def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
-    """The encoder of a config entry on the run's mesh; see `read_model`."""
+    """The encoder of a config entry on the run's mesh; see `read_model`.
+
+    Raises:
+        ValueError: also if the tokenizer pads with another token than the model masks.
+    """
     model, params, source = read_model(spec, run.config.seed)
+    tokenizer = tokens.load(source.tokenizer_dir)
+    if tokenizer.special['pad'] != source.config.pad_id:
+        raise ValueError(
+            f"'{spec.weights}' masks token {source.config.pad_id} (pad_token_id in config.json), "
+            f'but its tokenizer pads with {tokenizer.special["pad"]}; mend one of the two.'
+        )
     return Encoder(
         model=model,
         params=jax.device_put(params, meshes.replicated(run.mesh)),
-        tokenizer=tokens.load(source.tokenizer_dir),
+        tokenizer=tokenizer,
         spec=resolve(spec, source),
         source=source,
     )
