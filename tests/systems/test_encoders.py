@@ -98,12 +98,6 @@ def test_a_cross_encoder_keeps_its_head(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, written)
 
 
-def test_a_classifier_of_several_labels_is_no_scorer(tmp_path):
-    write(tmp_path / 'model', CrossEncoder(TINY, 'linear', 2))
-    with pytest.raises(ValueError, match='labels LABEL_0, LABEL_1; a relevance score needs'):
-        encoders.read_model(entry(tmp_path / 'model', kind='cross_encoder'), 0)
-
-
 @pytest.mark.parametrize(
     ('overrides', 'warns'),
     [
