@@ -9,7 +9,7 @@ from flax import traverse_util
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES
-from jdkd.models.transformer import Transformer, layer_norm
+from jdkd.models.transformer import Transformer, layer_norm, real_tokens, row_lengths
 
 HEADS = ('cosine', 'linear')
 
@@ -52,7 +52,7 @@ class CrossEncoder(nn.Module):
         if self.head not in HEADS:
             raise ValueError(f'head={self.head!r} is not supported; use one of {", ".join(HEADS)}.')
         encoder = Transformer(self.transformer, name='transformer')
-        mask = tokens != self.transformer.pad_id
+        mask = real_tokens(tokens, self.transformer.pad_id)
         if self.head == 'linear':
             if not FAMILIES[self.transformer.family].segments:
                 token_types = None
@@ -126,15 +126,15 @@ def join_pairs(
         rows of padding gives a row of padding.
 
     Raises:
-        ValueError: if the numbers of rows differ or a row has padding that is not on its right.
+        ValueError: if the numbers of rows differ.
     """
     if len(query_tokens) != len(passage_tokens):
         raise ValueError(
             f'{len(query_tokens)} queries cannot be joined with {len(passage_tokens)} passages; '
             'give one query row for each passage row.'
         )
-    query_length = _row_lengths(query_tokens, pad_id, 'query_tokens')
-    passage_length = _row_lengths(passage_tokens, pad_id, 'passage_tokens')
+    query_length = row_lengths(query_tokens, pad_id)[:, None]
+    passage_length = row_lengths(passage_tokens, pad_id)[:, None]
     width = query_tokens.shape[1] + passage_tokens.shape[1] - 2 + separators
     columns = np.arange(width)[None]
     is_query = columns < query_length
@@ -151,15 +151,3 @@ def join_pairs(
     tokens = np.where(is_query, query, np.where(is_passage, passage, pad_id))
     dtype = np.result_type(query_tokens, passage_tokens)
     return tokens.astype(dtype), is_passage.astype(np.int32)
-
-
-def _row_lengths(tokens: np.ndarray, pad_id: int, name: str) -> np.ndarray:
-    """`[M, 1]` tokens of each row."""
-    real = tokens != pad_id
-    broken = np.flatnonzero((real[:, 1:] & ~real[:, :-1]).any(axis=1))
-    if broken.size:
-        raise ValueError(
-            f'Row {broken[0]} of {name} has padding (id {pad_id}) before its last token; pad on '
-            'the right only.'
-        )
-    return real.sum(axis=1, keepdims=True)

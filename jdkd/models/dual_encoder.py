@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdkd.models.transformer import Transformer, TransformerConfig
+from jdkd.models.config import TransformerConfig
+from jdkd.models.transformer import Transformer, real_tokens
 
 POOLINGS = ('mean', 'cls', 'max')
 # Of a projection.
@@ -115,7 +116,7 @@ class DualEncoder(nn.Module):
         states = Transformer(self.transformer, name='transformer')(
             tokens, deterministic=deterministic
         )
-        mask = tokens != self.transformer.pad_id
+        mask = real_tokens(tokens, self.transformer.pad_id)
         if self.pooling == 'cls':
             states, mask = states[:, :1], mask[:, :1]
         embeddings = (max_pool if self.pooling == 'max' else mean_pool)(states, mask)

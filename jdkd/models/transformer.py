@@ -10,10 +10,25 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from jdkd.models import positions
 from jdkd.models.config import ACTIVATIONS, Disentangled, RelativeBias, Rotary, TransformerConfig
+
+
+def real_tokens(tokens: jax.Array, pad_id: int) -> jax.Array:
+    """`[B, L]` bool: all but the padding on the right.
+
+    A text may spell out the padding token (documentation of tokenizers does): that one is text.
+    """
+    return jax.lax.cummax((tokens != pad_id).astype(jnp.int8), axis=1, reverse=True) > 0
+
+
+def row_lengths(tokens: np.ndarray, pad_id: int) -> np.ndarray:
+    """`[B]` tokens of each row of `[B, L]` ids on the host, as `real_tokens` counts them."""
+    real = tokens != pad_id
+    return np.where(real.any(axis=1), tokens.shape[1] - real[:, ::-1].argmax(axis=1), 0)
 
 
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
@@ -221,7 +236,7 @@ class Transformer(nn.Module):
         """States of every token.
 
         Args:
-            tokens: `[B, L]` integer ids; `config.pad_id` is masked as a key.
+            tokens: `[B, L]` integer ids; padding (see `real_tokens`) is masked as a key.
             token_types: `[B, L]` integer segments; None for all 0. Ignored where the family has
                 none.
             deterministic: False drops out; needs the 'dropout' rng where the rate is above 0.
@@ -240,7 +255,7 @@ class Transformer(nn.Module):
             )
         if token_types is None:
             token_types = jnp.zeros_like(tokens)
-        mask = (tokens != config.pad_id)[:, None, None, :]
+        mask = real_tokens(tokens, config.pad_id)[:, None, None, :]
         x = Embeddings(config, name='embeddings')(tokens, token_types)
         x = nn.Dropout(config.dropout)(x, deterministic=deterministic)
         # Norms restore what rounding loses; a stream that none stands in stays in float32.

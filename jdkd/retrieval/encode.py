@@ -8,6 +8,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
+from jdkd.models.transformer import row_lengths
 from jdkd.runtime import mesh as meshes
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # Token lengths that are compiled.
@@ -92,7 +93,7 @@ def embed(model, params, tokens: np.ndarray, *, pad_id: int, mesh: Mesh, desc: s
     return map_rows(
         lambda tokens: _embed(model, params, tokens),
         {'tokens': tokens},
-        lengths=np.count_nonzero(tokens != pad_id, axis=1),
+        lengths=row_lengths(tokens, pad_id),
         mesh=mesh,
         desc=desc,
     )
@@ -117,7 +118,7 @@ def score_pairs(
     return map_rows(
         lambda tokens, token_types: _score_pairs(model, params, tokens, token_types),
         {'tokens': tokens, 'token_types': token_types},
-        lengths=np.count_nonzero(tokens != pad_id, axis=1),
+        lengths=row_lengths(tokens, pad_id),
         mesh=mesh,
         desc=desc,
     )

@@ -130,10 +130,14 @@ def test_join_pairs_agrees_with_a_loop():
 def test_join_pairs_errors():
     with pytest.raises(ValueError, match='4 queries cannot be joined with 3 passages'):
         join_pairs(QUERIES, PASSAGES[:3], 0)
-    holes = QUERIES.copy()
-    holes[2] = [CLS, 0, SEP, 0]
-    with pytest.raises(ValueError, match='Row 2 of query_tokens has padding'):
-        join_pairs(holes, PASSAGES, 0)
+
+
+def test_a_padding_token_that_a_text_spells_out_is_text():
+    queries = QUERIES.copy()
+    queries[2] = [CLS, 0, SEP, 0]
+    tokens, types = join_pairs(queries, PASSAGES, 0)
+    np.testing.assert_array_equal(tokens[2, :3], [CLS, 0, SEP])
+    np.testing.assert_array_equal(types[2, :4], [0, 0, 0, 1])
 
 
 def test_cosine_head_by_hand():
