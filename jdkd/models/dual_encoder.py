@@ -1,22 +1,19 @@
 """The dual-encoder: queries and passages to vectors whose inner product is the score."""
 
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdkd.models.config import TransformerConfig
+from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.transformer import Transformer, real_tokens
 
 POOLINGS = ('mean', 'cls', 'max')
-# Of a projection.
-ACTIVATIONS = {
+# Of a projection: those of encoders that torch has as modules of their own, and none.
+PROJECTION_ACTIVATIONS = {
     'identity': lambda x: x,
-    'tanh': jnp.tanh,
-    'relu': nn.relu,
-    'gelu': functools.partial(nn.gelu, approximate=False),
+    **{name: ACTIVATIONS[name] for name in ('tanh', 'relu', 'gelu')},
 }
 
 
@@ -27,7 +24,7 @@ class Projection:
     Attributes:
         out_dim: Dimensions of the embeddings.
         bias: Whether it has one.
-        activation: A key of `ACTIVATIONS`.
+        activation: A key of `PROJECTION_ACTIVATIONS`.
     """
 
     out_dim: int
@@ -35,10 +32,10 @@ class Projection:
     activation: str = 'identity'
 
     def __post_init__(self):
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in PROJECTION_ACTIVATIONS:
             raise ValueError(
                 f'activation={self.activation!r} of a projection is not supported; use one of '
-                f'{", ".join(ACTIVATIONS)}.'
+                f'{", ".join(PROJECTION_ACTIVATIONS)}.'
             )
 
 
@@ -130,7 +127,7 @@ class DualEncoder(nn.Module):
                 kernel_init=nn.initializers.normal(0.02),
                 name='projection',
             )
-            embeddings = ACTIVATIONS[self.projection.activation](dense(embeddings))
+            embeddings = PROJECTION_ACTIVATIONS[self.projection.activation](dense(embeddings))
             # A bias must not make an embedding of nothing.
             embeddings = jnp.where(jnp.any(mask, axis=1)[:, None], embeddings, 0.0)
         return safe_normalize(embeddings) if self.normalize else embeddings

@@ -28,7 +28,7 @@ _FIXED = {
     'module_input_name': 'sentence_embedding',
     'module_output_name': 'sentence_embedding',
 }
-# Key of `dual_encoder.ACTIVATIONS` -> class of torch.
+# Key of `dual_encoder.PROJECTION_ACTIVATIONS` -> class of torch.
 _ACTIVATIONS = {
     'tanh': 'torch.nn.modules.activation.Tanh',  # First: what a Dense that does not tell has.
     'identity': 'torch.nn.modules.linear.Identity',
