@@ -164,13 +164,12 @@ def _to_tensors(
 ) -> dict[str, np.ndarray]:
     """Hugging Face's tensors by name, contiguous float32; a sequence classifier's with a head."""
     family = FAMILIES[config.family]
+    tensors = _stacked(params, param_shapes(config), family.modules)
     if head is None:
-        tensors = _stacked(params, param_shapes(config), family.modules)
         for name, fields in family.unused.items():
             tensors[name] = np.zeros([getattr(config, field) for field in fields], np.float32)
         return tensors
     shapes = head_shapes(config, len(head['classifier']['bias']))
-    tensors = _stacked(params, param_shapes(config), family.modules)
     tensors = {family.prefix + name: value for name, value in tensors.items()}
     return tensors | _stacked(head, shapes, family.head)
 
