@@ -10,6 +10,10 @@ def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collec
     c.kind = 'dual_encoder'  # or cross_encoder
     c.weights = weights  # local directory, or name on the Hugging Face hub
     c.revision = config_dict.placeholder(str)  # commit on the hub, so that weights stay the same
+    # Of a query tower of its own, alike but for its weights; None: one tower for queries and
+    # passages, or as the checkpoint has them. The name in `weights` gives two that begin equal.
+    c.query_weights = config_dict.placeholder(str)
+    c.query_revision = config_dict.placeholder(str)
     c.layers = ()  # layers to keep, counted from 0, or first:3 or even:3; () for all
     # Of a model from scratch with the checkpoint's family, vocabulary and proportions; None: the
     # checkpoint's size and weights.

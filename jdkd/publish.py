@@ -116,6 +116,8 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
     start = f'layers {", ".join(map(str, spec.layers))} of' if spec.layers else 'all layers of'
     if spec.hidden_size is not None:
         start = 'random weights, with family and vocabulary of'
+    if not is_pairs and encoder.source.query is not None:
+        start = f'two towers, for queries and for passages, each {start}'
     what = (
         f'`{name}`, a {kind} of {transformer.num_layers} layers and {transformer.hidden_size} '
         f'hidden units, begun as {start} {spec.weights}, {_training(run, name, spec)} on '

@@ -25,7 +25,8 @@ def evaluate(run: Run) -> dict[str, float]:
     """
     system = _final(run)
     passages = system.embed(system.encoder.passage_tokens(run), 'student: passages')
-    queries = system.embed(system.encoder.query_tokens(run, run.test), 'student: test')
+    tokens = system.encoder.query_tokens(run, run.test)
+    queries = system.embed(tokens, 'student: test', tower='query')
     ranking = index.search(queries, passages, run.config.depth, run.config.index)
     found = base.measure(run, ranking, run.test)
     ranked = evaluation.to_run(ranking, run.test.ids, run.collection.passage_ids)
@@ -67,9 +68,8 @@ def search(run: Run) -> None:
         if not question:
             return
         text = encoder.spec.query_prefix + question
-        vector = system.embed(
-            encoder.tokenizer.encode([text], encoder.spec.query_length), 'question'
-        )
+        tokens = encoder.tokenizer.encode([text], encoder.spec.query_length)
+        vector = system.embed(tokens, 'question', tower='query')
         ranking = index.exact_search(vector, passages, _SHOWN)
         for row, score in zip(ranking.passages[0], ranking.scores[0], strict=True):
             title = run.collection.titles[row] or run.collection.passage_ids[row]

@@ -55,7 +55,9 @@ class FakeEncoder:
     tokenizer: object = dataclasses.field(
         default_factory=lambda: types.SimpleNamespace(directory='tokenizer')
     )
-    source: object = dataclasses.field(default_factory=lambda: types.SimpleNamespace(license='mit'))
+    source: object = dataclasses.field(
+        default_factory=lambda: types.SimpleNamespace(license='mit', query=None)
+    )
 
 
 def encoder(kind='dual_encoder', **changes):

@@ -94,15 +94,17 @@ def dual_encoder_scores(model: dual_encoder.DualEncoder, scale: float) -> ScoreF
     """Scores of a dual-encoder: scaled inner products; contrastive over the global batch."""
 
     def scores(params, batch, key):
-        def encode(tokens, key):
+        def encode(tower, tokens, key):
             rngs = None if key is None else {'dropout': key}
-            return model.apply({'params': params}, tokens, deterministic=key is None, rngs=rngs)
+            variables = {'params': dual_encoder.tower(params, tower)}
+            return model.apply(variables, tokens, deterministic=key is None, rngs=rngs)
 
         key_q, key_p = (None, None) if key is None else jax.random.split(key)
         B, N, L = batch['passages'].shape
         num_originals = batch['group'].shape[1]
-        query_BxD = encode(batch['query'], key_q)
-        passage_BxNxD = encode(batch['passages'].reshape(B * N, L), key_p).reshape(B, N, -1)
+        query_BxD = encode('query', batch['query'], key_q)
+        passage_BxD = encode('passage', batch['passages'].reshape(B * N, L), key_p)
+        passage_BxNxD = passage_BxD.reshape(B, N, -1)
         # Scores are float32 products: TPUs would multiply in bfloat16 by default.
         exact = jax.lax.Precision.HIGHEST
         lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD, precision=exact)

@@ -1,6 +1,8 @@
 """The dual-encoder: queries and passages to vectors whose inner product is the score."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -77,8 +79,19 @@ def safe_normalize(x: jax.Array) -> jax.Array:
     return jnp.where(square > 0, x * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
+def tower(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The parameters that embed queries or passages.
+
+    Args:
+        params: Of `DualEncoder`, which then embeds both; or of untied towers, one tree each:
+            `{'query': ..., 'passage': ...}`.
+        name: 'query' or 'passage'.
+    """
+    return params.get(name, params)
+
+
 class DualEncoder(nn.Module):
-    """One encoder for queries and passages alike.
+    """One encoder for queries and passages alike; untied towers are two sets of its parameters.
 
     Attributes:
         transformer: Sizes of the encoder.

@@ -16,7 +16,7 @@ from flax import traverse_util
 from jdkd.models import modules_json
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder, head_shapes
-from jdkd.models.dual_encoder import POOLINGS, DualEncoder
+from jdkd.models.dual_encoder import POOLINGS, DualEncoder, tower
 from jdkd.models.families import FAMILIES, Slot, slot
 from jdkd.models.transformer import param_shapes
 
@@ -54,7 +54,7 @@ def export_sentence_transformer(
     Args:
         directory: Where to; replaced if it is empty or an earlier export.
         model: The module.
-        params: Its parameters.
+        params: Its parameters; see `dual_encoder.tower` for untied towers, which become a Router.
         tokenizer_dir: Whose tokenizer files are copied, with `max_length` as their limit.
         max_length: Longest text, or pair of texts, in tokens; longer ones are truncated.
         model_card: Text of README.md.
@@ -88,22 +88,34 @@ def export_sentence_transformer(
         raise FileNotFoundError(
             f'{tokenizer_dir} has no tokenizer files ({", ".join(TOKENIZER_FILES)}).'
         )
+    encoders = ['']
     if isinstance(model, CrossEncoder):
         files = _cross_encoder(model, params)
     else:
+        untied = 'transformer' not in params
+        towers = {
+            name: modules_json.folders(model, name if untied else None)
+            for name in (modules_json.ROUTES if untied else ('passage',))
+        }
+        encoders = [folders['Transformer'] for folders in towers.values()]
         prompts = {'query_prompt': query_prompt, 'passage_prompt': passage_prompt}
-        files = _dual_encoder(model, params)
-        files |= modules_json.files(model, max_length=max_length, **prompts)
+        files = modules_json.files(model, untied=untied, max_length=max_length, **prompts)
+        for name, folders in towers.items():
+            files |= _dual_encoder(model, tower(params, name), folders)
     told = modules_json.read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
-    files['tokenizer_config.json'] = told | {'model_max_length': max_length}
+    for folder in encoders:
+        path = os.path.join(folder, 'tokenizer_config.json')
+        files[path] = told | {'model_max_length': max_length}
     files[MARKER] = {'format_version': _FORMAT_VERSION}
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}-') as scratch:
         new = pathlib.Path(scratch, 'new')
         new.mkdir()
-        for file in tokenizer_files:
-            shutil.copyfile(file, new / file.name)
+        for folder in encoders:
+            (new / folder).mkdir(exist_ok=True)
+            for file in tokenizer_files:
+                shutil.copyfile(file, new / folder / file.name)
         for name, content in files.items():
             (new / name).parent.mkdir(exist_ok=True)
             if name.endswith('.safetensors'):
@@ -118,22 +130,24 @@ def export_sentence_transformer(
         new.rename(target)
 
 
-def _dual_encoder(model: DualEncoder, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of config.json and of each file of tensors, by path."""
+def _dual_encoder(
+    model: DualEncoder, params: Mapping[str, Any], folders: Mapping[str, str]
+) -> dict[str, Any]:
+    """Content of config.json and of each file of tensors of one tower, by path."""
     if model.pooling not in POOLINGS:
         raise ValueError(
             f'pooling={model.pooling!r} cannot be exported; use one of {", ".join(POOLINGS)}.'
         )
-    config = model.transformer
+    config, encoder = model.transformer, folders['Transformer']
     files = {
-        'config.json': _encoder_config(config),
-        'model.safetensors': _to_tensors(config, params['transformer']),
+        os.path.join(encoder, 'config.json'): _encoder_config(config),
+        os.path.join(encoder, 'model.safetensors'): _to_tensors(config, params['transformer']),
     }
     if model.projection is not None:
         shapes = {'projection/kernel': (config.hidden_size, model.projection.out_dim)}
         if model.projection.bias:
             shapes['projection/bias'] = (model.projection.out_dim,)
-        files[modules_json.DENSE_WEIGHTS] = _stacked(
+        files[os.path.join(folders['Dense'], 'model.safetensors')] = _stacked(
             {'projection': params['projection']}, shapes, {'projection': 'linear'}
         )
     return files

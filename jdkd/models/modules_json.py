@@ -1,15 +1,18 @@
 """What sentence-transformers keeps around an encoder: pooling, projection, unit length, prompts.
 
 modules.json lists the modules of a directory in the order in which they are applied, each with a
-folder of its own. Read are the spellings of versions 2 to 5 and of 6; written are those of the
-former, which every version loads.
+folder of its own; a Router begins with modules for queries and others for passages: untied towers.
+Read are the spellings of versions 2 to 5 and of 6; written are those of the former, which every
+version loads (that knows the Router: since version 5).
 Source: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,9 @@ import tokenizers
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, Projection
 
 _ORDER = ('Transformer', 'Pooling', 'Dense', 'Normalize')
-# Where the tensors of a projection are written: it comes third wherever there is one.
-DENSE_WEIGHTS = '2_Dense/model.safetensors'
+_TYPES = 'sentence_transformers.models'
+# Our towers as a Router calls its routes.
+ROUTES = {'query': 'query', 'passage': 'document'}
 # Keys of a module's config.json that may have this one value only.
 _FIXED = {
     'include_prompt': True,
@@ -49,6 +53,7 @@ class Modules:
         normalize: Whether embeddings get unit length.
         query_prompt: What is put before queries.
         passage_prompt: What is put before passages.
+        query: Where queries have a tower of their own, its modules; the rest is of passages.
     """
 
     encoder: pathlib.Path
@@ -58,6 +63,7 @@ class Modules:
     normalize: bool = False
     query_prompt: str = ''
     passage_prompt: str = ''
+    query: 'Modules | None' = None
 
 
 def read(root: pathlib.Path) -> Modules:
@@ -76,50 +82,79 @@ def read(root: pathlib.Path) -> Modules:
     modules = read_json(root / 'modules.json')
     if modules is None:
         return Modules(encoder=root, **found)
-    kinds = [_kind(module['type']) for module in modules]
-    if not re.fullmatch('Transformer( Pooling( Dense)?( Normalize)?)?', ' '.join(kinds)):
-        raise ValueError(
-            f'{root}/modules.json has the modules {", ".join(kinds)}; supported are Transformer, '
-            'Pooling, Dense and Normalize, in this order, each once, the last two optional.'
+    chain = [(_kind(module['type']), root / module['path']) for module in modules]
+    if chain and chain[0][0] in ('Router', 'Asym'):
+        routes = _routes(chain[0][1])
+        query, passage = (
+            dataclasses.replace(_chain(root, [*routes[route], *chain[1:]]), **found)
+            for route in ROUTES.values()
         )
-    folders = {kind: root / module['path'] for kind, module in zip(kinds, modules, strict=True)}
-    _check_lower_case(folders['Transformer'])
-    if 'Pooling' in folders:
-        found['pooling'] = _pooling(folders['Pooling'])
-    if 'Dense' in folders:
-        found['projection'], found['projection_params'] = _projection(folders['Dense'])
-    if 'Normalize' in folders:
-        _module_config(folders['Normalize'])
-    return Modules(encoder=folders['Transformer'], normalize='Normalize' in folders, **found)
+        return dataclasses.replace(passage, query=query)
+    return dataclasses.replace(_chain(root, chain), **found)
+
+
+def folders(model: DualEncoder, tower: str | None = None) -> dict[str, str]:
+    """Where each module is written, in the order in which they are applied.
+
+    Args:
+        model: The dual-encoder.
+        tower: 'query' or 'passage' of untied towers; None for tied ones.
+    """
+    has = {'Dense': model.projection is not None, 'Normalize': model.normalize}
+    kinds = [kind for kind in _ORDER if has.get(kind, True)]
+    if tower is not None:
+        return {kind: f'{ROUTES[tower]}_{i}_{kind}' for i, kind in enumerate(kinds)}
+    return {kind: f'{i}_{kind}' if i else '' for i, kind in enumerate(kinds)}
 
 
 def files(
-    model: DualEncoder, *, max_length: int, query_prompt: str, passage_prompt: str
+    model: DualEncoder, *, untied: bool, max_length: int, query_prompt: str, passage_prompt: str
 ) -> dict[str, Any]:
     """What `read` reads, but for tensors: content of each JSON file by its path.
 
     Args:
         model: The dual-encoder.
+        untied: Whether queries and passages have a tower each.
         max_length: Longest text, in tokens.
         query_prompt: What is put before queries.
         passage_prompt: What is put before passages.
     """
-    width = model.transformer.hidden_size
-    has = {'Dense': model.projection is not None, 'Normalize': model.normalize}
-    kinds = [kind for kind in _ORDER if has.get(kind, True)]
-    paths = {kind: f'{i}_{kind}' if i else '' for i, kind in enumerate(kinds)}
+    modules = [('Router', '')] if untied else [*folders(model).items()]
     found = {
         'modules.json': [
-            {'idx': i, 'name': str(i), 'path': path, 'type': f'sentence_transformers.models.{kind}'}
-            for i, (kind, path) in enumerate(paths.items())
+            {'idx': i, 'name': str(i), 'path': path, 'type': f'{_TYPES}.{kind}'}
+            for i, (kind, path) in enumerate(modules)
         ],
-        'sentence_bert_config.json': {'max_seq_length': max_length, 'do_lower_case': False},
         'config_sentence_transformers.json': {
             'prompts': {'query': query_prompt, 'document': passage_prompt},
             'default_prompt_name': None,
             'similarity_fn_name': 'cosine' if model.normalize else 'dot',
         },
-        f'{paths["Pooling"]}/config.json': {
+    }
+    if not untied:
+        return found | _module_files(model, folders(model), max_length)
+    towers = {route: folders(model, tower) for tower, route in ROUTES.items()}
+    found['router_config.json'] = {
+        'types': {
+            path: f'{_TYPES}.{kind}' for paths in towers.values() for kind, path in paths.items()
+        },
+        'structure': {route: list(paths.values()) for route, paths in towers.items()},
+        # What is said to be neither a query nor a passage is taken for a passage.
+        'parameters': {'default_route': ROUTES['passage'], 'allow_empty_key': True},
+    }
+    for paths in towers.values():
+        found |= _module_files(model, paths, max_length)
+    return found
+
+
+def _module_files(
+    model: DualEncoder, paths: dict[str, str], max_length: int
+) -> dict[str, dict[str, Any]]:
+    """Content of the JSON file of each module of a tower, by its path."""
+    width = model.transformer.hidden_size
+    contents = {
+        'Transformer': {'max_seq_length': max_length, 'do_lower_case': False},
+        'Pooling': {
             'word_embedding_dimension': width,
             'pooling_mode_cls_token': model.pooling == 'cls',
             'pooling_mode_mean_tokens': model.pooling == 'mean',
@@ -128,18 +163,66 @@ def files(
         },
     }
     if model.projection is not None:
-        found[f'{paths["Dense"]}/config.json'] = {
+        contents['Dense'] = {
             'in_features': width,
             'out_features': model.projection.out_dim,
             'bias': model.projection.bias,
             'activation_function': _ACTIVATIONS[model.projection.activation],
         }
-    return found
+    names = {'Transformer': 'sentence_bert_config.json'}
+    return {
+        os.path.join(paths[kind], names.get(kind, 'config.json')): content
+        for kind, content in contents.items()
+    }
 
 
 def read_json(file: pathlib.Path) -> Any:
     """The content of a JSON file, None where there is no such file."""
     return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
+
+
+def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
+    """Kind and folder of each module of a Router's routes, by the name of the route."""
+    file = next(
+        (f for name in ('router_config.json', 'config.json') if (f := folder / name).is_file()),
+        None,
+    )
+    if file is None:
+        raise FileNotFoundError(f'{folder} has no router_config.json; fetch the checkpoint again.')
+    raw = read_json(file)
+    routes, mappings = raw['structure'], raw['parameters'].get('route_mappings')
+    if sorted(routes) != sorted(ROUTES.values()) or mappings:
+        raise ValueError(
+            f'{file} has the routes {", ".join(routes)}'
+            f'{" with route_mappings" if mappings else ""}; supported are '
+            f'{" and ".join(ROUTES.values())}, without mappings.'
+        )
+    for name in raw['types']:
+        if pathlib.PurePath(name).name != name:
+            raise ValueError(f'{file} names the folder {name!r}, which is not inside {folder}.')
+    return {
+        route: [(_kind(raw['types'][name]), folder / name) for name in names]
+        for route, names in routes.items()
+    }
+
+
+def _chain(root: pathlib.Path, chain: Sequence[tuple[str, pathlib.Path]]) -> Modules:
+    """The modules of one tower, by kind and folder."""
+    kinds, folders = [kind for kind, _ in chain], dict(chain)
+    if not re.fullmatch('Transformer( Pooling( Dense)?( Normalize)?)?', ' '.join(kinds)):
+        raise ValueError(
+            f'{root}/modules.json has the modules {", ".join(kinds)}; supported are Transformer, '
+            'Pooling, Dense and Normalize, in this order, each once, the last two optional.'
+        )
+    found = {}
+    _check_lower_case(folders['Transformer'])
+    if 'Pooling' in folders:
+        found['pooling'] = _pooling(folders['Pooling'])
+    if 'Dense' in folders:
+        found['projection'], found['projection_params'] = _projection(folders['Dense'])
+    if 'Normalize' in folders:
+        _module_config(folders['Normalize'])
+    return Modules(encoder=folders['Transformer'], normalize='Normalize' in folders, **found)
 
 
 def _kind(type_name: str) -> str:

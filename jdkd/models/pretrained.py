@@ -44,6 +44,7 @@ class Pretrained:
         max_length: Longest text, in tokens, that the checkpoint says it takes.
         source: The directory it was read from.
         license: As the model card says, or None.
+        query: Where queries have a tower of their own, that tower; the rest is of passages.
     """
 
     config: TransformerConfig
@@ -60,6 +61,7 @@ class Pretrained:
     max_length: int
     source: str
     license: str | None
+    query: 'Pretrained | None' = None
 
 
 def read_pretrained(
@@ -79,6 +81,18 @@ def read_pretrained(
     """
     root = pathlib.Path(path)
     modules = modules_json.read(root)
+    read = _read(root, modules, layers)
+    if modules.query is None:
+        return read
+    return dataclasses.replace(read, query=_read(root, modules.query, layers))
+
+
+def _read(
+    root: pathlib.Path,
+    modules: modules_json.Modules,
+    layers: Sequence[int | str] | str | None,
+) -> Pretrained:
+    """What `read_pretrained` returns, of one tower."""
     directory = modules.encoder
     raw = _read_json(directory / 'config.json')
     if raw is None:

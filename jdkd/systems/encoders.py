@@ -12,7 +12,7 @@ from absl import logging
 
 from jdkd.data import tokens
 from jdkd.data.candidates import Lists
-from jdkd.models import cross_encoder, pretrained, weights
+from jdkd.models import cross_encoder, dual_encoder, pretrained, weights
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
@@ -141,12 +141,12 @@ class DualEncoderSystem:
         vectors, passages = self.queries(queries), self.passages
         return lambda rows, columns: vectors[rows] @ passages[columns].T
 
-    def embed(self, ids: np.ndarray, desc: str) -> np.ndarray:
-        """Embeddings `[n, dim]` float32 of token rows."""
+    def embed(self, ids: np.ndarray, desc: str, *, tower: str = 'passage') -> np.ndarray:
+        """Embeddings `[n, dim]` float32 of token rows of passages, or of queries ('query')."""
         encoder = self.encoder
         return encode.embed(
             encoder.model,
-            encoder.params,
+            dual_encoder.tower(encoder.params, tower),
             ids,
             pad_id=encoder.pad_id,
             mesh=self.run.mesh,
@@ -160,14 +160,17 @@ class DualEncoderSystem:
 
     def queries(self, queries: Queries) -> np.ndarray:
         """`[Q, dim]` embeddings of a split's queries, memory-mapped."""
-        return self._embeddings(queries.split, self.encoder.query_tokens(self.run, queries))
+        ids = self.encoder.query_tokens(self.run, queries)
+        return self._embeddings(queries.split, ids, 'query')
 
-    def _embeddings(self, what: str, ids: np.ndarray) -> np.ndarray:
+    def _embeddings(self, what: str, ids: np.ndarray, tower: str = 'passage') -> np.ndarray:
         path = f'systems/{self.name}/embeddings-{what}'
         self.run.stage(
             path,
             {'system': self.digest, 'collection': self.run.collection.fingerprint},
-            lambda out: np.save(out / 'embeddings.npy', self.embed(ids, f'{self.name}: {what}')),
+            lambda out: np.save(
+                out / 'embeddings.npy', self.embed(ids, f'{self.name}: {what}', tower=tower)
+            ),
         )
         return np.load(self.run.workdir / path / 'embeddings.npy', mmap_mode='r')
 
@@ -235,16 +238,15 @@ def read_model(
         FileNotFoundError: if the weights are nowhere to be found.
         ValueError: if they cannot be used as the entry says.
     """
-    path = weights.find_weights(spec.weights, spec.revision)
-    source = pretrained.read_pretrained(path, layers=spec.layers or None)
+    source = _read_towers(spec)
     transformer = dataclasses.replace(
         source.config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat
     )
     longest = max(spec.query_length, spec.passage_length)
-    params, example = {'transformer': source.params}, np.zeros((1, 8), np.int32)
+    example = np.zeros((1, 8), np.int32)
     if spec.hidden_size is not None:
         source = dataclasses.replace(source, head=None, projection=None)
-        transformer, params = _of_size(transformer, spec.hidden_size), {}
+        transformer = _of_size(transformer, spec.hidden_size)
     if spec.kind == 'cross_encoder':
         longest = spec.query_length + spec.passage_length
         longest += FAMILIES[transformer.family].separators - 2
@@ -261,16 +263,27 @@ def read_model(
             )
         model = CrossEncoder(transformer, head=head)
         fresh = model.init(jax.random.key(seed), example, example)['params']
+        params = jax.device_get(fresh)
+        if spec.hidden_size is None:
+            params['transformer'] = source.params
         if head == 'linear' and source.head is not None:
             params |= _one_label(spec, source)
-        params = {**jax.device_get(fresh), **params}
     else:
         told = resolve(spec, source)
         model = DualEncoder(transformer, told.pooling, told.normalize, source.projection)
-        if source.projection is not None:
-            params['projection'] = source.projection_params
-        if not params:
-            params = jax.device_get(model.init(jax.random.key(seed), example)['params'])
+
+        def tower(source, key):
+            if spec.hidden_size is not None:
+                return jax.device_get(model.init(key, example)['params'])
+            params = {'transformer': source.params}
+            if source.projection is not None:
+                params['projection'] = source.projection_params
+            return params
+
+        key = jax.random.key(seed)
+        params = tower(source, key)
+        if source.query is not None:
+            params = {'query': tower(source.query, jax.random.fold_in(key, 1)), 'passage': params}
     if longest > transformer.max_positions:
         raise ValueError(
             f"'{spec.weights}' has {transformer.max_positions} positions, but query_length="
@@ -288,6 +301,36 @@ def read_model(
             longest,
         )
     return model, params, source
+
+
+def _read_towers(spec: ml_collections.FrozenConfigDict) -> pretrained.Pretrained:
+    """The checkpoint of a config entry, with that of the query tower where it has its own."""
+
+    def read(name, revision):
+        path = weights.find_weights(name, revision)
+        return pretrained.read_pretrained(path, layers=spec.layers or None)
+
+    source = read(spec.weights, spec.revision)
+    if spec.query_weights is not None:
+        query = read(spec.query_weights, spec.query_revision)
+        source = dataclasses.replace(source, query=query.query or query)
+    query = source.query
+    if query is None:
+        return source
+    if spec.kind == 'cross_encoder':
+        raise ValueError(
+            f"'{spec.query_weights or spec.weights}' has a tower for queries, but a cross-encoder "
+            'reads query and passage in one; leave query_weights out, or give another checkpoint.'
+        )
+    alike = ['config', 'projection', *(f for f in ('pooling', 'normalize') if spec[f] is None)]
+    for field in alike:
+        if getattr(query, field) != getattr(source, field):
+            raise ValueError(
+                f'the towers {query.source} and {source.source} differ in {field}: '
+                f'{getattr(query, field)} and {getattr(source, field)}; both must be alike but '
+                'for their weights.'
+            )
+    return source
 
 
 def _of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
@@ -312,7 +355,7 @@ def resolve(
     told = {
         'pooling': source.pooling or 'mean',
         'normalize': source.normalize,
-        'query_prefix': source.query_prompt,
+        'query_prefix': (source.query or source).query_prompt,
         'passage_prefix': source.passage_prompt,
     }
     told = {key: value for key, value in told.items() if spec[key] is None}
@@ -338,10 +381,18 @@ def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
     """The encoder of a config entry on the run's mesh; see `read_model`.
 
     Raises:
-        ValueError: also if the tokenizer pads with another token than the model masks.
+        ValueError: also if the tokenizer pads with another token than the model masks, or untied
+            towers have a tokenizer each.
     """
     model, params, source = read_model(spec, run.config.seed)
     tokenizer = tokens.load(source.tokenizer_dir)
+    if source.query is not None:
+        other = tokens.load(source.query.tokenizer_dir)
+        if other.fingerprint != tokenizer.fingerprint:
+            raise ValueError(
+                f'the towers {source.query.source} and {source.source} have different tokenizers; '
+                'give two of one tokenizer.'
+            )
     if tokenizer.special['pad'] != source.config.pad_id:
         raise ValueError(
             f"'{spec.weights}' masks token {source.config.pad_id} (pad_token_id in config.json), "

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from configs import common
@@ -230,3 +231,17 @@ def test_a_cross_encoder_trains_in_the_same_step():
         state, metrics = trainer.step(state, on_device)
     assert first['loss'] == pytest.approx(np.log(ORIGINALS), abs=0.2)
     assert metrics['loss'] < 0.7 * first['loss']
+
+
+def test_untied_towers_that_are_equal_share_the_gradient_of_a_tied_one():
+    net = model()
+    loss = steps.make_loss(settings(), steps.dual_encoder_scores(net, SCALE), K)
+    _, params = make_trainer(settings())
+    tied, found = jax.grad(loss, has_aux=True)(params, make_batch(), 0.0)
+    towers = {'query': params, 'passage': params}
+    untied, untied_found = jax.grad(loss, has_aux=True)(towers, make_batch(), 0.0)
+    np.testing.assert_allclose(found['loss'], untied_found['loss'], rtol=1e-6)
+    both = jax.tree.map(jnp.add, untied['query'], untied['passage'])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), tied, both)
+    sizes = [optax.tree.norm(untied[name]) for name in ('query', 'passage')]
+    assert min(sizes) > 1e-3

@@ -9,7 +9,7 @@ import pytest
 
 from jdkd.models import export, modules_json, pretrained
 from jdkd.models.cross_encoder import CrossEncoder, join_pairs
-from jdkd.models.dual_encoder import DualEncoder, Projection
+from jdkd.models.dual_encoder import DualEncoder, Projection, tower
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -90,6 +90,82 @@ def embed(model, params, read, texts):
 
 def edit_json(file, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def save_router(bert, directory, normalize_both=False, **kwargs):
+    """Untied towers, written by sentence-transformers."""
+    modules = sentence_transformers.sentence_transformer.modules
+
+    def tower(seed):
+        encoder = modules.Transformer(str(bert / 'BertModel'), max_seq_length=LENGTH)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter += 0.2 * torch.randn(parameter.shape)
+        dense = shake(modules.Dense(16, 6))
+        normalize = [] if normalize_both else [modules.Normalize()]
+        return [encoder, modules.Pooling(16, 'cls'), dense, *normalize]
+
+    router = modules.Router(
+        {name: tower(seed) for seed, name in enumerate(('query', 'document'))}, **kwargs
+    )
+    after = [modules.Normalize()] if normalize_both else []
+    model = sentence_transformers.SentenceTransformer(modules=[router, *after], device='cpu')
+    model.save(str(directory))
+    return model
+
+
+def untied(directory):
+    """(module, parameters of both towers, checkpoint)."""
+    read = pretrained.read_pretrained(directory)
+    params = {
+        name: {'transformer': tower.params, 'projection': tower.projection_params}
+        for name, tower in (('query', read.query), ('passage', read))
+    }
+    return DualEncoder(read.config, read.pooling, read.normalize, read.projection), params, read
+
+
+@pytest.mark.parametrize('normalize_both', [False, True])
+def test_untied_towers_are_a_router(tmp_path, bert, normalize_both):
+    written = save_router(bert, tmp_path / 'in', normalize_both)
+    model, params, read = untied(tmp_path / 'in')
+    assert model.normalize and model.projection == Projection(6, True, 'tanh')
+    expected = {'query': written.encode_query(TEXTS), 'passage': written.encode_document(TEXTS)}
+    assert abs(expected['query'] - expected['passage']).max() > 0.1
+
+    export.export_sentence_transformer(
+        tmp_path / 'out',
+        model=model,
+        params=params,
+        tokenizer_dir=read.tokenizer_dir,
+        max_length=LENGTH,
+        model_card='',
+        query_prompt='query : ',
+    )
+    exported = theirs(tmp_path / 'out')
+    prompted = ['query : ' + text for text in TEXTS]
+    for name, encode, texts in (
+        ('query', exported.encode_query, prompted),
+        ('passage', exported.encode_document, TEXTS),
+    ):
+        found = embed(model, tower(params, name), read, TEXTS)
+        np.testing.assert_allclose(found, expected[name], atol=1e-5)
+        found = embed(model, tower(params, name), read, texts)
+        np.testing.assert_allclose(found, encode(TEXTS), atol=1e-5)
+    again, again_params, again_read = untied(tmp_path / 'out')
+    assert (again, again_read.query_prompt) == (model, 'query : ')
+    jax.tree.map(np.testing.assert_array_equal, params, again_params)
+
+
+def test_a_router_of_other_routes_is_refused(tmp_path, bert):
+    save_router(bert, tmp_path / 'a', route_mappings={('query', 'text'): 'document'})
+    with pytest.raises(ValueError, match='router_config.json has the routes.*without mappings'):
+        pretrained.read_pretrained(tmp_path / 'a')
+    save_router(bert, tmp_path / 'b')
+    file = tmp_path / 'b/router_config.json'
+    file.write_text(file.read_text().replace('document_0_Transformer', '../document_0'))
+    with pytest.raises(ValueError, match="names the folder '../document_0'"):
+        pretrained.read_pretrained(tmp_path / 'b')
 
 
 TANH, IDENTITY = torch.nn.Tanh, torch.nn.Identity

@@ -31,7 +31,7 @@ TINY = TransformerConfig(
 DUAL = DualEncoder(TINY, 'max', False, Projection(4, True, 'tanh'))
 
 
-def write(directory, model, **kwargs):
+def write(directory, model, seed=0, **kwargs):
     """The model with random parameters, exported; returns its parameters."""
     source = directory.with_name('tokenizer')
     source.mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def write(directory, model, **kwargs):
     tokenizer.save(str(source / 'tokenizer.json'))
     row = np.ones((1, 4), np.int32)
     rows = (row, row) if isinstance(model, CrossEncoder) else (row,)
-    params = jax.device_get(model.init(jax.random.key(0), *rows)['params'])
+    params = jax.device_get(model.init(jax.random.key(seed), *rows)['params'])
     export.export_sentence_transformer(
         directory,
         model=model,
@@ -180,3 +180,56 @@ def test_a_model_of_another_size_starts_from_scratch(tmp_path):
     assert (kernel != other['transformer']['layer_0']['ffn']['up']['kernel']).all()
     with pytest.raises(ValueError, match='hidden_size=6 is no multiple of the 4 units'):
         encoders.read_model(entry(tmp_path / 'model', hidden_size=6), 0)
+
+
+def test_queries_may_have_a_tower_of_their_own(tmp_path):
+    passage = write(tmp_path / 'model', DUAL, passage_prompt='p ')
+    query = write(tmp_path / 'query', DUAL, seed=1, query_prompt='q ')
+    asked = entry(tmp_path / 'model', query_weights=str(tmp_path / 'query'))
+    run = types.SimpleNamespace(config=types.SimpleNamespace(seed=0), mesh=mesh.make_mesh())
+    encoder = encoders.load_encoder(run, asked)
+    jax.tree.map(
+        np.testing.assert_array_equal, encoder.params, {'query': query, 'passage': passage}
+    )
+    assert (encoder.spec.query_prefix, encoder.spec.passage_prefix) == ('q ', 'p ')
+    system = encoders.DualEncoderSystem('a', 'digest', None, run, encoder)
+    rows = np.array([[5, 6, 0]], np.int32)
+    for name, params in (('query', query), ('passage', passage)):
+        found = system.embed(rows, '', tower=name)
+        np.testing.assert_allclose(found, DUAL.apply({'params': params}, rows), atol=1e-7)
+
+    export.export_sentence_transformer(
+        tmp_path / 'both',
+        model=DUAL,
+        params=encoder.params,
+        tokenizer_dir=encoder.tokenizer.directory,
+        max_length=24,
+        model_card='',
+    )
+    _, params, _ = encoders.read_model(entry(tmp_path / 'both'), 0)
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(encoder.params))
+    _, swapped, _ = encoders.read_model(
+        entry(tmp_path / 'model', query_weights=str(tmp_path / 'both')), 0
+    )
+    jax.tree.map(np.testing.assert_array_equal, swapped['query'], query)
+    with pytest.raises(ValueError, match='both. has a tower for queries, but a cross-encoder'):
+        encoders.read_model(entry(tmp_path / 'both', kind='cross_encoder'), 0)
+
+    fresh = entry(tmp_path / 'both', hidden_size=4)
+    _, params, _ = encoders.read_model(fresh, 0)
+    one, other = (params[n]['transformer']['layer_0']['ffn']['up']['kernel'] for n in params)
+    assert one.shape == (4, 5) and (one != other).any()
+
+
+def test_towers_that_are_not_alike_are_an_error(tmp_path):
+    write(tmp_path / 'model', DUAL)
+    write(tmp_path / 'query', DualEncoder(TINY, 'cls', False, DUAL.projection))
+    asked = {'query_weights': str(tmp_path / 'query')}
+    with pytest.raises(ValueError, match='query and .*model differ in pooling: cls and max; both'):
+        encoders.read_model(entry(tmp_path / 'model', **asked), 0)
+    encoders.read_model(entry(tmp_path / 'model', pooling='cls', **asked), 0)
+    file = tmp_path / 'query/tokenizer.json'
+    file.write_text(file.read_text().replace('"cat": 5', '"dog": 5'))
+    run = types.SimpleNamespace(config=types.SimpleNamespace(seed=0), mesh=mesh.make_mesh())
+    with pytest.raises(ValueError, match='have different tokenizers; give two of one tokenizer'):
+        encoders.load_encoder(run, entry(tmp_path / 'model', pooling='cls', **asked))
