@@ -112,7 +112,7 @@ class Positions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: `[B, L, D]` states and `[B, 1, 1, L]` key mask to `[B, L, D]`.
+    """Multi-head self-attention: `[B * L, D]` states and `[B, 1, 1, L]` key mask to `[B * L, D]`.
 
     Attributes:
         config: Of the encoder.
@@ -123,15 +123,15 @@ class Attention(nn.Module):
     local: bool = False
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, mask: jax.Array, shared: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array, shared: jax.Array | None) -> jax.Array:
         config, relative = self.config, self.config.relative
-        B, L, D = x_BxLxD.shape
+        B, L, D = mask.shape[0], mask.shape[-1], x.shape[-1]
         project = {name: _dense(config, D, name) for name in ('query', 'key', 'value')}
 
         def heads(x):
             return x.reshape(*x.shape[:-1], config.num_heads, config.head_size)
 
-        query, key, value = (heads(dense(x_BxLxD)) for dense in project.values())
+        query, key, value = (heads(dense(x).reshape(B, L, D)) for dense in project.values())
         scale, bias = 1 / math.sqrt(config.head_size), None
         if isinstance(relative, RelativeBias):
             bias = shared
@@ -165,11 +165,11 @@ class Attention(nn.Module):
             scale=scale,
             local_window_size=config.window if self.local else None,
         )
-        return _dense(config, D, 'output')(x.reshape(B, L, D))
+        return _dense(config, D, 'output')(x.reshape(B * L, D))
 
 
 class FeedForward(nn.Module):
-    """Two dense layers with an activation between: `[B, L, D]` to `[B, L, D]`."""
+    """Two dense layers with an activation between: `[B * L, D]` to `[B * L, D]`."""
 
     config: TransformerConfig
 
@@ -185,7 +185,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each in a residual branch with a layer norm.
+    """Attention and feed-forward, each in a residual branch with a layer norm: `[B * L, D]` states.
 
     Attributes:
         config: Of the encoder.
@@ -261,6 +261,10 @@ class Transformer(nn.Module):
         # Norms restore what rounding loses; a stream that none stands in stays in float32.
         x = x if config.norm_first else x.astype(config.dtype)
         shared = Positions(config, name='positions')(length)
+        # One row a token: with two axes of rows, XLA on a CPU transposes all states once more for
+        # every gradient of a dense layer.
+        shape = x.shape
+        x = x.reshape(-1, config.hidden_size)
         layer = Layer
         if config.remat != 'none':
             dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -270,7 +274,7 @@ class Transformer(nn.Module):
             x = layer(config, i, name=f'layer_{i}')(x, mask, shared, deterministic)
         if config.norm_first:
             x = layer_norm(config, 'final_norm')(x)
-        return x.astype(config.dtype)
+        return x.astype(config.dtype).reshape(shape)
 
 
 def param_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
