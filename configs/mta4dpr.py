@@ -40,6 +40,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
     c.batch_size = 40
     c.candidates.hard_negatives = 2
+    c.dark.reinforced, c.dark.noisy = 1, 1
     c.steps_per_round = 40
     c.train_passage_length = 40
     c.optimizer.learning_rate = 2e-4
