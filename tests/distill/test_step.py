@@ -59,14 +59,6 @@ def make_batch(seed=0):
     }
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compile_fast():
-    """Steps are compiled often here and run for moments."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
-
-
 TERMS = ('contrastive', 'teacher', 'assistant', 'dark', 'in_batch')
 SUBSETS = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
