@@ -108,9 +108,9 @@ def test_margin_mse_gradient_by_hand():
 def test_margin_mse_of_a_candidate_that_does_not_exist():
     student, teacher = jnp.array([1.0, 0.0, jnp.inf]), jnp.array([0.0, 0.0, -jnp.inf])
     where = jnp.array([True, True, False])
-    value, gradient = jax.value_and_grad(
-        lambda s: losses.margin_mse(s, teacher, where=where)
-    )(student
+    value, gradient = jax.value_and_grad(lambda s: losses.margin_mse(s, teacher, where=where))(
+        student
+    )
     assert value == 1
     np.testing.assert_allclose(gradient, [2.0, -2.0, 0.0])
 
@@ -162,9 +162,7 @@ def test_info_nce_leaves_out_what_is_masked():
 def test_info_nce_pulls_the_positive_and_pushes_what_counts():
     logits = jnp.log(jnp.array([[1.0, 2.0, 1.0]]))
     where = jnp.array([[True, True, False]])
-    gradient = jax.grad(
-        lambda x: losses.info_nce(x, jnp.array([1]), where=where)[0]
-    )(logits
+    gradient = jax.grad(lambda x: losses.info_nce(x, jnp.array([1]), where=where)[0])(logits)
     np.testing.assert_allclose(gradient, [[1 / 3, 2 / 3 - 1, 0.0]], atol=1e-6)
 
 
