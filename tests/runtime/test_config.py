@@ -168,6 +168,18 @@ def test_imported_scores_do_not_reach_over_a_batch():
     configs.validate(configs.resolve(config))
 
 
+def test_defaults_are_our_reading_of_the_papers():
+    c = common.get_config()
+    assert (c.selection.fusion, c.selection.distance, c.selection.per) == ('subsets', 'kl', 'batch')
+    assert (c.loss.contrastive, c.loss.teacher, c.loss.assistant, c.loss.dark) == (1, 1, 1, 1)
+    assert (c.loss.in_batch, c.loss.distance, c.loss.temperature) == (0, 'kl', 1)
+    assert (c.dark.reinforced, c.dark.noisy) == (4, 2)
+    assert c.dark.splice == c.dark.mask == (0.1, 0.5)
+    assert c.self_paced.weighting == 'hard'
+    assert c.self_paced.share == ((0, 0.5), (1, 1))
+    assert c.compare == 'MRR@10' and 0 < c.replay < 1
+
+
 def test_adam_has_one_teacher_and_no_assistants():
     config = configs.resolve(adam.get_config())
     assert config.assistants == () and config.rounds == 1 and config.dark.noisy
