@@ -5,13 +5,13 @@ Variants after the colon are those of configs/mta4dpr.py.
 
 import ml_collections
 
-from configs import full_scale, mta4dpr
+from configs import mta4dpr
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The config; `arg` is what follows the colon of --config."""
     c = mta4dpr.get_config(arg)
-    if arg.partition('=')[0] in full_scale.RECIPES:
+    if arg not in ('', 'tiny'):
         c.first_stage = c.assistants[0]  # with no pool it mines all hard negatives
     c.assistants = ()
     c.steps_per_round = c.rounds * c.steps_per_round  # as many steps in all

@@ -13,10 +13,11 @@ def msmarco() -> ml_collections.ConfigDict:
     """MS MARCO passages, 8.8M, much as SimLM distils (Wang et al., 2023)."""
     c = _shared(query_length=32, passage_length=144)
     c.collection.source = 'irds:msmarco-passage'
-    c.collection.train_split = 'train/judged'
-    c.collection.eval_split = 'held_out'  # of train: dev/small is the test
+    c.collection.options.splits = {
+        'train': 'msmarco-passage/train/judged',
+        'test': 'msmarco-passage/dev/small',
+    }
     c.collection.eval_fraction = 0.01
-    c.collection.test_split = 'dev/small'
 
     c.systems.ranker = _encoder(  # ELECTRA-base, MRR@10 43.8 on dev
         'intfloat/simlm-msmarco-reranker',
@@ -51,10 +52,11 @@ def nq() -> ml_collections.ConfigDict:
     """Natural Questions on DPR's 21M passages of Wikipedia (Karpukhin et al., 2020)."""
     c = _shared(query_length=32, passage_length=192)  # SimLM's lengths here, DPR has 256
     c.collection.source = 'irds:dpr-w100/natural-questions'
-    c.collection.train_split = 'train'
-    c.collection.eval_split = 'held_out'  # of train: dev is the test
+    c.collection.options.splits = {
+        'train': 'dpr-w100/natural-questions/train',
+        'test': 'dpr-w100/natural-questions/dev',
+    }
     c.collection.eval_fraction = 0.02
-    c.collection.test_split = 'dev'
 
     c.systems.ranker = _reranker(query_length=32, passage_length=224)
     c.systems.ranker.train.steps = 5000  # from labels first: teachers must know the collection
@@ -73,14 +75,14 @@ def nq() -> ml_collections.ConfigDict:
     return c
 
 
-def beir(path: str) -> ml_collections.ConfigDict:
-    """A corpus of your own in BEIR layout, with train queries; the student knows MS MARCO."""
+def own(source: str) -> ml_collections.ConfigDict:
+    """A collection of your own that has train queries, such as beir:PATH."""
     c = _shared(query_length=64, passage_length=256)
-    c.collection.source = f'beir:{path}'
+    c.collection.source = source
 
     c.systems.ranker = _reranker(query_length=64, passage_length=320)
     c.assistants = ('mpnet', 'e5', 'bge')
-    # Labels are few: start from a retriever, TAS-B (Hofstaetter et al., 2021), as it pools.
+    # Labels are few: start from a retriever, TAS-B (Hofstaetter et al., 2021), and as it pools.
     c.student.weights = 'sentence-transformers/msmarco-distilbert-base-tas-b'
     c.student.revision = '052349d4e6adbfebfe01c62f92c0f3633b5d4d78'
     c.student.pooling = c.student.normalize = None
@@ -96,7 +98,12 @@ def beir(path: str) -> ml_collections.ConfigDict:
     return c
 
 
-RECIPES = {'msmarco': msmarco, 'nq': nq, 'beir': beir}
+def get_config(variant: str) -> ml_collections.ConfigDict | None:
+    """The recipe msmarco, nq or KIND=WHAT (your own collection); None for another variant."""
+    kind, _, what = variant.partition('=')
+    if kind and what:
+        return own(f'{kind}:{what}')
+    return {'msmarco': msmarco, 'nq': nq}.get(variant, lambda: None)()
 
 
 def _encoder(weights: str, revision: str, **overrides) -> ml_collections.ConfigDict:

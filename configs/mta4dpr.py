@@ -4,7 +4,7 @@
 --config configs/mta4dpr.py:tiny       the same path at toy size, about 2 minutes
 --config configs/mta4dpr.py:msmarco    full scale, on accelerators: MS MARCO passages
 --config configs/mta4dpr.py:nq         Natural Questions
---config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout
+--config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout, or of another source
 """
 
 import ml_collections
@@ -17,9 +17,8 @@ REVISION = 'c9745ed1d9f207416be6d2e6f8de32d1f16199bf'
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The config; `arg` is what follows the colon of --config."""
-    name, _, value = arg.partition('=')
-    if name in full_scale.RECIPES and (name == 'beir') == bool(value):
-        return full_scale.RECIPES[name](*filter(None, [value]))
+    if (recipe := full_scale.get_config(arg)) is not None:
+        return recipe
     if arg not in ('', 'tiny'):
         raise ValueError(
             f"configs/mta4dpr.py has no variant '{arg}'; use tiny, msmarco, nq or beir=PATH."

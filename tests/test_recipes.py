@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs import adam, full_scale, mta4dpr
+from configs import adam, mta4dpr
 from jdkd import plan
 from jdkd.distill import train
 from jdkd.models import cross_encoder, dual_encoder, pretrained
@@ -186,10 +186,19 @@ def test_the_train_step_is_traced_over_a_mesh(method, arg):
     assert terms == expected | ({'loss/assistant'} if config.assistants else set())
 
 
-@pytest.mark.parametrize('arg', ['beir', 'beir=', 'msmarco=x', 'all'])
+@pytest.mark.parametrize('arg', ['beir', 'beir=', 'nq,tiny', 'all'])
 def test_a_variant_that_does_not_exist(arg):
     with pytest.raises(ValueError, match='use tiny, msmarco, nq or beir=PATH'):
         mta4dpr.get_config(arg)
+
+
+def test_a_collection_of_your_own_may_come_from_any_source():
+    config = mta4dpr.get_config('beir=some/corpus')
+    assert config.collection.source == 'beir:some/corpus'
+    found = adam.get_config('msmarco=files').collection.source
+    assert found == 'msmarco:files'
+    # At the size of a laptop it is the default config with another source.
+    assert mta4dpr.get_config().batch_size < config.batch_size
 
 
 def test_recipes_name_no_other_models():
@@ -199,4 +208,3 @@ def test_recipes_name_no_other_models():
         entries = [config.student, *config.systems.values()]
         named |= {entry.weights for entry in entries if 'weights' in entry}
     assert named == set(MODELS)
-    assert set(full_scale.RECIPES) == {arg.partition('=')[0] for arg in VARIANTS}
