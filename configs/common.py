@@ -73,6 +73,14 @@ def scores(path: str) -> ml_collections.ConfigDict:
     return c
 
 
+def schedule(value: float | tuple) -> config_dict.FieldReference:
+    """A field that holds a number, or knots ((progress, value), ...) of the training in [0, 1].
+
+    Between knots it is linear: --config.loss.teacher='((0,1),(0.5,0.2))'.
+    """
+    return config_dict.FieldReference(value, field_type=object)
+
+
 def get_config() -> ml_collections.ConfigDict:
     """Everything but the collection, the systems and the student."""
     c = ml_collections.ConfigDict()
@@ -101,29 +109,30 @@ def get_config() -> ml_collections.ConfigDict:
     c.candidates.false_negatives = 'mask'  # teacher above the positive: out of InfoNCE; or keep
 
     c.dark = ml_collections.ConfigDict()
-    c.dark.reinforced = 1  # reinforced negatives a list
-    c.dark.noisy = 1  # noisy positives a list
+    c.dark.reinforced = 4  # reinforced negatives a list
+    c.dark.noisy = 2  # noisy positives a list
     c.dark.splice = (0.1, 0.5)  # share of the positive's tokens spliced into a negative
     c.dark.mask = (0.1, 0.5)  # share of the positive's tokens masked
 
     c.selection = ml_collections.ConfigDict()
     c.selection.distance = 'kl'  # of an assistant to the teacher: kl, footrule or rbo
-    c.selection.fusion = 'subsets'  # none, mean (one of all) or subsets (all of two or more)
+    # none, mean (one of all), subsets (all of two or more) or rrf (these, by reciprocal ranks)
+    c.selection.fusion = 'subsets'
     c.selection.per = 'batch'  # or query
 
     c.self_paced = ml_collections.ConfigDict()
     c.self_paced.weighting = 'hard'  # or linear
-    c.self_paced.start = 0.5  # share of lists kept at the beginning ...
-    c.self_paced.end = 1.0  # ... and at the end of training
+    c.self_paced.share = schedule(((0.0, 0.5), (1.0, 1.0)))  # of lists that are kept
 
     c.loss = ml_collections.ConfigDict()  # weights of the terms; 0 switches a term off
-    c.loss.contrastive = 1.0
-    c.loss.teacher = 1.0
-    c.loss.assistant = 1.0
-    c.loss.dark = 1.0
-    c.loss.in_batch = 0.0  # the best assistant over all originals of the batch
-    c.loss.temperature = 1.0  # of all score distributions over candidate lists
-    c.loss.in_batch_temperature = 16.0  # of those over the batch
+    c.loss.contrastive = schedule(1.0)
+    c.loss.teacher = schedule(1.0)
+    c.loss.assistant = schedule(1.0)
+    c.loss.dark = schedule(1.0)
+    c.loss.in_batch = schedule(0.0)  # the best assistant over all originals of the batch
+    c.loss.distance = 'kl'  # to teacher and assistant; or margin_mse, in their logits' own units
+    c.loss.temperature = schedule(1.0)  # of all score distributions over candidate lists
+    c.loss.in_batch_temperature = schedule(16.0)  # of those over the batch
 
     c.rounds = 2
     c.steps_per_round = 200

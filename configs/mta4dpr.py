@@ -2,12 +2,14 @@
 
 --config configs/mta4dpr.py            the documentation of your Python, about 15 minutes on 2 cores
 --config configs/mta4dpr.py:tiny       the same path at toy size, about 2 minutes
---config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout, with the same models
+--config configs/mta4dpr.py:msmarco    full scale, on accelerators: MS MARCO passages
+--config configs/mta4dpr.py:nq         Natural Questions
+--config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout, or of another source
 """
 
 import ml_collections
 
-from configs import common
+from configs import common, full_scale
 
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 REVISION = 'c9745ed1d9f207416be6d2e6f8de32d1f16199bf'
@@ -15,6 +17,12 @@ REVISION = 'c9745ed1d9f207416be6d2e6f8de32d1f16199bf'
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The config; `arg` is what follows the colon of --config."""
+    if (recipe := full_scale.get_config(arg)) is not None:
+        return recipe
+    if arg not in ('', 'tiny'):
+        raise ValueError(
+            f"configs/mta4dpr.py has no variant '{arg}'; use tiny, msmarco, nq or beir=PATH."
+        )
     c = common.get_config()
     # Short, for two cores: a passage is its name and the beginning of its text.
     lengths = {'query_length': 32, 'passage_length': 40}
@@ -40,6 +48,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
     c.batch_size = 40
     c.candidates.hard_negatives = 2
+    c.dark.reinforced, c.dark.noisy = 1, 1
     c.steps_per_round = 40
     c.train_passage_length = 40
     c.optimizer.learning_rate = 2e-4
@@ -50,8 +59,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.loss.teacher, c.loss.assistant, c.loss.dark = 0.5, 0.25, 0.25
     c.loss.in_batch = 1.0
 
-    name, _, value = arg.partition('=')
-    if name == 'tiny':
+    if arg == 'tiny':
         c.collection.options.packages = ('stdlib',)
         c.collection.options.max_passages = 600
         for entry in (*c.systems.values(), c.student):
@@ -68,8 +76,4 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
         c.optimizer.warmup_steps = 2
         c.log_every = 2
         c.checkpoint_every = 4
-    elif name == 'beir' and value:
-        c.collection.source = f'beir:{value}'
-    elif arg:
-        raise ValueError(f"configs/mta4dpr.py has no variant '{arg}'; use tiny or beir=PATH.")
     return c

@@ -250,7 +250,8 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
     ).split()
     workdir = tmp_path / 'w'
     jdkd(
-        '--config', f'configs/adam.py:beir={home}', '--workdir', workdir,
+        '--config', 'configs/adam.py', f'--config.collection.source=beir:{home}',
+        '--workdir', workdir,
         *(f'--config.{o}' for o in overrides),
     )  # fmt: skip
     found = report(workdir)

@@ -2,7 +2,8 @@
 
 The paper says: several assistants, fused ones by plain averaging of score distributions; for each
 training batch the one closest to the teacher is distilled, by KL divergence, Spearman's footrule
-or rank-biased overlap. Which subsets are fused is ours (`fusion`).
+or rank-biased overlap. Which subsets are fused is ours (`fusion`), and so is how reciprocal rank
+fusion, which it mentions, becomes a distribution (`reciprocal_ranks`).
 """
 
 import itertools
@@ -14,14 +15,16 @@ import numpy as np
 
 from jdkd.distill import losses
 
+FUSIONS = ('none', 'mean', 'subsets', 'rrf')
+
 
 def fusion_weights(num_assistants: int, fusion: str) -> np.ndarray:
     """Rows that average assistants: the originals first, then the fused ones.
 
     Args:
         num_assistants: K, at least 1.
-        fusion: `none`; `mean`, one fused assistant of all; `subsets`, one for every subset of at
-            least two (for K above 4, where subsets are many, the same as `mean`).
+        fusion: `none`; `mean`, one fused assistant of all; `subsets` or `rrf`, one for every subset
+            of at least two (for K above 4, where subsets are many, the one of all).
 
     Returns:
         `[num_choices, num_assistants]` float32, each row summing to 1.
@@ -29,11 +32,11 @@ def fusion_weights(num_assistants: int, fusion: str) -> np.ndarray:
     Raises:
         ValueError: if `fusion` is none of these.
     """
-    if fusion not in ('none', 'mean', 'subsets'):
-        raise ValueError(f"selection.fusion is '{fusion}'; use 'none', 'mean' or 'subsets'.")
+    if fusion not in FUSIONS:
+        raise ValueError(f"selection.fusion is '{fusion}'; use one of {', '.join(FUSIONS)}.")
     everyone = range(num_assistants)
     subsets = [(k,) for k in everyone]
-    if num_assistants > 1 and fusion == 'subsets' and num_assistants <= 4:
+    if fusion in ('subsets', 'rrf') and num_assistants <= 4:
         for size in range(2, num_assistants + 1):
             subsets += itertools.combinations(everyone, size)
     elif num_assistants > 1 and fusion != 'none':
@@ -51,24 +54,29 @@ def choice_names(names: Sequence[str], fusion: str) -> list[str]:
 
 
 def fuse(
-    assistants: jax.Array, weights: jax.Array | np.ndarray, *, temperature: float = 1.0
+    assistants: jax.Array,
+    weights: jax.Array | np.ndarray,
+    *,
+    fusion: str,
+    temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """Log of the mean of the assistants' softmaxes, for each row of `weights`.
+    """Logits of every (fused) assistant.
 
     Distributions are averaged, not logits: assistants of different make have different scales.
+    A row's logits are temperature * log(mean of softmax(logits / temperature)), which are those of
+    the assistant up to a shift where there is but one; `rrf` gives fused ones `reciprocal_ranks`.
 
     Args:
         assistants: `[K, ..., list_size]` logits.
         weights: `[num_choices, K]` from `fusion_weights`.
-        temperature: Divides the logits.
+        fusion: As there.
+        temperature: That of the distributions.
 
     Returns:
-        `[num_choices, ..., list_size]` log probabilities.
+        `[num_choices, ..., list_size]` float32 logits.
     """
-    log_p = losses.log_distribution(assistants, temperature=temperature)
-    log_w = jnp.log(jnp.asarray(weights))
-    expand = log_w.reshape(log_w.shape + (1,) * (log_p.ndim - 1))
-    return jax.nn.logsumexp(log_p[None] + expand, axis=1)
+    rows = jnp.asarray(weights).reshape(np.shape(weights) + (1,) * (assistants.ndim - 1))
+    return jax.vmap(lambda row: _fuse(assistants, row, fusion, temperature))(rows)
 
 
 def fuse_selected(
@@ -76,7 +84,8 @@ def fuse_selected(
     weights: jax.Array | np.ndarray,
     selected: jax.Array,
     *,
-    temperature: float = 1.0,
+    fusion: str,
+    temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
     """`fuse`, of each list's selected choice alone.
 
@@ -84,14 +93,50 @@ def fuse_selected(
         assistants: `[K, batch, list_size]` logits.
         weights: `[num_choices, K]` from `fusion_weights`.
         selected: `[batch]` int, from `select`.
-        temperature: Divides the logits.
+        fusion: As in `fusion_weights`.
+        temperature: That of the distributions.
 
     Returns:
-        `[batch, list_size]` log probabilities.
+        `[batch, list_size]` float32 logits.
     """
+    weights_KxBx1 = jnp.asarray(weights)[selected].T[..., None]
+    return _fuse(assistants, weights_KxBx1, fusion, temperature)
+
+
+def _fuse(assistants, weights, fusion, temperature) -> jax.Array:
+    """One choice a list; weights `[K, ..., 1]` broadcast over the lists."""
     log_p = losses.log_distribution(assistants, temperature=temperature)
-    log_w_KxB = jnp.log(jnp.asarray(weights))[selected].T
-    return jax.nn.logsumexp(log_p + log_w_KxB[..., None], axis=0)
+    mean = temperature * jax.nn.logsumexp(log_p + jnp.log(weights), axis=0)
+    if fusion != 'rrf':
+        return mean
+    is_fused = jnp.sum(weights > 0, axis=0) > 1
+    return jnp.where(is_fused, reciprocal_ranks(assistants, weights), mean)
+
+
+def reciprocal_ranks(assistants: jax.Array, weights: jax.Array, *, offset: int = 60) -> jax.Array:
+    """Logits by reciprocal rank fusion, sum_m 1 / (offset + rank_m) (Cormack et al., 2009).
+
+    Ranks count from 1; candidates of equal score share the mean of their ranks, lest the place in
+    the list, where positives come first, decide. The sums differ so little that their softmax
+    would be uniform: each list's are standardised and given the mean standard deviation of the
+    members' logits (ours), so that ranks say who is ahead and members by how much in all.
+
+    Args:
+        assistants: `[K, ..., list_size]` logits.
+        weights: Broadcast to `[K, ..., 1]`: equal for members, 0 for the others, with sum 1.
+        offset: Of the ranks.
+
+    Returns:
+        `[..., list_size]` float32 logits; zeros where the ranks of members cancel out.
+    """
+    logits = assistants.astype(jnp.float32)
+    shares = (weights > 0) / (offset + jax.scipy.stats.rankdata(-logits, axis=-1))
+    scores = jnp.sum(shares, axis=0)
+    spread = jnp.sum(weights * jnp.std(logits, axis=-1, keepdims=True), axis=0)
+    deviation = jnp.std(scores, axis=-1, keepdims=True)
+    # What is left of sums that are equal but for rounding is no order.
+    scale = jnp.where(deviation > 1e-7, spread / jnp.maximum(deviation, 1e-7), 0.0)
+    return scale * (scores - jnp.mean(scores, axis=-1, keepdims=True))
 
 
 def ranks(scores: jax.Array) -> jax.Array:
@@ -144,11 +189,13 @@ def rank_biased_distance(a: jax.Array, b: jax.Array, *, persistence: float = 0.9
     return 1.0 - jnp.sum(agreement * decay, axis=-1) / jnp.sum(decay)
 
 
-def distances(log_choices: jax.Array, teacher: jax.Array, *, distance: str, temperature: float):
+def distances(
+    choices: jax.Array, teacher: jax.Array, *, distance: str, temperature: float | jax.Array
+) -> jax.Array:
     """Distance of every (fused) assistant to the teacher on every list.
 
     Args:
-        log_choices: `[num_choices, batch, list_size]` log probabilities from `fuse`.
+        choices: `[num_choices, batch, list_size]` logits from `fuse`.
         teacher: `[batch, list_size]` logits.
         distance: `kl` (the KL divergence of the assistant from the teacher), `footrule` or `rbo`.
         temperature: That of the distributions.
@@ -159,15 +206,13 @@ def distances(log_choices: jax.Array, teacher: jax.Array, *, distance: str, temp
     Raises:
         ValueError: if `distance` is none of these.
     """
-    teacher = jnp.broadcast_to(teacher, log_choices.shape)
+    teacher = jnp.broadcast_to(teacher.astype(jnp.float32), choices.shape)
     if distance == 'kl':
-        # The choices' log probabilities are logits at temperature 1.
-        log_p = losses.log_distribution(teacher, temperature=temperature)
-        return losses.kl_from_log_target(log_choices, log_p)
+        return losses.listwise_kl(choices / temperature, teacher / temperature)
     if distance == 'footrule':
-        return footrule(log_choices, teacher)
+        return footrule(choices, teacher)
     if distance == 'rbo':
-        return rank_biased_distance(log_choices, teacher)
+        return rank_biased_distance(choices, teacher)
     raise ValueError(f"selection.distance is '{distance}'; use 'kl', 'footrule' or 'rbo'.")
 
 

@@ -12,7 +12,10 @@ _MASKED = -1e30  # Finite, so that a fully masked list has a finite softmax and 
 
 
 def log_distribution(
-    logits: jax.Array, *, temperature: float = 1.0, where: jax.Array | None = None
+    logits: jax.Array,
+    *,
+    temperature: float | jax.Array = 1.0,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """Log of the score distribution: log_softmax(logits / temperature) over the last axis.
 
@@ -30,38 +33,11 @@ def log_distribution(
     return jax.nn.log_softmax(logits, axis=-1)
 
 
-def kl_from_log_target(
-    student: jax.Array,
-    log_target: jax.Array,
-    *,
-    temperature: float = 1.0,
-    where: jax.Array | None = None,
-) -> jax.Array:
-    """tau^2 * KL(target || student) for each list, the target given as log probabilities.
-
-    Args:
-        student: `[..., list_size]` logits.
-        log_target: `[..., list_size]` log probabilities, already at `temperature`.
-        temperature: tau, applied to the student's logits here.
-        where: `[..., list_size]` bool, False for candidates that do not exist.
-
-    Returns:
-        `[...]` one non-negative number per list. Terms with p = 0 count as 0.
-    """
-    log_p = log_target.astype(jnp.float32)
-    log_q = log_distribution(student, temperature=temperature, where=where)
-    p = jnp.exp(log_p)
-    terms = jnp.where(p > 0, p * (log_p - log_q), 0.0)
-    if where is not None:
-        terms = jnp.where(where, terms, 0.0)
-    return temperature**2 * jnp.sum(terms, axis=-1)
-
-
 def listwise_kl(
     student: jax.Array,
     teacher: jax.Array,
     *,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
     """tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)) for each list.
@@ -79,10 +55,64 @@ def listwise_kl(
         where: `[..., list_size]` bool, False for candidates that do not exist.
 
     Returns:
-        `[...]` one number per list.
+        `[...]` one non-negative number per list, 0 for a list of one. Terms with p = 0 count as 0.
     """
     log_p = log_distribution(jax.lax.stop_gradient(teacher), temperature=temperature, where=where)
-    return kl_from_log_target(student, log_p, temperature=temperature, where=where)
+    log_q = log_distribution(student, temperature=temperature, where=where)
+    p = jnp.exp(log_p)
+    terms = jnp.where(p > 0, p * (log_p - log_q), 0.0)
+    if where is not None:
+        terms = jnp.where(where, terms, 0.0)
+    return temperature**2 * jnp.sum(terms, axis=-1)
+
+
+def margin_mse(
+    student: jax.Array, teacher: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+    """mean_j ((s_0 - s_j) - (t_0 - t_j))^2 for each list: Margin-MSE.
+
+    From Hofstaetter et al., 2020 (https://arxiv.org/abs/2010.02666), with each candidate after
+    the positive as the negative once. A shift of either side's scores changes nothing, but a
+    factor does: margins are compared in the units of the logits, with no temperature.
+
+    Args:
+        student: `[..., list_size]` logits, the positive at index 0.
+        teacher: `[..., list_size]` logits; no gradient flows into them.
+        where: `[..., list_size]` bool, False for candidates that do not exist.
+
+    Returns:
+        `[...]` float32, 0 for a list with nothing beside its positive.
+    """
+    difference = student.astype(jnp.float32) - jax.lax.stop_gradient(teacher).astype(jnp.float32)
+    error = difference[..., :1] - difference[..., 1:]
+    counts = jnp.ones(error.shape, bool) if where is None else where[..., :1] & where[..., 1:]
+    # Selected before they are squared: a candidate that does not exist may score anything.
+    error = jnp.where(counts, error, 0.0)
+    return jnp.sum(error**2, axis=-1) / jnp.maximum(jnp.sum(counts, axis=-1), 1)
+
+
+def distillation(
+    student: jax.Array, teacher: jax.Array, *, distance: str, temperature: float | jax.Array
+) -> jax.Array:
+    """How far the student is from a teacher on each list.
+
+    Args:
+        student: `[..., list_size]` logits, the positive at index 0.
+        teacher: `[..., list_size]` logits of a teacher or of a (fused) assistant.
+        distance: `kl` or `margin_mse`.
+        temperature: Of the distributions that `kl` compares.
+
+    Returns:
+        `[...]` float32.
+
+    Raises:
+        ValueError: if `distance` is neither.
+    """
+    if distance == 'kl':
+        return listwise_kl(student, teacher, temperature=temperature)
+    if distance == 'margin_mse':
+        return margin_mse(student, teacher)
+    raise ValueError(f"loss.distance is '{distance}'; use 'kl' or 'margin_mse'.")
 
 
 def info_nce(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:

@@ -1,7 +1,7 @@
 """Self-paced mask over the lists with dark examples (ADAM).
 
 The paper concentrates on instances of high quality, measured by the teacher's confidence. The
-confidence, the quantile and its annealing below are our reading of it and are config fields.
+confidence and the quantile below are our reading of it; the share that is kept is a schedule.
 """
 
 import jax
@@ -19,17 +19,6 @@ def confidence(teacher: jax.Array, *, temperature: float = 1.0) -> jax.Array:
         `[...]` float32 in (0, 1).
     """
     return jax.nn.softmax(teacher.astype(jnp.float32) / temperature, axis=-1)[..., 0]
-
-
-def kept_share(progress: jax.Array, *, start: float, end: float) -> jax.Array:
-    """Share of lists that the mask keeps, annealed linearly from `start` to `end`.
-
-    Args:
-        progress: Scalar in [0, 1], the part of training that is done.
-        start: Share at the beginning, in (0, 1].
-        end: Share at the end, in (0, 1].
-    """
-    return start + (end - start) * jnp.clip(progress, 0.0, 1.0)
 
 
 def weights(

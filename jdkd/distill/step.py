@@ -1,14 +1,15 @@
 """The one train step: every method is this function under another config.
 
-    L_total = w_c InfoNCE + w_t KL(T, M) + w_a KL(TA*, M)                  on the originals
-              + w_d sum_i v_i (w_t KL_i(T, M) + w_a KL_i(TA*, M)) / max(sum_i v_i, 1)
+    L_total = w_c InfoNCE + w_t D(T, M) + w_a D(TA*, M)                    on the originals
+              + w_d sum_i v_i (w_t D_i(T, M) + w_a D_i(TA*, M)) / max(sum_i v_i, 1)
                                                              on the lists with dark examples
-            + w_b KL(TA*, M)                 on every query's list of all originals of the batch
+              + w_b KL(TA*, M)               on every query's list of all originals of the batch
 
-TA* is the (fused) assistant closest to the teacher (MTA4DPR, Algorithm 1), v the self-paced mask
-(ADAM). A term whose weight is 0 is not computed. Weights and temperatures are ours, and so is the
-last term: unlike a cross-encoder, an assistant scores the whole batch for almost nothing (compare
-the in-batch distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 2021).
+D is the listwise KL or Margin-MSE, TA* the (fused) assistant closest to the teacher (MTA4DPR,
+Algorithm 1), v the self-paced mask (ADAM). Weights and temperatures are numbers or schedules; a
+term whose weight is the number 0 is not computed. They are ours, and so is the last term: unlike a
+cross-encoder, an assistant scores the whole batch for almost nothing (compare the in-batch
+distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 2021).
 
 A batch is a dict of global arrays, B queries with N candidates each, of which the first N_o are
 originals (the positive at index 0, then hard negatives) and the rest dark examples:
@@ -32,7 +33,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from jdkd.distill import assistants, losses, self_paced
+from jdkd.distill import assistants, losses, schedules, self_paced
 from jdkd.models import cross_encoder, dual_encoder
 
 Batch = Mapping[str, jax.Array]
@@ -156,82 +157,90 @@ def make_loss(
         `loss(params, batch, progress, key) -> scalar, metrics`, where progress is the part of
         training that is done, in [0, 1], and key the dropout key or None.
     """
-    weight, tau = config.loss, config.loss.temperature
-    fusion = None
+    loss, fusion, rows = config.loss, config.selection.fusion, None
     if selects(config, num_assistants):
-        fusion = assistants.fusion_weights(num_assistants, config.selection.fusion)
+        rows = assistants.fusion_weights(num_assistants, fusion)
 
     def loss_fn(params, batch, progress, key=None):
+        def now(name):
+            """The number that a schedule of `config.loss` says."""
+            return schedules.value(loss[name], progress)
+
         num_originals = batch['group'].shape[1]
-        if not weight.dark:
+        if not loss.dark:
             batch = {**batch, 'passages': batch['passages'][:, :num_originals]}
         lists, contrastive, labels, mask = score_fn(params, batch, key)
+        tau = now('temperature')
         terms, metrics = {}, {}
-        if weight.contrastive:
+        if loss.contrastive:
             nce = losses.info_nce(contrastive, labels, where=mask)
-            terms['contrastive'] = weight.contrastive * jnp.mean(nce)
-        if fusion is not None:
+            terms['contrastive'] = now('contrastive') * jnp.mean(nce)
+        if rows is not None:
             teacher = jax.lax.stop_gradient(batch['teacher'])
             pool_KxBxN = jnp.swapaxes(jax.lax.stop_gradient(batch['assistants']), 0, 1)
-            log_choices = assistants.fuse(pool_KxBxN[..., :num_originals], fusion, temperature=tau)
             distance = assistants.distances(
-                log_choices,
+                assistants.fuse(
+                    pool_KxBxN[..., :num_originals], rows, fusion=fusion, temperature=tau
+                ),
                 teacher[:, :num_originals],
                 distance=config.selection.distance,
                 temperature=tau,
             )
             best = assistants.select(distance, per=config.selection.per)
-            metrics['selected'] = jnp.sum(jax.nn.one_hot(best, len(fusion)), axis=0)
+            metrics['selected'] = jnp.sum(jax.nn.one_hot(best, len(rows)), axis=0)
             metrics['selected_distance'] = jnp.mean(
                 jnp.take_along_axis(distance, best[None], axis=0)
             )
 
-        def distil(num_candidates):
-            """w_t KL(T, M) and w_a KL(TA*, M) for each list, on its first candidates."""
-            student = lists[:, :num_candidates]
-            if weight.teacher:
-                teacher = batch['teacher'][:, :num_candidates]
-                yield (
-                    'teacher',
-                    weight.teacher * losses.listwise_kl(student, teacher, temperature=tau),
-                )
-            if weight.assistant and fusion is not None:
-                pool = pool_KxBxN[..., :num_candidates]
-                log_best = assistants.fuse_selected(pool, fusion, best, temperature=tau)
-                yield (
-                    'assistant',
-                    weight.assistant
-                    * losses.kl_from_log_target(student, log_best, temperature=tau),
-                )
+        def best_logits(pool_KxBxN, temperature):
+            return assistants.fuse_selected(
+                pool_KxBxN, rows, best, fusion=fusion, temperature=temperature
+            )
 
-        for name, per_list in distil(num_originals):
-            terms[name] = jnp.mean(per_list)
-        if weight.in_batch and fusion is not None:
+        def distil(num_candidates):
+            """w_t D(T, M) and w_a D(TA*, M) for each list, on its first candidates."""
+            towards = {}
+            if loss.teacher:
+                towards['teacher'] = batch['teacher'][:, :num_candidates]
+            if loss.assistant and rows is not None:
+                towards['assistant'] = best_logits(pool_KxBxN[..., :num_candidates], tau)
+            return {
+                name: now(name)
+                * losses.distillation(
+                    lists[:, :num_candidates], logits, distance=loss.distance, temperature=tau
+                )
+                for name, logits in towards.items()
+            }
+
+        terms |= {name: jnp.mean(per_list) for name, per_list in distil(num_originals).items()}
+        if loss.in_batch and rows is not None:
             pool_KxBxC = jnp.swapaxes(jax.lax.stop_gradient(batch['in_batch']), 0, 1)
-            wide = weight.in_batch_temperature
-            log_best = assistants.fuse_selected(pool_KxBxC, fusion, best, temperature=wide)
-            kl = losses.kl_from_log_target(contrastive, log_best, temperature=wide)
-            terms['in_batch'] = weight.in_batch * jnp.mean(kl)
+            wide = now('in_batch_temperature')
+            kl = losses.listwise_kl(contrastive, best_logits(pool_KxBxC, wide), temperature=wide)
+            terms['in_batch'] = now('in_batch') * jnp.mean(kl)
         has_dark = lists.shape[1] > num_originals
-        dark = [per_list for _, per_list in distil(lists.shape[1])] if has_dark else []
-        if weight.dark and dark:
-            confidence = self_paced.confidence(batch['teacher'][:, :num_originals], temperature=tau)
-            share = self_paced.kept_share(
-                progress, start=config.self_paced.start, end=config.self_paced.end
-            )
+        dark = distil(lists.shape[1]) if has_dark else {}
+        if loss.dark and dark:
             keep, threshold = self_paced.weights(
-                confidence, share, weighting=config.self_paced.weighting
+                self_paced.confidence(batch['teacher'][:, :num_originals], temperature=tau),
+                schedules.value(config.self_paced.share, progress),
+                weighting=config.self_paced.weighting,
             )
-            terms['dark'] = weight.dark * self_paced.weighted_mean(sum(dark), keep)
+            terms['dark'] = now('dark') * self_paced.weighted_mean(sum(dark.values()), keep)
             metrics['kept_share'] = jnp.mean(keep > 0)
             metrics['threshold'] = threshold
-        loss = sum(terms.values())
+        total = sum(terms.values())
         metrics |= {f'loss/{name}': value for name, value in terms.items()}
-        metrics['loss'] = loss
+        metrics['loss'] = total
+        metrics |= {
+            f'schedule/{name}': now(name)
+            for name in schedules.WEIGHTS + schedules.TEMPERATURES
+            if not schedules.is_constant(loss[name])
+        }
         # How often the student already ranks the positive first in its own list.
         originals = lists[:, :num_originals]
         metrics['list_accuracy'] = jnp.mean(jnp.argmax(originals, axis=1) == 0)
-        return loss, metrics
+        return total, metrics
 
     return loss_fn
 
@@ -244,7 +253,7 @@ def make_train_step(
     Args:
         loss_fn: From `make_loss`.
         tx: The optimizer.
-        total_steps: Length of training, for the self-paced annealing.
+        total_steps: Length of training, for the schedules.
         dropout_seed: Seed of the dropout masks, each a function of (seed, step); None turns
             dropout off.
     """

@@ -86,7 +86,7 @@ def make_trainer(
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         ),
-        # As at the end of training, whose self-paced mask keeps the most.
+        # Schedules as at the end of training, so that rounds compare.
         loss=jax.jit(
             lambda params, batch: loss_fn(params, batch, jnp.ones(()))[1],
             in_shardings=(shardings.params, batch),

@@ -9,9 +9,18 @@ from typing import Any
 
 import ml_collections
 
+from jdkd.distill import assistants, schedules
 from jdkd.runtime import stages
 
 FILE = 'config.json'
+_OPTIONS = {
+    'selection.fusion': assistants.FUSIONS,
+    'selection.distance': ('kl', 'footrule', 'rbo'),
+    'selection.per': ('batch', 'query'),
+    'self_paced.weighting': ('hard', 'linear'),
+    'loss.distance': ('kl', 'margin_mse'),
+    'candidates.false_negatives': ('mask', 'keep'),
+}
 
 
 def check_overrides(argv: Sequence[str], default: str) -> None:
@@ -117,6 +126,22 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
         'student.scale is not set; give the inverse temperature of its scores, for example 20.',
     )
     require(config.candidates.hard_negatives >= 1, 'candidates.hard_negatives must be at least 1.')
+    require(
+        config.candidates.depth <= config.depth,
+        f'candidates.depth={config.candidates.depth} is more than is kept of a ranking, '
+        f'depth={config.depth}; raise that.',
+    )
+    for field, options in _OPTIONS.items():
+        owner, name = field.split('.')
+        require(
+            config[owner][name] in options,
+            f"{field} is '{config[owner][name]}'; use one of {', '.join(options)}.",
+        )
+    for name in schedules.WEIGHTS:
+        schedules.check(f'loss.{name}', config.loss[name], low=0)
+    for name in schedules.TEMPERATURES:
+        schedules.check(f'loss.{name}', config.loss[name], low=1e-3)
+    schedules.check('self_paced.share', config.self_paced.share, low=1e-3, high=1)
     require(config.rounds >= 1, 'rounds must be at least 1.')
     require(
         config.compare in config.measures,

@@ -13,13 +13,6 @@ def test_confidence_is_the_positives_probability():
     np.testing.assert_allclose(self_paced.confidence(teacher), [0.75, 0.25], atol=1e-6)
 
 
-def test_kept_share_is_annealed():
-    shares = [
-        float(self_paced.kept_share(jnp.array(p), start=0.5, end=1.0)) for p in (0, 0.5, 1, 2)
-    ]
-    assert shares == [0.5, 0.75, 1.0, 1.0]
-
-
 def test_hard_mask_keeps_the_most_confident_half():
     confidence = jnp.array([0.1, 0.9, 0.4, 0.8])
     kept, threshold = self_paced.weights(confidence, jnp.array(0.5))

@@ -1,6 +1,10 @@
 """Configs: what may be overridden, what is said otherwise, what the workdir keeps."""
 
+import sys
+
+import absl.flags
 import pytest
+from ml_collections import config_flags
 
 from configs import adam, common, mta4dpr
 from jdkd.runtime import config as configs
@@ -28,7 +32,7 @@ def test_fields_that_exist(argv):
         (['--config.los.teacher=0'], "no field 'los.teacher'; did you mean loss.teacher"),
         (['--config.student.layer=1'], 'did you mean student.layers'),
         (['--config=configs/none.py'], "there is no config file 'configs/none.py'"),
-        ([f'--config={FILE}:huge'], "has no variant 'huge'; use tiny or beir=PATH"),
+        ([f'--config={FILE}:huge'], "has no variant 'huge'; use tiny, msmarco, nq or beir=PATH"),
     ],
 )
 def test_fields_that_do_not_exist(argv, message):
@@ -40,6 +44,40 @@ def test_names_on_the_command_line_are_split():
     config = mta4dpr.get_config()
     config.teacher.members = ('bm25,minilm', 'cross')
     assert configs.resolve(config).teacher.members == ('bm25', 'minilm', 'cross')
+
+
+def overridden(*args):
+    """The config as the command line makes it."""
+    values = absl.flags.FlagValues()
+    with pytest.MonkeyPatch.context() as patch:
+        # Overrides are looked up there as soon as the flag is defined.
+        patch.setattr(sys, 'argv', ['jdkd', *args])
+        config_flags.DEFINE_config_file('config', FILE, lock_config=True, flag_values=values)
+        values(sys.argv)
+    return values.config
+
+
+def test_a_schedule_on_the_command_line():
+    config = overridden(
+        '--config.loss.teacher=0.5',
+        '--config.loss.assistant=0',
+        '--config.loss.temperature=((0, 4), (0.5, 1.))',
+        '--config.self_paced.share=1',
+    )
+    found = configs.resolve(config)
+    configs.validate(found)
+    assert found.loss.teacher == 0.5 and found.loss.assistant == 0
+    assert found.loss.temperature == ((0, 4), (0.5, 1.0))
+    assert found.self_paced.share == 1 and found.loss.contrastive == 1
+
+
+def test_a_schedule_comes_back_from_the_workdir(tmp_path):
+    config = mta4dpr.get_config()
+    config.loss.teacher = ((0.0, 1.0), (1.0, 0.25))
+    config = configs.resolve(config)
+    configs.save(tmp_path, config)
+    found = configs.load(tmp_path)
+    assert found == config and found.loss.teacher == ((0.0, 1.0), (1.0, 0.25))
 
 
 def test_steps_follow_an_override():
@@ -82,6 +120,17 @@ def test_an_empty_workdir_is_no_run(tmp_path):
         ('teacher.weights', (1.0,), 'does not give one weight for each'),
         ('compare', 'MRR@5', "compare='MRR@5' is not among measures"),
         ('candidates.hard_negatives', 0, 'must be at least 1'),
+        ('candidates.depth', 500, 'candidates.depth=500 is more than is kept of a ranking'),
+        ('selection.fusion', 'max', "selection.fusion is 'max'; use one of none, mean"),
+        ('selection.distance', 'l2', "selection.distance is 'l2'; use one of kl, footrule, rbo"),
+        ('selection.per', 'list', "selection.per is 'list'; use one of batch, query"),
+        ('self_paced.weighting', 'soft', "weighting is 'soft'; use one of hard, linear"),
+        ('loss.distance', 'mse', "loss.distance is 'mse'; use one of kl, margin_mse"),
+        ('candidates.false_negatives', 'drop', "is 'drop'; use one of mask, keep"),
+        ('loss.teacher', 'half', "loss.teacher='half' is no schedule"),
+        ('loss.dark', -1.0, 'loss.dark=-1.0: -1.0 must be at least 0'),
+        ('loss.temperature', ((0.0, 1.0), (1.0, 0.0)), '0.0 must be at least 0.001'),
+        ('self_paced.share', 0.0, '0.0 must be within 0.001 and 1'),
         ('optimizer.warmup_steps', 999, 'optimizer.warmup_steps=999 leaves nothing'),
         ('systems.minilm_ft.train.warmup_steps', 30, 'minilm_ft.train.warmup_steps=30 leaves'),
     ],
@@ -117,6 +166,18 @@ def test_imported_scores_do_not_reach_over_a_batch():
         configs.validate(configs.resolve(config))
     config.loss.in_batch = 0.0
     configs.validate(configs.resolve(config))
+
+
+def test_defaults_are_our_reading_of_the_papers():
+    c = common.get_config()
+    assert (c.selection.fusion, c.selection.distance, c.selection.per) == ('subsets', 'kl', 'batch')
+    assert (c.loss.contrastive, c.loss.teacher, c.loss.assistant, c.loss.dark) == (1, 1, 1, 1)
+    assert (c.loss.in_batch, c.loss.distance, c.loss.temperature) == (0, 'kl', 1)
+    assert (c.dark.reinforced, c.dark.noisy) == (4, 2)
+    assert c.dark.splice == c.dark.mask == (0.1, 0.5)
+    assert c.self_paced.weighting == 'hard'
+    assert c.self_paced.share == ((0, 0.5), (1, 1))
+    assert c.compare == 'MRR@10' and 0 < c.replay < 1
 
 
 def test_adam_has_one_teacher_and_no_assistants():

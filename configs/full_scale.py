@@ -1,0 +1,164 @@
+"""Full-scale recipes for a host with accelerators: a student of 66M parameters from public models.
+
+Sizes are those of the closest published systems, named beside them. Revisions are pinned, to
+commits of the hub that hold safetensors.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def msmarco() -> ml_collections.ConfigDict:
+    """MS MARCO passages, 8.8M, much as SimLM distils (Wang et al., 2023)."""
+    c = _shared(query_length=32, passage_length=144)
+    c.collection.source = 'irds:msmarco-passage'
+    c.collection.options.splits = {
+        'train': 'msmarco-passage/train/judged',
+        'test': 'msmarco-passage/dev/small',
+    }
+    c.collection.eval_fraction = 0.01
+
+    c.systems.ranker = _encoder(  # ELECTRA-base, MRR@10 43.8 on dev
+        'intfloat/simlm-msmarco-reranker',
+        '67ecb9805eecae3635292feab4c61a8c28a6dc82',
+        kind='cross_encoder',
+        query_length=32,
+        passage_length=160,  # with the query its 192
+        passage_prefix='-: ',  # as it was trained: a title, here none, and a colon
+    )
+    c.teacher.weights = (1.0,)  # logits as they are
+    c.systems.simlm = _encoder(
+        'intfloat/simlm-base-msmarco-finetuned',
+        '329aac830098d9a5a027e53e932e0eec6a736cb2',
+        query_length=32,
+        passage_length=144,
+        passage_prefix='- [SEP] ',  # a title, here none, stood first
+        pooling='cls',
+        normalize=True,
+    )
+    c.assistants = ('simlm', 'e5', 'bge')
+
+    c.candidates.hard_negatives = 23  # 24 passages a query
+    c.batch_size = 64
+    c.rounds, c.steps_per_round = 3, 16_000  # 6 epochs in all
+    c.optimizer.learning_rate = 3e-5
+    c.optimizer.warmup_steps = 1000
+    c.loss.contrastive = 0.2
+    return c
+
+
+def nq() -> ml_collections.ConfigDict:
+    """Natural Questions on DPR's 21M passages of Wikipedia (Karpukhin et al., 2020)."""
+    c = _shared(query_length=32, passage_length=192)  # SimLM's lengths here, DPR has 256
+    c.collection.source = 'irds:dpr-w100/natural-questions'
+    c.collection.options.splits = {
+        'train': 'dpr-w100/natural-questions/train',
+        'test': 'dpr-w100/natural-questions/dev',
+    }
+    c.collection.eval_fraction = 0.02
+
+    c.systems.ranker = _reranker(query_length=32, passage_length=224)
+    c.systems.ranker.train.steps = 5000  # from labels first: teachers must know the collection
+    c.systems.ranker.train.hard_negatives = 7
+    c.systems.ranker.train.depth = 100
+    c.systems.ranker.train.learning_rate = 2e-5
+    c.systems.ranker.train.warmup_steps = 500
+    c.assistants = ('mpnet', 'e5', 'bge')
+
+    c.candidates.hard_negatives = 15
+    c.batch_size = 128  # DPR's, as are epochs and learning rate
+    c.rounds, c.steps_per_round = 3, 6000  # 40 epochs in all
+    c.optimizer.learning_rate = 2e-5
+    c.optimizer.warmup_steps = 1200
+    c.measures = ('R@20', 'R@100', 'MRR@10')
+    return c
+
+
+def own(source: str) -> ml_collections.ConfigDict:
+    """A collection of your own that has train queries, such as beir:PATH."""
+    c = _shared(query_length=64, passage_length=256)
+    c.collection.source = source
+
+    c.systems.ranker = _reranker(query_length=64, passage_length=320)
+    c.assistants = ('mpnet', 'e5', 'bge')
+    # Labels are few: start from a retriever, TAS-B (Hofstaetter et al., 2021), and as it pools.
+    c.student.weights = 'sentence-transformers/msmarco-distilbert-base-tas-b'
+    c.student.revision = '052349d4e6adbfebfe01c62f92c0f3633b5d4d78'
+    c.student.pooling = c.student.normalize = None
+    c.student.scale = 1.0  # its inner products are logits
+
+    c.candidates.hard_negatives = 15
+    c.batch_size = 64
+    c.rounds, c.steps_per_round = 2, 2000  # for some 10,000 train queries; fewer need fewer
+    c.optimizer.learning_rate = 1e-5
+    c.optimizer.warmup_steps = 200
+    c.measures = ('nDCG@10', 'MRR@10', 'R@100')
+    c.compare = 'nDCG@10'
+    return c
+
+
+def get_config(variant: str) -> ml_collections.ConfigDict | None:
+    """The recipe msmarco, nq or KIND=WHAT (your own collection); None for another variant."""
+    kind, _, what = variant.partition('=')
+    if kind and what:
+        return own(f'{kind}:{what}')
+    return {'msmarco': msmarco, 'nq': nq}.get(variant, lambda: None)()
+
+
+def _encoder(weights: str, revision: str, **overrides) -> ml_collections.ConfigDict:
+    return common.encoder(weights, revision, dtype='bfloat16', **overrides)
+
+
+def _reranker(**lengths) -> ml_collections.ConfigDict:
+    """A public cross-encoder that has seen many collections."""
+    return _encoder(
+        'BAAI/bge-reranker-base',
+        'a2ea80a31f4bb01c0b2db0a472a1512b6e5a4400',
+        kind='cross_encoder',
+        **lengths,
+    )
+
+
+def _shared(query_length: int, passage_length: int) -> ml_collections.ConfigDict:
+    """What the recipes have in common; lengths are the student's, in tokens."""
+    c = common.get_config()
+    c.systems.bm25 = common.bm25()
+    c.systems.e5 = _encoder(
+        'intfloat/e5-base-v2',
+        'cf5b12e53f015942f82e2bc0c3ff70c3826dc087',
+        query_length=query_length + 8,  # room for the prefix
+        passage_length=passage_length + 8,
+        query_prefix='query: ',
+        passage_prefix='passage: ',
+    )
+    c.systems.bge = _encoder(
+        'BAAI/bge-base-en-v1.5',
+        'a5beb1e3e68b9ab74eb54cfd186867f64f240e1a',
+        query_length=query_length + 16,
+        passage_length=passage_length,
+        query_prefix='Represent this sentence for searching relevant passages: ',
+    )
+    c.systems.mpnet = _encoder(
+        'sentence-transformers/multi-qa-mpnet-base-dot-v1',
+        '39c51f707d95c3c40f68b47f1df9ae52319da356',
+        query_length=query_length,
+        passage_length=passage_length,
+    )
+    c.teacher.members = ('ranker',)
+    c.student = _encoder(
+        'distilbert/distilbert-base-uncased',
+        '12040accade4e8a0f71eabdb258fecc2e7e948be',
+        query_length=query_length,
+        passage_length=passage_length,
+        pooling='cls',
+        normalize=True,
+        scale=50.0,  # SimLM's temperature of 0.02
+        dropout=0.1,
+    )
+    c.train_passage_length = passage_length
+    c.candidates.depth = c.depth = 200
+    c.candidates.eval_lists = 1024
+    c.log_every = 50
+    c.checkpoint_every = 1000
+    return c

@@ -1,0 +1,77 @@
+"""Numbers that may change in the course of training: loss weights, temperatures, kept shares."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+# A number; or (progress, value) knots: linear between them, constant before and after.
+Schedule = float | Sequence[tuple[float, float]]
+# Those of `config.loss`.
+WEIGHTS = ('contrastive', 'teacher', 'assistant', 'dark', 'in_batch')
+TEMPERATURES = ('temperature', 'in_batch_temperature')
+
+
+def value(schedule: Schedule, progress: jax.Array) -> float | jax.Array:
+    """What a schedule says at a point of training.
+
+    >>> import jax.numpy as jnp
+    >>> float(value(((0.0, 1.0), (0.5, 0.0)), jnp.array(0.25)))
+    0.5
+
+    Args:
+        schedule: A number, or knots in the order of their progress.
+        progress: Scalar in [0, 1], the part of training that is done.
+
+    Returns:
+        The number itself, known to the compiler; or a float32 scalar.
+    """
+    if is_constant(schedule):
+        return schedule
+    at, values = jnp.array(schedule, jnp.float32).T
+    return jnp.interp(progress, at, values)
+
+
+def is_constant(schedule: Schedule) -> bool:
+    """Whether it is a number; a term whose weight is the number 0 is not even computed."""
+    return isinstance(schedule, int | float)
+
+
+def check(name: str, schedule: Schedule, *, low: float, high: float = float('inf')) -> None:
+    """Checks a schedule that a config gives.
+
+    Args:
+        name: Of the field.
+        schedule: Its value.
+        low: Smallest value.
+        high: Largest one.
+
+    Raises:
+        ValueError: if it is neither a number nor knots, or a value is out of range.
+    """
+    knots = ((0.0, schedule),) if _is_number(schedule) else schedule
+    if (
+        not isinstance(knots, Sequence)
+        or not knots
+        or not all(
+            isinstance(knot, Sequence) and len(knot) == 2 and all(map(_is_number, knot))
+            for knot in knots
+        )
+    ):
+        raise ValueError(
+            f'{name}={schedule!r} is no schedule; give a number, or (progress, value) knots such '
+            'as ((0.0, 1.0), (1.0, 0.5)).'
+        )
+    at = [progress for progress, _ in knots]
+    if not all(0 <= progress <= 1 for progress in at) or sorted(set(at)) != at:
+        raise ValueError(
+            f'{name}={schedule!r}: the progress of its knots must rise, within 0 and 1.'
+        )
+    for _, found in knots:
+        if not low <= found <= high:
+            span = f'at least {low:g}' if high == float('inf') else f'within {low:g} and {high:g}'
+            raise ValueError(f'{name}={schedule!r}: {found} must be {span}.')
+
+
+def _is_number(x) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)

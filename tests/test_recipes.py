@@ -1,0 +1,210 @@
+"""The full-scale recipes: all that can be built of them without the models and the collection."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from configs import adam, mta4dpr
+from jdkd import plan
+from jdkd.distill import train
+from jdkd.models import cross_encoder, dual_encoder, pretrained
+from jdkd.models.families import FAMILIES
+from jdkd.models.transformer import param_shapes
+from jdkd.runtime import config as configs
+from jdkd.runtime import mesh as meshes
+from jdkd.systems import encoders
+from jdkd.systems.build import score_fn
+
+BERT = {
+    'model_type': 'bert',
+    'vocab_size': 30522,
+    'hidden_size': 768,
+    'num_hidden_layers': 12,
+    'num_attention_heads': 12,
+    'intermediate_size': 3072,
+    'max_position_embeddings': 512,
+    'type_vocab_size': 2,
+}
+DISTILBERT = {
+    'model_type': 'distilbert',
+    'vocab_size': 30522,
+    'dim': 768,
+    'n_layers': 6,
+    'n_heads': 12,
+    'hidden_dim': 3072,
+    'max_position_embeddings': 512,
+}
+# config.json of each model that a recipe names, and what its sentence-transformers files tell.
+MODELS = {
+    'distilbert/distilbert-base-uncased': (DISTILBERT, {}),
+    'sentence-transformers/msmarco-distilbert-base-tas-b': (DISTILBERT, {'pooling': 'cls'}),
+    'intfloat/simlm-base-msmarco-finetuned': (BERT, {}),
+    'intfloat/e5-base-v2': (BERT, {'pooling': 'mean', 'normalize': True}),
+    'BAAI/bge-base-en-v1.5': (BERT, {'pooling': 'cls', 'normalize': True}),
+    'sentence-transformers/multi-qa-mpnet-base-dot-v1': (
+        BERT
+        | {
+            'model_type': 'mpnet',
+            'vocab_size': 30527,
+            'max_position_embeddings': 514,
+            'pad_token_id': 1,
+            'relative_attention_num_buckets': 32,
+        },
+        {'pooling': 'cls'},
+    ),
+    'intfloat/simlm-msmarco-reranker': (
+        BERT
+        | {
+            'model_type': 'electra',
+            'embedding_size': 768,
+            'architectures': ['ElectraForSequenceClassification'],
+        },
+        {},
+    ),
+    'BAAI/bge-reranker-base': (
+        BERT
+        | {
+            'model_type': 'xlm-roberta',
+            'vocab_size': 250002,
+            'max_position_embeddings': 514,
+            'type_vocab_size': 1,
+            'pad_token_id': 1,
+            'architectures': ['XLMRobertaForSequenceClassification'],
+        },
+        {},
+    ),
+}
+
+
+def checkpoint(name, layers=None) -> pretrained.Pretrained:
+    """A model as it would be read, with shapes for weights."""
+    raw, told = MODELS[str(name)]
+    config = pretrained._read_config(raw, pathlib.Path(name))
+    classifies = FAMILIES[config.family].classifier in raw.get('architectures', ())
+    if classifies:
+        # Of cross-encoders a fresh head is initialised with the rest: a thin model spares that.
+        config = dataclasses.replace(config, num_layers=1, vocab_size=8)
+    head = cross_encoder.head_shapes(config, 1) if classifies else {}
+    return pretrained.Pretrained(
+        config=config,
+        params=nested(param_shapes(config), lambda s: jax.ShapeDtypeStruct(s, np.float32)),
+        head=nested(head, lambda s: np.zeros(s, np.float32)) if classifies else None,
+        labels=('LABEL_0',) if classifies else (),
+        tokenizer_dir=pathlib.Path(name),
+        pooling=told.get('pooling'),
+        normalize=told.get('normalize', False),
+        projection=None,
+        projection_params=None,
+        query_prompt='',
+        passage_prompt='',
+        max_length=config.max_positions,
+        source=str(name),
+        license=None,
+    )
+
+
+def nested(shapes, make):
+    return traverse_util.unflatten_dict({k: make(s) for k, s in shapes.items()}, sep='/')
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch):
+    monkeypatch.setattr(encoders.weights, 'find_weights', lambda name, revision: name)
+    monkeypatch.setattr(encoders.pretrained, 'read_pretrained', checkpoint)
+
+
+VARIANTS = ('msmarco', 'nq', 'beir=some/corpus')
+RECIPES = [(method, arg) for method in (mta4dpr, adam) for arg in VARIANTS]
+
+
+def resolved(method, arg):
+    return configs.resolve(method.get_config(arg))
+
+
+@pytest.mark.parametrize(('method', 'arg'), RECIPES)
+def test_a_recipe_is_valid_and_complete(method, arg):
+    config = resolved(method, arg)
+    configs.validate(config)
+    used = {config.first_stage, *config.teacher.members, *config.assistants}
+    kinds = [config.systems[name].kind for name in used]
+    assert 'cross_encoder' in kinds and len(config.assistants) == (3 if method is mta4dpr else 0)
+    assert config.index.kind == 'scann' and config.dark.reinforced == 4 and config.dark.noisy == 2
+    for entry in (config.student, *(config.systems[name] for name in used)):
+        if entry.kind != 'bm25':
+            assert entry.dtype == 'bfloat16' and len(entry.revision) == 40
+    # Batches divide over the chips of a host, and epochs are as many as the recipe says.
+    assert config.batch_size % 16 == 0
+    assert config.optimizer.total_steps == config.rounds * config.steps_per_round
+    queries = {'msmarco': 502_939, 'nq': 58_880}.get(arg)
+    if queries:
+        epochs = config.optimizer.total_steps * config.batch_size / queries
+        assert epochs == pytest.approx({'msmarco': 6, 'nq': 40}[arg], rel=0.05)
+
+
+@pytest.mark.parametrize('arg', VARIANTS)
+def test_every_model_takes_the_lengths_that_it_is_given(arg):
+    config = resolved(mta4dpr, arg)
+    for name in (*config.teacher.members, *config.assistants):
+        if config.systems[name].kind == 'bm25':
+            continue
+        model, params, source = encoders.read_model(config.systems[name], seed=0)
+        if isinstance(model, cross_encoder.CrossEncoder):
+            assert model.head == 'linear' and source.head is not None
+            meshes.check_rules(params, config.sharding)  # It may be trained from labels first.
+        else:
+            assert isinstance(model, dual_encoder.DualEncoder)
+
+
+@pytest.mark.parametrize(('method', 'arg'), [(mta4dpr, a) for a in VARIANTS] + [(adam, 'msmarco')])
+def test_the_train_step_is_traced_over_a_mesh(method, arg):
+    config = resolved(method, arg)
+    mesh = meshes.make_mesh(devices=jax.devices())
+    model, params, _ = encoders.read_model(config.student, config.seed)
+    trainer = train.make_trainer(
+        config,
+        config.optimizer,
+        mesh=mesh,
+        params=params,
+        score_fn=score_fn(model, config.student.scale),
+        num_assistants=len(config.assistants),
+        dropout=config.student.dropout,
+    )
+    size = sum(np.prod(x.shape) for x in jax.tree.leaves(trainer.abstract.params))
+    assert 65e6 < size < 67e6
+    batch = plan.abstract_batch(config, meshes.batch_sharding(mesh))
+    assert batch['passages'].shape[1] == 1 + config.candidates.hard_negatives + 6
+    state, metrics = jax.eval_shape(trainer.step, trainer.abstract, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), trainer.abstract
+    )
+    terms = {name for name in metrics if name.startswith('loss/')}
+    expected = {'loss/contrastive', 'loss/teacher', 'loss/dark'}
+    assert terms == expected | ({'loss/assistant'} if config.assistants else set())
+
+
+@pytest.mark.parametrize('arg', ['beir', 'beir=', 'nq,tiny', 'all'])
+def test_a_variant_that_does_not_exist(arg):
+    with pytest.raises(ValueError, match='use tiny, msmarco, nq or beir=PATH'):
+        mta4dpr.get_config(arg)
+
+
+def test_a_collection_of_your_own_may_come_from_any_source():
+    config = mta4dpr.get_config('beir=some/corpus')
+    assert config.collection.source == 'beir:some/corpus'
+    found = adam.get_config('msmarco=files').collection.source
+    assert found == 'msmarco:files'
+    # At the size of a laptop it is the default config with another source.
+    assert mta4dpr.get_config().batch_size < config.batch_size
+
+
+def test_recipes_name_no_other_models():
+    named = set()
+    for arg in VARIANTS:
+        config = mta4dpr.get_config(arg)
+        entries = [config.student, *config.systems.values()]
+        named |= {entry.weights for entry in entries if 'weights' in entry}
+    assert named == set(MODELS)
