@@ -14,6 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from jdkd.models import positions
+from jdkd.models.attention import attention
 from jdkd.models.config import ACTIVATIONS, Disentangled, RelativeBias, Rotary, TransformerConfig
 
 
@@ -154,17 +155,8 @@ class Attention(nn.Module):
                 to_key=by_distance('key') if 'c2p' in relative.terms else None,
                 to_query=by_distance('query') if 'p2c' in relative.terms else None,
             )
-        # Softmax is in float32 whatever the dtype. Where every key is masked it is uniform, not
-        # NaN, because masked logits are large but finite.
-        x = jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            bias=bias,
-            mask=mask,
-            scale=scale,
-            local_window_size=config.window if self.local else None,
-        )
+        window = config.window if self.local else None
+        x = attention(query, key, value, mask=mask, bias=bias, scale=scale, window=window)
         return _dense(config, D, 'output')(x.reshape(B * L, D))
 
 
