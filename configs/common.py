@@ -135,6 +135,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.clip_norm = 1.0
 
     c.depth = 100  # passages kept of every ranking
+    # Whether the passage with a query's own id is no result of it, as in BEIR.
+    c.ignore_identical_ids = True
     c.index = ml_collections.ConfigDict()
     c.index.kind = 'scann'  # or exact
     c.index.reorder = 400  # candidates that ScaNN scores exactly

@@ -2,6 +2,8 @@
 
 python -m jdkd.main --config configs/mta4dpr.py --config.rounds=3 --workdir runs/a
 python -m jdkd.main --mode eval|search --workdir runs/a
+python -m jdkd.main --mode eval --config configs/eval.py --config.model=DIR \
+    --config.collections=beir:PATH,python_docs --workdir runs/zero_shot
 python -m jdkd.main --mode export --workdir runs/a --system=minilm_ft --push_to=org/name
 python -m jdkd.main --mode plan --topology v5e:2x4
 """
@@ -14,7 +16,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jdkd import iterate, plan, serve
+from jdkd import iterate, plan, search, serve, zero_shot
 from jdkd.data import beir, collection, sources
 from jdkd.data.collection import Collection
 from jdkd.run import Run
@@ -42,6 +44,9 @@ _SYSTEM = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     'output', None, 'Where to; <workdir>/student or <workdir>/exported/<system> by default.'
 )
+_AGAINST = flags.DEFINE_string(
+    'against', None, 'Another workdir or a TREC run file that --mode eval compares with.'
+)
 _PUSH_TO = flags.DEFINE_string(
     'push_to', None, 'Repository on the Hugging Face hub that the export is uploaded to.'
 )
@@ -50,9 +55,15 @@ _PUSH_TO = flags.DEFINE_string(
 def main(argv):
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
-    for flag in (_SYSTEM, _OUTPUT, _PUSH_TO):
-        if flag.present and _MODE.value != 'export':
-            raise ValueError(f'--{flag.name} is for --mode export; add that or leave it out.')
+    for mode, of_mode in (('export', (_SYSTEM, _OUTPUT, _PUSH_TO)), ('eval', (_AGAINST,))):
+        for flag in of_mode:
+            if flag.present and _MODE.value != mode:
+                raise ValueError(f'--{flag.name} is for --mode {mode}; add that or leave it out.')
+    if zero_shot.is_config(_CONFIG.value) and _MODE.value in ('train', 'plan'):
+        raise ValueError(
+            f'config {_config_name()} says what to measure; give --mode eval, or a config to '
+            f'{_MODE.value} with, for example {DEFAULT}.'
+        )
     if _MODE.value == 'plan':
         print(plan.table(plan.plan(configs.resolve(_CONFIG.value), _TOPOLOGY.value)))
         return
@@ -65,11 +76,23 @@ def main(argv):
         configs.save(workdir, config)
         iterate.train(_run(config, workdir))
         return
-    run = _run(configs.load(workdir), workdir)
+    if _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value):
+        config = configs.resolve(_CONFIG.value)
+        zero_shot.validate(config)
+        configs.save(workdir, config)
+    config = configs.load(workdir)
+    if zero_shot.is_config(config):
+        if _MODE.value != 'eval':
+            raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
+        zero_shot.evaluate(config, workdir.absolute(), _run, _AGAINST.value)
+        return
+    run = _run(config, workdir)
     if _MODE.value == 'export':
         serve.export(run, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
-        return
-    {'eval': serve.evaluate, 'search': serve.search}[_MODE.value](run)
+    elif _MODE.value == 'eval':
+        serve.evaluate(run, _AGAINST.value)
+    else:
+        search.search(run)
 
 
 def _config_name() -> str:
@@ -97,13 +120,14 @@ def _collection(config, workdir: pathlib.Path) -> Collection:
         found = beir.load(workdir / 'collection', **made['result'])
     else:
         found = sources.load(source.source, **options)
-    found = collection.hold_out(
-        found,
-        source.train_split,
-        source.eval_split,
-        fraction=source.eval_fraction,
-        seed=config.seed,
-    )
+    if source.eval_fraction:  # 0: nothing is trained.
+        found = collection.hold_out(
+            found,
+            source.train_split,
+            source.eval_split,
+            fraction=source.eval_fraction,
+            seed=config.seed,
+        )
     logging.info('%r', found)
     return found
 

@@ -39,6 +39,22 @@ def load_ranking(directory: pathlib.Path, name: str) -> Ranking:
     )
 
 
+def without(ranking: Ranking, rows: np.ndarray, depth: int) -> Ranking:
+    """A ranking less one passage of each query, cut to a depth.
+
+    Args:
+        ranking: The ranking.
+        rows: `[num_queries]` int32, the passage to leave out; -1 for none.
+        depth: Passages to keep.
+    """
+    gone = (ranking.passages == rows[:, None]) | (ranking.passages < 0)
+    order = np.argsort(gone, axis=1, kind='stable')[:, :depth]
+    gone, passages, scores = (
+        np.take_along_axis(x, order, axis=1) for x in (gone, ranking.passages, ranking.scores)
+    )
+    return Ranking(np.where(gone, np.int32(-1), passages), np.where(gone, -np.inf, scores))
+
+
 @functools.partial(jax.jit, static_argnames='depth')
 def _top_block(queries, block, offset, best_scores, best_rows, depth):
     scores = jnp.matmul(queries, block.T, precision=jax.lax.Precision.HIGHEST)

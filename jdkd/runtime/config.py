@@ -12,6 +12,7 @@ import ml_collections
 from jdkd.runtime import stages
 
 FILE = 'config.json'
+_NAMES = {'assistants', 'members', 'measures', 'collections', 'splits'}  # fields that list names
 
 
 def check_overrides(argv: Sequence[str], default: str) -> None:
@@ -49,15 +50,17 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDic
     Raises:
         ValueError: if fields contradict each other.
     """
-    if config.train_passage_length > config.student.passage_length:
+    if 'student' in config and config.train_passage_length > config.student.passage_length:
         raise ValueError(
             f'train_passage_length={config.train_passage_length} is more than the student encodes, '
             f'student.passage_length={config.student.passage_length}; lower it.'
         )
     config = config.copy_and_resolve_references()
-    for owner, key in ((config, 'assistants'), (config.teacher, 'members'), (config, 'measures')):
-        # On the command line, a,b is one string.
-        owner[key] = tuple(n for names in owner[key] for n in names.split(',') if n)
+    owners = [config, config.teacher] if 'teacher' in config else [config]
+    for owner in owners:
+        for key in _NAMES.intersection(owner):
+            # On the command line, a,b is one string.
+            owner[key] = tuple(n for names in owner[key] for n in names.split(',') if n)
     return ml_collections.FrozenConfigDict(config)
 
 

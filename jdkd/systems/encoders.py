@@ -111,12 +111,11 @@ class DualEncoderSystem:
     encoder: Encoder
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        def search():
+        def search(depth):
             passages, vectors = self.passages, self.queries(queries)
-            config = self.run.config
-            ranking = index.search(vectors, passages, config.depth, config.index)
+            ranking = index.search(vectors, passages, depth, self.run.config.index)
             sample = slice(0, _RECALL_SAMPLE)
-            exact = index.exact_search(vectors[sample], passages, config.depth)
+            exact = index.exact_search(vectors[sample], passages, depth)
             approximate = Ranking(ranking.passages[sample], ranking.scores[sample])
             return ranking, {'index_recall': index.recall(approximate, exact)}
 

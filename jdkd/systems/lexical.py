@@ -21,7 +21,7 @@ class BM25System:
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
         return base.keep_ranking(
-            self, queries, lambda: (self.model.search(queries.texts, self.run.config.depth), {})
+            self, queries, lambda depth: (self.model.search(queries.texts, depth), {})
         )
 
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
