@@ -60,44 +60,47 @@ def measure(
     run: Mapping[str, Mapping[str, float]],
     qrels: Mapping[str, Mapping[str, int]],
     measures: Sequence[str],
-    has_answer: Callable[[str, str], bool] | None = None,
+    has_answer: Mapping[str, Callable[[str], bool]] | None = None,
 ) -> Measured:
-    """Measures of a run over the judged queries.
+    """Measures of a run, each over the queries that have what it goes by; no result counts as 0.
 
     Args:
         run: From `to_run`.
-        qrels: {query id: {passage id: grade}}; a query without results counts as 0.
-        measures: Names that ir_measures parses, for example `MRR@10`, `nDCG@10`, `R@100`, `MAP`,
-            or `AnswerR@20`: whether one of the first 20 passages holds an answer, which is the
-            top-20 accuracy of DPR (Karpukhin et al., 2020, section 5).
-        has_answer: (query id, passage id) -> bool; `AnswerR` needs it.
+        qrels: {query id: {passage id: grade}}.
+        measures: Names that ir_measures parses, for example `MRR@10`, `nDCG@10`, `R@100`, `MAP`;
+            or `AnswerR@20`: whether one of the first 20 passages holds an answer, judged or not,
+            the top-20 accuracy of DPR (Karpukhin et al., 2020, section 5).
+        has_answer: {query id: whether a passage, by its id, holds an answer}, for `AnswerR`.
 
     Raises:
-        ValueError: if a name is not a measure, or a measure of answers is asked for without any.
+        ValueError: if a name is not a measure, or no query has what one goes by.
     """
     # Measures of ir_measures come from several tools, which break ties in several ways: they are
     # given the order itself.
     ranks = {q: {pid: -rank for rank, pid in enumerate(ranked)} for q, ranked in run.items()}
+    judged = {query_id: grades for query_id, grades in qrels.items() if grades}
     depths = {name: _answer_depth(name) for name in measures}
     by_answer = {name: ir_measures.Success @ depth for name, depth in depths.items() if depth}
     by_grade = {name: _parse(name) for name, depth in depths.items() if not depth}
-    judged = [(by_grade, qrels)]
-    if by_answer:
-        if has_answer is None:
+    answered = _answer_qrels(run, has_answer or {}, max(depths.values())) if by_answer else {}
+    means, per_query = {}, {query_id: {} for query_id in (*judged, *answered)}
+    for parsed, grades, what in (
+        (by_grade, judged, 'judgements'),
+        (by_answer, answered, 'answers'),
+    ):
+        if not parsed:
+            continue
+        if not grades:
             raise ValueError(
-                f'{", ".join(by_answer)} looks for answers in passages, but the collection has '
-                'none for these queries; take it out of measures.'
+                f'measures={",".join(parsed)} goes by {what}, of which the queries have none; '
+                'take it out.'
             )
-        judged.append((by_answer, _answer_qrels(run, qrels, has_answer, max(depths.values()))))
-    means, per_query = {}, {query_id: {} for query_id in qrels}
-    for parsed, judgements in judged:
-        if parsed:
-            found = ir_measures.calc(set(parsed.values()), judgements, ranks)
-            values = {(v.query_id, v.measure): float(v.value) for v in found.per_query}
-            for name, m in parsed.items():
-                means[name] = float(found.aggregated[m])
-                for query_id, of_query in per_query.items():
-                    of_query[name] = values[query_id, m]
+        found = ir_measures.calc(set(parsed.values()), grades, ranks)
+        values = {(v.query_id, v.measure): float(v.value) for v in found.per_query}
+        for name, m in parsed.items():
+            means[name] = float(found.aggregated[m])
+            for query_id in grades:
+                per_query[query_id][name] = values[query_id, m]
     return Measured({name: means[name] for name in measures}, per_query)
 
 
@@ -117,13 +120,13 @@ def _answer_depth(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _answer_qrels(run, query_ids, has_answer, depth: int) -> dict[str, dict[str, int]]:
+def _answer_qrels(run, has_answer, depth: int) -> dict[str, dict[str, int]]:
     """Judgements of each query's first passages by whether they hold an answer."""
     judged = {}
-    for query_id in query_ids:
+    for query_id, holds in has_answer.items():
         first = itertools.islice(run.get(query_id, ()), depth)
         # A query without results is judged too, so that it counts as 0.
-        judged[query_id] = {pid: int(has_answer(query_id, pid)) for pid in first} or {'': 0}
+        judged[query_id] = {passage_id: int(holds(passage_id)) for passage_id in first} or {'': 0}
     return judged
 
 

@@ -36,12 +36,13 @@ def compare(
             f'a paired test needs the same queries on both sides: {len(ours)} and {len(theirs)} '
             f'were measured, {only} of them on one side only; measure both on one split.'
         )
-    first = next(iter(ours))
-    return {
-        measure: _compare(np.array([ours[q][measure] - theirs[q][measure] for q in ours]))
-        for measure in ours[first]
-        if measure in theirs[first]
-    }
+    differences: dict[str, list[float]] = {}
+    for query_id, values in ours.items():
+        for measure in values.keys() & theirs[query_id].keys():
+            difference = values[measure] - theirs[query_id][measure]
+            differences.setdefault(measure, []).append(difference)
+    order = dict.fromkeys(measure for values in ours.values() for measure in values)
+    return {m: _compare(np.array(differences[m])) for m in order if m in differences}
 
 
 def _compare(differences: np.ndarray) -> dict[str, float | int | None]:

@@ -60,7 +60,9 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDic
     for owner in owners:
         for key in _NAMES.intersection(owner):
             # On the command line, a,b is one string.
-            owner[key] = tuple(n for names in owner[key] for n in names.split(',') if n)
+            names = [owner[key]] if isinstance(owner[key], str) else owner[key]
+            with owner.ignore_type():
+                owner[key] = tuple(n for part in names for n in part.split(',') if n)
     return ml_collections.FrozenConfigDict(config)
 
 

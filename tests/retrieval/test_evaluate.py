@@ -90,20 +90,29 @@ def test_answers_in_passages_are_relevance_too():
     run = evaluate.to_run(ranking(), ['a', 'b'], IDS)  # p0 p1 p2 and p2 p3 p0
     asked = []
 
-    def has_answer(query_id, passage_id):
-        asked.append((query_id, passage_id))
-        return (query_id, passage_id) in {('a', 'p2'), ('b', 'p2')}
+    def holds(passage_id):
+        asked.append(passage_id)
+        return passage_id == 'p2'
 
     names = ['AnswerR@1', 'R@1', 'AnswerR@2', 'AnswerR@3']
+    has_answer = {'a': holds, 'b': holds, 'unranked': holds}
     found = evaluate.measure(run, QRELS, names, has_answer)
     assert list(found.means) == names
-    assert found.means == {'AnswerR@1': 0.5, 'R@1': 0, 'AnswerR@2': 0.5, 'AnswerR@3': 1}
-    assert found.per_query['b'] == {'AnswerR@1': 1, 'R@1': 0, 'AnswerR@2': 1, 'AnswerR@3': 1}
-    assert asked == [('a', 'p0'), ('a', 'p1'), ('a', 'p2'), ('b', 'p2'), ('b', 'p3'), ('b', 'p0')]
-    del run['b']
-    assert evaluate.measure(run, QRELS, ['AnswerR@3'], has_answer).means == {'AnswerR@3': 0.5}
-    with pytest.raises(ValueError, match='AnswerR@3 looks for answers in passages, but the coll'):
-        evaluate.measure(run, QRELS, ['AnswerR@3'])
+    assert list(found.means.values()) == pytest.approx([1 / 3, 0, 1 / 3, 2 / 3])
+    assert found.per_query['a'] == {'AnswerR@1': 0, 'R@1': 0, 'AnswerR@2': 0, 'AnswerR@3': 1}
+    assert found.per_query['unranked'] == {'AnswerR@1': 0, 'AnswerR@2': 0, 'AnswerR@3': 0}
+    assert asked == ['p0', 'p1', 'p2', 'p2', 'p3', 'p0']
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [('AnswerR@3', 'AnswerR@3 goes by answers, of which'), ('R@3', 'R@3 goes by judgements')],
+)
+def test_measures_need_what_they_go_by(name, message):
+    run = evaluate.to_run(ranking(), ['a', 'b'], IDS)
+    qrels, has_answer = ({'a': {}}, {'a': bool}) if name == 'R@3' else (QRELS, {})
+    with pytest.raises(ValueError, match=message):
+        evaluate.measure(run, qrels, [name], has_answer)
 
 
 def test_unknown_measure():

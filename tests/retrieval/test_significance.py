@@ -55,3 +55,10 @@ def test_other_queries_are_an_error_and_other_measures_are_left_out():
     with pytest.raises(ValueError, match='0 and 0 were measured'):
         significance.compare({}, {})
     assert significance.compare(values([1, 0]), values([1, 0], 'n')) == {}
+
+
+def test_a_measure_is_compared_over_the_queries_that_have_it():
+    ours, theirs = values([1, 0.5, 1]), values([0.5, 0.5, 0])
+    ours['q2'] = {'other': 1.0}
+    found = significance.compare(ours, theirs)
+    assert list(found) == ['m'] and (found['m']['wins'], found['m']['ties']) == (1, 1)
