@@ -4,34 +4,35 @@ import functools
 import inspect
 
 from jdkd.data import beir, python_docs
-from jdkd.data.collection import Collection
+from jdkd.data.reading import Source
 
-SOURCES = ('python_docs', 'beir:PATH')
+# Kind -> what opens it and what follows the colon, if anything does.
+_KINDS = {
+    'python_docs': (python_docs.source, None),
+    'beir': (beir.source, 'PATH'),
+}
+SOURCES = tuple(f'{kind}:{what}' if what else kind for kind, (_, what) in _KINDS.items())
 
 
-def load(source: str, **options) -> Collection:
-    """Reads a collection.
+def source(name: str, **options) -> Source:
+    """A collection that can be read.
 
     Args:
-        source: `python_docs` (the documentation of the Python that runs this) or `beir:PATH` (a
-            directory in BEIR layout).
-        **options: Keyword arguments of the source's own `load`.
+        name: One of SOURCES.
+        **options: Keyword arguments of the source's own function.
 
     Raises:
-        ValueError: the source or an option is unknown, or the data is bad.
+        ValueError: the source or an option is unknown.
         FileNotFoundError: the source's directory or a file in it is missing.
     """
-    kind, colon, path = source.partition(':')
-    if kind == 'beir' and path:
-        read = functools.partial(beir.load, path)
-    elif kind == 'python_docs' and not colon:
-        read = python_docs.load
-    else:
-        raise ValueError(f'unknown collection source {source!r}: use one of {", ".join(SOURCES)}.')
-    known = [p for p in inspect.signature(read).parameters if p != 'path']
+    kind, _, argument = name.partition(':')
+    read, what = _KINDS.get(kind, (None, None))
+    if read is None or bool(argument) != bool(what) or (not what and name != kind):
+        raise ValueError(f'unknown collection source {name!r}: use one of {", ".join(SOURCES)}.')
+    known = list(inspect.signature(read).parameters)[bool(what) :]
     for option in options:
         if option not in known:
             raise ValueError(
-                f'source {source!r} has no option {option!r}: it has {", ".join(known)}.'
+                f'source {name!r} has no option {option!r}: it has {", ".join(known)}.'
             )
-    return read(**options)
+    return functools.partial(read, argument)(**options) if what else read(**options)
