@@ -100,7 +100,7 @@ def _qrels(
 ) -> Iterator[tuple[str, str, str, str, int]]:
     columns = 'query id', 'passage id', 'grade'
     for split, file in splits.items():
-        for row, (where, fields) in enumerate(reading.tsv(file, columns, fault)):
+        for row, (where, fields) in enumerate(reading.fields(file, columns, fault)):
             query, passage, grade = (field.strip() for field in fields)
             try:
                 grade = reading.grade(where, grade)

@@ -93,7 +93,7 @@ def lines(file: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str]]:
         ) from None
 
 
-def tsv(
+def fields(
     file: pathlib.Path, columns: Sequence[str], fault: Fault, sep: str | None = '\t'
 ) -> Iterator[tuple[str, list[str]]]:
     """The place and fields of each line.
@@ -105,15 +105,15 @@ def tsv(
         sep: Between the fields; None for any whitespace.
     """
     for where, line in lines(file, fault):
-        fields = line.split(sep)
-        if len(fields) == len(columns):
-            yield where, fields
+        found = line.split(sep)
+        if len(found) == len(columns):
+            yield where, found
         else:
             between = 'tabs' if sep else 'spaces or tabs'
             fault(
                 'broken line',
                 f'{where}: expected {", ".join(columns[:-1])} and {columns[-1]} with {between} '
-                f'between them, found {len(fields)} field(s).',
+                f'between them, found {len(found)} field(s).',
             )
 
 

@@ -1,38 +1,50 @@
 """Where collections come from, by the name that a config gives."""
 
 import functools
+import importlib
 import inspect
 
-from jdkd.data import beir, python_docs
 from jdkd.data.reading import Source
 
-# Kind -> what opens it and what follows the colon, if anything does.
+# Kind, which is also the module's name, and what follows the colon, if anything does.
 _KINDS = {
-    'python_docs': (python_docs.source, None),
-    'beir': (beir.source, 'PATH'),
+    'python_docs': None,
+    'beir': 'PATH',
+    'msmarco': 'PATH',
+    'tables': 'PATH',
+    'irds': 'NAME',
+    'tfds': 'NAME',
 }
-SOURCES = tuple(f'{kind}:{what}' if what else kind for kind, (_, what) in _KINDS.items())
+SOURCES = tuple(f'{kind}:{what}' if what else kind for kind, what in _KINDS.items())
 
 
-def source(name: str, **options) -> Source:
+def source(name: str, /, **options) -> Source:
     """A collection that can be read.
 
     Args:
         name: One of SOURCES.
-        **options: Keyword arguments of the source's own function.
+        **options: Keyword arguments of the `source` function of the kind's module.
 
     Raises:
-        ValueError: the source or an option is unknown.
+        ValueError: the source or an option is unknown, or an option is missing.
         FileNotFoundError: the source's directory or a file in it is missing.
     """
-    kind, _, argument = name.partition(':')
-    read, what = _KINDS.get(kind, (None, None))
-    if read is None or bool(argument) != bool(what) or (not what and name != kind):
+    kind, colon, argument = name.partition(':')
+    if kind not in _KINDS or bool(argument) != bool(_KINDS[kind]) or (colon and not argument):
         raise ValueError(f'unknown collection source {name!r}: use one of {", ".join(SOURCES)}.')
-    known = list(inspect.signature(read).parameters)[bool(what) :]
+    # Imported when used: some of the libraries behind them take seconds.
+    read = importlib.import_module(f'jdkd.data.{kind}').source
+    if argument:
+        read = functools.partial(read, argument)
+    parameters = inspect.signature(read).parameters
     for option in options:
-        if option not in known:
+        if option not in parameters:
             raise ValueError(
-                f'source {name!r} has no option {option!r}: it has {", ".join(known)}.'
+                f'source {name!r} has no option {option!r}: it has {", ".join(parameters)}.'
             )
-    return functools.partial(read, argument)(**options) if what else read(**options)
+    for option, parameter in parameters.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise ValueError(
+                f'source {name!r} needs the option {option!r}: set collection.options.{option}.'
+            )
+    return read(**options)
