@@ -77,6 +77,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.collection = ml_collections.ConfigDict()
     c.collection.source = 'python_docs'  # or beir:PATH
     c.collection.options = ml_collections.ConfigDict()  # of the source
+    # What becomes of passages, queries and judgements that cannot be used: stop at the first, or
+    # skip, which leaves them out, counts and logs them.
+    c.collection.on_error = 'stop'
     c.collection.train_split = 'train'
     c.collection.eval_split = 'dev'  # D_eval; held out of train where the collection lacks it
     c.collection.eval_fraction = 0.1  # of the train queries, if held out

@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.model = ''  # directory of a dual-encoder or a cross-encoder, or its name on the hub
     c.collections = ''  # sources, with commas between them: python_docs, beir:PATH
+    c.on_error = base.collection.on_error
     c.splits = ('test', 'dev')  # the first that a collection has is measured
 
     c.encoder = common.encoder('')  # overrides of what the checkpoint says

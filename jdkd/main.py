@@ -17,12 +17,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jdkd import iterate, plan, search, serve, zero_shot
-from jdkd.data import beir, collection, sources
-from jdkd.data.collection import Collection
+from jdkd.data import store
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
-from jdkd.runtime import stages
 
 DEFAULT = 'configs/mta4dpr.py'
 
@@ -104,37 +102,8 @@ def _config_name() -> str:
 
 def _run(config, workdir: pathlib.Path) -> Run:
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    return Run(config, workdir.absolute(), mesh, _collection(config, workdir.absolute()))
-
-
-def _collection(config, workdir: pathlib.Path) -> Collection:
-    source = config.collection
-    options = source.options.to_dict()
-    if source.source == 'python_docs':
-        # Kept with the run: another Python, or an upgraded package, has other documentation.
-        made = stages.stage(
-            workdir / 'collection',
-            {'source': source.source, **options},
-            lambda out: _save(sources.load(source.source, **options), out),
-        )
-        found = beir.load(workdir / 'collection', **made['result'])
-    else:
-        found = sources.load(source.source, **options)
-    if source.eval_fraction:  # 0: nothing is trained.
-        found = collection.hold_out(
-            found,
-            source.train_split,
-            source.eval_split,
-            fraction=source.eval_fraction,
-            seed=config.seed,
-        )
-    logging.info('%r', found)
-    return found
-
-
-def _save(found: Collection, out: pathlib.Path) -> dict:
-    beir.save(found, out)
-    return {'name': found.name, 'license': found.license}
+    workdir = workdir.absolute()
+    return Run(config, workdir, mesh, store.collect(config, workdir))
 
 
 def _parse(argv):

@@ -92,11 +92,10 @@ def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
     columns = list(next(iter(rows.values())))
     first = max(map(len, [corner, *rows]))
     widths = {c: max(8, len(c), *(len(r.get(c, '')) for r in rows.values())) for c in columns}
-    lines = [f'{corner:{first}}' + ''.join(f'  {c:>{w}}' for c, w in widths.items())]
-    for name, cells in rows.items():
-        lines.append(
-            f'{name:{first}}' + ''.join(f'  {cells.get(c, ""):>{w}}' for c, w in widths.items())
-        )
+    lines = []
+    for name, cells in {corner: {c: c for c in columns}, **rows}.items():
+        shown = (f'  {cells.get(c, ""):>{width}}' for c, width in widths.items())
+        lines.append(f'{name:{first}}{"".join(shown)}'.rstrip())
     return '\n'.join(lines)
 
 

@@ -44,7 +44,7 @@ def search(run: Run) -> None:
             return
         if not question:
             return
-        print(_page(run, {name: _timed(find, question) for name, find in shown.items()}))
+        print(page(run, {name: _timed(find, question) for name, find in shown.items()}))
         print(flush=True)
 
 
@@ -82,7 +82,7 @@ def _timed(find: Searcher, question: str) -> tuple[Ranking, float]:
     return find(question), time.perf_counter() - start
 
 
-def _page(run: Run, found: Mapping[str, tuple[Ranking, float]]) -> str:
+def page(run: Run, found: Mapping[str, tuple[Ranking, float]]) -> str:
     """Rankings side by side."""
     page = shutil.get_terminal_size((_WIDTH, 0)).columns
     width = max(page // len(found) - 2, 30)

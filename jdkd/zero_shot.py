@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from jdkd import iterate, report
+from jdkd.data import sources
 from jdkd.gen_dataset import Teacher
 from jdkd.models import pretrained, weights
 from jdkd.models.families import FAMILIES
@@ -52,13 +53,14 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
         )
 
 
-def names(sources: Sequence[str]) -> list[str]:
+def names(collections: Sequence[str]) -> list[str]:
     """What reports and directories call each collection: the end of its source, made unique."""
     found: list[str] = []
-    for source in sources:
-        path = source.partition(':')[2]
-        name = pathlib.Path(path).expanduser().resolve().name if path else source
-        name = re.sub(r'[^\w.-]', '_', name)
+    for source in collections:
+        kind, _, name = source.partition(':')
+        if f'{kind}:PATH' in sources.SOURCES:
+            name = pathlib.Path(name).expanduser().resolve().name
+        name = re.sub(r'[^\w.-]', '_', name or source)
         numbered = (f'{name}-{i}' for i in itertools.count(2))
         found.append(next(n for n in itertools.chain([name], numbered) if n not in found))
     return found
@@ -106,7 +108,7 @@ def evaluate(
         'average': average,
         'significance': {name: m['significance'] for name, m in measured.items()},
         'collections': {name: m['collection'] for name, m in measured.items()},
-        'checkpoint': entry.to_dict(),
+        'checkpoint': stages.to_json(entry),
         'against': against,
         'config_sha256': configs.digest(config),
         'wall_seconds': stages.seconds(workdir),
@@ -165,13 +167,19 @@ def _open(config, entry, source: str, workdir: pathlib.Path, open_run) -> Run:
     """The run of one collection, whose test split is the first of `config.splits` it has."""
     told = config.to_dict()
     told['systems'] = {**told['systems'], MODEL: entry.to_dict()}
-    told['collection'] = {'source': source, 'options': {}, 'eval_fraction': 0.0}
+    told['collection'] = {
+        'source': source,
+        'options': {},
+        'on_error': config.on_error,
+        'eval_fraction': 0.0,
+    }
     run = open_run(ml_collections.FrozenConfigDict(told), workdir)
-    split = next((s for s in config.splits if s in run.collection.queries), None)
+    there = [s for s in run.collection.queries if run.collection.measurable(s)]
+    split = next((s for s in config.splits if s in there), None)
     if split is None:
         raise ValueError(
-            f'{source} has the splits {", ".join(run.collection.queries)}, but splits='
-            f'{",".join(config.splits)} are what is measured; set splits to one that it has.'
+            f'{source} has judged queries in {", ".join(there) or "no split"}, but splits='
+            f'{",".join(config.splits)} says what is measured; name one that it has.'
         )
     told['collection']['test_split'] = split
     return dataclasses.replace(run, config=ml_collections.FrozenConfigDict(told))

@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -45,6 +45,26 @@ def file_digest(path: pathlib.Path) -> str:
     """sha256 of a file's bytes."""
     with open(path, 'rb') as f:
         return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def identify(
+    files: Iterable[pathlib.Path], known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What files hold, by path: `size`, `mtime_ns` and `sha256`.
+
+    Args:
+        files: Which.
+        known: What this function returned before: a file of the same size and time is not read.
+    """
+    found = {}
+    for file in files:
+        stat = file.stat()
+        entry = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
+        before = known.get(str(file), {})
+        same = entry.items() <= before.items()
+        entry['sha256'] = before['sha256'] if same else file_digest(file)
+        found[str(file)] = entry
+    return found
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

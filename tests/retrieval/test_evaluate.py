@@ -5,6 +5,7 @@ import pytest
 import pytrec_eval
 
 from jdkd.data.collection import Collection
+from jdkd.data.passages import Passages
 from jdkd.retrieval import evaluate
 from jdkd.retrieval.index import Ranking
 
@@ -126,7 +127,7 @@ def test_wrong_queries():
 
 
 def collection():
-    return Collection('c', IDS, [''] * 4, ['x'] * 4, {}, {})
+    return Collection('c', Passages.of(IDS, [''] * 4, ['x'] * 4), {}, {})
 
 
 def test_run_files_come_back(tmp_path):
