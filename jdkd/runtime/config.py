@@ -55,7 +55,12 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDic
             f'student.passage_length={config.student.passage_length}; lower it.'
         )
     config = config.copy_and_resolve_references()
-    for owner, key in ((config, 'assistants'), (config.teacher, 'members'), (config, 'measures')):
+    for owner, key in (
+        (config, 'assistants'),
+        (config.teacher, 'members'),
+        (config.candidates, 'retrievers'),
+        (config, 'measures'),
+    ):
         # On the command line, a,b is one string.
         owner[key] = tuple(n for names in owner[key] for n in names.split(',') if n)
     return ml_collections.FrozenConfigDict(config)
@@ -79,18 +84,19 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
             f"'{name}' cannot name a system: names are letters, digits, '-', '_' and '.', and do "
             "not begin with 'student' or 'teacher', which reports use.",
         )
-    used = [config.first_stage, *config.teacher.members, *config.assistants]
+    retrievers = [config.first_stage, *config.assistants, *config.candidates.retrievers]
+    used = [*retrievers, *config.teacher.members]
     for name in used:
         require(
             name in systems,
             f"'{name}' is no entry of config.systems; there are: {', '.join(systems)}.",
         )
     require(bool(config.teacher.members), 'teacher.members is empty; name at least one system.')
-    for name in (config.first_stage, *config.assistants):
+    for name in retrievers:
         require(
             systems[name].kind != 'cross_encoder',
             f"system '{name}' is a cross-encoder and cannot search a collection; use it in "
-            'teacher.members, not in assistants or first_stage.',
+            'teacher.members, not in assistants, first_stage or candidates.retrievers.',
         )
     for name in (*config.teacher.members, *config.assistants):
         require(
