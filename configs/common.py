@@ -60,10 +60,11 @@ def bm25() -> ml_collections.ConfigDict:
 
 
 def scores(path: str) -> ml_collections.ConfigDict:
-    """A config entry for scores made elsewhere: a TREC run file."""
+    """A config entry for scores made elsewhere; jdkd/data/runs.py lists the formats."""
     c = ml_collections.ConfigDict()
     c.kind = 'scores'
     c.path = path
+    c.on_error = 'stop'  # at a line that cannot be used; or skip, which counts and logs them
     c.missing = config_dict.placeholder(float)  # score of pairs that are not there; None: an error
     c.scale = config_dict.placeholder(float)
     return c
@@ -75,7 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0
 
     c.collection = ml_collections.ConfigDict()
-    c.collection.source = 'python_docs'  # or beir:PATH
+    c.collection.source = 'python_docs'  # or KIND:PATH; jdkd/data/sources.py has the kinds
     c.collection.options = ml_collections.ConfigDict()  # of the source
     # What becomes of passages, queries and judgements that cannot be used: stop at the first, or
     # skip, which leaves them out, counts and logs them.
@@ -95,6 +96,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.candidates = ml_collections.ConfigDict()
     c.candidates.hard_negatives = 5  # in each list, beside the positive
+    # Systems that they are drawn from beside first_stage, the assistants and the student.
+    c.candidates.retrievers = ()
     c.candidates.depth = 30  # top passages of every retriever that they are drawn from
     c.candidates.eval_lists = 256  # in D_eval, for its loss; its queries are all compared
     c.candidates.false_negatives = 'mask'  # teacher above the positive: out of InfoNCE; or keep

@@ -38,7 +38,8 @@ def train(run: Run) -> dict:
         The report.
     """
     config = run.config
-    used = {config.first_stage, *config.teacher.members, *config.assistants}
+    miners = (config.first_stage, *config.candidates.retrievers)
+    used = {*miners, *config.teacher.members, *config.assistants}
     systems = {name: build(run, name) for name in config.systems if name in used}
     teacher = Teacher([systems[n] for n in config.teacher.members], config.teacher.weights)
     pool = [systems[name] for name in config.assistants]
@@ -52,7 +53,7 @@ def train(run: Run) -> dict:
             run,
             i,
             teacher=teacher,
-            first_stage=systems[config.first_stage],
+            miners=[systems[name] for name in miners],
             pool=pool,
             student=current,
             encoder=model.start,

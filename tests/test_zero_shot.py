@@ -168,9 +168,27 @@ def test_another_models_evaluation_is_compared_with(tmp_path):
     run_file = tmp_path / 'w0/toy/run.trec'
     again = evaluate(tmp_path / 'w1', tmp_path / 'model1', home, against=str(run_file))
     assert again['significance'] == ours['significance']
-    run_file.write_text('nobody Q0 p1 1 3.0 x\n')
+    run_file.write_text('train0 Q0 p1 1 3.0 x\n')
     with pytest.raises(ValueError, match="has none of the 4 queries of split 'test'"):
         evaluate(tmp_path / 'w1', tmp_path / 'model1', home, against=str(run_file))
+
+
+def test_answers_are_looked_for_in_the_retrieved_texts(tmp_path):
+    toy.write_model(tmp_path / 'model', DUAL)
+    home = toy.write_collection(tmp_path / 'toy')
+    lines = [json.loads(x) for x in (home / 'queries.jsonl').read_text().splitlines()]
+    answers = {'test1': ['Red  CAT', 'bird'], 'test2': ['green']}
+    lines = [json.dumps(x | {'answers': answers.get(x['_id'], [])}) for x in lines]
+    (home / 'queries.jsonl').write_text('\n'.join(lines))
+    found = evaluate(tmp_path / 'w', tmp_path / 'model', home, measures=('AnswerR@3', 'R@3'))
+    passages = texts(home, 'corpus.jsonl')
+    for system, file in (('test', 'run.trec'), ('bm25', 'bm25.trec')):
+        ranked = read_run(tmp_path / 'w/toy' / file)['test1']
+        best = sorted(ranked, key=lambda p, r=ranked: (r[p], p), reverse=True)[:3]
+        hit = any('red cat' in passages[p] or 'bird' in passages[p] for p in best)
+        assert found[system]['toy']['AnswerR@3'] == hit / 2
+    kept = json.loads((tmp_path / 'w/toy/test/model.per_query.json').read_text())
+    assert kept['test0'].keys() == {'R@3'} and kept['test2']['AnswerR@3'] == 0
 
 
 @pytest.mark.parametrize(

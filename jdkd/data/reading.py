@@ -6,8 +6,10 @@ import json
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from absl import logging
 
 # (kind, message): told of an item that cannot be used. It raises, or returns for the item to be
 # left out.
@@ -42,6 +44,19 @@ def fault_of(on_error: str, counts: dict[str, dict[str, Any]]) -> Fault:
     if on_error not in ('stop', 'skip'):
         raise ValueError(f"on_error is '{on_error}'; use stop or skip.")
     return stop if on_error == 'stop' else counting(counts)
+
+
+def log_skipped(name: str, counts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Logs what a Fault has counted.
+
+    Args:
+        name: Of what was read.
+        counts: As `counting` leaves them.
+    """
+    for kind, found in counts.items():
+        logging.warning(
+            '%s: left out %d (%s), the first: %s', name, found['count'], kind, found['first']
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,25 +73,19 @@ def collect(config, workdir: pathlib.Path) -> Collection:
 
 
 def _import(name: str, options: Mapping[str, Any], on_error: str, directory: pathlib.Path):
-    manifest = stages.read_manifest(directory)
-    known = manifest['result']['files'] if manifest else {}
     try:
         source = sources.source(name, **options)
-        files = stages.identify(source.files, known)
     except FileNotFoundError as error:
-        if not manifest:
+        if stages.read_manifest(directory) is None:
             raise
-        logging.warning('%s; going on with what was imported from it.', error)
-        return open_(directory)
-    inputs = {
-        'source': name,
-        'options': options,
-        'on_error': on_error,
-        **{path: file['sha256'] for path, file in files.items()},
-    }
-    stages.stage(
-        directory, inputs, lambda out: {'files': files, **build(source, out, on_error=on_error)}
-    )
+        logging.warning('%s Going on with what was imported.', error)
+    else:
+        stages.stage_of_files(
+            directory,
+            source.files,
+            {'source': name, 'options': options, 'on_error': on_error},
+            lambda out: build(source, out, on_error=on_error),
+        )
     return open_(directory)
 
 
@@ -136,10 +130,7 @@ def build(source: Source, directory: pathlib.Path, *, on_error: str = 'stop') ->
         _write_table(directory, table, items)
     about = {'name': source.name, 'license': source.license, 'passages': fingerprint}
     stages.write_json(directory / 'collection.json', about)
-    for kind, found in skipped.items():
-        logging.warning(
-            '%s: left out %d (%s), the first: %s', source.name, found['count'], kind, found['first']
-        )
+    reading.log_skipped(source.name, skipped)
     _log_unlabelled(open_(directory))
     return {'skipped': skipped}
 

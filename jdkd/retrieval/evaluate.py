@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 import ir_measures
 import numpy as np
 
-from jdkd.data.collection import Collection
 from jdkd.retrieval.index import Ranking
 from jdkd.runtime import stages
 
@@ -147,35 +146,3 @@ def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], t
         for query_id, ranked in run.items():
             for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
                 f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')
-
-
-def read_trec_run(path: pathlib.Path, collection: Collection) -> dict[str, dict[int, float]]:
-    """Scores {query id: {passage row: score}} of a TREC run file.
-
-    Raises:
-        ValueError: for a line that is not of the format, names an unknown passage or repeats one.
-    """
-    run: dict[str, dict[int, float]] = {}
-    with pathlib.Path(path).open(encoding='utf-8') as f:
-        for number, line in enumerate(f, start=1):
-            fields = line.split()
-            try:
-                query_id, _, passage_id, _, score, _ = fields
-                value = float(score)
-            except ValueError as e:
-                raise ValueError(
-                    f'{path}:{number}: not a run line; it must read '
-                    "'query Q0 passage rank score tag'."
-                ) from e
-            if passage_id not in collection.row:
-                raise ValueError(
-                    f"{path}:{number}: passage '{passage_id}' is not in collection "
-                    f"'{collection.name}'; the run must be of this collection."
-                )
-            scores = run.setdefault(query_id, {})
-            if scores.setdefault(collection.row[passage_id], value) != value:
-                raise ValueError(
-                    f"{path}:{number}: passage '{passage_id}' has two scores for query "
-                    f"'{query_id}'; keep one."
-                )
-    return run

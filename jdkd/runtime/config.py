@@ -12,7 +12,8 @@ import ml_collections
 from jdkd.runtime import stages
 
 FILE = 'config.json'
-_NAMES = {'assistants', 'members', 'measures', 'collections', 'splits'}  # fields that list names
+# Fields that list names.
+_NAMES = {'assistants', 'members', 'retrievers', 'measures', 'collections', 'splits'}
 
 
 def check_overrides(argv: Sequence[str], default: str) -> None:
@@ -56,8 +57,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDic
             f'student.passage_length={config.student.passage_length}; lower it.'
         )
     config = config.copy_and_resolve_references()
-    owners = [config, config.teacher] if 'teacher' in config else [config]
-    for owner in owners:
+    for owner in [config, *(config[key] for key in ('teacher', 'candidates') if key in config)]:
         for key in _NAMES.intersection(owner):
             # On the command line, a,b is one string.
             names = [owner[key]] if isinstance(owner[key], str) else owner[key]
@@ -84,18 +84,19 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
             f"'{name}' cannot name a system: names are letters, digits, '-', '_' and '.', and do "
             "not begin with 'student' or 'teacher', which reports use.",
         )
-    used = [config.first_stage, *config.teacher.members, *config.assistants]
+    retrievers = [config.first_stage, *config.assistants, *config.candidates.retrievers]
+    used = [*retrievers, *config.teacher.members]
     for name in used:
         require(
             name in systems,
             f"'{name}' is no entry of config.systems; there are: {', '.join(systems)}.",
         )
     require(bool(config.teacher.members), 'teacher.members is empty; name at least one system.')
-    for name in (config.first_stage, *config.assistants):
+    for name in retrievers:
         require(
             systems[name].kind != 'cross_encoder',
             f"system '{name}' is a cross-encoder and cannot search a collection; use it in "
-            'teacher.members, not in assistants or first_stage.',
+            'teacher.members, not in assistants, first_stage or candidates.retrievers.',
         )
     for name in (*config.teacher.members, *config.assistants):
         require(

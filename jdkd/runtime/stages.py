@@ -54,10 +54,18 @@ def identify(
 
     Args:
         files: Which.
-        known: What this function returned before: a file of the same size and time is not read.
+        known: What this function returned before: a file of the same size and time is not read,
+            and one that is gone counts as unchanged.
+
+    Raises:
+        FileNotFoundError: if a file is missing that is not known.
     """
     found = {}
     for file in files:
+        if str(file) in known and not file.exists():
+            logging.warning('%s is gone; going on with what was made of it.', file)
+            found[str(file)] = known[str(file)]
+            continue
         stat = file.stat()
         entry = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
         before = known.get(str(file), {})
@@ -143,6 +151,33 @@ def stage(
     write_json(temporary / MANIFEST, manifest)
     temporary.replace(directory)
     return manifest
+
+
+def stage_of_files(
+    directory: pathlib.Path,
+    files: Iterable[pathlib.Path],
+    inputs: Mapping[str, Any],
+    build: Callable[[pathlib.Path], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """A stage made of files from outside the workdir, which are not read again while they stay.
+
+    Args:
+        directory: As for `stage`.
+        files: Each is an input: its contents must stay the same.
+        inputs: The others.
+        build: As for `stage`; its result gets the entry `files`, see `identify`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: if a file or another input has changed.
+        FileNotFoundError: if a file is missing and the stage is not there.
+    """
+    manifest = read_manifest(directory)
+    found = identify(files, manifest['result']['files'] if manifest else {})
+    contents = {path: entry['sha256'] for path, entry in found.items()}
+    return stage(directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found})
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:

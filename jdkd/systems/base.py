@@ -1,12 +1,13 @@
 """What Algorithm 1 asks of a system, and what all systems share."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from absl import logging
 
+from jdkd.data import answers, runs
 from jdkd.data.candidates import Lists
 from jdkd.retrieval import evaluate, index
 from jdkd.retrieval.evaluate import Measured
@@ -56,19 +57,18 @@ def measure(run: Run, ranking: Ranking, queries: Queries) -> Measured:
 
 
 def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measured:
-    """The config's measures of a TREC run file.
+    """The config's measures of a run made elsewhere; see `jdkd.data.runs` for its formats.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if the file is not there.
         ValueError: if it is not of this collection, or has none of the queries.
     """
-    scores = evaluate.read_trec_run(path, run.collection)
+    scores = runs.read(path, run.collection)
     ids = run.collection.passage_ids
-    found = {
-        query_id: evaluate.in_order({ids[row]: score for row, score in scores[query_id].items()})
-        for query_id in queries.ids
-        if query_id in scores
-    }
+    found = {}
+    for query_id in scores.queries.keys() & set(queries.ids):
+        rows, values = scores.of(query_id)
+        found[query_id] = evaluate.in_order(dict(zip(ids.take(rows), values, strict=True)))
     if not found:
         raise ValueError(
             f'{path} has none of the {len(queries)} queries of split {queries.split!r}; give a '
@@ -78,8 +78,20 @@ def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measured:
 
 
 def _measure(run: Run, found: Mapping[str, Mapping[str, float]], queries: Queries) -> Measured:
-    qrels = run.collection.qrels[queries.split]
-    return evaluate.measure(found, {i: qrels[i] for i in queries.ids}, run.config.measures)
+    qrels = run.collection.qrels.get(queries.split, {})
+    strings = run.collection.answers.get(queries.split, {})
+    return evaluate.measure(
+        found,
+        {i: qrels.get(i, {}) for i in queries.ids},
+        run.config.measures,
+        {i: _has_answer(run, strings[i]) for i in queries.ids if i in strings},
+    )
+
+
+def _has_answer(run: Run, strings: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a passage, by its id, holds an answer; titles do not count, as in DPR."""
+    row, texts = run.collection.row, run.collection.texts
+    return lambda passage_id: answers.has_answer(texts[row[passage_id]], strings)
 
 
 def own_passages(run: Run, queries: Queries) -> np.ndarray:

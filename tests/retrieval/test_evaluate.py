@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
+from jdkd.data import runs
 from jdkd.data.collection import Collection
 from jdkd.data.passages import Passages
 from jdkd.retrieval import evaluate
@@ -126,28 +127,11 @@ def test_wrong_queries():
     np.testing.assert_array_equal(found, [False, True])
 
 
-def collection():
-    return Collection('c', Passages.of(IDS, [''] * 4, ['x'] * 4), {}, {})
-
-
 def test_run_files_come_back(tmp_path):
     run = evaluate.to_run(ranking(), ['a', 'b'], IDS)
     evaluate.write_trec_run(tmp_path / 'run.trec', run, 'student')
     assert (tmp_path / 'run.trec').read_text().splitlines()[0] == 'a Q0 p0 1 3 student'
-    found = evaluate.read_trec_run(tmp_path / 'run.trec', collection())
-    assert found['b'] == {2: pytest.approx(0.9), 3: 0.5, 0: 0.5}
-
-
-@pytest.mark.parametrize(
-    ('line', 'message'),
-    [
-        ('a Q0 p1 1', 'run.trec:2: not a run line'),
-        ('a Q0 p1 1 high x', 'run.trec:2: not a run line'),
-        ('a Q0 p9 1 1.0 x', "run.trec:2: passage 'p9' is not in collection 'c'"),
-        ('a Q0 p0 1 9.0 x', "run.trec:2: passage 'p0' has two scores for query 'a'"),
-    ],
-)
-def test_bad_run_lines(tmp_path, line, message):
-    (tmp_path / 'run.trec').write_text(f'a Q0 p0 1 2.0 x\n{line}\n')
-    with pytest.raises(ValueError, match=message):
-        evaluate.read_trec_run(tmp_path / 'run.trec', collection())
+    queries = {'test': {'a': 'x', 'b': 'y'}}
+    collection = Collection('c', Passages.of(IDS, [''] * 4, ['x'] * 4), queries, {})
+    rows, values = runs.read(tmp_path / 'run.trec', collection).of('b')
+    assert dict(zip(rows.tolist(), values, strict=True)) == {2: pytest.approx(0.9), 3: 0.5, 0: 0.5}
