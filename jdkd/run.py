@@ -69,9 +69,9 @@ class Run:
         queries = [*self.train.positives, *self.eval.positives]
         return max(len(np.unique(group[rows])) for rows in queries)
 
-    def stage(self, path: str, inputs, build) -> dict:
+    def stage(self, path: str, inputs, build, *, resumable: bool = False) -> dict:
         """A stage of this run's workdir; see `stages.stage`."""
-        return stages.stage(self.workdir / path, inputs, build)
+        return stages.stage(self.workdir / path, inputs, build, resumable=resumable)
 
     def read_manifest(self, path: str) -> dict | None:
         """The manifest of a finished stage, None if it is not there."""

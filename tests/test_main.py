@@ -183,7 +183,9 @@ def test_sentence_transformers_gives_the_same_embeddings(finished):
     texts = [json.loads(line) for line in (finished / 'collection' / 'corpus.jsonl').open()]
     model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
     found = model.encode([f'{t["title"]} {t["text"]}'.strip() for t in texts[:64]])
-    ours = np.load(finished / 'systems' / 'student_01' / 'embeddings-passages' / 'embeddings.npy')
+    ours = np.load(
+        finished / 'systems' / 'student_01' / 'embeddings-passages' / 'vectors-00000.npy'
+    )
     np.testing.assert_allclose(found, ours[:64], atol=1e-5)
 
 

@@ -234,6 +234,7 @@ def _bm25(run: Run, name: str, spec) -> BM25System:
         path,
         {'collection': run.collection.fingerprint, **parameters},
         lambda out: bm25.build(out, run.passages, **parameters),
+        resumable=True,
     )
     model = bm25.load(run.workdir / path, **parameters)
     return BM25System(name, manifest['digest'], spec.scale, run, model)

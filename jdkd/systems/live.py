@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jdkd.models import cross_encoder
-from jdkd.retrieval import bm25, encode, index
+from jdkd.data.tokens import TokenStore
+from jdkd.retrieval import encode, index
 from jdkd.retrieval.index import Ranking
 from jdkd.systems.base import System
 from jdkd.systems.encoders import CrossEncoderSystem, DualEncoderSystem, Encoder
@@ -37,31 +37,25 @@ def score(system: System, question: str, passages: np.ndarray) -> np.ndarray:
     """
     match system:
         case BM25System(model=model):
-            terms = model.query_terms([question])
-            return bm25.pair_scores(terms, np.zeros_like(passages), model.weights, passages)
+            return model.list_scores(model.query_terms([question]), passages[None])[0]
         case DualEncoderSystem():
             return system.passages[passages] @ _embedding(system, question)[0]
         case CrossEncoderSystem(encoder=encoder, run=run):
-            tokens, types = cross_encoder.join_pairs(
-                np.repeat(_tokens(encoder, question), len(passages), axis=0),
-                encoder.passage_tokens(run)[passages],
-                encoder.pad_id,
-                encoder.separators,
-            )
             return encode.score_pairs(
                 encoder.model,
                 encoder.params,
-                tokens,
-                types,
-                pad_id=encoder.pad_id,
+                _tokens(encoder, question),
+                np.zeros(len(passages), np.int32),
+                encoder.passage_tokens(run),
+                passages,
+                separators=encoder.separators,
                 mesh=run.mesh,
                 desc=f'{system.name}: pairs',
             )
     raise ValueError(f"system '{system.name}' has imported scores: none for a new question.")
 
 
-def _tokens(encoder: Encoder, question: str) -> np.ndarray:
-    """`[1, query_length]` ids."""
+def _tokens(encoder: Encoder, question: str) -> TokenStore:
     spec = encoder.spec
     return encoder.tokenizer.encode([spec.query_prefix + question], spec.query_length)
 
