@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from jdkd import iterate, plan, search, serve, zero_shot
 from jdkd.data import store
+from jdkd.retrieval import evaluate
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
@@ -71,12 +72,14 @@ def main(argv):
     if _MODE.value == 'train':
         config = configs.resolve(_CONFIG.value)
         configs.validate(config)  # Before the workdir exists.
+        evaluate.check(config.measures)
         configs.save(workdir, config)
         iterate.train(_run(config, workdir))
         return
     if _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value):
         config = configs.resolve(_CONFIG.value)
         zero_shot.validate(config)
+        evaluate.check(config.measures)
         configs.save(workdir, config)
     config = configs.load(workdir)
     if zero_shot.is_config(config):

@@ -88,13 +88,15 @@ def evaluate(
         The report.
 
     Raises:
+        FileNotFoundError: if a collection or what is compared with is missing.
         ValueError: if a collection has none of the splits, or the checkpoint cannot be used.
     """
     entry = model_entry(config)
     measured = {}
-    for source, name in zip(config.collections, names(config.collections), strict=True):
+    theirs = {name: against and _theirs(against, name) for name in names(config.collections)}
+    for source, (name, other) in zip(config.collections, theirs.items(), strict=True):
         run = _open(config, entry, source, workdir / name, open_run)
-        measured[name] = _measure(run, against and _theirs(against, name))
+        measured[name] = _measure(run, other)
         logging.info('%s\n%s', name, report.table(report.percents(measured[name]['test'])))
     systems = (FIRST, OTHER, MODEL) if against else (FIRST, MODEL)
     tests = {s: {name: m['test'][s] for name, m in measured.items()} for s in systems}
@@ -240,4 +242,10 @@ def _reranking(run: Run, model: System, first: System) -> Ranking:
 
 def _theirs(against: str, name: str) -> pathlib.Path:
     path = pathlib.Path(against)
-    return path if path.is_file() else path / name / 'run.trec'
+    path = path if path.is_file() else path / name / 'run.trec'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} is not there; --against takes the workdir of another evaluation of the same '
+            'collections, or a run file.'
+        )
+    return path

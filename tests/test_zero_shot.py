@@ -168,6 +168,8 @@ def test_another_models_evaluation_is_compared_with(tmp_path):
     run_file = tmp_path / 'w0/toy/run.trec'
     again = evaluate(tmp_path / 'w1', tmp_path / 'model1', home, against=str(run_file))
     assert again['significance'] == ours['significance']
+    with pytest.raises(FileNotFoundError, match='w2/toy/run.trec is not there; --against takes'):
+        evaluate(tmp_path / 'w1', tmp_path / 'model1', home, against=str(tmp_path / 'w2'))
     run_file.write_text('train0 Q0 p1 1 3.0 x\n')
     with pytest.raises(ValueError, match="has none of the 4 queries of split 'test'"):
         evaluate(tmp_path / 'w1', tmp_path / 'model1', home, against=str(run_file))

@@ -103,6 +103,17 @@ def measure(
     return Measured({name: means[name] for name in measures}, per_query)
 
 
+def check(measures: Sequence[str]) -> None:
+    """Before hours are spent on what is to be measured.
+
+    Raises:
+        ValueError: if a name is not a measure.
+    """
+    for name in measures:
+        if not _answer_depth(name):
+            _parse(name)
+
+
 def _parse(name: str) -> ir_measures.Measure:
     try:
         return ir_measures.parse_measure(name)

@@ -120,6 +120,9 @@ def test_measures_need_what_they_go_by(name, message):
 def test_unknown_measure():
     with pytest.raises(ValueError, match="'MRP@10', which ir_measures does not know"):
         evaluate.measure({}, QRELS, ['MRP@10'])
+    evaluate.check(['AnswerR@20', 'MRR@10'])
+    with pytest.raises(ValueError, match="'AnswerR@x', which ir_measures does not know"):
+        evaluate.check(['MRR@10', 'AnswerR@x'])
 
 
 def test_wrong_queries():
