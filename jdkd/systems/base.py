@@ -47,8 +47,9 @@ class System(Protocol):
 def measure(run: Run, ranking: Ranking, queries: Queries) -> dict[str, float]:
     """The config's measures of a ranking, as fractions."""
     found = evaluate.to_run(ranking, queries.ids, run.collection.passage_ids)
-    qrels = run.collection.qrels[queries.split]
-    return evaluate.measure(found, {i: qrels[i] for i in queries.ids}, run.config.measures)
+    qrels = run.collection.qrels.get(queries.split, {})
+    qrels = {i: qrels[i] for i in queries.ids if i in qrels}  # Some may have answers alone.
+    return evaluate.measure(found, qrels, run.config.measures)
 
 
 def keep_ranking(

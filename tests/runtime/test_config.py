@@ -28,7 +28,10 @@ def test_fields_that_exist(argv):
         (['--config.los.teacher=0'], "no field 'los.teacher'; did you mean loss.teacher"),
         (['--config.student.layer=1'], 'did you mean student.layers'),
         (['--config=configs/none.py'], "there is no config file 'configs/none.py'"),
-        ([f'--config={FILE}:huge'], "has no variant 'huge'; use tiny or beir=PATH"),
+        (
+            [f'--config={FILE}:huge'],
+            "has no variant 'huge'; use tiny, or a source such as beir=PATH",
+        ),
     ],
 )
 def test_fields_that_do_not_exist(argv, message):
