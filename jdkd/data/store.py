@@ -327,7 +327,7 @@ def _read_answers(
 ) -> dict[str, dict[str, list[str]]]:
     answers: dict[str, dict[str, list[str]]] = {}
     for where, split, query, answer in source.answers(fault):
-        if not isinstance(answer, str) or not answer.strip():
+        if not isinstance(answer, str) or not answer.strip() or _SURROGATE.search(answer):
             fault('unusable answer', f'{where}: answer {answer!r} must be a string with text.')
         elif query not in queries.get(split, ()):
             fault(
