@@ -130,6 +130,7 @@ BAD = [
     ),
     ({'queries': [*QUERIES, ('test', 'q1', 'x')]}, "'q1' has another text in another split"),
     ({'qrels': [*QRELS, ('train', 'q1', 'z', 1)]}, "qrels:5: .* names passage 'z', which does not"),
+    ({'qrels': [*QRELS, ('train', 'q1', '\ud800', 1)]}, 'qrels:5: .* which does not exist'),
     ({'qrels': [*QRELS, ('train', 'q9', 'a', 1)]}, "qrels:5: .* names query 'q9', which does not"),
     ({'qrels': [*QRELS, ('dev', 'q1', 'a', 1)]}, "qrels:5: .* names query 'q1', which does not"),
     ({'qrels': [*QRELS, ('train', 'q1', 'a', 2)]}, 'have grade 2 here and 1 above; keep one'),
