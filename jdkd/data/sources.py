@@ -33,9 +33,7 @@ def source(name: str, /, *, questions: Mapping[str, str] | None = None, **option
         ValueError: the source or an option is unknown, or an option is missing.
         FileNotFoundError: the source's directory or a file in it is missing.
     """
-    kind, colon, argument = name.partition(':')
-    if kind not in _KINDS or bool(argument) != bool(_KINDS[kind]) or (colon and not argument):
-        raise ValueError(f'unknown collection source {name!r}: use one of {", ".join(SOURCES)}.')
+    kind, argument = parse(name)
     # Imported when used: some of the libraries behind them take seconds.
     read = importlib.import_module(f'jdkd.data.{kind}').source
     if argument:
@@ -54,3 +52,15 @@ def source(name: str, /, *, questions: Mapping[str, str] | None = None, **option
             )
     found = read(**options)
     return question_splits.add(found, questions) if questions else found
+
+
+def parse(name: str) -> tuple[str, str]:
+    """Kind and argument of a source's name.
+
+    Raises:
+        ValueError: the kind is unknown, or lacks its argument or has one too many.
+    """
+    kind, colon, argument = name.partition(':')
+    if kind not in _KINDS or bool(argument) != bool(_KINDS[kind]) or (colon and not argument):
+        raise ValueError(f'unknown collection source {name!r}: use one of {", ".join(SOURCES)}.')
+    return kind, argument

@@ -83,6 +83,8 @@ def test_an_empty_workdir_is_no_run(tmp_path):
     [
         ('assistants', ('minilm', 'nobody'), "'nobody' is no entry of config.systems"),
         ('assistants', ('cross',), "'cross' is a cross-encoder and cannot search"),
+        ('collection.source', 'csv:x', "unknown collection source 'csv:x': use one of"),
+        ('collection.on_error', 'ignore', "collection.on_error is 'ignore'; use stop or skip"),
         ('candidates.retrievers', ('cross',), "'cross' is a cross-encoder and cannot search"),
         ('teacher.members', (), 'teacher.members is empty'),
         ('teacher.weights', (1.0,), 'does not give one weight for each'),
