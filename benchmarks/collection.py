@@ -2,7 +2,7 @@
 
     python benchmarks/collection.py [PASSAGES]
 
-Writes a generated collection in BEIR layout, 60 words a passage as in MS MARCO, then imports it
+Writes a generated collection in BEIR layout, as long as MS MARCO's passages, then imports it
 in a process of its own and opens it in another. Peak memory is that process' resident set; "own"
 leaves out the pages of files, which the operating system takes back when it needs the room.
 """
@@ -14,6 +14,9 @@ import sys
 import tempfile
 
 import numpy as np
+
+_WORDS = 50  # A passage.
+_BATCH = 10_000  # Passages that are written at a time.
 
 IMPORT = """
 from jdkd.data import sources, store
@@ -53,12 +56,13 @@ print(f'{{seconds:.1f}} {{peak:.0f}} {{status("RssAnon"):.0f}} {{before:.0f}}')
 def write(root: pathlib.Path, passages: int) -> None:
     """A collection of random words, with as many queries as MS MARCO's share."""
     rng = np.random.default_rng(0)
-    words = np.array([f'word{i}' for i in range(30_000)])
+    words = np.array([f'word{i}' for i in range(30_000)], object)
     (root / 'qrels').mkdir(parents=True)
     with (root / 'corpus.jsonl').open('w') as f:
-        for i in range(passages):
-            text = ' '.join(words[(rng.pareto(1.0, 60) * 100).astype(int) % len(words)])
-            f.write(json.dumps({'_id': f'p{i}', 'title': '', 'text': text}) + '\n')
+        for start in range(0, passages, _BATCH):
+            drawn = (rng.pareto(1.0, (_BATCH, _WORDS)) * 100).astype(int) % len(words)
+            for i, row in enumerate(words[drawn][: passages - start].tolist(), start):
+                f.write(f'{{"_id": "p{i}", "title": "", "text": "{" ".join(row)}"}}\n')
     queries = range(passages // 16)
     with (root / 'queries.jsonl').open('w') as f:
         f.writelines(json.dumps({'_id': f'q{i}', 'text': f'what is {i}'}) + '\n' for i in queries)

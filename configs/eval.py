@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.model = ''  # directory of a dual-encoder or a cross-encoder, or its name on the hub
     c.collections = ''  # sources, with commas between them: python_docs, beir:PATH
+    c.options = ml_collections.ConfigDict()  # {collection, as in the table: options of its source}
     c.on_error = base.collection.on_error
     c.splits = ('test', 'dev')  # the first that a collection has is measured
 

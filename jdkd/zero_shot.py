@@ -171,7 +171,7 @@ def _open(config, entry, source: str, workdir: pathlib.Path, open_run) -> Run:
     told['systems'] = {**told['systems'], MODEL: entry.to_dict()}
     told['collection'] = {
         'source': source,
-        'options': {},
+        'options': told['options'].get(workdir.name, {}),
         'on_error': config.on_error,
         'eval_fraction': 0.0,
     }

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 import toy
 
+from jdkd.data import store
 from jdkd.models import export, pretrained
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -180,12 +181,10 @@ def test_the_exported_student_is_the_trained_one(finished):
 
 def test_sentence_transformers_gives_the_same_embeddings(finished):
     sentence_transformers = pytest.importorskip('sentence_transformers')
-    texts = [json.loads(line) for line in (finished / 'collection' / 'corpus.jsonl').open()]
+    passages = store.open_(finished / 'collection').passages
     model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
-    found = model.encode([f'{t["title"]} {t["text"]}'.strip() for t in texts[:64]])
-    ours = np.load(
-        finished / 'systems' / 'student_01' / 'embeddings-passages' / 'vectors-00000.npy'
-    )
+    found = model.encode(passages[:64])
+    ours = np.load(finished / 'systems/student_01/embeddings-passages/vectors-00000.npy')
     np.testing.assert_allclose(found, ours[:64], atol=1e-5)
 
 
@@ -278,18 +277,20 @@ def test_a_killed_run_ends_as_if_it_had_not_been(finished, tmp_path):
 
 def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, tmp_path):
     """Several positives a query, in some queries; no dev split; no assistants (ADAM alone)."""
-    corpus = (finished / 'collection' / 'corpus.jsonl').read_text().splitlines()[:120]
-    ids = [json.loads(line)['_id'] for line in corpus]
+    collection = store.open_(finished / 'collection')
+    ids = collection.passage_ids[:120]
     home = tmp_path / 'corpus'
     (home / 'qrels').mkdir(parents=True)
-    (home / 'corpus.jsonl').write_text('\n'.join(corpus))
-    queries = (finished / 'collection' / 'queries.jsonl').read_text().splitlines()
-    queries = [line for line in queries if json.loads(line)['_id'].removeprefix('q:') in ids]
-    (home / 'queries.jsonl').write_text('\n'.join(queries))
+    columns = ids, collection.titles[:120], collection.texts[:120]
+    corpus = [{'_id': i, 'title': t, 'text': x} for i, t, x in zip(*columns, strict=True)]
+    (home / 'corpus.jsonl').write_text('\n'.join(map(json.dumps, corpus)))
+    queries = {q: text for split in collection.queries.values() for q, text in split.items()}
+    queries = {q: text for q, text in queries.items() if q.removeprefix('q:') in ids}
+    lines = (json.dumps({'_id': q, 'text': text}) for q, text in queries.items())
+    (home / 'queries.jsonl').write_text('\n'.join(lines))
     for i, split in enumerate(('train', 'test')):
         rows = ['query-id\tcorpus-id\tscore']
-        for j, line in enumerate(queries):
-            query = json.loads(line)['_id']
+        for j, query in enumerate(queries):
             if (j % 4 == 0) == (i == 1):
                 rows.append(f'{query}\t{query.removeprefix("q:")}\t1')
                 if j % 5 == 0:

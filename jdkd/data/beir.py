@@ -73,7 +73,8 @@ def _answers(
     questions: pathlib.Path, splits: dict[str, pathlib.Path], fault: Fault
 ) -> Iterator[tuple[str, str, str, str]]:
     for where, split, query, entry in _judged(questions, splits, fault):
-        for answer in entry.get('answers') or ():
+        answers = entry.get('answers', [])
+        for answer in answers if isinstance(answers, list) else [answers]:
             yield where, split, query, answer
 
 

@@ -4,7 +4,8 @@
     queries.NAME.tsv      query id, text
     qrels.NAME.tsv        query id, 0, passage id, grade, with tabs or spaces between them (TREC)
 
-Each file may be gzipped (`.gz` after its name).
+Each file may be gzipped (`.gz` after its name). Texts are taken as they are published;
+`irds:msmarco-passage` mends the encoding of some.
 """
 
 import functools

@@ -171,7 +171,8 @@ def join(title: str, text: str) -> str:
 
 def id_hashes(ids: Iterable[str]) -> np.ndarray:
     """`[n]` uint64 hash of each id, the same on every machine."""
-    digests = b''.join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
+    encoded = (i.encode(errors='surrogatepass') for i in ids)  # What none has is not found.
+    digests = b''.join(hashlib.blake2b(i, digest_size=8).digest() for i in encoded)
     return np.frombuffer(digests, '<u8')
 
 

@@ -57,8 +57,8 @@ def collect(config, workdir: pathlib.Path) -> Collection:
         workdir: Of the run.
 
     Raises:
-        ValueError: if the source is unknown, its data is bad, or a file of it has changed since it
-            was imported.
+        ValueError: if the source is unknown, its data is bad, a file of it has changed since it
+            was imported, or a split is missing or has nothing to train on or to measure.
         FileNotFoundError: if a file is missing that was not imported yet.
     """
     spec = config.collection
@@ -69,6 +69,18 @@ def collect(config, workdir: pathlib.Path) -> Collection:
             found, spec.train_split, spec.eval_split, fraction=spec.eval_fraction, seed=config.seed
         )
     logging.info('%r', found)
+    # Before hours of training, not after them.
+    usable = {
+        spec.train_split: found.labelled,
+        spec.eval_split: found.labelled,
+        spec.test_split: found.measurable,
+    }
+    for split, queries in usable.items():
+        if not queries(split):
+            raise ValueError(
+                f'split {split!r} of collection {found.name!r} has no query with a positive (a '
+                'grade above 0); add judgements or name another split.'
+            )
     return found
 
 
@@ -316,7 +328,7 @@ def _read_answers(
 ) -> dict[str, dict[str, list[str]]]:
     answers: dict[str, dict[str, list[str]]] = {}
     for where, split, query, answer in source.answers(fault):
-        if not isinstance(answer, str) or not answer.strip():
+        if not isinstance(answer, str) or not answer.strip() or _SURROGATE.search(answer):
             fault('unusable answer', f'{where}: answer {answer!r} must be a string with text.')
         elif query not in queries.get(split, ()):
             fault(

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from jdkd.data import sources
 from jdkd.runtime import stages
 
 FILE = 'config.json'
@@ -83,6 +84,14 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
             re.fullmatch(r'[\w.-]+', name) is not None and not re.match(r'(student|teacher)', name),
             f"'{name}' cannot name a system: names are letters, digits, '-', '_' and '.', and do "
             "not begin with 'student' or 'teacher', which reports use.",
+        )
+    sources.parse(config.collection.source)
+    imports = {'collection': config.collection}
+    imports |= {f'systems.{name}': s for name, s in systems.items() if s.kind == 'scores'}
+    for name, spec in imports.items():
+        require(
+            spec.on_error in ('stop', 'skip'),
+            f"{name}.on_error is '{spec.on_error}'; use stop or skip.",
         )
     retrievers = [config.first_stage, *config.assistants, *config.candidates.retrievers]
     used = [*retrievers, *config.teacher.members]

@@ -67,7 +67,9 @@ class ImportedScores:
                 f"'{passage}', and has scores for {1 - missing.mean():.1%} of the pairs; add the "
                 f'rest, or set systems.{self.name}.missing to the score of pairs that it lacks.'
             )
-        return np.where(missing, self.missing, found).astype(np.float32)
+        if missing.any():
+            found[missing] = self.missing
+        return found.astype(np.float32)
 
     def coverage(self, queries: Queries, lists: Lists) -> float:
         """Share of the pairs of candidate lists that the file has a score for."""

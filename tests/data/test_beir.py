@@ -64,6 +64,15 @@ def test_reads_a_directory(root):
     }
 
 
+def test_answers_are_a_list_or_one(root):
+    queries = [{**QUERIES[0], 'answers': ['Moon', 'the Moon']}, {**QUERIES[1], 'answers': 'Sun'}]
+    (root / 'queries.jsonl').write_text(jsonl([*queries, *QUERIES[2:]]))
+    assert load(root).answers == {'train': {'q1': ['Moon', 'the Moon'], 'q2': ['Sun']}}
+    (root / 'queries.jsonl').write_text(jsonl([{**QUERIES[0], 'answers': [3]}, *QUERIES[1:]]))
+    with pytest.raises(ValueError, match='queries.jsonl:1: answer 3 must be a string with text'):
+        load(root)
+
+
 def test_gzip_windows_lines_and_a_byte_order_mark_read_the_same(root):
     plain = load(root).fingerprint
     for file in sorted(root.rglob('*.*')):

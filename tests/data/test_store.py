@@ -130,6 +130,7 @@ BAD = [
     ),
     ({'queries': [*QUERIES, ('test', 'q1', 'x')]}, "'q1' has another text in another split"),
     ({'qrels': [*QRELS, ('train', 'q1', 'z', 1)]}, "qrels:5: .* names passage 'z', which does not"),
+    ({'qrels': [*QRELS, ('train', 'q1', '\ud800', 1)]}, 'qrels:5: .* which does not exist'),
     ({'qrels': [*QRELS, ('train', 'q9', 'a', 1)]}, "qrels:5: .* names query 'q9', which does not"),
     ({'qrels': [*QRELS, ('dev', 'q1', 'a', 1)]}, "qrels:5: .* names query 'q1', which does not"),
     ({'qrels': [*QRELS, ('train', 'q1', 'a', 2)]}, 'have grade 2 here and 1 above; keep one'),
@@ -199,6 +200,7 @@ def config(root, **changes) -> ml_collections.ConfigDict:
         'on_error': 'stop',
         'train_split': 'train',
         'eval_split': 'dev',
+        'test_split': 'test',
         'eval_fraction': 0.5,
         **changes,
     }
@@ -233,6 +235,18 @@ def test_a_run_goes_on_without_its_source(beir, tmp_path):
     beir.rename(tmp_path / 'moved')
     assert store.collect(config(beir), tmp_path / 'run').fingerprint == first
     with pytest.raises(FileNotFoundError, match='corpus.jsonl is missing'):
+        store.collect(config(beir), tmp_path / 'other')
+
+
+def test_splits_are_checked_before_they_are_needed(beir, tmp_path):
+    for field, split in (('test_split', 'eval'), ('train_split', 'training')):
+        with pytest.raises(ValueError, match=f"has no split '{split}'; it has"):
+            store.collect(config(beir, **{field: split}), tmp_path / 'run')
+    (beir / 'queries.jsonl').write_text(
+        (beir / 'queries.jsonl').read_text().replace('["q3"]', '[]')
+    )
+    (beir / 'qrels/test.tsv').write_text('q\tp\tgrade\nq3\tc\t0\n')
+    with pytest.raises(ValueError, match="split 'test' of collection 'corpus' has no query with"):
         store.collect(config(beir), tmp_path / 'other')
 
 

@@ -191,5 +191,13 @@ def test_tfds_reads_as_the_table_does_and_without_tensorflow(root):
     write(root / 'train.jsonl', SQUAD)
     table = load(root, queries={'train': 'train.jsonl'}, fields=SQUAD_FIELDS, name='squad')
     assert found.fingerprint == table.fingerprint
+    source = sources.source('tfds:squad', data_dir=str(root), **options)
+    assert [text for _, _, _, text in source.passages(None)] == ['The Sun is hot.']
     with pytest.raises(ValueError, match="has no split 'dev'; it has train"):
         load(root / 'squad/1.0.0', kind='tfds', queries={'dev': 'dev'})
+    info = root / 'squad/1.0.0/dataset_info.json'
+    info.write_text(info.read_text().replace('array_record', 'tfrecord'))
+    with pytest.raises(ValueError, match='is kept as tfrecord, which needs TensorFlow'):
+        load(root / 'squad/1.0.0', kind='tfds', **options)
+    with pytest.raises(ValueError, match="TFDS has no dataset 'squat'"):
+        sources.source('tfds:squat', data_dir=str(root), **options)
