@@ -8,6 +8,7 @@ python -m jdkd.main --mode export --workdir runs/a --system=minilm_ft --push_to=
 python -m jdkd.main --mode plan --topology v5e:2x4
 """
 
+import functools
 import logging as stdlib_logging
 import pathlib
 import sys
@@ -85,7 +86,8 @@ def main(argv):
     if zero_shot.is_config(config):
         if _MODE.value != 'eval':
             raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
-        zero_shot.evaluate(config, workdir.absolute(), _run, _AGAINST.value)
+        open_run = functools.partial(_run, collect=store.fetch)
+        zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
         return
     run = _run(config, workdir)
     if _MODE.value == 'export':
@@ -103,10 +105,10 @@ def _config_name() -> str:
     return f'{stem}_{pathlib.Path(variant.partition("=")[2] or variant).name}' if variant else stem
 
 
-def _run(config, workdir: pathlib.Path) -> Run:
+def _run(config, workdir: pathlib.Path, collect=store.collect) -> Run:
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     workdir = workdir.absolute()
-    return Run(config, workdir, mesh, store.collect(config, workdir))
+    return Run(config, workdir, mesh, collect(config, workdir))
 
 
 def _parse(argv):

@@ -80,7 +80,8 @@ def evaluate(
     Args:
         config: Of configs/eval.py, resolved.
         workdir: Each collection has a directory in it.
-        open_run: Opens the run of a config with a `collection` in a workdir.
+        open_run: Opens the run of a config in a workdir, with its collection as `store.fetch`
+            gives it: no split is asked for.
         against: Workdir of another model's evaluation, or a TREC run file where there is one
             collection; it is compared with.
 
@@ -173,7 +174,6 @@ def _open(config, entry, source: str, workdir: pathlib.Path, open_run) -> Run:
         'source': source,
         'options': told['options'].get(workdir.name, {}),
         'on_error': config.on_error,
-        'eval_fraction': 0.0,
     }
     run = open_run(ml_collections.FrozenConfigDict(told), workdir)
     there = [s for s in run.collection.queries if run.collection.measurable(s)]

@@ -143,12 +143,16 @@ def test_the_student_is_tested_against_its_start_and_the_first_stage(finished):
 
 def test_eval_compares_with_a_run_file(finished, tmp_path):
     lines = (finished / 'run.trec').read_text().splitlines()
-    # Without its first passage, each query's ranking is worse or as good.
+    # Without their first passages, most rankings are worse.
     (tmp_path / 'other.trec').write_text('\n'.join(x for x in lines if x.split()[3] != '1'))
     done = jdkd('--mode', 'eval', '--workdir', finished, '--against', tmp_path / 'other.trec')
     found = json.loads((finished / 'eval.json').read_text())['significance']
     compared = found[str(tmp_path / 'other.trec')]['MRR@10']
-    assert compared['difference'] > 0 and compared['p'] < 0.01 and compared['losses'] == 0
+    assert (
+        compared['difference'] > 0
+        and compared['p'] < 0.01
+        and compared['wins'] > compared['losses']
+    )
     assert 'student less' in done.stdout and '(p < 0.001)' in done.stdout
 
 

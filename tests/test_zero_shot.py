@@ -33,7 +33,7 @@ def resolved(directory, *collections, **overrides):
 
 
 def open_run(config, workdir):
-    return Run(config, workdir, mesh.make_mesh(), store.collect(config, workdir))
+    return Run(config, workdir, mesh.make_mesh(), store.fetch(config, workdir))
 
 
 def evaluate(workdir, *args, against=None, **overrides):

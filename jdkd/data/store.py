@@ -47,27 +47,19 @@ _NOT_IN_ID = re.compile(r'[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 
 
 def collect(config, workdir: pathlib.Path) -> Collection:
-    """The collection that a config names: imported into `workdir/collection` unless it is there.
-
-    A second start reads the source's files no more: by their sizes and times they are known to be
-    the same, or else by their contents. Where the source is gone, what was imported is used.
-
-    Args:
-        config: The run's config.
-        workdir: Of the run.
+    """The collection that a config trains on, see `fetch`, with D_eval held out of train.
 
     Raises:
-        ValueError: if the source is unknown, its data is bad, a file of it has changed since it
-            was imported, or a split is missing or has nothing to train on or to measure.
-        FileNotFoundError: if a file is missing that was not imported yet.
+        ValueError: also if a split is missing or has nothing to train on or to measure.
     """
     spec = config.collection
-    directory = workdir / 'collection'
-    found = _import(spec.source, spec.options.to_dict(), spec.on_error, directory)
-    if spec.eval_fraction:  # 0 where nothing is trained.
-        found = hold_out(
-            found, spec.train_split, spec.eval_split, fraction=spec.eval_fraction, seed=config.seed
-        )
+    found = hold_out(
+        fetch(config, workdir),
+        spec.train_split,
+        spec.eval_split,
+        fraction=spec.eval_fraction,
+        seed=config.seed,
+    )
     logging.info('%r', found)
     # Before hours of training, not after them.
     usable = {
@@ -84,9 +76,25 @@ def collect(config, workdir: pathlib.Path) -> Collection:
     return found
 
 
-def _import(name: str, options: Mapping[str, Any], on_error: str, directory: pathlib.Path):
+def fetch(config, workdir: pathlib.Path) -> Collection:
+    """The collection that a config names: imported into `workdir/collection` unless it is there.
+
+    A second start reads the source's files no more: by their sizes and times they are known to be
+    the same, or else by their contents. Where the source is gone, what was imported is used.
+
+    Args:
+        config: Its `collection`: `source`, `options`, `on_error`.
+        workdir: Of the run.
+
+    Raises:
+        ValueError: if the source is unknown, its data is bad, or a file of it has changed since it
+            was imported.
+        FileNotFoundError: if a file is missing that was not imported yet.
+    """
+    spec, directory = config.collection, workdir / 'collection'
+    options = spec.options.to_dict()
     try:
-        source = sources.source(name, **options)
+        source = sources.source(spec.source, **options)
     except FileNotFoundError as error:
         if stages.read_manifest(directory) is None:
             raise
@@ -95,8 +103,8 @@ def _import(name: str, options: Mapping[str, Any], on_error: str, directory: pat
         stages.stage_of_files(
             directory,
             source.files,
-            {'source': name, 'options': options, 'on_error': on_error},
-            lambda out: build(source, out, on_error=on_error),
+            {'source': spec.source, 'options': options, 'on_error': spec.on_error},
+            lambda out: build(source, out, on_error=spec.on_error),
         )
     return open_(directory)
 
