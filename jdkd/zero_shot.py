@@ -201,7 +201,8 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
         return {name: measured.means for name, measured in found.items()}
 
     systems = {FIRST: first.digest, MODEL: model.digest}
-    test = run.stage('test', {'systems': systems}, build_stage)['result']
+    means = run.stage('test', {'systems': systems}, build_stage)['result']
+    test = {name: {m: of[m] for m in run.config.measures} for name, of in means.items()}
     for name, file in ((FIRST, 'bm25.trec'), (MODEL, 'run.trec')):
         ranked = evaluation.to_run(rankings[name], run.test.ids, run.collection.passage_ids)
         evaluation.write_trec_run(run.workdir / file, ranked, name)
