@@ -35,7 +35,8 @@ class Column(Sequence[str]):
 
     def take(self, rows: np.ndarray) -> list[str]:
         """The texts of some rows, in their order."""
-        return self.data.take(pa.array(rows)).to_pylist()
+        # Not by Arrow's take, which copies all chunks into one, whatever is taken.
+        return [self[row] for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
