@@ -2,8 +2,7 @@
 
 --config configs/mta4dpr.py            the documentation of your Python, about 15 minutes on 2 cores
 --config configs/mta4dpr.py:tiny       the same path at toy size, about 2 minutes
---config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout, with the same models; any
-                                       other source that needs no options in the same way
+--config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout, with the same models
 """
 
 import ml_collections
@@ -69,10 +68,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
         c.optimizer.warmup_steps = 2
         c.log_every = 2
         c.checkpoint_every = 4
-    elif value:
-        c.collection.source = f'{name}:{value}'
+    elif name == 'beir' and value:
+        c.collection.source = f'beir:{value}'
     elif arg:
-        raise ValueError(
-            f"configs/mta4dpr.py has no variant '{arg}'; use tiny, or a source such as beir=PATH."
-        )
+        raise ValueError(f"configs/mta4dpr.py has no variant '{arg}'; use tiny or beir=PATH.")
     return c

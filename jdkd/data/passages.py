@@ -35,7 +35,8 @@ class Column(Sequence[str]):
 
     def take(self, rows: np.ndarray) -> list[str]:
         """The texts of some rows, in their order."""
-        return self.data.take(pa.array(rows)).to_pylist()
+        # Not by Arrow's take, which copies all chunks into one, whatever is taken.
+        return [self.data[row].as_py() for row in np.asarray(rows).tolist()]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -64,7 +65,8 @@ class Rows(Mapping[str, int]):
             if not len(left):
                 return rows
             found = self.order[at[left]]
-            same = np.array([ids[i] == x for i, x in zip(left, self.ids.take(found), strict=True)])
+            pairs = zip(left.tolist(), self.ids.take(found), strict=True)
+            same = np.array([ids[i] == passage_id for i, passage_id in pairs])
             rows[left[same]] = found[same]
             left = left[~same]
             at[left] += 1

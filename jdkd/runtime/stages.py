@@ -193,7 +193,15 @@ def stage_of_files(
     manifest = read_manifest(directory)
     found = identify(files, manifest['result']['files'] if manifest else {})
     contents = {path: entry['sha256'] for path, entry in found.items()}
-    return stage(directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found})
+
+    def build_stage(out: pathlib.Path) -> dict[str, Any]:
+        try:
+            return {**build(out), 'files': found}
+        except Exception:
+            shutil.rmtree(out)  # Gigabytes that nothing would go on with.
+            raise
+
+    return stage(directory, {**inputs, **contents}, build_stage)
 
 
 def parts(

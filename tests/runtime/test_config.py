@@ -30,7 +30,7 @@ def test_fields_that_exist(argv):
         (['--config=configs/none.py'], "there is no config file 'configs/none.py'"),
         (
             [f'--config={FILE}:huge'],
-            "has no variant 'huge'; use tiny, or a source such as beir=PATH",
+            "has no variant 'huge'; use tiny or beir=PATH",
         ),
     ],
 )
