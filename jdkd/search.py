@@ -72,7 +72,7 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
             order = np.argsort(-scores, kind='stable')[:_SHOWN]
             return Ranking(rows[None, order], scores[None, order])
 
-        found[f'teacher ({" + ".join(weights)}) on {first.name}'] = rerank
+        found[f'teacher on {first.name}'] = rerank
     names = ', '.join(sorted(imported))
     return found, [f'{names}: imported scores; none for a new question.'] if imported else []
 

@@ -215,7 +215,7 @@ def test_an_assistant_is_exported_as_it_was_trained(finished, tmp_path):
 def test_search_shows_student_bm25_and_teacher_side_by_side(finished):
     shown = jdkd('--mode', 'search', '--workdir', finished, stdin='How do I parse JSON?\n').stdout
     head = shown.splitlines()[0]
-    names = ('student', 'bm25', r'teacher \(bm25 \+ minilm_ft\) on bm25')
+    names = ('student', 'bm25', 'teacher on bm25')
     assert re.fullmatch(''.join(rf' +{name}, \d+ ms' for name in names), head)
     rows = re.findall(r'^ *(-?\d+\.\d{3})  .*? (-?\d+\.\d{3})  .*? (-?\d+\.\d{3})  ', shown, re.M)
     assert len(rows) == 5
