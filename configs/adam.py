@@ -12,7 +12,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The config; `arg` is what follows the colon of --config."""
     c = mta4dpr.get_config(arg)
     if arg not in ('', 'tiny'):
-        c.first_stage = c.assistants[0]  # with no pool it mines all hard negatives
+        c.candidates.retrievers = c.assistants  # hard negatives of several systems all the same
     c.assistants = ()
     c.steps_per_round = c.rounds * c.steps_per_round  # as many steps in all
     c.rounds = 1

@@ -64,10 +64,11 @@ def bm25() -> ml_collections.ConfigDict:
 
 
 def scores(path: str) -> ml_collections.ConfigDict:
-    """A config entry for scores made elsewhere: a TREC run file."""
+    """A config entry for scores made elsewhere; jdkd/data/runs.py lists the formats."""
     c = ml_collections.ConfigDict()
     c.kind = 'scores'
     c.path = path
+    c.on_error = 'stop'  # at a line that cannot be used; or skip, which counts and logs them
     c.missing = config_dict.placeholder(float)  # score of pairs that are not there; None: an error
     c.scale = config_dict.placeholder(float)
     return c
@@ -87,8 +88,11 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0
 
     c.collection = ml_collections.ConfigDict()
-    c.collection.source = 'python_docs'  # or beir:PATH
+    c.collection.source = 'python_docs'  # or KIND:PATH; jdkd/data/sources.py has the kinds
     c.collection.options = ml_collections.ConfigDict()  # of the source
+    # What becomes of passages, queries and judgements that cannot be used: stop at the first, or
+    # skip, which leaves them out, counts and logs them.
+    c.collection.on_error = 'stop'
     c.collection.train_split = 'train'
     c.collection.eval_split = 'dev'  # D_eval; held out of train where the collection lacks it
     c.collection.eval_fraction = 0.1  # of the train queries, if held out
@@ -104,6 +108,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.candidates = ml_collections.ConfigDict()
     c.candidates.hard_negatives = 5  # in each list, beside the positive
+    # Systems that they are drawn from beside first_stage, the assistants and the student.
+    c.candidates.retrievers = ()
     c.candidates.depth = 30  # top passages of every retriever that they are drawn from
     c.candidates.eval_lists = 256  # in D_eval, for its loss; its queries are all compared
     c.candidates.false_negatives = 'mask'  # teacher above the positive: out of InfoNCE; or keep
@@ -148,10 +154,14 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.clip_norm = 1.0
 
     c.depth = 100  # passages kept of every ranking
+    # Whether the passage with a query's own id is no result of it, as in BEIR.
+    c.ignore_identical_ids = True
     c.index = ml_collections.ConfigDict()
     c.index.kind = 'scann'  # or exact
     c.index.reorder = 400  # candidates that ScaNN scores exactly
     c.index.threshold = 0.2  # anisotropic quantization
+    c.index.shard = 1_000_000  # most passages of one ScaNN index; bounds memory
+    c.index.store = 'float32'  # of embeddings on disk; or bfloat16
     c.measures = ('MRR@10', 'nDCG@10', 'R@100')
     c.compare = 'MRR@10'  # decides on D_eval whether the student replaces an assistant
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import scipy.optimize
 import scipy.special
+from absl import logging
 
 from jdkd.data import candidates, dark, dataset
 from jdkd.data.candidates import Lists
@@ -13,6 +14,7 @@ from jdkd.run import Queries, Run
 from jdkd.systems.base import System
 from jdkd.systems.build import record_features
 from jdkd.systems.encoders import Encoder
+from jdkd.systems.imported import ImportedScores
 
 SPLITS = ('train', 'eval')
 
@@ -39,7 +41,7 @@ def generate(
     round_index: int,
     *,
     teacher: Teacher,
-    first_stage: System,
+    miners: Sequence[System],
     pool: Sequence[System],
     student: System,
     encoder: Encoder,
@@ -51,18 +53,18 @@ def generate(
         run: The run.
         round_index: i.
         teacher: T.
-        first_stage: Mines hard negatives beside the pool and the student.
+        miners: Mine hard negatives beside the pool and the student.
         pool: TA, the assistants.
         student: M, as it enters the round: it mines negatives too.
         encoder: The student's, for its tokenizer and lengths.
         active: Rows of the train queries of this round.
 
     Returns:
-        The result of the scores (`teacher` weights, `scales` of assistants, `score_histogram`)
-        and the dataset's manifest.
+        The result of the scores (`teacher` weights, `scales` of assistants, `score_histogram`,
+        `coverage` of imported scores) and the dataset's manifest.
     """
     root = f'rounds/{round_index:02d}'
-    retrievers = {s.name: s for s in [first_stage, *pool, student]}.values()
+    retrievers = {s.name: s for s in [*miners, *pool, student]}.values()
     runs = _runs(run, f'{root}/runs', retrievers)
     drawn = _candidates(run, f'{root}/candidates', round_index, runs, encoder, active)
     scores = _scores(run, f'{root}/scores', round_index, drawn, teacher, pool, encoder)
@@ -188,10 +190,17 @@ def _scores(
         fitted = run.read_manifest('rounds/00/scores')['result']
 
     def build(out):
-        raw = {}
+        raw, coverage = {}, {}
         for split in SPLITS:
             lists = load_lists(run, root, split, encoder)
             queries = _queries(run, split)
+            for system in systems.values():
+                if isinstance(system, ImportedScores):
+                    share = system.coverage(queries, lists)
+                    coverage.setdefault(system.name, {})[split] = share
+                    logging.info(
+                        '%s has %.1f%% of the pairs of %s', system.path, 100 * share, split
+                    )
             raw[split] = {name: s.score(queries, lists) for name, s in systems.items()}
         num_originals = lists.passages.shape[1]
         # Held out, since members may have been trained on the labels of the train queries.
@@ -211,7 +220,7 @@ def _scores(
         histogram = score_histogram(
             np.load(out / 'train.teacher.npy'), num_originals, run.config.dark.reinforced
         )
-        return {**found, 'score_histogram': histogram}
+        return {**found, 'score_histogram': histogram, 'coverage': coverage}
 
     return run.stage(
         path,

@@ -20,7 +20,7 @@ from jdkd import gen_dataset, report, student
 from jdkd.data import candidates
 from jdkd.data.candidates import Lists
 from jdkd.gen_dataset import Teacher
-from jdkd.retrieval import evaluate
+from jdkd.retrieval import evaluate, significance
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 from jdkd.systems import base
@@ -38,7 +38,8 @@ def train(run: Run) -> dict:
         The report.
     """
     config = run.config
-    used = {config.first_stage, *config.teacher.members, *config.assistants}
+    miners = (config.first_stage, *config.candidates.retrievers)
+    used = {*miners, *config.teacher.members, *config.assistants}
     systems = {name: build(run, name) for name in config.systems if name in used}
     teacher = Teacher([systems[n] for n in config.teacher.members], config.teacher.weights)
     pool = [systems[name] for name in config.assistants]
@@ -52,7 +53,7 @@ def train(run: Run) -> dict:
             run,
             i,
             teacher=teacher,
-            first_stage=systems[config.first_stage],
+            miners=[systems[name] for name in miners],
             pool=pool,
             student=current,
             encoder=model.start,
@@ -77,7 +78,7 @@ def train(run: Run) -> dict:
             }
         )
     test = final_test(run, teacher, rounds[0], systems, model.after_round(-1), current)
-    found = report.write(run, test=test, rounds=rounds)
+    found = report.write(run, **test, rounds=rounds)
     model.export(found)
     return found
 
@@ -87,14 +88,17 @@ def compare(run: Run, round_index: int, current: System, pool: Sequence[System])
 
     Returns:
         `student` {measure: value} and `assistants` {name: {measure: value}}. The stage also holds
-        the student's run on D_eval and which train queries it gets wrong.
+        the measures of each query, the student's run on D_eval and which train queries it gets
+        wrong.
     """
 
     def build_stage(out):
         found = {}
         for system in (current, *pool):
             ranking, facts = system.rank(run.eval)
-            found[system.name] = {**base.measure(run, ranking, run.eval), **facts}
+            measured = base.measure(run, ranking, run.eval)
+            measured.save(out, system.name)
+            found[system.name] = {**measured.means, **facts}
         ranked, _ = current.rank(run.eval)
         found_run = evaluate.to_run(ranked, run.eval.ids, run.collection.passage_ids)
         evaluate.write_trec_run(out / 'eval.trec', found_run, current.name)
@@ -173,7 +177,7 @@ def check_teacher(
         found = {'teacher': base.measure(run, ranking, run.eval)}
         for system in pool:
             found[system.name] = base.measure(run, system.rank(run.eval)[0], run.eval)
-        return found
+        return {name: measured.means for name, measured in found.items()}
 
     found = run.stage(
         'rounds/00/teacher_eval',
@@ -206,22 +210,35 @@ def final_test(
     systems: Mapping[str, System],
     start: System,
     final: System,
-) -> dict[str, dict[str, float]]:
-    """Measures of every system on the test split; writes run.trec of the final student."""
+) -> dict[str, dict]:
+    """Measures every system on the test split; writes run.trec of the final student.
+
+    Returns:
+        `test` {system: {measure: value}}, and `significance` of the student's differences from
+        the first stage and from its own start, {system: {measure: ...}}; see
+        `significance.compare`. The stage also holds the measures of each query.
+    """
     config = run.config
     shown = {config.first_stage: systems[config.first_stage]}
     shown |= {name: systems[name] for name in config.assistants}
     shown |= {'student_init': start, 'student': final}
 
     def build_stage(out):
-        found = {
-            name: base.measure(run, s.rank(run.test)[0], run.test) for name, s in shown.items()
-        }
-        ranking = rerank(
+        rankings = {name: s.rank(run.test)[0] for name, s in shown.items()}
+        rankings['teacher_rerank'] = rerank(
             run, teacher, first_round['teacher'], systems[config.first_stage], run.test
         )
-        found['teacher_rerank'] = base.measure(run, ranking, run.test)
-        return found
+        found = {name: base.measure(run, r, run.test) for name, r in rankings.items()}
+        for name, measured in found.items():
+            measured.save(out, name)
+        ours = found['student'].per_query
+        return {
+            'test': {name: measured.means for name, measured in found.items()},
+            'significance': {
+                name: significance.compare(ours, found[name].per_query)
+                for name in (config.first_stage, 'student_init')
+            },
+        }
 
     found = run.stage(
         'test',

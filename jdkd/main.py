@@ -2,10 +2,13 @@
 
 python -m jdkd.main --config configs/mta4dpr.py --config.rounds=3 --workdir runs/a
 python -m jdkd.main --mode eval|search --workdir runs/a
+python -m jdkd.main --mode eval --config configs/eval.py --config.model=DIR \
+    --config.collections=beir:PATH,python_docs --workdir runs/zero_shot
 python -m jdkd.main --mode export --workdir runs/a --system=minilm_ft --push_to=org/name
 python -m jdkd.main --mode plan --topology v5e:2x4
 """
 
+import functools
 import logging as stdlib_logging
 import pathlib
 import sys
@@ -14,13 +17,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jdkd import iterate, plan, serve
-from jdkd.data import beir, collection, sources
-from jdkd.data.collection import Collection
+from jdkd import iterate, plan, search, serve, zero_shot
+from jdkd.data import store
+from jdkd.retrieval import evaluate
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
-from jdkd.runtime import stages
 
 DEFAULT = 'configs/mta4dpr.py'
 
@@ -42,6 +44,9 @@ _SYSTEM = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     'output', None, 'Where to; <workdir>/student or <workdir>/exported/<system> by default.'
 )
+_AGAINST = flags.DEFINE_string(
+    'against', None, 'Another workdir or a TREC run file that --mode eval compares with.'
+)
 _PUSH_TO = flags.DEFINE_string(
     'push_to', None, 'Repository on the Hugging Face hub that the export is uploaded to.'
 )
@@ -50,9 +55,15 @@ _PUSH_TO = flags.DEFINE_string(
 def main(argv):
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
-    for flag in (_SYSTEM, _OUTPUT, _PUSH_TO):
-        if flag.present and _MODE.value != 'export':
-            raise ValueError(f'--{flag.name} is for --mode export; add that or leave it out.')
+    for mode, of_mode in (('export', (_SYSTEM, _OUTPUT, _PUSH_TO)), ('eval', (_AGAINST,))):
+        for flag in of_mode:
+            if flag.present and _MODE.value != mode:
+                raise ValueError(f'--{flag.name} is for --mode {mode}; add that or leave it out.')
+    if zero_shot.is_config(_CONFIG.value) and _MODE.value in ('train', 'plan'):
+        raise ValueError(
+            f'config {_config_name()} says what to measure; give --mode eval, or a config to '
+            f'{_MODE.value} with, for example {DEFAULT}.'
+        )
     if _MODE.value == 'plan':
         print(plan.table(plan.plan(configs.resolve(_CONFIG.value), _TOPOLOGY.value)))
         return
@@ -62,14 +73,29 @@ def main(argv):
     if _MODE.value == 'train':
         config = configs.resolve(_CONFIG.value)
         configs.validate(config)  # Before the workdir exists.
+        evaluate.check(config.measures)
         configs.save(workdir, config)
         iterate.train(_run(config, workdir))
         return
-    run = _run(configs.load(workdir), workdir)
+    if _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value):
+        config = configs.resolve(_CONFIG.value)
+        zero_shot.validate(config)
+        evaluate.check(config.measures)
+        configs.save(workdir, config)
+    config = configs.load(workdir)
+    if zero_shot.is_config(config):
+        if _MODE.value != 'eval':
+            raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
+        open_run = functools.partial(_run, collect=store.fetch)
+        zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
+        return
+    run = _run(config, workdir)
     if _MODE.value == 'export':
         serve.export(run, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
-        return
-    {'eval': serve.evaluate, 'search': serve.search}[_MODE.value](run)
+    elif _MODE.value == 'eval':
+        serve.evaluate(run, _AGAINST.value)
+    else:
+        search.search(run)
 
 
 def _config_name() -> str:
@@ -79,38 +105,10 @@ def _config_name() -> str:
     return f'{stem}_{pathlib.Path(variant.partition("=")[2] or variant).name}' if variant else stem
 
 
-def _run(config, workdir: pathlib.Path) -> Run:
+def _run(config, workdir: pathlib.Path, collect=store.collect) -> Run:
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    return Run(config, workdir.absolute(), mesh, _collection(config, workdir.absolute()))
-
-
-def _collection(config, workdir: pathlib.Path) -> Collection:
-    source = config.collection
-    options = source.options.to_dict()
-    if source.source == 'python_docs':
-        # Kept with the run: another Python, or an upgraded package, has other documentation.
-        made = stages.stage(
-            workdir / 'collection',
-            {'source': source.source, **options},
-            lambda out: _save(sources.load(source.source, **options), out),
-        )
-        found = beir.load(workdir / 'collection', **made['result'])
-    else:
-        found = sources.load(source.source, **options)
-    found = collection.hold_out(
-        found,
-        source.train_split,
-        source.eval_split,
-        fraction=source.eval_fraction,
-        seed=config.seed,
-    )
-    logging.info('%r', found)
-    return found
-
-
-def _save(found: Collection, out: pathlib.Path) -> dict:
-    beir.save(found, out)
-    return {'name': found.name, 'license': found.license}
+    workdir = workdir.absolute()
+    return Run(config, workdir, mesh, collect(config, workdir))
 
 
 def _parse(argv):

@@ -27,12 +27,19 @@ _ROUND_FIELDS = (
 )
 
 
-def write(run: Run, *, test: Mapping[str, Mapping[str, float]], rounds: Sequence[Mapping]) -> dict:
+def write(
+    run: Run,
+    *,
+    test: Mapping[str, Mapping[str, float]],
+    significance: Mapping[str, Mapping[str, Mapping]],
+    rounds: Sequence[Mapping],
+) -> dict:
     """Writes report.json and report.html and logs the table.
 
     Args:
         run: The run.
         test: {system: {measure: value}} on the test split.
+        significance: {system: {measure: how the student differs}}; see `significance.compare`.
         rounds: One entry a round; see `_ROUND_FIELDS`.
 
     Returns:
@@ -40,6 +47,7 @@ def write(run: Run, *, test: Mapping[str, Mapping[str, float]], rounds: Sequence
     """
     report = {
         'test': test,
+        'significance': significance,
         'rounds': [{key: r[key] for key in _ROUND_FIELDS} for r in rounds],
         'config_sha256': configs.digest(run.config),
         'collection': {
@@ -52,19 +60,49 @@ def write(run: Run, *, test: Mapping[str, Mapping[str, float]], rounds: Sequence
     }
     stages.write_json(run.workdir / 'report.json', report)
     (run.workdir / 'report.html').write_text(_page(report), encoding='utf-8')
-    logging.info('test queries of %s\n%s', run.collection.name, table(test))
+    shown = f'{measures_table(test)}\n\n{table(differences(significance), "student less")}'
+    logging.info('test queries of %s\n%s', run.collection.name, shown)
     return report
 
 
-def table(test: Mapping[str, Mapping[str, float]]) -> str:
+def measures_table(test: Mapping[str, Mapping[str, float]]) -> str:
     """The test measures as a text table, times 100, the student last."""
     order = sorted(test, key=lambda name: (name == 'student', test[name].get('MRR@10', 0)))
-    measures = list(next(iter(test.values())))
-    width = max(map(len, order))
-    lines = [f'{"":{width}}' + ''.join(f'{m:>10}' for m in measures)]
-    for name in order:
-        lines.append(f'{name:{width}}' + ''.join(f'{100 * test[name][m]:10.1f}' for m in measures))
+    return table(percents({name: test[name] for name in order}))
+
+
+def percents(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, str]]:
+    """Measures as cells of a table."""
+    return {
+        name: {column: f'{100 * value:.1f}' for column, value in values.items()}
+        for name, values in rows.items()
+    }
+
+
+def differences(significance: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, str]]:
+    """Differences and the p of their t-test as cells of a table: `+1.2 (p = 0.034)`."""
+    return {
+        name: {column: _difference(found) for column, found in values.items()}
+        for name, values in significance.items()
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
+    """Rows of cells by column as a text table; the first row has all columns."""
+    columns = list(next(iter(rows.values())))
+    first = max(map(len, [corner, *rows]))
+    widths = {c: max(8, len(c), *(len(r.get(c, '')) for r in rows.values())) for c in columns}
+    lines = []
+    for name, cells in {corner: {c: c for c in columns}, **rows}.items():
+        shown = (f'  {cells.get(c, ""):>{width}}' for c, width in widths.items())
+        lines.append(f'{name:{first}}{"".join(shown)}'.rstrip())
     return '\n'.join(lines)
+
+
+def _difference(found: Mapping) -> str:
+    p = found['p']
+    shown = 'p unknown' if p is None else 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
+    return f'{100 * found["difference"]:+.1f} ({shown})'
 
 
 def _page(report: Mapping) -> str:
@@ -77,11 +115,13 @@ def _page(report: Mapping) -> str:
         '</style>',
         f'<h1>{html.escape(report["collection"]["name"])}</h1>',
         f'<p>{report["collection"]["passages"]} passages; test measures times 100.</p>',
-        _html_table(report['test']),
+        _html_table(percents(report['test'])),
+        '<p>The student less other systems, times 100; paired t-test over the queries.</p>',
+        _html_table(differences(report['significance'])),
     ]
     for i, r in enumerate(report['rounds']):
         parts.append(f'<h2>Round {i}</h2><p>Measures on D_eval, times 100.</p>')
-        parts.append(_html_table({'student': r['student'], **r['assistants']}))
+        parts.append(_html_table(percents({'student': r['student'], **r['assistants']})))
         chosen = ', '.join(f'{n} {100 * s:.0f}%' for n, s in r['selected'].items() if s)
         parts.append(
             f'<p>Selected assistants: {html.escape(chosen or "none")}. Replaced: '
@@ -97,16 +137,14 @@ def _page(report: Mapping) -> str:
     return '\n'.join([*parts, '</table></html>'])
 
 
-def _html_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+def _html_table(rows: Mapping[str, Mapping[str, str]]) -> str:
     columns = list(next(iter(rows.values())))
     head = ''.join(f'<th>{html.escape(c)}</th>' for c in columns)
     body = ''.join(
         f'<tr><td>{html.escape(name)}</td>'
-        + ''.join(
-            f'<td>{100 * values[c]:.1f}</td>' if c in values else '<td></td>' for c in columns
-        )
+        + ''.join(f'<td>{html.escape(cells.get(c, ""))}</td>' for c in columns)
         + '</tr>'
-        for name, values in rows.items()
+        for name, cells in rows.items()
     )
     return f'<table><tr><th></th>{head}</tr>{body}</table>'
 

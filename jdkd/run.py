@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdkd.data.collection import Collection
+from jdkd.data.passages import Passages
 from jdkd.runtime import stages
 
 
@@ -42,20 +44,23 @@ class Run:
 
     @functools.cached_property
     def train(self) -> Queries:
-        return self._queries(self.config.collection.train_split)
+        return self._labelled(self.config.collection.train_split)
 
     @functools.cached_property
     def eval(self) -> Queries:
         """The held-out queries of D_eval."""
-        return self._queries(self.config.collection.eval_split)
+        return self._labelled(self.config.collection.eval_split)
 
     @functools.cached_property
     def test(self) -> Queries:
-        return self._queries(self.config.collection.test_split)
+        """Those with a positive or an answer."""
+        split = self.config.collection.test_split
+        return self._queries(split, self.collection.measurable(split))
 
-    @functools.cached_property
-    def passages(self) -> list[str]:
-        return [self.collection.passage(i) for i in range(len(self.collection))]
+    @property
+    def passages(self) -> Passages:
+        """Every passage as a str: a sequence that may be larger than memory."""
+        return self.collection.passages
 
     @functools.cached_property
     def max_relevant(self) -> int:
@@ -64,23 +69,24 @@ class Run:
         queries = [*self.train.positives, *self.eval.positives]
         return max(len(np.unique(group[rows])) for rows in queries)
 
-    def stage(self, path: str, inputs, build) -> dict:
+    def stage(self, path: str, inputs, build, *, resumable: bool = False) -> dict:
         """A stage of this run's workdir; see `stages.stage`."""
-        return stages.stage(self.workdir / path, inputs, build)
+        return stages.stage(self.workdir / path, inputs, build, resumable=resumable)
 
     def read_manifest(self, path: str) -> dict | None:
         """The manifest of a finished stage, None if it is not there."""
         return stages.read_manifest(self.workdir / path)
 
-    def _queries(self, split: str) -> Queries:
-        ids = self.collection.labelled(split)
-        qrels, row = self.collection.qrels[split], self.collection.row
+    def _labelled(self, split: str) -> Queries:
+        return self._queries(split, self.collection.labelled(split))
+
+    def _queries(self, split: str, ids: Sequence[str]) -> Queries:
+        qrels = self.collection.qrels.get(split, {})
+        positives = [[p for p, grade in qrels.get(i, {}).items() if grade > 0] for i in ids]
+        rows = self.collection.row.find(list(itertools.chain.from_iterable(positives)))
         return Queries(
             split=split,
             ids=ids,
             texts=[self.collection.queries[split][i] for i in ids],
-            positives=[
-                np.array([row[p] for p, grade in qrels[i].items() if grade > 0], np.int32)
-                for i in ids
-            ],
+            positives=np.split(rows, np.cumsum([len(p) for p in positives])[:-1]),
         )

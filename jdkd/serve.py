@@ -1,24 +1,26 @@
-"""Using a finished run: measure its student again, export its encoders, search with it."""
+"""Using a finished run: measure its student again, export its encoders."""
 
-import sys
-import textwrap
+import pathlib
 
 from jdkd import publish, report, student
 from jdkd.retrieval import evaluate as evaluation
-from jdkd.retrieval import index
+from jdkd.retrieval import index, significance
 from jdkd.run import Run
 from jdkd.runtime import stages
 from jdkd.systems import base, build
 from jdkd.systems.encoders import DualEncoderSystem
 
-_SHOWN = 5  # Passages a question.
 
-
-def evaluate(run: Run) -> dict[str, float]:
+def evaluate(run: Run, against: str | None = None) -> dict[str, float]:
     """Restores the final student from its checkpoint, retrieves for the test queries, measures.
 
     Everything is encoded anew: nothing that training kept is read but the checkpoint. Writes
-    eval.json and eval.trec into the workdir.
+    eval.json, eval.per_query.json and eval.trec into the workdir.
+
+    Args:
+        run: A finished run.
+        against: Another workdir of the same collection, or a TREC run file, that the student is
+            compared with.
 
     Returns:
         {measure: value}.
@@ -27,13 +29,26 @@ def evaluate(run: Run) -> dict[str, float]:
     passages = system.embed(system.encoder.passage_tokens(run), 'student: passages')
     tokens = system.encoder.query_tokens(run, run.test)
     queries = system.embed(tokens, 'student: test', tower='query')
-    ranking = index.search(queries, passages, run.config.depth, run.config.index)
-    found = base.measure(run, ranking, run.test)
+    ranking, _ = base.ranked(
+        run,
+        run.test,
+        lambda depth: (index.search(queries, passages, depth, run.config.index), {}),
+    )
+    measured = base.measure(run, ranking, run.test)
+    measured.save(run.workdir, 'eval')
     ranked = evaluation.to_run(ranking, run.test.ids, run.collection.passage_ids)
-    evaluation.write_trec_run(run.workdir / 'eval.trec', ranked, 'student')
-    stages.write_json(run.workdir / 'eval.json', {'test': {'student': found}})
-    print(report.table({'student': found}))
-    return found
+    evaluation.write_trec_run(run.workdir / 'eval.trec', ranked, student.NAME)
+    test, compared = {student.NAME: measured.means}, {}
+    if against:
+        path = pathlib.Path(against)
+        other = base.measure_file(run, path / 'run.trec' if path.is_dir() else path, run.test)
+        test[against] = other.means
+        compared[against] = significance.compare(measured.per_query, other.per_query)
+    stages.write_json(run.workdir / 'eval.json', {'test': test, 'significance': compared})
+    print(report.measures_table(test))
+    if compared:
+        print(f'\n{report.table(report.differences(compared), "student less")}')
+    return measured.means
 
 
 def export(run: Run, name: str, output: str | None = None, push_to: str | None = None) -> None:
@@ -53,29 +68,6 @@ def export(run: Run, name: str, output: str | None = None, push_to: str | None =
     print(f'exported to {directory}')
     if push_to:
         print(f'pushed to {publish.push(directory, push_to)}')
-
-
-def search(run: Run) -> None:
-    """Reads questions from standard input, line by line, and prints the best passages."""
-    system = _final(run)
-    passages, encoder = system.passages, system.encoder
-    prompt = 'question (empty line ends): ' if sys.stdin.isatty() else ''
-    while True:
-        try:
-            question = input(prompt).strip()
-        except EOFError:
-            return
-        if not question:
-            return
-        text = encoder.spec.query_prefix + question
-        tokens = encoder.tokenizer.encode([text], encoder.spec.query_length)
-        vector = system.embed(tokens, 'question', tower='query')
-        ranking = index.exact_search(vector, passages, _SHOWN)
-        for row, score in zip(ranking.passages[0], ranking.scores[0], strict=True):
-            title = run.collection.titles[row] or run.collection.passage_ids[row]
-            snippet = textwrap.shorten(run.collection.texts[row], 160, placeholder=' ...')
-            print(f'{score:6.3f}  {title}\n        {snippet}')
-        print(flush=True)
 
 
 def _report(run: Run) -> dict:

@@ -1,10 +1,15 @@
 """Teacher weights, false negatives and the score histogram."""
 
+import ml_collections
 import numpy as np
 import pytest
 import scipy.special
 
 from jdkd import gen_dataset, iterate
+from jdkd.data.collection import Collection
+from jdkd.data.passages import Passages
+from jdkd.run import Run
+from jdkd.systems import imported
 
 
 def labelled_scores(weights, size=4000, seed=0):
@@ -59,6 +64,28 @@ def test_histogram_tells_the_kinds_apart():
         'reinforced_negative': 1.0,
         'noisy_positive': 0.0,
     }
+
+
+def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
+    passages = Passages.of([f'p{i}' for i in range(6)], [''] * 6, [f'text {i}' for i in range(6)])
+    queries = {'train': {'a': 'x'}, 'dev': {'b': 'y'}}
+    qrels = {'train': {'a': {'p0': 1}}, 'dev': {'b': {'p0': 1}}}
+    collection = Collection('c', passages, queries, qrels)
+    (tmp_path / 'run.trec').write_text('a Q0 p3 1 9 x\na Q0 p0 2 8 x\na Q0 p5 3 7 x\n')
+    config = ml_collections.ConfigDict(
+        {
+            'depth': 3,
+            'candidates': {'depth': 2},
+            'collection': {'train_split': 'train', 'eval_split': 'dev'},
+        }
+    )
+    run = Run(config, tmp_path / 'run', None, collection)
+    spec = {'path': str(tmp_path / 'run.trec'), 'on_error': 'stop', 'missing': None, 'scale': None}
+    miner = imported.load(run, 'other', ml_collections.ConfigDict(spec))
+    gen_dataset._runs(run, 'rounds/00/runs', [miner])
+    # The two best but for the positive; of the other query the run says nothing.
+    np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/train.npy'), [[3, -1]])
+    np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/eval.npy'), [[-1, -1]])
 
 
 def test_the_worst_beaten_assistant_is_replaced_and_ties_keep_it():

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import toy
 
+from jdkd.data import store
 from jdkd.models import export, pretrained
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,6 +123,51 @@ def test_eval_restores_and_gives_the_same_numbers(finished):
     again = json.loads((finished / 'eval.json').read_text())
     assert again['test']['student'] == report(finished)['test']['student']
     assert (finished / 'eval.trec').read_text() == (finished / 'run.trec').read_text()
+    kept = finished / 'test/student.per_query.json'
+    assert (finished / 'eval.per_query.json').read_text() == kept.read_text()
+
+
+def test_the_student_is_tested_against_its_start_and_the_first_stage(finished):
+    found = report(finished)
+    assert set(found['significance']) == {'bm25', 'student_init'}
+    student = json.loads((finished / 'test/student.per_query.json').read_text())
+    for name, measures in found['significance'].items():
+        theirs = json.loads((finished / f'test/{name}.per_query.json').read_text())
+        assert theirs.keys() == student.keys()
+        for measure, compared in measures.items():
+            difference = found['test']['student'][measure] - found['test'][name][measure]
+            assert compared['difference'] == pytest.approx(difference)
+            wins = sum(student[q][measure] > theirs[q][measure] for q in student)
+            assert compared['wins'] == wins and 0 <= compared['p'] <= 1
+
+
+def test_eval_compares_with_a_run_file(finished, tmp_path):
+    lines = (finished / 'run.trec').read_text().splitlines()
+    # Without their first passages, most rankings are worse.
+    (tmp_path / 'other.trec').write_text('\n'.join(x for x in lines if x.split()[3] != '1'))
+    done = jdkd('--mode', 'eval', '--workdir', finished, '--against', tmp_path / 'other.trec')
+    found = json.loads((finished / 'eval.json').read_text())['significance']
+    compared = found[str(tmp_path / 'other.trec')]['MRR@10']
+    assert compared['difference'] > 0 and compared['p'] < 0.01
+    assert compared['wins'] > compared['losses']
+    assert 'student less' in done.stdout and '(p < 0.001)' in done.stdout
+
+
+def test_a_finished_student_is_measured_on_other_collections(finished, tmp_path):
+    home = toy.write_collection(tmp_path / 'toy')
+    args = ['--mode', 'eval', '--config', 'configs/eval.py', '--workdir', tmp_path / 'w']
+    args += [
+        f'--config.model={finished / "student"}',
+        f'--config.collections=beir:{home},beir:{home}/',
+    ]
+    done = jdkd(*args)
+    found = json.loads((tmp_path / 'w/report.json').read_text())['test']
+    assert set(found) == {'toy', 'toy-2'} and found['toy'] == found['toy-2']
+    assert f'{100 * found["toy"]["nDCG@10"]:.1f}' in done.stdout
+    refused = jdkd(*args, '--config.depth=9', ok=False)
+    assert 'holds a run of another config (depth is 100 there and 9 here)' in refused.stderr
+    refused = jdkd('--mode', 'search', '--workdir', tmp_path / 'w', ok=False)
+    assert 'holds measurements' in refused.stderr
 
 
 def test_the_exported_student_is_the_trained_one(finished):
@@ -135,10 +182,10 @@ def test_the_exported_student_is_the_trained_one(finished):
 
 def test_sentence_transformers_gives_the_same_embeddings(finished):
     sentence_transformers = pytest.importorskip('sentence_transformers')
-    texts = [json.loads(line) for line in (finished / 'collection' / 'corpus.jsonl').open()]
+    passages = store.open_(finished / 'collection').passages
     model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
-    found = model.encode([f'{t["title"]} {t["text"]}'.strip() for t in texts[:64]])
-    ours = np.load(finished / 'systems' / 'student_01' / 'embeddings-passages' / 'embeddings.npy')
+    found = model.encode(passages[:64])
+    ours = np.load(finished / 'systems/student_01/embeddings-passages/vectors-00000.npy')
     np.testing.assert_allclose(found, ours[:64], atol=1e-5)
 
 
@@ -165,10 +212,15 @@ def test_an_assistant_is_exported_as_it_was_trained(finished, tmp_path):
         assert message in done.stderr and 'Traceback' not in done.stderr
 
 
-def test_search_prints_passages_with_scores(finished):
+def test_search_shows_student_bm25_and_teacher_side_by_side(finished):
     shown = jdkd('--mode', 'search', '--workdir', finished, stdin='How do I parse JSON?\n').stdout
-    scores = [float(s) for s in re.findall(r'^ *(-?\d\.\d{3})  ', shown, re.MULTILINE)]
-    assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+    head = shown.splitlines()[0]
+    names = ('student', 'bm25', 'teacher on bm25')
+    assert re.fullmatch(''.join(rf' +{name}, \d+ ms' for name in names), head)
+    rows = re.findall(r'^ *(-?\d+\.\d{3})  .*? (-?\d+\.\d{3})  .*? (-?\d+\.\d{3})  ', shown, re.M)
+    assert len(rows) == 5
+    for scores in zip(*rows, strict=True):
+        assert sorted(map(float, scores), reverse=True) == list(map(float, scores))
 
 
 def test_a_finished_run_started_again_changes_nothing(finished):
@@ -226,18 +278,20 @@ def test_a_killed_run_ends_as_if_it_had_not_been(finished, tmp_path):
 
 def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, tmp_path):
     """Several positives a query, in some queries; no dev split; no assistants (ADAM alone)."""
-    corpus = (finished / 'collection' / 'corpus.jsonl').read_text().splitlines()[:120]
-    ids = [json.loads(line)['_id'] for line in corpus]
+    collection = store.open_(finished / 'collection')
+    ids = collection.passage_ids[:120]
     home = tmp_path / 'corpus'
     (home / 'qrels').mkdir(parents=True)
-    (home / 'corpus.jsonl').write_text('\n'.join(corpus))
-    queries = (finished / 'collection' / 'queries.jsonl').read_text().splitlines()
-    queries = [line for line in queries if json.loads(line)['_id'].removeprefix('q:') in ids]
-    (home / 'queries.jsonl').write_text('\n'.join(queries))
+    columns = ids, collection.titles[:120], collection.texts[:120]
+    corpus = [{'_id': i, 'title': t, 'text': x} for i, t, x in zip(*columns, strict=True)]
+    (home / 'corpus.jsonl').write_text('\n'.join(map(json.dumps, corpus)))
+    queries = {q: text for split in collection.queries.values() for q, text in split.items()}
+    queries = {q: text for q, text in queries.items() if q.removeprefix('q:') in ids}
+    lines = (json.dumps({'_id': q, 'text': text}) for q, text in queries.items())
+    (home / 'queries.jsonl').write_text('\n'.join(lines))
     for i, split in enumerate(('train', 'test')):
         rows = ['query-id\tcorpus-id\tscore']
-        for j, line in enumerate(queries):
-            query = json.loads(line)['_id']
+        for j, query in enumerate(queries):
             if (j % 4 == 0) == (i == 1):
                 rows.append(f'{query}\t{query.removeprefix("q:")}\t1')
                 if j % 5 == 0:
@@ -271,6 +325,8 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
         (['--config.optimizer.warmup_steps=99'], 'leaves nothing of the 20 steps'),
         (['--mode', 'eval'], 'holds no run'),
         (['--mode', 'search', '--system=minilm'], '--system is for --mode export'),
+        (['--mode', 'search', '--against=x'], '--against is for --mode eval'),
+        (['--config', 'configs/eval.py'], 'config eval says what to measure; give --mode eval'),
     ],
 )
 def test_mistakes_get_one_sentence(tmp_path, args, message):

@@ -9,6 +9,8 @@ import numpy as np
 
 from jdkd.data.tokens import Tokenizer
 
+_MANY = 100_000  # Passages.
+
 # Purposes of random draws, so that no two share a stream.
 QUERIES, NEGATIVES, DARK, REPLAY = range(4)
 
@@ -139,14 +141,25 @@ def sample(
         mined = pool[row][pool[row] >= 0]
         if len(mined) < num_negatives:
             taken = np.concatenate([group[positives[row]], group[mined]])
-            rest = np.flatnonzero((np.arange(len(group)) == group) & ~np.isin(group, taken))
-            missing = num_negatives - len(mined)
-            if len(rest) < missing:
+            others = _others(rng, group, taken, num_negatives - len(mined))
+            mined = np.concatenate([mined, others])
+            if len(mined) < num_negatives:
                 raise ValueError(
-                    f"query '{query_ids[row]}' has only {len(mined) + len(rest)} distinct passages "
-                    f'that are not relevant; lower candidates.hard_negatives={num_negatives}.'
+                    f"query '{query_ids[row]}' has only {len(mined)} distinct passages that are "
+                    f'not relevant; lower candidates.hard_negatives={num_negatives}.'
                 )
-            mined = np.concatenate([mined, rng.choice(rest, missing, replace=False)])
         out[0] = rng.choice(positives[row])
         out[1:] = rng.choice(mined, num_negatives, replace=False)
     return lists
+
+
+def _others(rng: np.random.Generator, group: np.ndarray, taken: np.ndarray, count: int):
+    """Random rows of `count` different texts that are not taken; fewer where there are no more."""
+    if len(group) > _MANY:
+        # To list all others takes long where there are millions, and most draws are others.
+        drawn = np.unique(group[rng.integers(len(group), size=8 * (count + len(taken)))])
+        drawn = drawn[~np.isin(drawn, taken)]
+        if len(drawn) >= count:
+            return rng.choice(drawn, count, replace=False)
+    others = np.flatnonzero((np.arange(len(group)) == group) & ~np.isin(group, taken))
+    return rng.choice(others, min(count, len(others)), replace=False)

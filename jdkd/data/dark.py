@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jdkd.data.candidates import DARK, item_rng
+from jdkd.data.tokens import TokenStore
 
 
 def reinforced_negative(
@@ -71,7 +72,7 @@ def noisy_positive(
 
 def generate(
     passages: np.ndarray,
-    tokens: np.ndarray,
+    tokens: TokenStore,
     *,
     query_ids: Sequence[str],
     copies: np.ndarray,
@@ -88,7 +89,7 @@ def generate(
 
     Args:
         passages: `[M, N_o]` originals, the positive at index 0.
-        tokens: `[P, L]` ids of the collection by the student's tokenizer.
+        tokens: Token store of the collection by the student's tokenizer.
         query_ids: `[M]` query id of each list.
         copies: `[M]` how many lists of the query came before.
         special: Ids of `cls`, `sep`, `pad`, `mask`.

@@ -7,6 +7,7 @@ import grain
 import jax
 import numpy as np
 
+from jdkd.data.tokens import TokenStore
 from jdkd.models.cross_encoder import join_pairs
 
 Features = Mapping[str, np.ndarray]
@@ -17,24 +18,24 @@ class DualEncoderTokens:
     """Token rows of lists for a dual-encoder: the query, and each passage by itself.
 
     Attributes:
-        queries: `[Q, Lq]` token store of the split.
-        passages: `[P, >= length]` token store of the collection.
+        queries: Token store of the split.
+        passages: Token store of the collection.
         length: Tokens of a passage in training; longer ones are cut.
         sep_id: Id of the separator, which ends a cut passage too.
     """
 
-    queries: np.ndarray
-    passages: np.ndarray
+    queries: TokenStore
+    passages: TokenStore
     length: int
     sep_id: int
 
     def __call__(self, records: Features) -> dict[str, np.ndarray]:
-        passages = cut(self.passages[records['passages']], self.length, self.sep_id)
+        passages = self.passages.rows(records['passages'], self.length, end=self.sep_id)
         if 'dark' in records:
             passages = np.concatenate([passages, records['dark'][..., : self.length]], axis=1)
         kept = {k: v for k, v in records.items() if k not in ('query_row', 'passages', 'dark')}
         return kept | {
-            'query': self.queries[records['query_row']].astype(np.int32),
+            'query': self.queries.rows(records['query_row']).astype(np.int32),
             'passages': passages.astype(np.int32),
         }
 
@@ -44,21 +45,21 @@ class CrossEncoderTokens:
     """Token rows of lists for a cross-encoder: the query joined with each passage.
 
     Attributes:
-        queries: `[Q, Lq]` token store of the split.
-        passages: `[P, Lp]` token store of the collection.
+        queries: Token store of the split.
+        passages: Token store of the collection.
         pad_id: Id of the padding token.
         separators: Of a pair; see `join_pairs`.
     """
 
-    queries: np.ndarray
-    passages: np.ndarray
+    queries: TokenStore
+    passages: TokenStore
     pad_id: int
     separators: int = 1
 
     def __call__(self, records: Features) -> dict[str, np.ndarray]:
         shape = records['passages'].shape
-        queries = self.queries[np.repeat(records['query_row'], shape[1])]
-        passages = self.passages[records['passages'].ravel()]
+        queries = self.queries.rows(np.repeat(records['query_row'], shape[1]))
+        passages = self.passages.rows(records['passages'].ravel())
         tokens, token_types = join_pairs(queries, passages, self.pad_id, self.separators)
         kept = {k: v for k, v in records.items() if k not in ('query_row', 'passages')}
         return kept | {
@@ -88,22 +89,6 @@ class InBatchScores:
             for scale, scorer in zip(self.scales, self.scorers, strict=True)
         ]
         return self.to_tokens(records) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
-
-
-def cut(tokens: np.ndarray, length: int, sep_id: int) -> np.ndarray:
-    """Shortens padded rows to `length`; a row that loses text still ends with the separator.
-
-    Args:
-        tokens: `[..., >= length]` ids.
-        length: Tokens to keep, special ones included.
-        sep_id: Id of the separator.
-    """
-    kept = tokens[..., :length].copy()
-    if tokens.shape[-1] > length:
-        # A row is longer than `length` where its separator lies beyond.
-        long = np.any(tokens[..., length:] == sep_id, axis=-1)
-        kept[long, -1] = sep_id
-    return kept
 
 
 def batches(

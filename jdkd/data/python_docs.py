@@ -6,6 +6,7 @@ The sources are parsed, never imported. No download, and the same passages for t
 """
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import os
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from absl import logging
 from tqdm import tqdm
 
-from jdkd.data import collection as collection_lib
+from jdkd.data import reading
 
 STDLIB = 'stdlib'  # in `packages`, the whole standard library
 PACKAGES = (
@@ -71,20 +72,38 @@ _MARKUP = (
 )
 
 
-def load(
-    packages: tuple[str, ...] = PACKAGES, max_passages: int = 8000
-) -> collection_lib.Collection:
-    """Builds the collection from the sources that are installed.
+def source(packages: tuple[str, ...] = PACKAGES, max_passages: int = 8000) -> reading.Source:
+    """The collection of the sources that are installed.
 
     Args:
       packages: names of top-level packages or modules, or `stdlib` for the standard library.
       max_passages: the most passages to keep, chosen by a hash of the name.
 
     Raises:
-      ValueError: a package is not installed or has no Python source, or too little is found.
+      ValueError: a package is not installed or has no Python source (when it is read), or
+        max_passages is not positive.
     """
     if max_passages < 1:
         raise ValueError(f'python_docs: max_passages must be at least 1, not {max_passages}.')
+    entries = functools.cache(lambda: _entries(packages, max_passages))
+
+    def passages(fault):
+        for name, (_, text) in entries().items():
+            yield name, name, title(name), text
+
+    def queries(fault):
+        for name, (summary, _) in entries().items():
+            yield name, _split(name), f'q:{name}', summary
+
+    def qrels(fault):
+        for name in entries():
+            yield name, _split(name), f'q:{name}', name, 1
+
+    return reading.Source('python_docs', (), passages, queries, qrels, license=LICENSE)
+
+
+def _entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tuple[str, str]]:
+    """Qualified name -> (summary, text), sorted by name."""
     files = {}  # by module name: a file that two packages reach is read once
     for package in packages:
         for file, module in _files(package):
@@ -114,25 +133,7 @@ def load(
         len(entries),
         len(names),
     )
-
-    queries: dict[str, dict[str, str]] = {}
-    qrels: dict[str, dict[str, dict[str, int]]] = {}
-    for split in ('train', 'dev', 'test'):
-        chosen = [n for n in names if _split(n) == split]
-        if chosen:
-            queries[split] = {f'q:{n}': entries[n][0] for n in chosen}
-            qrels[split] = {f'q:{n}': {n: 1} for n in chosen}
-    return collection_lib.validate(
-        collection_lib.Collection(
-            name='python_docs',
-            passage_ids=names,
-            titles=[title(n) for n in names],
-            texts=[entries[n][1] for n in names],
-            queries=queries,
-            qrels=qrels,
-            license=LICENSE,
-        )
-    )
+    return {name: entries[name] for name in names}
 
 
 def title(name: str) -> str:

@@ -1,37 +1,66 @@
 """Where collections come from, by the name that a config gives."""
 
 import functools
+import importlib
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
-from jdkd.data import beir, python_docs
-from jdkd.data.collection import Collection
+from jdkd.data import questions as question_splits
+from jdkd.data.reading import Source
 
-SOURCES = ('python_docs', 'beir:PATH')
+# Kind, which is also the module's name, and what follows the colon, if anything does.
+_KINDS = {
+    'python_docs': None,
+    'beir': 'PATH',
+    'msmarco': 'PATH',
+    'tables': 'PATH',
+    'irds': 'NAME',
+    'tfds': 'NAME',
+}
+SOURCES = tuple(f'{kind}:{what}' if what else kind for kind, what in _KINDS.items())
 
 
-def load(source: str, **options) -> Collection:
-    """Reads a collection.
+def source(name: str, /, *, questions: Mapping[str, str] | None = None, **options: Any) -> Source:
+    """A collection that can be read.
 
     Args:
-        source: `python_docs` (the documentation of the Python that runs this) or `beir:PATH` (a
-            directory in BEIR layout).
-        **options: Keyword arguments of the source's own `load`.
+        name: One of SOURCES.
+        questions: {split: file} of questions with answers, as splits beside the source's own.
+        **options: Keyword arguments of the `source` function of the kind's module.
 
     Raises:
-        ValueError: the source or an option is unknown, or the data is bad.
+        ValueError: the source or an option is unknown, or an option is missing.
         FileNotFoundError: the source's directory or a file in it is missing.
     """
-    kind, colon, path = source.partition(':')
-    if kind == 'beir' and path:
-        read = functools.partial(beir.load, path)
-    elif kind == 'python_docs' and not colon:
-        read = python_docs.load
-    else:
-        raise ValueError(f'unknown collection source {source!r}: use one of {", ".join(SOURCES)}.')
-    known = [p for p in inspect.signature(read).parameters if p != 'path']
+    kind, argument = parse(name)
+    # Imported when used: some of the libraries behind them take seconds.
+    read = importlib.import_module(f'jdkd.data.{kind}').source
+    if argument:
+        read = functools.partial(read, argument)
+    parameters = inspect.signature(read).parameters
     for option in options:
-        if option not in known:
+        if option not in parameters:
             raise ValueError(
-                f'source {source!r} has no option {option!r}: it has {", ".join(known)}.'
+                f'source {name!r} has no option {option!r}: it has '
+                f'{", ".join([*parameters, "questions"])}.'
             )
-    return read(**options)
+    for option, parameter in parameters.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise ValueError(
+                f'source {name!r} needs the option {option!r}: set collection.options.{option}.'
+            )
+    found = read(**options)
+    return question_splits.add(found, questions) if questions else found
+
+
+def parse(name: str) -> tuple[str, str]:
+    """Kind and argument of a source's name.
+
+    Raises:
+        ValueError: the kind is unknown, or lacks its argument or has one too many.
+    """
+    kind, colon, argument = name.partition(':')
+    if kind not in _KINDS or bool(argument) != bool(_KINDS[kind]) or (colon and not argument):
+        raise ValueError(f'unknown collection source {name!r}: use one of {", ".join(SOURCES)}.')
+    return kind, argument

@@ -1,6 +1,7 @@
 """Encoding many texts on the device: sorted by length, in few compiled shapes."""
 
 import functools
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -8,69 +9,81 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from jdkd.models.transformer import row_lengths
+from jdkd.data.tokens import TokenStore
+from jdkd.models.cross_encoder import join_pairs
+from jdkd.retrieval import vectors
 from jdkd.runtime import mesh as meshes
+from jdkd.runtime import stages
 
-BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # Token lengths that are compiled.
+# Token lengths that are compiled.
+BUCKETS = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 _TOKENS_PER_BATCH = 8192  # Per device; on a CPU larger batches fall out of its caches.
 
 
 def map_rows(
     fn: Callable[..., jax.Array],
-    arrays: dict[str, np.ndarray],
+    rows: Callable[[np.ndarray, int], dict[str, np.ndarray]],
     *,
     lengths: np.ndarray,
+    max_length: int,
     mesh: Mesh,
     desc: str,
 ) -> np.ndarray:
     """Applies a jitted function of a batch of token rows to any number of rows.
 
-    Rows are sorted by length and padded to the shortest bucket that holds them, so that no
-    computation is spent on long padding and each bucket compiles once.
+    Rows are sorted by length, the longest first, and a batch is padded to the shortest bucket that
+    holds it: little computation is spent on padding, and each bucket compiles once. Batches are
+    gathered as they are needed, while the device computes those before, so that the host holds
+    the result, three batches and 16 bytes a row.
 
     Args:
         fn: `fn(**batch) -> [rows, ...]`, row by row; compiled per bucket.
-        arrays: `[n, max_length]` each, padded on the right.
+        rows: (numbers `[m]`, bucket) -> arrays `[m, bucket]`, padded on the right.
         lengths: `[n]` real tokens of each row.
+        max_length: Tokens that no row exceeds.
         mesh: Rows are split over its `data` axis.
         desc: Name of the progress bar.
 
     Returns:
         `[n, ...]` float32 in the order of the input.
+
+    Raises:
+        ValueError: if there is no row.
     """
-    n, max_length = next(iter(arrays.values())).shape
-    ways = mesh.shape['data']
+    n, ways = len(lengths), mesh.shape['data']
+    if not n:
+        raise ValueError(f'{desc}: nothing to encode; there must be at least one row.')
     sharding = meshes.batch_sharding(mesh)
-    order = np.argsort(lengths, kind='stable')
+    buckets = np.array([*(b for b in BUCKETS if b < max_length), max_length])
+    # A single question is no batch of thousands; powers of two, so that few shapes are added.
+    at_most = -(-(1 << (n - 1).bit_length()) // ways) * ways
+    order = np.argsort(-lengths, kind='stable')
     out, pending = None, []
 
-    def collect(rows, result):
+    def collect(numbers, result):
         nonlocal out
-        result = np.asarray(result, np.float32)[: len(rows)]
+        result = np.asarray(result, np.float32)[: len(numbers)]
         if out is None:
             out = np.empty((n, *result.shape[1:]), np.float32)
-        out[rows] = result
+        out[numbers] = result
 
     with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=n < 512) as bar:
         start = 0
-        for bucket in [*(b for b in BUCKETS if b < max_length), max_length]:
-            end = int(np.searchsorted(lengths[order], bucket, side='right'))
-            size = max(_TOKENS_PER_BATCH // bucket, 1) * ways
-            while start < end:
-                rows = order[start : min(start + size, end)]
-                # The last batch of a bucket repeats its rows, so that no shape is added.
-                padded = np.resize(rows, size) if len(rows) < size else rows
-                batch = {k: v[padded, :bucket].astype(np.int32) for k, v in arrays.items()}
-                # Dispatched before the result of the batch before is fetched.
-                pending.append((rows, fn(**meshes.to_device(batch, sharding))))
-                if len(pending) > 1:
-                    collect(*pending.pop(0))
-                start += len(rows)
-                bar.update(len(rows))
+        while start < n:
+            bucket = int(buckets[np.searchsorted(buckets, lengths[order[start]])])
+            size = min(max(_TOKENS_PER_BATCH // bucket, 1) * ways, at_most)
+            numbers = order[start : start + size]
+            # The last batch repeats its rows, so that no shape is added.
+            batch = rows(np.resize(numbers, size), bucket)
+            batch = {name: array.astype(np.int32) for name, array in batch.items()}
+            # Dispatched before the results of the batches before are fetched.
+            pending.append((numbers, fn(**meshes.to_device(batch, sharding))))
+            if len(pending) > 2:
+                collect(*pending.pop(0))
+            start += len(numbers)
+            bar.update(len(numbers))
         for item in pending:
             collect(*item)
-    if out is None:
-        raise ValueError(f'{desc}: nothing to encode; there must be at least one row.')
     return out
 
 
@@ -79,24 +92,71 @@ def _embed(model, params, tokens):
     return model.apply({'params': params}, tokens)
 
 
-def embed(model, params, tokens: np.ndarray, *, pad_id: int, mesh: Mesh, desc: str) -> np.ndarray:
-    """Embeddings `[n, dim]` float32 of token rows `[n, length]` by a dual-encoder.
+def embed(
+    model, params, tokens: TokenStore, *, rows: range | None = None, mesh: Mesh, desc: str
+) -> np.ndarray:
+    """Embeddings `[n, dim]` float32 of texts by a dual-encoder, in memory.
 
     Args:
         model: `DualEncoder` module.
         params: Its parameters, on the mesh.
-        tokens: Padded ids.
-        pad_id: Id of the padding token.
+        tokens: Of the texts.
+        rows: Those to embed; None for all.
         mesh: Where to compute.
         desc: Name of the progress bar.
     """
+    rows = range(len(tokens)) if rows is None else rows
     return map_rows(
         lambda tokens: _embed(model, params, tokens),
-        {'tokens': tokens},
-        lengths=row_lengths(tokens, pad_id),
+        lambda numbers, bucket: {'tokens': tokens.rows(rows.start + numbers, bucket)},
+        lengths=tokens.lengths[rows.start : rows.stop],
+        max_length=tokens.length,
         mesh=mesh,
         desc=desc,
     )
+
+
+def write_embeddings(
+    directory: pathlib.Path,
+    model,
+    params,
+    tokens: TokenStore,
+    *,
+    store: str,
+    mesh: Mesh,
+    desc: str,
+    part: int = vectors.PART,
+) -> None:
+    """Writes the embeddings of any number of texts; `vectors.load` reads them.
+
+    Made for a resumable stage: what is written is bit for bit the same whether or not it was
+    interrupted. Several processes, each with a mesh of its own devices, write their share of the
+    parts. The host holds one part in memory (and its copy, if it is rounded): 4 bytes times
+    `part` times the dimensions, beside what `map_rows` says and 4 bytes a text for its length.
+
+    Args:
+        directory: Of the stage.
+        model: `DualEncoder` module.
+        params: Its parameters, on the mesh.
+        tokens: Of the texts.
+        store: 'float32' or 'bfloat16'; see `vectors.save`.
+        mesh: Where to compute.
+        desc: Name of the progress bars.
+        part: Texts a file.
+
+    Raises:
+        ValueError: if `store` is neither.
+    """
+    if store not in vectors.STORES:
+        raise ValueError(f"index.store is '{store}'; use one of {', '.join(vectors.STORES)}.")
+    count = -(-len(tokens) // part)
+
+    def write(i, file):
+        rows = range(i * part, min((i + 1) * part, len(tokens)))
+        label = f'{desc} {i + 1}/{count}' if count > 1 else desc
+        vectors.save(file, embed(model, params, tokens, rows=rows, mesh=mesh, desc=label), store)
+
+    stages.parts(directory, vectors.NAME, count, write)
 
 
 @functools.partial(jax.jit, static_argnames='model')
@@ -107,18 +167,44 @@ def _score_pairs(model, params, tokens, token_types):
 def score_pairs(
     model,
     params,
-    tokens: np.ndarray,
-    token_types: np.ndarray,
+    queries: TokenStore,
+    query_rows: np.ndarray,
+    passages: TokenStore,
+    passage_rows: np.ndarray,
     *,
-    pad_id: int,
+    separators: int,
     mesh: Mesh,
     desc: str,
 ) -> np.ndarray:
-    """Logits `[n]` float32 of joined pairs `[n, length]` by a cross-encoder."""
+    """Logits `[n]` float32 of pairs by a cross-encoder; nothing is tokenised again.
+
+    Args:
+        model: `CrossEncoder` module.
+        params: Its parameters, on the mesh.
+        queries: Tokens of queries.
+        query_rows: `[n]` query of each pair.
+        passages: Tokens of passages.
+        passage_rows: `[n]` passage of each pair.
+        separators: Of a pair; see `cross_encoder.join_pairs`.
+        mesh: Where to compute.
+        desc: Name of the progress bar.
+    """
+    more = separators - 2  # Tokens of a pair beyond those of its two texts.
+
+    def joined(numbers, bucket):
+        tokens, token_types = join_pairs(
+            queries.rows(query_rows[numbers]),
+            passages.rows(passage_rows[numbers]),
+            queries.pad_id,
+            separators,
+        )
+        return {'tokens': tokens[:, :bucket], 'token_types': token_types[:, :bucket]}
+
     return map_rows(
         lambda tokens, token_types: _score_pairs(model, params, tokens, token_types),
-        {'tokens': tokens, 'token_types': token_types},
-        lengths=row_lengths(tokens, pad_id),
+        joined,
+        lengths=queries.lengths[query_rows] + passages.lengths[passage_rows] + more,
+        max_length=queries.length + passages.length + more,
         mesh=mesh,
         desc=desc,
     )

@@ -1,13 +1,38 @@
 """Measures of a ranking, by ir_measures (trec_eval's numbers), and TREC run files."""
 
+import dataclasses
+import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import ir_measures
 import numpy as np
 
-from jdkd.data.collection import Collection
 from jdkd.retrieval.index import Ranking
+from jdkd.runtime import stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a run was measured at, as fractions.
+
+    Attributes:
+        means: {measure: mean over the queries}.
+        per_query: {query id: {measure: value}}.
+    """
+
+    means: dict[str, float]
+    per_query: dict[str, dict[str, float]]
+
+    def save(self, directory: pathlib.Path, name: str) -> None:
+        """Writes the values of each query to `<name>.per_query.json`."""
+        stages.write_json(directory / f'{name}.per_query.json', self.per_query)
+
+
+def load_per_query(directory: pathlib.Path, name: str) -> dict[str, dict[str, float]]:
+    """What `Measured.save` wrote."""
+    return stages.read_json(directory / f'{name}.per_query.json')
 
 
 def to_run(
@@ -18,42 +43,101 @@ def to_run(
     Equal scores are ordered by falling passage id, as trec_eval does, so that every measure and
     every reader of the run sees the same order.
     """
-    run = {}
-    for query_id, rows, scores in zip(query_ids, ranking.passages, ranking.scores, strict=True):
-        pairs = [(float(s), passage_ids[p]) for p, s in zip(rows, scores, strict=True) if p >= 0]
-        run[query_id] = {pid: score for score, pid in sorted(pairs, reverse=True)}
-    return run
+    return {
+        query_id: in_order({passage_ids[p]: s for p, s in zip(rows, scores, strict=True) if p >= 0})
+        for query_id, rows, scores in zip(query_ids, ranking.passages, ranking.scores, strict=True)
+    }
+
+
+def in_order(scores: Mapping[str, float]) -> dict[str, float]:
+    """Passages of one query, best first as trec_eval sorts them: its scores are float32."""
+    pairs = [(float(np.float32(score)), pid) for pid, score in scores.items()]
+    return {pid: score for score, pid in sorted(pairs, reverse=True)}
 
 
 def measure(
     run: Mapping[str, Mapping[str, float]],
     qrels: Mapping[str, Mapping[str, int]],
     measures: Sequence[str],
-) -> dict[str, float]:
-    """Means over the judged queries, by name, for example `RR@10`, `nDCG@10`, `R@100`.
+    has_answer: Mapping[str, Callable[[str], bool]] | None = None,
+) -> Measured:
+    """Measures of a run, each over the queries that have what it goes by; no result counts as 0.
 
     Args:
         run: From `to_run`.
-        qrels: {query id: {passage id: grade}}; a query without results counts as 0.
-        measures: Names that ir_measures parses.
+        qrels: {query id: {passage id: grade}}.
+        measures: Names that ir_measures parses, for example `MRR@10`, `nDCG@10`, `R@100`, `MAP`;
+            or `AnswerR@20`: whether one of the first 20 passages holds an answer, judged or not,
+            the top-20 accuracy of DPR (Karpukhin et al., 2020, section 5).
+        has_answer: {query id: whether a passage, by its id, holds an answer}, for `AnswerR`.
+
+    Raises:
+        ValueError: if a name is not a measure, or no query has what one goes by.
+    """
+    # Measures of ir_measures come from several tools, which break ties in several ways: they are
+    # given the order itself.
+    ranks = {q: {pid: -rank for rank, pid in enumerate(ranked)} for q, ranked in run.items()}
+    judged = {query_id: grades for query_id, grades in qrels.items() if grades}
+    depths = {name: _answer_depth(name) for name in measures}
+    by_answer = {name: ir_measures.Success @ depth for name, depth in depths.items() if depth}
+    by_grade = {name: _parse(name) for name, depth in depths.items() if not depth}
+    answered = _answer_qrels(run, has_answer or {}, max(depths.values())) if by_answer else {}
+    means, per_query = {}, {query_id: {} for query_id in (*judged, *answered)}
+    for parsed, grades, what in (
+        (by_grade, judged, 'judgements'),
+        (by_answer, answered, 'answers'),
+    ):
+        if not parsed:
+            continue
+        if not grades:
+            raise ValueError(
+                f'measures={",".join(parsed)} goes by {what}, of which the queries have none; '
+                'take it out.'
+            )
+        found = ir_measures.calc(set(parsed.values()), grades, ranks)
+        values = {(v.query_id, v.measure): float(v.value) for v in found.per_query}
+        for name, m in parsed.items():
+            means[name] = float(found.aggregated[m])
+            for query_id in grades:
+                per_query[query_id][name] = values[query_id, m]
+    return Measured({name: means[name] for name in measures}, per_query)
+
+
+def check(measures: Sequence[str]) -> None:
+    """Before hours are spent on what is to be measured.
 
     Raises:
         ValueError: if a name is not a measure.
     """
-    parsed = []
     for name in measures:
-        try:
-            parsed.append(ir_measures.parse_measure(name))
-        except (NameError, ValueError) as e:
-            raise ValueError(
-                f"measures names '{name}', which ir_measures does not know; "
-                "use for example 'RR@10', 'nDCG@10' or 'R@100'."
-            ) from e
-    # Measures of ir_measures come from several tools, which break ties in several ways: they are
-    # given the order itself.
-    ranks = {q: {pid: -rank for rank, pid in enumerate(ranked)} for q, ranked in run.items()}
-    found = ir_measures.calc_aggregate(parsed, qrels, ranks)
-    return {name: float(found[m]) for name, m in zip(measures, parsed, strict=True)}
+        if not _answer_depth(name):
+            _parse(name)
+
+
+def _parse(name: str) -> ir_measures.Measure:
+    try:
+        return ir_measures.parse_measure(name)
+    except (NameError, ValueError) as e:
+        raise ValueError(
+            f"measures names '{name}', which ir_measures does not know; "
+            "use for example 'RR@10', 'nDCG@10' or 'R@100'."
+        ) from e
+
+
+def _answer_depth(name: str) -> int:
+    """20 of `AnswerR@20`; 0 of another measure."""
+    match = re.fullmatch(r'AnswerR@([1-9]\d*)', name)
+    return int(match[1]) if match else 0
+
+
+def _answer_qrels(run, has_answer, depth: int) -> dict[str, dict[str, int]]:
+    """Judgements of each query's first passages by whether they hold an answer."""
+    judged = {}
+    for query_id, holds in has_answer.items():
+        first = itertools.islice(run.get(query_id, ()), depth)
+        # A query without results is judged too, so that it counts as 0.
+        judged[query_id] = {passage_id: int(holds(passage_id)) for passage_id in first} or {'': 0}
+    return judged
 
 
 def wrong_queries(ranking: Ranking, positives: Sequence[np.ndarray]) -> np.ndarray:
@@ -73,35 +157,3 @@ def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], t
         for query_id, ranked in run.items():
             for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
                 f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')
-
-
-def read_trec_run(path: pathlib.Path, collection: Collection) -> dict[str, dict[int, float]]:
-    """Scores {query id: {passage row: score}} of a TREC run file.
-
-    Raises:
-        ValueError: for a line that is not of the format, names an unknown passage or repeats one.
-    """
-    run: dict[str, dict[int, float]] = {}
-    with pathlib.Path(path).open(encoding='utf-8') as f:
-        for number, line in enumerate(f, start=1):
-            fields = line.split()
-            try:
-                query_id, _, passage_id, _, score, _ = fields
-                value = float(score)
-            except ValueError as e:
-                raise ValueError(
-                    f'{path}:{number}: not a run line; it must read '
-                    "'query Q0 passage rank score tag'."
-                ) from e
-            if passage_id not in collection.row:
-                raise ValueError(
-                    f"{path}:{number}: passage '{passage_id}' is not in collection "
-                    f"'{collection.name}'; the run must be of this collection."
-                )
-            scores = run.setdefault(query_id, {})
-            if scores.setdefault(collection.row[passage_id], value) != value:
-                raise ValueError(
-                    f"{path}:{number}: passage '{passage_id}' has two scores for query "
-                    f"'{query_id}'; keep one."
-                )
-    return run

@@ -3,17 +3,25 @@
 import dataclasses
 import functools
 import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jdkd.retrieval.vectors import Vectors
+from jdkd.runtime import stages
 
 try:
     import scann
 except ImportError:  # Wheels exist for Linux on x86-64 only.
     scann = None
 
+KINDS = ('scann', 'exact')
+_HASH_FROM = 1000  # Passages from which ScaNN's codes can be trained; fewer are searched exactly.
 _TREE_FROM = 20_000  # Passages from which ScaNN's guide partitions first.
+_QUERY_BLOCK = 32_768  # Queries whose candidates are kept at once.
+_RESCORED = 2**26  # Bytes of the vectors of candidates that are gathered at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,26 +47,45 @@ def load_ranking(directory: pathlib.Path, name: str) -> Ranking:
     )
 
 
+def without(ranking: Ranking, rows: np.ndarray, depth: int) -> Ranking:
+    """A ranking less one passage of each query, cut to a depth.
+
+    Args:
+        ranking: The ranking.
+        rows: `[num_queries]` int32, the passage to leave out; -1 for none.
+        depth: Passages to keep.
+    """
+    gone = (ranking.passages == rows[:, None]) | (ranking.passages < 0)
+    order = np.argsort(gone, axis=1, kind='stable')[:, :depth]
+    gone, passages, scores = (
+        np.take_along_axis(x, order, axis=1) for x in (gone, ranking.passages, ranking.scores)
+    )
+    return Ranking(np.where(gone, np.int32(-1), passages), np.where(gone, -np.inf, scores))
+
+
 @functools.partial(jax.jit, static_argnames='depth')
 def _top_block(queries, block, offset, best_scores, best_rows, depth):
     scores = jnp.matmul(queries, block.T, precision=jax.lax.Precision.HIGHEST)
-    rows = jnp.broadcast_to(offset + jnp.arange(block.shape[0]), scores.shape)
-    scores = jnp.concatenate([best_scores, scores], axis=1)
-    rows = jnp.concatenate([best_rows, rows], axis=1)
     # top_k takes the earlier of two equal scores: ties keep the order of the collection.
+    scores, rows = jax.lax.top_k(scores, min(depth, block.shape[0]))
+    scores = jnp.concatenate([best_scores, scores], axis=1)
+    rows = jnp.concatenate([best_rows, offset + rows], axis=1)
     best_scores, at = jax.lax.top_k(scores, depth)
     return best_scores, jnp.take_along_axis(rows, at, axis=1)
 
 
 def exact_search(
     queries: np.ndarray,
-    passages: np.ndarray,
+    passages: np.ndarray | Vectors,
     depth: int,
     *,
     query_block: int = 1024,
     passage_block: int = 65_536,
 ) -> Ranking:
-    """Exact inner-product search on the device, in blocks.
+    """Exact inner-product search on the device, in blocks; ties are in the order of the rows.
+
+    The device holds one block of passages and `[query_block, passage_block]` scores, the host one
+    block of passages.
 
     Args:
         queries: `[num_queries, dim]`.
@@ -68,68 +95,163 @@ def exact_search(
         passage_block: Passages a block.
     """
     depth = min(depth, len(passages))
-    out_rows, out_scores = [], []
-    for q in range(0, len(queries), query_block):
-        block_q = jnp.asarray(queries[q : q + query_block], jnp.float32)
-        scores = jnp.full((len(block_q), depth), -jnp.inf)
-        rows = jnp.full((len(block_q), depth), -1, jnp.int32)
-        for p in range(0, len(passages), passage_block):
-            block_p = jnp.asarray(passages[p : p + passage_block], jnp.float32)
-            scores, rows = _top_block(block_q, block_p, p, scores, rows, depth)
-        out_rows.append(np.asarray(rows))
-        out_scores.append(np.asarray(scores))
-    return Ranking(np.concatenate(out_rows), np.concatenate(out_scores))
+    starts = range(0, len(queries), query_block)
+    blocks = [jnp.asarray(queries[q : q + query_block], jnp.float32) for q in starts]
+    best = [
+        (jnp.full((len(q), depth), -jnp.inf), jnp.full((len(q), depth), -1, jnp.int32))
+        for q in blocks
+    ]
+    for p in range(0, len(passages), passage_block):
+        block_p = jnp.asarray(passages[p : p + passage_block], jnp.float32)
+        best = [
+            _top_block(block_q, block_p, p, *found, depth)
+            for block_q, found in zip(blocks, best, strict=True)
+        ]
+    scores, rows = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*best, strict=True))
+    return Ranking(rows, scores)
 
 
-def scann_search(
-    queries: np.ndarray, passages: np.ndarray, depth: int, *, reorder: int, threshold: float
-) -> Ranking:
-    """Approximate inner-product search by ScaNN (Guo et al., 2020).
+def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> None:
+    """Writes ScaNN's index (Guo et al., 2020) of passages; `search` reads it.
 
-    Anisotropic hashing over all passages, after a partitioning tree where there are many, then
-    exact reordering of the best candidates.
+    Made for a resumable stage. The passages are cut into shards of equal size, at most
+    `config.shard`, and each has an index of its own: anisotropic hashing of two dimensions a
+    code, after a partitioning tree where there are many. An index holds half a byte for two
+    dimensions of a passage, and no vectors: those that it finds are scored from `passages`. Memory
+    is bounded by one shard: two times its vectors in float32. Fewer than 1,000 passages have no
+    index, as they are searched exactly.
 
     Args:
-        queries: `[num_queries, dim]` float32.
-        passages: `[num_passages, dim]` float32.
-        depth: Passages to return for each query.
-        reorder: Candidates that are scored exactly; at least depth.
-        threshold: Anisotropic quantization threshold.
+        directory: Of the stage.
+        passages: `[num_passages, dim]`.
+        config: `config.index`: `shard`, `threshold`.
 
     Raises:
         ImportError: if ScaNN is not installed.
+        ValueError: if `config.shard` is too small.
     """
     if scann is None:
         raise ImportError(
             'ScaNN is not installed (it has wheels for Linux on x86-64 only); '
             "set index.kind='exact'."
         )
-    depth = min(depth, len(passages))
-    builder = scann.scann_ops_pybind.builder(
-        np.ascontiguousarray(passages, np.float32), depth, 'dot_product'
-    )
-    if len(passages) >= _TREE_FROM:
-        leaves = int(np.sqrt(len(passages)))
+    if config.shard < 2 * _HASH_FROM:  # Half of it may be the size of a shard.
+        raise ValueError(f'index.shard={config.shard} is too small; set at least {2 * _HASH_FROM}.')
+    if len(passages) < _HASH_FROM:
+        return
+
+    def write(out, rows):
+        searcher = _train(passages[rows.start : rows.stop], config.threshold)
+        searcher.serialize(str(out), relative_path=True)
+
+    for i, rows in enumerate(_shards(len(passages), config.shard)):
+        stages.stage(_shard_directory(directory, i), {}, functools.partial(write, rows=rows))
+
+
+def _train(vectors: np.ndarray, threshold: float):
+    # How many are found is said in each search.
+    builder = scann.scann_ops_pybind.builder(vectors, 1, 'dot_product')
+    if len(vectors) >= _TREE_FROM:
+        leaves = int(np.sqrt(len(vectors)))
         builder = builder.tree(leaves, max(leaves // 20, 10), training_sample_size=250_000)
-    # Two dimensions a block need an even number of them; 16 codes need some passages to train on.
-    if len(passages) >= 1000:
-        builder = builder.score_ah(2, anisotropic_quantization_threshold=threshold)
-        builder = builder.reorder(max(reorder, depth))
-    else:
-        builder = builder.score_brute_force()
-    rows, scores = builder.build().search_batched(np.ascontiguousarray(queries, np.float32))
-    return Ranking(rows.astype(np.int32), scores.astype(np.float32))
+    return builder.score_ah(2, anisotropic_quantization_threshold=threshold).build()
 
 
-def search(queries: np.ndarray, passages: np.ndarray, depth: int, config) -> Ranking:
-    """Searches as the config's `index` says: `kind` is `scann` or `exact`."""
-    if config.kind == 'exact':
+def search(
+    queries: np.ndarray,
+    passages: np.ndarray | Vectors,
+    depth: int,
+    config,
+    directory: pathlib.Path | None = None,
+) -> Ranking:
+    """The best passages of each query by inner product; ties are in the order of the rows.
+
+    With ScaNN, the candidates of all shards with the best approximate scores are scored exactly.
+    Memory, beside the ranking, is bounded by the codes of one shard and the candidates of
+    32,768 queries, 16 bytes each.
+
+    Args:
+        queries: `[num_queries, dim]` float32.
+        passages: `[num_passages, dim]` float32; may be memory-mapped.
+        depth: Passages to return for each query, at most num_passages.
+        config: `config.index`: `kind` is `scann` or `exact`; `reorder` candidates are scored
+            exactly.
+        directory: What `build` wrote from the same passages; None to build it and throw it away.
+
+    Raises:
+        ImportError: if ScaNN is not installed.
+        ValueError: if the kind is neither.
+    """
+    if config.kind not in KINDS:
+        raise ValueError(f"index.kind is '{config.kind}'; use 'scann' or 'exact'.")
+    if config.kind == 'exact' or len(passages) < _HASH_FROM:
         return exact_search(queries, passages, depth)
-    if config.kind == 'scann':
-        return scann_search(
-            queries, passages, depth, reorder=config.reorder, threshold=config.threshold
-        )
-    raise ValueError(f"index.kind is '{config.kind}'; use 'scann' or 'exact'.")
+    if directory is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            build(pathlib.Path(temporary), passages, config)
+            return search(queries, passages, depth, config, pathlib.Path(temporary))
+    depth = min(depth, len(passages))
+    count = min(max(config.reorder, depth), len(passages))
+    found = []
+    for start in range(0, len(queries), _QUERY_BLOCK):
+        block = np.ascontiguousarray(queries[start : start + _QUERY_BLOCK], np.float32)
+        candidates = _candidates(block, len(passages), count, config, directory)
+        found.append(_rescored(block, passages, candidates, depth))
+    return Ranking(
+        np.concatenate([f.passages for f in found]), np.concatenate([f.scores for f in found])
+    )
+
+
+def _candidates(
+    queries: np.ndarray, num_passages: int, count: int, config, directory: pathlib.Path
+) -> np.ndarray:
+    """`[num_queries, count]` rows with the best approximate scores of all shards, -1 for none."""
+    best = None
+    for i, rows in enumerate(_shards(num_passages, config.shard)):
+        searcher = scann.scann_ops_pybind.load_searcher(str(_shard_directory(directory, i)))
+        found, scores = searcher.search_batched_parallel(queries, min(count, len(rows)))
+        # Where the leaves hold fewer, ScaNN fills up with row 0 and no score.
+        missing = np.isnan(scores)
+        found = np.where(missing, -1, found.astype(np.int32) + np.int32(rows.start))
+        scores = np.where(missing, -np.inf, scores).astype(np.float32)
+        if best is not None:
+            found = np.concatenate([best[0], found], axis=1)
+            scores = np.concatenate([best[1], scores], axis=1)
+            at = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+            found, scores = (np.take_along_axis(x, at, axis=1) for x in (found, scores))
+        best = found, scores
+    return best[0]
+
+
+def _rescored(
+    queries: np.ndarray, passages: np.ndarray | Vectors, candidates: np.ndarray, depth: int
+) -> Ranking:
+    """The best of `candidates` `[num_queries, count]` by their exact inner products."""
+    # In the order of rows, so that a stable sort leaves ties in it.
+    candidates = np.sort(candidates, axis=1)
+    rows = np.empty((len(queries), depth), np.int32)
+    scores = np.empty((len(queries), depth), np.float32)
+    size = max(_RESCORED // (candidates.shape[1] * queries.shape[1] * 4), 1)
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        known = candidates[part]
+        exact = np.einsum('qd,qnd->qn', queries[part], passages[np.maximum(known, 0)])
+        exact = np.where(known < 0, -np.inf, exact).astype(np.float32)
+        order = np.argsort(-exact, axis=1, kind='stable')[:, :depth]
+        rows[part] = np.take_along_axis(known, order, axis=1)
+        scores[part] = np.take_along_axis(exact, order, axis=1)
+    return Ranking(rows, scores)
+
+
+def _shards(num_passages: int, largest: int) -> list[range]:
+    """Rows in as few ranges of equal size as there can be; equal, so that none is tiny."""
+    count = -(-num_passages // largest)
+    edges = [num_passages * i // count for i in range(count + 1)]
+    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def _shard_directory(directory: pathlib.Path, i: int) -> pathlib.Path:
+    return directory / f'shard-{i:05d}'
 
 
 def recall(approximate: Ranking, exact: Ranking) -> float:

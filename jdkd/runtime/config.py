@@ -9,10 +9,13 @@ from typing import Any
 
 import ml_collections
 
+from jdkd.data import sources
 from jdkd.distill import assistants, schedules
 from jdkd.runtime import stages
 
 FILE = 'config.json'
+# Fields that list names.
+_NAMES = {'assistants', 'members', 'retrievers', 'measures', 'collections', 'splits'}
 _OPTIONS = {
     'selection.fusion': assistants.FUSIONS,
     'selection.distance': ('kl', 'footrule', 'rbo'),
@@ -58,15 +61,18 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDic
     Raises:
         ValueError: if fields contradict each other.
     """
-    if config.train_passage_length > config.student.passage_length:
+    if 'student' in config and config.train_passage_length > config.student.passage_length:
         raise ValueError(
             f'train_passage_length={config.train_passage_length} is more than the student encodes, '
             f'student.passage_length={config.student.passage_length}; lower it.'
         )
     config = config.copy_and_resolve_references()
-    for owner, key in ((config, 'assistants'), (config.teacher, 'members'), (config, 'measures')):
-        # On the command line, a,b is one string.
-        owner[key] = tuple(n for names in owner[key] for n in names.split(',') if n)
+    for owner in [config, *(config[key] for key in ('teacher', 'candidates') if key in config)]:
+        for key in _NAMES.intersection(owner):
+            # On the command line, a,b is one string.
+            names = [owner[key]] if isinstance(owner[key], str) else owner[key]
+            with owner.ignore_type():
+                owner[key] = tuple(n for part in names for n in part.split(',') if n)
     return ml_collections.FrozenConfigDict(config)
 
 
@@ -88,18 +94,27 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
             f"'{name}' cannot name a system: names are letters, digits, '-', '_' and '.', and do "
             "not begin with 'student' or 'teacher', which reports use.",
         )
-    used = [config.first_stage, *config.teacher.members, *config.assistants]
+    sources.parse(config.collection.source)
+    imports = {'collection': config.collection}
+    imports |= {f'systems.{name}': s for name, s in systems.items() if s.kind == 'scores'}
+    for name, spec in imports.items():
+        require(
+            spec.on_error in ('stop', 'skip'),
+            f"{name}.on_error is '{spec.on_error}'; use stop or skip.",
+        )
+    retrievers = [config.first_stage, *config.assistants, *config.candidates.retrievers]
+    used = [*retrievers, *config.teacher.members]
     for name in used:
         require(
             name in systems,
             f"'{name}' is no entry of config.systems; there are: {', '.join(systems)}.",
         )
     require(bool(config.teacher.members), 'teacher.members is empty; name at least one system.')
-    for name in (config.first_stage, *config.assistants):
+    for name in retrievers:
         require(
             systems[name].kind != 'cross_encoder',
             f"system '{name}' is a cross-encoder and cannot search a collection; use it in "
-            'teacher.members, not in assistants or first_stage.',
+            'teacher.members, not in assistants, first_stage or candidates.retrievers.',
         )
     for name in (*config.teacher.members, *config.assistants):
         require(

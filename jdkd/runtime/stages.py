@@ -3,6 +3,9 @@
 A stage builds into a temporary directory beside its own and moves it into place once its manifest
 is written, so a directory with its final name is always whole. A stage that is there with the
 same inputs is not built again; one with other inputs is refused, never overwritten.
+
+A long stage may be resumable: its temporary directory outlives a kill, and `parts` finds the files
+there that were finished.
 """
 
 import hashlib
@@ -11,14 +14,16 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, BinaryIO
 
+import jax
 import ml_collections
 from absl import logging
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = 'manifest.json'
+_STARTED = 'started.json'  # What a resumable stage is being built from.
 
 # Seconds that stages took which were built inside those that are being built now.
 _inner: list[float] = []
@@ -47,6 +52,34 @@ def file_digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
+def identify(
+    files: Iterable[pathlib.Path], known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What files hold, by path: `size`, `mtime_ns` and `sha256`.
+
+    Args:
+        files: Which.
+        known: What this function returned before: a file of the same size and time is not read,
+            and one that is gone counts as unchanged.
+
+    Raises:
+        FileNotFoundError: if a file is missing that is not known.
+    """
+    found = {}
+    for file in files:
+        if str(file) in known and not file.exists():
+            logging.warning('%s is gone; going on with what was made of it.', file)
+            found[str(file)] = known[str(file)]
+            continue
+        stat = file.stat()
+        entry = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
+        before = known.get(str(file), {})
+        same = entry.items() <= before.items()
+        entry['sha256'] = before['sha256'] if same else file_digest(file)
+        found[str(file)] = entry
+    return found
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON so that the file is either the old or the new one, also after a crash."""
     temporary = path.with_name(path.name + '.tmp')
@@ -63,7 +96,11 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def stage(
-    directory: pathlib.Path, inputs: Mapping[str, Any], build: Callable[[pathlib.Path], Any]
+    directory: pathlib.Path,
+    inputs: Mapping[str, Any],
+    build: Callable[[pathlib.Path], Any],
+    *,
+    resumable: bool = False,
 ) -> dict[str, Any]:
     """Builds a stage unless it is already there.
 
@@ -72,10 +109,12 @@ def stage(
         inputs: All that decides its contents: config fields and digests of the stages before it.
         build: Called with an empty directory to write into; what it returns (JSON or None) is
             kept in the manifest as `result`.
+        resumable: Calls `build` with what an earlier call from the same inputs left when it was
+            stopped; for builders that write with `parts`.
 
     Returns:
-        The manifest: `digest` of the inputs, `result`, `seconds` it took
-        without the stages it built inside, `outputs` (file sizes).
+        The manifest: `digest` of the inputs, `result`, `seconds` that the call took which finished
+        it, without the stages it built inside, `outputs` (file sizes).
 
     Raises:
         ValueError: if the stage was built from other inputs.
@@ -96,10 +135,14 @@ def stage(
             )
         return manifest
     temporary = directory.with_name(directory.name + '.tmp')
-    if temporary.exists():
+    started = temporary / _STARTED
+    resumed = resumable and started.exists() and read_json(started) == inputs
+    if temporary.exists() and not resumed:
         shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    logging.info('building %s', directory)
+    temporary.mkdir(parents=True, exist_ok=True)
+    if resumable:
+        write_json(started, inputs)
+    logging.info('%s %s', 'going on with' if resumed else 'building', directory)
     start = time.monotonic()
     _inner.append(0.0)
     try:
@@ -109,6 +152,7 @@ def stage(
     seconds = time.monotonic() - start
     if _inner:
         _inner[-1] += seconds
+    started.unlink(missing_ok=True)
     manifest = {
         'digest': digest(inputs),
         'inputs': inputs,
@@ -123,6 +167,71 @@ def stage(
     write_json(temporary / MANIFEST, manifest)
     temporary.replace(directory)
     return manifest
+
+
+def stage_of_files(
+    directory: pathlib.Path,
+    files: Iterable[pathlib.Path],
+    inputs: Mapping[str, Any],
+    build: Callable[[pathlib.Path], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """A stage made of files from outside the workdir, which are not read again while they stay.
+
+    Args:
+        directory: As for `stage`.
+        files: Each is an input: its contents must stay the same.
+        inputs: The others.
+        build: As for `stage`; its result gets the entry `files`, see `identify`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: if a file or another input has changed.
+        FileNotFoundError: if a file is missing and the stage is not there.
+    """
+    manifest = read_manifest(directory)
+    found = identify(files, manifest['result']['files'] if manifest else {})
+    contents = {path: entry['sha256'] for path, entry in found.items()}
+
+    def build_stage(out: pathlib.Path) -> dict[str, Any]:
+        try:
+            return {**build(out), 'files': found}
+        except Exception:
+            shutil.rmtree(out)  # Gigabytes that nothing would go on with.
+            raise
+
+    return stage(directory, {**inputs, **contents}, build_stage)
+
+
+def parts(
+    directory: pathlib.Path, name: str, count: int, write: Callable[[int, BinaryIO], None]
+) -> list[pathlib.Path]:
+    """Writes the numbered files of a resumable stage; those that are there already are kept.
+
+    Each is whole or absent. With several processes, each writes its share: number i is of process
+    i modulo their count.
+
+    Args:
+        directory: Of the stage, as `build` is given it.
+        name: Of the files, with their number in place of `{}`.
+        count: How many there are.
+        write: Called with a number and the open file; what it writes is a function of the number.
+
+    Returns:
+        The paths of all of them, in order.
+    """
+    paths = [directory / name.format(f'{i:05d}') for i in range(count)]
+    for i in range(jax.process_index(), count, jax.process_count()):
+        if paths[i].exists():
+            continue
+        temporary = paths[i].with_name(paths[i].name + '.tmp')
+        with temporary.open('wb') as f:
+            write(i, f)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(paths[i])
+    return paths
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:

@@ -1,17 +1,23 @@
 """What Algorithm 1 asks of a system, and what all systems share."""
 
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from absl import logging
 
+from jdkd.data import answers, runs
 from jdkd.data.candidates import Lists
 from jdkd.retrieval import evaluate, index
+from jdkd.retrieval.evaluate import Measured
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 
 # (rows of queries [B], rows of passages [C]) -> raw scores [B, C] float32.
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# depth -> that many passages a query, and facts such as the index' recall.
+Search = Callable[[int], tuple[Ranking, dict[str, float]]]
 
 
 class System(Protocol):
@@ -44,24 +50,91 @@ class System(Protocol):
         ...
 
 
-def measure(run: Run, ranking: Ranking, queries: Queries) -> dict[str, float]:
-    """The config's measures of a ranking, as fractions."""
+def measure(run: Run, ranking: Ranking, queries: Queries) -> Measured:
+    """The config's measures of a ranking."""
     found = evaluate.to_run(ranking, queries.ids, run.collection.passage_ids)
-    qrels = run.collection.qrels[queries.split]
-    return evaluate.measure(found, {i: qrels[i] for i in queries.ids}, run.config.measures)
+    return _measure(run, found, queries)
+
+
+def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measured:
+    """The config's measures of a run made elsewhere; see `jdkd.data.runs` for its formats.
+
+    Raises:
+        FileNotFoundError: if the file is not there.
+        ValueError: if it is not of this collection, or has none of the queries.
+    """
+    scores = runs.read(path, run.collection)
+    ids = run.collection.passage_ids
+    found = {}
+    for query_id in scores.queries.keys() & set(queries.ids):
+        rows, values = scores.of(query_id)
+        found[query_id] = evaluate.in_order(dict(zip(ids.take(rows), values, strict=True)))
+    if not found:
+        raise ValueError(
+            f'{path} has none of the {len(queries)} queries of split {queries.split!r}; give a '
+            'run of that split.'
+        )
+    return _measure(run, found, queries)
+
+
+def _measure(run: Run, found: Mapping[str, Mapping[str, float]], queries: Queries) -> Measured:
+    qrels = run.collection.qrels.get(queries.split, {})
+    strings = run.collection.answers.get(queries.split, {})
+    return evaluate.measure(
+        found,
+        {i: qrels.get(i, {}) for i in queries.ids},
+        run.config.measures,
+        {i: _has_answer(run, strings[i]) for i in queries.ids if i in strings},
+    )
+
+
+def _has_answer(run: Run, strings: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a passage, by its id, holds an answer; titles do not count, as in DPR."""
+    row, texts = run.collection.row, run.collection.texts
+    return lambda passage_id: answers.has_answer(texts[row[passage_id]], strings)
+
+
+def own_passages(run: Run, queries: Queries) -> np.ndarray:
+    """`[Q]` int32: for each query the passage that is no result of it; -1 for none.
+
+    With `ignore_identical_ids` that is the passage with the query's id, as in BEIR: in some
+    collections (ArguAna, Quora) the query itself is a passage and would come first.
+    """
+    if not run.config.ignore_identical_ids:
+        return np.full(len(queries), -1, np.int32)
+    return run.collection.row.find(queries.ids)
+
+
+def ranked(run: Run, queries: Queries, search: Search) -> tuple[Ranking, dict[str, float]]:
+    """What a search finds for queries less their own passages, to the config's full depth."""
+    depth = min(run.config.depth, len(run.collection))
+    own = own_passages(run, queries)
+    if (own < 0).all():
+        return search(depth)
+    # Where the id is the passage's by chance, a judged passage may go: BEIR's figures miss it too.
+    lost = sum(row in rows for row, rows in zip(own, queries.positives, strict=True))
+    if lost:
+        logging.warning(
+            '%s: %d queries of split %r have the id of a passage that is judged relevant to them, '
+            'and lose it, as in BEIR; where ids coincide by chance, set '
+            'ignore_identical_ids=False.',
+            run.collection.name,
+            lost,
+            queries.split,
+        )
+    ranking, facts = search(depth + 1)
+    return index.without(ranking, own, depth), facts
 
 
 def keep_ranking(
-    system: 'System',
-    queries: Queries,
-    search: Callable[[], tuple[Ranking, dict[str, float]]],
+    system: 'System', queries: Queries, search: Search
 ) -> tuple[Ranking, dict[str, float]]:
-    """A system's ranking of a split, kept as a stage."""
+    """A system's ranking of a split, see `ranked`, kept as a stage."""
     run = system.run
     path = f'systems/{system.name}/ranking-{queries.split}'
 
     def build(out):
-        ranking, facts = search()
+        ranking, facts = ranked(run, queries, search)
         ranking.save(out, 'ranking')
         return facts
 
@@ -71,6 +144,7 @@ def keep_ranking(
             'system': system.digest,
             'collection': run.collection.fingerprint,
             'depth': run.config.depth,
+            'ignore_identical_ids': run.config.ignore_identical_ids,
             'index': run.config.index.to_dict(),
         },
         build,

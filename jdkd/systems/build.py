@@ -12,12 +12,13 @@ from jdkd.data import candidates, dataset, loader
 from jdkd.distill import step as steps
 from jdkd.distill import train
 from jdkd.models.cross_encoder import CrossEncoder
-from jdkd.retrieval import bm25, evaluate
+from jdkd.retrieval import bm25
 from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
+from jdkd.systems import imported
 from jdkd.systems.base import System
 from jdkd.systems.encoders import (
     CrossEncoderSystem,
@@ -26,7 +27,6 @@ from jdkd.systems.encoders import (
     load_encoder,
     weights_digest,
 )
-from jdkd.systems.imported import ImportedScores
 from jdkd.systems.lexical import BM25System
 
 KINDS = ('bm25', 'dual_encoder', 'cross_encoder', 'scores')
@@ -42,7 +42,7 @@ def build(run: Run, name: str) -> System:
     if spec.kind == 'bm25':
         return _bm25(run, name, spec)
     if spec.kind == 'scores':
-        return _imported(run, name, spec)
+        return imported.load(run, name, spec)
     if spec.kind not in KINDS:
         raise ValueError(f"systems.{name}.kind is '{spec.kind}'; use one of {', '.join(KINDS)}.")
     encoder = load_encoder(run, spec)
@@ -234,13 +234,7 @@ def _bm25(run: Run, name: str, spec) -> BM25System:
         path,
         {'collection': run.collection.fingerprint, **parameters},
         lambda out: bm25.build(out, run.passages, **parameters),
+        resumable=True,
     )
     model = bm25.load(run.workdir / path, **parameters)
     return BM25System(name, manifest['digest'], spec.scale, run, model)
-
-
-def _imported(run: Run, name: str, spec) -> ImportedScores:
-    path = pathlib.Path(spec.path)
-    scores = evaluate.read_trec_run(path, run.collection)
-    digest = stages.digest([stages.file_digest(path), spec.missing])
-    return ImportedScores(name, digest, spec.scale, run, path, scores, spec.missing)

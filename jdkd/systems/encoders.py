@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import pathlib
 from typing import Any
 
 import jax
@@ -12,13 +13,15 @@ from absl import logging
 
 from jdkd.data import tokens
 from jdkd.data.candidates import Lists
-from jdkd.models import cross_encoder, dual_encoder, pretrained, weights
+from jdkd.data.tokens import TokenStore
+from jdkd.models import dual_encoder, pretrained, weights
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.families import FAMILIES
-from jdkd.retrieval import encode, index
+from jdkd.retrieval import encode, index, vectors
 from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.vectors import Vectors
 from jdkd.run import Queries, Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
@@ -55,39 +58,32 @@ class Encoder:
         """[SEP] tokens between the texts of a pair."""
         return FAMILIES[self.model.transformer.family].separators
 
-    def passage_tokens(self, run: Run) -> np.ndarray:
-        """`[P, passage_length]` token store of the collection, memory-mapped."""
+    def passage_tokens(self, run: Run) -> TokenStore:
+        """Token store of the collection."""
         spec = self.spec
         return self._store(run, 'passages', spec.passage_prefix, run.passages, spec.passage_length)
 
-    def query_tokens(self, run: Run, queries: Queries) -> np.ndarray:
-        """`[Q, query_length]` token store of a split's queries, memory-mapped."""
+    def query_tokens(self, run: Run, queries: Queries) -> TokenStore:
+        """Token store of a split's queries."""
         spec = self.spec
         return self._store(run, queries.split, spec.query_prefix, queries.texts, spec.query_length)
 
-    def dark_tokens(self, lists: Lists) -> np.ndarray:
-        """`[M * N_d, length]` ids of the dark examples for this encoder."""
+    def dark_tokens(self, lists: Lists) -> TokenStore:
+        """Tokens of the `M * N_d` dark examples for this encoder."""
         ids = lists.flat_dark()
         same = lists.tokenizer.fingerprint == self.tokenizer.fingerprint
         if same and not self.spec.passage_prefix and ids.shape[1] <= self.spec.passage_length:
-            return ids
+            return TokenStore.of_rows(ids, self.pad_id)
         mask = self.tokenizer.fast.id_to_token(self.tokenizer.special['mask'])
-        texts = lists.tokenizer.decode(ids, mask=mask)
-        texts = tokens.prefixed(self.spec.passage_prefix, texts)
+        prefix = self.spec.passage_prefix
+        texts = [prefix + text for text in lists.tokenizer.decode(ids, mask=mask)]
         return self.tokenizer.encode(texts, self.spec.passage_length)
 
-    def _store(self, run: Run, what: str, prefix: str, texts, length: int) -> np.ndarray:
+    def _store(self, run: Run, what: str, prefix: str, texts, length: int) -> TokenStore:
         key = f'{self.tokenizer.fingerprint[:12]}-{length}'
         if prefix:
             key += f'-{stages.digest(prefix)[:8]}'
         path = f'tokens/{what}-{key}'
-
-        def build(out):
-            ids = self.tokenizer.encode(
-                tokens.prefixed(prefix, texts), length, desc=f'tokenise {what}'
-            )
-            np.save(out / 'ids.npy', ids)
-
         run.stage(
             path,
             {
@@ -97,9 +93,12 @@ class Encoder:
                 'length': length,
                 'prefix': prefix,
             },
-            build,
+            lambda out: self.tokenizer.write(
+                out, texts, length, prefix=prefix, desc=f'tokenise {what}'
+            ),
+            resumable=True,
         )
-        return np.load(run.workdir / path / 'ids.npy', mmap_mode='r')
+        return self.tokenizer.load_store(run.workdir / path, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +110,12 @@ class DualEncoderSystem:
     encoder: Encoder
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        def search():
+        def search(depth):
             passages, vectors = self.passages, self.queries(queries)
-            config = self.run.config
-            ranking = index.search(vectors, passages, config.depth, config.index)
+            config = self.run.config.index
+            ranking = index.search(vectors, passages, depth, config, self._index())
             sample = slice(0, _RECALL_SAMPLE)
-            exact = index.exact_search(vectors[sample], passages, config.depth)
+            exact = index.exact_search(vectors[sample], passages, depth)
             approximate = Ranking(ranking.passages[sample], ranking.scores[sample])
             return ranking, {'index_recall': index.recall(approximate, exact)}
 
@@ -126,53 +125,94 @@ class DualEncoderSystem:
         vectors, passages = self.queries(queries), self.passages
         num_originals, num_dark = lists.passages.shape[1], lists.dark.shape[1]
         scores = np.empty((len(lists), num_originals + num_dark), np.float32)
+        dark_tokens = self.encoder.dark_tokens(lists) if num_dark else None
         for start in range(0, len(lists), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            scores[part, :num_originals] = np.einsum(
-                'md,mnd->mn', vectors[lists.query[part]], passages[lists.passages[part]]
-            )
-        if num_dark:
-            dark = self.embed(self.encoder.dark_tokens(lists), f'{self.name}: dark examples')
-            dark = dark.reshape(len(lists), num_dark, -1)
-            scores[:, num_originals:] = np.einsum('md,mnd->mn', vectors[lists.query], dark)
+            stop = min(start + _CHUNK, len(lists))
+            part = slice(start, stop)
+            own = vectors[lists.query[part]]
+            candidates = passages[lists.passages[part]]
+            scores[part, :num_originals] = np.einsum('md,mnd->mn', own, candidates)
+            if num_dark:
+                rows = range(start * num_dark, stop * num_dark)
+                dark = self.embed(dark_tokens, f'{self.name}: dark examples', rows)
+                dark = dark.reshape(len(own), num_dark, -1)
+                scores[part, num_originals:] = np.einsum('md,mnd->mn', own, dark)
         return scores
 
     def scorer(self, queries: Queries) -> base.Scorer:
         vectors, passages = self.queries(queries), self.passages
         return lambda rows, columns: vectors[rows] @ passages[columns].T
 
-    def embed(self, ids: np.ndarray, desc: str, *, tower: str = 'passage') -> np.ndarray:
-        """Embeddings `[n, dim]` float32 of token rows of passages, or of queries ('query')."""
+    def embed(
+        self,
+        tokens: TokenStore,
+        desc: str,
+        rows: range | None = None,
+        *,
+        tower: str = 'passage',
+    ) -> np.ndarray:
+        """Embeddings `[n, dim]` float32 of texts, in memory.
+
+        Args:
+            tokens: Of the texts.
+            desc: Name of the progress bar.
+            rows: Those to embed; None for all.
+            tower: 'passage' or 'query', which they are.
+        """
         encoder = self.encoder
-        return encode.embed(
-            encoder.model,
-            dual_encoder.tower(encoder.params, tower),
-            ids,
-            pad_id=encoder.pad_id,
-            mesh=self.run.mesh,
-            desc=desc,
-        )
+        params = dual_encoder.tower(encoder.params, tower)
+        return encode.embed(encoder.model, params, tokens, rows=rows, mesh=self.run.mesh, desc=desc)
 
     @functools.cached_property
-    def passages(self) -> np.ndarray:
+    def passages(self) -> Vectors:
         """`[P, dim]` embeddings of the collection, memory-mapped."""
         return self._embeddings('passages', self.encoder.passage_tokens(self.run))
 
-    def queries(self, queries: Queries) -> np.ndarray:
+    def queries(self, queries: Queries) -> Vectors:
         """`[Q, dim]` embeddings of a split's queries, memory-mapped."""
         ids = self.encoder.query_tokens(self.run, queries)
         return self._embeddings(queries.split, ids, 'query')
 
-    def _embeddings(self, what: str, ids: np.ndarray, tower: str = 'passage') -> np.ndarray:
+    def _embeddings(self, what: str, tokens: TokenStore, tower: str = 'passage') -> Vectors:
         path = f'systems/{self.name}/embeddings-{what}'
+        store = self.run.config.index.store
         self.run.stage(
             path,
-            {'system': self.digest, 'collection': self.run.collection.fingerprint},
-            lambda out: np.save(
-                out / 'embeddings.npy', self.embed(ids, f'{self.name}: {what}', tower=tower)
+            {
+                'system': self.digest,
+                'collection': self.run.collection.fingerprint,
+                'store': store,
+            },
+            lambda out: encode.write_embeddings(
+                out,
+                self.encoder.model,
+                dual_encoder.tower(self.encoder.params, tower),
+                tokens,
+                store=store,
+                mesh=self.run.mesh,
+                desc=f'{self.name}: {what}',
             ),
+            resumable=True,
         )
-        return np.load(self.run.workdir / path / 'embeddings.npy', mmap_mode='r')
+        return vectors.load(self.run.workdir / path)
+
+    def _index(self) -> pathlib.Path | None:
+        """ScaNN's index of the collection, built for the first search; None if none is used."""
+        config = self.run.config.index
+        if config.kind != 'scann':
+            return None
+        path = f'systems/{self.name}/index'
+        self.run.stage(
+            path,
+            {
+                'system': self.digest,
+                'collection': self.run.collection.fingerprint,
+                'index': {key: config[key] for key in ('store', 'shard', 'threshold')},
+            },
+            lambda out: index.build(out, self.passages, config),
+            resumable=True,
+        )
+        return self.run.workdir / path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,34 +235,29 @@ class CrossEncoderSystem:
         )
 
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
-        encoder = self.encoder
-        query_ids = encoder.query_tokens(self.run, queries)
-        passage_ids = encoder.passage_tokens(self.run)
-        columns = [self._pairs(query_ids[lists.query], passage_ids[lists.passages])]
+        query_tokens = self.encoder.query_tokens(self.run, queries)
+        passage_tokens = self.encoder.passage_tokens(self.run)
+        scores = [self._pairs(query_tokens, lists, passage_tokens, lists.passages)]
         if lists.dark.shape[1]:
-            dark = encoder.dark_tokens(lists).reshape(*lists.dark.shape[:2], -1)
-            columns.append(self._pairs(query_ids[lists.query], dark))
-        return np.concatenate(columns, axis=1)
+            dark = np.arange(len(lists) * lists.dark.shape[1]).reshape(len(lists), -1)
+            scores.append(self._pairs(query_tokens, lists, self.encoder.dark_tokens(lists), dark))
+        return np.concatenate(scores, axis=1)
 
-    def _pairs(self, queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-        """Logits `[M, N]` of queries `[M, Lq]` with passages `[M, N, Lp]`."""
-        M, N, L = passages.shape
-        pad_id = self.encoder.pad_id
-        ids, types = cross_encoder.join_pairs(
-            np.repeat(queries, N, axis=0),
-            passages.reshape(M * N, L),
-            pad_id,
-            self.encoder.separators,
-        )
+    def _pairs(
+        self, queries: TokenStore, lists: Lists, passages: TokenStore, rows: np.ndarray
+    ) -> np.ndarray:
+        """Logits `[M, N]` of the lists' queries with rows `[M, N]` of the passages."""
         return encode.score_pairs(
             self.encoder.model,
             self.encoder.params,
-            ids,
-            types,
-            pad_id=pad_id,
+            queries,
+            np.repeat(lists.query, rows.shape[1]),
+            passages,
+            rows.ravel(),
+            separators=self.encoder.separators,
             mesh=self.run.mesh,
             desc=f'{self.name}: pairs',
-        ).reshape(M, N)
+        ).reshape(rows.shape)
 
 
 def read_model(

@@ -4,19 +4,26 @@ import dataclasses
 import pathlib
 
 import numpy as np
+from absl import logging
 
+from jdkd.data import reading, runs
 from jdkd.data.candidates import Lists
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
+from jdkd.runtime import stages
 from jdkd.systems import base
+
+# Above these shares a user is told that a file's scores may not be what they seem.
+_CONSTANT, _SATURATED = 0.05, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportedScores:
-    """Scores made elsewhere, read from a TREC run file (an LLM ranker, another system's run).
+    """Scores made elsewhere, read from a file (an LLM ranker, another system's run).
 
     Attributes:
-        scores: {query id: {passage row: score}}.
+        path: The file; `jdkd.data.runs` says which there are.
+        scores: What it holds.
         missing: Score of a pair that the file lacks; None makes that an error.
     """
 
@@ -25,18 +32,20 @@ class ImportedScores:
     scale: float | None
     run: Run
     path: pathlib.Path
-    scores: dict[str, dict[int, float]]
+    scores: runs.Scores
     missing: float | None
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        depth = min(self.run.config.depth, len(self.run.collection))
+        return base.ranked(self.run, queries, lambda depth: (self._best(queries, depth), {}))
+
+    def _best(self, queries: Queries, depth: int) -> Ranking:
         rows = np.full((len(queries), depth), -1, np.int32)
         values = np.full((len(queries), depth), -np.inf, np.float32)
         for i, query_id in enumerate(queries.ids):
-            best = sorted(self.scores.get(query_id, {}).items(), key=lambda x: (-x[1], x[0]))
-            for j, (row, value) in enumerate(best[:depth]):
-                rows[i, j], values[i, j] = row, value
-        return Ranking(rows, values), {}
+            theirs, scores = self.scores.of(query_id)
+            best = np.argsort(-scores, kind='stable')[:depth]  # Ties keep the collection's order.
+            rows[i, : len(best)], values[i, : len(best)] = theirs[best], scores[best]
+        return Ranking(rows, values)
 
     def scorer(self, queries: Queries) -> base.Scorer:
         raise ValueError(
@@ -48,16 +57,72 @@ class ImportedScores:
             raise ValueError(
                 f"system '{self.name}' has imported scores and cannot score dark examples."
             )
-        out = np.empty(lists.passages.shape, np.float32)
-        for i, query in enumerate(lists.query):
-            known = self.scores.get(queries.ids[query], {})
-            for j, row in enumerate(lists.passages[i]):
-                value = known.get(int(row), self.missing)
-                if value is None:
-                    raise ValueError(
-                        f"{self.path} has no score for query '{queries.ids[query]}' and passage "
-                        f"'{self.run.collection.passage_ids[row]}'; add it, or set "
-                        f'systems.{self.name}.missing to the score of pairs that are not there.'
-                    )
-                out[i, j] = value
-        return out
+        found = self._look_up(queries, lists)
+        missing = np.isnan(found)
+        if missing.any() and self.missing is None:
+            i, j = np.argwhere(missing)[0]
+            passage = self.run.collection.passage_ids[lists.passages[i, j]]
+            raise ValueError(
+                f"{self.path} has no score for query '{queries.ids[lists.query[i]]}' and passage "
+                f"'{passage}', and has scores for {1 - missing.mean():.1%} of the pairs; add the "
+                f'rest, or set systems.{self.name}.missing to the score of pairs that it lacks.'
+            )
+        if missing.any():
+            found[missing] = self.missing
+        return found.astype(np.float32)
+
+    def coverage(self, queries: Queries, lists: Lists) -> float:
+        """Share of the pairs of candidate lists that the file has a score for."""
+        return float(1 - np.isnan(self._look_up(queries, lists)).mean())
+
+    def _look_up(self, queries: Queries, lists: Lists) -> np.ndarray:
+        pairs = zip(lists.query, lists.passages, strict=True)
+        return np.stack([self.scores.look_up(queries.ids[q], rows) for q, rows in pairs])
+
+
+def load(run: Run, name: str, spec) -> ImportedScores:
+    """The scores of `spec.path`, read once into `systems/<name>/scores`.
+
+    Raises:
+        ValueError: if the file is bad, is of another collection, or has changed since it was read.
+        FileNotFoundError: if it is missing and was not read yet.
+    """
+    path = pathlib.Path(spec.path)
+
+    def build(out: pathlib.Path) -> dict:
+        skipped = {}
+        scores = runs.read(path, run.collection, reading.fault_of(spec.on_error, skipped))
+        reading.log_skipped(str(path), skipped)
+        scores.save(out)
+        return {
+            'skipped': skipped,
+            'queries': len(scores.queries),
+            'pairs': len(scores.rows),
+            'constant': runs.constant_share(scores),
+            'saturated': runs.saturated_share(scores),
+        }
+
+    where = f'systems/{name}/scores'
+    inputs = {'collection': run.collection.fingerprint, 'on_error': spec.on_error}
+    manifest = stages.stage_of_files(run.workdir / where, [path], inputs, build)
+    _warn(path, manifest['result'])
+    digest = stages.digest([manifest['digest'], spec.missing])
+    scores = runs.load(run.workdir / where)
+    return ImportedScores(name, digest, spec.scale, run, path, scores, spec.missing)
+
+
+def _warn(path: pathlib.Path, facts: dict) -> None:
+    if facts['constant'] > _CONSTANT:
+        logging.warning(
+            '%s: the scores of %.1f%% of the queries are all the same: nothing can be learned '
+            'from them.',
+            path,
+            100 * facts['constant'],
+        )
+    if facts['saturated'] > _SATURATED:
+        logging.warning(
+            '%s: %.1f%% of the scores lie within a thousandth of their range from one of its '
+            'ends: rounding or a sigmoid has flattened them; export raw scores (logits).',
+            path,
+            100 * facts['saturated'],
+        )

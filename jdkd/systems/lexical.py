@@ -10,6 +10,8 @@ from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 from jdkd.systems import base
 
+_CHUNK = 4096  # Lists scored at once, to bound memory.
+
 
 @dataclasses.dataclass(frozen=True)
 class BM25System:
@@ -21,24 +23,24 @@ class BM25System:
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
         return base.keep_ranking(
-            self, queries, lambda: (self.model.search(queries.texts, self.run.config.depth), {})
+            self, queries, lambda depth: (self.model.search(queries.texts, depth), {})
         )
 
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
-        terms = self.model.query_terms(queries.texts)
-        rows = np.repeat(lists.query, lists.passages.shape[1])
-        originals = bm25.pair_scores(terms, rows, self.model.weights, lists.passages.ravel())
-        scores = [originals.reshape(lists.passages.shape)]
-        num_dark = lists.dark.shape[1]
-        if num_dark:
-            # New text, weighed with the collection's statistics.
-            texts = lists.tokenizer.decode(lists.flat_dark())
-            weights = self.model.text_weights(texts)
-            rows = np.repeat(lists.query, num_dark)
-            dark = bm25.pair_scores(terms, rows, weights, np.arange(len(rows)))
-            scores.append(dark.reshape(-1, num_dark))
-        return np.concatenate(scores, axis=1)
+        all_terms = self.model.query_terms(queries.texts)
+        (size, num_originals), num_dark = lists.passages.shape, lists.dark.shape[1]
+        scores = np.empty((size, num_originals + num_dark), np.float32)
+        for start in range(0, size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            terms = all_terms[lists.query[part]]
+            scores[part, :num_originals] = self.model.list_scores(terms, lists.passages[part])
+            if num_dark:
+                dark = lists.dark[part].reshape(-1, lists.dark.shape[-1])
+                terms = terms[np.repeat(np.arange(terms.shape[0]), num_dark)]
+                found = self.model.text_scores(terms, lists.tokenizer.decode(dark))
+                scores[part, num_originals:] = found.reshape(-1, num_dark)
+        return scores
 
     def scorer(self, queries: Queries) -> base.Scorer:
-        terms, weights = self.model.query_terms(queries.texts), self.model.weights
-        return lambda rows, passages: (terms[rows] @ weights[passages].T).toarray()
+        terms = self.model.query_terms(queries.texts)
+        return lambda rows, passages: self.model.all_scores(terms[rows], passages)

@@ -51,15 +51,22 @@ def test_a_draw_depends_on_seed_round_query_and_copy_alone():
     assert any((o != together[1]).any() for o in others)
 
 
-def test_random_passages_fill_a_small_pool():
+@pytest.mark.parametrize('many', [100, 0])  # Others are listed, or drawn and tried.
+def test_random_passages_fill_a_small_pool(many, monkeypatch):
+    monkeypatch.setattr(candidates, '_MANY', many)
     pool = np.full((3, 4), -1)
     pool[2, 0] = 5
     lists = draw([2], pool=pool, num_negatives=4)
     assert 5 in lists[0, 1:]
     assert not {3, 4} & set(lists[0, 1:])  # neither the positive nor its equal
+    assert len(set(lists[0])) == 5
+    seen = {row for seed in range(50) for row in draw([2], pool=pool, seed=seed)[0, 1:]}
+    assert seen == {0, 1, 2, 5, 6, 7}
 
 
-def test_too_few_passages():
+@pytest.mark.parametrize('many', [100, 0])
+def test_too_few_passages(many, monkeypatch):
+    monkeypatch.setattr(candidates, '_MANY', many)
     with pytest.raises(ValueError, match="query 'a' has only 6 distinct passages"):
         draw([0], pool=np.full((3, 1), -1), num_negatives=7)
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jdkd.data import dark
+from jdkd.data.tokens import TokenStore
 
 SPECIAL = {'cls': 1, 'sep': 2, 'pad': 0, 'mask': 3}
 POSITIVE, NEGATIVE = np.arange(100, 120), np.arange(200, 230)
@@ -55,7 +56,7 @@ def generate(passages, query_ids, copies, **kwargs):
     )
     return dark.generate(
         np.asarray(passages),
-        tokens,
+        TokenStore.of_rows(tokens, 0),
         query_ids=query_ids,
         copies=np.asarray(copies),
         special=SPECIAL,

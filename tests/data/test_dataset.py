@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jdkd.data import dataset, loader
+from jdkd.data.tokens import TokenStore
 
 
 @pytest.fixture(scope='module')
@@ -28,8 +29,8 @@ def written(tmp_path_factory):
 def lookup():
     rng = np.random.default_rng(1)
     return loader.DualEncoderTokens(
-        queries=rng.integers(4, 99, (7, 5)).astype(np.uint16),
-        passages=rng.integers(4, 99, (9, 8)).astype(np.uint16),
+        queries=TokenStore.of_rows(rng.integers(4, 99, (7, 5)).astype(np.uint16), 0),
+        passages=TokenStore.of_rows(rng.integers(4, 99, (9, 8)).astype(np.uint16), 0),
         length=6,
         sep_id=2,
     )
@@ -63,10 +64,10 @@ def test_batches_join_records_with_their_tokens(written):
     )
     batch = next(batches)
     train = splits['train']
-    np.testing.assert_array_equal(batch['query'], tokens.queries[train['query_row'][:4]])
+    np.testing.assert_array_equal(batch['query'], tokens.queries.rows(train['query_row'][:4]))
     np.testing.assert_array_equal(batch['passages'][:, 3:], train['dark'][:4])
     np.testing.assert_array_equal(
-        batch['passages'][:, :3], tokens.passages[train['passages'][:4]][..., :6]
+        batch['passages'][:, :3], tokens.passages.rows(train['passages'][:4], 6, end=2)
     )
     np.testing.assert_array_equal(batch['teacher'], train['teacher'][:4])
 
@@ -120,17 +121,11 @@ def test_less_than_a_batch_is_an_error(written):
         loader.batches(dataset.read(written[0], 'eval'), lookup(), batch_size=8, seed=[0])
 
 
-def test_cut_rows_still_end_with_the_separator():
-    rows = np.array([[1, 7, 8, 9, 2, 0], [1, 7, 2, 0, 0, 0], [1, 7, 8, 2, 0, 0]])
-    np.testing.assert_array_equal(
-        loader.cut(rows, 4, sep_id=2), [[1, 7, 8, 2], [1, 7, 2, 0], [1, 7, 8, 2]]
-    )
-    np.testing.assert_array_equal(loader.cut(rows, 6, sep_id=2), rows)
-
-
 def test_cross_encoder_rows_join_query_and_passage():
     tokens = loader.CrossEncoderTokens(
-        queries=np.array([[1, 5, 2, 0]]), passages=np.array([[1, 8, 2], [1, 2, 0]]), pad_id=0
+        queries=TokenStore.of_rows(np.array([[1, 5, 2, 0]]), 0),
+        passages=TokenStore.of_rows(np.array([[1, 8, 2], [1, 2, 0]]), 0),
+        pad_id=0,
     )
     found = tokens({'query_row': np.array([0]), 'passages': np.array([[0, 1]])})
     np.testing.assert_array_equal(found['passages'], [[[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]]])

@@ -4,10 +4,14 @@ import os
 import subprocess
 import sys
 
+import bm25s
 import numpy as np
 import pytest
+import scipy.sparse
+import Stemmer
 
 from jdkd.retrieval import bm25
+from jdkd.runtime import stages
 
 PASSAGES = [
     'A list sorts its items in place.',
@@ -27,18 +31,35 @@ def model(tmp_path_factory):
     return bm25.load(directory, **PARAMETERS)
 
 
-def test_pairs_score_as_the_index_does(model):
+def weights(model):
+    """`[P, V]` what each term adds to each passage."""
+    scores = model.retriever.scores
+    shape = (len(model), len(model.idf))
+    return scipy.sparse.csc_matrix(
+        (scores['data'], scores['indices'], scores['indptr']), shape
+    ).toarray()
+
+
+def test_lists_score_as_the_index_does(model):
     ranking = model.search(QUERIES, depth=5)
-    rows = np.repeat(np.arange(3), 5)
     terms = model.query_terms(QUERIES)
-    found = bm25.pair_scores(terms, rows, model.weights, ranking.passages.ravel())
-    np.testing.assert_allclose(found.reshape(3, 5), ranking.scores, atol=1e-5)
+    found = model.list_scores(terms, ranking.passages)
+    np.testing.assert_allclose(found, ranking.scores, atol=1e-5)
+    everything = model.all_scores(terms, np.arange(5))
+    np.testing.assert_allclose(
+        np.take_along_axis(everything, ranking.passages, axis=1), ranking.scores, atol=1e-5
+    )
+    np.testing.assert_allclose(everything, terms @ weights(model).T, atol=1e-5)
 
 
 def test_new_text_scores_as_a_passage_of_the_same_words(model):
-    np.testing.assert_allclose(
-        model.text_weights(PASSAGES).toarray(), model.weights.toarray(), rtol=1e-6
-    )
+    for query in QUERIES:
+        terms = model.query_terms([query] * len(PASSAGES))
+        np.testing.assert_allclose(
+            model.text_scores(terms, PASSAGES),
+            model.list_scores(terms, np.arange(len(PASSAGES))[:, None])[:, 0],
+            rtol=1e-6,
+        )
 
 
 def test_a_score_by_hand(model):
@@ -46,15 +67,62 @@ def test_a_score_by_hand(model):
     sizes = [5, 7, 4, 5, 0]
     idf = np.log(1 + (5 - 1 + 0.5) / (1 + 0.5))
     expected = idf / (1 + 0.9 * (1 - 0.4 + 0.4 * 4 / np.mean(sizes)))
-    terms = model.query_terms(['open'])
-    found = bm25.pair_scores(terms, np.array([0]), model.weights, np.array([2]))
+    found = model.list_scores(model.query_terms(['open', 'open open']), np.array([[2, 0]] * 2))
     assert model.average_length == pytest.approx(np.mean(sizes))
-    assert found[0] == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(found, [[expected, 0], [2 * expected, 0]], rtol=1e-5)
 
 
 def test_unknown_words_add_nothing_but_length(model):
-    plain, longer = model.text_weights(['open file', 'open file zebra zebra zebra'])
-    assert (longer.data < plain.data).all() and longer.nnz == plain.nnz
+    texts = ['open file', 'open file zebra zebra zebra', 'zebra']
+    plain, longer, none = model.text_scores(model.query_terms(['open file'] * 3), texts)
+    assert plain > longer > 0 == none
+
+
+def test_parts_and_a_kill_make_the_index_that_bm25s_makes(tmp_path, monkeypatch):
+    monkeypatch.setattr(bm25, '_PART', 2)
+    taken = []
+
+    class Texts(list):
+        """Notes which texts were taken; the machine goes down at the third part, once."""
+
+        def __getitem__(self, rows):
+            taken.append(rows.start)
+            if taken == [0, 2, 4]:
+                raise KeyboardInterrupt
+            return super().__getitem__(rows)
+
+    def stage():
+        stages.stage(
+            tmp_path / 'index',
+            {},
+            lambda out: bm25.build(out, Texts(PASSAGES), **PARAMETERS),
+            resumable=True,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        stage()
+    stage()
+    assert taken == [0, 2, 4, 4]
+    assert sorted(p.name for p in (tmp_path / 'index').iterdir()) == [
+        'bm25s',
+        'manifest.json',
+        'statistics.json',
+    ]
+    found = bm25.load(tmp_path / 'index', **PARAMETERS)
+    words = bm25s.tokenize(
+        PASSAGES,
+        stopwords='en',
+        stemmer=Stemmer.Stemmer('english'),
+        return_ids=False,
+        show_progress=False,
+    )
+    theirs = bm25s.BM25(k1=0.9, b=0.4, method='lucene')
+    theirs.index(words, show_progress=False)
+    ours = weights(found)
+    for word, i in found.retriever.vocab_dict.items():
+        np.testing.assert_allclose(ours[:, i], theirs.get_scores([word]), rtol=1e-6)
+    assert {*found.retriever.vocab_dict} == {*theirs.vocab_dict} - {''}
+    assert [*found.retriever.vocab_dict] == sorted(found.retriever.vocab_dict)
 
 
 def test_a_query_without_known_terms_scores_zero(model):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 
+from jdkd.data import runs
 from jdkd.data.collection import Collection
+from jdkd.data.passages import Passages
 from jdkd.retrieval import evaluate
 from jdkd.retrieval.index import Ranking
 
@@ -19,41 +21,108 @@ def ranking():
 
 def test_measures_by_hand():
     run = evaluate.to_run(ranking(), ['a', 'b'], IDS)
-    found = evaluate.measure(run, QRELS, ['MRR@10', 'nDCG@10', 'R@2', 'R@100'])
-    assert found['MRR@10'] == pytest.approx(0.5)  # rank 2 in both
+    found = evaluate.measure(run, QRELS, ['MRR@10', 'nDCG@10', 'R@2', 'R@100', 'MAP']).means
+    assert found['MRR@10'] == found['MAP'] == pytest.approx(0.5)  # rank 2 in both
     assert found['nDCG@10'] == pytest.approx(1 / np.log2(3))
     assert found['R@2'] == 1 and found['R@100'] == 1
 
 
 def test_a_query_without_results_counts_as_zero():
     run = evaluate.to_run(ranking(), ['a', 'b'], IDS)
-    del run['b']
-    assert evaluate.measure(run, QRELS, ['MRR@10'])['MRR@10'] == pytest.approx(0.25)
+    for missing in ({'a': run['a']}, {'a': run['a'], 'b': {}}):
+        found = evaluate.measure(missing, QRELS, ['MRR@10', 'R@2'])
+        assert found.means['MRR@10'] == pytest.approx(0.25)
+        assert found.per_query['b'] == {'MRR@10': 0, 'R@2': 0}
 
 
-def test_ties_and_values_equal_trec_evals():
+def test_queries_without_judgements_do_not_count():
+    run = evaluate.to_run(ranking(), ['a', 'b'], IDS)
+    found = evaluate.measure(run, {'a': QRELS['a']}, ['MRR@10', 'R@1'])
+    assert found.per_query == {'a': {'MRR@10': 0.5, 'R@1': 0}} and found.means['R@1'] == 0
+
+
+def test_every_digit_is_trec_evals(tmp_path):
+    """Of the run file as pytrec_eval (trec_eval's own code) reads it, query by query."""
     rng = np.random.default_rng(0)
     ids = [f'p{i}' for i in rng.permutation(60)]
     query_ids = [f'q{i}' for i in range(30)]
     passages = np.stack([rng.permutation(60)[:20] for _ in query_ids]).astype(np.int32)
-    scores = rng.integers(0, 4, passages.shape).astype(np.float32)  # many ties
+    scores = rng.normal(size=passages.shape).astype(np.float32)
+    scores[:15] = rng.integers(0, 4, (15, 20))  # many ties
+    scores[15:20] = 0.75 + np.arange(20) * 2.0**-24  # apart in the last bit
     qrels = {q: {ids[p]: int(rng.integers(0, 3)) for p in range(0, 60, 2)} for q in query_ids}
     run = evaluate.to_run(Ranking(passages, scores), query_ids, ids)
-    found = evaluate.measure(run, qrels, ['MRR@100', 'nDCG@10', 'R@10', 'AP'])
-    judge = pytrec_eval.RelevanceEvaluator(qrels, {'recip_rank', 'ndcg_cut.10', 'recall.10', 'map'})
-    theirs = list(judge.evaluate(run).values())
-    for name, key in [
-        ('MRR@100', 'recip_rank'),
-        ('nDCG@10', 'ndcg_cut_10'),
-        ('R@10', 'recall_10'),
-        ('AP', 'map'),
-    ]:
-        assert found[name] == pytest.approx(np.mean([t[key] for t in theirs]), abs=1e-12), name
+    keys = {
+        'MRR@100': 'recip_rank',
+        'nDCG@10': 'ndcg_cut_10',
+        'R@10': 'recall_10',
+        'R@20': 'recall_20',
+        'MAP': 'map',
+    }
+    found = evaluate.measure(run, qrels, list(keys))
+    found.save(tmp_path, 'x')
+    assert evaluate.load_per_query(tmp_path, 'x') == found.per_query
+    evaluate.write_trec_run(tmp_path / 'run.trec', run, 'x')
+    with (tmp_path / 'run.trec').open() as f:
+        read = pytrec_eval.parse_run(f)
+    judge = pytrec_eval.RelevanceEvaluator(
+        qrels, {'recip_rank', 'ndcg_cut.10', 'recall.10,20', 'map'}
+    )
+    theirs = judge.evaluate(read)
+    for query_id in query_ids:
+        for name, key in keys.items():
+            assert found.per_query[query_id][name] == theirs[query_id][key], (query_id, name)
+    for name, key in keys.items():
+        mean = np.mean([t[key] for t in theirs.values()])
+        assert found.means[name] == pytest.approx(mean, abs=1e-12), name
+
+
+def test_a_cut_reciprocal_rank_is_the_rank_of_the_first_relevant_passage():
+    ids = [f'p{i}' for i in range(20)]
+    run = {f'q{i}': {pid: 20.0 - j for j, pid in enumerate(ids)} for i in range(20)}
+    qrels = {f'q{i}': {f'p{i}': 1, 'p19': 0} for i in range(20)}
+    found = evaluate.measure(run, qrels, ['MRR@10', 'RR@10']).per_query
+    for i in range(20):
+        expected = 1 / (i + 1) if i < 10 else 0
+        assert found[f'q{i}'] == {'MRR@10': expected, 'RR@10': expected}
+
+
+def test_answers_in_passages_are_relevance_too():
+    """The accuracy of DPR: one of the first k passages holds an answer, judged or not."""
+    run = evaluate.to_run(ranking(), ['a', 'b'], IDS)  # p0 p1 p2 and p2 p3 p0
+    asked = []
+
+    def holds(passage_id):
+        asked.append(passage_id)
+        return passage_id == 'p2'
+
+    names = ['AnswerR@1', 'R@1', 'AnswerR@2', 'AnswerR@3']
+    has_answer = {'a': holds, 'b': holds, 'unranked': holds}
+    found = evaluate.measure(run, QRELS, names, has_answer)
+    assert list(found.means) == names
+    assert list(found.means.values()) == pytest.approx([1 / 3, 0, 1 / 3, 2 / 3])
+    assert found.per_query['a'] == {'AnswerR@1': 0, 'R@1': 0, 'AnswerR@2': 0, 'AnswerR@3': 1}
+    assert found.per_query['unranked'] == {'AnswerR@1': 0, 'AnswerR@2': 0, 'AnswerR@3': 0}
+    assert asked == ['p0', 'p1', 'p2', 'p2', 'p3', 'p0']
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [('AnswerR@3', 'AnswerR@3 goes by answers, of which'), ('R@3', 'R@3 goes by judgements')],
+)
+def test_measures_need_what_they_go_by(name, message):
+    run = evaluate.to_run(ranking(), ['a', 'b'], IDS)
+    qrels, has_answer = ({'a': {}}, {'a': bool}) if name == 'R@3' else (QRELS, {})
+    with pytest.raises(ValueError, match=message):
+        evaluate.measure(run, qrels, [name], has_answer)
 
 
 def test_unknown_measure():
     with pytest.raises(ValueError, match="'MRP@10', which ir_measures does not know"):
         evaluate.measure({}, QRELS, ['MRP@10'])
+    evaluate.check(['AnswerR@20', 'MRR@10'])
+    with pytest.raises(ValueError, match="'AnswerR@x', which ir_measures does not know"):
+        evaluate.check(['MRR@10', 'AnswerR@x'])
 
 
 def test_wrong_queries():
@@ -61,28 +130,11 @@ def test_wrong_queries():
     np.testing.assert_array_equal(found, [False, True])
 
 
-def collection():
-    return Collection('c', IDS, [''] * 4, ['x'] * 4, {}, {})
-
-
 def test_run_files_come_back(tmp_path):
     run = evaluate.to_run(ranking(), ['a', 'b'], IDS)
     evaluate.write_trec_run(tmp_path / 'run.trec', run, 'student')
     assert (tmp_path / 'run.trec').read_text().splitlines()[0] == 'a Q0 p0 1 3 student'
-    found = evaluate.read_trec_run(tmp_path / 'run.trec', collection())
-    assert found['b'] == {2: pytest.approx(0.9), 3: 0.5, 0: 0.5}
-
-
-@pytest.mark.parametrize(
-    ('line', 'message'),
-    [
-        ('a Q0 p1 1', 'run.trec:2: not a run line'),
-        ('a Q0 p1 1 high x', 'run.trec:2: not a run line'),
-        ('a Q0 p9 1 1.0 x', "run.trec:2: passage 'p9' is not in collection 'c'"),
-        ('a Q0 p0 1 9.0 x', "run.trec:2: passage 'p0' has two scores for query 'a'"),
-    ],
-)
-def test_bad_run_lines(tmp_path, line, message):
-    (tmp_path / 'run.trec').write_text(f'a Q0 p0 1 2.0 x\n{line}\n')
-    with pytest.raises(ValueError, match=message):
-        evaluate.read_trec_run(tmp_path / 'run.trec', collection())
+    queries = {'test': {'a': 'x', 'b': 'y'}}
+    collection = Collection('c', Passages.of(IDS, [''] * 4, ['x'] * 4), queries, {})
+    rows, values = runs.read(tmp_path / 'run.trec', collection).of('b')
+    assert dict(zip(rows.tolist(), values, strict=True)) == {2: pytest.approx(0.9), 3: 0.5, 0: 0.5}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jdkd.retrieval import index
+from jdkd.retrieval.vectors import Vectors
 
 
 def vectors(n, dim=16, seed=0):
@@ -34,31 +35,79 @@ def test_depth_is_at_most_the_collection():
     assert index.exact_search(vectors(2), vectors(3), 10).passages.shape == (2, 3)
 
 
+def scann(**overrides):
+    fields = {'kind': 'scann', 'reorder': 200, 'threshold': 0.2, 'shard': 1_000_000}
+    return ml_collections.ConfigDict(fields | overrides)
+
+
+def in_parts(array, size):
+    return Vectors(tuple(array[i : i + size] for i in range(0, len(array), size)))
+
+
+def test_exact_search_reads_parts_as_one_array():
+    queries, passages = vectors(7, seed=1), vectors(50)
+    whole = index.exact_search(queries, passages, 10)
+    found = index.exact_search(queries, in_parts(passages, 12), 10, passage_block=20)
+    np.testing.assert_array_equal(found.passages, whole.passages)
+
+
 def test_scann_finds_nearly_all_and_recall_says_so():
     queries, passages = vectors(64, 32, seed=1), vectors(4000, 32)
     exact = index.exact_search(queries, passages, 20)
-    found = index.scann_search(queries, passages, 20, reorder=200, threshold=0.2)
+    found = index.search(queries, passages, 20, scann())
     recall = index.recall(found, exact)
     shared = [len(set(a) & set(b)) for a, b in zip(found.passages, exact.passages, strict=True)]
     assert recall == pytest.approx(np.mean(shared) / 20)
     assert recall > 0.9
     assert (np.diff(found.scores, axis=1) <= 0).all()
-    np.testing.assert_allclose(  # reordering makes the scores exact
-        found.scores[:, 0], (queries * passages[found.passages[:, 0]]).sum(axis=1), atol=1e-5
+    np.testing.assert_allclose(  # what is returned is scored exactly
+        found.scores, np.einsum('qd,qnd->qn', queries, passages[found.passages]), atol=1e-6
     )
 
 
 def test_scann_builds_the_same_index_again():
     queries, passages = vectors(64, 32, seed=1), vectors(4000, 32)
-    a, b = (index.scann_search(queries, passages, 20, reorder=40, threshold=0.2) for _ in range(2))
+    a, b = (index.search(queries, passages, 20, scann(reorder=40)) for _ in range(2))
     np.testing.assert_array_equal(a.passages, b.passages)
     np.testing.assert_array_equal(a.scores, b.scores)
 
 
-def test_scann_on_a_handful_of_passages_is_exact():
+@pytest.mark.parametrize('tree', [False, True])
+def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatch, tree):
+    monkeypatch.setattr(index, '_TREE_FROM', 2000 if tree else 10**9)
+    queries, passages = vectors(64, 32, seed=1), in_parts(vectors(5000, 32), 1300)
+    config = scann(shard=2000)
+    index.build(tmp_path, passages, config)
+    sizes = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
+    assert len(list(tmp_path.iterdir())) == 3
+    assert not list(tmp_path.rglob('dataset.npy'))  # the vectors are kept once
+    found = index.search(queries, passages, 20, config, tmp_path)
+    index.build(tmp_path, passages, config)
+    assert sizes == {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
+    assert index.recall(found, index.exact_search(queries, passages, 20)) > 0.9
+    again = index.search(queries, passages, 20, config)  # built anew
+    np.testing.assert_array_equal(found.passages, again.passages)
+
+
+def test_a_search_of_all_shards_for_all_passages_is_exact(monkeypatch):
+    monkeypatch.setattr(index, '_QUERY_BLOCK', 4)
+    queries, passages = vectors(10, seed=1), np.repeat(vectors(1100), 2, axis=0)
+    found = index.search(queries, passages, 9, scann(shard=2000, reorder=2200))
+    exact = index.exact_search(queries, passages, 9)
+    np.testing.assert_array_equal(found.passages, exact.passages)  # with every tie in order
+    np.testing.assert_allclose(found.scores, exact.scores, atol=1e-6)
+
+
+def test_scann_on_a_handful_of_passages_is_exact(tmp_path):
     queries, passages = vectors(5, seed=1), vectors(40)
-    found = index.scann_search(queries, passages, 10, reorder=20, threshold=0.2)
+    index.build(tmp_path, passages, scann())
+    found = index.search(queries, passages, 10, scann(), tmp_path)
     assert index.recall(found, index.exact_search(queries, passages, 10)) == 1
+
+
+def test_tiny_shards_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match='index.shard=1999 is too small; set at least 2000'):
+        index.build(tmp_path, vectors(4000), scann(shard=1999))
 
 
 def test_unknown_kind():

@@ -43,7 +43,9 @@ def test_fields_that_do_not_exist(argv, message):
 def test_names_on_the_command_line_are_split():
     config = mta4dpr.get_config()
     config.teacher.members = ('bm25,minilm', 'cross')
+    config.candidates.retrievers = ('bm25,minilm',)
     assert configs.resolve(config).teacher.members == ('bm25', 'minilm', 'cross')
+    assert configs.resolve(config).candidates.retrievers == ('bm25', 'minilm')
 
 
 def overridden(*args):
@@ -116,6 +118,9 @@ def test_an_empty_workdir_is_no_run(tmp_path):
     [
         ('assistants', ('minilm', 'nobody'), "'nobody' is no entry of config.systems"),
         ('assistants', ('cross',), "'cross' is a cross-encoder and cannot search"),
+        ('collection.source', 'csv:x', "unknown collection source 'csv:x': use one of"),
+        ('collection.on_error', 'ignore', "collection.on_error is 'ignore'; use stop or skip"),
+        ('candidates.retrievers', ('cross',), "'cross' is a cross-encoder and cannot search"),
         ('teacher.members', (), 'teacher.members is empty'),
         ('teacher.weights', (1.0,), 'does not give one weight for each'),
         ('compare', 'MRR@5', "compare='MRR@5' is not among measures"),
@@ -154,6 +159,11 @@ def test_imported_scores_and_dark_examples_exclude_each_other():
     with pytest.raises(ValueError, match="'ranker' has imported scores and cannot score dark"):
         configs.validate(configs.resolve(config))
     config.dark.reinforced = config.dark.noisy = 0
+    configs.validate(configs.resolve(config))
+    # What only mines negatives scores nothing.
+    config = mta4dpr.get_config()
+    config.systems.ranker = common.scores('ranker.trec')
+    config.candidates.retrievers = ('ranker',)
     configs.validate(configs.resolve(config))
 
 

@@ -36,6 +36,49 @@ def test_a_half_built_stage_is_built_again(tmp_path):
     assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == ['manifest.json', 'whole']
 
 
+def test_a_resumable_stage_goes_on_at_the_first_part_that_is_missing(tmp_path):
+    written = []
+
+    def build(stop_at):
+        def write(i, f):
+            f.write(b'half')
+            if i == stop_at:
+                raise KeyboardInterrupt
+            written.append(i)
+            f.seek(0)
+            f.write(b'part %d' % i)
+
+        return lambda out: [p.name for p in stages.parts(out, 'x-{}.bin', 4, write)]
+
+    def stage(inputs, stop_at=None):
+        return stages.stage(tmp_path / 'a', inputs, build(stop_at), resumable=True)
+
+    with pytest.raises(KeyboardInterrupt):
+        stage({'n': 1}, stop_at=2)
+    names = [f'x-{i:05d}.bin' for i in range(4)]
+    assert stage({'n': 1})['result'] == names and written == [0, 1, 2, 3]
+    assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == ['manifest.json', *names]
+    assert [(tmp_path / 'a' / name).read_bytes() for name in names] == [
+        b'part %d' % i for i in range(4)
+    ]
+
+
+def test_what_was_left_of_other_inputs_is_not_gone_on_with(tmp_path):
+    def fails(out):
+        (out / 'half').write_text('')
+        raise KeyboardInterrupt
+
+    def build(out):
+        return sorted(p.name for p in out.iterdir() if p.name == 'half')
+
+    with pytest.raises(KeyboardInterrupt):
+        stages.stage(tmp_path / 'a', {'n': 1}, fails, resumable=True)
+    assert stages.stage(tmp_path / 'a', {'n': 2}, build, resumable=True)['result'] == []
+    with pytest.raises(KeyboardInterrupt):
+        stages.stage(tmp_path / 'b', {}, fails)
+    assert stages.stage(tmp_path / 'b', {}, build, resumable=True)['result'] == []
+
+
 def test_other_inputs_are_refused_and_nothing_is_lost(tmp_path):
     stages.stage(tmp_path / 'a', {'n': 1, 'm': 1}, lambda out: (out / 'x').write_text('1') and 0)
     with pytest.raises(ValueError, match=r'built from other inputs \(n differ\)'):

@@ -145,14 +145,15 @@ def test_prefixes_come_before_queries_and_passages(tmp_path):
         workdir=tmp_path,
         passages=['cat cat', 'cat'],
         collection=types.SimpleNamespace(fingerprint='c'),
-        stage=lambda path, inputs, build: stages.stage(tmp_path / path, inputs, build),
+        stage=lambda path, *args, **kwargs: stages.stage(tmp_path / path, *args, **kwargs),
     )
     queries = Queries('test', ['a'], ['cat'], [np.array([0])])
     q, p, cat = 6, 7, 5
 
     def tokens(**overrides):
         encoder = encoders.load_encoder(run, entry(tmp_path / 'model', **overrides))
-        return encoder.query_tokens(run, queries)[:, :3], encoder.passage_tokens(run)[:, :3]
+        stores = encoder.query_tokens(run, queries), encoder.passage_tokens(run)
+        return [store.rows(np.arange(len(store)), 3) for store in stores]
 
     for overrides, expected_queries, expected_passages in (
         ({}, [[q, cat, 0]], [[p, cat, cat], [p, cat, 0]]),

@@ -1,0 +1,72 @@
+"""What benchmarks share: seconds and peak memory of a piece of work, and figures as JSON."""
+
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import sys
+import threading
+import time
+
+import jax
+
+
+def _anonymous() -> int:
+    """Bytes of the process that no file backs: the pages of memory-mapped files can be dropped."""
+    for line in pathlib.Path('/proc/self/status').read_text().splitlines():
+        if line.startswith('RssAnon:'):
+            return int(line.split()[1]) * 1024
+    raise OSError('/proc/self/status has no RssAnon; this benchmark needs Linux.')
+
+
+@contextlib.contextmanager
+def peak(result: dict, name: str):
+    """Adds `seconds`, `peak_anonymous_mib` and what of it was there before to `result[name]`."""
+    before, highest, done = _anonymous(), [0], threading.Event()
+
+    def watch():
+        while not done.wait(0.02):
+            highest[0] = max(highest[0], _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - start
+        done.set()
+        watcher.join()
+    result[name] = {
+        'seconds': round(seconds, 2),
+        'before_anonymous_mib': round(before / 2**20),
+        'peak_anonymous_mib': round(max(highest[0], _anonymous()) / 2**20),
+    }
+    print(name, result[name], flush=True)
+
+
+def write(name: str, result: dict) -> None:
+    """Writes benchmarks/results/<name>.json; the command keeps names of directories to itself."""
+    arguments = [a if '=/' not in a else a.split('=/')[0] + '=DIRECTORY' for a in sys.argv[1:]]
+    report = {
+        'command': ' '.join(['python', f'benchmarks/{pathlib.Path(sys.argv[0]).name}', *arguments]),
+        'hardware': {
+            'cpu': _cpu(),
+            'cores': len(os.sched_getaffinity(0)),
+            'device': jax.devices()[0].device_kind,
+            'devices': jax.device_count(),
+        },
+        **result,
+    }
+    path = pathlib.Path(__file__).parent / 'results' / f'{name}.json'
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + '\n')
+    print(json.dumps(report, indent=2))
+
+
+def _cpu() -> str:
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+        if line.startswith('model name'):
+            return line.split(':', 1)[1].strip()
+    return platform.processor()

@@ -1,0 +1,208 @@
+"""Passages as columns that may be larger than memory, found by id without a dict of their ids."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SCHEMA = pa.schema([(name, pa.large_string()) for name in ('id', 'title', 'text')])
+
+_CHUNK = 4096  # Texts that iterating turns into str at a time.
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Column(Sequence[str]):
+    """A column of texts as a sequence of str; a slice is a list.
+
+    Attributes:
+        data: large_string, in memory or memory-mapped.
+    """
+
+    data: pa.ChunkedArray
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i):
+        return self.data[i].to_pylist() if isinstance(i, slice) else self.data[int(i)].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _CHUNK):
+            yield from self[start : start + _CHUNK]
+
+    def take(self, rows: np.ndarray) -> list[str]:
+        """The texts of some rows, in their order."""
+        # Not by Arrow's take, which copies all chunks into one, whatever is taken.
+        return [self.data[row].as_py() for row in np.asarray(rows).tolist()]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Rows(Mapping[str, int]):
+    """Passage id -> row: 12 bytes a passage, which may be memory-mapped.
+
+    Attributes:
+        ids: The ids.
+        hashes: `[P]` uint64, `id_hashes` of the ids, sorted.
+        order: `[P]` int32, the row of each hash.
+    """
+
+    ids: Column
+    hashes: np.ndarray
+    order: np.ndarray
+
+    def find(self, ids: Sequence[str]) -> np.ndarray:
+        """`[len(ids)]` int32 rows, -1 for an id that no passage has."""
+        rows = np.full(len(ids), -1, np.int32)
+        wanted = id_hashes(ids)
+        at = np.searchsorted(self.hashes, wanted)
+        left = np.arange(len(ids))
+        while True:  # Twice only where two ids share a hash.
+            left = left[at[left] < len(self.hashes)]
+            left = left[self.hashes[at[left]] == wanted[left]]
+            if not len(left):
+                return rows
+            found = self.order[at[left]]
+            pairs = zip(left.tolist(), self.ids.take(found), strict=True)
+            same = np.array([ids[i] == passage_id for i, passage_id in pairs])
+            rows[left[same]] = found[same]
+            left = left[~same]
+            at[left] += 1
+
+    def __getitem__(self, passage_id: str) -> int:
+        row = int(self.find([passage_id])[0])
+        if row < 0:
+            raise KeyError(passage_id)
+        return row
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Passages(Sequence[str]):
+    """The passages of a collection, each a str of title and text; a slice is a list of them.
+
+    Attributes:
+        ids: Passage ids; the position in this column is the passage's row everywhere.
+        titles: One title a passage, possibly empty.
+        texts: One text a passage.
+        row: Passage id -> row.
+        group: `[P]` int32: the first row whose passage is equal but for case and whitespace. Rows
+            of one group are the same text under several ids: none can be a negative of another.
+        fingerprint: sha256 of the three columns.
+    """
+
+    ids: Column
+    titles: Column
+    texts: Column
+    row: Rows
+    group: np.ndarray
+    fingerprint: str
+
+    @classmethod
+    def of(cls, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> 'Passages':
+        """Passages in memory.
+
+        Raises:
+            ValueError: if the columns differ in length.
+        """
+        table = pa.table([list(ids), list(titles), list(texts)], schema=SCHEMA)
+        digests = b''.join(text_digest(a, b) for a, b in zip(titles, texts, strict=True))
+        fingerprint = Fingerprint()
+        fingerprint.update(table)
+        return cls.from_parts(
+            table, *sorted_hashes(id_hashes(ids)), groups(digests), fingerprint.hexdigest()
+        )
+
+    @classmethod
+    def from_parts(
+        cls,
+        table: pa.Table,
+        hashes: np.ndarray,
+        order: np.ndarray,
+        group: np.ndarray,
+        fingerprint: str,
+    ) -> 'Passages':
+        """Passages of a table with the columns of SCHEMA and what was derived from it."""
+        ids, titles, texts = (Column(table.column(name)) for name in SCHEMA.names)
+        return cls(ids, titles, texts, Rows(ids, hashes, order), group, fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [join(*pair) for pair in zip(self.titles[i], self.texts[i], strict=True)]
+        return join(self.titles[i], self.texts[i])
+
+    def __iter__(self) -> Iterator[str]:
+        for pair in zip(self.titles, self.texts, strict=True):
+            yield join(*pair)
+
+
+class Fingerprint:
+    """sha256 of tables of strings, whatever batches they come in."""
+
+    def __init__(self):
+        self._columns = [(hashlib.sha256(), hashlib.sha256()) for _ in SCHEMA]
+
+    def update(self, table: pa.Table | pa.RecordBatch) -> None:
+        for column, (lengths, characters) in zip(table.columns, self._columns, strict=True):
+            # Lengths beside the characters: a border between two items counts.
+            lengths.update(np.asarray(pc.binary_length(column)).astype('<i8').tobytes())
+            for chunk in getattr(column, 'chunks', [column]):
+                offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
+                start, end = int(offsets[0]), int(offsets[len(chunk)])
+                characters.update(memoryview(chunk.buffers()[2] or b'')[start:end])
+
+    def hexdigest(self) -> str:
+        parts = b''.join(part.digest() for column in self._columns for part in column)
+        return hashlib.sha256(parts).hexdigest()
+
+
+def join(title: str, text: str) -> str:
+    """A passage as encoders and BM25 read it: title and text, joined as BEIR joins them."""
+    return f'{title} {text}'.strip()
+
+
+def id_hashes(ids: Iterable[str]) -> np.ndarray:
+    """`[n]` uint64 hash of each id, the same on every machine."""
+    encoded = (i.encode(errors='surrogatepass') for i in ids)  # What none has is not found.
+    digests = b''.join(hashlib.blake2b(i, digest_size=8).digest() for i in encoded)
+    return np.frombuffer(digests, '<u8')
+
+
+def text_digest(title: str, text: str) -> bytes:
+    """16 bytes, equal for passages that differ in case and whitespace only."""
+    key = ' '.join(join(title, text).casefold().split())
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+
+
+def sorted_hashes(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes in rising order, and the int32 row of each."""
+    order = np.argsort(hashes, kind='stable')
+    return hashes[order], order.astype(np.int32)
+
+
+def groups(digests: bytes) -> np.ndarray:
+    """`[P]` int32: the first row of the same digest.
+
+    Args:
+        digests: `text_digest` of every passage, one after the other.
+    """
+    high, low = np.frombuffer(digests, '<u8').reshape(-1, 2).T
+    order = np.lexsort((low, high))  # Stable: the first row of a digest comes first.
+    first = np.ones(len(order), bool)
+    for part in (high, low):
+        part = part[order]
+        first[1:] &= part[1:] == part[:-1]
+    first[1:] = ~first[1:]
+    group = np.empty(len(order), np.int32)
+    group[order] = order[first][np.cumsum(first) - 1]
+    return group

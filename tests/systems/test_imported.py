@@ -1,0 +1,93 @@
+"""Scores made elsewhere as a system: ranks, scores, coverage, and the file that they come from."""
+
+import logging
+from unittest import mock
+
+import ml_collections
+import numpy as np
+import pytest
+
+from jdkd.data.candidates import Lists
+from jdkd.data.collection import Collection
+from jdkd.data.passages import Passages
+from jdkd.run import Queries, Run
+from jdkd.systems import imported
+
+TEXT = 'a Q0 p2 1 3 x\na Q0 p0 2 1 x\na Q0 p1 3 1 x\nb Q0 p3 1 -2 x\n'
+
+
+@pytest.fixture
+def run(tmp_path):
+    passages = Passages.of([f'p{i}' for i in range(4)], [''] * 4, ['x'] * 4)
+    queries = {'train': {'a': 'x', 'b': 'y', 'c': 'z'}}
+    collection = Collection('c', passages, queries, {})
+    (tmp_path / 'run.trec').write_text(TEXT)
+    config = ml_collections.ConfigDict({'depth': 3, 'ignore_identical_ids': True})
+    return Run(config, tmp_path / 'run', None, collection)
+
+
+def load(run, **changes):
+    path = run.workdir.parent / 'run.trec'
+    spec = {'path': str(path), 'on_error': 'stop', 'missing': None, 'scale': None, **changes}
+    return imported.load(run, 'llm', ml_collections.ConfigDict(spec, convert_dict=False))
+
+
+QUERIES = Queries('train', ['a', 'b', 'c'], ['x', 'y', 'z'], [np.array([2])] * 3)
+LISTS = Lists.originals(np.array([1, 0]), np.array([[3, 0], [2, 1]]))
+
+
+def test_ranks_what_the_file_holds(run):
+    ranking, _ = load(run).rank(QUERIES)
+    np.testing.assert_array_equal(ranking.passages, [[2, 0, 1], [3, -1, -1], [-1, -1, -1]])
+    np.testing.assert_array_equal(ranking.scores[0], [3, 1, 1])
+    assert (ranking.scores[ranking.passages < 0] == -np.inf).all()
+
+
+def test_a_missing_score_stops_with_the_coverage_or_takes_a_value(run):
+    with pytest.raises(ValueError, match="no score for query 'b' and passage 'p0'.* 75.0% of the"):
+        load(run).score(QUERIES, LISTS)
+    system = load(run, missing=-9.0)
+    np.testing.assert_array_equal(system.score(QUERIES, LISTS), [[-2, -9], [3, 1]])
+    assert system.coverage(QUERIES, LISTS) == 0.75
+    assert system.digest != load(run).digest
+
+
+def test_the_file_is_read_once_and_noticed_when_it_changes(run):
+    file = run.workdir.parent / 'run.trec'
+    digest = load(run).digest
+    with mock.patch('jdkd.data.runs.read', side_effect=AssertionError):
+        assert load(run).digest == digest
+        file.rename(file.with_name('moved'))
+        assert load(run).digest == digest
+        file.write_text(TEXT.replace('-2', '-3'))
+        with pytest.raises(ValueError, match='run.trec differ'):
+            load(run)
+
+
+def test_a_bad_file_leaves_nothing_behind(run):
+    file = run.workdir.parent / 'run.trec'
+    file.write_text(TEXT + 'a Q0 p9 1 1 x\n')
+    with pytest.raises(ValueError, match="run.trec:5: passage 'p9'"):
+        load(run)
+    assert not list((run.workdir / 'systems/llm').iterdir())
+    np.testing.assert_array_equal(
+        load(run, on_error='skip').rank(QUERIES)[0].passages[1], [3, -1, -1]
+    )
+
+
+@pytest.mark.parametrize(
+    ('scores', 'message'),
+    [
+        ([1, 1, 1, 2], '100.0% of the queries are all the same'),
+        ([0.9999, 0.99995, 0.00001, 0.5], '50.0% of the scores lie within a thousandth'),
+        ([3.1, -2.0, 0.4, 0.7], None),
+    ],
+)
+def test_warns_of_scores_that_are_flat(run, scores, message, caplog):
+    ids = 'a Q0 p2', 'a Q0 p0', 'a Q0 p1', 'b Q0 p3'
+    lines = (f'{pair} 1 {score} x\n' for pair, score in zip(ids, scores, strict=True))
+    (run.workdir.parent / 'run.trec').write_text(''.join(lines))
+    with caplog.at_level(logging.WARNING):
+        load(run)
+    warned = [record.getMessage() for record in caplog.records if 'run.trec' in record.getMessage()]
+    assert bool(warned) == bool(message) and (not message or message in warned[0])

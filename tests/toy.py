@@ -1,0 +1,70 @@
+"""A collection and models small enough to compute by hand."""
+
+import json
+
+import jax
+import numpy as np
+import tokenizers
+
+from jdkd.models import export
+from jdkd.models.transformer import TransformerConfig
+
+WORDS = 'cat dog bird fish runs sleeps sings swims red blue'.split()
+TRANSFORMER = TransformerConfig(
+    vocab_size=5 + len(WORDS),
+    hidden_size=8,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=12,
+    max_positions=40,
+)
+
+
+def write_model(directory, model, *, max_length=24, seed=0, **kwargs):
+    """A checkpoint with random parameters; returns them."""
+    directory.mkdir(parents=True)
+    source = directory.with_name(f'{directory.name}_tokenizer')
+    source.mkdir()
+    vocab = {w: i for i, w in enumerate([*'[PAD] [UNK] [CLS] [SEP] [MASK]'.split(), *WORDS])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='[UNK]'))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 2), ('[SEP]', 3)]
+    )
+    tokenizer.save(str(source / 'tokenizer.json'))
+    row = np.ones((1, 4), np.int32)
+    rows = (row, row) if hasattr(model, 'head') else (row,)
+    params = model.init(jax.random.key(seed), *rows)['params']
+    # As initialised it hardly tells one text from another.
+    params = jax.tree.map(lambda x: np.asarray(x) * (10 if x.ndim > 1 else 1), params)
+    export.export_sentence_transformer(
+        directory,
+        model=model,
+        params=params,
+        tokenizer_dir=source,
+        max_length=max_length,
+        model_card='',
+        **kwargs,
+    )
+    return params
+
+
+def write_collection(directory, *, passages=30, splits=('train', 'test'), seed=0):
+    """A directory in BEIR layout: passages of two to six words, four queries a split, graded."""
+    rng = np.random.default_rng(seed)
+
+    def text(low, high):
+        return ' '.join(rng.choice(WORDS, rng.integers(low, high)))
+
+    (directory / 'qrels').mkdir(parents=True)
+    lines = [{'_id': f'p{i}', 'title': '', 'text': text(2, 7)} for i in range(passages)]
+    (directory / 'corpus.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    queries, rows = [], {split: ['query-id\tcorpus-id\tscore'] for split in splits}
+    for split in splits:
+        for i in range(4):
+            queries.append({'_id': f'{split}{i}', 'text': text(2, 4)})
+            for passage in rng.choice(passages, 5, replace=False):
+                rows[split].append(f'{split}{i}\tp{passage}\t{rng.integers(1, 3)}')
+        (directory / 'qrels' / f'{split}.tsv').write_text('\n'.join(rows[split]))
+    (directory / 'queries.jsonl').write_text('\n'.join(map(json.dumps, queries)))
+    return directory
