@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jdkd.models import export, pretrained
+from jdkd.retrieval import vectors
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ['--config', 'configs/mta4dpr.py:tiny']
@@ -138,7 +139,7 @@ def test_sentence_transformers_gives_the_same_embeddings(finished):
     texts = [json.loads(line) for line in (finished / 'collection' / 'corpus.jsonl').open()]
     model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
     found = model.encode([f'{t["title"]} {t["text"]}'.strip() for t in texts[:64]])
-    ours = np.load(finished / 'systems' / 'student_01' / 'embeddings-passages' / 'embeddings.npy')
+    ours = vectors.load(finished / 'systems' / 'student_01' / 'embeddings-passages')[:]
     np.testing.assert_allclose(found, ours[:64], atol=1e-5)
 
 
