@@ -108,10 +108,11 @@ def main(_):
     config = common.get_config().index
     config.update({key: value for key, value in chosen.items() if value is not None})
     config = ml_collections.FrozenConfigDict(config)
+    found = {'dim': _DIM.value, 'store': _STORE.value, 'index': config.to_dict(), 'sizes': []}
     with tempfile.TemporaryDirectory(dir=_DIRECTORY.value) as temporary:
-        sizes = [run(pathlib.Path(temporary), int(n), config) for n in _PASSAGES.value]
-    found = {'dim': _DIM.value, 'store': _STORE.value, 'index': config.to_dict(), 'sizes': sizes}
-    measure.write(_NAME.value, {'memory': 'RssAnon', **found})
+        for size in map(int, _PASSAGES.value):
+            found['sizes'].append(run(pathlib.Path(temporary), size, config))
+            measure.write(_NAME.value, {'memory': 'RssAnon', **found})
 
 
 if __name__ == '__main__':
