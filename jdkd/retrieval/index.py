@@ -169,7 +169,7 @@ def _leaves(num_passages: int) -> int:
 
 
 def search(
-    queries: np.ndarray,
+    queries: np.ndarray | Vectors,
     passages: np.ndarray | Vectors,
     depth: int,
     config,
