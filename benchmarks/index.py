@@ -27,6 +27,7 @@ _SAMPLE = flags.DEFINE_integer('sample', 256, 'Queries of exact search.')
 _STORE = flags.DEFINE_enum('store', 'float32', vectors.STORES, 'Of vectors on disk.')
 _SHARD = flags.DEFINE_integer('shard', None, 'Passages of one index; by default as configured.')
 _REORDER = flags.DEFINE_integer('reorder', None, 'Candidates scored; by default as configured.')
+_LEAVES = flags.DEFINE_float('leaves', None, 'Share of leaves searched; by default as configured.')
 _DIRECTORY = flags.DEFINE_string('directory', None, 'Where to write; temporary by default.')
 _NAME = flags.DEFINE_string('name', 'index', 'Of the file of results.')
 _CLUSTERS = 2000
@@ -103,14 +104,15 @@ def run(root: pathlib.Path, size: int, config) -> dict:
 
 
 def main(_):
-    chosen = {'shard': _SHARD.value, 'reorder': _REORDER.value}
+    chosen = {'shard': _SHARD.value, 'reorder': _REORDER.value, 'leaves': _LEAVES.value}
     config = common.get_config().index
     config.update({key: value for key, value in chosen.items() if value is not None})
     config = ml_collections.FrozenConfigDict(config)
+    found = {'dim': _DIM.value, 'store': _STORE.value, 'index': config.to_dict(), 'sizes': []}
     with tempfile.TemporaryDirectory(dir=_DIRECTORY.value) as temporary:
-        sizes = [run(pathlib.Path(temporary), int(n), config) for n in _PASSAGES.value]
-    found = {'dim': _DIM.value, 'store': _STORE.value, 'index': config.to_dict(), 'sizes': sizes}
-    measure.write(_NAME.value, {'memory': 'RssAnon', **found})
+        for size in map(int, _PASSAGES.value):
+            found['sizes'].append(run(pathlib.Path(temporary), size, config))
+            measure.write(_NAME.value, {'memory': 'RssAnon', **found})
 
 
 if __name__ == '__main__':

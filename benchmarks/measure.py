@@ -56,6 +56,8 @@ def write(name: str, result: dict) -> None:
             'cores': len(os.sched_getaffinity(0)),
             'device': jax.devices()[0].device_kind,
             'devices': jax.device_count(),
+            # Above the number of cores, others were computing too.
+            'load_average': [round(x, 1) for x in os.getloadavg()],
         },
         **result,
     }

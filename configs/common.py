@@ -160,7 +160,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.index.kind = 'scann'  # or exact
     c.index.reorder = 400  # candidates that ScaNN scores exactly
     c.index.threshold = 0.2  # anisotropic quantization
-    c.index.shard = 1_000_000  # most passages of one ScaNN index; bounds memory
+    c.index.leaves = 0.1  # share of ScaNN's leaves that are searched, from 20,000 passages on
+    c.index.shard = 250_000  # most passages of one ScaNN index; bounds memory
     c.index.store = 'float32'  # of embeddings on disk; or bfloat16
     c.measures = ('MRR@10', 'nDCG@10', 'R@100')
     c.compare = 'MRR@10'  # decides on D_eval whether the student replaces an assistant

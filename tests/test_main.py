@@ -17,6 +17,7 @@ import toy
 
 from jdkd.data import store
 from jdkd.models import export, pretrained
+from jdkd.retrieval import vectors
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ['--config', 'configs/mta4dpr.py:tiny']
@@ -185,7 +186,7 @@ def test_sentence_transformers_gives_the_same_embeddings(finished):
     passages = store.open_(finished / 'collection').passages
     model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
     found = model.encode(passages[:64])
-    ours = np.load(finished / 'systems/student_01/embeddings-passages/vectors-00000.npy')
+    ours = vectors.load(finished / 'systems' / 'student_01' / 'embeddings-passages')[:]
     np.testing.assert_allclose(found, ours[:64], atol=1e-5)
 
 

@@ -1,8 +1,12 @@
 """Searching embeddings by inner product: ScaNN, and exact search as its oracle."""
 
+import concurrent.futures
 import dataclasses
 import functools
+import math
+import os
 import pathlib
+import shutil
 import tempfile
 
 import jax
@@ -10,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdkd.retrieval.vectors import Vectors
-from jdkd.runtime import stages
 
 try:
     import scann
@@ -20,6 +23,8 @@ except ImportError:  # Wheels exist for Linux on x86-64 only.
 KINDS = ('scann', 'exact')
 _HASH_FROM = 1000  # Passages from which ScaNN's codes can be trained; fewer are searched exactly.
 _TREE_FROM = 20_000  # Passages from which ScaNN's guide partitions first.
+_TRAINED_ON = 250_000  # Passages of a shard that its leaves are made from.
+_BUILDERS = 4  # Shards that are indexed side by side.
 _QUERY_BLOCK = 32_768  # Queries whose candidates are kept at once.
 _RESCORED = 2**26  # Bytes of the vectors of candidates that are gathered at once.
 
@@ -84,8 +89,8 @@ def exact_search(
 ) -> Ranking:
     """Exact inner-product search on the device, in blocks; ties are in the order of the rows.
 
-    The device holds one block of passages and `[query_block, passage_block]` scores, the host one
-    block of passages.
+    The device holds the queries, one block of passages and `[query_block, passage_block]` scores,
+    the host one block of passages.
 
     Args:
         queries: `[num_queries, dim]`.
@@ -103,10 +108,9 @@ def exact_search(
     ]
     for p in range(0, len(passages), passage_block):
         block_p = jnp.asarray(passages[p : p + passage_block], jnp.float32)
-        best = [
-            _top_block(block_q, block_p, p, *found, depth)
-            for block_q, found in zip(blocks, best, strict=True)
-        ]
+        for i, block_q in enumerate(blocks):
+            # Waited for, since blocks of scores that are computed side by side would add up.
+            best[i] = jax.block_until_ready(_top_block(block_q, block_p, p, *best[i], depth))
     scores, rows = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*best, strict=True))
     return Ranking(rows, scores)
 
@@ -117,9 +121,9 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
     Made for a resumable stage. The passages are cut into shards of equal size, at most
     `config.shard`, and each has an index of its own: anisotropic hashing of two dimensions a
     code, after a partitioning tree where there are many. An index holds half a byte for two
-    dimensions of a passage, and no vectors: those that it finds are scored from `passages`. Memory
-    is bounded by one shard: two times its vectors in float32. Fewer than 1,000 passages have no
-    index, as they are searched exactly.
+    dimensions of a passage (twice, under a tree) and no vectors: those that it finds are scored
+    from `passages`. Fewer than 1,000 passages have no index, as they are searched exactly. Memory
+    is bounded by four shards, indexed side by side: two times their vectors in float32.
 
     Args:
         directory: Of the stage.
@@ -140,25 +144,48 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
     if len(passages) < _HASH_FROM:
         return
 
-    def write(out, rows):
+    def write(i, rows):
+        out = _shard_directory(directory, i)
+        if out.exists():
+            return
+        temporary = out.with_name(out.name + '.tmp')
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         searcher = _train(passages[rows.start : rows.stop], config.threshold)
-        searcher.serialize(str(out), relative_path=True)
+        searcher.serialize(str(temporary), relative_path=True)
+        temporary.replace(out)
 
-    for i, rows in enumerate(_shards(len(passages), config.shard)):
-        stages.stage(_shard_directory(directory, i), {}, functools.partial(write, rows=rows))
+    shards = _shards(len(passages), config.shard)
+    with concurrent.futures.ThreadPoolExecutor(min(_BUILDERS, os.cpu_count() or 1)) as builders:
+        list(builders.map(write, range(len(shards)), shards))
 
 
 def _train(vectors: np.ndarray, threshold: float):
     # How many are found is said in each search.
     builder = scann.scann_ops_pybind.builder(vectors, 1, 'dot_product')
     if len(vectors) >= _TREE_FROM:
-        leaves = int(np.sqrt(len(vectors)))
-        builder = builder.tree(leaves, max(leaves // 20, 10), training_sample_size=250_000)
+        # SOAR (Sun et al., 2023) puts each passage into two leaves, the second where the first
+        # leaf's error is not: half as many leaves need to be searched for the same recall.
+        # Centres that start at random would make another tree in every process.
+        builder = builder.tree(
+            _leaves(len(vectors)),
+            1,
+            training_sample_size=_TRAINED_ON,
+            random_init=False,
+            soar_lambda=1.5,
+            overretrieve_factor=2.0,
+        )
+    # Several threads would round in another way in every process.
+    builder = builder.set_n_training_threads(1)
     return builder.score_ah(2, anisotropic_quantization_threshold=threshold).build()
 
 
+def _leaves(num_passages: int) -> int:
+    return int(2 * np.sqrt(num_passages))
+
+
 def search(
-    queries: np.ndarray,
+    queries: np.ndarray | Vectors,
     passages: np.ndarray | Vectors,
     depth: int,
     config,
@@ -175,7 +202,7 @@ def search(
         passages: `[num_passages, dim]` float32; may be memory-mapped.
         depth: Passages to return for each query, at most num_passages.
         config: `config.index`: `kind` is `scann` or `exact`; `reorder` candidates are scored
-            exactly.
+            exactly, after a search of the share `leaves` of a tree's leaves.
         directory: What `build` wrote from the same passages; None to build it and throw it away.
 
     Raises:
@@ -209,7 +236,10 @@ def _candidates(
     best = None
     for i, rows in enumerate(_shards(num_passages, config.shard)):
         searcher = scann.scann_ops_pybind.load_searcher(str(_shard_directory(directory, i)))
-        found, scores = searcher.search_batched_parallel(queries, min(count, len(rows)))
+        leaves = max(math.ceil(config.leaves * _leaves(len(rows))), 1)
+        found, scores = searcher.search_batched_parallel(
+            queries, min(count, len(rows)), leaves_to_search=leaves
+        )
         # Where the leaves hold fewer, ScaNN fills up with row 0 and no score.
         missing = np.isnan(scores)
         found = np.where(missing, -1, found.astype(np.int32) + np.int32(rows.start))

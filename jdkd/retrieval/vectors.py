@@ -46,8 +46,12 @@ class Vectors:
         edges = np.searchsorted(flat[order], [*(np.arange(len(self.parts)) * size), total])
         if edges[0] or edges[-1] != len(flat):
             raise IndexError(f'rows must lie between 0 and {total - 1}.')
+        touched = np.flatnonzero(np.diff(edges))
+        if len(touched) == 1:
+            found = self.parts[touched[0]][rows - touched[0] * size]
+            return found.astype(np.float32, copy=False)
         out = np.empty((len(flat), dim), np.float32)
-        for i in np.flatnonzero(np.diff(edges)):
+        for i in touched:
             at = order[edges[i] : edges[i + 1]]
             out[at] = self.parts[i][flat[at] - i * size]
         return out.reshape(*rows.shape, dim)

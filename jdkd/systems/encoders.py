@@ -111,25 +111,25 @@ class DualEncoderSystem:
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
         def search(depth):
-            passages, vectors = self.passages, self.queries(queries)
+            passages, asked = self.passages, self.queries(queries)
             config = self.run.config.index
-            ranking = index.search(vectors, passages, depth, config, self._index())
+            ranking = index.search(asked, passages, depth, config, self._index())
             sample = slice(0, _RECALL_SAMPLE)
-            exact = index.exact_search(vectors[sample], passages, depth)
+            exact = index.exact_search(asked[sample], passages, depth)
             approximate = Ranking(ranking.passages[sample], ranking.scores[sample])
             return ranking, {'index_recall': index.recall(approximate, exact)}
 
         return base.keep_ranking(self, queries, search)
 
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
-        vectors, passages = self.queries(queries), self.passages
+        asked, passages = self.queries(queries), self.passages
         num_originals, num_dark = lists.passages.shape[1], lists.dark.shape[1]
         scores = np.empty((len(lists), num_originals + num_dark), np.float32)
         dark_tokens = self.encoder.dark_tokens(lists) if num_dark else None
         for start in range(0, len(lists), _CHUNK):
             stop = min(start + _CHUNK, len(lists))
             part = slice(start, stop)
-            own = vectors[lists.query[part]]
+            own = asked[lists.query[part]]
             candidates = passages[lists.passages[part]]
             scores[part, :num_originals] = np.einsum('md,mnd->mn', own, candidates)
             if num_dark:
@@ -140,8 +140,8 @@ class DualEncoderSystem:
         return scores
 
     def scorer(self, queries: Queries) -> base.Scorer:
-        vectors, passages = self.queries(queries), self.passages
-        return lambda rows, columns: vectors[rows] @ passages[columns].T
+        asked, passages = self.queries(queries), self.passages
+        return lambda rows, columns: asked[rows] @ passages[columns].T
 
     def embed(
         self,

@@ -1,5 +1,8 @@
 """Search: exact equals brute force, ScaNN comes close and says how close."""
 
+import subprocess
+import sys
+
 import ml_collections
 import numpy as np
 import pytest
@@ -36,7 +39,7 @@ def test_depth_is_at_most_the_collection():
 
 
 def scann(**overrides):
-    fields = {'kind': 'scann', 'reorder': 200, 'threshold': 0.2, 'shard': 1_000_000}
+    fields = {'kind': 'scann', 'reorder': 200, 'threshold': 0.2, 'leaves': 0.7, 'shard': 10**6}
     return ml_collections.ConfigDict(fields | overrides)
 
 
@@ -65,6 +68,22 @@ def test_scann_finds_nearly_all_and_recall_says_so():
     )
 
 
+def test_a_tree_is_the_same_in_every_process(tmp_path):
+    program = (
+        'import pathlib, sys, ml_collections, numpy as np; from jdkd.retrieval import index; '
+        'x = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32); '
+        'c = ml_collections.ConfigDict({"shard": 20_000, "threshold": 0.2}); '
+        'index.build(pathlib.Path(sys.argv[1]), x, c)'
+    )
+    for name in 'ab':
+        subprocess.run([sys.executable, '-c', program, tmp_path / name], check=True)
+    files = [p for p in (tmp_path / 'a').rglob('*') if p.suffix in ('.npy', '.pb')]
+    assert len(files) > 3
+    for path in files:
+        other = tmp_path / 'b' / path.relative_to(tmp_path / 'a')
+        assert path.read_bytes() == other.read_bytes(), path.name
+
+
 def test_scann_builds_the_same_index_again():
     queries, passages = vectors(64, 32, seed=1), vectors(4000, 32)
     a, b = (index.search(queries, passages, 20, scann(reorder=40)) for _ in range(2))
@@ -74,7 +93,7 @@ def test_scann_builds_the_same_index_again():
 
 @pytest.mark.parametrize('tree', [False, True])
 def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatch, tree):
-    monkeypatch.setattr(index, '_TREE_FROM', 2000 if tree else 10**9)
+    monkeypatch.setattr(index, '_TREE_FROM', 1000 if tree else 10**9)
     queries, passages = vectors(64, 32, seed=1), in_parts(vectors(5000, 32), 1300)
     config = scann(shard=2000)
     index.build(tmp_path, passages, config)
@@ -87,6 +106,18 @@ def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatc
     assert index.recall(found, index.exact_search(queries, passages, 20)) > 0.9
     again = index.search(queries, passages, 20, config)  # built anew
     np.testing.assert_array_equal(found.passages, again.passages)
+
+
+def test_few_candidates_in_the_leaves_leave_no_gaps_or_strangers(monkeypatch):
+    monkeypatch.setattr(index, '_TREE_FROM', 1000)
+    queries, passages = vectors(8, 32, seed=1), vectors(1500, 32)
+    found = index.search(queries, passages, 300, scann(leaves=0.01))
+    known = found.passages >= 0
+    assert 0 < known.mean() < 1  # one leaf of 77 holds no 300 passages
+    assert (np.diff(known.astype(int), axis=1) <= 0).all()  # what is missing comes last
+    assert np.isneginf(found.scores[~known]).all()
+    for row, mask in zip(found.passages, known, strict=True):
+        assert len(set(row[mask])) == mask.sum()
 
 
 def test_a_search_of_all_shards_for_all_passages_is_exact(monkeypatch):
