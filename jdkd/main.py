@@ -74,6 +74,7 @@ def main(argv):
         config = configs.resolve(_CONFIG.value)
         configs.validate(config)  # Before the workdir exists.
         evaluate.check(config.measures)
+        store.check(config.collection, workdir / 'collection')
         configs.save(workdir, config)
         iterate.train(_run(config, workdir))
         return

@@ -11,7 +11,7 @@ from jax.experimental import topologies
 from jdkd.distill import train
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import score_fn
-from jdkd.systems.encoders import read_model
+from jdkd.systems.entries import read_model
 
 # Bytes of memory of a chip, by the name before the colon (cloud.google.com/tpu/docs).
 HBM = {'v4': 32 << 30, 'v5e': 16 << 30, 'v5p': 95 << 30, 'v6e': 32 << 30}

@@ -75,6 +75,7 @@ def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
     config = ml_collections.ConfigDict(
         {
             'depth': 3,
+            'ignore_identical_ids': True,
             'candidates': {'depth': 2},
             'collection': {'train_split': 'train', 'eval_split': 'dev'},
         }

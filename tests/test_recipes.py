@@ -16,7 +16,7 @@ from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import param_shapes
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
-from jdkd.systems import encoders
+from jdkd.systems import encoders, entries
 from jdkd.systems.build import score_fn
 
 BERT = {
@@ -151,7 +151,7 @@ def test_every_model_takes_the_lengths_that_it_is_given(arg):
     for name in (*config.teacher.members, *config.assistants):
         if config.systems[name].kind == 'bm25':
             continue
-        model, params, source = encoders.read_model(config.systems[name], seed=0)
+        model, params, source = entries.read_model(config.systems[name], seed=0)
         if isinstance(model, cross_encoder.CrossEncoder):
             assert model.head == 'linear' and source.head is not None
             meshes.check_rules(params, config.sharding)  # It may be trained from labels first.
@@ -163,7 +163,7 @@ def test_every_model_takes_the_lengths_that_it_is_given(arg):
 def test_the_train_step_is_traced_over_a_mesh(method, arg):
     config = resolved(method, arg)
     mesh = meshes.make_mesh(devices=jax.devices())
-    model, params, _ = encoders.read_model(config.student, config.seed)
+    model, params, _ = entries.read_model(config.student, config.seed)
     trainer = train.make_trainer(
         config,
         config.optimizer,

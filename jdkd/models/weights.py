@@ -115,7 +115,8 @@ def _from_hub(name: str, revision: str | None, *, online: bool) -> pathlib.Path:
         found = huggingface_hub.snapshot_download(
             name,
             revision=revision,
-            allow_patterns=['*.json', '*.safetensors', '*.txt', '*.model', 'README.md'],
+            # Some repositories hold run files of hundreds of megabytes, as .txt.
+            allow_patterns=['*.json', '*.safetensors', '*vocab.txt', '*merges.txt', 'README.md'],
             local_files_only=not online,
         )
     except huggingface_hub.errors.LocalEntryNotFoundError as error:

@@ -236,6 +236,11 @@ def test_a_run_goes_on_without_its_source(beir, tmp_path):
     assert store.collect(config(beir), tmp_path / 'run').fingerprint == first
     with pytest.raises(FileNotFoundError, match='corpus.jsonl is missing'):
         store.collect(config(beir), tmp_path / 'other')
+    # Before a workdir is begun; what has been imported is not asked for.
+    spec = config(beir).collection
+    with pytest.raises(FileNotFoundError, match='corpus.jsonl is missing'):
+        store.check(spec, tmp_path / 'other/collection')
+    store.check(spec, tmp_path / 'run/collection')
 
 
 def test_splits_are_checked_before_they_are_needed(beir, tmp_path):

@@ -12,13 +12,14 @@ import tokenizers
 from absl import logging
 
 from configs import common
+from jdkd.data.tokens import TokenStore
 from jdkd.models import export
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.transformer import TransformerConfig
 from jdkd.run import Queries
 from jdkd.runtime import mesh, stages
-from jdkd.systems import encoders
+from jdkd.systems import encoders, entries
 
 TINY = TransformerConfig(
     vocab_size=8,
@@ -63,10 +64,10 @@ def entry(directory, **overrides):
 
 def test_all_is_as_the_checkpoint_says(tmp_path):
     written = write(tmp_path / 'model', DUAL, query_prompt='query: ', passage_prompt='passage: ')
-    model, params, source = encoders.read_model(entry(tmp_path / 'model'), 0)
+    model, params, source = entries.read_model(entry(tmp_path / 'model'), 0)
     assert model == DUAL
     jax.tree.map(np.testing.assert_array_equal, params, written)
-    spec = encoders.resolve(entry(tmp_path / 'model'), source)
+    spec = entries.resolve(entry(tmp_path / 'model'), source)
     assert (spec.pooling, spec.normalize) == ('max', False)
     assert (spec.query_prefix, spec.passage_prefix) == ('query: ', 'passage: ')
 
@@ -76,24 +77,24 @@ def test_overrides_win_and_an_empty_prefix_means_none(tmp_path):
     asked = entry(
         tmp_path / 'model', pooling='cls', normalize=True, query_prefix='', passage_prefix='p '
     )
-    model, _, source = encoders.read_model(asked, 0)
+    model, _, source = entries.read_model(asked, 0)
     assert (model.pooling, model.normalize, model.projection) == ('cls', True, DUAL.projection)
-    assert encoders.resolve(asked, source) == asked
+    assert entries.resolve(asked, source) == asked
 
 
 def test_a_plain_encoder_is_pooled_by_mean_without_prefixes(tmp_path):
     write(tmp_path / 'model', DUAL)
     for name in ('modules.json', 'config_sentence_transformers.json'):
         (tmp_path / 'model' / name).unlink()
-    model, params, source = encoders.read_model(entry(tmp_path / 'model'), 0)
+    model, params, source = entries.read_model(entry(tmp_path / 'model'), 0)
     assert model == DualEncoder(TINY, 'mean', False) and set(params) == {'transformer'}
-    spec = encoders.resolve(entry(tmp_path / 'model'), source)
+    spec = entries.resolve(entry(tmp_path / 'model'), source)
     assert (spec.query_prefix, spec.passage_prefix) == ('', '')
 
 
 def test_a_cross_encoder_keeps_its_head(tmp_path):
     written = write(tmp_path / 'model', CrossEncoder(TINY, 'linear'))
-    model, params, _ = encoders.read_model(entry(tmp_path / 'model', kind='cross_encoder'), 0)
+    model, params, _ = entries.read_model(entry(tmp_path / 'model', kind='cross_encoder'), 0)
     assert model == CrossEncoder(TINY, 'linear')
     jax.tree.map(np.testing.assert_array_equal, params, written)
 
@@ -112,7 +113,7 @@ def test_lengths_beyond_the_checkpoints_are_warned_of(tmp_path, monkeypatch, ove
     write(tmp_path / 'model', DUAL)
     said = []
     monkeypatch.setattr(logging, 'warning', lambda text, *args: said.append(text % args))
-    encoders.read_model(entry(tmp_path / 'model', **overrides), 0)
+    entries.read_model(entry(tmp_path / 'model', **overrides), 0)
     assert bool(said) == warns
     assert all('was made for at most 24 tokens (its max_seq_length), but' in s for s in said)
 
@@ -120,7 +121,7 @@ def test_lengths_beyond_the_checkpoints_are_warned_of(tmp_path, monkeypatch, ove
 def test_lengths_beyond_the_positions_are_an_error(tmp_path):
     write(tmp_path / 'model', DUAL)
     with pytest.raises(ValueError, match='has 40 positions, but query_length=10 and passage_len'):
-        encoders.read_model(entry(tmp_path / 'model', passage_length=41), 0)
+        entries.read_model(entry(tmp_path / 'model', passage_length=41), 0)
 
 
 def test_a_projection_of_another_width_is_an_error(tmp_path):
@@ -134,7 +135,7 @@ def test_a_projection_of_another_width_is_an_error(tmp_path):
     with pytest.raises(
         ValueError, match='Dense module of .* takes 12 dimensions, but the encoder has 8'
     ):
-        encoders.read_model(entry(tmp_path / 'model'), 0)
+        entries.read_model(entry(tmp_path / 'model'), 0)
 
 
 def test_prefixes_come_before_queries_and_passages(tmp_path):
@@ -170,17 +171,17 @@ def test_prefixes_come_before_queries_and_passages(tmp_path):
 def test_a_model_of_another_size_starts_from_scratch(tmp_path):
     write(tmp_path / 'model', DUAL)
     asked = entry(tmp_path / 'model', hidden_size=4)
-    model, params, _ = encoders.read_model(asked, 0)
+    model, params, _ = entries.read_model(asked, 0)
     config = model.transformer
     assert (config.hidden_size, config.num_heads, config.intermediate_size) == (4, 1, 5)
     assert (config.vocab_size, model.projection) == (TINY.vocab_size, None)
     assert params['transformer']['embeddings']['word']['embedding'].shape == (8, 4)
-    again, other = (encoders.read_model(asked, seed)[1] for seed in (0, 1))
+    again, other = (entries.read_model(asked, seed)[1] for seed in (0, 1))
     jax.tree.map(np.testing.assert_array_equal, params, again)
     kernel = params['transformer']['layer_0']['ffn']['up']['kernel']
     assert (kernel != other['transformer']['layer_0']['ffn']['up']['kernel']).all()
     with pytest.raises(ValueError, match='hidden_size=6 is no multiple of the 4 units'):
-        encoders.read_model(entry(tmp_path / 'model', hidden_size=6), 0)
+        entries.read_model(entry(tmp_path / 'model', hidden_size=6), 0)
 
 
 def test_queries_may_have_a_tower_of_their_own(tmp_path):
@@ -196,7 +197,7 @@ def test_queries_may_have_a_tower_of_their_own(tmp_path):
     system = encoders.DualEncoderSystem('a', 'digest', None, run, encoder)
     rows = np.array([[5, 6, 0]], np.int32)
     for name, params in (('query', query), ('passage', passage)):
-        found = system.embed(rows, '', tower=name)
+        found = system.embed(TokenStore.of_rows(rows, TINY.pad_id), '', tower=name)
         np.testing.assert_allclose(found, DUAL.apply({'params': params}, rows), atol=1e-7)
 
     export.export_sentence_transformer(
@@ -207,17 +208,17 @@ def test_queries_may_have_a_tower_of_their_own(tmp_path):
         max_length=24,
         model_card='',
     )
-    _, params, _ = encoders.read_model(entry(tmp_path / 'both'), 0)
+    _, params, _ = entries.read_model(entry(tmp_path / 'both'), 0)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(encoder.params))
-    _, swapped, _ = encoders.read_model(
+    _, swapped, _ = entries.read_model(
         entry(tmp_path / 'model', query_weights=str(tmp_path / 'both')), 0
     )
     jax.tree.map(np.testing.assert_array_equal, swapped['query'], query)
     with pytest.raises(ValueError, match='both. has a tower for queries, but a cross-encoder'):
-        encoders.read_model(entry(tmp_path / 'both', kind='cross_encoder'), 0)
+        entries.read_model(entry(tmp_path / 'both', kind='cross_encoder'), 0)
 
     fresh = entry(tmp_path / 'both', hidden_size=4)
-    _, params, _ = encoders.read_model(fresh, 0)
+    _, params, _ = entries.read_model(fresh, 0)
     one, other = (params[n]['transformer']['layer_0']['ffn']['up']['kernel'] for n in params)
     assert one.shape == (4, 5) and (one != other).any()
 
@@ -227,8 +228,8 @@ def test_towers_that_are_not_alike_are_an_error(tmp_path):
     write(tmp_path / 'query', DualEncoder(TINY, 'cls', False, DUAL.projection))
     asked = {'query_weights': str(tmp_path / 'query')}
     with pytest.raises(ValueError, match='query and .*model differ in pooling: cls and max; both'):
-        encoders.read_model(entry(tmp_path / 'model', **asked), 0)
-    encoders.read_model(entry(tmp_path / 'model', pooling='cls', **asked), 0)
+        entries.read_model(entry(tmp_path / 'model', **asked), 0)
+    entries.read_model(entry(tmp_path / 'model', pooling='cls', **asked), 0)
     file = tmp_path / 'query/tokenizer.json'
     file.write_text(file.read_text().replace('"cat": 5', '"dog": 5'))
     run = types.SimpleNamespace(config=types.SimpleNamespace(seed=0), mesh=mesh.make_mesh())

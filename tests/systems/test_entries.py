@@ -14,7 +14,7 @@ from jdkd.models import export, pretrained
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.transformer import param_shapes
-from jdkd.systems.encoders import read_model
+from jdkd.systems.entries import read_model
 
 TINY = TransformerConfig(
     vocab_size=20,
