@@ -10,7 +10,7 @@ import sys
 import time
 import zipfile
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from jdkd.models import pretrained
