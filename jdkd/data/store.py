@@ -77,6 +77,21 @@ def collect(config, workdir: pathlib.Path) -> Collection:
     return found
 
 
+def check(spec, directory: pathlib.Path) -> None:
+    """Checks that a collection can be read, before a workdir is begun with it.
+
+    Args:
+        spec: `config.collection`: `source` and `options`.
+        directory: Where it is kept, if it has been imported.
+
+    Raises:
+        ValueError: if the source or an option is unknown, or an option is missing.
+        FileNotFoundError: if a file of the source is missing and was not imported.
+    """
+    if stages.read_manifest(directory) is None:
+        sources.source(spec.source, **spec.options.to_dict())
+
+
 def fetch(config, workdir: pathlib.Path) -> Collection:
     """The collection that a config names: imported into `workdir/collection` unless it is there.
 
