@@ -17,7 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jdkd import iterate, plan, search, serve, zero_shot
+from jdkd import iterate, plan, search, serve, validation, zero_shot
 from jdkd.data import store
 from jdkd.retrieval import evaluate
 from jdkd.run import Run
@@ -72,8 +72,7 @@ def main(argv):
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
     if _MODE.value == 'train':
         config = configs.resolve(_CONFIG.value)
-        configs.validate(config)  # Before the workdir exists.
-        evaluate.check(config.measures)
+        validation.validate(config)  # Before the workdir exists.
         store.check(config.collection, workdir / 'collection')
         configs.save(workdir, config)
         iterate.train(_run(config, workdir))

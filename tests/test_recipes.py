@@ -18,6 +18,7 @@ from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import encoders, entries
 from jdkd.systems.build import score_fn
+from jdkd.validation import validate
 
 BERT = {
     'model_type': 'bert',
@@ -128,7 +129,7 @@ def resolved(method, arg):
 @pytest.mark.parametrize(('method', 'arg'), RECIPES)
 def test_a_recipe_is_valid_and_complete(method, arg):
     config = resolved(method, arg)
-    configs.validate(config)
+    validate(config)
     used = {config.first_stage, *config.teacher.members, *config.assistants}
     kinds = [config.systems[name].kind for name in used]
     assert 'cross_encoder' in kinds and len(config.assistants) == (3 if method is mta4dpr else 0)

@@ -45,7 +45,7 @@ class System(Protocol):
         """Scores every query of a batch against every passage of it, cheaply, while training.
 
         Raises:
-            ValueError: if the system cannot; `jdkd.runtime.config.validate` says so beforehand.
+            ValueError: if the system cannot; `jdkd.validation` says so beforehand.
         """
         ...
 
