@@ -1,6 +1,6 @@
 """Memory and time of importing a collection and of opening it.
 
-    python benchmarks/collection.py [PASSAGES]
+    python -m benchmarks.collection [PASSAGES]
 
 Writes a generated collection in BEIR layout, as long as MS MARCO's passages, then imports it
 in a process of its own and opens it in another. Peak memory is that process' resident set; "own"

@@ -1,6 +1,6 @@
 """Encoding speed against SentenceTransformer.encode: the same checkpoint and passages, in turns.
 
-python benchmarks/encode.py --weights sentence-transformers/all-MiniLM-L6-v2 \
+python -m benchmarks.encode --weights sentence-transformers/all-MiniLM-L6-v2 \
     --corpus squad/corpus.jsonl --passages 1024 --length 144
 
 Needs torch and sentence-transformers beside jdkd. Both sides read texts and return embeddings in
@@ -13,12 +13,12 @@ import statistics
 import time
 
 import jax
-import measure
 import numpy as np
 import sentence_transformers
 import torch
 from absl import app, flags
 
+from benchmarks import measure
 from jdkd.data import tokens
 from jdkd.models import pretrained, weights
 from jdkd.models.dual_encoder import DualEncoder

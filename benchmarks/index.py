@@ -1,6 +1,6 @@
 """ScaNN against exact search on generated vectors: recall, speed, build time and peak memory.
 
-python benchmarks/index.py --passages 8000,100000,1000000
+python -m benchmarks.index --passages 8000,100000,1000000
 
 Vectors are drawn from a mixture of Gaussians, with clusters of very different sizes and a
 covariance of falling spectrum, as embeddings have, and normalised; queries are passages with noise.
@@ -11,11 +11,11 @@ They are written as the embeddings of a run are, and read memory-mapped. Memory 
 import pathlib
 import tempfile
 
-import measure
 import ml_collections
 import numpy as np
 from absl import app, flags
 
+from benchmarks import measure
 from configs import common
 from jdkd.retrieval import index, vectors
 from jdkd.runtime import stages

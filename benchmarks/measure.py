@@ -50,7 +50,9 @@ def write(name: str, result: dict) -> None:
     """Writes benchmarks/results/<name>.json; the command keeps names of directories to itself."""
     arguments = [a if '=/' not in a else a.split('=/')[0] + '=DIRECTORY' for a in sys.argv[1:]]
     report = {
-        'command': ' '.join(['python', f'benchmarks/{pathlib.Path(sys.argv[0]).name}', *arguments]),
+        'command': ' '.join(
+            ['python -m', f'benchmarks.{pathlib.Path(sys.argv[0]).stem}', *arguments]
+        ),
         'hardware': {
             'cpu': _cpu(),
             'cores': len(os.sched_getaffinity(0)),

@@ -1,19 +1,16 @@
 """How far jdkd is from transformers: the largest deviation, by family, of random small models.
 
-    python benchmarks/parity.py [VARIANT ...]
+    python -m benchmarks.parity [VARIANT ...]
 
 Needs PyTorch. Models and comparisons are those of tests/models.
 """
 
-import pathlib
 import sys
 import tempfile
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'tests' / 'models'))
-
-import reference  # noqa: E402
+from tests.models import reference
 
 LENGTHS = (130, 60, 2, 17, 9, 40, 3, 25)
 COLUMNS = ('hidden', 'logit', 'embedding', 'gradient')

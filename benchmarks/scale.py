@@ -1,6 +1,6 @@
 """Token store, embeddings and BM25 of a generated corpus of any size: seconds and peak memory.
 
-python benchmarks/scale.py --weights sentence-transformers/all-MiniLM-L6-v2 --passages 1000000
+python -m benchmarks.scale --weights sentence-transformers/all-MiniLM-L6-v2 --passages 1000000
 
 The texts are drawn as they are read, words by Zipf's law, so that they take no memory themselves;
 the encoder is tiny and random. Memory is anonymous (RssAnon), without the pages of memory-mapped
@@ -13,10 +13,10 @@ import time
 
 import jax
 import jax.numpy as jnp
-import measure
 import numpy as np
 from absl import app, flags
 
+from benchmarks import measure
 from jdkd.data import tokens
 from jdkd.models import weights
 from jdkd.models.config import TransformerConfig

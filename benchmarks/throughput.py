@@ -1,6 +1,6 @@
 """Encoding and training speed against PyTorch: the same checkpoint, rows and loss, in one run.
 
-python benchmarks/throughput.py --weights sentence-transformers/all-MiniLM-L6-v2
+python -m benchmarks.throughput --weights sentence-transformers/all-MiniLM-L6-v2
 
 Needs torch and transformers beside jdkd. Both sides run on the same device in turns, and the ratio
 is of medians, since machines are noisy.

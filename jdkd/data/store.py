@@ -8,7 +8,7 @@
 Passages stream from the source to the disk. Importing P passages with Q queries holds at most about
 0.3 GB + 70 bytes * P + 1 KB * Q: 8.8 million passages and 550,000 queries took 1.1 GB. What is
 opened holds its queries alone (about 0.5 KB each), and the operating system keeps of the rest what
-it has room for. `benchmarks/collection.py` measures both.
+it has room for. `benchmarks.collection` measures both.
 """
 
 import itertools

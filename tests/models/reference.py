@@ -1,6 +1,6 @@
 """Small random models of transformers, one a variant of each family, and what they compute.
 
-For tests, the recorder and benchmarks/parity.py. Nothing here needs PyTorch until it is called.
+For tests, the recorder and benchmarks.parity. Nothing here needs PyTorch until it is called.
 """
 
 import json
