@@ -22,6 +22,7 @@ from jdkd.data import store
 from jdkd.retrieval import evaluate
 from jdkd.run import Run
 from jdkd.runtime import config as configs
+from jdkd.runtime import lock
 from jdkd.runtime import mesh as meshes
 
 DEFAULT = 'configs/mta4dpr.py'
@@ -74,28 +75,30 @@ def main(argv):
         config = configs.resolve(_CONFIG.value)
         validation.validate(config)  # Before the workdir exists.
         store.check(config.collection, workdir / 'collection')
-        configs.save(workdir, config)
-        iterate.train(_run(config, workdir))
+        with lock.held(workdir):
+            configs.save(workdir, config)
+            iterate.train(_run(config, workdir))
         return
     if _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value):
         config = configs.resolve(_CONFIG.value)
         zero_shot.validate(config)
         evaluate.check(config.measures)
-        configs.save(workdir, config)
+        with lock.held(workdir):
+            configs.save(workdir, config)
     config = configs.load(workdir)
-    if zero_shot.is_config(config):
-        if _MODE.value != 'eval':
-            raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
-        open_run = functools.partial(_run, collect=store.fetch)
-        zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
+    if zero_shot.is_config(config) and _MODE.value != 'eval':
+        raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
+    if _MODE.value == 'search':
+        search.search(_run(config, workdir))
         return
-    run = _run(config, workdir)
-    if _MODE.value == 'export':
-        serve.export(run, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
-    elif _MODE.value == 'eval':
-        serve.evaluate(run, _AGAINST.value)
-    else:
-        search.search(run)
+    with lock.held(workdir):
+        if zero_shot.is_config(config):
+            open_run = functools.partial(_run, collect=store.fetch)
+            zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
+        elif _MODE.value == 'eval':
+            serve.evaluate(_run(config, workdir), _AGAINST.value)
+        else:
+            serve.export(_run(config, workdir), _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
 
 
 def _config_name() -> str:
