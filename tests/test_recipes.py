@@ -16,7 +16,7 @@ from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import param_shapes
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
-from jdkd.systems import encoders, entries
+from jdkd.systems import entries
 from jdkd.systems.build import score_fn
 from jdkd.validation import validate
 
@@ -114,8 +114,8 @@ def nested(shapes, make):
 
 @pytest.fixture(autouse=True)
 def hub(monkeypatch):
-    monkeypatch.setattr(encoders.weights, 'find_weights', lambda name, revision: name)
-    monkeypatch.setattr(encoders.pretrained, 'read_pretrained', checkpoint)
+    monkeypatch.setattr(entries.weights, 'find_weights', lambda name, revision: name)
+    monkeypatch.setattr(entries.pretrained, 'read_pretrained', checkpoint)
 
 
 VARIANTS = ('msmarco', 'nq', 'beir=some/corpus')
@@ -206,6 +206,6 @@ def test_recipes_name_no_other_models():
     named = set()
     for arg in VARIANTS:
         config = mta4dpr.get_config(arg)
-        entries = [config.student, *config.systems.values()]
-        named |= {entry.weights for entry in entries if 'weights' in entry}
+        found = [config.student, *config.systems.values()]
+        named |= {entry.weights for entry in found if 'weights' in entry}
     assert named == set(MODELS)
