@@ -147,6 +147,10 @@ def stage(
     _inner.append(0.0)
     try:
         result = build(temporary)
+    except Exception:
+        if not resumable:
+            shutil.rmtree(temporary)  # Maybe gigabytes, which nothing would go on with.
+        raise
     finally:
         inner = _inner.pop()
     seconds = time.monotonic() - start
@@ -194,14 +198,7 @@ def stage_of_files(
     found = identify(files, manifest['result']['files'] if manifest else {})
     contents = {path: entry['sha256'] for path, entry in found.items()}
 
-    def build_stage(out: pathlib.Path) -> dict[str, Any]:
-        try:
-            return {**build(out), 'files': found}
-        except Exception:
-            shutil.rmtree(out)  # Gigabytes that nothing would go on with.
-            raise
-
-    return stage(directory, {**inputs, **contents}, build_stage)
+    return stage(directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found})
 
 
 def parts(
