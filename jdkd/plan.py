@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import ml_collections
 from jax.experimental import topologies
 
-from jdkd.distill import train
+from jdkd import student
 from jdkd.runtime import mesh as meshes
-from jdkd.systems.build import score_fn
 from jdkd.systems.entries import read_model
 
 # Bytes of memory of a chip, by the name before the colon (cloud.google.com/tpu/docs).
@@ -45,15 +44,7 @@ def plan(config: ml_collections.FrozenConfigDict, topology: str) -> dict[str, An
     """
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=topology_devices(topology))
     model, params, _ = read_model(config.student, config.seed)
-    trainer = train.make_trainer(
-        config,
-        config.optimizer,
-        mesh=mesh,
-        params=params,
-        score_fn=score_fn(model, config.student.scale),
-        num_assistants=len(config.assistants),
-        dropout=config.student.dropout,
-    )
+    trainer = student.make_trainer(config, mesh, model, params)
     batch = abstract_batch(config, meshes.batch_sharding(mesh))
     compiled = trainer.step.lower(trainer.abstract, batch).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()

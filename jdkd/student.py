@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jdkd import publish
 from jdkd.data import dataset, loader
@@ -198,16 +200,27 @@ def load(run: Run) -> Student:
     """The student of a run's config."""
     config = run.config
     start = load_encoder(run, config.student)
-    trainer = train.make_trainer(
+    return Student(run, start, make_trainer(config, run.mesh, start.model, start.params))
+
+
+def make_trainer(config, mesh: Mesh, model: Any, params: Any) -> train.Trainer:
+    """What trains the student of a config.
+
+    Args:
+        config: The run's.
+        mesh: Where to.
+        model: The student's module.
+        params: Its parameters, for their shapes.
+    """
+    return train.make_trainer(
         config,
         config.optimizer,
-        mesh=run.mesh,
-        params=start.params,
-        score_fn=score_fn(start.model, config.student.scale),
+        mesh=mesh,
+        params=params,
+        score_fn=score_fn(model, config.student.scale),
         num_assistants=len(config.assistants),
         dropout=config.student.dropout,
     )
-    return Student(run, start, trainer)
 
 
 def _train_stage(round_index: int) -> str:

@@ -9,15 +9,13 @@ import pytest
 from flax import traverse_util
 
 from configs import adam, mta4dpr
-from jdkd import plan
-from jdkd.distill import train
+from jdkd import plan, student
 from jdkd.models import cross_encoder, dual_encoder, pretrained
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import param_shapes
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import entries
-from jdkd.systems.build import score_fn
 from jdkd.validation import validate
 
 BERT = {
@@ -165,15 +163,7 @@ def test_the_train_step_is_traced_over_a_mesh(method, arg):
     config = resolved(method, arg)
     mesh = meshes.make_mesh(devices=jax.devices())
     model, params, _ = entries.read_model(config.student, config.seed)
-    trainer = train.make_trainer(
-        config,
-        config.optimizer,
-        mesh=mesh,
-        params=params,
-        score_fn=score_fn(model, config.student.scale),
-        num_assistants=len(config.assistants),
-        dropout=config.student.dropout,
-    )
+    trainer = student.make_trainer(config, mesh, model, params)
     size = sum(np.prod(x.shape) for x in jax.tree.leaves(trainer.abstract.params))
     assert 65e6 < size < 67e6
     batch = plan.abstract_batch(config, meshes.batch_sharding(mesh))
