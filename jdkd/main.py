@@ -19,7 +19,6 @@ from ml_collections import config_flags
 
 from jdkd import iterate, plan, search, serve, validation, zero_shot
 from jdkd.data import store
-from jdkd.retrieval import evaluate
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import lock
@@ -82,7 +81,6 @@ def main(argv):
     if _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value):
         config = configs.resolve(_CONFIG.value)
         zero_shot.validate(config)
-        evaluate.check(config.measures)
         with lock.held(workdir):
             configs.save(workdir, config)
     config = configs.load(workdir)

@@ -51,6 +51,7 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
         raise ValueError(
             f"encoder.kind is '{config.encoder.kind}'; use dual_encoder or cross_encoder."
         )
+    evaluation.check(config.measures)
 
 
 def names(collections: Sequence[str]) -> list[str]:
