@@ -166,6 +166,17 @@ def get_config() -> ml_collections.ConfigDict:
     c.measures = ('MRR@10', 'nDCG@10', 'R@100')
     c.compare = 'MRR@10'  # decides on D_eval whether the student replaces an assistant
 
+    c.rows = ml_collections.ConfigDict()  # of tokens, that training puts candidates into
+    c.rows.lengths = 4  # of rows at most; every candidate has a row of its own
+    # Tokens of a row that several candidates share, so that next to none is padding: for fused
+    # attention, on TPUs, 256 or 512; 0: none do.
+    c.rows.shared = 0
+    c.rows.texts = 8  # of such a row at most
+    c.rows.chunks = 1  # of a batch, one after another: gradient caching, for large batches
+    # Of a batch, each with rows of its own; 0: one a device. The order of rows, and so what
+    # dropout drops, depends on it: fix it to have the same on any number of devices.
+    c.rows.parts = 0
+
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # devices along the batch; -1: all that model leaves
     c.mesh.model = 1  # devices along the parameters

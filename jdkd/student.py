@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jdkd import publish
+from jdkd import gen_dataset, publish
 from jdkd.data import dataset, loader
 from jdkd.distill import assistants, train
 from jdkd.distill import step as steps
-from jdkd.run import Queries, Run
+from jdkd.run import Run
 from jdkd.runtime import stages
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
 from jdkd.systems.base import System
-from jdkd.systems.build import restored, score_fn, token_lookup
+from jdkd.systems.build import restored, token_lookup
 from jdkd.systems.encoders import (
     DualEncoderSystem,
     Encoder,
@@ -96,7 +96,7 @@ class Student:
                 'previous': previous.digest,
                 **{
                     key: config[key].to_dict()
-                    for key in ('loss', 'selection', 'self_paced', 'optimizer', 'student')
+                    for key in ('loss', 'selection', 'self_paced', 'rows', 'optimizer', 'student')
                 },
                 'batch_size': config.batch_size,
                 'steps': [config.rounds, config.steps_per_round],
@@ -108,12 +108,13 @@ class Student:
     def _train_round(self, round_index, previous, pool, scales, choices) -> dict:
         run, config, trainer = self.run, self.run.config, self.trainer
         first, last = (r * config.steps_per_round for r in (round_index, round_index + 1))
-        directory = run.workdir / f'rounds/{round_index:02d}/dataset'
-        batches = loader.batches(
-            dataset.read(directory, 'train'),
-            self._to_batch(run.train, pool, scales),
-            batch_size=config.batch_size,
-            seed=[config.seed, round_index],
+        batches = self._batches(
+            round_index,
+            'train',
+            loader.Order(config.batch_size, [config.seed, round_index]),
+            pool,
+            scales,
+            steps=config.steps_per_round,
         )
         with Checkpoints(
             run.workdir / 'checkpoints' / NAME, keep_period=config.steps_per_round
@@ -140,8 +141,7 @@ class Student:
                 desc=f'round {round_index}: train {NAME}',
             )
             writer.close()
-        to_batch = self._to_batch(run.eval, pool, scales)
-        eval_loss = self._eval_loss(directory, state.params, to_batch)
+        eval_loss = self._eval_loss(round_index, state.params, pool, scales)
         # Of its own series, since a restart after the last step writes it again.
         writer = MetricsWriter(run.workdir, f'{NAME}_eval', resume_step=first)
         writer.write(last, eval_loss)
@@ -155,27 +155,30 @@ class Student:
             'eval_loss': eval_loss,
         }
 
-    def _to_batch(self, queries: Queries, pool, scales):
-        """What turns records of a split into batches of the train step."""
-        config = self.run.config
-        to_tokens = token_lookup(self.run, self.start, queries, config.train_passage_length)
-        if not (pool and config.loss.in_batch):
-            return to_tokens
-        scorers = [a.scorer(queries) for a in pool]
-        return loader.InBatchScores(to_tokens, scorers, [scales.get(a.name, a.scale) for a in pool])
+    def _batches(self, round_index, split, order, pool, scales, *, steps):
+        """Batches of a split of a round's dataset for the train step."""
+        run, config = self.run, self.run.config
+        root = f'rounds/{round_index:02d}'
+        queries = run.train if split == 'train' else run.eval
+        to_tokens = token_lookup(run, self.start, queries, config.train_passage_length)
+        lists = gen_dataset.load_lists(run, root, split, self.start)
+        records = {'passages': lists.passages}
+        if lists.dark.shape[1]:
+            records['dark'] = lists.dark
+        to_batch = loader.fit(to_tokens, records, order, self.trainer.rows, steps=steps)
+        if pool and config.loss.in_batch:
+            scorers = [a.scorer(queries) for a in pool]
+            scales = [scales.get(a.name, a.scale) for a in pool]
+            to_batch = loader.InBatchScores(to_batch, scorers, scales)
+        return loader.batches(dataset.read(run.workdir / root / 'dataset', split), to_batch, order)
 
-    def _eval_loss(self, directory, params, to_batch) -> dict[str, float]:
+    def _eval_loss(self, round_index, params, pool, scales) -> dict[str, float]:
         """Means of the loss terms over D_eval, in whole batches."""
         config = self.run.config
-        source = dataset.read(directory, 'eval')
-        batches = loader.batches(
-            source,
-            to_batch,
-            batch_size=min(config.batch_size, len(source)),
-            seed=[config.seed],
-            shuffle=False,
-            epochs=1,
-        )
+        count = len(dataset.read(self.run.workdir / f'rounds/{round_index:02d}/dataset', 'eval'))
+        size = min(config.batch_size, count)
+        order = loader.Order(size, [config.seed], shuffle=False, epochs=1)
+        batches = self._batches(round_index, 'eval', order, pool, scales, steps=count // size)
         found = [train.evaluate(self.trainer, params, batch) for batch in batches]
         return {
             name: float(np.mean([f[name] for f in found]))
@@ -216,8 +219,9 @@ def make_trainer(config, mesh: Mesh, model: Any, params: Any) -> train.Trainer:
         config,
         config.optimizer,
         mesh=mesh,
+        model=model,
         params=params,
-        score_fn=score_fn(model, config.student.scale),
+        scale=config.student.scale,
         num_assistants=len(config.assistants),
         dropout=config.student.dropout,
     )

@@ -2,42 +2,55 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 
+from jdkd.data import packing
 from jdkd.data.tokens import TokenStore
 from jdkd.models.cross_encoder import join_pairs
+from jdkd.models.transformer import row_lengths
 
 Features = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderTokens:
-    """Token rows of lists for a dual-encoder: the query, and each passage by itself.
+    """Token rows of lists for a dual-encoder: the query, and each candidate by itself.
 
     Attributes:
         queries: Token store of the split.
         passages: Token store of the collection.
-        length: Tokens of a passage in training; longer ones are cut.
+        length: Tokens of a candidate in training; longer ones are cut.
         sep_id: Id of the separator, which ends a cut passage too.
+        dark: Whether dark examples are candidates.
     """
 
     queries: TokenStore
     passages: TokenStore
     length: int
     sep_id: int
+    dark: bool = True
 
-    def __call__(self, records: Features) -> dict[str, np.ndarray]:
-        passages = self.passages.rows(records['passages'], self.length, end=self.sep_id)
-        if 'dark' in records:
-            passages = np.concatenate([passages, records['dark'][..., : self.length]], axis=1)
-        kept = {k: v for k, v in records.items() if k not in ('query_row', 'passages', 'dark')}
-        return kept | {
-            'query': self.queries.rows(records['query_row']).astype(np.int32),
-            'passages': passages.astype(np.int32),
-        }
+    def lengths(self, records: Features) -> np.ndarray:
+        """`[M, N]` int32 tokens of the candidates."""
+        lengths = np.minimum(self.passages.lengths[records['passages']], self.length)
+        if self.dark and 'dark' in records:
+            dark = records['dark'][..., : self.length]
+            of_dark = row_lengths(dark.reshape(-1, dark.shape[-1]), self.passages.pad_id)
+            lengths = np.concatenate([lengths, of_dark.reshape(dark.shape[:2])], axis=1)
+        return lengths.astype(np.int32)
+
+    def __call__(self, records: Features) -> tuple[dict, dict]:
+        """Texts of the candidates `{name: [B, N, L]}`, and the arrays beside them."""
+        tokens = self.passages.rows(records['passages'], self.length, end=self.sep_id)
+        if self.dark and 'dark' in records:
+            tokens = np.concatenate([tokens, records['dark'][..., : self.length]], axis=1)
+        beside = {k: v for k, v in records.items() if k not in ('query_row', 'passages', 'dark')}
+        beside['query'] = self.queries.rows(records['query_row']).astype(np.int32)
+        return {'tokens': tokens}, beside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +60,56 @@ class CrossEncoderTokens:
     Attributes:
         queries: Token store of the split.
         passages: Token store of the collection.
-        pad_id: Id of the padding token.
         separators: Of a pair; see `join_pairs`.
     """
 
     queries: TokenStore
     passages: TokenStore
-    pad_id: int
     separators: int = 1
 
-    def __call__(self, records: Features) -> dict[str, np.ndarray]:
+    def lengths(self, records: Features) -> np.ndarray:
+        """`[M, N]` int32 tokens of the pairs."""
+        lengths = self.passages.lengths[records['passages']] + self.separators - 2
+        return lengths + self.queries.lengths[records['query_row']][:, None]
+
+    def __call__(self, records: Features) -> tuple[dict, dict]:
+        """Texts of the pairs `{name: [B, N, L]}`, and the arrays beside them."""
         shape = records['passages'].shape
         queries = self.queries.rows(np.repeat(records['query_row'], shape[1]))
         passages = self.passages.rows(records['passages'].ravel())
-        tokens, token_types = join_pairs(queries, passages, self.pad_id, self.separators)
-        kept = {k: v for k, v in records.items() if k not in ('query_row', 'passages')}
-        return kept | {
-            'passages': tokens.astype(np.int32).reshape(*shape, -1),
-            'token_types': token_types.reshape(*shape, -1),
-        }
+        tokens, token_types = join_pairs(queries, passages, self.queries.pad_id, self.separators)
+        texts = {'tokens': tokens, 'token_types': token_types}
+        beside = {k: v for k, v in records.items() if k not in ('query_row', 'passages')}
+        return {name: x.reshape(*shape, -1) for name, x in texts.items()}, beside
+
+
+Tokens = DualEncoderTokens | CrossEncoderTokens
+
+
+@dataclasses.dataclass(frozen=True)
+class InRows:
+    """Makes batches of stacked records: their candidates' texts in the rows of a layout.
+
+    Attributes:
+        to_tokens: Of the model.
+        layout: That every batch fits into.
+    """
+
+    to_tokens: Tokens
+    layout: packing.Layout
+
+    def __call__(self, records: Features) -> dict[str, Any]:
+        lengths = self.to_tokens.lengths(records)
+        texts, beside = self.to_tokens(records)
+        rows = packing.pack(
+            texts,
+            lengths,
+            self.layout,
+            pad_id=self.to_tokens.queries.pad_id,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        return beside | rows | {'lengths': lengths}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,64 +117,96 @@ class InBatchScores:
     """Adds the assistants' logits of every query of a batch against every original of it.
 
     Attributes:
-        to_tokens: Applied to the records as well.
+        to_rows: Applied to the records as well.
         scorers: K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
         scales: Logits per unit of score, one an assistant.
     """
 
-    to_tokens: Callable[[Features], dict[str, np.ndarray]]
+    to_rows: InRows
     scorers: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]]
     scales: Sequence[float]
 
-    def __call__(self, records: Features) -> dict[str, np.ndarray]:
+    def __call__(self, records: Features) -> dict[str, Any]:
         queries, passages = records['query_row'], records['passages'].ravel()
         logits = [
             scale * scorer(queries, passages)
             for scale, scorer in zip(self.scales, self.scorers, strict=True)
         ]
-        return self.to_tokens(records) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
+        return self.to_rows(records) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Which lists each global batch has; a function of these numbers alone.
+
+    Attributes:
+        batch_size: Lists.
+        seed: Numbers that the shuffling depends on; each epoch is shuffled anew.
+        shuffle: False keeps the order.
+        epochs: None repeats for ever.
+    """
+
+    batch_size: int
+    seed: Sequence[int]
+    shuffle: bool = True
+    epochs: int | None = None
+
+    def rows(self, count: int) -> grain.MapDataset:
+        """Rows of `count` lists, batch after batch.
+
+        Raises:
+            ValueError: if there is less than one batch.
+        """
+        if count < self.batch_size:
+            raise ValueError(
+                f'{count} candidate lists are less than one batch of {self.batch_size}; '
+                'lower batch_size, or use more queries.'
+            )
+        # One number of several, such that (0, 1) and (1, 0) shuffle in different ways.
+        mixed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+        rows = grain.MapDataset.range(count).seed(mixed)
+        return (rows.shuffle() if self.shuffle else rows).repeat(self.epochs)
+
+
+def fit(
+    to_tokens: Tokens, records: Features, order: Order, rows: packing.Rows, *, steps: int
+) -> InRows:
+    """What puts the first batches of an order into rows: the least that all of them fit into.
+
+    Args:
+        to_tokens: Of the model.
+        records: All of them, stacked: what `to_tokens.lengths` reads.
+        order: Of the records.
+        rows: How they are made.
+        steps: How many batches there are.
+    """
+    lengths = to_tokens.lengths(records)
+    numbers, size = order.rows(len(lengths)), order.batch_size
+    batches = (lengths[list(numbers[k * size : (k + 1) * size])] for k in range(steps))
+    return InRows(to_tokens, packing.fit(batches, rows))
 
 
 def batches(
-    source,
-    to_batch: Callable[[Features], dict[str, np.ndarray]],
-    *,
-    batch_size: int,
-    seed: Sequence[int],
-    shuffle: bool = True,
-    epochs: int | None = None,
+    source, to_batch: Callable[[Features], dict[str, Any]], order: Order
 ) -> grain.DatasetIterator:
     """An iterator of batches whose position can be saved.
 
-    Batch k is a function of (source, seed, k) alone. With several processes each gets its part of
-    every global batch.
+    Batch k is a function of (source, order, k) alone. With several processes each gets its part
+    of every global batch.
 
     Args:
         source: From `dataset.read`, or any sequence of records.
         to_batch: Makes a batch of stacked records: adds their token rows.
-        batch_size: Global number of lists.
-        seed: Numbers that the shuffling depends on; each epoch is shuffled anew.
-        shuffle: False keeps the order.
-        epochs: None repeats for ever.
+        order: Of the records.
 
     Raises:
         ValueError: if the source holds less than one batch, or processes do not divide it.
     """
-    if len(source) < batch_size:
+    if order.batch_size % jax.process_count():
         raise ValueError(
-            f'{len(source)} candidate lists are less than one batch of {batch_size}; '
-            'lower batch_size, or use more queries.'
+            f'batch_size={order.batch_size} does not divide among {jax.process_count()} processes.'
         )
-    if batch_size % jax.process_count():
-        raise ValueError(
-            f'batch_size={batch_size} does not divide among {jax.process_count()} processes.'
-        )
-    # One number of several, such that (0, 1) and (1, 0) shuffle in different ways.
-    mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    data = grain.MapDataset.source(source).seed(mixed)
-    if shuffle:
-        data = data.shuffle()
-    data = data.repeat(epochs)
+    data = order.rows(len(source)).map(lambda row: source[row])
     data = data[jax.process_index() :: jax.process_count()]
-    data = data.batch(batch_size // jax.process_count(), drop_remainder=True).map(to_batch)
+    data = data.batch(order.batch_size // jax.process_count(), drop_remainder=True).map(to_batch)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

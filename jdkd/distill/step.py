@@ -15,7 +15,10 @@ A batch is a dict of global arrays, B queries with N candidates each, of which t
 originals (the positive at index 0, then hard negatives) and the rest dark examples:
 
     query           [B, Lq] int32      token ids, padded
-    passages        [B, N, Lp] int32   token ids, padded
+    tokens          tuple of [R, L]    int32 token ids of the candidates; see `data/packing.py`
+    segments        tuple of [R, L]    int32, which of a row's texts; absent where each has its row
+    where           [B, N] int32       the slot of each candidate
+    lengths         [B, N] int32       its tokens
     group           [B, N_o] int32     text group of each original
     relevant        [B, R] int32       groups of the judged passages, padded with -1
     false_negative  [B, N_o] bool      originals that are no negatives
@@ -33,10 +36,13 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from jdkd.data.packing import Rows
 from jdkd.distill import assistants, losses, schedules, self_paced
 from jdkd.models import cross_encoder, dual_encoder
 
-Batch = Mapping[str, jax.Array]
+_PLAIN = Rows()
+
+Batch = Mapping[str, Any]
 Params = Any
 # (params, batch, dropout key or None) -> list scores [B, N], contrastive scores [B, C],
 # labels [B] and mask [B, C] of the contrastive softmax.
@@ -91,21 +97,31 @@ def init_state(params: Params, tx: optax.GradientTransformation, *, num_choices:
     )
 
 
-def dual_encoder_scores(model: dual_encoder.DualEncoder, scale: float) -> ScoreFn:
+def dual_encoder_scores(
+    model: dual_encoder.DualEncoder, scale: float, rows: Rows = _PLAIN
+) -> ScoreFn:
     """Scores of a dual-encoder: scaled inner products; contrastive over the global batch."""
 
     def scores(params, batch, key):
-        def encode(tower, tokens, key):
-            rngs = None if key is None else {'dropout': key}
+        def encode(tower):
             variables = {'params': dual_encoder.tower(params, tower)}
-            return model.apply(variables, tokens, deterministic=key is None, rngs=rngs)
+
+            def apply(key, *inputs):
+                return model.apply(
+                    variables,
+                    *inputs,
+                    num_segments=rows.texts,
+                    deterministic=key is None,
+                    rngs=None if key is None else {'dropout': key},
+                )
+
+            return apply
 
         key_q, key_p = (None, None) if key is None else jax.random.split(key)
-        B, N, L = batch['passages'].shape
-        num_originals = batch['group'].shape[1]
-        query_BxD = encode('query', batch['query'], key_q)
-        passage_BxD = encode('passage', batch['passages'].reshape(B * N, L), key_p)
-        passage_BxNxD = passage_BxD.reshape(B, N, -1)
+        B, num_originals = batch['group'].shape
+        query_BxD = _in_chunks(encode('query'), (batch['query'],), key_q, rows)
+        inputs = [batch[name] for name in ('tokens', 'segments') if name in batch]
+        passage_BxNxD = _of_candidates(encode('passage'), inputs, batch['where'], key_p, rows)
         # Scores are float32 products: TPUs would multiply in bfloat16 by default.
         exact = jax.lax.Precision.HIGHEST
         lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD, precision=exact)
@@ -118,24 +134,64 @@ def dual_encoder_scores(model: dual_encoder.DualEncoder, scale: float) -> ScoreF
     return scores
 
 
-def cross_encoder_scores(model: cross_encoder.CrossEncoder) -> ScoreFn:
+def cross_encoder_scores(model: cross_encoder.CrossEncoder, rows: Rows = _PLAIN) -> ScoreFn:
     """Scores of a cross-encoder: one forward a pair; contrastive over a query's own list."""
 
     def scores(params, batch, key):
-        B, N, L = batch['passages'].shape
-        num_originals = batch['group'].shape[1]
-        rngs = None if key is None else {'dropout': key}
-        lists_BxN = model.apply(
-            {'params': params},
-            batch['passages'].reshape(B * N, L),
-            batch['token_types'].reshape(B * N, L),
-            deterministic=key is None,
-            rngs=rngs,
-        ).reshape(B, N)
+        def apply(key, tokens, token_types):
+            return model.apply(
+                {'params': params},
+                tokens,
+                token_types,
+                deterministic=key is None,
+                rngs=None if key is None else {'dropout': key},
+            )[:, None]
+
+        inputs = [batch['tokens'], batch['token_types']]
+        lists_BxN = _of_candidates(apply, inputs, batch['where'], key, rows)[..., 0]
+        B, num_originals = batch['group'].shape
         own = lists_BxN[:, :num_originals]
         return lists_BxN, own, jnp.zeros(B, jnp.int32), ~batch['false_negative']
 
     return scores
+
+
+def scores(model: Any, scale: float, rows: Rows) -> ScoreFn:
+    """How a model scores a batch, by its kind."""
+    if isinstance(model, cross_encoder.CrossEncoder):
+        return cross_encoder_scores(model, rows)
+    return dual_encoder_scores(model, scale, rows)
+
+
+def _of_candidates(apply, inputs, where, key, rows: Rows) -> jax.Array:
+    """`[B, N, D]`, what `apply` finds for the candidates in rows of several lengths."""
+    found = []
+    for i, tile in enumerate(zip(*inputs, strict=True)):
+        key_i = None if key is None else jax.random.fold_in(key, i)
+        out = _in_chunks(apply, tile, key_i, rows)
+        found.append(out.reshape(-1, out.shape[-1]))
+    return jnp.concatenate(found)[where]
+
+
+def _in_chunks(apply, inputs, key, rows: Rows) -> jax.Array:
+    """`apply(key, *inputs)`, row by row, in chunks that are computed again in the backward pass.
+
+    Memory holds the activations of one chunk, and gradients are exact: gradient caching (Gao et
+    al., 2021, https://arxiv.org/abs/2101.06983).
+    """
+    if rows.chunks == 1:
+        return apply(key, *inputs)
+
+    def cut(x):
+        # Each part, and so each device, has its share of each chunk.
+        x = x.reshape(rows.parts, rows.chunks, -1, *x.shape[1:])
+        return jnp.swapaxes(x, 0, 1).reshape(rows.chunks, -1, *x.shape[3:])
+
+    keys = None if key is None else jax.random.split(key, rows.chunks)
+    chunk = jax.checkpoint(lambda chunk: apply(chunk[0], *chunk[1]))
+    out = jax.lax.map(chunk, (keys, tuple(map(cut, inputs))))
+    out = out.reshape(rows.chunks, rows.parts, -1, *out.shape[2:])
+    return jnp.swapaxes(out, 0, 1).reshape(-1, *out.shape[3:])
 
 
 def selects(config: ml_collections.ConfigDict, num_assistants: int) -> bool:
@@ -167,8 +223,6 @@ def make_loss(
             return schedules.value(loss[name], progress)
 
         num_originals = batch['group'].shape[1]
-        if not loss.dark:
-            batch = {**batch, 'passages': batch['passages'][:, :num_originals]}
         lists, contrastive, labels, mask = score_fn(params, batch, key)
         tau = now('temperature')
         terms, metrics = {}, {}
@@ -229,6 +283,8 @@ def make_loss(
             terms['dark'] = now('dark') * self_paced.weighted_mean(sum(dark.values()), keep)
             metrics['kept_share'] = jnp.mean(keep > 0)
             metrics['threshold'] = threshold
+        size = sum(rows.size for rows in batch['tokens'])
+        metrics['real_token_share'] = jnp.sum(batch['lengths']) / size
         total = sum(terms.values())
         metrics |= {f'loss/{name}': value for name, value in terms.items()}
         metrics['loss'] = total

@@ -13,7 +13,9 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
+from jdkd.data import packing
 from jdkd.distill import step as steps
+from jdkd.models.dual_encoder import DualEncoder
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
@@ -29,6 +31,7 @@ class Trainer:
         loss: `(params, batch) -> metrics` without an update, for D_eval.
         init: `params -> state` before the first step, on the mesh.
         abstract: Shapes and shardings of the state.
+        rows: How the candidates of a batch are put into rows.
     """
 
     mesh: Mesh
@@ -36,6 +39,7 @@ class Trainer:
     loss: Callable
     init: Callable
     abstract: steps.TrainState
+    rows: packing.Rows
 
 
 def make_trainer(
@@ -43,19 +47,21 @@ def make_trainer(
     train_config: ml_collections.FrozenConfigDict,
     *,
     mesh: Mesh,
+    model: Any,
     params: Any,
-    score_fn: steps.ScoreFn,
+    scale: float,
     num_assistants: int,
     dropout: float = 0.0,
 ) -> Trainer:
     """Compiles a train step over the mesh.
 
     Args:
-        config: `loss`, `selection`, `self_paced`, `sharding`, `seed`.
+        config: `loss`, `selection`, `self_paced`, `rows`, `sharding`, `seed`.
         train_config: The optimizer's fields, see `steps.optimizer`.
         mesh: Batches are split over `data`, parameters as the sharding rules say.
-        params: Tree of arrays or shapes.
-        score_fn: How the model scores a batch.
+        model: `DualEncoder` or `CrossEncoder`.
+        params: Its tree of arrays or shapes.
+        scale: Logits per unit of a dual-encoder's score.
         num_assistants: K; 0 without a pool.
         dropout: The model's rate; 0 spares the random bits.
     """
@@ -71,24 +77,36 @@ def make_trainer(
     shapes = jax.eval_shape(init, params)
     shardings = meshes.shardings(mesh, shapes, config.sharding)
     replicated, batch = meshes.replicated(mesh), meshes.batch_sharding(mesh)
-    loss_fn = steps.make_loss(config, score_fn, num_assistants)
+    share = isinstance(model, DualEncoder)
+    rows = packing.resolve(config.rows, mesh.shape['data'], share=share)
+    loss_fn = steps.make_loss(config, steps.scores(model, scale, rows), num_assistants)
     train_step = steps.make_train_step(
         loss_fn,
         tx,
         total_steps=train_config.total_steps,
         dropout_seed=config.seed if dropout else None,
     )
+
+    def on_mesh(fn):
+        """Tells fused kernels, which XLA cannot partition, what mesh they run on."""
+
+        def called(*args):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return fn(*args)
+
+        return called
+
     return Trainer(
         mesh=mesh,
         step=jax.jit(
-            train_step,
+            on_mesh(train_step),
             in_shardings=(shardings, batch),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         ),
         # Schedules as at the end of training, so that rounds compare.
         loss=jax.jit(
-            lambda params, batch: loss_fn(params, batch, jnp.ones(()))[1],
+            on_mesh(lambda params, batch: loss_fn(params, batch, jnp.ones(()))[1]),
             in_shardings=(shardings.params, batch),
             out_shardings=replicated,
         ),
@@ -96,6 +114,7 @@ def make_trainer(
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         ),
+        rows=rows,
     )
 
 
@@ -146,11 +165,11 @@ def fit(
     sharding = meshes.batch_sharding(trainer.mesh)
     bar = tqdm.tqdm(total=last_step, initial=step, desc=desc, unit='step')
     pending = None
-    clock, clock_step = time.monotonic(), step
+    clock, clock_step, waited = time.monotonic(), step, 0.0
 
     def settle(pending):
         """Checks, logs and shows the metrics of a step that was dispatched before."""
-        nonlocal clock, clock_step
+        nonlocal clock, clock_step, waited
         at, metrics, batch_size = pending
         metrics = jax.device_get(metrics)
         _check_finite(metrics, at)
@@ -164,12 +183,16 @@ def fit(
                 counts = metrics['selected'] / metrics['selected'].sum()
                 scalars |= {f'selected/{n}': c for n, c in zip(choices, counts, strict=True)}
             scalars['lists_per_second'] = batch_size * (at - clock_step) / (now - clock)
+            # What the host's data cost, beyond the steps that ran meanwhile.
+            scalars['wait_seconds'] = waited / (at - clock_step)
             writer.write(at, scalars)
-            clock, clock_step = now, at
+            clock, clock_step, waited = now, at, 0.0
 
     with bar, jax.transfer_guard('disallow'):
         while step < last_step:
+            asked = time.monotonic()
             host_batch = next(batches)
+            waited += time.monotonic() - asked
             batch = meshes.to_device(host_batch, sharding)
             state, metrics = trainer.step(state, batch)
             step += 1

@@ -71,6 +71,31 @@ def max_pool(states: jax.Array, where: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(where, axis=1)[:, None], jnp.max(states, axis=1), 0.0)
 
 
+def pool_segments(states: jax.Array, where: jax.Array, pooling: str) -> jax.Array:
+    """Pools each of several texts in a row.
+
+    Args:
+        states: `[B, L, D]`.
+        where: `[B, S, L]` bool, the tokens of each text.
+        pooling: As of `DualEncoder`.
+
+    Returns:
+        `[B, S, D]` float32; zeros for a text without tokens.
+    """
+    if pooling == 'max':
+        return jnp.stack([max_pool(states, w) for w in jnp.unstack(where, axis=1)], axis=1)
+    if pooling == 'cls':
+        first = jnp.argmax(where, axis=2)[:, :, None]
+        chosen = jnp.take_along_axis(states, first, axis=1).astype(jnp.float32)
+        return jnp.where(jnp.any(where, axis=2)[:, :, None], chosen, 0.0)
+    weights = where.astype(jnp.float32)
+    # States that are not chosen are finite: 0 takes them out of the sum.
+    sums = jnp.einsum(
+        'bsl,bld->bsd', weights, states.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
+    return sums / jnp.maximum(jnp.sum(weights, axis=2), 1.0)[:, :, None]
+
+
 def safe_normalize(x: jax.Array) -> jax.Array:
     """`[..., D]` vectors to unit length in float32; zero stays zero, with a zero gradient."""
     x = x.astype(jnp.float32)
@@ -106,15 +131,26 @@ class DualEncoder(nn.Module):
     projection: Projection | None = None
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        segments: jax.Array | None = None,
+        *,
+        num_segments: int = 1,
+        deterministic: bool = True,
+    ) -> jax.Array:
         """Embeddings of rows of tokens.
 
         Args:
             tokens: `[B, L]` integer ids, padded with `transformer.pad_id`.
+            segments: `[B, L]` int32 for rows of several texts: 1 to `num_segments` for the text
+                that a token belongs to, 0 for padding. None: a row is a text.
+            num_segments: S, texts of a row at most.
             deterministic: False drops out; see `Transformer`.
 
         Returns:
-            `[B, D]` float32, or `[B, projection.out_dim]`; zeros for a row that is all padding.
+            `[B, D]` float32, `[B, S, D]` where segments are given, with `projection.out_dim` for
+            D where there is one; zeros for a text without tokens.
 
         Raises:
             ValueError: if `pooling` is not supported.
@@ -124,12 +160,16 @@ class DualEncoder(nn.Module):
                 f'pooling={self.pooling!r} is not supported; use one of {", ".join(POOLINGS)}.'
             )
         states = Transformer(self.transformer, name='transformer')(
-            tokens, deterministic=deterministic
+            tokens, segments=segments, deterministic=deterministic
         )
-        mask = real_tokens(tokens, self.transformer.pad_id)
-        if self.pooling == 'cls':
-            states, mask = states[:, :1], mask[:, :1]
-        embeddings = (max_pool if self.pooling == 'max' else mean_pool)(states, mask)
+        if segments is not None:
+            mask = segments[:, None] == 1 + jnp.arange(num_segments)[:, None]
+            embeddings = pool_segments(states, mask, self.pooling)
+        else:
+            mask = real_tokens(tokens, self.transformer.pad_id)
+            if self.pooling == 'cls':
+                states, mask = states[:, :1], mask[:, :1]
+            embeddings = (max_pool if self.pooling == 'max' else mean_pool)(states, mask)
         if self.projection is not None:
             dense = nn.Dense(
                 self.projection.out_dim,
@@ -142,5 +182,5 @@ class DualEncoder(nn.Module):
             )
             embeddings = PROJECTION_ACTIVATIONS[self.projection.activation](dense(embeddings))
             # A bias must not make an embedding of nothing.
-            embeddings = jnp.where(jnp.any(mask, axis=1)[:, None], embeddings, 0.0)
+            embeddings = jnp.where(jnp.any(mask, axis=-1)[..., None], embeddings, 0.0)
         return safe_normalize(embeddings) if self.normalize else embeddings

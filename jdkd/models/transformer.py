@@ -55,12 +55,15 @@ def _dense(config: TransformerConfig, features: int, name: str, use_bias=None) -
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type, normalised: `[B, L]` ids to `[B, L, D]` float32."""
+    """Word + position + token type, normalised: `[B, L]` ids to `[B, L, D]` float32.
+
+    `columns` are `[1 or B, L]` positions of the tokens in their texts.
+    """
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, token_types: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, token_types: jax.Array, columns: jax.Array) -> jax.Array:
         config = self.config
         width = config.embedding_size or config.hidden_size
 
@@ -74,9 +77,8 @@ class Embeddings(nn.Module):
 
         x = embed(config.vocab_size, 'word')(tokens)
         if config.position_embeddings:
-            # Padding is on the right, so that columns count as tokens do.
-            columns = config.position_offset + jnp.arange(tokens.shape[1])[None]
-            x += embed(config.position_offset + config.max_positions, 'position')(columns)
+            table = embed(config.position_offset + config.max_positions, 'position')
+            x += table(config.position_offset + columns)
         if config.type_vocab_size:
             x += embed(config.type_vocab_size, 'token_type')(token_types)
         if config.project_first:
@@ -113,20 +115,22 @@ class Positions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: `[B * L, D]` states and `[B, 1, 1, L]` key mask to `[B * L, D]`.
+    """Multi-head self-attention: `[B * L, D]` states and `[B, L]` segments to `[B * L, D]`.
 
     Attributes:
         config: Of the encoder.
         local: Whether it attends in `config.window` only.
+        packed: Whether rows hold several texts.
     """
 
     config: TransformerConfig
     local: bool = False
+    packed: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, shared: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, segments: jax.Array, shared: jax.Array | None) -> jax.Array:
         config, relative = self.config, self.config.relative
-        B, L, D = mask.shape[0], mask.shape[-1], x.shape[-1]
+        (B, L), D = segments.shape, x.shape[-1]
         project = {name: _dense(config, D, name) for name in ('query', 'key', 'value')}
 
         def heads(x):
@@ -156,7 +160,16 @@ class Attention(nn.Module):
                 to_query=by_distance('query') if 'p2c' in relative.terms else None,
             )
         window = config.window if self.local else None
-        x = attention(query, key, value, mask=mask, bias=bias, scale=scale, window=window)
+        x = attention(
+            query,
+            key,
+            value,
+            segments=segments,
+            packed=self.packed,
+            bias=bias,
+            scale=scale,
+            window=window,
+        )
         return _dense(config, D, 'output')(x.reshape(B * L, D))
 
 
@@ -182,14 +195,16 @@ class Layer(nn.Module):
     Attributes:
         config: Of the encoder.
         index: Of the layer.
+        packed: Whether rows hold several texts.
     """
 
     config: TransformerConfig
     index: int
+    packed: bool = False
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array, shared: jax.Array | None, deterministic: bool
+        self, x: jax.Array, segments: jax.Array, shared: jax.Array | None, deterministic: bool
     ) -> jax.Array:
         config = self.config
 
@@ -203,8 +218,9 @@ class Layer(nn.Module):
             total = x.astype(jnp.float32) + update.astype(jnp.float32)
             return total if config.norm_first else layer_norm(config, name)(total).astype(x.dtype)
 
-        attention = Attention(config, self.index in config.local_layers, name='attention')
-        x = residual(x, lambda x: attention(x, mask, shared), 'attention_norm')
+        local = self.index in config.local_layers
+        attention = Attention(config, local, self.packed, name='attention')
+        x = residual(x, lambda x: attention(x, segments, shared), 'attention_norm')
         return residual(x, FeedForward(config, name='ffn'), 'ffn_norm')
 
 
@@ -223,32 +239,42 @@ class Transformer(nn.Module):
         tokens: jax.Array,
         token_types: jax.Array | None = None,
         *,
+        segments: jax.Array | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """States of every token.
 
         Args:
             tokens: `[B, L]` integer ids; padding (see `real_tokens`) is masked as a key.
-            token_types: `[B, L]` integer segments; None for all 0. Ignored where the family has
-                none.
+            token_types: `[B, L]` integers, which text of a pair; None for all 0. Ignored where
+                the family has none.
+            segments: `[B, L]` int32 for rows of several texts, one after another: above 0 the
+                text that a token belongs to, 0 for padding. Each text is encoded as if it were
+                alone. None: a row is a text.
             deterministic: False drops out; needs the 'dropout' rng where the rate is above 0.
 
         Returns:
             `[B, L, D]` states in `config.dtype`; those of padding are finite and mean nothing.
 
         Raises:
-            ValueError: if L is more than `config.max_positions`.
+            ValueError: if a row that is one text has more tokens than `config.max_positions`.
         """
-        config, length = self.config, tokens.shape[1]
-        if length > config.max_positions:
+        config, length, packed = self.config, tokens.shape[1], segments is not None
+        if length > config.max_positions and not packed:
             raise ValueError(
                 f'Rows of {length} tokens, but the model has {config.max_positions} '
                 'positions (max_positions); truncate to that length.'
             )
         if token_types is None:
             token_types = jnp.zeros_like(tokens)
-        mask = real_tokens(tokens, config.pad_id)[:, None, None, :]
-        x = Embeddings(config, name='embeddings')(tokens, token_types)
+        columns = jnp.arange(length)[None]
+        if packed:
+            first = jnp.diff(segments, axis=1, prepend=-1) != 0
+            columns = columns - jax.lax.cummax(jnp.where(first, columns, 0), axis=1)
+            columns = jnp.minimum(columns, config.max_positions - 1)  # Padding may be longer.
+        else:
+            segments = real_tokens(tokens, config.pad_id).astype(jnp.int32)
+        x = Embeddings(config, name='embeddings')(tokens, token_types, columns)
         x = nn.Dropout(config.dropout)(x, deterministic=deterministic)
         # Norms restore what rounding loses; a stream that none stands in stays in float32.
         x = x if config.norm_first else x.astype(config.dtype)
@@ -263,7 +289,7 @@ class Transformer(nn.Module):
             policy = dots if config.remat == 'dots' else None
             layer = nn.remat(Layer, policy=policy, static_argnums=(4,))
         for i in range(config.num_layers):
-            x = layer(config, i, name=f'layer_{i}')(x, mask, shared, deterministic)
+            x = layer(config, i, packed, name=f'layer_{i}')(x, segments, shared, deterministic)
         if config.norm_first:
             x = layer_norm(config, 'final_norm')(x)
         return x.astype(config.dtype).reshape(shape)

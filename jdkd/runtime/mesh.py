@@ -107,23 +107,20 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def to_device(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Global arrays from this process' part of a batch.
+def to_device(batch: Any, sharding: NamedSharding) -> Any:
+    """Global arrays from this process' part of a batch, a tree of arrays.
 
     Raises:
         ValueError: if the batch does not divide over the devices of axis `data`.
     """
     ways = sharding.mesh.shape['data']
-    size = len(next(iter(batch.values()))) * jax.process_count()
-    if size % ways:
-        raise ValueError(
-            f'a batch of {size} does not divide over the {ways} devices of mesh axis data; '
-            'change batch_size or mesh.data.'
-        )
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    for size in {len(x) * jax.process_count() for x in jax.tree.leaves(batch)}:
+        if size % ways:
+            raise ValueError(
+                f'a batch of {size} does not divide over the {ways} devices of mesh axis data; '
+                'change batch_size or mesh.data.'
+            )
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def _first_match(name: str, rules: Rules) -> int:

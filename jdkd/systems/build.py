@@ -2,16 +2,13 @@
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
 from jdkd.data import candidates, dataset, loader
-from jdkd.distill import step as steps
 from jdkd.distill import train
-from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.retrieval import bm25
 from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
@@ -51,13 +48,6 @@ def build(run: Run, name: str) -> System:
         encoder, digest = train_from_labels(run, name, encoder, digest)
     kind = CrossEncoderSystem if spec.kind == 'cross_encoder' else DualEncoderSystem
     return kind(name, digest, spec.scale, run, encoder)
-
-
-def score_fn(model: Any, scale: float) -> steps.ScoreFn:
-    """How a model scores a training batch."""
-    if isinstance(model, CrossEncoder):
-        return steps.cross_encoder_scores(model)
-    return steps.dual_encoder_scores(model, scale)
 
 
 def record_features(run: Run, lists: candidates.Lists, positives) -> dict[str, np.ndarray]:
@@ -132,12 +122,10 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
         features = record_features(run, lists, queries.positives)
         features['false_negative'] = np.zeros(lists.passages.shape, bool)
         dataset.write(out, {'train': features})
-        batches = loader.batches(
-            dataset.read(out, 'train'),
-            token_lookup(run, encoder, queries, spec.passage_length),
-            batch_size=trained.batch_size,
-            seed=[config.seed],
-        )
+        to_tokens = token_lookup(run, encoder, queries, spec.passage_length)
+        order = loader.Order(trained.batch_size, [config.seed])
+        to_batch = loader.fit(to_tokens, features, order, trainer.rows, steps=trained.steps)
+        batches = loader.batches(dataset.read(out, 'train'), to_batch, order)
         with Checkpoints(run.workdir / 'checkpoints' / name, keep_period=trained.steps) as saved:
             writer = MetricsWriter(run.workdir, name, resume_step=saved.latest_step() or 0)
             train.fit(
@@ -193,7 +181,8 @@ def _labels_trainer(run: Run, encoder: Encoder) -> train.Trainer:
         spec.train,
         mesh=run.mesh,
         params=encoder.params,
-        score_fn=score_fn(encoder.model, spec.train.scale),
+        model=encoder.model,
+        scale=spec.train.scale,
         num_assistants=0,
         dropout=spec.dropout,
     )
@@ -212,10 +201,9 @@ def token_lookup(run: Run, encoder: Encoder, queries, length: int):
     query_ids = encoder.query_tokens(run, queries)
     passage_ids = encoder.passage_tokens(run)
     if encoder.spec.kind == 'cross_encoder':
-        return loader.CrossEncoderTokens(query_ids, passage_ids, encoder.pad_id, encoder.separators)
-    return loader.DualEncoderTokens(
-        query_ids, passage_ids, length, encoder.tokenizer.special['sep']
-    )
+        return loader.CrossEncoderTokens(query_ids, passage_ids, encoder.separators)
+    sep_id, dark = encoder.tokenizer.special['sep'], bool(run.config.loss.dark)
+    return loader.DualEncoderTokens(query_ids, passage_ids, length, sep_id, dark)
 
 
 def _entry(run: Run, name: str) -> ml_collections.FrozenConfigDict:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jdkd.data import dataset, loader
+from jdkd.data.packing import Rows
 from jdkd.data.tokens import TokenStore
 
 
@@ -36,6 +37,11 @@ def lookup():
     )
 
 
+def rows(records, order):
+    """What puts all batches of an order into rows of one length."""
+    return loader.fit(lookup(), records, order, Rows(lengths=1), steps=30)
+
+
 def test_records_come_back_as_they_were_written(written):
     directory, splits = written
     for split, arrays in splits.items():
@@ -58,16 +64,18 @@ def test_files_are_array_record(written):
 
 def test_batches_join_records_with_their_tokens(written):
     directory, splits = written
-    tokens = lookup()
-    batches = loader.batches(
-        dataset.read(directory, 'train'), tokens, batch_size=4, seed=[0], shuffle=False
-    )
-    batch = next(batches)
+    order = loader.Order(4, [0], shuffle=False)
+    to_rows = rows(splits['train'], order)
+    tokens = to_rows.to_tokens
+    batch = next(loader.batches(dataset.read(directory, 'train'), to_rows, order))
     train = splits['train']
     np.testing.assert_array_equal(batch['query'], tokens.queries.rows(train['query_row'][:4]))
-    np.testing.assert_array_equal(batch['passages'][:, 3:], train['dark'][:4])
+    (found,) = batch['tokens']
+    assert (batch['lengths'] == 6).all() and found.shape == (20, 8) and (found[:, 6:] == 0).all()
+    found = found[batch['where'], :6]
+    np.testing.assert_array_equal(found[:, 3:], train['dark'][:4])
     np.testing.assert_array_equal(
-        batch['passages'][:, :3], tokens.passages.rows(train['passages'][:4], 6, end=2)
+        found[:, :3], tokens.passages.rows(train['passages'][:4], 6, end=2)
     )
     np.testing.assert_array_equal(batch['teacher'], train['teacher'][:4])
 
@@ -75,16 +83,13 @@ def test_batches_join_records_with_their_tokens(written):
 def test_in_batch_scores_are_of_every_query_with_every_original(written):
     directory, splits = written
     queries, passages = np.eye(7, 4) + 1, np.arange(36.0).reshape(9, 4)
+    order = loader.Order(4, [0], shuffle=False)
     to_batch = loader.InBatchScores(
-        lookup(),
+        rows(splits['train'], order),
         [lambda q, p: queries[q] @ passages[p].T, lambda q, p: np.add.outer(10.0 * q, p)],
         [2.0, 1.0],
     )
-    batch = next(
-        loader.batches(
-            dataset.read(directory, 'train'), to_batch, batch_size=4, seed=[0], shuffle=False
-        )
-    )
+    batch = next(loader.batches(dataset.read(directory, 'train'), to_batch, order))
     train = splits['train']
     assert batch['in_batch'].shape == (4, 2, 12) and batch['in_batch'].dtype == np.float32
     for i in range(4):
@@ -95,8 +100,11 @@ def test_in_batch_scores_are_of_every_query_with_every_original(written):
 
 
 def test_a_restored_iterator_goes_on_where_it_was(written):
+    order = loader.Order(4, [3])
+    to_rows = rows(written[1]['train'], order)
+
     def fresh():
-        return loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=4, seed=[3])
+        return loader.batches(dataset.read(written[0], 'train'), to_rows, order)
 
     expected = fresh()
     seen = [next(expected)['query'] for _ in range(12)]  # more than two epochs
@@ -110,7 +118,9 @@ def test_a_restored_iterator_goes_on_where_it_was(written):
 
 
 def test_epochs_are_shuffled_anew_and_hold_every_record(written):
-    batches = loader.batches(dataset.read(written[0], 'train'), lookup(), batch_size=23, seed=[0])
+    order = loader.Order(23, [0])
+    to_rows = rows(written[1]['train'], order)
+    batches = loader.batches(dataset.read(written[0], 'train'), to_rows, order)
     a, b = next(batches)['teacher'][:, 0], next(batches)['teacher'][:, 0]
     assert (a != b).any()
     np.testing.assert_array_equal(np.sort(a), np.sort(b))
@@ -118,15 +128,16 @@ def test_epochs_are_shuffled_anew_and_hold_every_record(written):
 
 def test_less_than_a_batch_is_an_error(written):
     with pytest.raises(ValueError, match='5 candidate lists are less than one batch of 8'):
-        loader.batches(dataset.read(written[0], 'eval'), lookup(), batch_size=8, seed=[0])
+        rows(written[1]['eval'], loader.Order(8, [0]))
 
 
 def test_cross_encoder_rows_join_query_and_passage():
     tokens = loader.CrossEncoderTokens(
         queries=TokenStore.of_rows(np.array([[1, 5, 2, 0]]), 0),
         passages=TokenStore.of_rows(np.array([[1, 8, 2], [1, 2, 0]]), 0),
-        pad_id=0,
     )
-    found = tokens({'query_row': np.array([0]), 'passages': np.array([[0, 1]])})
-    np.testing.assert_array_equal(found['passages'], [[[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]]])
+    records = {'query_row': np.array([0]), 'passages': np.array([[0, 1]])}
+    found, _ = tokens(records)
+    np.testing.assert_array_equal(found['tokens'], [[[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]]])
+    np.testing.assert_array_equal(tokens.lengths(records), [[5, 4]])
     np.testing.assert_array_equal(found['token_types'], [[[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]]])

@@ -12,6 +12,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from configs import common
+from jdkd.data import packing
 from jdkd.distill import assistants, losses, train
 from jdkd.distill import step as steps
 from jdkd.models.cross_encoder import CrossEncoder, join_pairs
@@ -20,6 +21,7 @@ from jdkd.models.transformer import TransformerConfig
 from jdkd.runtime import mesh as meshes
 
 B, ORIGINALS, DARK, K, L = 8, 4, 2, 3, 12
+ROWS = packing.Rows(lengths=1, parts=8)  # Of one length, so that all batches have one shape.
 SCALE = 10.0
 
 
@@ -37,7 +39,7 @@ def model(dropout=0.0):
     )
 
 
-def make_batch(seed=0):
+def make_batch(seed=0, rows=ROWS):
     rng = np.random.default_rng(seed)
     N = ORIGINALS + DARK
 
@@ -48,9 +50,13 @@ def make_batch(seed=0):
 
     group = np.arange(B * ORIGINALS, dtype=np.int32).reshape(B, ORIGINALS)
     group[1, 2] = group[0, 0]  # Another query's positive stands in the list of query 1.
+    candidates = tokens(B, N, L)
+    lengths = (candidates != 0).sum(-1)
+    layout = packing.fit([lengths], rows)
     return {
         'query': tokens(B, 6),
-        'passages': tokens(B, N, L),
+        **packing.pack({'tokens': candidates}, lengths, layout, pad_id=0),
+        'lengths': lengths,
         'group': group,
         'relevant': group[:, :1],
         'false_negative': np.zeros((B, ORIGINALS), bool),
@@ -83,8 +89,9 @@ def make_trainer(config, num_devices=1, dropout=0.0):
         config,
         config.optimizer,
         mesh=meshes.make_mesh(devices=jax.devices()[:num_devices]),
+        model=model(dropout),
         params=fresh_params(),
-        score_fn=steps.dual_encoder_scores(model(dropout), SCALE),
+        scale=SCALE,
         num_assistants=K,
         dropout=dropout,
     )
@@ -118,8 +125,7 @@ def test_one_two_and_eight_devices_agree_dropout_included_and_compile_once():
 def free_scores(params, batch, key):
     """A student whose parameters are its scores: what the loss makes of them is all there is."""
     mask = losses.negatives_mask(batch['group'], batch['relevant'], batch['false_negative'])
-    lists = params['lists'][:, : batch['passages'].shape[1]]
-    return lists, params['in_batch'], jnp.arange(B) * ORIGINALS, mask
+    return params['lists'], params['in_batch'], jnp.arange(B) * ORIGINALS, mask
 
 
 def scores(dtype=np.float32):
@@ -267,7 +273,7 @@ def test_each_term_can_be_switched_off(name):
 
 def test_the_contrastive_term_alone_selects_nothing():
     alone = shapes(settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0))
-    assert set(alone) == {'loss/contrastive', 'loss', 'list_accuracy'}
+    assert set(alone) == {'loss/contrastive', 'loss', 'list_accuracy', 'real_token_share'}
 
 
 def test_losses_and_gradients_are_float32_where_the_model_computes_in_bfloat16():
@@ -298,7 +304,7 @@ def test_scores_of_a_dual_encoder_are_scaled_inner_products():
         params, batch, None
     )
     queries = np.array(net(batch['query']))
-    passages = np.array(net(batch['passages'].reshape(-1, L))).reshape(B, ORIGINALS + DARK, -1)
+    passages = np.array(net(batch['tokens'][0]))[batch['where']]
     expected = SCALE * np.einsum('bd,bnd->bn', queries, passages)
     np.testing.assert_allclose(lists, expected, rtol=1e-4, atol=1e-5)
     originals = passages[:, :ORIGINALS].reshape(B * ORIGINALS, -1)
@@ -328,8 +334,11 @@ def test_a_cross_encoder_trains_in_the_same_step():
     rows = rng.integers(4, 64, (B * ORIGINALS, 6)).astype(np.int32)
     tokens, token_types = join_pairs(rows, rows[::-1], 0)
     batch = {k: make_batch()[k] for k in ('group', 'relevant', 'false_negative')}
-    batch['passages'] = tokens.reshape(B, ORIGINALS, -1)
-    batch['token_types'] = token_types.reshape(B, ORIGINALS, -1)
+    texts = {'tokens': tokens, 'token_types': token_types}
+    texts = {name: x.reshape(B, ORIGINALS, -1) for name, x in texts.items()}
+    batch['lengths'] = np.full((B, ORIGINALS), tokens.shape[1])
+    layout = packing.fit([batch['lengths']], ROWS)
+    batch |= packing.pack(texts, batch['lengths'], layout, pad_id=0)
     params = jax.jit(net.init)(jax.random.key(0), tokens[:1], token_types[:1])['params']
     config = settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0)
     config.optimizer.learning_rate = 1e-2
@@ -337,8 +346,9 @@ def test_a_cross_encoder_trains_in_the_same_step():
         config,
         config.optimizer,
         mesh=meshes.make_mesh(devices=jax.devices()[:1]),
+        model=net,
         params=params,
-        score_fn=steps.cross_encoder_scores(net),
+        scale=1.0,
         num_assistants=0,
     )
     state = trainer.init(params)
@@ -348,6 +358,58 @@ def test_a_cross_encoder_trains_in_the_same_step():
         state, metrics = trainer.step(state, on_device)
     assert first['loss'] == pytest.approx(np.log(ORIGINALS), abs=0.2)
     assert metrics['loss'] < 0.7 * first['loss']
+
+
+@pytest.mark.parametrize('pooling', ['mean', 'cls', 'max'])
+@pytest.mark.parametrize(
+    'rows',
+    [
+        packing.Rows(lengths=3),
+        packing.Rows(lengths=2, parts=2, chunks=4),
+        packing.Rows(shared=24, texts=4),
+        packing.Rows(shared=16, texts=3, parts=4, chunks=2),
+    ],
+    ids=str,
+)
+def test_losses_and_gradients_are_the_same_in_any_rows(rows, pooling):
+    net, params = dataclasses.replace(model(), pooling=pooling), fresh_params()
+
+    def found(rows):
+        loss = steps.make_loss(settings(), steps.scores(net, SCALE, rows), K)
+        return jax.jit(jax.grad(loss, has_aux=True))(params, make_batch(rows=rows), 0.0)
+
+    (expected, metrics), (grads, others) = found(packing.Rows(lengths=1)), found(rows)
+    assert others.pop('real_token_share') > metrics.pop('real_token_share')
+    for name, value in others.items():
+        np.testing.assert_allclose(value, metrics[name], rtol=1e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), grads, expected)
+
+
+def test_a_batch_of_4096_queries_in_chunks_has_the_gradients_of_the_whole():
+    big, rng = 4096, np.random.default_rng(0)
+    tokens = rng.integers(4, 64, (big, 2, 8)).astype(np.int32)
+    group = np.arange(2 * big, dtype=np.int32).reshape(big, 2)
+    batch = {
+        'query': tokens[:, 0, :6],
+        'tokens': (tokens.reshape(2 * big, 8),),
+        'where': group,
+        'lengths': np.full((big, 2), 8),
+        'group': group,
+        'relevant': group[:, :1],
+        'false_negative': np.zeros((big, 2), bool),
+    }
+    config = settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0)
+
+    def step(chunks):
+        score_fn = steps.scores(model(), SCALE, packing.Rows(chunks=chunks))
+        gradient = jax.grad(steps.make_loss(config, score_fn, 0), has_aux=True)
+        return jax.jit(gradient).lower(fresh_params(), batch, 0.0).compile()
+
+    whole, cached = step(1), step(32)
+    (expected, _), (grads, _) = (f(fresh_params(), batch, 0.0) for f in (whole, cached))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, expected)
+    before, after = (f.memory_analysis().temp_size_in_bytes for f in (whole, cached))
+    assert after < before
 
 
 def test_untied_towers_that_are_equal_share_the_gradient_of_a_tied_one():

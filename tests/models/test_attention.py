@@ -1,8 +1,10 @@
 import jax
+import jax.experimental.pallas.tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jdkd.models import attention as attentions
 from jdkd.models.attention import attention
 
 B, L, H, D = 3, 7, 2, 4
@@ -10,11 +12,16 @@ B, L, H, D = 3, 7, 2, 4
 
 @pytest.mark.parametrize('window', [None, 2])
 @pytest.mark.parametrize('has_bias', [False, True])
-def test_float32_is_what_jax_computes_gradients_too(window, has_bias):
+@pytest.mark.parametrize('packed', [False, True])
+def test_float32_is_what_jax_computes_gradients_too(window, has_bias, packed):
     rng = np.random.default_rng(0)
     query, key, value, seed = rng.normal(size=(4, B, L, H, D)).astype(np.float32)
     bias = rng.normal(size=(1, H, L, L)).astype(np.float32) if has_bias else None
-    mask = (np.arange(L) < np.array([[7], [3], [0]]))[:, None, None]
+    segments = (np.arange(L) < np.array([[7], [3], [0]])).astype(np.int32)
+    mask = segments[:, None, None] > 0
+    if packed:
+        segments[0, 4:] = 2
+        mask = segments[:, None, :, None] == segments[:, None, None]
 
     def theirs(query, key, value):
         return jax.nn.dot_product_attention(
@@ -22,7 +29,8 @@ def test_float32_is_what_jax_computes_gradients_too(window, has_bias):
         )
 
     def ours(query, key, value):
-        return attention(query, key, value, mask=mask, bias=bias, scale=0.3, window=window)
+        how = dict(bias=bias, scale=0.3, window=window)
+        return attention(query, key, value, segments=segments, packed=packed, **how)
 
     expected, expected_grads = jax.vjp(theirs, query, key, value)
     found, grads = jax.vjp(ours, query, key, value)
@@ -32,3 +40,20 @@ def test_float32_is_what_jax_computes_gradients_too(window, has_bias):
     for a, b in zip(grads(seed), expected_grads(seed), strict=True):
         np.testing.assert_allclose(a[:2], b[:2], atol=1e-6)
         assert jnp.isfinite(a).all()
+
+
+def test_the_kernel_for_tpus_agrees_in_its_interpreter():
+    rng = np.random.default_rng(0)
+    shape = (2, 128, 2, 8)
+    query, key, value, seed = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for _ in range(4))
+    segments = np.repeat(np.array([[1, 2, 0], [1, 1, 2]], np.int32), [50, 60, 18], axis=1)
+    how = dict(segments=segments, packed=True, scale=0.3)
+    expected, expected_grads = jax.vjp(lambda *x: attention(*x, **how), query, key, value)
+    with pltpu.force_tpu_interpret_mode():
+        found, grads = jax.vjp(lambda *x: attentions._fused(*x, segments, 0.3), query, key, value)
+        grads = grads(seed)
+    real = segments[..., None, None] > 0
+    for a, b in zip((found, *grads), (expected, *expected_grads(seed)), strict=True):
+        np.testing.assert_allclose(
+            *(np.where(real, x, 0).astype(np.float32) for x in (a, b)), atol=0.05
+        )
