@@ -360,14 +360,13 @@ def test_a_cross_encoder_trains_in_the_same_step():
     assert metrics['loss'] < 0.7 * first['loss']
 
 
-@pytest.mark.parametrize('pooling', ['mean', 'cls', 'max'])
 @pytest.mark.parametrize(
-    'rows',
+    ('rows', 'pooling'),
     [
-        packing.Rows(lengths=3),
-        packing.Rows(lengths=2, parts=2, chunks=4),
-        packing.Rows(shared=24, texts=4),
-        packing.Rows(shared=16, texts=3, parts=4, chunks=2),
+        (packing.Rows(lengths=2, parts=2, chunks=4), 'mean'),
+        (packing.Rows(shared=24, texts=4), 'cls'),
+        (packing.Rows(shared=24, texts=4), 'max'),
+        (packing.Rows(shared=16, texts=3, parts=4, chunks=2), 'mean'),
     ],
     ids=str,
 )
@@ -407,7 +406,9 @@ def test_a_batch_of_4096_queries_in_chunks_has_the_gradients_of_the_whole():
 
     whole, cached = step(1), step(32)
     (expected, _), (grads, _) = (f(fresh_params(), batch, 0.0) for f in (whole, cached))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), grads, expected
+    )
     before, after = (f.memory_analysis().temp_size_in_bytes for f in (whole, cached))
     assert after < before
 
