@@ -1,120 +1,341 @@
-"""Encoding and training speed against PyTorch: the same checkpoint, rows and loss, in one run.
+"""Training, encoding and scoring beside PyTorch: the same texts, checkpoint and loss, in one run.
 
 python -m benchmarks.throughput --weights sentence-transformers/all-MiniLM-L6-v2
 
-Needs torch and transformers beside jdkd. Both sides run on the same device in turns, and the ratio
-is of medians, since machines are noisy.
+Lengths of passages are drawn as MS MARCO's are spread (a gamma distribution, cut off). A train step
+takes lists of a positive and negatives, a teacher's scores, InfoNCE over the batch, the listwise KL
+divergence and AdamW. PyTorch pads each batch to its longest row, as sentence-transformers does,
+which encodes and scores in order of length. Both sides run in turns on the same device; ratios are
+of medians, since machines are noisy. Needs torch and transformers beside jdkd.
 """
 
 import dataclasses
+import functools
 import statistics
 import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
-import optax
 import torch
 import transformers
 from absl import app, flags
 
-from jdkd.distill import losses
+from benchmarks import measure
+from configs import common
+from jdkd import plan
+from jdkd.data import packing
+from jdkd.data.tokens import TokenStore
+from jdkd.distill import assistants, train
 from jdkd.models import pretrained, weights
+from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
+from jdkd.retrieval import encode
+from jdkd.runtime import mesh as meshes
 
 _WEIGHTS = flags.DEFINE_string(
-    'weights', 'sentence-transformers/all-MiniLM-L6-v2', 'Directory, or name on the hub.'
+    'weights', 'sentence-transformers/all-MiniLM-L6-v2', "Directory, or name on the hub; a BERT's."
 )
-_ROWS = flags.DEFINE_integer('rows', 32, 'Rows a batch.')
-_LENGTH = flags.DEFINE_integer('length', 128, 'Tokens a row.')
-_REPEATS = flags.DEFINE_integer('repeats', 7, 'Timed turns of each side.')
+_LISTS = flags.DEFINE_integer('lists', 8, 'Queries of a train step.')
+_CANDIDATES = flags.DEFINE_integer('candidates', 8, 'Passages of each.')
+_ROWS = flags.DEFINE_integer('rows', 256, 'Passages to encode, and pairs to score.')
+_MEAN = flags.DEFINE_float('mean', 75.0, 'Tokens of a passage.')
+_LONGEST = flags.DEFINE_integer('longest', 144, 'Tokens of a passage.')
+_QUERY = flags.DEFINE_integer('query', 16, 'Tokens of a query.')
+_TURNS = flags.DEFINE_integer('turns', 5, 'Timed turns of each side.')
 _DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of matrix products.')
+_LENGTHS = flags.DEFINE_list('lengths', ['1', '2', '4', '8'], 'Numbers of lengths of rows to try.')
+_SHARED = flags.DEFINE_list('shared', ['256'], 'Lengths of shared rows to try.')
+_PEAK = flags.DEFINE_float(
+    'peak', None, 'TFLOP/s of the device at that dtype, to say how much of it is used.'
+)
+_NAME = flags.DEFINE_string('name', 'throughput', 'Of the file of results.')
+_BATCH = 32  # Rows that PyTorch encodes and scores at once, as sentence-transformers does.
 _SCALE = 20.0
 
 
-def jax_sides(path, tokens: np.ndarray, num_queries: int) -> dict[str, Callable[[], None]]:
-    """`encode` and `train`, each one call."""
+def texts(rng, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids `[*shape, longest]` of passages, and their lengths."""
+    lengths = plan.draw_lengths(shape, _MEAN.value, _LONGEST.value, rng)
+    ids = rng.integers(1000, 9000, (*shape, _LONGEST.value)).astype(np.int32)
+    return np.where(np.arange(_LONGEST.value) < lengths[..., None], ids, 0), lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    query: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+    teacher: np.ndarray
+
+    @property
+    def real_tokens(self) -> int:
+        return int(self.lengths.sum()) + self.query.size
+
+
+def train_batches(count: int) -> list[Batch]:
+    rng, shape = np.random.default_rng(0), (_LISTS.value, _CANDIDATES.value)
+    return [
+        Batch(
+            rng.integers(1000, 9000, (_LISTS.value, _QUERY.value)).astype(np.int32),
+            *texts(rng, *shape),
+            rng.normal(size=shape).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+def jax_train(path, batches, **rows):
+    """`run(i)` takes a train step on batch i; and the share of real tokens in its rows."""
     source = pretrained.read_pretrained(path)
     model = DualEncoder(dataclasses.replace(source.config, dtype=_DTYPE.value))
-    params = jax.device_put({'transformer': source.params})
-    tx = optax.adamw(1e-5)
-    tokens = jax.device_put(tokens)
+    config = common.get_config()
+    config.loss.update(assistant=0.0, dark=0.0)
+    config.rows.update(rows)
+    config.optimizer.update(learning_rate=1e-5)
+    params = {'transformer': source.params}
+    trainer = train.make_trainer(
+        ml_collections.FrozenConfigDict(config),
+        config.optimizer,
+        mesh=meshes.make_mesh(),
+        model=model,
+        params=params,
+        scale=_SCALE,
+        num_assistants=0,
+    )
+    layout = packing.fit([b.lengths for b in batches], trainer.rows)
+    group = np.arange(batches[0].lengths.size, dtype=np.int32).reshape(batches[0].lengths.shape)
+    on_device = [
+        meshes.to_device(
+            {
+                'query': b.query,
+                **packing.pack({'tokens': b.tokens}, b.lengths, layout, pad_id=0),
+                'lengths': b.lengths,
+                'group': group,
+                'relevant': group[:, :1],
+                'false_negative': np.zeros(group.shape, bool),
+                'teacher': b.teacher,
+            },
+            meshes.batch_sharding(trainer.mesh),
+        )
+        for b in batches
+    ]
+    state = [trainer.init(params)]
 
-    def loss_fn(params):
-        vectors = model.apply({'params': params}, tokens)
-        scores = _SCALE * vectors[:num_queries] @ vectors[num_queries:].T
-        return jnp.mean(losses.info_nce(scores, jnp.arange(num_queries)))
+    def run(i):
+        state[0], metrics = trainer.step(state[0], on_device[i])
+        jax.block_until_ready(metrics)
 
-    @jax.jit
-    def train(params, opt_state):
-        updates, opt_state = tx.update(jax.grad(loss_fn)(params), opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
-    encode = jax.jit(lambda params: model.apply({'params': params}, tokens))
-    state = [params, tx.init(params)]
-
-    def one_step():
-        state[:] = jax.block_until_ready(train(*state))
-
-    return {'encode': lambda: jax.block_until_ready(encode(params)), 'train': one_step}
+    return run, float(np.mean([b.lengths.sum() for b in batches])) / layout.num_tokens
 
 
-def torch_sides(path, tokens: np.ndarray, num_queries: int) -> dict[str, Callable[[], None]]:
-    """The same in PyTorch."""
-    device = 'cuda' if torch.cuda.is_available() and jax.default_backend() == 'gpu' else 'cpu'
+def torch_device() -> str:
+    return 'cuda' if torch.cuda.is_available() and jax.default_backend() == 'gpu' else 'cpu'
+
+
+def torch_encoder(path):
+    """The model, and `embed(ids)` of padded rows."""
+    device = torch_device()
     model = transformers.AutoModel.from_pretrained(path).to(device).eval()
-    ids = torch.tensor(tokens.astype(np.int64), device=device)
-    mask = (ids != model.config.pad_token_id).long()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     autocast = torch.autocast(device, torch.bfloat16, enabled=_DTYPE.value == 'bfloat16')
 
-    def embed():
+    def embed(ids: np.ndarray):
+        ids = torch.tensor(ids.astype(np.int64), device=device)
+        mask = (ids != 0).long()
         with autocast:
             states = model(input_ids=ids, attention_mask=mask).last_hidden_state
         where = mask[..., None].float()
         pooled = (states.float() * where).sum(1) / where.sum(1)
         return torch.nn.functional.normalize(pooled, dim=-1)
 
-    def wait():
-        if device == 'cuda':
-            torch.cuda.synchronize()
+    return model, embed
 
-    def encode():
-        with torch.inference_mode():
-            embed()
-        wait()
 
-    def train():
-        vectors = embed()
-        scores = _SCALE * vectors[:num_queries] @ vectors[num_queries:].T
-        loss = torch.nn.functional.cross_entropy(scores, torch.arange(num_queries, device=device))
+def wait():
+    if torch_device() == 'cuda':
+        torch.cuda.synchronize()
+
+
+def torch_train(path, batches):
+    """`run(i)` takes the same step."""
+    model, embed = torch_encoder(path)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    fn = torch.nn.functional
+
+    def run(i):
+        batch = batches[i]
+        B, N = batch.lengths.shape
+        queries = embed(batch.query)
+        passages = embed(batch.tokens.reshape(B * N, -1)[:, : batch.lengths.max()])
+        scores = _SCALE * queries @ passages.T
+        own = torch.arange(B, device=scores.device)
+        lists = scores.reshape(B, B, N)[own, own]
+        teacher = fn.log_softmax(torch.tensor(batch.teacher, device=scores.device), dim=-1)
+        kl = fn.kl_div(fn.log_softmax(lists, -1), teacher, reduction='batchmean', log_target=True)
+        loss = fn.cross_entropy(scores, own * N) + kl
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         wait()
 
-    return {'encode': encode, 'train': train}
+    return run
+
+
+def by_length(ids: np.ndarray, lengths: np.ndarray):
+    """Batches of rows, the longest first, each padded to its longest row."""
+    order = np.argsort(-lengths, kind='stable')
+    for start in range(0, len(order), _BATCH):
+        rows = order[start : start + _BATCH]
+        yield ids[rows, : lengths[rows].max()]
+
+
+def encoders(path):
+    """Both sides of encoding; and the real tokens."""
+    ids, lengths = texts(np.random.default_rng(1), _ROWS.value)
+    store, mesh = TokenStore.of_rows(ids, 0), meshes.make_mesh()
+    source = pretrained.read_pretrained(path)
+    model = DualEncoder(dataclasses.replace(source.config, dtype=_DTYPE.value))
+    params = jax.device_put({'transformer': source.params}, meshes.replicated(mesh))
+    _, embed = torch_encoder(path)
+
+    def theirs():
+        with torch.inference_mode():
+            found = [embed(rows).cpu() for rows in by_length(ids, lengths)]
+        return len(found)
+
+    ours = functools.partial(encode.embed, model, params, store, mesh=mesh, desc='encode')
+    return ours, theirs, int(lengths.sum())
+
+
+def scorers(path):
+    """Both sides of scoring pairs by a cross-encoder with a fresh head; and the real tokens."""
+    ids, lengths = texts(np.random.default_rng(2), _ROWS.value)
+    queries = np.random.default_rng(3).integers(1000, 9000, (_ROWS.value, _QUERY.value))
+    mesh, source = meshes.make_mesh(), pretrained.read_pretrained(path)
+    model = CrossEncoder(dataclasses.replace(source.config, dtype=_DTYPE.value), head='linear')
+    row = np.ones((1, 8), np.int32)
+    params = model.init(jax.random.key(0), row, row)['params'] | {'transformer': source.params}
+    params = jax.device_put(params, meshes.replicated(mesh))
+    numbers = np.arange(_ROWS.value)
+    ours = functools.partial(
+        encode.score_pairs,
+        model,
+        params,
+        TokenStore.of_rows(queries, 0),
+        numbers,
+        TokenStore.of_rows(ids, 0),
+        numbers,
+        separators=1,
+        mesh=mesh,
+        desc='score',
+    )
+    device = torch_device()
+    judge = transformers.AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+    judge = judge.to(device).eval()
+    autocast = torch.autocast(device, torch.bfloat16, enabled=_DTYPE.value == 'bfloat16')
+    pairs = np.concatenate([queries, ids[:, 1:]], axis=1)
+
+    def theirs():
+        with torch.inference_mode(), autocast:
+            for rows in by_length(pairs, lengths + _QUERY.value - 1):
+                tokens = torch.tensor(rows.astype(np.int64), device=device)
+                judge(input_ids=tokens, attention_mask=(tokens != 0).long()).logits.float().cpu()
+
+    return ours, theirs, int((lengths + _QUERY.value - 1).sum())
+
+
+def timed(sides: dict, calls: int) -> dict[str, float]:
+    """Median seconds of a call of each side, in turns; `side(i)` is call i."""
+    seconds = {name: [] for name in sides}
+    for turn in range(_TURNS.value + 2):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run(turn % calls)
+            if turn >= 2:  # The first ones compile and warm up.
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def selection_seconds() -> float:
+    """Of selecting the best of three assistants and their fusions for a batch."""
+    rng = np.random.default_rng(4)
+    shape = (_LISTS.value, _CANDIDATES.value)
+    pool = jnp.asarray(rng.normal(size=(3, *shape)), jnp.float32)
+    teacher = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    rows = assistants.fusion_weights(3, 'subsets')
+
+    @jax.jit
+    def select(pool, teacher):
+        choices = assistants.fuse(pool, rows, fusion='subsets')
+        distance = assistants.distances(choices, teacher, distance='kl', temperature=1.0)
+        best = assistants.select(distance)
+        return assistants.fuse_selected(pool, rows, best, fusion='subsets')
+
+    return timed({'select': lambda i: jax.block_until_ready(select(pool, teacher))}, 1)['select']
 
 
 def main(_):
     path = weights.find_weights(_WEIGHTS.value)
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(1000, 9000, (_ROWS.value, _LENGTH.value)).astype(np.int32)
-    ours = jax_sides(path, tokens, _ROWS.value // 2)
-    theirs = torch_sides(path, tokens, _ROWS.value // 2)
-    print(f'{jax.devices()[0].device_kind}, {_DTYPE.value}, {_ROWS.value} x {_LENGTH.value} tokens')
-    print(f'{"":8}{"jdkd s":>10}{"PyTorch s":>12}{"speed ratio":>14}')
-    for name in ours:
-        seconds = {'ours': [], 'theirs': []}
-        for turn in range(_REPEATS.value + 2):
-            for side, run in (('ours', ours[name]), ('theirs', theirs[name])):
-                start = time.perf_counter()
-                run()
-                if turn >= 2:  # The first ones compile and warm up.
-                    seconds[side].append(time.perf_counter() - start)
-        a, b = (statistics.median(seconds[side]) for side in ('ours', 'theirs'))
-        print(f'{name:8}{a:10.3f}{b:12.3f}{b / a:14.2f}')
+    config = pretrained.read_pretrained(path).config
+    # Products of a token with the dense layers; twice that for multiply and add.
+    dense = config.num_layers * (
+        4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
+    )
+    works = {}
+
+    def add(work, name, seconds, real_tokens, flops_per_token, share=None):
+        entry = {
+            'seconds': round(seconds, 4),
+            'real_tokens_per_second': round(real_tokens / seconds),
+        }
+        if share is not None:
+            entry['real_token_share'] = round(share, 3)
+        if _PEAK.value:
+            entry['utilisation'] = round(
+                flops_per_token * real_tokens / seconds / _PEAK.value / 1e12, 4
+            )
+        works.setdefault(work, {})[name] = entry
+        print(work, name, entry, flush=True)
+
+    batches = train_batches(3)
+    kinds = {f'rows of {n} lengths': dict(lengths=int(n)) for n in _LENGTHS.value if n}
+    kinds |= {
+        f'shared rows of {n}': dict(shared=int(n), texts=max(int(n) // 24, 4))
+        for n in _SHARED.value
+        if n
+    }
+    shares, sides = {'PyTorch': None}, {'PyTorch': torch_train(path, batches)}
+    for name, rows in kinds.items():
+        sides[name], shares[name] = jax_train(path, batches, **rows)
+    real = statistics.mean(b.real_tokens for b in batches)
+    for name, seconds in timed(sides, len(batches)).items():
+        add('train', name, seconds, real, 6 * dense, shares[name])
+    for work, (ours, theirs, real) in {'encode': encoders(path), 'score': scorers(path)}.items():
+        found = timed({'PyTorch': lambda i, f=theirs: f(), 'jdkd': lambda i, f=ours: f()}, 1)
+        for name, seconds in found.items():
+            add(work, name, seconds, real, 2 * dense)
+    fastest = min(s['seconds'] for name, s in works['train'].items() if name != 'PyTorch')
+    best = {'train': fastest, **{w: works[w]['jdkd']['seconds'] for w in ('encode', 'score')}}
+    measure.write(
+        _NAME.value,
+        {
+            'dtype': _DTYPE.value,
+            'texts': {
+                'mean_tokens': round(float(np.mean([b.lengths.mean() for b in batches])), 1),
+                'longest': _LONGEST.value,
+                'lists': _LISTS.value,
+                'candidates': _CANDIDATES.value,
+            },
+            'versions': {'jax': jax.__version__, 'torch': torch.__version__},
+            'works': works,
+            'speed_ratio': {
+                work: round(works[work]['PyTorch']['seconds'] / s, 2) for work, s in best.items()
+            },
+            'selection_share_of_a_step': round(selection_seconds() / fastest, 5),
+        },
+    )
 
 
 if __name__ == '__main__':

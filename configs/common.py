@@ -172,6 +172,7 @@ def get_config() -> ml_collections.ConfigDict:
     # attention, on TPUs, 256 or 512; 0: none do.
     c.rows.shared = 0
     c.rows.texts = 8  # of such a row at most
+    c.rows.mean_tokens = config_dict.placeholder(float)  # of candidates, for --mode plan alone
     c.rows.chunks = 1  # of a batch, one after another: gradient caching, for large batches
     # Of a batch, each with rows of its own; 0: one a device. The order of rows, and so what
     # dropout drops, depends on it: fix it to have the same on any number of devices.

@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.experimental import topologies
 
 from jdkd import student
+from jdkd.data import packing
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.entries import read_model
 
@@ -45,7 +47,7 @@ def plan(config: ml_collections.FrozenConfigDict, topology: str) -> dict[str, An
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=topology_devices(topology))
     model, params, _ = read_model(config.student, config.seed)
     trainer = student.make_trainer(config, mesh, model, params)
-    batch = abstract_batch(config, meshes.batch_sharding(mesh))
+    batch = abstract_batch(config, trainer.rows, meshes.batch_sharding(mesh))
     compiled = trainer.step.lower(trainer.abstract, batch).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return {
@@ -68,26 +70,50 @@ def plan(config: ml_collections.FrozenConfigDict, topology: str) -> dict[str, An
     }
 
 
-def abstract_batch(config, sharding) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch; see `distill.step`."""
+def draw_lengths(shape: tuple[int, ...], mean: float, longest: int, rng) -> np.ndarray:
+    """Tokens of passages, spread as MS MARCO's are: a gamma distribution, cut off (ours)."""
+    return rng.gamma(5, mean / 5, shape).astype(np.int32).clip(min(8, longest), longest)
+
+
+def abstract_batch(config, rows: packing.Rows, sharding) -> dict[str, Any]:
+    """Shapes of a training batch; see `distill.step`.
+
+    Args:
+        config: The run's; `rows.mean_tokens` says how long candidates are expected to be.
+        rows: How they are put into rows.
+        sharding: Of the arrays.
+    """
     B, originals = config.batch_size, 1 + config.candidates.hard_negatives
-    N = originals + config.dark.reinforced + config.dark.noisy
-    shapes = {
-        'query': ((B, config.student.query_length), jnp.int32),
-        'passages': ((B, N, config.train_passage_length), jnp.int32),
-        'group': ((B, originals), jnp.int32),
-        'relevant': ((B, 1), jnp.int32),
-        'false_negative': ((B, originals), jnp.bool_),
-        'teacher': ((B, N), jnp.float32),
+    N, longest = originals, config.train_passage_length
+    if config.loss.dark:
+        N += config.dark.reinforced + config.dark.noisy
+    lengths = np.full((1, B, N), longest)
+    if config.rows.mean_tokens:
+        rng = np.random.default_rng(0)
+        lengths = draw_lengths((8, B, N), config.rows.mean_tokens, longest, rng)
+    layout = packing.fit(lengths, rows)
+
+    def array(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    tiles = tuple(array(rows.parts * count, size) for count, size in layout.tiles)
+    batch = {
+        'query': array(B, config.student.query_length),
+        'tokens': tiles,
+        'where': array(B, N),
+        'lengths': array(B, N),
+        'group': array(B, originals),
+        'relevant': array(B, 1),
+        'false_negative': array(B, originals, dtype=jnp.bool_),
+        'teacher': array(B, N, dtype=jnp.float32),
     }
-    if config.assistants:
-        shapes['assistants'] = ((B, len(config.assistants), N), jnp.float32)
-    if config.assistants and config.loss.in_batch:
-        shapes['in_batch'] = ((B, len(config.assistants), B * originals), jnp.float32)
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
-    }
+    if layout.slots > 1:
+        batch['segments'] = tiles
+    if K := len(config.assistants):
+        batch['assistants'] = array(B, K, N, dtype=jnp.float32)
+        if config.loss.in_batch:
+            batch['in_batch'] = array(B, K, B * originals, dtype=jnp.float32)
+    return batch
 
 
 def table(found: dict[str, Any]) -> str:

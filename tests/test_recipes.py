@@ -166,8 +166,8 @@ def test_the_train_step_is_traced_over_a_mesh(method, arg):
     trainer = student.make_trainer(config, mesh, model, params)
     size = sum(np.prod(x.shape) for x in jax.tree.leaves(trainer.abstract.params))
     assert 65e6 < size < 67e6
-    batch = plan.abstract_batch(config, meshes.batch_sharding(mesh))
-    assert batch['passages'].shape[1] == 1 + config.candidates.hard_negatives + 6
+    batch = plan.abstract_batch(config, trainer.rows, meshes.batch_sharding(mesh))
+    assert batch['where'].shape[1] == 1 + config.candidates.hard_negatives + 6
     state, metrics = jax.eval_shape(trainer.step, trainer.abstract, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), trainer.abstract
