@@ -1,10 +1,11 @@
 """Using a finished run: measure its student again, export its encoders."""
 
 import pathlib
+import tempfile
 
 from jdkd import publish, report, student
 from jdkd.retrieval import evaluate as evaluation
-from jdkd.retrieval import index, significance
+from jdkd.retrieval import index, significance, vectors
 from jdkd.run import Run
 from jdkd.runtime import stages
 from jdkd.systems import base, build
@@ -26,14 +27,18 @@ def evaluate(run: Run, against: str | None = None) -> dict[str, float]:
         {measure: value}.
     """
     system = _final(run)
-    passages = system.embed(system.encoder.passage_tokens(run), 'student: passages')
     tokens = system.encoder.query_tokens(run, run.test)
     queries = system.embed(tokens, 'student: test', tower='query')
-    ranking, _ = base.ranked(
-        run,
-        run.test,
-        lambda depth: (index.search(queries, passages, depth, run.config.index), {}),
-    )
+    # On disk, as the collection may be larger than memory.
+    with tempfile.TemporaryDirectory(dir=run.workdir, prefix='eval-') as temporary:
+        directory = pathlib.Path(temporary)
+        system.write_embeddings(directory, system.encoder.passage_tokens(run), 'student: passages')
+        passages = vectors.load(directory)
+        ranking, _ = base.ranked(
+            run,
+            run.test,
+            lambda depth: (index.search(queries, passages, depth, run.config.index), {}),
+        )
     measured = base.measure(run, ranking, run.test)
     measured.save(run.workdir, 'eval')
     ranked = evaluation.to_run(ranking, run.test.ids, run.collection.passage_ids)

@@ -160,6 +160,20 @@ class DualEncoderSystem:
         params = dual_encoder.tower(encoder.params, tower)
         return encode.embed(encoder.model, params, tokens, rows=rows, mesh=self.run.mesh, desc=desc)
 
+    def write_embeddings(
+        self, directory: pathlib.Path, tokens: TokenStore, desc: str, *, tower: str = 'passage'
+    ) -> None:
+        """Writes the embeddings of any number of texts; arguments as for `embed`."""
+        encode.write_embeddings(
+            directory,
+            self.encoder.model,
+            dual_encoder.tower(self.encoder.params, tower),
+            tokens,
+            store=self.run.config.index.store,
+            mesh=self.run.mesh,
+            desc=desc,
+        )
+
     @functools.cached_property
     def passages(self) -> Vectors:
         """`[P, dim]` embeddings of the collection, memory-mapped."""
@@ -172,23 +186,14 @@ class DualEncoderSystem:
 
     def _embeddings(self, what: str, tokens: TokenStore, tower: str = 'passage') -> Vectors:
         path = f'systems/{self.name}/embeddings-{what}'
-        store = self.run.config.index.store
         self.run.stage(
             path,
             {
                 'system': self.digest,
                 'collection': self.run.collection.fingerprint,
-                'store': store,
+                'store': self.run.config.index.store,
             },
-            lambda out: encode.write_embeddings(
-                out,
-                self.encoder.model,
-                dual_encoder.tower(self.encoder.params, tower),
-                tokens,
-                store=store,
-                mesh=self.run.mesh,
-                desc=f'{self.name}: {what}',
-            ),
+            lambda out: self.write_embeddings(out, tokens, f'{self.name}: {what}', tower=tower),
             resumable=True,
         )
         return vectors.load(self.run.workdir / path)
