@@ -8,13 +8,17 @@ import scipy.optimize
 import scipy.special
 from absl import logging
 
+from jdkd import cautions
 from jdkd.data import candidates, dark, dataset
 from jdkd.data.candidates import Lists
+from jdkd.distill import schedules
 from jdkd.run import Queries, Run
+from jdkd.systems import base
 from jdkd.systems.base import System
 from jdkd.systems.build import record_features
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.imported import ImportedScores
+from jdkd.systems.lexical import BM25System
 
 SPLITS = ('train', 'eval')
 
@@ -33,7 +37,7 @@ class Teacher:
 
     def score(self, weights: Mapping[str, float], queries: Queries, lists: Lists) -> np.ndarray:
         """`[M, N]` logits, given the weights by name."""
-        return sum(weights[m.name] * m.score(queries, lists) for m in self.members)
+        return sum(weights[m.name] * base.score(m, queries, lists) for m in self.members)
 
 
 def generate(
@@ -61,7 +65,8 @@ def generate(
 
     Returns:
         The result of the scores (`teacher` weights, `scales` of assistants, `score_histogram`,
-        `coverage` of imported scores) and the dataset's manifest.
+        `coverage` of imported scores, `flatness` of all scores, and the `one_hot` shares of the
+        teacher's lists) and the dataset's manifest.
     """
     root = f'rounds/{round_index:02d}'
     retrievers = {s.name: s for s in [*miners, *pool, student]}.values()
@@ -75,7 +80,22 @@ def generate(
             out, {split: _features(run, root, split, encoder) for split in SPLITS}
         ),
     )
-    return scores['result'], written
+    return {**scores['result'], 'one_hot': _one_hot(run, root, round_index)}, written
+
+
+def _one_hot(run: Run, root: str, round_index: int) -> dict[str, float]:
+    """Share of the train lists, without and with dark examples, whose teacher is near one-hot.
+
+    At the temperature that the round begins with, which no stage before training depends on.
+    """
+    config = run.config
+    tau = float(schedules.value(config.loss.temperature, round_index / config.rounds))
+    teacher = np.load(run.workdir / root / 'scores/train.teacher.npy')
+    originals = teacher[:, : 1 + config.candidates.hard_negatives]
+    return {
+        name: cautions.one_hot_share(logits, tau)
+        for name, logits in (('originals', originals), ('all', teacher))
+    }
 
 
 def _queries(run: Run, split: str) -> Queries:
@@ -190,7 +210,7 @@ def _scores(
         fitted = run.read_manifest('rounds/00/scores')['result']
 
     def build(out):
-        raw, coverage = {}, {}
+        raw, coverage, flatness = {}, {}, {}
         for split in SPLITS:
             lists = load_lists(run, root, split, encoder)
             queries = _queries(run, split)
@@ -201,8 +221,15 @@ def _scores(
                     logging.info(
                         '%s has %.1f%% of the pairs of %s', system.path, 100 * share, split
                     )
-            raw[split] = {name: s.score(queries, lists) for name, s in systems.items()}
+            raw[split] = {name: base.score(s, queries, lists) for name, s in systems.items()}
         num_originals = lists.passages.shape[1]
+        for name, system in systems.items():
+            own = raw['train'][name][:, :num_originals]
+            starts = np.arange(0, own.size + 1, num_originals)
+            flatness[name] = {'constant_share': cautions.constant_share(own.ravel(), starts)}
+            # BM25 scores 0 wherever no term is shared.
+            if not isinstance(system, BM25System):
+                flatness[name]['saturated_share'] = cautions.saturated_share(own.ravel())
         # Held out, since members may have been trained on the labels of the train queries.
         fit_on = {name: s[:, :num_originals] for name, s in raw['eval'].items()}
         found = fitted or {
@@ -213,14 +240,23 @@ def _scores(
             logits = sum(w * raw[split][name] for name, w in found['teacher'].items())
             scales = [found['scales'].get(s.name, s.scale) for s in pool]
             assistants = [c * raw[split][s.name] for c, s in zip(scales, pool, strict=True)]
-            np.save(out / f'{split}.teacher.npy', logits.astype(np.float32))
+            logits = logits.astype(np.float32)
+            lists, queries = load_lists(run, root, split, encoder), _queries(run, split)
+            base.check_finite('teacher', logits, run, queries, lists)
+            np.save(out / f'{split}.teacher.npy', logits)
             if assistants:
                 stacked = np.stack(assistants, axis=1).astype(np.float32)
+                base.check_finite('assistants', stacked, run, queries, lists)
                 np.save(out / f'{split}.assistants.npy', stacked)
         histogram = score_histogram(
             np.load(out / 'train.teacher.npy'), num_originals, run.config.dark.reinforced
         )
-        return {**found, 'score_histogram': histogram, 'coverage': coverage}
+        return {
+            **found,
+            'score_histogram': histogram,
+            'coverage': coverage,
+            'flatness': flatness,
+        }
 
     return run.stage(
         path,

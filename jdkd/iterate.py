@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
-from jdkd import gen_dataset, report, student
+from jdkd import cautions, gen_dataset, report, student
 from jdkd.data import candidates
 from jdkd.data.candidates import Lists
 from jdkd.gen_dataset import Teacher
@@ -26,6 +26,9 @@ from jdkd.run import Queries, Run
 from jdkd.systems import base
 from jdkd.systems.base import System
 from jdkd.systems.build import build
+from jdkd.systems.encoders import DualEncoderSystem
+
+_SAMPLE = 1024  # Passages whose embeddings are compared with each other.
 
 
 def train(run: Run) -> dict:
@@ -40,13 +43,13 @@ def train(run: Run) -> dict:
     config = run.config
     miners = (config.first_stage, *config.candidates.retrievers)
     used = {*miners, *config.teacher.members, *config.assistants}
+    model = student.load(run)  # First: it is told at once, what it cannot do.
     systems = {name: build(run, name) for name in config.systems if name in used}
     teacher = Teacher([systems[n] for n in config.teacher.members], config.teacher.weights)
     pool = [systems[name] for name in config.assistants]
-    model = student.load(run)
-    current = model.after_round(-1)
+    start = current = model.after_round(-1)
     active = np.arange(len(run.train))
-    rounds = []
+    rounds, warned = [], []
     for i in range(config.rounds):
         logging.info('round %d: %d of %d train queries', i, len(active), len(run.train))
         scores, data = gen_dataset.generate(
@@ -59,11 +62,15 @@ def train(run: Run) -> dict:
             encoder=model.start,
             active=active,
         )
+        warned += cautions.log(cautions.of_scores(i, scores))
         if i == 0:
-            check_teacher(run, teacher, scores, systems[config.first_stage], pool)
+            warned += check_teacher(run, teacher, scores, systems[config.first_stage], pool)
         trained = model.train_round(i, data, current, pool, scores['scales'])
         current = model.after_round(i)
-        compared = compare(run, i, current, pool)
+        compared = compare(run, i, current, pool, [systems[config.first_stage], start])
+        warned += cautions.log(
+            cautions.of_comparison(i, config.compare, compared, config.first_stage, start.name)
+        )
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
         pool = [current if a.name == replaced else a for a in pool]
         wrong = np.load(run.workdir / f'rounds/{i:02d}/eval/wrong.npy')
@@ -77,24 +84,37 @@ def train(run: Run) -> dict:
                 'hard_queries': int(wrong.sum()),
             }
         )
-    test = final_test(run, teacher, rounds[0], systems, model.after_round(-1), current)
-    found = report.write(run, **test, rounds=rounds)
+    test = final_test(run, teacher, rounds[0], systems, start, current)
+    found = report.write(run, **test, rounds=rounds, warnings=warned)
     model.export(found)
     return found
 
 
-def compare(run: Run, round_index: int, current: System, pool: Sequence[System]) -> dict:
+def compare(
+    run: Run,
+    round_index: int,
+    current: DualEncoderSystem,
+    pool: Sequence[System],
+    references: Sequence[System],
+) -> dict:
     """Compare of Algorithm 1: student and assistants on D_eval, by full-corpus retrieval.
 
+    Args:
+        run: The run.
+        round_index: Of the round.
+        current: The student after it.
+        pool: The assistants.
+        references: What they are compared with beside each other; nothing depends on these.
+
     Returns:
-        `student` {measure: value} and `assistants` {name: {measure: value}}. The stage also holds
-        the measures of each query, the student's run on D_eval and which train queries it gets
-        wrong.
+        `student` {measure: value}, `assistants` and `references` {name: {measure: value}}, and
+        the `mean_cosine` of the student's passages. The stage also holds the measures of each
+        query, the student's run on D_eval and which train queries it gets wrong.
     """
 
     def build_stage(out):
         found = {}
-        for system in (current, *pool):
+        for system in {s.name: s for s in (current, *pool, *references)}.values():
             ranking, facts = system.rank(run.eval)
             measured = base.measure(run, ranking, run.eval)
             measured.save(out, system.name)
@@ -104,11 +124,22 @@ def compare(run: Run, round_index: int, current: System, pool: Sequence[System])
         evaluate.write_trec_run(out / 'eval.trec', found_run, current.name)
         ranked, _ = current.rank(run.train)
         np.save(out / 'wrong.npy', evaluate.wrong_queries(ranked, run.train.positives))
-        return {'student': found.pop(current.name), 'assistants': found}
+        passages = current.passages
+        sample = np.linspace(0, len(passages) - 1, min(len(passages), _SAMPLE)).astype(np.int64)
+        return {
+            'student': found[current.name],
+            'assistants': {a.name: found[a.name] for a in pool},
+            'references': {r.name: found[r.name] for r in references},
+            'mean_cosine': cautions.mean_cosine(passages[sample]),
+        }
 
     return run.stage(
         f'rounds/{round_index:02d}/eval',
-        {'student': current.digest, 'pool': {a.name: a.digest for a in pool}},
+        {
+            'student': current.digest,
+            'pool': {a.name: a.digest for a in pool},
+            'references': {r.name: r.digest for r in references},
+        },
         build_stage,
     )['result']
 
@@ -169,7 +200,7 @@ def rerank(
 
 def check_teacher(
     run: Run, teacher: Teacher, scores: Mapping, first: System, pool: Sequence[System]
-) -> None:
+) -> list[cautions.Caution]:
     """Warns when the teacher does not beat every assistant on D_eval."""
 
     def build_stage(out):
@@ -189,18 +220,8 @@ def check_teacher(
         build_stage,
     )['result']
     measure = run.config.compare
-    ours = found.pop('teacher')[measure]
-    for name, measures in found.items():
-        if measures[measure] >= ours:
-            logging.warning(
-                'the teacher (%s %.4f on D_eval, re-ranking %s) does not beat assistant %s '
-                '(%.4f): a student can learn more from the assistant; use a better teacher.',
-                measure,
-                ours,
-                first.name,
-                name,
-                measures[measure],
-            )
+    values = {name: measures[measure] for name, measures in found.items()}
+    return cautions.log(cautions.of_teacher(measure, values.pop('teacher'), values, first.name))
 
 
 def final_test(

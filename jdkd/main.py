@@ -65,22 +65,25 @@ def main(argv):
             f'{_MODE.value} with, for example {DEFAULT}.'
         )
     if _MODE.value == 'plan':
-        print(plan.table(plan.plan(configs.resolve(_CONFIG.value), _TOPOLOGY.value)))
+        config = configs.resolve(_CONFIG.value)
+        validation.validate(config)
+        print(plan.table(plan.plan(config, _TOPOLOGY.value)))
         return
     if jax.process_count() > 1:
         raise ValueError('this version runs on one host; start one process.')
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
     if _MODE.value == 'train':
         config = configs.resolve(_CONFIG.value)
-        validation.validate(config)  # Before the workdir exists.
-        store.check(config.collection, workdir / 'collection')
+        validation.before_start(config, workdir)  # Before the workdir exists.
         with lock.held(workdir):
             configs.save(workdir, config)
-            iterate.train(_run(config, workdir))
+            run = _run(config, workdir)
+            validation.before_work(run)
+            iterate.train(run)
         return
     if _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value):
         config = configs.resolve(_CONFIG.value)
-        zero_shot.validate(config)
+        zero_shot.validate(config, workdir)
         with lock.held(workdir):
             configs.save(workdir, config)
     config = configs.load(workdir)

@@ -98,6 +98,7 @@ def abstract_batch(config, rows: packing.Rows, sharding) -> dict[str, Any]:
 
     tiles = tuple(array(rows.parts * count, size) for count, size in layout.tiles)
     batch = {
+        'query_row': array(B),
         'query': array(B, config.student.query_length),
         'tokens': tiles,
         'where': array(B, N),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from absl import logging
 
+from jdkd import cautions
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import stages
@@ -21,6 +22,8 @@ _ROUND_FIELDS = (
     'replaced',
     'hard_queries',
     'score_histogram',
+    'one_hot',
+    'mean_cosine',
     'teacher',
     'scales',
     'eval_loss',
@@ -33,6 +36,7 @@ def write(
     test: Mapping[str, Mapping[str, float]],
     significance: Mapping[str, Mapping[str, Mapping]],
     rounds: Sequence[Mapping],
+    warnings: Sequence[cautions.Caution],
 ) -> dict:
     """Writes report.json and report.html and logs the table.
 
@@ -41,6 +45,7 @@ def write(
         test: {system: {measure: value}} on the test split.
         significance: {system: {measure: how the student differs}}; see `significance.compare`.
         rounds: One entry a round; see `_ROUND_FIELDS`.
+        warnings: What the user should know of the numbers.
 
     Returns:
         The report.
@@ -48,6 +53,7 @@ def write(
     report = {
         'test': test,
         'significance': significance,
+        'warnings': list(warnings),
         'rounds': [{key: r[key] for key in _ROUND_FIELDS} for r in rounds],
         'config_sha256': configs.digest(run.config),
         'collection': {
@@ -61,6 +67,8 @@ def write(
     stages.write_json(run.workdir / 'report.json', report)
     (run.workdir / 'report.html').write_text(_page(report), encoding='utf-8')
     shown = f'{measures_table(test)}\n\n{table(differences(significance), "student less")}'
+    if warnings:
+        shown += '\n\nwarnings\n' + '\n'.join(cautions.lines(warnings))
     logging.info('test queries of %s\n%s', run.collection.name, shown)
     return report
 
@@ -118,6 +126,7 @@ def _page(report: Mapping) -> str:
         _html_table(percents(report['test'])),
         '<p>The student less other systems, times 100; paired t-test over the queries.</p>',
         _html_table(differences(report['significance'])),
+        *_warnings(report['warnings']),
     ]
     for i, r in enumerate(report['rounds']):
         parts.append(f'<h2>Round {i}</h2><p>Measures on D_eval, times 100.</p>')
@@ -135,6 +144,11 @@ def _page(report: Mapping) -> str:
         for name, seconds in report['wall_seconds'].items()
     ]
     return '\n'.join([*parts, '</table></html>'])
+
+
+def _warnings(found: Sequence[cautions.Caution]) -> list[str]:
+    items = [f'<li>{html.escape(line)}</li>' for line in cautions.lines(found)]
+    return ['<h2>Warnings</h2><ul>', *items, '</ul>'] if items else []
 
 
 def _html_table(rows: Mapping[str, Mapping[str, str]]) -> str:

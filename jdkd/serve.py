@@ -32,10 +32,13 @@ def evaluate(run: Run, against: str | None = None) -> dict[str, float]:
     # On disk, as the collection may be larger than memory.
     with tempfile.TemporaryDirectory(dir=run.workdir, prefix='eval-') as temporary:
         directory = pathlib.Path(temporary)
-        system.write_embeddings(directory, system.encoder.passage_tokens(run), 'student: passages')
+        system.write_embeddings(
+            directory, system.encoder.passage_tokens(run), 'passages', run.collection.passage_ids
+        )
         passages = vectors.load(directory)
         ranking, _ = base.ranked(
             run,
+            student.NAME,
             run.test,
             lambda depth: (index.search(queries, passages, depth, run.config.index), {}),
         )

@@ -135,6 +135,8 @@ class Student:
                 writer,
                 first_step=first,
                 last_step=last,
+                total_steps=config.optimizer.total_steps,
+                query_ids=run.train.ids,
                 log_every=config.log_every,
                 checkpoint_every=config.checkpoint_every,
                 choices=choices,
@@ -179,7 +181,8 @@ class Student:
         size = min(config.batch_size, count)
         order = loader.Order(size, [config.seed], shuffle=False, epochs=1)
         batches = self._batches(round_index, 'eval', order, pool, scales, steps=count // size)
-        found = [train.evaluate(self.trainer, params, batch) for batch in batches]
+        ids = self.run.eval.ids
+        found = [train.evaluate(self.trainer, params, batch, ids) for batch in batches]
         return {
             name: float(np.mean([f[name] for f in found]))
             for name in found[0]

@@ -8,14 +8,14 @@ import dataclasses
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import ml_collections
 import numpy as np
 from absl import logging
 
 from jdkd import iterate, report
-from jdkd.data import sources
+from jdkd.data import sources, store
 from jdkd.gen_dataset import Teacher
 from jdkd.models import pretrained, weights
 from jdkd.models.families import FAMILIES
@@ -28,6 +28,8 @@ from jdkd.runtime import stages
 from jdkd.systems import base
 from jdkd.systems.base import System
 from jdkd.systems.build import build
+from jdkd.validation import checkpoints, fields, machine
+from jdkd.validation.faults import caught, raise_all
 
 MODEL, FIRST, OTHER = 'model', 'bm25', 'other'
 _LONGEST = 512  # Tokens; what BEIR's models read, also where a checkpoint takes more.
@@ -38,20 +40,40 @@ def is_config(config: ml_collections.ConfigDict) -> bool:
     return 'collections' in config
 
 
-def validate(config: ml_collections.FrozenConfigDict) -> None:
-    """Checks what can be checked before anything is read or built.
+def validate(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> None:
+    """Checks what can be checked before anything is built; weights are not read.
+
+    Args:
+        config: Of configs/eval.py, resolved.
+        workdir: Where the evaluation is kept, or will be.
 
     Raises:
-        ValueError: naming the first field that cannot work and how to mend it.
+        ValueError: with every field that cannot work and how to mend it.
     """
+    raise_all(_faults(config, workdir))
+
+
+def _faults(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> Iterator[str]:
     for field, example in (('model', 'DIR'), ('collections', 'beir:PATH,python_docs')):
         if not config[field]:
-            raise ValueError(f'{field} is not set; say for example --config.{field}={example}.')
-    if config.encoder.kind not in (None, 'dual_encoder', 'cross_encoder'):
-        raise ValueError(
-            f"encoder.kind is '{config.encoder.kind}'; use dual_encoder or cross_encoder."
-        )
-    evaluation.check(config.measures)
+            yield f'{field} is not set; say for example --config.{field}={example}.'
+    kinds = {'kind': (None, 'dual_encoder', 'cross_encoder'), **fields.ENCODER_OPTIONS}
+    for check, known in ((fields.no_options, kinds), (fields.out_of_range, fields.ENCODER)):
+        there = {field: rule for field, rule in known.items() if field in config.encoder}
+        yield from check(config.encoder, there, 'encoder.')
+    yield from fields.no_options(config, {'on_error': ('stop', 'skip')})
+    yield from fields.out_of_range(config, fields.RETRIEVAL)
+    yield from fields.measures_faults(config)
+    yield from fields.index_faults(config)
+    yield from fields.entry_faults(f'systems.{FIRST}', config.systems[FIRST])
+    yield from machine.mesh_faults(config)
+    for source, name in zip(config.collections, names(config.collections), strict=True):
+        there = workdir / name / 'collection'
+        yield from caught(store.check, _collection(config, source, name), there)
+    if config.model:
+        entry = {**config.encoder.to_dict(), 'weights': config.model}
+        entry = ml_collections.FrozenConfigDict(entry)
+        yield from checkpoints.entry_faults({'model': entry}, fetch=False)
 
 
 def names(collections: Sequence[str]) -> list[str]:
@@ -167,15 +189,19 @@ def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measu
     return report.table(rows, measure)
 
 
+def _collection(config, source: str, name: str) -> ml_collections.FrozenConfigDict:
+    """What configs of a training have as `collection`."""
+    options = config.options.to_dict().get(name, {})
+    return ml_collections.FrozenConfigDict(
+        {'source': source, 'options': options, 'on_error': config.on_error}
+    )
+
+
 def _open(config, entry, source: str, workdir: pathlib.Path, open_run) -> Run:
     """The run of one collection, whose test split is the first of `config.splits` it has."""
     told = config.to_dict()
     told['systems'] = {**told['systems'], MODEL: entry.to_dict()}
-    told['collection'] = {
-        'source': source,
-        'options': told['options'].get(workdir.name, {}),
-        'on_error': config.on_error,
-    }
+    told['collection'] = _collection(config, source, workdir.name).to_dict()
     run = open_run(ml_collections.FrozenConfigDict(told), workdir)
     there = [s for s in run.collection.queries if run.collection.measurable(s)]
     split = next((s for s in config.splits if s in there), None)

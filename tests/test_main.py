@@ -333,3 +333,26 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
 def test_mistakes_get_one_sentence(tmp_path, args, message):
     done = jdkd(*TINY, '--workdir', tmp_path / 'w', *args, ok=False)
     assert message in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_all_mistakes_of_a_command_line_are_told_at_once(tmp_path):
+    fields = ('rounds=0', 'assistants=minilm,nobody', 'student.weights=./none', 'mesh.model=2')
+    args = [f'--config.{field}' for field in (*fields, 'collection.source=beir:no/where')]
+    done = jdkd(*TINY, '--workdir', tmp_path / 'w', *args, ok=False)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    said = done.stderr[done.stderr.index('jdkd: ') :].splitlines()
+    assert said[0] == 'jdkd: 6 things are wrong:' and len(said) == 7
+    for line, words in zip(
+        said[1:],
+        (
+            'rounds=0 must be at least 1',
+            "'nobody' is no entry of config.systems",
+            'optimizer.warmup_steps=2 leaves nothing of the 0 steps',
+            'mesh.data=0 times mesh.model=2 is not the number of devices, 1',
+            'no/where',
+            "student: weights='./none': there is no such directory",
+        ),
+        strict=True,
+    ):
+        assert line.startswith('- ') and words in line
+    assert not (tmp_path / 'w').exists()

@@ -4,7 +4,6 @@ import functools
 import json
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 import pytrec_eval
@@ -215,12 +214,32 @@ def test_names_are_unique():
     [
         ({'model': ''}, 'model is not set; say for example --config.model=DIR'),
         ({'collections': ''}, 'collections is not set; say for example --config.collections=beir'),
-        ({'encoder': {'kind': 'bm25'}}, "encoder.kind is 'bm25'; use dual_encoder or cross_enc"),
+        ({'encoder': {'kind': 'bm25'}}, "kind is 'bm25'; use one of dual_encoder, cross_encoder"),
+        (
+            {'encoder': {'query_length': 9, 'passage_length': 99}},
+            'model: .* has 40 positions, but .* need 99',
+        ),
+        ({'depth': 0}, 'depth=0 must be at least 1'),
+        ({'index': {'kind': 'hnsw'}}, "index.kind is 'hnsw'; use one of scann, exact"),
     ],
 )
-def test_what_is_missing_is_named(overrides, message):
+def test_what_cannot_work_is_named(tmp_path, overrides, message):
+    toy.write_model(tmp_path / 'model', DUAL)
+    home = toy.write_collection(tmp_path / 'toy')
+    zero_shot.validate(resolved(tmp_path / 'model', home), tmp_path / 'w')
     with pytest.raises(ValueError, match=message):
-        zero_shot.validate(ml_collections.FrozenConfigDict(resolved('m', 'c', **overrides)))
+        zero_shot.validate(resolved(tmp_path / 'model', home, **overrides), tmp_path / 'w')
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    config = resolved(tmp_path / 'none', tmp_path / 'nothing', measures=('MRP@3',))
+    with pytest.raises(ValueError) as caught:
+        zero_shot.validate(config, tmp_path / 'w')
+    lines = str(caught.value).splitlines()
+    assert lines[0] == '3 things are wrong:'
+    for line, said in zip(lines[1:], ("'MRP@3'", 'nothing', 'no such directory'), strict=True):
+        assert said in line
+    assert not (tmp_path / 'w').exists()
 
 
 def test_a_collection_without_a_split_to_measure_is_an_error(tmp_path):

@@ -48,7 +48,7 @@ class DualEncoderTokens:
         tokens = self.passages.rows(records['passages'], self.length, end=self.sep_id)
         if self.dark and 'dark' in records:
             tokens = np.concatenate([tokens, records['dark'][..., : self.length]], axis=1)
-        beside = {k: v for k, v in records.items() if k not in ('query_row', 'passages', 'dark')}
+        beside = {k: v for k, v in records.items() if k not in ('passages', 'dark')}
         beside['query'] = self.queries.rows(records['query_row']).astype(np.int32)
         return {'tokens': tokens}, beside
 
@@ -79,7 +79,7 @@ class CrossEncoderTokens:
         passages = self.passages.rows(records['passages'].ravel())
         tokens, token_types = join_pairs(queries, passages, self.queries.pad_id, self.separators)
         texts = {'tokens': tokens, 'token_types': token_types}
-        beside = {k: v for k, v in records.items() if k not in ('query_row', 'passages')}
+        beside = {k: v for k, v in records.items() if k != 'passages'}
         return {name: x.reshape(*shape, -1) for name, x in texts.items()}, beside
 
 

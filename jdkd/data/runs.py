@@ -98,7 +98,9 @@ def read(path: pathlib.Path, collection: Collection, fault: Fault = reading.stop
         rows = collection.row.find(passages)
         numbers = np.array([known.get(q, -1) for q in queries], np.int32)
         values = np.array(values, np.float64)
-        good = (rows >= 0) & (numbers >= 0) & np.isfinite(values)
+        # Scores are computed with in float32.
+        finite = np.abs(values) <= np.finfo(np.float32).max
+        good = (rows >= 0) & (numbers >= 0) & finite
         for i in np.flatnonzero(~good):
             fault(*_pair_fault(f'{path}:{lines[i]}', chunk[i], rows[i], numbers[i], collection))
         chunks.append([x[good] for x in (numbers, rows, values, np.array(lines))])
@@ -126,24 +128,6 @@ def read(path: pathlib.Path, collection: Collection, fault: Fault = reading.stop
     )
 
 
-def constant_share(scores: Scores) -> float:
-    """Share of the queries with several passages whose scores are all the same."""
-    several = np.diff(scores.starts) > 1
-    low = np.minimum.reduceat(scores.values, scores.starts[:-1])
-    high = np.maximum.reduceat(scores.values, scores.starts[:-1])
-    return float((low == high)[several].mean()) if several.any() else 0.0
-
-
-def saturated_share(scores: Scores) -> float:
-    """Share of the scores within a thousandth of their range from its ends, but for one each."""
-    low, high = scores.values.min(), scores.values.max()
-    if low == high or len(scores.values) < 3:
-        return 0.0
-    margin = (high - low) / 1000
-    near = (scores.values <= low + margin) | (scores.values >= high - margin)
-    return float((near.sum() - 2) / (len(near) - 2))
-
-
 def _pair_fault(
     where: str, pair: tuple, row: int, query: int, collection: Collection
 ) -> tuple[str, str]:
@@ -153,7 +137,10 @@ def _pair_fault(
     elif row < 0:
         unknown = 'passage', passage_id
     else:
-        return 'score that is not finite', f'{where}: the score is {value}; give a finite number.'
+        return (
+            'score that is not finite',
+            f'{where}: the score is {value}; give a finite number of float32.',
+        )
     return (
         f'unknown {unknown[0]}',
         f"{where}: {unknown[0]} '{unknown[1]}' is not in collection '{collection.name}'; the file "

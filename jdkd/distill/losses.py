@@ -60,7 +60,8 @@ def listwise_kl(
     log_p = log_distribution(jax.lax.stop_gradient(teacher), temperature=temperature, where=where)
     log_q = log_distribution(student, temperature=temperature, where=where)
     p = jnp.exp(log_p)
-    terms = jnp.where(p > 0, p * (log_p - log_q), 0.0)
+    # Not `p > 0`, which would make nothing of a NaN.
+    terms = jnp.where(p == 0, 0.0, p * (log_p - log_q))
     if where is not None:
         terms = jnp.where(where, terms, 0.0)
     return temperature**2 * jnp.sum(terms, axis=-1)

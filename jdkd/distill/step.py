@@ -14,6 +14,7 @@ distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 20
 A batch is a dict of global arrays, B queries with N candidates each, of which the first N_o are
 originals (the positive at index 0, then hard negatives) and the rest dark examples:
 
+    query_row       [B] int32          rows of the queries in their split, to name them
     query           [B, Lq] int32      token ids, padded
     tokens          tuple of [R, L]    int32 token ids of the candidates; see `data/packing.py`
     segments        tuple of [R, L]    int32, which of a row's texts; absent where each has its row
@@ -54,7 +55,8 @@ class TrainState:
     """All that a train step reads and writes.
 
     Attributes:
-        step: Scalar int32, updates done.
+        step: Scalar int32, updates done; -1 after one that was not finite, which is not taken, nor
+            is any after it: the rest of the state is the one before it.
         params: Parameters of the student (or of an assistant trained from labels).
         opt_state: State of the optax optimizer.
         selected: `[num_choices]` float32, how many queries each (fused) assistant was selected
@@ -321,15 +323,29 @@ def make_train_step(
         progress = state.step / total_steps
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, progress, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        metrics['grad_norm'] = optax.tree.norm(grads)
-        return (
-            TrainState(
-                step=state.step + 1,
-                params=optax.apply_updates(state.params, updates),
-                opt_state=opt_state,
-                selected=state.selected + metrics.get('selected', 0.0),
-            ),
-            metrics,
+        after = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            selected=state.selected + metrics.get('selected', 0.0),
         )
+        metrics['grad_norm'] = optax.tree.norm(grads)
+        metrics['param_norm'] = optax.tree.norm(after.params)
+        # A state that is not finite never exists: what went wrong can still be asked of the one
+        # before it, when the host, a step later, sees that something did.
+        finite = [jnp.isfinite(metrics[name]) for name in ('loss', 'grad_norm', 'param_norm')]
+        taken = (state.step >= 0) & jnp.all(jnp.stack(finite))
+        before = state.replace(step=jnp.full_like(state.step, -1))
+        return jax.tree.map(lambda a, b: jnp.where(taken, a, b), after, before), metrics
 
     return train_step
+
+
+def make_probe(loss_fn: Callable) -> Callable[..., dict[str, jax.Array]]:
+    """`probe(params, batch, progress) -> metrics` with the gradient's norm, without an update."""
+
+    def probe(params, batch, progress):
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, progress)
+        return metrics | {'grad_norm': optax.tree.norm(grads)}
+
+    return probe

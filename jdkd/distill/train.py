@@ -14,6 +14,7 @@ import tqdm
 from jax.sharding import Mesh
 
 from jdkd.data import packing
+from jdkd.distill import blame
 from jdkd.distill import step as steps
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.runtime import mesh as meshes
@@ -29,6 +30,8 @@ class Trainer:
         mesh: Where it runs.
         step: `(state, batch) -> state, metrics`; the state is donated.
         loss: `(params, batch) -> metrics` without an update, for D_eval.
+        probe: `(params, batch, progress) -> metrics`, the gradient's norm among them, without an
+            update or dropout; see `blame.lists`.
         init: `params -> state` before the first step, on the mesh.
         abstract: Shapes and shardings of the state.
         rows: How the candidates of a batch are put into rows.
@@ -37,6 +40,7 @@ class Trainer:
     mesh: Mesh
     step: Callable
     loss: Callable
+    probe: Callable
     init: Callable
     abstract: steps.TrainState
     rows: packing.Rows
@@ -110,6 +114,11 @@ def make_trainer(
             in_shardings=(shardings.params, batch),
             out_shardings=replicated,
         ),
+        probe=jax.jit(
+            on_mesh(steps.make_probe(loss_fn)),
+            in_shardings=(shardings.params, batch, replicated),
+            out_shardings=replicated,
+        ),
         init=jax.jit(init, out_shardings=shardings),
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
@@ -127,6 +136,8 @@ def fit(
     *,
     first_step: int,
     last_step: int,
+    total_steps: int,
+    query_ids: Sequence[str],
     log_every: int,
     checkpoint_every: int,
     choices: Sequence[str] = (),
@@ -142,6 +153,8 @@ def fit(
         writer: Gets the metrics of every `log_every`-th step.
         first_step: Steps done before this round.
         last_step: Steps done after it.
+        total_steps: Of the whole training, for its schedules.
+        query_ids: Ids of the split's queries, to name those of a batch that fails.
         log_every: In steps.
         checkpoint_every: In steps.
         choices: Names of the (fused) assistants, for the log.
@@ -151,7 +164,8 @@ def fit(
         The state after `last_step`.
 
     Raises:
-        FloatingPointError: at the first step whose loss is not finite, naming the term.
+        FloatingPointError: at the first step whose loss, gradient or parameters are not finite,
+            naming the term and the queries. No such state is saved.
     """
     latest = checkpoints.latest_step()
     if latest is not None and latest >= last_step:
@@ -170,9 +184,26 @@ def fit(
     def settle(pending):
         """Checks, logs and shows the metrics of a step that was dispatched before."""
         nonlocal clock, clock_step, waited
-        at, metrics, batch_size = pending
+        at, metrics, host_batch = pending
         metrics = jax.device_get(metrics)
-        _check_finite(metrics, at)
+        if bad := blame.not_finite(metrics):
+            with jax.transfer_guard('allow'):
+                # The state is the one before that step; see `step.make_train_step`.
+                done = (at - 1) / total_steps
+                rows = blame.lists(trainer, state.params, host_batch, done, bad)
+            kept = checkpoints.latest_step()
+            raise FloatingPointError(
+                blame.message(
+                    f'step {at} ({desc})',
+                    bad,
+                    rows,
+                    [query_ids[i] for i in host_batch['query_row']],
+                    'No checkpoint was made yet.'
+                    if kept is None
+                    else f'The checkpoint of step {kept} is kept.',
+                )
+            )
+        batch_size = len(host_batch['group']) * jax.process_count()
         bar.set_postfix(loss=f'{metrics["loss"]:.3f}', refresh=False)
         bar.update(at - bar.n)
         if at % log_every == 0 or at == last_step:
@@ -198,7 +229,7 @@ def fit(
             step += 1
             if pending:
                 settle(pending)
-            pending = (step, metrics, len(host_batch['group']) * jax.process_count())
+            pending = (step, metrics, host_batch)
             if step == last_step or step % checkpoint_every == 0:
                 settle(pending)  # A state that is not finite is never saved.
                 pending = None
@@ -207,16 +238,26 @@ def fit(
     return state
 
 
-def _check_finite(metrics: dict[str, Any], step: int) -> None:
-    bad = [name for name, value in metrics.items() if not np.all(np.isfinite(value))]
-    if bad:
-        raise FloatingPointError(
-            f'step {step}: {", ".join(bad)} not finite; lower the learning rate or the loss '
-            'weights, and look at the scores. The checkpoint before it is kept.'
-        )
+def evaluate(
+    trainer: Trainer, params: Any, host_batch: dict[str, np.ndarray], query_ids: Sequence[str]
+) -> dict[str, Any]:
+    """Metrics of one batch without an update, on the host.
 
+    Args:
+        trainer: What to run.
+        params: Of the model.
+        host_batch: The batch.
+        query_ids: Ids of the split's queries.
 
-def evaluate(trainer: Trainer, params: Any, host_batch: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Metrics of one batch without an update, on the host."""
+    Raises:
+        FloatingPointError: if one is not finite, naming it and the queries.
+    """
     batch = meshes.to_device(host_batch, meshes.batch_sharding(trainer.mesh))
-    return jax.device_get(trainer.loss(params, batch))
+    metrics = jax.device_get(trainer.loss(params, batch))
+    if bad := blame.not_finite(metrics):
+        rows = blame.lists(trainer, params, host_batch, 1.0, bad)
+        ids = [query_ids[i] for i in host_batch['query_row']]
+        raise FloatingPointError(
+            blame.message('the loss on D_eval', bad, rows, ids, 'The trained state is kept.')
+        )
+    return metrics

@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+import re
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 # Under the names that Hugging Face configs use.
 ACTIVATIONS = {
@@ -163,3 +166,51 @@ class TransformerConfig:
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
+
+
+def pick_layers(
+    config: TransformerConfig, layers: Sequence[int | str] | str | None
+) -> tuple[TransformerConfig, tuple[int, ...]]:
+    """The config with some layers alone, and which they are.
+
+    Args:
+        config: Of the checkpoint.
+        layers: Those to keep, counted from 0, in this order; or 'first:3', or 'even:3' for three
+            from the first to the last; None for all of them.
+
+    Raises:
+        ValueError: if the checkpoint has no such layers, or its family cannot do without others.
+    """
+    if layers is None:
+        return config, tuple(range(config.num_layers))
+    picks = _layer_indices(layers, config.num_layers)
+    wrong = [i for i in picks if not 0 <= i < config.num_layers]
+    if wrong or not picks:
+        raise ValueError(
+            f'layers={layers!r} cannot be kept: the checkpoint has layers 0 to '
+            f'{config.num_layers - 1}; name some of these.'
+        )
+    if config.norm_first and [i for i in picks if i == 0] != list(picks[:1]):
+        raise ValueError(
+            f'layers={layers!r} cannot be kept: the first layer of {config.family}, and no other, '
+            'is without a norm before its attention; begin with layer 0, once.'
+        )
+    local = tuple(new for new, old in enumerate(picks) if old in config.local_layers)
+    return dataclasses.replace(config, num_layers=len(picks), local_layers=local), picks
+
+
+def _layer_indices(layers: Sequence[int | str] | str, num_layers: int) -> tuple[int, ...]:
+    """What `layers` of `pick_layers` means for so many layers."""
+    if isinstance(layers, str):
+        layers = (layers,)
+    if not any(isinstance(layer, str) for layer in layers):
+        return tuple(layers)
+    rule = re.fullmatch(r'(first|even):([1-9]\d*)', ','.join(map(str, layers)))
+    if not rule:
+        raise ValueError(f'layers={layers!r} is not supported; use indices, first:N or even:N.')
+    count = int(rule[2])
+    if count > num_layers:
+        raise ValueError(f'layers={layers!r} cannot be kept: the checkpoint has {num_layers}.')
+    if rule[1] == 'first':
+        return tuple(range(count))
+    return tuple(round(x) for x in np.linspace(0, num_layers - 1, count).tolist())

@@ -100,8 +100,10 @@ def safe_normalize(x: jax.Array) -> jax.Array:
     """`[..., D]` vectors to unit length in float32; zero stays zero, with a zero gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The inner `where` keeps the derivative of rsqrt at 0, an infinity, out of the gradient.
-    return jnp.where(square > 0, x * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    # The inner `where` keeps the derivative of rsqrt at 0, an infinity, out of the gradient. Not
+    # `square > 0`, which would make a zero of a NaN.
+    zero = square == 0
+    return jnp.where(zero, 0.0, x * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
 
 
 def tower(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ import tokenizers
 from flax import traverse_util
 
 from jdkd.models import modules_json
-from jdkd.models.config import TransformerConfig
+from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.dual_encoder import Projection
 from jdkd.models.families import FAMILIES, Slot, slot
@@ -64,6 +64,38 @@ class Pretrained:
     query: 'Pretrained | None' = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Sketch:
+    """What a checkpoint says of itself without its tensors.
+
+    Attributes:
+        config: Sizes of the encoder, with all its layers.
+        tokenizer_dir: Where the tokenizer's files are.
+        out_dim: Dimensions of an embedding.
+    """
+
+    config: TransformerConfig
+    tokenizer_dir: pathlib.Path
+    out_dim: int
+
+
+def read_sketches(path: str | os.PathLike) -> list[Sketch]:
+    """One sketch for each tower of a directory that `read_pretrained` can read.
+
+    Raises:
+        FileNotFoundError: if a file is missing, tensors included.
+        ValueError: if the model is of a kind that we do not have.
+    """
+    modules = modules_json.read(pathlib.Path(path))
+    found = []
+    for tower in filter(None, (modules, modules.query)):
+        _weight_files(tower.encoder)
+        config = _read_config(_raw_config(tower.encoder), tower.encoder)
+        width = tower.projection.out_dim if tower.projection else config.hidden_size
+        found.append(Sketch(config, tower.encoder, width))
+    return found
+
+
 def read_pretrained(
     path: str | os.PathLike, layers: Sequence[int | str] | str | None = None
 ) -> Pretrained:
@@ -71,8 +103,7 @@ def read_pretrained(
 
     Args:
         path: The directory; see `weights.find_weights`.
-        layers: Layers to keep, counted from 0, in this order; or 'first:3', or 'even:3' for three
-            from the first to the last; None for all of them.
+        layers: Layers to keep; see `config.pick_layers`.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -94,11 +125,7 @@ def _read(
 ) -> Pretrained:
     """What `read_pretrained` returns, of one tower."""
     directory = modules.encoder
-    raw = _read_json(directory / 'config.json')
-    if raw is None:
-        raise FileNotFoundError(
-            f'{directory} has no config.json; give the directory of a Hugging Face checkpoint.'
-        )
+    raw = _raw_config(directory)
     config = _read_config(raw, directory)
     if modules.projection is not None:
         width = len(modules.projection_params['kernel'])
@@ -119,8 +146,8 @@ def _read(
             tensors.take(head_shapes(config, len(labels)), family.head), sep='/'
         )
     tensors.check_all_taken()
-    if layers is not None:
-        config, params = _pick_layers(config, params, layers)
+    config, picks = pick_layers(config, layers)
+    params = _only_layers(params, picks)
     return Pretrained(
         config=config,
         params=params,
@@ -213,6 +240,15 @@ def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
     return [directory / name for name in names]
 
 
+def _raw_config(directory: pathlib.Path) -> dict[str, Any]:
+    raw = _read_json(directory / 'config.json')
+    if raw is None:
+        raise FileNotFoundError(
+            f'{directory} has no config.json; give the directory of a Hugging Face checkpoint.'
+        )
+    return raw
+
+
 def _read_config(raw: Mapping[str, Any], directory: pathlib.Path) -> TransformerConfig:
     kind = raw.get('model_type')
     if kind not in FAMILIES:
@@ -242,42 +278,9 @@ def _labels(raw: Mapping[str, Any], count: int) -> tuple[str, ...]:
     return tuple(names.get(str(i), str(i)) for i in range(count))
 
 
-def _pick_layers(
-    config: TransformerConfig, params: dict[str, Any], layers: Sequence[int | str] | str
-) -> tuple[TransformerConfig, dict[str, Any]]:
-    picks = _layer_indices(layers, config.num_layers)
-    wrong = [i for i in picks if not 0 <= i < config.num_layers]
-    if wrong or not picks:
-        raise ValueError(
-            f'layers={layers!r} cannot be kept: the checkpoint has layers 0 to '
-            f'{config.num_layers - 1}; name some of these.'
-        )
-    if config.norm_first and [i for i in picks if i == 0] != list(picks[:1]):
-        raise ValueError(
-            f'layers={layers!r} cannot be kept: the first layer of {config.family}, and no other, '
-            'is without a norm before its attention; begin with layer 0, once.'
-        )
+def _only_layers(params: dict[str, Any], picks: Sequence[int]) -> dict[str, Any]:
     picked = {key: value for key, value in params.items() if not key.startswith('layer_')}
-    picked |= {f'layer_{new}': params[f'layer_{old}'] for new, old in enumerate(picks)}
-    local = tuple(new for new, old in enumerate(picks) if old in config.local_layers)
-    return dataclasses.replace(config, num_layers=len(picks), local_layers=local), picked
-
-
-def _layer_indices(layers: Sequence[int | str] | str, num_layers: int) -> tuple[int, ...]:
-    """What `layers` of `read_pretrained` means for so many layers."""
-    if isinstance(layers, str):
-        layers = (layers,)
-    if not any(isinstance(layer, str) for layer in layers):
-        return tuple(layers)
-    rule = re.fullmatch(r'(first|even):([1-9]\d*)', ','.join(map(str, layers)))
-    if not rule:
-        raise ValueError(f'layers={layers!r} is not supported; use indices, first:N or even:N.')
-    count = int(rule[2])
-    if count > num_layers:
-        raise ValueError(f'layers={layers!r} cannot be kept: the checkpoint has {num_layers}.')
-    if rule[1] == 'first':
-        return tuple(range(count))
-    return tuple(round(x) for x in np.linspace(0, num_layers - 1, count).tolist())
+    return picked | {f'layer_{new}': params[f'layer_{old}'] for new, old in enumerate(picks)}
 
 
 def _max_length(directory: pathlib.Path, config: TransformerConfig) -> int:

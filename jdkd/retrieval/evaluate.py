@@ -114,6 +114,24 @@ def check(measures: Sequence[str]) -> None:
             _parse(name)
 
 
+def check_grounds(
+    measures: Sequence[str], split: str, has_positives: bool, has_answers: bool
+) -> None:
+    """Checks that a split has what measures go by.
+
+    Raises:
+        ValueError: if it lacks judgements or answers.
+    """
+    for name in measures:
+        by_answer = bool(_answer_depth(name))
+        if not (has_answers if by_answer else has_positives):
+            raise ValueError(
+                f'measures={",".join(measures)}: {name} goes by '
+                f'{"answers" if by_answer else "judgements"}, of which the queries of split '
+                f'{split!r} have none; take it out.'
+            )
+
+
 def _parse(name: str) -> ir_measures.Measure:
     try:
         return ir_measures.parse_measure(name)

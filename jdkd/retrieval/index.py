@@ -115,6 +115,31 @@ def exact_search(
     return Ranking(rows, scores)
 
 
+def check(config) -> None:
+    """Checks `config.index`.
+
+    Raises:
+        ValueError: if `kind` is none of `KINDS`, or `shard` is too small.
+    """
+    if config.kind not in KINDS:
+        raise ValueError(f"index.kind is '{config.kind}'; use one of {', '.join(KINDS)}.")
+    if config.shard < 2 * _HASH_FROM:  # Half of it may be the size of a shard.
+        raise ValueError(f'index.shard={config.shard} is too small; set at least {2 * _HASH_FROM}.')
+
+
+def check_installed(num_passages: int) -> None:
+    """Checks that ScaNN is there where so many passages ask for it.
+
+    Raises:
+        ImportError: if not.
+    """
+    if scann is None and num_passages >= _HASH_FROM:
+        raise ImportError(
+            'ScaNN is not installed (it has wheels for Linux on x86-64 only); '
+            "set index.kind='exact'."
+        )
+
+
 def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> None:
     """Writes ScaNN's index (Guo et al., 2020) of passages; `search` reads it.
 
@@ -134,13 +159,8 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
         ImportError: if ScaNN is not installed.
         ValueError: if `config.shard` is too small.
     """
-    if scann is None:
-        raise ImportError(
-            'ScaNN is not installed (it has wheels for Linux on x86-64 only); '
-            "set index.kind='exact'."
-        )
-    if config.shard < 2 * _HASH_FROM:  # Half of it may be the size of a shard.
-        raise ValueError(f'index.shard={config.shard} is too small; set at least {2 * _HASH_FROM}.')
+    check(config)
+    check_installed(len(passages))
     if len(passages) < _HASH_FROM:
         return
 
@@ -209,8 +229,7 @@ def search(
         ImportError: if ScaNN is not installed.
         ValueError: if the kind is neither.
     """
-    if config.kind not in KINDS:
-        raise ValueError(f"index.kind is '{config.kind}'; use 'scann' or 'exact'.")
+    check(config)
     if config.kind == 'exact' or len(passages) < _HASH_FROM:
         return exact_search(queries, passages, depth)
     if directory is None:

@@ -46,16 +46,7 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
-    """The config that a run works with: references resolved, lists of names split, frozen.
-
-    Raises:
-        ValueError: if fields contradict each other.
-    """
-    if 'student' in config and config.train_passage_length > config.student.passage_length:
-        raise ValueError(
-            f'train_passage_length={config.train_passage_length} is more than the student encodes, '
-            f'student.passage_length={config.student.passage_length}; lower it.'
-        )
+    """The config that a run works with: references resolved, lists of names split, frozen."""
     config = config.copy_and_resolve_references()
     for owner in [config, *(config[key] for key in ('teacher', 'candidates') if key in config)]:
         for key in _NAMES.intersection(owner):

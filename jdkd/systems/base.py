@@ -50,6 +50,46 @@ class System(Protocol):
         ...
 
 
+def score(system: System, queries: Queries, lists: Lists) -> np.ndarray:
+    """What `system.score` gives, checked.
+
+    Raises:
+        FloatingPointError: if a score is not finite, naming system, query and passage.
+    """
+    found = system.score(queries, lists)
+    check_finite(system.name, found, system.run, queries, lists)
+    return found
+
+
+def check_finite(name: str, scores: np.ndarray, run: Run, queries: Queries, lists: Lists) -> None:
+    """Checks scores of candidate lists.
+
+    Args:
+        name: What gave them.
+        scores: `[M, ..., N]`.
+        run: The run.
+        queries: Of the lists.
+        lists: What was scored.
+
+    Raises:
+        FloatingPointError: if a score is not finite, naming system, query and passage.
+    """
+    bad = np.argwhere(~np.isfinite(scores))
+    if not len(bad):
+        return
+    row, column = bad[0][0], bad[0][-1]
+    dark = column - lists.passages.shape[1]
+    passage = f'dark example {dark}'
+    if dark < 0:
+        passage = f"passage '{run.collection.passage_ids[lists.passages[row, column]]}'"
+    raise FloatingPointError(
+        f"'{name}' gives query '{queries.ids[lists.query[row]]}' and {passage} the score "
+        f'{scores[tuple(bad[0])]}, and {len(bad)} of {scores.size} scores of split '
+        f"'{queries.split}' are not finite; look at its weights or its file, or take it out of the "
+        'config.'
+    )
+
+
 def measure(run: Run, ranking: Ranking, queries: Queries) -> Measured:
     """The config's measures of a ranking."""
     found = evaluate.to_run(ranking, queries.ids, run.collection.passage_ids)
@@ -105,12 +145,24 @@ def own_passages(run: Run, queries: Queries) -> np.ndarray:
     return run.collection.row.find(queries.ids)
 
 
-def ranked(run: Run, queries: Queries, search: Search) -> tuple[Ranking, dict[str, float]]:
-    """What a search finds for queries less their own passages, to the config's full depth."""
+def ranked(
+    run: Run, name: str, queries: Queries, search: Search
+) -> tuple[Ranking, dict[str, float]]:
+    """What a search finds for queries less their own passages, to the config's full depth.
+
+    Args:
+        run: The run.
+        name: Of the system that searches.
+        queries: What is searched for.
+        search: The search.
+
+    Raises:
+        FloatingPointError: if a score is not finite, naming system, query and passage.
+    """
     depth = min(run.config.depth, len(run.collection))
     own = own_passages(run, queries)
     if (own < 0).all():
-        return search(depth)
+        return _checked(run, name, queries, *search(depth))
     # Where the id is the passage's by chance, a judged passage may go: BEIR's figures miss it too.
     lost = sum(row in rows for row, rows in zip(own, queries.positives, strict=True))
     if lost:
@@ -122,8 +174,15 @@ def ranked(run: Run, queries: Queries, search: Search) -> tuple[Ranking, dict[st
             lost,
             queries.split,
         )
-    ranking, facts = search(depth + 1)
+    ranking, facts = _checked(run, name, queries, *search(depth + 1))
     return index.without(ranking, own, depth), facts
+
+
+def _checked(run: Run, name: str, queries: Queries, ranking: Ranking, facts: dict):
+    found = Lists.originals(np.arange(len(queries)), ranking.passages)
+    known = np.where(ranking.passages < 0, 0, ranking.scores)
+    check_finite(name, known, run, queries, found)
+    return ranking, facts
 
 
 def keep_ranking(
@@ -134,7 +193,7 @@ def keep_ranking(
     path = f'systems/{system.name}/ranking-{queries.split}'
 
     def build(out):
-        ranking, facts = ranked(run, queries, search)
+        ranking, facts = ranked(run, system.name, queries, search)
         ranking.save(out, 'ranking')
         return facts
 

@@ -136,6 +136,8 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
                 writer,
                 first_step=0,
                 last_step=trained.steps,
+                total_steps=trained.total_steps,
+                query_ids=queries.ids,
                 log_every=config.log_every,
                 checkpoint_every=config.checkpoint_every,
                 desc=f'train {name} from labels',

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from jdkd.run import Queries, Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
 from jdkd.systems import base
-from jdkd.systems.entries import read_model, resolve
+from jdkd.systems.entries import check_tokenizer, read_model, resolve
 
 _CHUNK = 4096  # Lists scored at once, to bound the memory of gathered embeddings.
 _RECALL_SAMPLE = 256  # Queries whose approximate ranking is checked against exact search.
@@ -121,6 +122,7 @@ class DualEncoderSystem:
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
         asked, passages = self.queries(queries), self.passages
         num_originals, num_dark = lists.passages.shape[1], lists.dark.shape[1]
+        ids = [queries.ids[row] for row in lists.query]
         scores = np.empty((len(lists), num_originals + num_dark), np.float32)
         dark_tokens = self.encoder.dark_tokens(lists) if num_dark else None
         for start in range(0, len(lists), _CHUNK):
@@ -131,7 +133,14 @@ class DualEncoderSystem:
             scores[part, :num_originals] = np.einsum('md,mnd->mn', own, candidates)
             if num_dark:
                 rows = range(start * num_dark, stop * num_dark)
-                dark = self.embed(dark_tokens, f'{self.name}: dark examples', rows)
+                dark = self.embed(
+                    dark_tokens,
+                    f'{self.name}: dark examples',
+                    rows,
+                    name=lambda row: (
+                        f"dark example {row % num_dark} of query '{ids[row // num_dark]}'"
+                    ),
+                )
                 dark = dark.reshape(len(own), num_dark, -1)
                 scores[part, num_originals:] = np.einsum('md,mnd->mn', own, dark)
         return scores
@@ -147,6 +156,7 @@ class DualEncoderSystem:
         rows: range | None = None,
         *,
         tower: str = 'passage',
+        name: Callable[[int], str] = 'row {}'.format,
     ) -> np.ndarray:
         """Embeddings `[n, dim]` float32 of texts, in memory.
 
@@ -155,15 +165,32 @@ class DualEncoderSystem:
             desc: Name of the progress bar.
             rows: Those to embed; None for all.
             tower: 'passage' or 'query', which they are.
+            name: What messages call a text of `tokens`.
         """
         encoder = self.encoder
         params = dual_encoder.tower(encoder.params, tower)
-        return encode.embed(encoder.model, params, tokens, rows=rows, mesh=self.run.mesh, desc=desc)
+        return encode.embed(
+            encoder.model, params, tokens, rows=rows, mesh=self.run.mesh, desc=desc, name=name
+        )
 
     def write_embeddings(
-        self, directory: pathlib.Path, tokens: TokenStore, desc: str, *, tower: str = 'passage'
+        self,
+        directory: pathlib.Path,
+        tokens: TokenStore,
+        what: str,
+        ids: Sequence[str],
+        *,
+        tower: str = 'passage',
     ) -> None:
-        """Writes the embeddings of any number of texts; arguments as for `embed`."""
+        """Writes the embeddings of any number of texts; `vectors.load` reads them.
+
+        Args:
+            directory: Where to; see `encode.write_embeddings`.
+            tokens: Of the texts.
+            what: They are, for the progress bar.
+            ids: Of the texts.
+            tower: 'passage' or 'query'.
+        """
         encode.write_embeddings(
             directory,
             self.encoder.model,
@@ -171,20 +198,24 @@ class DualEncoderSystem:
             tokens,
             store=self.run.config.index.store,
             mesh=self.run.mesh,
-            desc=desc,
+            desc=f'{self.name}: {what}',
+            name=lambda row: f"{tower} '{ids[row]}'",
         )
 
     @functools.cached_property
     def passages(self) -> Vectors:
         """`[P, dim]` embeddings of the collection, memory-mapped."""
-        return self._embeddings('passages', self.encoder.passage_tokens(self.run))
+        ids = self.run.collection.passage_ids
+        return self._embeddings('passages', self.encoder.passage_tokens(self.run), ids)
 
     def queries(self, queries: Queries) -> Vectors:
         """`[Q, dim]` embeddings of a split's queries, memory-mapped."""
-        ids = self.encoder.query_tokens(self.run, queries)
-        return self._embeddings(queries.split, ids, 'query')
+        tokens = self.encoder.query_tokens(self.run, queries)
+        return self._embeddings(queries.split, tokens, queries.ids, 'query')
 
-    def _embeddings(self, what: str, tokens: TokenStore, tower: str = 'passage') -> Vectors:
+    def _embeddings(
+        self, what: str, tokens: TokenStore, ids: Sequence[str], tower: str = 'passage'
+    ) -> Vectors:
         path = f'systems/{self.name}/embeddings-{what}'
         self.run.stage(
             path,
@@ -193,7 +224,7 @@ class DualEncoderSystem:
                 'collection': self.run.collection.fingerprint,
                 'store': self.run.config.index.store,
             },
-            lambda out: self.write_embeddings(out, tokens, f'{self.name}: {what}', tower=tower),
+            lambda out: self.write_embeddings(out, tokens, what, ids, tower=tower),
             resumable=True,
         )
         return vectors.load(self.run.workdir / path)
@@ -239,14 +270,35 @@ class CrossEncoderSystem:
     def score(self, queries: Queries, lists: Lists) -> np.ndarray:
         query_tokens = self.encoder.query_tokens(self.run, queries)
         passage_tokens = self.encoder.passage_tokens(self.run)
-        scores = [self._pairs(query_tokens, lists, passage_tokens, lists.passages)]
-        if lists.dark.shape[1]:
-            dark = np.arange(len(lists) * lists.dark.shape[1]).reshape(len(lists), -1)
-            scores.append(self._pairs(query_tokens, lists, self.encoder.dark_tokens(lists), dark))
+        asked = [f"query '{queries.ids[row]}'" for row in lists.query]
+        ids, num_originals = self.run.collection.passage_ids, lists.passages.shape[1]
+
+        def original(pair):
+            i, j = divmod(pair, num_originals)
+            return f"{asked[i]} with passage '{ids[lists.passages[i, j]]}'"
+
+        scores = [self._pairs(query_tokens, lists, passage_tokens, lists.passages, original)]
+        if num_dark := lists.dark.shape[1]:
+            dark = np.arange(len(lists) * num_dark).reshape(len(lists), -1)
+            tokens = self.encoder.dark_tokens(lists)
+            scores.append(
+                self._pairs(
+                    query_tokens,
+                    lists,
+                    tokens,
+                    dark,
+                    lambda pair: f'{asked[pair // num_dark]} with dark example {pair % num_dark}',
+                )
+            )
         return np.concatenate(scores, axis=1)
 
     def _pairs(
-        self, queries: TokenStore, lists: Lists, passages: TokenStore, rows: np.ndarray
+        self,
+        queries: TokenStore,
+        lists: Lists,
+        passages: TokenStore,
+        rows: np.ndarray,
+        name: Callable[[int], str],
     ) -> np.ndarray:
         """Logits `[M, N]` of the lists' queries with rows `[M, N]` of the passages."""
         return encode.score_pairs(
@@ -259,6 +311,7 @@ class CrossEncoderSystem:
             separators=self.encoder.separators,
             mesh=self.run.mesh,
             desc=f'{self.name}: pairs',
+            name=name,
         ).reshape(rows.shape)
 
 
@@ -266,8 +319,7 @@ def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
     """The encoder of a config entry on the run's mesh; see `read_model`.
 
     Raises:
-        ValueError: also if the tokenizer pads with another token than the model masks, or untied
-            towers have a tokenizer each.
+        ValueError: also if the tokenizer is not the model's, or untied towers have one each.
     """
     model, params, source = read_model(spec, run.config.seed)
     tokenizer = tokens.load(source.tokenizer_dir)
@@ -278,11 +330,7 @@ def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
                 f'the towers {source.query.source} and {source.source} have different tokenizers; '
                 'give two of one tokenizer.'
             )
-    if tokenizer.special['pad'] != source.config.pad_id:
-        raise ValueError(
-            f"'{spec.weights}' masks token {source.config.pad_id} (pad_token_id in config.json), "
-            f'but its tokenizer pads with {tokenizer.special["pad"]}; mend one of the two.'
-        )
+    check_tokenizer(spec, source.config, tokenizer)
     return Encoder(
         model=model,
         params=jax.device_put(params, meshes.replicated(run.mesh)),

@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from jdkd.data import tokens
 from jdkd.models import pretrained, weights
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder
@@ -32,14 +33,11 @@ def read_model(
     transformer = dataclasses.replace(
         source.config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat
     )
-    longest = max(spec.query_length, spec.passage_length)
     example = np.zeros((1, 8), np.int32)
     if spec.hidden_size is not None:
         source = dataclasses.replace(source, head=None, projection=None)
-        transformer = _of_size(transformer, spec.hidden_size)
+        transformer = of_size(transformer, spec.hidden_size)
     if spec.kind == 'cross_encoder':
-        longest = spec.query_length + spec.passage_length
-        longest += FAMILIES[transformer.family].separators - 2
         head = spec.head or ('cosine' if source.head is None else 'linear')
         if head == 'linear' and source.head is None and not spec.train.steps:
             raise ValueError(
@@ -74,11 +72,7 @@ def read_model(
         params = tower(source, key)
         if source.query is not None:
             params = {'query': tower(source.query, jax.random.fold_in(key, 1)), 'passage': params}
-    if longest > transformer.max_positions:
-        raise ValueError(
-            f"'{spec.weights}' has {transformer.max_positions} positions, but query_length="
-            f'{spec.query_length} and passage_length={spec.passage_length} need {longest}.'
-        )
+    longest = check_lengths(spec, transformer)
     if longest > source.max_length and not spec.train.steps:
         logging.warning(
             "'%s' was made for at most %d tokens (its max_seq_length), but query_length=%d and "
@@ -123,8 +117,53 @@ def _read_towers(spec: ml_collections.FrozenConfigDict) -> pretrained.Pretrained
     return source
 
 
-def _of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
-    """The config with heads as large and feed-forward layers as many times as wide as before."""
+def check_lengths(spec: ml_collections.FrozenConfigDict, config: TransformerConfig) -> int:
+    """The longest row that an entry asks for, in tokens.
+
+    Raises:
+        ValueError: if the model has fewer positions.
+    """
+    longest = max(spec.query_length, spec.passage_length)
+    if spec.kind == 'cross_encoder':
+        longest = spec.query_length + spec.passage_length
+        longest += FAMILIES[config.family].separators - 2
+    if longest > config.max_positions:
+        raise ValueError(
+            f"'{spec.weights}' has {config.max_positions} positions, but query_length="
+            f'{spec.query_length} and passage_length={spec.passage_length} need {longest}.'
+        )
+    return longest
+
+
+def check_tokenizer(
+    spec: ml_collections.FrozenConfigDict, config: TransformerConfig, tokenizer: tokens.Tokenizer
+) -> None:
+    """Checks that a model has an embedding of each token, and masks the one that pads.
+
+    Raises:
+        ValueError: if not.
+    """
+    if tokenizer.special['pad'] != config.pad_id:
+        raise ValueError(
+            f"'{spec.weights}' masks token {config.pad_id} (pad_token_id in config.json), "
+            f'but its tokenizer pads with {tokenizer.special["pad"]}; mend one of the two.'
+        )
+    # XLA would read the last embedding for a token beyond it, and say nothing.
+    token, last = max(tokenizer.fast.get_vocab().items(), key=lambda item: item[1])
+    if last >= config.vocab_size:
+        raise ValueError(
+            f"'{spec.weights}' has embeddings of {config.vocab_size} tokens (vocab_size in "
+            f'config.json), but its tokenizer has a token {last}, {token!r}; it is the tokenizer '
+            'of another model.'
+        )
+
+
+def of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
+    """The config with heads as large and feed-forward layers as many times as wide as before.
+
+    Raises:
+        ValueError: if its width is no multiple of a head's.
+    """
     if hidden_size % config.head_size:
         raise ValueError(
             f'hidden_size={hidden_size} is no multiple of the {config.head_size} units of each of '

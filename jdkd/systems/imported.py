@@ -4,17 +4,14 @@ import dataclasses
 import pathlib
 
 import numpy as np
-from absl import logging
 
+from jdkd import cautions
 from jdkd.data import reading, runs
 from jdkd.data.candidates import Lists
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 from jdkd.runtime import stages
 from jdkd.systems import base
-
-# Above these shares a user is told that a file's scores may not be what they seem.
-_CONSTANT, _SATURATED = 0.05, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +33,9 @@ class ImportedScores:
     missing: float | None
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        return base.ranked(self.run, queries, lambda depth: (self._best(queries, depth), {}))
+        return base.ranked(
+            self.run, self.name, queries, lambda depth: (self._best(queries, depth), {})
+        )
 
     def _best(self, queries: Queries, depth: int) -> Ranking:
         rows = np.full((len(queries), depth), -1, np.int32)
@@ -98,31 +97,14 @@ def load(run: Run, name: str, spec) -> ImportedScores:
             'skipped': skipped,
             'queries': len(scores.queries),
             'pairs': len(scores.rows),
-            'constant': runs.constant_share(scores),
-            'saturated': runs.saturated_share(scores),
+            'constant_share': cautions.constant_share(scores.values, scores.starts),
+            'saturated_share': cautions.saturated_share(scores.values),
         }
 
     where = f'systems/{name}/scores'
     inputs = {'collection': run.collection.fingerprint, 'on_error': spec.on_error}
     manifest = stages.stage_of_files(run.workdir / where, [path], inputs, build)
-    _warn(path, manifest['result'])
+    cautions.log(cautions.of_flatness(str(path), manifest['result']))
     digest = stages.digest([manifest['digest'], spec.missing])
     scores = runs.load(run.workdir / where)
     return ImportedScores(name, digest, spec.scale, run, path, scores, spec.missing)
-
-
-def _warn(path: pathlib.Path, facts: dict) -> None:
-    if facts['constant'] > _CONSTANT:
-        logging.warning(
-            '%s: the scores of %.1f%% of the queries are all the same: nothing can be learned '
-            'from them.',
-            path,
-            100 * facts['constant'],
-        )
-    if facts['saturated'] > _SATURATED:
-        logging.warning(
-            '%s: %.1f%% of the scores lie within a thousandth of their range from one of its '
-            'ends: rounding or a sigmoid has flattened them; export raw scores (logits).',
-            path,
-            100 * facts['saturated'],
-        )

@@ -69,6 +69,7 @@ def test_batches_join_records_with_their_tokens(written):
     tokens = to_rows.to_tokens
     batch = next(loader.batches(dataset.read(directory, 'train'), to_rows, order))
     train = splits['train']
+    np.testing.assert_array_equal(batch['query_row'], train['query_row'][:4])
     np.testing.assert_array_equal(batch['query'], tokens.queries.rows(train['query_row'][:4]))
     (found,) = batch['tokens']
     assert (batch['lengths'] == 6).all() and found.shape == (20, 8) and (found[:, 6:] == 0).all()

@@ -72,6 +72,7 @@ GOOD = 'a Q0 p0 1 2.0 x\n'
         ('a Q0 p1 1', 'run:2: not a run line; it must read'),
         ('a Q0 p1 1 high x', "run:2: not a run line; .*'high'"),
         ('a Q0 p1 1 nan x', 'run:2: the score is nan; give a finite number'),
+        ('a Q0 p1 1 -1e39 x', r'run:2: the score is -1e\+39; give a finite number of float32'),
         ('a Q0 p1 1 -inf x', 'run:2: the score is -inf'),
         ('a Q0 p9 1 1.0 x', "run:2: passage 'p9' is not in collection 'c'"),
         ('z Q0 p1 1 1.0 x', "run:2: query 'z' is not in collection 'c'"),
@@ -132,12 +133,3 @@ def test_chunks_do_not_matter(tmp_path, monkeypatch):
     assert whole['7'] == {'p0': -2, 'p2': 0, 'p3': 1}
     monkeypatch.setattr(runs, '_CHUNK', 2)
     assert as_dict(read(tmp_path, text)) == whole
-
-
-def test_figures_of_scale(tmp_path):
-    lines = ['a Q0 p0 1 1 x', 'a Q0 p1 1 1 x', 'b Q0 p0 1 1 x', 'b Q0 p1 1 0.5 x', '7 Q0 p0 1 0 x']
-    scores = read(tmp_path, '\n'.join(lines))
-    # Of the two queries with several passages one has equal scores. Beside the smallest and the
-    # largest there are 1, 1 and 0.5.
-    assert runs.constant_share(scores) == 0.5
-    assert runs.saturated_share(scores) == pytest.approx(2 / 3)

@@ -72,6 +72,12 @@ def test_terms_without_probability_count_as_nothing():
     np.testing.assert_allclose(gradient, [1 / 3 - 1 / 2, 1 / 3, 1 / 3 - 1 / 2], atol=1e-6)
 
 
+def test_a_nan_is_not_hidden():
+    fine, bad = jnp.array([0.0, 1.0]), jnp.array([0.0, jnp.nan])
+    for student, teacher in ((fine, bad), (bad, fine)):
+        assert np.isnan(losses.listwise_kl(student, teacher))
+
+
 def test_the_gradient_is_the_difference_of_distributions_times_tau():
     # d/ds tau^2 KL(p || softmax(s / tau)) = tau (softmax(s / tau) - p).
     student, teacher = np.random.default_rng(4).normal(size=(2, 5))

@@ -39,7 +39,8 @@ def model(dropout=0.0):
     )
 
 
-def make_batch(seed=0, rows=ROWS):
+def make_lists(seed=0):
+    """Arrays of B lists; `texts` are the candidates' tokens."""
     rng = np.random.default_rng(seed)
     N = ORIGINALS + DARK
 
@@ -50,13 +51,9 @@ def make_batch(seed=0, rows=ROWS):
 
     group = np.arange(B * ORIGINALS, dtype=np.int32).reshape(B, ORIGINALS)
     group[1, 2] = group[0, 0]  # Another query's positive stands in the list of query 1.
-    candidates = tokens(B, N, L)
-    lengths = (candidates != 0).sum(-1)
-    layout = packing.fit([lengths], rows)
     return {
+        'texts': tokens(B, N, L),
         'query': tokens(B, 6),
-        **packing.pack({'tokens': candidates}, lengths, layout, pad_id=0),
-        'lengths': lengths,
         'group': group,
         'relevant': group[:, :1],
         'false_negative': np.zeros((B, ORIGINALS), bool),
@@ -64,6 +61,20 @@ def make_batch(seed=0, rows=ROWS):
         'assistants': rng.normal(size=(B, K, N)).astype(np.float32) * 3,
         'in_batch': rng.normal(size=(B, K, B * ORIGINALS)).astype(np.float32) * 9,
     }
+
+
+def in_rows(lists, rows=ROWS):
+    """The batch of some lists."""
+    lists = dict(lists)
+    texts = lists.pop('texts')
+    lengths = (texts != 0).sum(-1)
+    layout = packing.fit([lengths], rows)
+    packed = packing.pack({'tokens': texts}, lengths, layout, pad_id=0)
+    return lists | packed | {'lengths': lengths}
+
+
+def make_batch(seed=0, rows=ROWS):
+    return in_rows(make_lists(seed), rows)
 
 
 TERMS = ('contrastive', 'teacher', 'assistant', 'dark', 'in_batch')

@@ -50,6 +50,10 @@ def test_safe_normalize_by_hand():
     np.testing.assert_allclose(safe_normalize(x), [[0.6, 0.8], [0, 0], [-1, 0]], rtol=1e-6)
 
 
+def test_safe_normalize_hides_no_nan():
+    assert np.isnan(safe_normalize(jnp.array([[1.0, jnp.nan]]))).all()
+
+
 def test_safe_normalize_has_a_finite_gradient_at_zero():
     grad = jax.grad(lambda x: jnp.sum(safe_normalize(x) * jnp.array([1.0, 2.0])))
     np.testing.assert_array_equal(grad(jnp.zeros(2)), [0.0, 0.0])

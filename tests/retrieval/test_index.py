@@ -72,7 +72,7 @@ def test_a_tree_is_the_same_in_every_process(tmp_path):
     program = (
         'import pathlib, sys, ml_collections, numpy as np; from jdkd.retrieval import index; '
         'x = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32); '
-        'c = ml_collections.ConfigDict({"shard": 20_000, "threshold": 0.2}); '
+        'c = ml_collections.ConfigDict({"kind": "scann", "shard": 20_000, "threshold": 0.2}); '
         'index.build(pathlib.Path(sys.argv[1]), x, c)'
     )
     for name in 'ab':
@@ -142,7 +142,7 @@ def test_tiny_shards_are_an_error(tmp_path):
 
 
 def test_unknown_kind():
-    with pytest.raises(ValueError, match="use 'scann' or 'exact'"):
+    with pytest.raises(ValueError, match="'faiss'; use one of scann, exact"):
         index.search(vectors(1), vectors(2), 1, ml_collections.ConfigDict({'kind': 'faiss'}))
 
 

@@ -1,0 +1,58 @@
+"""What the collection and the files of scores say of a config."""
+
+import pathlib
+from collections.abc import Iterator
+
+import ml_collections
+import numpy as np
+
+from jdkd.retrieval import evaluate, index
+from jdkd.run import Run
+from jdkd.runtime import stages
+from jdkd.validation import roles
+from jdkd.validation.faults import caught
+
+
+def file_faults(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> Iterator[str]:
+    """Files of scores that are missing and were not read yet."""
+    for name in roles.used(config):
+        entry = config.systems.get(name)
+        if entry is None or entry.kind != 'scores':
+            continue
+        there = stages.read_manifest(workdir / f'systems/{name}/scores')
+        if there is None and not pathlib.Path(entry.path).is_file():
+            yield f'systems.{name}.path={entry.path!r}: there is no such file.'
+
+
+def faults(run: Run) -> Iterator[str]:
+    """Sizes that the collection does not give."""
+    config, collection = run.config, run.collection
+    texts = int((np.arange(len(collection)) == collection.group).sum())
+    others = texts - run.max_relevant
+    negatives = {'candidates': config.candidates.hard_negatives}
+    trained = roles.trained(config)
+    negatives |= {f'systems.{n}.train': e.train.hard_negatives for n, e in trained.items()}
+    for field, count in negatives.items():
+        if count > others:
+            yield (
+                f'{field}.hard_negatives={count}, but beside the {run.max_relevant} relevant ones '
+                f'of a query, collection {collection.name!r} has {others} different passages; '
+                'lower it.'
+            )
+    for name, entry in trained.items():
+        # No query is repeated more often in one training from labels.
+        if entry.train.batch_size > 4 * len(run.train):
+            yield (
+                f'systems.{name}.train.batch_size={entry.train.batch_size} is more than four times '
+                f'the {len(run.train)} train queries; lower it.'
+            )
+    for queries in (run.eval, run.test):
+        yield from caught(
+            evaluate.check_grounds,
+            config.measures,
+            queries.split,
+            any(len(rows) for rows in queries.positives),
+            bool(collection.answers.get(queries.split)),
+        )
+    if config.index.kind == 'scann':
+        yield from caught(index.check_installed, len(collection))

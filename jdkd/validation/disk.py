@@ -1,0 +1,120 @@
+"""About how much a run will write, beside the room that its disk has."""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+
+import ml_collections
+import numpy as np
+
+from jdkd.models import pretrained, weights
+from jdkd.models.config import pick_layers
+from jdkd.models.transformer import param_shapes
+from jdkd.run import Run
+from jdkd.systems import entries
+from jdkd.validation import checkpoints, roles
+
+_SAMPLE = 1000  # Passages whose words are counted.
+# What English text has on an average: tokens a word, and terms that BM25 keeps of them.
+_TOKENS, _TERMS = 1.35, 0.55
+_TREE_FROM = 20_000  # Passages from which ScaNN writes twice as much; see `index.build`.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """Sizes of an encoder: numbers of its parameters and of an embedding."""
+
+    params: int
+    dim: int
+
+
+def faults(run: Run) -> Iterator[str]:
+    """A disk too small for the run; one that has begun is not asked."""
+    if any((run.workdir / name).exists() for name in ('tokens', 'systems', 'rounds')):
+        return
+    parts = needed(run)
+    total, free = sum(parts.values()), shutil.disk_usage(run.workdir).free
+    if total > free:
+        shown = ', '.join(f'{name} {_size(size)}' for name, size in parts.items())
+        yield (
+            f'the run will write about {_size(total)} ({shown}), but the disk of {run.workdir} has '
+            f'{_size(free)} free; free some, choose another --workdir, or set '
+            'index.store=bfloat16, fewer rounds or a smaller depth.'
+        )
+
+
+def needed(run: Run) -> dict[str, int]:
+    """Bytes that a run will write, about, by what they are.
+
+    Numbers of texts, parameters and lists are known; only words are counted in a sample.
+    """
+    config = run.config
+    models = _models(config)
+    encoders = checkpoints.encoders(config)
+    passages, queries = len(run.collection), len(run.train) + len(run.eval) + len(run.test)
+    sample = np.linspace(0, passages - 1, min(passages, _SAMPLE)).astype(int)
+    words = np.array([len(run.passages[int(i)].split()) for i in sample])
+
+    def tokens(length):
+        return passages * (2 * np.minimum(_TOKENS * words + 2, length).mean() + 8)
+
+    # Entries of one tokenizer and length share a store.
+    stores = {
+        (e.weights, e.passage_length, e.passage_prefix): tokens(e.passage_length)
+        for e in encoders.values()
+    }
+    # The student is embedded before the first round and after each.
+    retrieved = {f: 1 for f, e in encoders.items() if e.kind == 'dual_encoder'}
+    retrieved['student'] = config.rounds + 1
+    width = 2 if config.index.store == 'bfloat16' else 4
+    dims = sum(count * models[field].dim for field, count in retrieved.items())
+    codes = 0
+    if config.index.kind == 'scann':
+        codes = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
+    rankers = sum(retrieved.values()) + len(set(roles.retrievers(config)) - set(encoders))
+    trained = [config.rounds * models['student'].params, models['student'].params]
+    trained += [models[f'systems.{name}'].params for name in roles.trained(config)]
+    found = {
+        'tokens': sum(stores.values()),
+        'embeddings': (passages + queries) * dims * width,
+        'indexes': codes + 8 * passages * _TERMS * words.mean(),
+        'rankings': 8 * rankers * queries * config.depth,
+        'candidates, scores and datasets': config.rounds * _lists(config),
+        # AdamW's two moments beside the parameters; one more while it is replaced; the export.
+        'checkpoints': 12 * sum(trained) + 4 * models['student'].params,
+    }
+    return {name: int(size) for name, size in found.items()}
+
+
+def _lists(config: ml_collections.FrozenConfigDict) -> int:
+    """Bytes of the lists of a round: as arrays, and once more as records."""
+    originals = 1 + config.candidates.hard_negatives
+    dark = config.dark.reinforced + config.dark.noisy
+    scores = 4 * (originals + dark) * (1 + len(config.assistants))
+    ids = 4 * originals + 2 * dark * config.train_passage_length
+    record = scores + 8 * originals + 4 * dark * config.train_passage_length
+    lists = config.steps_per_round * config.batch_size + config.candidates.eval_lists
+    return lists * (scores + ids + record)
+
+
+def _models(config: ml_collections.FrozenConfigDict) -> Mapping[str, _Model]:
+    found = {}
+    for field, entry in checkpoints.encoders(config).items():
+        directory = weights.find_weights(entry.weights, entry.revision)
+        towers = pretrained.read_sketches(directory)
+        transformer, _ = pick_layers(towers[0].config, entry.layers or None)
+        dim = towers[0].out_dim
+        if entry.hidden_size is not None:
+            transformer = entries.of_size(transformer, entry.hidden_size)
+            dim = entry.hidden_size
+        size = sum(math.prod(shape) for shape in param_shapes(transformer).values())
+        count = 2 if entry.query_weights is not None else len(towers)
+        found[field] = _Model(count * size, dim)
+    return found
+
+
+def _size(size: int) -> str:
+    if size >= 2**30:
+        return f'{size / 2**30:.1f} GiB'
+    return f'{size / 2**20:.1f} MiB'

@@ -1,0 +1,148 @@
+"""Who does what: systems in the roles that a config gives them, and sizes that must agree."""
+
+import math
+import re
+from collections.abc import Iterator
+
+import ml_collections
+
+
+def used(config: ml_collections.FrozenConfigDict) -> list[str]:
+    """Names of the systems that a run builds, also of those that are no entries, each once."""
+    names = dict.fromkeys([*retrievers(config), *config.teacher.members])
+    found = list(names)
+    for name in found:  # Grows: a system that mines for another may be trained itself.
+        miner = _miner(config, name)
+        if miner is not None and miner not in names:
+            names[miner] = None
+            found.append(miner)
+    return found
+
+
+def retrievers(config: ml_collections.FrozenConfigDict) -> list[str]:
+    """Names of the systems that search the collection."""
+    return [config.first_stage, *config.assistants, *config.candidates.retrievers]
+
+
+def trained(config: ml_collections.FrozenConfigDict) -> dict[str, ml_collections.FrozenConfigDict]:
+    """Entries of the systems that are trained from labels, by name."""
+    return {name: config.systems[name] for name in used(config) if _miner(config, name) is not None}
+
+
+def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+    """What is wrong with the fields of a run's config together."""
+    systems = config.systems
+    for name in systems:
+        if not re.fullmatch(r'[\w.-]+', name) or re.match(r'(student|teacher)', name):
+            yield (
+                f"'{name}' cannot name a system: names are letters, digits, '-', '_' and '.', and "
+                "do not begin with 'student' or 'teacher', which reports use."
+            )
+    for name in used(config):
+        if name not in systems:
+            yield f"'{name}' is no entry of config.systems; there are: {', '.join(systems)}."
+    for field in ('assistants', 'teacher.members'):
+        names = config.assistants if field == 'assistants' else config.teacher.members
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            yield f"{field} names '{twice[0]}' more than once; once is enough."
+    if not config.teacher.members:
+        yield 'teacher.members is empty; name at least one system.'
+    yield from _kind_faults(config)
+    weights = config.teacher.weights
+    if weights is not None and len(weights) != len(config.teacher.members):
+        yield (
+            f'teacher.weights={weights} does not give one weight for each of teacher.members='
+            f'{config.teacher.members}.'
+        )
+    if weights is not None and not all(map(math.isfinite, weights)):
+        yield f'teacher.weights={weights} must be finite numbers.'
+    if config.student.kind != 'dual_encoder':
+        yield "student.kind must be 'dual_encoder'."
+    if config.student.scale is None:
+        yield 'student.scale is not set; give the inverse temperature of its scores, such as 20.'
+    yield from _size_faults(config)
+
+
+def _miner(config: ml_collections.FrozenConfigDict, name: str) -> str | None:
+    """Who mines the negatives that a system is trained with; None where it is not trained."""
+    entry = config.systems.get(name)
+    is_trained = entry is not None and 'train' in entry and entry.train.steps
+    return entry.train.negatives_from if is_trained else None
+
+
+def _kind(config: ml_collections.FrozenConfigDict, name: str) -> str | None:
+    entry = config.systems.get(name)
+    return None if entry is None else entry.kind
+
+
+def _kind_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+    """Systems in roles that their kind cannot fill."""
+    for name in dict.fromkeys(retrievers(config)):
+        if _kind(config, name) == 'cross_encoder':
+            yield (
+                f"system '{name}' is a cross-encoder and cannot search a collection; use it in "
+                'teacher.members, not in assistants, first_stage or candidates.retrievers.'
+            )
+    for name in used(config):
+        miner = _miner(config, name)
+        if miner is not None and _kind(config, miner) == 'cross_encoder':
+            yield (
+                f'systems.{name}.train.negatives_from names the cross-encoder {miner!r}, which '
+                'cannot search a collection; name a retriever, for example bm25.'
+            )
+        chain = [name]
+        while miner is not None and miner not in chain:
+            chain.append(miner)
+            miner = _miner(config, miner)
+        if miner == name:
+            yield (
+                f'systems.{name}.train.negatives_from goes round in a circle '
+                f'({" <- ".join([*chain, name])}); let one of them mine with bm25.'
+            )
+    for name in dict.fromkeys([*config.teacher.members, *config.assistants]):
+        if _kind(config, name) == 'scores' and config.dark.reinforced + config.dark.noisy:
+            yield (
+                f"system '{name}' has imported scores and cannot score dark examples, which are "
+                'new text; set dark.reinforced=0 and dark.noisy=0, or take it out of '
+                'teacher.members and assistants.'
+            )
+    for name in config.assistants:
+        if _kind(config, name) == 'scores' and config.loss.in_batch:
+            yield (
+                f"assistant '{name}' has imported scores, which do not reach beyond a query's own "
+                'list; set loss.in_batch=0, or take it out of assistants.'
+            )
+
+
+def _size_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+    """Lengths and numbers that do not agree."""
+    candidates = config.candidates
+    if config.train_passage_length > config.student.passage_length:
+        yield (
+            f'train_passage_length={config.train_passage_length} is more than the student encodes, '
+            f'student.passage_length={config.student.passage_length}; lower it.'
+        )
+    depths = {'candidates': candidates}
+    depths |= {f'systems.{name}.train': entry.train for name, entry in trained(config).items()}
+    for field, owner in depths.items():
+        if owner.depth > config.depth:
+            yield (
+                f'{field}.depth={owner.depth} is more than is kept of a ranking, '
+                f'depth={config.depth}; raise that.'
+            )
+        # The student mines too.
+        miners = len(set(retrievers(config))) + 1 if owner is candidates else 1
+        if owner.hard_negatives > miners * owner.depth:
+            yield (
+                f'{field}.hard_negatives={owner.hard_negatives} is more than the {owner.depth} '
+                f'passages ({field}.depth) of each of {miners} rankings; raise that depth.'
+            )
+    trainings = {'optimizer': config.optimizer}
+    trainings |= {f'systems.{name}.train': entry.train for name, entry in trained(config).items()}
+    for field, training in trainings.items():
+        if training.warmup_steps >= training.total_steps:
+            yield (
+                f'{field}.warmup_steps={training.warmup_steps} leaves nothing of the '
+                f'{training.total_steps} steps of that training; lower it.'
+            )
