@@ -1,5 +1,6 @@
 """Encoders of a run for others: a directory with a model card, and from there to the hub."""
 
+import json
 import pathlib
 import re
 import textwrap
@@ -99,18 +100,19 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
     meta = {
         'library_name': 'sentence-transformers',
         'pipeline_tag': 'text-ranking' if is_pairs else 'sentence-similarity',
-        'tags': f'[sentence-transformers, {kind}, jdkd]',
+        'tags': ['sentence-transformers', kind, 'jdkd'],
         # The hub refuses cards whose base_model is a path.
         'base_model': None if pathlib.Path(spec.weights).expanduser().is_dir() else spec.weights,
         'license': encoder.source.license,
     }
-    front = '\n'.join(f'{key}: {value}' for key, value in meta.items() if value)
+    # JSON is YAML in which no value can pass for more than one.
+    front = '\n'.join(f'{key}: {json.dumps(value)}' for key, value in meta.items() if value)
     title = 'Re-ranker' if is_pairs else 'Dense retriever'
     prefixes = ''
     if spec.query_prefix or spec.passage_prefix:
         prefixes = (
-            f'\nBefore queries it was given {spec.query_prefix!r}, before passages '
-            f'{spec.passage_prefix!r}'
+            f'\nBefore queries it was given {_code(repr(spec.query_prefix))}, before passages '
+            f'{_code(repr(spec.passage_prefix))}'
         )
         prefixes += ': give these too.\n' if is_pairs else '; the calls above do the same.\n'
     start = f'layers {", ".join(map(str, spec.layers))} of' if spec.layers else 'all layers of'
@@ -118,10 +120,11 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
         start = 'random weights, with family and vocabulary of'
     if not is_pairs and encoder.source.query is not None:
         start = f'two towers, for queries and for passages, each {start}'
+    terms = _code(run.collection.license) if run.collection.license else 'not stated'
     what = (
         f'`{name}`, a {kind} of {transformer.num_layers} layers and {transformer.hidden_size} '
-        f'hidden units, begun as {start} {spec.weights}, {_training(run, name, spec)} on '
-        f'{run.collection.name} (terms of the texts: {run.collection.license or "not stated"}), '
+        f'hidden units, begun as {start} {_code(spec.weights)}, {_training(run, name, spec)} on '
+        f'{_code(run.collection.name)} (terms of the texts: {terms}), '
         f'with queries of up to {spec.query_length} and passages of up to {spec.passage_length} '
         'tokens.'
     )
@@ -140,7 +143,11 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
     )
 
     def fill(text):
-        return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+        # Nothing is broken inside code: its rest would begin a line, where markup may begin.
+        parts = re.split('(`.*?`)', text)
+        parts[1::2] = [code.replace(' ', '\0') for code in parts[1::2]]
+        text = textwrap.fill(''.join(parts), 100, break_long_words=False, break_on_hyphens=False)
+        return text.replace('\0', ' ')
 
     return f"""---
 {front}
@@ -163,6 +170,11 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
 - config sha256: {found['config_sha256']}
 - collection sha256: {found['collection']['sha256']}
 """
+
+
+def _code(text: str) -> str:
+    """Text from elsewhere for a model card: as code, in which there is no HTML and no markup."""
+    return '`' + ''.join(c if c.isprintable() else ' ' for c in text).replace('`', "'") + '`'
 
 
 _DUAL_USAGE = """from sentence_transformers import SentenceTransformer

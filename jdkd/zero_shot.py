@@ -83,7 +83,7 @@ def names(collections: Sequence[str]) -> list[str]:
         kind, _, name = source.partition(':')
         if f'{kind}:PATH' in sources.SOURCES:
             name = pathlib.Path(name).expanduser().resolve().name
-        name = re.sub(r'[^\w.-]', '_', name or source)
+        name = re.sub(r'[^\w.-]|^\.+', '_', name or source)
         numbered = (f'{name}-{i}' for i in itertools.count(2))
         found.append(next(n for n in itertools.chain([name], numbered) if n not in found))
     return found

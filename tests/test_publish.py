@@ -1,6 +1,7 @@
 """Model cards, where exports go, and the hub as far as it can be tried without one."""
 
 import dataclasses
+import re
 import types
 
 import huggingface_hub
@@ -96,9 +97,11 @@ def test_the_students_card(run):
     assert '| system | MRR@10 | R@100 |\n|---|---|---|\n' in card
     assert '| **student** | 55.2 | 95.0 |\n' in card and '| minilm_ft | 50.0 | 90.0 |\n' in card
     text = one_line(card)
-    assert 'a dual-encoder of 3 layers and 8 hidden units, begun as layers 0, 2, 5 of org/b' in text
+    assert (
+        'a dual-encoder of 3 layers and 8 hidden units, begun as layers 0, 2, 5 of `org/b' in text
+    )
     assert '2 rounds of 40 steps from teacher bm25 + cross and assistants minilm_ft' in text
-    assert 'on python_docs (terms of the texts: not stated)' in text
+    assert 'on `python_docs` (terms of the texts: not stated)' in text
     assert 'Measured on 796 test queries over 8000 passages' in text
     assert 'config sha256: abc123 - collection sha256: def456' in text
     assert 'Before queries' not in text
@@ -114,11 +117,26 @@ def test_cards_of_other_systems(run, tmp_path):
     assert 'base_model' not in front(card)  # A path: the hub would refuse it.
     text = one_line(card)
     assert 'begun as all layers of' in text and 'CrossEncoder("path/to/this/directory")' in text
-    assert 'fine-tuned for 150 steps on the labels, with hard negatives of bm25, on pyth' in text
-    assert "Before queries it was given 'q: ', before passages '': give these too." in text
+    assert 'fine-tuned for 150 steps on the labels, with hard negatives of bm25, on `pyth' in text
+    assert "Before queries it was given `'q: '`, before passages `''`: give these too." in text
     card = publish.model_card(run, 'minilm', encoder(passage_prefix='p: '), FOUND)
-    assert 'not trained further, and measured on python_docs' in one_line(card)
-    assert "before passages 'p: '; the calls above do the same." in one_line(card)
+    assert 'not trained further, and measured on `python_docs`' in one_line(card)
+    assert "before passages `'p: '`; the calls above do the same." in one_line(card)
+
+
+def test_the_model_card_shows_markup_and_does_not_hold_it(run):
+    script = '</h1><script>alert(1)</script>'
+    run.collection.name = f'a {script} ` <b> | # b'
+    run.collection.license = 'mit\n---\n# [x](javascript:alert(1))'
+    given = encoder(query_prefix=f'`{script}\n')
+    given.source.license = 'mit\ntags: [evil]\nx: !!python/object/apply:os.system ["id"]'
+    card = publish.model_card(run, 'student', given, FOUND)
+    head, _, body = card.removeprefix('---\n').partition('---\n')
+    assert yaml.safe_load(head)['license'] == given.source.license
+    assert yaml.safe_load(head)['tags'] == ['sentence-transformers', 'dual-encoder', 'jdkd']
+    outside_code = re.sub('`[^`\n]*`', '', re.sub('```.*?```', '', body, flags=re.DOTALL))
+    assert '<' not in outside_code and 'javascript' not in outside_code
+    assert '\n---\n' not in body
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """Cells and tables as they are shown."""
 
+import html
+
 from jdkd import report
+
+SCRIPT = '</h1><script>alert(1)</script>'
 
 
 def found(difference, p):
@@ -32,3 +36,30 @@ def test_the_student_stands_last_in_the_table_of_measures():
         ['a', '60.0'],
         ['student', '10.0'],
     ]
+
+
+def test_the_report_shows_markup_and_does_not_hold_it():
+    measured = {'MRR@10': 0.5}
+    page = report._page(
+        {
+            'collection': {'name': SCRIPT, 'passages': 3},
+            'test': {SCRIPT: measured},
+            'significance': {SCRIPT: {'MRR@10': {'difference': 0.1, 'p': 0.5}}},
+            'rounds': [
+                {
+                    'student': measured,
+                    'assistants': {SCRIPT: measured},
+                    'selected': {SCRIPT: 1.0},
+                    'replaced': SCRIPT,
+                    'hard_queries': 1,
+                    'score_histogram': {
+                        'counts': {'positive': [1]},
+                        'between': {'positive': 1},
+                        'edges': [0, 1],
+                    },
+                }
+            ],
+            'wall_seconds': {SCRIPT: 1.0},
+        }
+    )
+    assert '<script' not in page and page.count(html.escape(SCRIPT)) >= 6

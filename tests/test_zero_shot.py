@@ -207,6 +207,7 @@ def test_names_are_unique():
     sources = ['beir:/a/x', 'python_docs', 'beir:/b/x/', 'beir:/c/x-2', 'irds:beir/nfcorpus/test']
     expected = ['x', 'python_docs', 'x-2', 'x-2-2', 'beir_nfcorpus_test']
     assert zero_shot.names(sources) == expected
+    assert zero_shot.names(['irds:..', 'tfds:../x']) == ['_', '__x']  # Directories in the workdir.
 
 
 @pytest.mark.parametrize(

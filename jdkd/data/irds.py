@@ -92,12 +92,17 @@ def _queries(
 def _qrels(
     splits: Mapping[str, tuple[str, ir_datasets.Dataset]], fault: Fault
 ) -> Iterator[tuple[str, str, str, str, int]]:
-    del fault
     for split, (name, dataset) in splits.items():
         if not dataset.has('qrels'):
             continue  # A split of queries alone.
         for i, qrel in enumerate(dataset.qrels_iter(), 1):
-            yield f'irds:{name}, judgement {i}', split, qrel.query_id, qrel.doc_id, qrel.relevance
+            where = f'irds:{name}, judgement {i}'
+            try:
+                grade = reading.grade(where, str(qrel.relevance))
+            except ValueError as error:
+                fault('broken judgement', str(error))
+            else:
+                yield where, split, qrel.query_id, qrel.doc_id, grade
 
 
 def _answers(

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from jdkd.data import reading
 from jdkd.data.reading import Fault
+from jdkd.runtime.messages import shown
 
 
 def add(source: reading.Source, files: Mapping[str, str]) -> reading.Source:
@@ -61,8 +62,8 @@ def _read(
             else:
                 fault(
                     'broken line',
-                    f'{where}: expected a question and a list of its answers, found {question!r} '
-                    f'and {answers!r}.',
+                    f'{where}: expected a question and a list of its answers, found '
+                    f'{shown(question)} and {shown(answers)}.',
                 )
 
 

@@ -1,6 +1,7 @@
 """What every source of a collection gives, and how files are read with file and line at hand."""
 
 import dataclasses
+import functools
 import gzip
 import json
 import pathlib
@@ -11,9 +12,20 @@ from typing import Any
 
 from absl import logging
 
+from jdkd.runtime.messages import shown
+
 # (kind, message): told of an item that cannot be used. It raises, or returns for the item to be
 # left out.
 Fault = Callable[[str, str], None]
+
+SURROGATE = re.compile(r'[\ud800-\udfff]')
+# Whitespace and control characters, which a TREC run file cannot hold in an id, and marks that
+# make other characters of a line show in another order.
+_NOT_IN_ID = re.compile(
+    r'[\s\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]'
+)
+_LONGEST_ID = 1024  # Characters; Wikipedia's URLs fit.
+_LONGEST_LINE = 2**26  # Bytes: passages of books fit, and what a gzip bomb swells to does not.
 
 
 def stop(kind: str, message: str) -> None:
@@ -88,12 +100,20 @@ def lines(file: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str]]:
     """The place and text of each line that is not blank, of a file that may be gzipped.
 
     Raises:
-        ValueError: if gzip data is cut short or damaged, whatever `fault` does.
+        ValueError: if gzip data is cut short or damaged, or a line is longer than 64 MiB, whatever
+            `fault` does.
     """
     number = 0
     try:
         with (gzip.open if file.suffix == '.gz' else open)(file, 'rb') as f:
-            for number, raw in enumerate(f, 1):
+            for number, raw in enumerate(
+                iter(functools.partial(f.readline, _LONGEST_LINE), b''), 1
+            ):
+                if len(raw) == _LONGEST_LINE:
+                    raise ValueError(
+                        f'{file}:{number}: the line is longer than {_LONGEST_LINE} bytes; split '
+                        'its text into passages, a line each.'
+                    )
                 try:
                     line = raw.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
                 except UnicodeDecodeError:
@@ -136,18 +156,40 @@ def json_lines(file: pathlib.Path, fault: Fault) -> Iterator[tuple[str, dict]]:
     """The place and object of each line."""
     for where, line in lines(file, fault):
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            fault('broken line', f'{where}: not JSON ({error}); write one object a line.')
-            continue
-        if isinstance(entry, dict):
-            yield where, entry
+            entry = json_object(line)
+        except ValueError as error:
+            fault('broken line', f'{where}: {error}')
         else:
-            fault(
-                'broken line',
-                f'{where}: expected a JSON object, found {type(entry).__name__}; '
-                'write {"field": ..., ...}.',
-            )
+            yield where, entry
+
+
+def json_object(line: str) -> dict:
+    """The JSON object in a line.
+
+    Raises:
+        ValueError: if it is none, or names a field twice.
+    """
+    try:
+        entry = _decode(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'not JSON ({error}); write one object a line.') from None
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f'expected a JSON object, found {type(entry).__name__}; write {{"field": ..., ...}}.'
+        )
+    return entry
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f'field {shown(twice)} is there twice')
+    return found
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def id_field(where: str, entry: dict, field: str) -> str:
@@ -160,6 +202,26 @@ def id_field(where: str, entry: dict, field: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return text_field(where, entry, field)
+
+
+def id_fault(what: str, item_id: str) -> str | None:
+    """What is wrong with an id of a query or passage, if anything.
+
+    Args:
+        what: Whose it is.
+        item_id: The id.
+    """
+    if not item_id or _NOT_IN_ID.search(item_id):
+        return (
+            f'{what} id {shown(item_id)} is empty or holds whitespace or a control character, '
+            'which TREC run files cannot hold; rename it.'
+        )
+    if len(item_id) > _LONGEST_ID:
+        return (
+            f'{what} id {shown(item_id)} has {len(item_id)} characters, more than {_LONGEST_ID}; '
+            'rename it.'
+        )
+    return None
 
 
 def text_field(where: str, entry: dict, field: str, *, optional: bool = False) -> str:
@@ -178,7 +240,7 @@ def text_field(where: str, entry: dict, field: str, *, optional: bool = False) -
     if value is None and optional:
         return ''
     if not isinstance(value, str):
-        found = repr(value) if field in entry else 'nothing'
+        found = shown(value) if field in entry else 'nothing'
         raise ValueError(f'{where}: field {field!r} must be a string, found {found}.')
     return value
 
@@ -187,10 +249,13 @@ def grade(where: str, value: str) -> int:
     """A grade of relevance.
 
     Raises:
-        ValueError: if it is no integer.
+        ValueError: if it is no integer of 32 bits.
     """
-    if not re.fullmatch(r'[+-]?[0-9]+', value):
-        raise ValueError(f'{where}: grade {value!r} must be an integer.')
+    digits = value[value[:1] in ('+', '-') :]
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f'{where}: grade {shown(value)} must be an integer.')
+    if len(digits.lstrip('0')) > 9:  # More than any scale of judgements has.
+        raise ValueError(f'{where}: grade {shown(value)} has more than 9 digits; mend it.')
     return int(value)
 
 

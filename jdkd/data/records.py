@@ -15,6 +15,7 @@ from typing import Any
 
 from jdkd.data import reading
 from jdkd.data.reading import Fault
+from jdkd.runtime.messages import brief, shown
 
 # Streams (where, record); a record is a dict of str, numbers, lists and dicts.
 Table = Callable[[Fault], Iterable[tuple[str, dict[str, Any]]]]
@@ -150,8 +151,8 @@ def _get(where: str, record: Mapping[str, Any], field: str) -> Any:
     for part in field.split('/'):
         if not isinstance(value, Mapping) or part not in value:
             raise ValueError(
-                f'{where}: there is no field {field!r}; there are {", ".join(record)}: name the '
-                'right one in the option fields.'
+                f'{where}: there is no field {field!r}; there are '
+                f'{brief(", ".join(record))}: name the right one in the option fields.'
             )
         value = value[part]
     return value
@@ -160,7 +161,7 @@ def _get(where: str, record: Mapping[str, Any], field: str) -> Any:
 def _text(where: str, record: Mapping[str, Any], field: str) -> str:
     value = _get(where, record, field)
     if not isinstance(value, str):
-        raise ValueError(f'{where}: field {field!r} must be a string, found {value!r}.')
+        raise ValueError(f'{where}: field {field!r} must be a string, found {shown(value)}.')
     return value
 
 
@@ -180,7 +181,9 @@ def _id(where: str, record: Mapping[str, Any], field: str) -> str:
 
 def _as_id(where: str, field: str, value: Any) -> str:
     if not isinstance(value, int | str) or isinstance(value, bool):
-        raise ValueError(f'{where}: field {field!r} must be a string or integer, found {value!r}.')
+        raise ValueError(
+            f'{where}: field {field!r} must be a string or integer, found {shown(value)}.'
+        )
     return str(value)
 
 
@@ -198,7 +201,7 @@ def _passage(
 ) -> tuple[str, str, str]:
     title = record.get(of['title']) or ''
     if not isinstance(title, str):
-        raise ValueError(f'{where}: field {of["title"]!r} must be a string, found {title!r}.')
+        raise ValueError(f'{where}: field {of["title"]!r} must be a string, found {shown(title)}.')
     text = _text(where, record, of['text'])
     if of['passage_id'] is None:
         return _made_id(title, text), title, text

@@ -11,7 +11,6 @@ What is read, told apart by the first line; each file may be gzipped (`.gz` afte
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -21,6 +20,7 @@ from jdkd.data import reading
 from jdkd.data.collection import Collection
 from jdkd.data.reading import Fault
 from jdkd.runtime import stages
+from jdkd.runtime.messages import brief, shown
 
 _CHUNK = 2**16  # Pairs that are looked up at a time.
 
@@ -143,8 +143,8 @@ def _pair_fault(
         )
     return (
         f'unknown {unknown[0]}',
-        f"{where}: {unknown[0]} '{unknown[1]}' is not in collection '{collection.name}'; the file "
-        'must be of this collection, or be read with on_error=skip.',
+        f'{where}: {unknown[0]} {shown(unknown[1])} is not in collection '
+        f'{collection.name!r}; the file must be of this collection, or be read with on_error=skip.',
     )
 
 
@@ -155,8 +155,8 @@ def _pairs(path: pathlib.Path, fault: Fault) -> Iterator[tuple[int, str, str, fl
         parse = parse or _format(where, line)
         try:
             parsed = parse(line, position)
-        except (ValueError, TypeError, LookupError) as error:
-            fault('broken line', f'{where}: {_EXPECTED[parse]} ({error}).')
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            fault('broken line', f'{where}: {_EXPECTED[parse]} ({brief(error)}).')
             continue
         number = int(where.rpartition(':')[2])
         for query_id, passage_id, score in parsed:
@@ -196,20 +196,23 @@ def _parse_texts(line: str, position: int) -> Sequence[tuple[str, str, float]]:
 
 def _parse_json(line: str, position: int) -> Sequence[tuple[str, str, float]]:
     del position
-    entry = json.loads(line)
+    entry = reading.json_object(line)
     query_id = reading.id_field('line', entry, 'query_id')
     if 'passage_id' in entry:
         ids, scores = [reading.id_field('line', entry, 'passage_id')], [entry['score']]
     else:
-        ids, scores = entry['passage_ids'], entry['scores']
+        ids = [
+            reading.id_field('line', {'passage_id': i}, 'passage_id') for i in entry['passage_ids']
+        ]
+        scores = entry['scores']
         if len(ids) != len(scores):
             raise ValueError(f'{len(ids)} passage_ids and {len(scores)} scores')
-    return [(query_id, str(i), _number(score)) for i, score in zip(ids, scores, strict=True)]
+    return [(query_id, i, _number(score)) for i, score in zip(ids, scores, strict=True)]
 
 
 def _number(value) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f'score {value!r} is no number')
+        raise ValueError(f'score {shown(value)} is no number')
     return float(value)
 
 

@@ -51,6 +51,13 @@ def source(name: str, /, *, questions: Mapping[str, str] | None = None, **option
                 f'source {name!r} needs the option {option!r}: set collection.options.{option}.'
             )
     found = read(**options)
+    for field in ('name', 'license'):
+        told = getattr(found, field)
+        # Reports, model cards and terminals show them.
+        if told is not None and not (isinstance(told, str) and told.isprintable() and told):
+            raise ValueError(
+                f'collection.options.{field}={told!r}, but a {field} is a line of printable text.'
+            )
     return question_splits.add(found, questions) if questions else found
 
 

@@ -13,7 +13,6 @@ it has room for. `benchmarks.collection` measures both.
 
 import itertools
 import pathlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ from jdkd.data.collection import Collection, hold_out
 from jdkd.data.passages import SCHEMA, Column, Fingerprint, Passages, Rows
 from jdkd.data.reading import Fault, Source
 from jdkd.runtime import stages
+from jdkd.runtime.messages import shown
 
 # A batch of passages: what of them is in memory at once.
 _BATCH_PASSAGES, _BATCH_CHARACTERS = 2**16, 2**26
@@ -41,10 +41,6 @@ _TABLES = {
     }.items()
 }
 _TABLES['qrels'] = _TABLES['qrels'].append(pa.field('grade', pa.int32()))
-
-# Whitespace and control characters: a TREC run file cannot hold an id with one of them.
-_SURROGATE = re.compile(r'[\ud800-\udfff]')
-_NOT_IN_ID = re.compile(r'[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 
 
 def collect(config, workdir: pathlib.Path) -> Collection:
@@ -244,7 +240,7 @@ def _write_columns(
 def _usable(source: Source, fault: Fault) -> Iterator[tuple[str, str, str, str, bytes]]:
     """(where, id, title, text, digest) of the passages that a collection can hold."""
     for where, passage_id, title, text in source.passages(fault):
-        message = _id_fault('passage', passage_id)
+        message = reading.id_fault('passage', passage_id)
         try:
             digest = passages_lib.text_digest(title, text)
         except UnicodeEncodeError:
@@ -262,7 +258,7 @@ def _batches(items: Iterable[tuple]) -> Iterator[tuple[list, ...]]:
     for item in items:
         for column, value in zip(columns, item, strict=True):
             column.append(value)
-        size += len(item[3])
+        size += len(item[2]) + len(item[3])
         if len(columns[0]) == _BATCH_PASSAGES or size >= _BATCH_CHARACTERS:
             yield columns
             columns, size = ([], [], [], [], []), 0
@@ -280,20 +276,11 @@ def _repeated(ids: Column, hashes: np.ndarray, order: np.ndarray) -> frozenset[i
     return frozenset(rows.tolist()) - frozenset(first.values())
 
 
-def _id_fault(what: str, item_id: str) -> str | None:
-    if not item_id or _NOT_IN_ID.search(item_id):
-        return (
-            f'{what} id {item_id!r} is empty or holds whitespace or a control character, '
-            'which TREC run files cannot hold; rename it.'
-        )
-    return None
-
-
 def _read_queries(source: Source, fault: Fault) -> dict[str, dict[str, str]]:
     queries: dict[str, dict[str, str]] = {}
     texts: dict[str, str] = {}
     for where, split, query, text in source.queries(fault):
-        message = _id_fault('query', query)
+        message = reading.id_fault('query', query)
         if not text.strip():
             message = f'query {query!r} has no text; write one or remove the query.'
         elif query in queries.get(split, ()):
@@ -302,7 +289,7 @@ def _read_queries(source: Source, fault: Fault) -> dict[str, dict[str, str]]:
             )
         elif texts.get(query, text) != text:
             message = f'query id {query!r} has another text in another split; rename one.'
-        elif _SURROGATE.search(text):
+        elif reading.SURROGATE.search(text):
             message = 'the text holds a lone surrogate, which UTF-8 cannot hold; remove it.'
         if message:
             fault('unusable query', f'{where}: {message}')
@@ -327,9 +314,9 @@ def _read_qrels(
         for (where, split, query, passage, grade), found in zip(chunk, rows, strict=True):
             unknown = None
             if query not in queries.get(split, ()):
-                unknown = f'query {query!r}'
+                unknown = f'query {shown(query)}'
             elif found < 0:
-                unknown = f'passage {passage!r}'
+                unknown = f'passage {shown(passage)}'
             if unknown:
                 fault(
                     'judgement of something unknown',
@@ -352,12 +339,12 @@ def _read_answers(
 ) -> dict[str, dict[str, list[str]]]:
     answers: dict[str, dict[str, list[str]]] = {}
     for where, split, query, answer in source.answers(fault):
-        if not isinstance(answer, str) or not answer.strip() or _SURROGATE.search(answer):
-            fault('unusable answer', f'{where}: answer {answer!r} must be a string with text.')
+        if not isinstance(answer, str) or not answer.strip() or reading.SURROGATE.search(answer):
+            fault('unusable answer', f'{where}: answer {shown(answer)} must be a string with text.')
         elif query not in queries.get(split, ()):
             fault(
                 'answer to something unknown',
-                f'{where}: the answer names query {query!r}, which does not exist in split '
+                f'{where}: the answer names query {shown(query)}, which does not exist in split '
                 f'{split!r}; add it or remove the answer.',
             )
         else:

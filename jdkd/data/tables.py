@@ -58,7 +58,10 @@ def source(
 
 
 def _files(root: pathlib.Path, table: str) -> list[pathlib.Path]:
-    found = sorted(root.glob(table))
+    try:
+        found = sorted(root.glob(table))
+    except NotImplementedError:
+        raise ValueError(f'table {table!r} must be named relative to {root}.') from None
     if not found:
         raise FileNotFoundError(f'{root / table} is missing.')
     for file in found:
@@ -83,7 +86,7 @@ def _parquet(file: pathlib.Path) -> Iterator[tuple[str, dict]]:
                 for record in batch.to_pylist():
                     row += 1
                     yield f'{file}: row {row}', record
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f'{file}: the data after row {row} is damaged ({error}); fetch the file again.'
         ) from None

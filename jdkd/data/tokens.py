@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 import tqdm
 
-from jdkd.models import pretrained
+from jdkd.models import tokenizer
 from jdkd.models.transformer import row_lengths
 from jdkd.runtime import stages
 
@@ -91,12 +91,14 @@ class Tokenizer:
         directory: Where its files are.
         fast: The tokenizers object.
         special: Ids of `cls`, `sep`, `pad` and `mask`.
+        last_id: The largest id; a vocabulary may have gaps.
         fingerprint: sha256 of its definition; equal tokenizers give equal ids.
     """
 
     directory: pathlib.Path
     fast: tokenizers.Tokenizer
     special: dict[str, int]
+    last_id: int
     fingerprint: str
 
     def encode(self, texts: Sequence[str], length: int) -> TokenStore:
@@ -166,7 +168,7 @@ class Tokenizer:
     @property
     def dtype(self) -> np.dtype:
         """Of ids."""
-        return np.dtype(np.uint16 if self.fast.get_vocab_size() <= 2**16 else np.int32)
+        return np.dtype(np.uint16 if self.last_id < 2**16 else np.int32)
 
     def decode(self, ids: np.ndarray, *, mask: str = '') -> list[str]:
         """Text of each row of ids.
@@ -190,11 +192,15 @@ class Tokenizer:
 
 
 def load(directory: pathlib.Path) -> Tokenizer:
-    fast = pretrained.load_tokenizer(directory)
+    fast = tokenizer.load(directory)
+    last_id = max(fast.get_vocab().values(), default=0)
+    if last_id >= 2**31:
+        raise ValueError(f'The tokenizer in {directory} has the id {last_id}; 32 bits are read.')
     return Tokenizer(
         directory=pathlib.Path(directory),
         fast=fast,
-        special=pretrained.special_ids(directory),
+        special=tokenizer.special_ids(directory),
+        last_id=last_id,
         fingerprint=hashlib.sha256(fast.to_str().encode()).hexdigest(),
     )
 

@@ -2,12 +2,17 @@
 
 import dataclasses
 import functools
+import math
+import numbers
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+
+from jdkd.runtime.messages import shown
 
 # Under the names that Hugging Face configs use.
 ACTIVATIONS = {
@@ -19,6 +24,7 @@ ACTIVATIONS = {
     'tanh': jnp.tanh,
 }
 REMAT = ('none', 'dots', 'full')
+_LARGEST = 2**24  # Of any size; checkpoints come from anywhere, and products must fit 64 bits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,9 @@ class Disentangled:
     def span(self) -> int:
         """Positions on each side of the query that have an embedding."""
         return self.num_buckets or self.max_distance
+
+    def __post_init__(self):
+        _check_numbers(self, positive=('max_distance',))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +153,17 @@ class TransformerConfig:
     family: str = 'bert'
 
     def __post_init__(self):
+        _check_numbers(
+            self,
+            positive=(
+                'vocab_size',
+                'hidden_size',
+                'num_layers',
+                'num_heads',
+                'intermediate_size',
+                'max_positions',
+            ),
+        )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f'num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; '
@@ -157,7 +177,7 @@ class TransformerConfig:
         ):
             if getattr(self, field) not in supported:
                 raise ValueError(
-                    f'{field}={getattr(self, field)!r} is not supported; use one of '
+                    f'{field}={shown(getattr(self, field))} is not supported; use one of '
                     f'{", ".join(supported)}.'
                 )
         if self.dtype not in ('float32', 'bfloat16'):
@@ -214,3 +234,22 @@ def _layer_indices(layers: Sequence[int | str] | str, num_layers: int) -> tuple[
     if rule[1] == 'first':
         return tuple(range(count))
     return tuple(round(x) for x in np.linspace(0, num_layers - 1, count).tolist())
+
+
+def _check_numbers(config: Any, positive: Sequence[str]) -> None:
+    """Integers have to be such and within bounds, floats finite and not negative."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type is int:
+            low = int(field.name in positive)
+            right = isinstance(value, numbers.Integral) and low <= value <= _LARGEST
+            expected = f'an integer from {low} to {_LARGEST}'
+        elif field.type is float:
+            right = isinstance(value, numbers.Real) and 0 <= value < math.inf
+            expected = 'a number that is not negative'
+        else:
+            continue
+        if not right or isinstance(value, bool):
+            raise ValueError(
+                f'{field.name}={shown(value)} is not supported; it must be {expected}.'
+            )

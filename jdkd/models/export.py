@@ -13,7 +13,8 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jdkd.models import modules_json
+from jdkd.models import files as files_lib
+from jdkd.models import modules_json, tokenizer
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder, head_shapes
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, tower
@@ -22,16 +23,6 @@ from jdkd.models.transformer import param_shapes
 
 MARKER = 'jdkd_export.json'
 _FORMAT_VERSION = 1
-
-TOKENIZER_FILES = (
-    'tokenizer.json',
-    'tokenizer_config.json',
-    'special_tokens_map.json',
-    'added_tokens.json',
-    'vocab.txt',
-    'vocab.json',
-    'merges.txt',
-)
 
 
 def export_sentence_transformer(
@@ -82,11 +73,11 @@ def export_sentence_transformer(
             f'{config.max_positions} of the model.'
         )
     tokenizer_files = [
-        file for name in TOKENIZER_FILES if (file := pathlib.Path(tokenizer_dir, name)).is_file()
+        file for name in tokenizer.FILES if (file := pathlib.Path(tokenizer_dir, name)).is_file()
     ]
     if not tokenizer_files:
         raise FileNotFoundError(
-            f'{tokenizer_dir} has no tokenizer files ({", ".join(TOKENIZER_FILES)}).'
+            f'{tokenizer_dir} has no tokenizer files ({", ".join(tokenizer.FILES)}).'
         )
     encoders = ['']
     if isinstance(model, CrossEncoder):
@@ -102,7 +93,7 @@ def export_sentence_transformer(
         files = modules_json.files(model, untied=untied, max_length=max_length, **prompts)
         for name, folders in towers.items():
             files |= _dual_encoder(model, tower(params, name), folders)
-    told = modules_json.read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
+    told = files_lib.read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
     for folder in encoders:
         path = os.path.join(folder, 'tokenizer_config.json')
         files[path] = told | {'model_max_length': max_length}

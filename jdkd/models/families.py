@@ -118,7 +118,7 @@ def _read_deberta(raw: Mapping[str, Any]) -> dict[str, Any]:
     terms = terms.lower().split('|') if isinstance(terms, str) else terms
     terms = tuple(sorted(term.strip() for term in terms))
     if not set(terms) <= {'c2p', 'p2c'}:
-        raise ValueError(f'pos_att_type={raw["pos_att_type"]!r}; only c2p and p2c are supported')
+        raise ValueError(f'pos_att_type={terms}; only c2p and p2c are supported')
     if not raw.get('relative_attention'):
         raise ValueError('relative_attention=False; only true is supported')
     if raw.get('pooler_hidden_size', raw.get('hidden_size')) != raw.get('hidden_size'):

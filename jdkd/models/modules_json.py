@@ -8,7 +8,6 @@ Source: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -16,10 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
-import tokenizers
 
+from jdkd.models import files as files_lib
+from jdkd.models import tokenizer
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, Projection
+from jdkd.models.files import inside, read_json, understood
+from jdkd.runtime.messages import brief, shown
 
 _ORDER = ('Transformer', 'Pooling', 'Dense', 'Normalize')
 _TYPES = 'sentence_transformers.models'
@@ -71,18 +72,16 @@ def read(root: pathlib.Path) -> Modules:
 
     Raises:
         FileNotFoundError: if a projection has no safetensors.
-        ValueError: if the modules do something that `DualEncoder` cannot.
+        ValueError: if the modules do something that `DualEncoder` cannot, or a file is damaged or
+            names another outside the directory.
     """
-    prompts = (read_json(root / 'config_sentence_transformers.json') or {}).get('prompts') or {}
-    names = ('document', 'passage', 'corpus')  # Of passages; as `encode_document` looks for them.
-    found = {
-        'query_prompt': prompts.get('query') or '',
-        'passage_prompt': next(filter(None, map(prompts.get, names)), ''),
-    }
-    modules = read_json(root / 'modules.json')
+    found = _prompts(root / 'config_sentence_transformers.json')
+    file = root / 'modules.json'
+    modules = read_json(file, list)
     if modules is None:
         return Modules(encoder=root, **found)
-    chain = [(_kind(module['type']), root / module['path']) for module in modules]
+    with understood(file):
+        chain = [(_kind(m['type']), inside(root, m['path'], file)) for m in modules]
     if chain and chain[0][0] in ('Router', 'Asym'):
         routes = _routes(chain[0][1])
         query, passage = (
@@ -176,9 +175,15 @@ def _module_files(
     }
 
 
-def read_json(file: pathlib.Path) -> Any:
-    """The content of a JSON file, None where there is no such file."""
-    return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
+def _prompts(file: pathlib.Path) -> dict[str, str]:
+    told = (read_json(file) or {}).get('prompts') or {}
+    names = ('document', 'passage', 'corpus')  # Of passages; as `encode_document` looks for them.
+    with understood(file):
+        query, passage = told.get('query'), next(filter(None, map(told.get, names)), None)
+    for prompt in (query, passage):
+        if not isinstance(prompt or '', str):
+            raise ValueError(f'{file} has the prompt {shown(prompt)}; a prompt is a string.')
+    return {'query_prompt': query or '', 'passage_prompt': passage or ''}
 
 
 def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
@@ -190,20 +195,20 @@ def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
     if file is None:
         raise FileNotFoundError(f'{folder} has no router_config.json; fetch the checkpoint again.')
     raw = read_json(file)
-    routes, mappings = raw['structure'], raw['parameters'].get('route_mappings')
+    with understood(file):
+        routes, mappings = dict(raw['structure']), raw['parameters'].get('route_mappings')
+        kinds = {name: _kind(kind) for name, kind in raw['types'].items()}
     if sorted(routes) != sorted(ROUTES.values()) or mappings:
         raise ValueError(
-            f'{file} has the routes {", ".join(routes)}'
+            f'{file} has the routes {brief(", ".join(routes))}'
             f'{" with route_mappings" if mappings else ""}; supported are '
             f'{" and ".join(ROUTES.values())}, without mappings.'
         )
-    for name in raw['types']:
-        if pathlib.PurePath(name).name != name:
-            raise ValueError(f'{file} names the folder {name!r}, which is not inside {folder}.')
-    return {
-        route: [(_kind(raw['types'][name]), folder / name) for name in names]
-        for route, names in routes.items()
-    }
+    with understood(file):
+        return {
+            route: [(kinds[name], inside(folder, name, file)) for name in names]
+            for route, names in routes.items()
+        }
 
 
 def _chain(root: pathlib.Path, chain: Sequence[tuple[str, pathlib.Path]]) -> Modules:
@@ -211,8 +216,9 @@ def _chain(root: pathlib.Path, chain: Sequence[tuple[str, pathlib.Path]]) -> Mod
     kinds, folders = [kind for kind, _ in chain], dict(chain)
     if not re.fullmatch('Transformer( Pooling( Dense)?( Normalize)?)?', ' '.join(kinds)):
         raise ValueError(
-            f'{root}/modules.json has the modules {", ".join(kinds)}; supported are Transformer, '
-            'Pooling, Dense and Normalize, in this order, each once, the last two optional.'
+            f'{root}/modules.json has the modules {brief(", ".join(kinds))}; supported are '
+            'Transformer, Pooling, Dense and Normalize, in this order, each once, the last two '
+            'optional.'
         )
     found = {}
     _check_lower_case(folders['Transformer'])
@@ -236,7 +242,7 @@ def _module_config(folder: pathlib.Path) -> dict[str, Any]:
     for key, value in _FIXED.items():
         if raw.get(key) not in (None, value):
             raise ValueError(
-                f'{folder}/config.json has {key}={raw[key]!r}; only {value!r} is supported; '
+                f'{folder}/config.json has {key}={shown(raw[key])}; only {value!r} is supported; '
                 'give a checkpoint that was made so.'
             )
     return raw
@@ -251,10 +257,10 @@ def _pooling(folder: pathlib.Path) -> str:
             flag.removeprefix('pooling_mode_').replace('cls_token', 'cls').removesuffix('_tokens')
             for flag in flags
         ]
-    modes = [modes] if isinstance(modes, str) else list(modes)
+    modes = [str(mode) for mode in (modes if isinstance(modes, list) else [modes])]
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
-            f'{folder}/config.json asks for pooling {" and ".join(modes) or "of no kind"}; '
+            f'{folder}/config.json asks for pooling {brief(" and ".join(modes)) or "of no kind"}; '
             f'supported is one of {", ".join(POOLINGS)}, alone: give a checkpoint with that.'
         )
     return modes[0]
@@ -262,12 +268,12 @@ def _pooling(folder: pathlib.Path) -> str:
 
 def _projection(folder: pathlib.Path) -> tuple[Projection, dict[str, np.ndarray]]:
     raw = _module_config(folder)
-    activation = raw.get('activation_function', _ACTIVATIONS['tanh'])
+    activation = str(raw.get('activation_function', _ACTIVATIONS['tanh']))
     ours = {path.rsplit('.', 1)[-1]: name for name, path in _ACTIVATIONS.items()}
     name = activation.rsplit('.', 1)[-1]
     if not activation.startswith('torch.') or name not in ours:
         raise ValueError(
-            f'{folder}/config.json has activation_function={activation!r}; supported are '
+            f'{folder}/config.json has activation_function={shown(activation)}; supported are '
             f'{", ".join(_ACTIVATIONS.values())}.'
         )
     file = folder / 'model.safetensors'
@@ -276,21 +282,22 @@ def _projection(folder: pathlib.Path) -> tuple[Projection, dict[str, np.ndarray]
             f'{folder} has no model.safetensors; where its weights are a pytorch_model.bin, '
             'convert them: load the model with sentence-transformers and save() it again.'
         )
-    projection = Projection(raw['out_features'], raw.get('bias', True), ours[name])
-    expected = {'linear.weight': (raw['out_features'], raw['in_features'])}
+    with understood(folder / 'config.json'):
+        projection = Projection(raw['out_features'], bool(raw.get('bias', True)), ours[name])
+        expected = {'linear.weight': (raw['out_features'], raw['in_features'])}
     if projection.bias:
         expected['linear.bias'] = (raw['out_features'],)
-    tensors = safetensors.numpy.load_file(file)
-    found = {name: value.shape for name, value in tensors.items()}
+    tensors = files_lib.open_tensors(file)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
     if found != expected:
         raise ValueError(
-            f'{file} has tensors of shapes {found}, but its config.json implies {expected}; fetch '
-            'the checkpoint again.'
+            f'{file} has tensors of shapes {shown(found)}, but its config.json implies '
+            f'{shown(expected)}; fetch the checkpoint again.'
         )
     # Theirs is [out, in], ours [in, out].
-    params = {'kernel': np.ascontiguousarray(tensors['linear.weight'].T, np.float32)}
+    params = {'kernel': np.ascontiguousarray(tensors['linear.weight'].read().T, np.float32)}
     if projection.bias:
-        params['bias'] = tensors['linear.bias'].astype(np.float32)
+        params['bias'] = tensors['linear.bias'].read().astype(np.float32)
     return projection, params
 
 
@@ -299,7 +306,7 @@ def _check_lower_case(encoder: pathlib.Path) -> None:
     if not (read_json(encoder / 'sentence_bert_config.json') or {}).get('do_lower_case'):
         return
     file = encoder / 'tokenizer.json'
-    normalizer = tokenizers.Tokenizer.from_file(str(file)).normalizer if file.is_file() else None
+    normalizer = tokenizer.read(file).normalizer if file.is_file() else None
     if normalizer is None or normalizer.normalize_str('A') != 'a':
         raise ValueError(
             f'{encoder}/sentence_bert_config.json has do_lower_case=True, but the tokenizer keeps '

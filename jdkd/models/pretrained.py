@@ -1,6 +1,7 @@
-"""Weights in: a Hugging Face checkpoint as our parameters, and its tokenizer.
+"""Weights in: a Hugging Face checkpoint as our parameters.
 
-Only safetensors are read. What differs between model families is data, in `families.FAMILIES`.
+Only safetensors are read, and of their data nothing before the shapes are known to agree. What
+differs between model families is data, in `families.FAMILIES`.
 """
 
 import dataclasses
@@ -11,17 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
-import tokenizers
 from flax import traverse_util
 
-from jdkd.models import modules_json
+from jdkd.models import files, modules_json
 from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.dual_encoder import Projection
 from jdkd.models.families import FAMILIES, Slot, slot
-from jdkd.models.modules_json import read_json as _read_json
+from jdkd.models.files import read_json, understood
 from jdkd.models.transformer import param_shapes
+from jdkd.runtime.messages import brief, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_sketches(path: str | os.PathLike) -> list[Sketch]:
     found = []
     for tower in filter(None, (modules, modules.query)):
         _weight_files(tower.encoder)
-        config = _read_config(_raw_config(tower.encoder), tower.encoder)
+        _, config = _config_of(tower.encoder)
         width = tower.projection.out_dim if tower.projection else config.hidden_size
         found.append(Sketch(config, tower.encoder, width))
     return found
@@ -125,8 +125,8 @@ def _read(
 ) -> Pretrained:
     """What `read_pretrained` returns, of one tower."""
     directory = modules.encoder
-    raw = _raw_config(directory)
-    config = _read_config(raw, directory)
+    raw, config = _config_of(directory)
+    file = directory / 'config.json'
     if modules.projection is not None:
         width = len(modules.projection_params['kernel'])
         if width != config.hidden_size:
@@ -136,12 +136,20 @@ def _read(
             )
     family = FAMILIES[config.family]
     tensors = _Tensors(directory, config.family)
+    if config.num_layers > len(tensors.all):
+        raise ValueError(
+            f'{file} promises {config.num_layers} layers, but there are {len(tensors.all)} '
+            'tensors; fetch the checkpoint again.'
+        )
     params = traverse_util.unflatten_dict(
         tensors.take(param_shapes(config), family.modules), sep='/'
     )
     head, labels = None, ()
-    if family.classifier in (raw.get('architectures') or ()):
-        labels = _labels(raw, tensors.rows(slot('classifier/bias', family.head).name))
+    with understood(file):
+        is_classifier = family.classifier in (raw.get('architectures') or ())
+    if is_classifier:
+        with understood(file):
+            labels = _labels(raw, tensors.rows(slot('classifier/bias', family.head).name))
         head = traverse_util.unflatten_dict(
             tensors.take(head_shapes(config, len(labels)), family.head), sep='/'
         )
@@ -174,16 +182,16 @@ class _Tensors:
         self.family = FAMILIES[family]
         self.all, self.taken = {}, set()
         for file in _weight_files(directory):
-            for name, value in safetensors.numpy.load_file(file).items():
+            for name, tensor in files.open_tensors(file).items():
                 name = name.removeprefix(self.family.prefix)
                 # Checkpoints converted from TensorFlow name layer norms so.
                 name = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
                 name = name.replace('LayerNorm.beta', 'LayerNorm.bias')
-                self.all[name] = value
+                self.all[name] = tensor
 
     def rows(self, name: str) -> int:
         """Size of the first axis of a tensor; 0 where there is none."""
-        return len(self.all.get(name, ()))
+        return self.all[name].shape[0] if name in self.all else 0
 
     def take(
         self, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, str | Slot]
@@ -198,18 +206,18 @@ class _Tensors:
                     f'{self.directory} has no tensor {name!r} (our {path}); its config.json '
                     'promises one: fetch the checkpoint again, or mend its config.json.'
                 )
-            value = self.all[name]
+            tensor = self.all[name]
             # Theirs is [out, in], ours [in, out].
             is_kernel = path.endswith('/kernel')
             rows, *rest = shape[::-1] if is_kernel else shape
             expected = (parts * rows, *rest)
-            if value.shape != expected:
+            if tensor.shape != expected:
                 raise ValueError(
-                    f'Tensor {name!r} in {self.directory} has shape {value.shape}, but its '
+                    f'Tensor {name!r} in {self.directory} has shape {shown(tensor.shape)}, but its '
                     f'config.json and its other tensors imply {expected}.'
                 )
             self.taken.add(name)
-            value = value[part * rows : (part + 1) * rows]
+            value = tensor.read()[part * rows : (part + 1) * rows]
             value = value.T if is_kernel else value
             params[path] = np.ascontiguousarray(value, np.float32)
         return params
@@ -223,16 +231,20 @@ class _Tensors:
         if unknown:
             raise ValueError(
                 f'{self.directory} has {len(unknown)} tensors that {self.family.architecture} '
-                f'does not use: {", ".join(unknown[:5])}; give a checkpoint of that model, or '
-                f'of {self.family.classifier}.'
+                f'does not use: {brief(", ".join(unknown[:5]))}; give a checkpoint of that model, '
+                f'or of {self.family.classifier}.'
             )
 
 
 def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    index = _read_json(directory / 'model.safetensors.index.json')
-    names = sorted(set(index['weight_map'].values())) if index else ['model.safetensors']
+    file = directory / 'model.safetensors.index.json'
+    index = read_json(file)
+    names = ['model.safetensors']
+    if index is not None:
+        with understood(file):
+            names = sorted(set(index['weight_map'].values()))
     for name in names:
-        if not (directory / name).is_file():
+        if not files.inside(directory, name, file).is_file():
             raise FileNotFoundError(
                 f'{directory} has no {name}; where its weights are a pytorch_model.bin, convert '
                 'them: load the model with transformers and save_pretrained() it again.'
@@ -240,42 +252,46 @@ def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
     return [directory / name for name in names]
 
 
-def _raw_config(directory: pathlib.Path) -> dict[str, Any]:
-    raw = _read_json(directory / 'config.json')
+def _config_of(directory: pathlib.Path) -> tuple[dict[str, Any], TransformerConfig]:
+    """config.json, and what we make of it."""
+    file = directory / 'config.json'
+    raw = read_json(file)
     if raw is None:
         raise FileNotFoundError(
             f'{directory} has no config.json; give the directory of a Hugging Face checkpoint.'
         )
-    return raw
+    return raw, _read_config(raw, file)
 
 
-def _read_config(raw: Mapping[str, Any], directory: pathlib.Path) -> TransformerConfig:
+def _read_config(raw: Mapping[str, Any], file: pathlib.Path) -> TransformerConfig:
     kind = raw.get('model_type')
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
-            f'{directory} is a model of type {kind!r}; supported are: {", ".join(FAMILIES)}.'
+            f'{file.parent} is a model of type {shown(kind)}; supported are: {", ".join(FAMILIES)}.'
         )
     family = FAMILIES[kind]
     for key, value in family.fixed.items():
         if raw.get(key, value) != value:
-            raise ValueError(
-                f'{directory}/config.json has {key}={raw[key]!r}; only {value!r} is supported.'
-            )
+            raise ValueError(f'{file} has {key}={shown(raw[key])}; only {value!r} is supported.')
     told = {ours: raw[key] for ours, key in family.fields.items() if raw.get(key) is not None}
     fields = family.defaults | told
     for field in dataclasses.fields(TransformerConfig):
         if field.default is dataclasses.MISSING and field.name not in fields:
-            raise ValueError(f'{directory}/config.json has no {family.fields[field.name]!r}.')
+            raise ValueError(f'{file} has no {family.fields[field.name]!r}.')
     try:
-        return TransformerConfig(family=kind, **fields | family.read(raw))
+        with understood(file):
+            TransformerConfig(family=kind, **fields)  # Before `read` computes with sizes.
+            return TransformerConfig(family=kind, **fields | family.read(raw))
     except ValueError as error:
-        raise ValueError(f'{directory}/config.json: {error}') from error
+        if str(file) in str(error):
+            raise
+        raise ValueError(f'{file}: {error}') from error
 
 
 def _labels(raw: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """Names of a classifier's outputs; numbers where config.json does not name as many."""
     names = raw.get('id2label') or {}
-    return tuple(names.get(str(i), str(i)) for i in range(count))
+    return tuple(str(names.get(str(i), i)) for i in range(count))
 
 
 def _only_layers(params: dict[str, Any], picks: Sequence[int]) -> dict[str, Any]:
@@ -284,73 +300,27 @@ def _only_layers(params: dict[str, Any], picks: Sequence[int]) -> dict[str, Any]
 
 
 def _max_length(directory: pathlib.Path, config: TransformerConfig) -> int:
-    own = _read_json(directory / 'sentence_bert_config.json') or {}
-    tokenizer = _read_json(directory / 'tokenizer_config.json') or {}
-    told = own.get('max_seq_length') or tokenizer.get('model_max_length')
-    # A tokenizer without a limit says 1e30.
-    return int(min(told or config.max_positions, config.max_positions))
+    for name, field in (
+        ('sentence_bert_config.json', 'max_seq_length'),
+        ('tokenizer_config.json', 'model_max_length'),
+    ):
+        told = (read_json(directory / name) or {}).get(field)
+        if not told:
+            continue
+        if not isinstance(told, int | float) or not told >= 1:
+            raise ValueError(
+                f'{directory / name} has {field}={shown(told)}; it is a number of tokens.'
+            )
+        # A tokenizer without a limit says 1e30.
+        return int(min(told, config.max_positions))
+    return config.max_positions
 
 
 def _license(card: pathlib.Path) -> str | None:
-    text = card.read_text(encoding='utf-8') if card.is_file() else ''
+    if not card.is_file():
+        return None
+    with card.open(encoding='utf-8', errors='replace') as f:
+        text = f.read(2**16)
     front = re.match(r'---\n(.*?)\n---', text, re.DOTALL)
-    found = front and re.search(r'^license:\s*(\S+)', front[1], re.MULTILINE)
+    found = front and re.search(r'^license: *["\']?([\w.+-]+)', front[1], re.MULTILINE)
     return found[1] if found else None
-
-
-# What tokenizers that do not say call their special tokens.
-_SPECIAL = {
-    'cls': ('[CLS]', '<s>'),
-    'sep': ('[SEP]', '</s>'),
-    'pad': ('[PAD]', '<pad>'),
-    'mask': ('[MASK]', '<mask>'),
-}
-
-
-def load_tokenizer(path: str | os.PathLike) -> tokenizers.Tokenizer:
-    """The fast tokenizer of a directory, which neither truncates nor pads until told to.
-
-    Raises:
-        FileNotFoundError: if there are no tokenizer files.
-    """
-    directory = pathlib.Path(path)
-    if (directory / 'tokenizer.json').is_file():
-        tokenizer = tokenizers.Tokenizer.from_file(str(directory / 'tokenizer.json'))
-    else:
-        if not any((directory / name).is_file() for name in ('vocab.txt', 'vocab.json')):
-            raise FileNotFoundError(
-                f'{directory} has no tokenizer.json and no vocabulary; copy the tokenizer of the '
-                'checkpoint there.'
-            )
-        import transformers  # Here, because it takes seconds.
-
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory).backend_tokenizer
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def special_ids(path: str | os.PathLike) -> dict[str, int]:
-    """Ids of the special tokens `cls`, `sep`, `pad` and `mask` of a tokenizer directory.
-
-    Raises:
-        FileNotFoundError: if there are no tokenizer files.
-        ValueError: if the vocabulary has no such token.
-    """
-    directory = pathlib.Path(path)
-    told = _read_json(directory / 'special_tokens_map.json') or {}
-    told |= _read_json(directory / 'tokenizer_config.json') or {}
-    tokenizer = load_tokenizer(directory)
-    ids = {}
-    for role, usual in _SPECIAL.items():
-        token = told.get(f'{role}_token')
-        token = token['content'] if isinstance(token, dict) else token
-        found = [tokenizer.token_to_id(t) for t in ((token,) if token else usual)]
-        found = [i for i in found if i is not None]
-        if not found:
-            raise ValueError(
-                f'The tokenizer in {directory} has no {role} token ({token or " or ".join(usual)});'
-                f' name it as {role}_token in its tokenizer_config.json.'
-            )
-        ids[role] = found[0]
-    return ids

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from jdkd.runtime import stages
+from jdkd.runtime.messages import brief
 
 FILE = 'config.json'
 # Fields that list names.
@@ -33,7 +34,9 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
             path = match[1] if match[1] is not None else (argv + [''])[i + 1]
     file, _, variant = path.partition(':')
     if not pathlib.Path(file).is_file():
-        raise ValueError(f"there is no config file '{file}'; give one, for example {default}.")
+        raise ValueError(
+            f"there is no config file '{brief(file)}'; give one, for example {default}."
+        )
     get_config = runpy.run_path(file)['get_config']
     fields = sorted(_paths(get_config(variant) if variant else get_config()))
     for arg in argv:
@@ -42,7 +45,7 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, n=3, cutoff=0.5)
                 hint = f'did you mean {" or ".join(near)}?' if near else f'see {file}.'
-                raise ValueError(f"{path} has no field '{name}'; {hint}")
+                raise ValueError(f"{path} has no field '{brief(name)}'; {hint}")
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:

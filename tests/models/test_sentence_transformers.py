@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jdkd.models import export, modules_json, pretrained
+from jdkd.models import tokenizer as tokenizer_lib
 from jdkd.models.cross_encoder import CrossEncoder, join_pairs
 from jdkd.models.dual_encoder import DualEncoder, Projection, tower
 
@@ -78,7 +79,7 @@ def ours(directory):
 
 
 def tokenize(read, texts):
-    tokenizer = pretrained.load_tokenizer(read.tokenizer_dir)
+    tokenizer = tokenizer_lib.load(read.tokenizer_dir)
     tokenizer.enable_truncation(read.max_length)
     tokenizer.enable_padding(length=LENGTH)
     return np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)
