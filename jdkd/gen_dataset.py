@@ -9,7 +9,7 @@ import scipy.special
 from absl import logging
 
 from jdkd import cautions
-from jdkd.data import candidates, dark, dataset
+from jdkd.data import candidates, dark, dataset, packing
 from jdkd.data.candidates import Lists
 from jdkd.distill import schedules
 from jdkd.run import Queries, Run
@@ -129,9 +129,10 @@ def _candidates(
     run: Run, path: str, round_index: int, runs: dict, encoder: Encoder, active: np.ndarray
 ) -> dict:
     config = run.config
-    # D_eval in whole batches, or where it is smaller than one, in whole rows of devices.
+    # D_eval in whole batches, or where it is smaller than one, in whole parts of one.
     eval_lists = min(config.candidates.eval_lists, len(run.eval))
-    unit = config.batch_size if eval_lists >= config.batch_size else run.mesh.shape['data']
+    rows = packing.resolve(config.rows, run.mesh.shape['data'])
+    unit = config.batch_size if eval_lists >= config.batch_size else rows.parts * rows.chunks
     num_lists = {
         'train': config.steps_per_round * config.batch_size,
         'eval': max(eval_lists // unit, 1) * unit,

@@ -23,6 +23,18 @@ def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
                     f'{field}={size} does not divide over the {ways} devices of mesh axis data; '
                     'change it or mesh.data.'
                 )
+        parts, chunks = config.rows.parts or ways, config.rows.chunks
+        if parts % ways:
+            yield (
+                f'rows.parts={parts} does not divide over the {ways} devices of mesh axis data; '
+                'set it to a multiple, or to 0.'
+            )
+        for field, size in sizes.items():
+            if size % (parts * chunks) and not size % ways:
+                yield (
+                    f'{field}={size} does not divide among {parts} parts (rows.parts) of {chunks} '
+                    'chunks (rows.chunks) each; change it or these.'
+                )
 
 
 def mesh_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:

@@ -123,6 +123,11 @@ def _size_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
             f'train_passage_length={config.train_passage_length} is more than the student encodes, '
             f'student.passage_length={config.student.passage_length}; lower it.'
         )
+    if 0 < config.rows.shared < config.train_passage_length:
+        yield (
+            f'rows.shared={config.rows.shared} does not hold the longest candidate, '
+            f'train_passage_length={config.train_passage_length}; raise it, or lower that.'
+        )
     depths = {'candidates': candidates}
     depths |= {f'systems.{name}.train': entry.train for name, entry in trained(config).items()}
     for field, owner in depths.items():
