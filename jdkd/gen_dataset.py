@@ -1,6 +1,7 @@
 """GenDataset of Algorithm 1: retrieve, draw candidates, score them, write D_train and D_eval."""
 
 import dataclasses
+import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from jdkd.data import candidates, dark, dataset, packing
 from jdkd.data.candidates import Lists
 from jdkd.distill import schedules
 from jdkd.run import Queries, Run
+from jdkd.runtime import distributed, stages
 from jdkd.systems import base
 from jdkd.systems.base import System
 from jdkd.systems.build import record_features
@@ -35,9 +37,18 @@ class Teacher:
     members: Sequence[System]
     weights: Sequence[float] | None
 
-    def score(self, weights: Mapping[str, float], queries: Queries, lists: Lists) -> np.ndarray:
-        """`[M, N]` logits, given the weights by name."""
-        return sum(weights[m.name] * base.score(m, queries, lists) for m in self.members)
+    def score(
+        self,
+        weights: Mapping[str, float],
+        queries: Queries,
+        lists: Lists,
+        directory: pathlib.Path,
+    ) -> np.ndarray:
+        """`[M, N]` logits, given the weights by name; see `base.score_in_parts`."""
+        return sum(
+            weights[m.name] * base.score_in_parts(m, queries, lists, directory, m.name)
+            for m in self.members
+        )
 
 
 def generate(
@@ -73,13 +84,18 @@ def generate(
     runs = _runs(run, f'{root}/runs', retrievers)
     drawn = _candidates(run, f'{root}/candidates', round_index, runs, encoder, active)
     scores = _scores(run, f'{root}/scores', round_index, drawn, teacher, pool, encoder)
-    written = run.stage(
-        f'{root}/dataset',
-        {'scores': scores['digest']},
-        lambda out: dataset.write(
-            out, {split: _features(run, root, split, encoder) for split in SPLITS}
-        ),
+    inputs = {
+        'scores': scores['digest'],
+        'false_negatives': run.config.candidates.false_negatives,
+    }
+
+    def write(out):
+        dataset.write(out, {split: _features(run, root, split, encoder) for split in SPLITS})
+
+    written = distributed.from_first(
+        lambda: run.stage(f'{root}/dataset', inputs, write), f'{root}/dataset'
     )
+    distributed.await_files([run.workdir / root / 'dataset' / stages.MANIFEST])
     return {**scores['result'], 'one_hot': _one_hot(run, root, round_index)}, written
 
 
@@ -116,11 +132,7 @@ def _runs(run: Run, path: str, retrievers: Collection[System]) -> dict:
 
     return run.stage(
         path,
-        {
-            'retrievers': {r.name: r.digest for r in retrievers},
-            'collection': run.collection.fingerprint,
-            'depth': run.config.candidates.depth,
-        },
+        base.retrieval(run, retrievers, depth=run.config.candidates.depth),
         build,
     )
 
@@ -175,7 +187,7 @@ def _candidates(
             'runs': runs['digest'],
             'active': candidates.array_digest(active),
             'lists': num_lists,
-            'candidates': config.candidates.to_dict(),
+            'hard_negatives': config.candidates.hard_negatives,
             'dark': config.dark.to_dict(),
             'length': config.train_passage_length,
             'seed': config.seed,
@@ -222,7 +234,12 @@ def _scores(
                     logging.info(
                         '%s has %.1f%% of the pairs of %s', system.path, 100 * share, split
                     )
-            raw[split] = {name: base.score(s, queries, lists) for name, s in systems.items()}
+            raw[split] = {
+                name: base.score_in_parts(s, queries, lists, out, f'{split}.{name}')
+                for name, s in systems.items()
+            }
+        if not distributed.is_first():
+            return None
         num_originals = lists.passages.shape[1]
         for name, system in systems.items():
             own = raw['train'][name][:, :num_originals]
@@ -269,6 +286,7 @@ def _scores(
             'fitted': fitted and {k: fitted[k] for k in ('teacher', 'scales')},
         },
         build,
+        resumable=True,
     )
 
 

@@ -20,9 +20,10 @@ from jdkd import cautions, gen_dataset, report, student
 from jdkd.data import candidates
 from jdkd.data.candidates import Lists
 from jdkd.gen_dataset import Teacher
-from jdkd.retrieval import evaluate, significance
+from jdkd.retrieval import evaluate, index, significance
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
+from jdkd.runtime import distributed
 from jdkd.systems import base
 from jdkd.systems.base import System
 from jdkd.systems.build import build
@@ -135,11 +136,7 @@ def compare(
 
     return run.stage(
         f'rounds/{round_index:02d}/eval',
-        {
-            'student': current.digest,
-            'pool': {a.name: a.digest for a in pool},
-            'references': {r.name: r.digest for r in references},
-        },
+        base.measuring(run, {s.name: s for s in (current, *pool, *references)}.values()),
         build_stage,
     )['result']
 
@@ -182,20 +179,50 @@ def harder_queries(wrong: np.ndarray, replay: float, *, seed: int, round_index: 
 
 
 def rerank(
-    run: Run, teacher: Teacher, weights: Mapping[str, float], first: System, queries: Queries
+    run: Run,
+    name: str,
+    teacher: Teacher,
+    weights: Mapping[str, float],
+    first: System,
+    queries: Queries,
 ) -> Ranking:
-    """The first stage's top passages in the order of the teacher's scores."""
-    ranking, _ = first.rank(queries)
-    # Slots without a passage are scored as the first one of their query and then put last.
-    known = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
-    lists = Lists.originals(np.arange(len(queries), dtype=np.int32), np.maximum(known, 0))
-    scores = teacher.score(weights, queries, lists)
-    scores = np.where(ranking.passages >= 0, scores, -np.inf).astype(np.float32)
-    order = np.argsort(-scores, axis=1, kind='stable')
-    return Ranking(
-        np.take_along_axis(ranking.passages, order, axis=1),
-        np.take_along_axis(scores, order, axis=1),
+    """The first stage's top passages in the order of a teacher's scores, kept as a stage.
+
+    Args:
+        run: The run.
+        name: Of the teacher; the stage is `systems/<name>/reranking-<split>`.
+        teacher: Scores.
+        weights: Of its members, by name.
+        first: Its top passages are scored.
+        queries: A split's.
+    """
+
+    def build_stage(out):
+        ranking, _ = first.rank(queries)
+        # Slots without a passage are scored as the first one of their query and then put last.
+        known = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
+        lists = Lists.originals(np.arange(len(queries), dtype=np.int32), np.maximum(known, 0))
+        scores = teacher.score(weights, queries, lists, out)
+        if not distributed.is_first():
+            return
+        scores = np.where(ranking.passages >= 0, scores, -np.inf).astype(np.float32)
+        order = np.argsort(-scores, axis=1, kind='stable')
+        Ranking(
+            np.take_along_axis(ranking.passages, order, axis=1),
+            np.take_along_axis(scores, order, axis=1),
+        ).save(out, 'ranking')
+
+    path = f'systems/{name}/reranking-{queries.split}'
+    run.stage(
+        path,
+        {
+            **base.retrieval(run, [first]),
+            'teacher': {m.name: [m.digest, weights[m.name]] for m in teacher.members},
+        },
+        build_stage,
+        resumable=True,
     )
+    return index.load_ranking(run.workdir / path, 'ranking')
 
 
 def check_teacher(
@@ -204,7 +231,7 @@ def check_teacher(
     """Warns when the teacher does not beat every assistant on D_eval."""
 
     def build_stage(out):
-        ranking = rerank(run, teacher, scores['teacher'], first, run.eval)
+        ranking = rerank(run, 'teacher', teacher, scores['teacher'], first, run.eval)
         found = {'teacher': base.measure(run, ranking, run.eval)}
         for system in pool:
             found[system.name] = base.measure(run, system.rank(run.eval)[0], run.eval)
@@ -213,9 +240,9 @@ def check_teacher(
     found = run.stage(
         'rounds/00/teacher_eval',
         {
+            **base.measuring(run, {s.name: s for s in (first, *pool)}.values()),
             'teacher': {m.name: [m.digest, scores['teacher'][m.name]] for m in teacher.members},
-            'first': first.digest,
-            'pool': {a.name: a.digest for a in pool},
+            'first': first.name,
         },
         build_stage,
     )['result']
@@ -247,7 +274,7 @@ def final_test(
     def build_stage(out):
         rankings = {name: s.rank(run.test)[0] for name, s in shown.items()}
         rankings['teacher_rerank'] = rerank(
-            run, teacher, first_round['teacher'], systems[config.first_stage], run.test
+            run, 'teacher', teacher, first_round['teacher'], shown[config.first_stage], run.test
         )
         found = {name: base.measure(run, r, run.test) for name, r in rankings.items()}
         for name, measured in found.items():
@@ -264,10 +291,11 @@ def final_test(
     found = run.stage(
         'test',
         {
-            'systems': {name: s.digest for name, s in shown.items()},
+            **base.measuring(run, shown.values()),
             'teacher': {
                 m.name: [m.digest, first_round['teacher'][m.name]] for m in teacher.members
             },
+            'first': config.first_stage,
         },
         build_stage,
     )['result']

@@ -1,6 +1,7 @@
 """The command line.
 
 python -m jdkd.main --config configs/mta4dpr.py --config.rounds=3 --workdir runs/a
+python -m jdkd.main --config configs/mta4dpr.py --config.rounds=4 --workdir runs/a --update
 python -m jdkd.main --mode eval|search --workdir runs/a
 python -m jdkd.main --mode eval --config configs/eval.py --config.model=DIR \
     --config.collections=beir:PATH,python_docs --workdir runs/zero_shot
@@ -8,12 +9,15 @@ python -m jdkd.main --mode export --workdir runs/a --system=minilm_ft --push_to=
 python -m jdkd.main --mode plan --topology v5e:2x4
 """
 
+import contextlib
 import functools
 import logging as stdlib_logging
 import pathlib
+import shutil
+import signal
 import sys
+import traceback
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -21,10 +25,11 @@ from jdkd import iterate, plan, search, serve, validation, zero_shot
 from jdkd.data import store
 from jdkd.run import Run
 from jdkd.runtime import config as configs
-from jdkd.runtime import lock
+from jdkd.runtime import distributed, files, interrupts, lock
 from jdkd.runtime import mesh as meshes
 
 DEFAULT = 'configs/mta4dpr.py'
+_NO_SPACE = 2**20  # Bytes, below which a disk counts as full.
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', DEFAULT, 'Config file, with an argument after a colon.', lock_config=True
@@ -47,8 +52,24 @@ _OUTPUT = flags.DEFINE_string(
 _AGAINST = flags.DEFINE_string(
     'against', None, 'Another workdir or a TREC run file that --mode eval compares with.'
 )
+_UPDATE = flags.DEFINE_bool(
+    'update',
+    False,
+    'Go on in a workdir of another config: what the changed fields decide is made anew, the rest '
+    'is kept, and what was there moves to <workdir>/replaced.',
+)
 _PUSH_TO = flags.DEFINE_string(
     'push_to', None, 'Repository on the Hugging Face hub that the export is uploaded to.'
+)
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'host:port of process 0, where several processes are started by hand.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many there are.')
+_PROCESS_INDEX = flags.DEFINE_integer('process_index', None, 'Which of them this one is.')
+_HANG_SECONDS = flags.DEFINE_float(
+    'hang_seconds',
+    1800,
+    'Of several processes, one stops where a train step takes longer (with compiling); 0: never.',
 )
 
 
@@ -59,6 +80,9 @@ def main(argv):
         for flag in of_mode:
             if flag.present and _MODE.value != mode:
                 raise ValueError(f'--{flag.name} is for --mode {mode}; add that or leave it out.')
+    is_eval = _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value)
+    if _UPDATE.value and not (_MODE.value == 'train' or is_eval):
+        raise ValueError('--update is for --mode train and for --mode eval with a --config of it.')
     if zero_shot.is_config(_CONFIG.value) and _MODE.value in ('train', 'plan'):
         raise ValueError(
             f'config {_config_name()} says what to measure; give --mode eval, or a config to '
@@ -69,30 +93,38 @@ def main(argv):
         validation.validate(config)
         print(plan.table(plan.plan(config, _TOPOLOGY.value)))
         return
-    if jax.process_count() > 1:
-        raise ValueError('this version runs on one host; start one process.')
+    distributed.start(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_INDEX.value,
+        hang_seconds=_HANG_SECONDS.value,
+    )
+    if not distributed.is_first() and logging.get_verbosity() == logging.INFO:
+        logging.set_verbosity(logging.WARNING)  # What is told once, process 0 tells.
+    if _MODE.value == 'search' and distributed.count() > 1:
+        raise ValueError('--mode search answers one user; start one process.')
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
     if _MODE.value == 'train':
         config = configs.resolve(_CONFIG.value)
-        validation.before_start(config, workdir)  # Before the workdir exists.
-        with lock.held(workdir):
-            configs.save(workdir, config)
+        # Before the workdir exists.
+        distributed.from_first(lambda: validation.before_start(config, workdir), 'the config')
+        with _held(workdir, config):
             run = _run(config, workdir)
-            validation.before_work(run)
+            distributed.from_first(lambda: validation.before_work(run), 'the collection')
             iterate.train(run)
         return
-    if _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value):
+    if is_eval:
         config = configs.resolve(_CONFIG.value)
         zero_shot.validate(config, workdir)
-        with lock.held(workdir):
-            configs.save(workdir, config)
+        with _held(workdir, config):
+            pass
     config = configs.load(workdir)
     if zero_shot.is_config(config) and _MODE.value != 'eval':
         raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
     if _MODE.value == 'search':
         search.search(_run(config, workdir))
         return
-    with lock.held(workdir):
+    with _held(workdir):
         if zero_shot.is_config(config):
             open_run = functools.partial(_run, collect=store.fetch)
             zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
@@ -100,6 +132,38 @@ def main(argv):
             serve.evaluate(_run(config, workdir), _AGAINST.value)
         else:
             serve.export(_run(config, workdir), _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
+
+
+@contextlib.contextmanager
+def _held(workdir: pathlib.Path, config=None):
+    """What all that writes into a workdir goes on in: process 0 holds it for all of them.
+
+    Args:
+        workdir: Which.
+        config: What config.json is to hold; None if it is not looked at.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def hold():
+            stack.enter_context(lock.held(workdir, update=_UPDATE.value))
+            if config is not None:
+                configs.save(workdir, config)
+
+        try:
+            stack.enter_context(interrupts.handled())
+            distributed.from_first(hold, 'the workdir')
+            distributed.await_files([workdir / configs.FILE])
+            yield
+        except Exception as e:
+            # Some libraries only say that writing failed.
+            empty = isinstance(e, RuntimeError) and shutil.disk_usage(workdir).free < _NO_SPACE
+            if not (empty or files.is_full(e)):
+                raise
+            raise OSError(
+                f'the disk is full ({e}); free some space, and the same command goes on: what is '
+                f'finished in {workdir} is kept.'
+            ) from e
+        distributed.barrier('the end')
 
 
 def _config_name() -> str:
@@ -136,9 +200,22 @@ def cli():
     logging.get_absl_handler().addFilter(_is_for_users)
     try:
         app.run(main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        sys.exit(interrupts.EXIT_CODES[signal.SIGINT])
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as e:
         logging.debug('where it happened:', exc_info=True)
-        sys.exit(f'jdkd: {e} (--verbosity=1 shows where)')
+        _leave(f'{e} (--verbosity=1 shows where)')
+    except Exception as e:
+        if distributed.count() == 1:
+            raise
+        traceback.print_exc()
+        _leave(repr(e))
+
+
+def _leave(message: str):
+    if distributed.count() == 1:
+        sys.exit(f'jdkd: {message}')
+    distributed.leave(message)
 
 
 if __name__ == '__main__':

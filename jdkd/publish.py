@@ -10,6 +10,7 @@ from absl import logging
 
 from jdkd.models import export
 from jdkd.run import Run
+from jdkd.runtime import distributed
 from jdkd.systems.encoders import Encoder
 
 STUDENT = 'student'
@@ -18,7 +19,7 @@ STUDENT = 'student'
 def write(
     run: Run, name: str, encoder: Encoder, found: Mapping, directory: pathlib.Path | None = None
 ) -> pathlib.Path:
-    """Exports an encoder of a run; see `export.export_sentence_transformer`.
+    """Exports an encoder of a run, on process 0; see `export.export_sentence_transformer`.
 
     Args:
         run: The run.
@@ -32,6 +33,8 @@ def write(
     """
     default = run.workdir / (STUDENT if name == STUDENT else f'exported/{name}')
     directory = pathlib.Path(directory or default)
+    if not distributed.is_first():
+        return directory
     spec = encoder.spec
     length, prompts = spec.query_length + spec.passage_length - 1, {}
     if spec.kind == 'dual_encoder':

@@ -10,9 +10,10 @@ from absl import logging
 from jdkd import cautions
 from jdkd.run import Run
 from jdkd.runtime import config as configs
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, files, stages
 
 matplotlib.use('Agg')
+matplotlib.rcParams['svg.hashsalt'] = 'jdkd'  # Else each page has ids of its own.
 import matplotlib.pyplot as plt  # noqa: E402
 
 _ROUND_FIELDS = (
@@ -64,8 +65,11 @@ def write(
         },
         'wall_seconds': stages.seconds(run.workdir),
     }
+    if not distributed.is_first():
+        return report
     stages.write_json(run.workdir / 'report.json', report)
-    (run.workdir / 'report.html').write_text(_page(report), encoding='utf-8')
+    with files.replacing(run.workdir / 'report.html') as f:
+        f.write(_page(report))
     shown = f'{measures_table(test)}\n\n{table(differences(significance), "student less")}'
     if warnings:
         shown += '\n\nwarnings\n' + '\n'.join(cautions.lines(warnings))

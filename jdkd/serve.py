@@ -7,7 +7,7 @@ from jdkd import publish, report, student
 from jdkd.retrieval import evaluate as evaluation
 from jdkd.retrieval import index, significance, vectors
 from jdkd.run import Run
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, stages
 from jdkd.systems import base, build
 from jdkd.systems.encoders import DualEncoderSystem
 
@@ -24,17 +24,22 @@ def evaluate(run: Run, against: str | None = None) -> dict[str, float]:
             compared with.
 
     Returns:
-        {measure: value}.
+        {measure: value}; of several processes the first does all this.
     """
     system = _final(run)
+    passage_tokens = system.encoder.passage_tokens(run)
     tokens = system.encoder.query_tokens(run, run.test)
+    return distributed.from_first(
+        lambda: _measure(run, system, passage_tokens, tokens, against), 'measuring the student'
+    )
+
+
+def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> dict[str, float]:
     queries = system.embed(tokens, 'student: test', tower='query')
     # On disk, as the collection may be larger than memory.
     with tempfile.TemporaryDirectory(dir=run.workdir, prefix='eval-') as temporary:
         directory = pathlib.Path(temporary)
-        system.write_embeddings(
-            directory, system.encoder.passage_tokens(run), 'passages', run.collection.passage_ids
-        )
+        system.write_embeddings(directory, passage_tokens, 'passages', run.collection.passage_ids)
         passages = vectors.load(directory)
         ranking, _ = base.ranked(
             run,
@@ -73,6 +78,8 @@ def export(run: Run, name: str, output: str | None = None, push_to: str | None =
     found = _report(run)
     encoder = _final(run).encoder if name == student.NAME else build.load_trained(run, name)
     directory = publish.write(run, name, encoder, found, output)
+    if not distributed.is_first():
+        return
     print(f'exported to {directory}')
     if push_to:
         print(f'pushed to {publish.push(directory, push_to)}')

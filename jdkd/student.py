@@ -12,11 +12,10 @@ from jdkd.data import dataset, loader
 from jdkd.distill import assistants, train
 from jdkd.distill import step as steps
 from jdkd.run import Run
-from jdkd.runtime import stages
-from jdkd.runtime.checkpoint import Checkpoints
+from jdkd.runtime import checkpoint, stages
 from jdkd.runtime.metrics import MetricsWriter
 from jdkd.systems.base import System
-from jdkd.systems.build import restored, token_lookup
+from jdkd.systems.build import CHECKPOINTS, restored, token_lookup
 from jdkd.systems.encoders import (
     DualEncoderSystem,
     Encoder,
@@ -60,7 +59,8 @@ class Student:
                 'this --workdir to its end first.'
             )
         step = (round_index + 1) * config.steps_per_round
-        encoder = restored(self.run, self.start, NAME, step, self.trainer.abstract)
+        directory = self.run.workdir / _train_stage(round_index) / CHECKPOINTS
+        encoder = restored(self.run, self.start, directory, step, self.trainer.abstract)
         name = f'{NAME}_{round_index:02d}'
         return DualEncoderSystem(name, trained['digest'], config.student.scale, self.run, encoder)
 
@@ -102,10 +102,11 @@ class Student:
                 'steps': [config.rounds, config.steps_per_round],
                 'seed': config.seed,
             },
-            lambda out: self._train_round(round_index, previous, pool, scales, choices),
+            lambda out: self._train_round(out, round_index, previous, pool, scales, choices),
+            resumable=True,
         )['result']
 
-    def _train_round(self, round_index, previous, pool, scales, choices) -> dict:
+    def _train_round(self, out, round_index, previous, pool, scales, choices) -> dict:
         run, config, trainer = self.run, self.run.config, self.trainer
         first, last = (r * config.steps_per_round for r in (round_index, round_index + 1))
         batches = self._batches(
@@ -116,17 +117,18 @@ class Student:
             scales,
             steps=config.steps_per_round,
         )
-        with Checkpoints(
-            run.workdir / 'checkpoints' / NAME, keep_period=config.steps_per_round
-        ) as saved:
+        series = {'last_step': last, 'total_steps': config.rounds * config.steps_per_round}
+        with checkpoint.Checkpoints(out / CHECKPOINTS) as saved:
 
             def start():
                 if not round_index:
                     return trainer.init(previous.encoder.params)
-                state = saved.restore_state(first, trainer.abstract)
+                before = run.workdir / _train_stage(round_index - 1) / CHECKPOINTS
+                state = checkpoint.restore_state(before, first, trainer.abstract)
                 return state.replace(selected=state.selected * 0)
 
-            writer = MetricsWriter(run.workdir, NAME, resume_step=saved.latest_step() or 0)
+            resumed = saved.latest_step() or first
+            writer = MetricsWriter(run.workdir, NAME, resume_step=resumed, **series)
             state = train.fit(
                 trainer,
                 start,
@@ -143,9 +145,10 @@ class Student:
                 desc=f'round {round_index}: train {NAME}',
             )
             writer.close()
+            saved.keep_only(last)
         eval_loss = self._eval_loss(round_index, state.params, pool, scales)
         # Of its own series, since a restart after the last step writes it again.
-        writer = MetricsWriter(run.workdir, f'{NAME}_eval', resume_step=first)
+        writer = MetricsWriter(run.workdir, f'{NAME}_eval', resume_step=first, **series)
         writer.write(last, eval_loss)
         writer.close()
         shares = np.asarray(state.selected) / max(float(state.selected.sum()), 1.0)
@@ -167,12 +170,14 @@ class Student:
         records = {'passages': lists.passages}
         if lists.dark.shape[1]:
             records['dark'] = lists.dark
-        to_batch = loader.fit(to_tokens, records, order, self.trainer.rows, steps=steps)
+        rows, mesh = self.trainer.rows, run.mesh
+        to_batch = loader.fit(to_tokens, records, order, rows, mesh, steps=steps)
         if pool and config.loss.in_batch:
             scorers = [a.scorer(queries) for a in pool]
             scales = [scales.get(a.name, a.scale) for a in pool]
             to_batch = loader.InBatchScores(to_batch, scorers, scales)
-        return loader.batches(dataset.read(run.workdir / root / 'dataset', split), to_batch, order)
+        source = dataset.read(run.workdir / root / 'dataset', split)
+        return loader.batches(source, to_batch, order, mesh)
 
     def _eval_loss(self, round_index, params, pool, scales) -> dict[str, float]:
         """Means of the loss terms over D_eval, in whole batches."""

@@ -20,13 +20,11 @@ from jdkd.gen_dataset import Teacher
 from jdkd.models import pretrained, weights
 from jdkd.models.families import FAMILIES
 from jdkd.retrieval import evaluate as evaluation
-from jdkd.retrieval import index, significance
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval import significance
 from jdkd.run import Run
 from jdkd.runtime import config as configs
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, stages
 from jdkd.systems import base
-from jdkd.systems.base import System
 from jdkd.systems.build import build
 from jdkd.validation import checkpoints, fields, machine
 from jdkd.validation.faults import caught, raise_all
@@ -139,6 +137,8 @@ def evaluate(
         'config_sha256': configs.digest(config),
         'wall_seconds': stages.seconds(workdir),
     }
+    if not distributed.is_first():
+        return found
     stages.write_json(workdir / 'report.json', found)
     print('\n\n'.join(table(measured, average, measure) for measure in config.measures))
     return found
@@ -219,7 +219,11 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
     first, model = build(run, FIRST), build(run, MODEL)
     rankings = {FIRST: first.rank(run.test)[0]}
     is_pairs = run.config.systems[MODEL].kind == 'cross_encoder'
-    rankings[MODEL] = _reranking(run, model, first) if is_pairs else model.rank(run.test)[0]
+    if is_pairs:
+        teacher = Teacher([model], [1.0])
+        rankings[MODEL] = iterate.rerank(run, MODEL, teacher, {MODEL: 1.0}, first, run.test)
+    else:
+        rankings[MODEL] = model.rank(run.test)[0]
 
     def build_stage(out):
         found = {name: base.measure(run, ranking, run.test) for name, ranking in rankings.items()}
@@ -227,8 +231,7 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
             measured.save(out, name)
         return {name: measured.means for name, measured in found.items()}
 
-    systems = {FIRST: first.digest, MODEL: model.digest}
-    means = run.stage('test', {'systems': systems}, build_stage)['result']
+    means = run.stage('test', base.measuring(run, (first, model)), build_stage)['result']
     test = {name: {m: of[m] for m in run.config.measures} for name, of in means.items()}
     for name, file in ((FIRST, 'bm25.trec'), (MODEL, 'run.trec')):
         ranked = evaluation.to_run(rankings[name], run.test.ids, run.collection.passage_ids)
@@ -252,20 +255,6 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
             'sha256': run.collection.fingerprint,
         },
     }
-
-
-def _reranking(run: Run, model: System, first: System) -> Ranking:
-    """The first stage's passages in the order of a cross-encoder's scores, kept as a stage."""
-    teacher = Teacher([model], [1.0])
-    path = f'systems/{model.name}/reranking-{run.test.split}'
-    run.stage(
-        path,
-        {'system': model.digest, 'first': first.digest, 'collection': run.collection.fingerprint},
-        lambda out: iterate.rerank(run, teacher, {model.name: 1.0}, first, run.test).save(
-            out, 'ranking'
-        ),
-    )
-    return index.load_ranking(run.workdir / path, 'ranking')
 
 
 def _theirs(against: str, name: str) -> pathlib.Path:

@@ -1,48 +1,205 @@
 #!/usr/bin/env bash
-# Runs jdkd on a single-host TPU VM: creates it, copies the last commit, installs, starts.
+# Runs jdkd on Cloud TPUs, on one host or on all workers of a slice.
 #
-#   launch/tpu_vm.sh NAME ZONE [TYPE] [-- ARGUMENTS OF jdkd.main]
-#   launch/tpu_vm.sh jdkd-a us-west4-a v5litepod-8 -- --config configs/mta4dpr.py --workdir runs/a
+#   launch/tpu_vm.sh up NAME ZONE [OPTIONS] [-- ARGUMENTS OF jdkd.main]
+#       creates the TPU VM if need be, copies the last commit, installs, starts, follows the log
+#   launch/tpu_vm.sh watch NAME ZONE [OPTIONS] [-- ARGUMENTS]
+#       the same without the log, until the run has ended: where the TPU is taken away, it is
+#       created again and the run goes on
+#   launch/tpu_vm.sh logs | status | stop | delete NAME ZONE [--queued]
+#       worker 0's log; states of TPU and run; stops the run, which saves; deletes the TPU
 #
-# The run goes on in tmux session `jdkd` on the VM when you hang up. Started again with the same
-# arguments, it finds the VM and the run goes on where it was. Needs an authenticated gcloud;
-# delete the VM with: gcloud compute tpus tpu-vm delete NAME --zone ZONE
+#   --type=TYPE             v5litepod-8 by default; v5p-16, v6e-32, v4-8, ...
+#   --queued                asks with a queued resource and waits for it
+#   --spot                  capacity that may be taken away, at a lower price
+#   --bucket=gs://B/PATH    the workdir is copied there as the run goes on, and from there to a new
+#                           machine; without it, what was done is lost with the machine
+#   --version=VERSION       of the TPU's software; by default the one for its type
+#
+#   launch/tpu_vm.sh watch a us-west4-a --queued --spot --bucket=gs://mine/a -- \
+#       --config configs/mta4dpr.py:msmarco
+#
+# Needs an authenticated gcloud, and a service account of the TPU that may write into the bucket.
 set -euo pipefail
 
-if (($# < 2)); then
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+usage() {
+  sed -n '2,23s/^# \{0,1\}//p' "$0" >&2
   exit 2
-fi
-name=$1 zone=$2 type=v5litepod-8
-shift 2
-if (($#)) && [[ $1 != -- ]]; then
-  type=$1
-  shift
-fi
-if (($#)) && [[ $1 == -- ]]; then shift; fi
-(($#)) || set -- --config configs/mta4dpr.py
-
-case $type in
-  v5litepod-*) version=v2-alpha-tpuv5-lite ;;
-  v5p-*) version=v2-alpha-tpuv5 ;;
-  v6e-*) version=v2-alpha-tpuv6e ;;
-  *) version=tpu-ubuntu2204-base ;;
-esac
-
-tpu() {
-  gcloud compute tpus tpu-vm "$1" "$name" --zone "$zone" "${@:2}"
 }
 
-if ! tpu describe >/dev/null 2>&1; then
-  tpu create --accelerator-type "$type" --version "$version"
+(($# >= 3)) || usage
+command=$1 name=$2 zone=$3
+shift 3
+type=v5litepod-8 queued='' spot=() bucket='' version=''
+while (($#)) && [[ $1 != -- ]]; do
+  case $1 in
+    --type=?*) type=${1#*=} ;;
+    --queued) queued=1 ;;
+    --spot) spot=(--spot) ;;
+    --bucket=gs://?*) bucket=${1#*=} ;;
+    --version=?*) version=${1#*=} ;;
+    *)
+      echo "'$1' is no option" >&2
+      usage
+      ;;
+  esac
+  shift
+done
+if (($#)); then shift; fi
+(($#)) || set -- --config configs/mta4dpr.py
+for argument in "$@"; do
+  if [[ $argument == --workdir* ]]; then
+    echo 'the workdir is on the TPU VM; leave --workdir out and give --bucket.' >&2
+    exit 2
+  fi
+done
+if [[ -z $version ]]; then
+  case $type in
+    v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+    v5p-*) version=v2-alpha-tpuv5 ;;
+    v6e-*) version=v2-alpha-tpuv6e ;;
+    *) version=tpu-ubuntu2204-base ;;
+  esac
 fi
-cd "$(dirname "$0")/.."
-# Not `scp --recurse .`: that would copy runs and environments too.
-git archive --format=tar HEAD | tpu ssh --command 'mkdir -p jdkd && tar -x -C jdkd'
-# The image's own Python is too old; uv brings one.
-tpu ssh --command "cd jdkd && pip install --quiet --user uv &&
-  python3 -m uv venv --quiet --allow-existing --python 3.12 ../jdkd-env &&
-  python3 -m uv pip install --quiet --python ../jdkd-env/bin/python -e '.[tpu]'"
-tpu ssh --command "cd jdkd && tmux has-session -t jdkd 2>/dev/null || tmux new-session -d -s jdkd \
-  $(printf '%q' "../jdkd-env/bin/python -m jdkd.main$(printf ' %q' "$@") 2>&1 | tee -a run.log")"
-tpu ssh --command 'tail -n +1 -F jdkd/run.log'
+pause=${PAUSE_SECONDS:-60}  # Between two looks at the state.
+
+tpu() {
+  gcloud compute tpus tpu-vm "$1" "$name" --zone="$zone" "${@:2}"
+}
+queue() {
+  gcloud compute tpus queued-resources "$1" "$name" --zone="$zone" "${@:2}"
+}
+on() { # WORKER COMMAND...
+  tpu ssh --worker="$1" --command="$(printf '%q ' "${@:2}")"
+}
+say() {
+  echo "[launch] $*" >&2
+}
+
+# Of the TPU: READY, waiting, gone (it can only be deleted), or none.
+tpu_state() {
+  local found
+  if [[ $queued ]]; then
+    found=$(queue describe --format='value(state.state)' 2>/dev/null) || found=none
+  else
+    found=$(tpu describe --format='value(state)' 2>/dev/null) || found=none
+  fi
+  case $found in
+    ACTIVE | READY) echo READY ;;
+    FAILED | SUSPENDING | SUSPENDED | PREEMPTED | TERMINATED | STOPPED) echo gone ;;
+    none) echo none ;;
+    *) echo waiting ;;
+  esac
+}
+
+# Of the run, as worker 0 sees it: running, ended CODE, or none, also where it cannot be asked.
+run_state() {
+  on 0 jdkd/launch/worker.sh state 2>/dev/null || echo none
+}
+
+create() {
+  if [[ $queued ]]; then
+    queue create --node-id="$name" --accelerator-type="$type" --runtime-version="$version" \
+      "${spot[@]}"
+  else
+    tpu create --accelerator-type="$type" --version="$version" "${spot[@]}"
+  fi
+}
+
+delete() {
+  if [[ $queued ]]; then
+    queue delete --force --quiet
+  else
+    tpu delete --quiet
+  fi
+}
+
+# Until the TPU is there. Once it was there, a creation that fails is tried again.
+had=''
+ready() {
+  local state
+  while state=$(tpu_state) && [[ $state != READY ]]; do
+    case $state in
+      none)
+        say "creating $name ($type)"
+        if ! create; then
+          if [[ ! $had ]]; then exit 1; fi
+          say 'that failed; trying again'
+        fi
+        ;;
+      gone)
+        say "$name was taken away; deleting what is left of it"
+        delete || say 'that failed; trying again'
+        continue
+        ;;
+    esac
+    if [[ $(tpu_state) != READY ]]; then sleep "$pause"; fi
+  done
+  had=1
+}
+
+begin() {
+  local archive
+  archive=$(mktemp --suffix=.tar)
+  # Not `scp --recurse .`: that would copy runs and environments too.
+  git -C "$(dirname "$0")/.." archive --output="$archive" HEAD &&
+    gcloud compute tpus tpu-vm scp "$archive" "$name:jdkd.tar" --zone="$zone" --worker=all &&
+    rm -f "$archive" &&
+    on all bash -c 'mkdir -p jdkd && tar -x -f jdkd.tar -C jdkd' &&
+    on all jdkd/launch/worker.sh prepare ${bucket:+"$bucket"} &&
+    on all jdkd/launch/worker.sh start ${bucket:+"$bucket"} -- "$@"
+}
+
+watch() {
+  local state code retries=0
+  while true; do
+    ready
+    if [[ $(run_state) == none ]]; then
+      say "starting on $name"
+      if ! begin "$@"; then
+        if [[ $(tpu_state) == READY ]] && ((++retries > 5)); then exit 1; fi
+        say 'that failed; trying again'
+        sleep "$pause"
+        continue
+      fi
+    fi
+    while [[ $(tpu_state) == READY ]]; do
+      state=$(run_state)
+      case $state in
+        'ended 0')
+          say "the run has ended; launch/tpu_vm.sh delete $name $zone deletes the TPU"
+          exit 0
+          ;;
+        'ended '*)
+          code=${state#ended }
+          # Told to stop, killed, or stopped because another worker was: the run can go on.
+          if ((code < 75 || ++retries > 5)); then
+            say "the run has ended with code $code; launch/tpu_vm.sh logs $name $zone says why"
+            exit "$code"
+          fi
+          say "the run was stopped with code $code; going on"
+          on all jdkd/launch/worker.sh stop || true
+          on all jdkd/launch/worker.sh start ${bucket:+"$bucket"} -- "$@" || true
+          ;;
+      esac
+      sleep "$pause"
+    done
+  done
+}
+
+case $command in
+  up)
+    ready
+    # What is running is not replaced under its feet.
+    if [[ $(run_state) != running ]]; then begin "$@"; fi
+    on 0 tail -n +1 -F jdkd-vm/run.log
+    ;;
+  watch) watch "$@" ;;
+  logs) on 0 tail -n +1 -F jdkd-vm/run.log ;;
+  status)
+    echo "TPU $(tpu_state), run $(run_state)"
+    ;;
+  stop) on all jdkd/launch/worker.sh stop ;;
+  delete) delete ;;
+  *) usage ;;
+esac

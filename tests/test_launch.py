@@ -1,65 +1,294 @@
-"""The launch script against a stand-in gcloud that records its calls."""
+"""The launch scripts: a stand-in cloud whose machines are directories, and real processes."""
 
 import os
 import pathlib
+import signal
 import subprocess
+import sys
+import time
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+# Records its calls. A TPU is a directory with a home for each worker; what is sent to a worker runs
+# there. `state` is what describe says, `fail` how many creations fail.
+GCLOUD = r"""#!/bin/bash
+printf '%s\n' "$*" >>"$CLOUD/calls"
+cd "$CLOUD"
+if [[ $1 == storage ]]; then
+  url() { [[ $1 == gs://* ]] && echo "$CLOUD/bucket/${1#gs://}" || echo "$1"; }
+  if [[ $2 == ls ]]; then
+    [[ -d $(url "$3") ]] && exit 0
+    echo 'ERROR: (gcloud.storage.ls) One or more URLs matched no objects.' >&2
+    exit 1
+  fi
+  from=$(url "${@: -2:1}") to=$(url "${@: -1}")
+  mkdir -p "$to" && cp -a "$from/." "$to/"
+  exit
+fi
+case "$4" in
+  create)
+    fail=$(cat fail 2>/dev/null || echo 0)
+    if ((fail)); then echo $((fail - 1)) >fail; exit 1; fi
+    for ((w = 0; w < WORKERS; w++)); do mkdir -p "vm/worker-$w"; done
+    if [[ $3 == queued* ]]; then echo ACTIVE >state; else echo READY >state; fi
+    ;;
+  describe) cat state 2>/dev/null ;;
+  delete) rm -rf vm state ;;
+  scp) for home in vm/*; do cp "$5" "$home/jdkd.tar"; done ;;
+  ssh)
+    [[ $(cat state 2>/dev/null) =~ READY|ACTIVE ]] || exit 255
+    for argument in "$@"; do
+      case $argument in
+        --worker=*) which=${argument#*=} ;;
+        --command=*) command=${argument#*=} ;;
+      esac
+    done
+    [[ $which == all ]] && which='*'
+    for home in vm/worker-$which; do
+      (cd "$home" && HOME=$PWD WORKER=${home##*-} bash -c "$command") || exit
+    done
+    ;;
+esac
+"""
+CURL = r"""#!/bin/bash
+case ${@: -1} in
+  */agent-worker-number) echo "$WORKER" ;;
+  *) for ((w = 0; w < WORKERS; w++)); do ((w)) && printf ,; printf 'n:%s:10.0.0.%s' $w $w; done ;;
+esac
+"""
+SUDO = r"""#!/bin/bash
+echo "$WORKER: $*" >>"$CLOUD/sudo"
+case $1 in
+  mkdir) "$@" ;;
+  tee) cat >>"$CLOUD/exports" ;;
+esac
+"""
+# `python3 -m uv venv ... DIRECTORY` makes an interpreter that is this: a run of STEPS steps, which
+# a signal interrupts, and which ends where its machine is gone.
+PYTHON3 = r"""#!/bin/bash
+if [[ $3 != venv ]]; then exit 0; fi
+mkdir -p "${@: -1}/bin"
+cat >"${@: -1}/bin/python" <<'END'
+#!/bin/bash
+workdir=${@: -1}
+echo "$WORKER: $*" >>"$CLOUD/runs"
+trap 'echo saved >"$workdir/saved"; exit 75' TERM
+step=$(cat "$workdir/step" 2>/dev/null || echo 0)
+echo "from step $step"
+for ((; step < STEPS && WORKER == 0; step++)); do
+  [[ -d $HOME ]] || exit 9
+  echo $((step + 1)) >"$workdir/step"
+  sleep 0.1
+done
+exit "$(cat "$CLOUD/code" 2>/dev/null || echo 0)"
+END
+chmod +x "${@: -1}/bin/python"
+"""
+
 
 @pytest.fixture
-def launch(tmp_path):
-    """launch(*args, exists) -> (return code, calls of gcloud)."""
-    log = tmp_path / 'calls'
-    stand_in = tmp_path / 'bin' / 'gcloud'
-    stand_in.parent.mkdir()
-    stand_in.write_text(
-        '#!/bin/bash\n'
-        'if [[ $4 == describe ]]; then exit "$DESCRIBE"; fi\n'
-        f'[[ -t 0 ]] || cat > /dev/null; printf "%s\\n" "$*" >> {log}\n'
-    )
-    stand_in.chmod(0o755)
+def cloud(tmp_path):
+    """Where the cloud is, and launch(*arguments) which starts launch/tpu_vm.sh in it."""
+    scripts = {'gcloud': GCLOUD, 'curl': CURL, 'sudo': SUDO, 'python3': PYTHON3}
+    scripts |= dict.fromkeys(['pip', 'mountpoint'], '#!/bin/bash\n[[ $0 == */pip ]]\n')
+    (tmp_path / 'bin').mkdir()
+    for name, text in scripts.items():
+        (tmp_path / 'bin' / name).write_text(text)
+        (tmp_path / 'bin' / name).chmod(0o755)
 
-    def run(*args, exists):
+    def launch(*arguments, workers=1, steps=3):
         env = {
             **os.environ,
-            'PATH': f'{stand_in.parent}:{os.environ["PATH"]}',
-            'DESCRIBE': '0' if exists else '1',
+            'PATH': f'{tmp_path / "bin"}:{os.environ["PATH"]}',
+            'CLOUD': str(tmp_path),
+            'WORKERS': str(workers),
+            'STEPS': str(steps),
+            'WORKDIR': str(tmp_path / 'vm' / 'shared'),
+            'PAUSE_SECONDS': '0.2',
+            'PUSH_SECONDS': '0.2',
         }
-        done = subprocess.run(
-            ['bash', ROOT / 'launch' / 'tpu_vm.sh', *args],
+        return subprocess.Popen(
+            ['bash', ROOT / 'launch' / 'tpu_vm.sh', *arguments],
             env=env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        return done, log.read_text() if log.exists() else ''
 
-    return run
+    return tmp_path, launch
 
 
-def test_creates_installs_starts_and_follows(launch):
-    done, calls = launch('a', 'z1', 'v6e-8', '--', '--config.rounds=3', exists=False)
-    assert done.returncode == 0, done.stderr
-    create, copy, *_ = calls.splitlines()
-    assert create == (
-        'compute tpus tpu-vm create a --zone z1 --accelerator-type v6e-8 --version v2-alpha-tpuv6e'
+def ended(process):
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def wait_for(condition, seconds=30):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, 'waited too long'
+        time.sleep(0.05)
+
+
+def number(path):
+    text = path.read_text().strip() if path.exists() else ''
+    return int(text) if text else 0
+
+
+def test_a_run_on_one_host_is_created_installed_started_and_followed(cloud):
+    home, launch = cloud
+    arguments = ('--type=v6e-8', '--', '--config.rounds=3', '--config.assistants=a b')
+    up = launch('up', 'a', 'z1', *arguments)
+    wait_for(lambda: number(home / 'vm/shared/step') == 3)
+    status = launch('status', 'a', 'z1')
+    assert 'TPU READY, run' in ended(status)[1]
+    os.killpg(up.pid, signal.SIGTERM)  # As Ctrl-C does.
+    calls = (home / 'calls').read_text().splitlines()
+    assert calls[1] == (
+        'compute tpus tpu-vm create a --zone=z1 --accelerator-type=v6e-8 --version=v2-alpha-tpuv6e'
     )
-    assert copy.startswith('compute tpus tpu-vm ssh a --zone z1 --command mkdir -p jdkd')
-    order = [calls.index(s) for s in ('tar -x', "-e '.[tpu]'", 'tmux', 'tail')]
-    assert order == sorted(order)
-    assert 'jdkd.main\\ --config.rounds=3' in calls
+    run = (home / 'runs').read_text()
+    assert run == (
+        '0: -m jdkd.main --config.rounds=3 --config.assistants=a b '
+        f'--workdir {home / "vm/shared"}\n'
+    )
+    assert 'nfs' not in (home / 'sudo').read_text()
 
 
-def test_an_existing_machine_is_used(launch):
-    done, calls = launch('a', 'z1', exists=True)
-    assert done.returncode == 0, done.stderr
-    assert 'create' not in calls and 'configs/mta4dpr.py' in calls
+def test_all_workers_of_a_slice_run_and_share_the_workdir_of_the_first(cloud):
+    home, launch = cloud
+    code, _, err = ended(launch('watch', 'a', 'z1', '--type=v5litepod-16', workers=2))
+    assert code == 0, err
+    assert sorted(line[:2] for line in (home / 'runs').read_text().splitlines()) == ['0:', '1:']
+    shared = home / 'vm/shared'
+    options = f'rw,no_subtree_check,all_squash,anonuid={os.getuid()},anongid={os.getgid()}'
+    assert (home / 'exports').read_text() == f'{shared} 10.0.0.1({options})'
+    assert f'1: mount -t nfs 10.0.0.0:{shared} {shared}' in (home / 'sudo').read_text()
 
 
-def test_usage(launch):
-    done, calls = launch('a', exists=True)
-    assert done.returncode == 2 and 'launch/tpu_vm.sh NAME ZONE' in done.stderr and not calls
+def test_what_is_taken_away_is_created_again_and_goes_on(cloud):
+    home, launch = cloud
+    watch = launch(
+        'watch', 'a', 'z1', '--queued', '--spot', '--bucket=gs://b/runs/a', workers=2, steps=40
+    )
+    copied = home / 'bucket/b/runs/a/step'
+    wait_for(lambda: number(copied) >= 5)
+    (home / 'fail').write_text('1')  # And the next creation fails, too.
+    (home / 'state').write_text('SUSPENDED')
+    (home / 'vm').rename(home / 'gone')
+    code, _, err = ended(watch)
+    assert code == 0, err
+    assert number(copied) == 40 and 'was taken away' in err
+    calls = (home / 'calls').read_text()
+    created = [c for c in calls.splitlines() if 'queued-resources create' in c]
+    assert created == 3 * [
+        'compute tpus queued-resources create a --zone=z1 --node-id=a '
+        '--accelerator-type=v5litepod-8 --runtime-version=v2-alpha-tpuv5-lite --spot'
+    ]
+    assert 'queued-resources delete a --zone=z1 --force --quiet' in calls
+    log = (home / 'vm/worker-0/jdkd-vm/run.log').read_text()
+    assert number(copied) > int(log.split('from step ')[1].split()[0]) >= 5
+
+
+def test_a_run_that_was_stopped_goes_on_and_one_that_failed_does_not(cloud):
+    home, launch = cloud
+    watch = launch('watch', 'a', 'z1', steps=60)
+    wait_for(lambda: number(home / 'vm/shared/step') >= 3)
+    assert ended(launch('stop', 'a', 'z1'))[0] == 0
+    assert (home / 'vm/shared/saved').exists()
+    wait_for(lambda: len((home / 'runs').read_text().splitlines()) == 2)
+    (home / 'code').write_text('1')
+    code, _, err = ended(watch)
+    assert code == 1 and 'ended with code 1' in err
+    assert len((home / 'runs').read_text().splitlines()) == 2
+
+
+def test_a_bucket_that_cannot_be_read_is_never_written(cloud):
+    home, launch = cloud
+    (home / 'bin/gcloud').write_text(GCLOUD.replace('matched no objects', 'denied'))
+    code, _, err = ended(launch('up', 'a', 'z1', '--bucket=gs://b/a'))
+    assert code and 'gs://b/a cannot be read' in err
+    assert 'rsync' not in (home / 'calls').read_text() and not (home / 'runs').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['up', 'a'], 'launch/tpu_vm.sh up NAME ZONE'),
+        (['up', 'a', 'z', '--spott'], "'--spott' is no option"),
+        (['up', 'a', 'z', '--', '--workdir', 'x'], 'the workdir is on the TPU VM'),
+    ],
+)
+def test_usage(cloud, arguments, message):
+    home, launch = cloud
+    code, _, err = ended(launch(*arguments))
+    assert code == 2 and message in err and not (home / 'calls').exists()
+
+
+@pytest.fixture
+def local(tmp_path):
+    """local(program, count) runs a program in place of jdkd.main."""
+    (tmp_path / 'jdkd').mkdir()
+
+    def start(program, count, **env):
+        (tmp_path / 'jdkd' / 'main.py').write_text(program)
+        return subprocess.Popen(
+            ['bash', ROOT / 'launch' / 'local.sh', str(count), '--', '--x=1'],
+            cwd=tmp_path,
+            env={**os.environ, 'PYTHON': sys.executable, 'GRACE_SECONDS': '2', **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+SHOW = """import os, sys, time
+index = int(sys.argv[-1].partition('=')[2])
+print(*sys.argv[1:], os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True)
+"""
+
+
+def test_local_processes_find_each_other_and_their_lines_are_told_apart(local):
+    code, out, err = ended(local(SHOW, 2, CUDA_VISIBLE_DEVICES='0,1,5,7'))
+    assert code == 0, err
+    lines = sorted(out.splitlines())
+    address = lines[0].split()[2]
+    assert address.startswith('--coordinator=127.0.0.1:')
+    assert lines == [
+        f'[{i}] --x=1 {address} --num_processes=2 --process_index={i} {gpus}'
+        for i, gpus in enumerate(('0,1', '5,7'))
+    ]
+    code, _, err = ended(local(SHOW, 3, CUDA_VISIBLE_DEVICES='0,1,5,7'))
+    assert code == 2 and '4 GPUs cannot be shared out evenly among 3' in err
+
+
+def test_when_one_local_process_fails_the_others_are_stopped(local):
+    # The first does not listen to SIGTERM; the second fails.
+    program = SHOW + (
+        'import signal\n'
+        'if index == 0: signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)\n'
+        'time.sleep(0.5); sys.exit(7)\n'
+    )
+    code, _, err = ended(local(program, 2, CUDA_VISIBLE_DEVICES=''))
+    assert code == 7 and 'process 1 ended with code 7; stopping the others' in err
+
+
+def test_a_signal_is_passed_on_to_local_processes(local):
+    program = SHOW + (
+        'import signal\n'
+        'signal.signal(signal.SIGTERM, lambda *_: (print("told", flush=True), sys.exit(75)))\n'
+        'print("ready", flush=True); time.sleep(600)\n'
+    )
+    process = local(program, 2, CUDA_VISIBLE_DEVICES='')
+    seen = 0
+    while seen < 2:
+        seen += 'ready' in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    code, out, _ = ended(process)
+    assert code == 143 and out.count('told') == 2

@@ -65,8 +65,8 @@ def report(workdir):
     return json.loads((workdir / 'report.json').read_text())
 
 
-def final_state(workdir, name='student'):
-    with ocp.CheckpointManager(workdir / 'checkpoints' / name) as manager:
+def final_state(workdir, stage='rounds/01/train'):
+    with ocp.CheckpointManager(workdir / stage / 'checkpoints') as manager:
         return manager.restore(
             manager.latest_step(),
             args=ocp.args.Composite(state=ocp.args.StandardRestore()),
@@ -76,7 +76,7 @@ def final_state(workdir, name='student'):
 def test_the_workdir_holds_all_that_a_run_makes(finished):
     for path in (
         'config.json report.json report.html metrics.jsonl run.trec student/model.safetensors '
-        'tensorboard/student checkpoints/student'
+        'tensorboard/student rounds/01/train/checkpoints/20'
     ).split():
         assert (finished / path).exists(), path
     for i in ('00', '01'):
@@ -201,7 +201,7 @@ def test_an_assistant_is_exported_as_it_was_trained(finished, tmp_path):
     mode = ['--mode', 'export', '--workdir', finished]
     jdkd(*mode, '--system=minilm_ft', '--output', tmp_path / 'out')
     read = pretrained.read_pretrained(tmp_path / 'out')
-    trained = final_state(finished, 'minilm_ft')['params']['transformer']
+    trained = final_state(finished, 'systems/minilm_ft/train')['params']['transformer']
     jax.tree.map(np.testing.assert_array_equal, read.params, trained)
     assert '| **minilm_ft** |' in (tmp_path / 'out' / 'README.md').read_text()
     for system, message in (
@@ -241,14 +241,14 @@ def test_another_config_in_the_same_workdir_is_refused(finished):
 def test_a_killed_run_ends_as_if_it_had_not_been(finished, tmp_path):
     workdir = tmp_path / 'killed'
 
-    def steps(series):
-        path = workdir / 'checkpoints' / series
+    def steps(stage):
+        path = workdir / f'{stage}.tmp/checkpoints'
         return [int(p.name) for p in path.glob('*') if p.name.isdigit()]
 
     # In an assistant's training, in the middle of a round, and between two rounds.
     moments = [
-        lambda: steps('minilm_ft'),
-        lambda: any(s >= 4 for s in steps('student')),
+        lambda: steps('systems/minilm_ft/train'),
+        lambda: steps('rounds/00/train'),
         lambda: (workdir / 'rounds/01/candidates').exists(),
     ]
     for moment in moments:

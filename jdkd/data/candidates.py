@@ -51,6 +51,10 @@ class Lists:
     def __len__(self) -> int:
         return len(self.query)
 
+    def __getitem__(self, part: slice) -> 'Lists':
+        """Some of the lists."""
+        return Lists(self.query[part], self.passages[part], self.dark[part], self.tokenizer)
+
     def flat_dark(self) -> np.ndarray:
         """`[M * N_d, L]` dark examples, list after list."""
         return self.dark.reshape(-1, self.dark.shape[-1])

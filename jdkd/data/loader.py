@@ -5,15 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jdkd.data import packing
 from jdkd.data.tokens import TokenStore
 from jdkd.models.cross_encoder import join_pairs
 from jdkd.models.transformer import row_lengths
+from jdkd.runtime import mesh as meshes
 
 Features = Mapping[str, np.ndarray]
+BATCH_PASSAGES = 'batch_passages'  # Originals of the whole batch, also those of other processes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +95,12 @@ class InRows:
     Attributes:
         to_tokens: Of the model.
         layout: That every batch fits into.
+        parts: Of a batch, those that the records are.
     """
 
     to_tokens: Tokens
     layout: packing.Layout
+    parts: np.ndarray
 
     def __call__(self, records: Features) -> dict[str, Any]:
         lengths = self.to_tokens.lengths(records)
@@ -106,8 +110,7 @@ class InRows:
             lengths,
             self.layout,
             pad_id=self.to_tokens.queries.pad_id,
-            process=jax.process_index(),
-            processes=jax.process_count(),
+            parts=self.parts,
         )
         return beside | rows | {'lengths': lengths}
 
@@ -127,12 +130,13 @@ class InBatchScores:
     scales: Sequence[float]
 
     def __call__(self, records: Features) -> dict[str, Any]:
-        queries, passages = records['query_row'], records['passages'].ravel()
+        queries, passages = records['query_row'], records[BATCH_PASSAGES].ravel()
         logits = [
             scale * scorer(queries, passages)
             for scale, scorer in zip(self.scales, self.scorers, strict=True)
         ]
-        return self.to_rows(records) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
+        own = {k: v for k, v in records.items() if k != BATCH_PASSAGES}
+        return self.to_rows(own) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +155,8 @@ class Order:
     shuffle: bool = True
     epochs: int | None = None
 
-    def rows(self, count: int) -> grain.MapDataset:
-        """Rows of `count` lists, batch after batch.
+    def batches(self, count: int) -> grain.MapDataset:
+        """Numbers of the lists of each batch, of so many lists in all.
 
         Raises:
             ValueError: if there is less than one batch.
@@ -164,12 +168,20 @@ class Order:
             )
         # One number of several, such that (0, 1) and (1, 0) shuffle in different ways.
         mixed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
-        rows = grain.MapDataset.range(count).seed(mixed)
-        return (rows.shuffle() if self.shuffle else rows).repeat(self.epochs)
+        numbers = grain.MapDataset.range(count).seed(mixed)
+        if self.shuffle:
+            numbers = numbers.shuffle()
+        return numbers.repeat(self.epochs).batch(self.batch_size, drop_remainder=True)
 
 
 def fit(
-    to_tokens: Tokens, records: Features, order: Order, rows: packing.Rows, *, steps: int
+    to_tokens: Tokens,
+    records: Features,
+    order: Order,
+    rows: packing.Rows,
+    mesh: Mesh,
+    *,
+    steps: int,
 ) -> InRows:
     """What puts the first batches of an order into rows: the least that all of them fit into.
 
@@ -178,35 +190,45 @@ def fit(
         records: All of them, stacked: what `to_tokens.lengths` reads.
         order: Of the records.
         rows: How they are made.
+        mesh: What batches are for; each process makes the rows that its devices hold.
         steps: How many batches there are.
     """
     lengths = to_tokens.lengths(records)
-    numbers, size = order.rows(len(lengths)), order.batch_size
-    batches = (lengths[list(numbers[k * size : (k + 1) * size])] for k in range(steps))
-    return InRows(to_tokens, packing.fit(batches, rows))
+    numbers = order.batches(len(lengths))
+    layout = packing.fit((lengths[numbers[k]] for k in range(steps)), rows)
+    return InRows(to_tokens, layout, meshes.local_rows(mesh, rows.parts))
 
 
 def batches(
-    source, to_batch: Callable[[Features], dict[str, Any]], order: Order
+    source, to_batch: Callable[[Features], dict[str, Any]], order: Order, mesh: Mesh
 ) -> grain.DatasetIterator:
     """An iterator of batches whose position can be saved.
 
-    Batch k is a function of (source, order, k) alone. With several processes each gets its part
-    of every global batch.
+    Global batch k is a function of (source, order, k) alone, and so is the position after it. Each
+    process gets the lists of it that its devices hold; see `meshes.local_rows`.
 
     Args:
         source: From `dataset.read`, or any sequence of records.
         to_batch: Makes a batch of stacked records: adds their token rows.
         order: Of the records.
+        mesh: What batches are for.
 
     Raises:
-        ValueError: if the source holds less than one batch, or processes do not divide it.
+        ValueError: if the source holds less than one batch, or devices do not divide it.
     """
-    if order.batch_size % jax.process_count():
-        raise ValueError(
-            f'batch_size={order.batch_size} does not divide among {jax.process_count()} processes.'
-        )
-    data = order.rows(len(source)).map(lambda row: source[row])
-    data = data[jax.process_index() :: jax.process_count()]
-    data = data.batch(order.batch_size // jax.process_count(), drop_remainder=True).map(to_batch)
+    own = meshes.local_rows(mesh, order.batch_size)
+
+    def read(numbers: np.ndarray) -> dict[str, Any]:
+        if not isinstance(to_batch, InBatchScores):
+            return to_batch(_stack(source, numbers[own]))
+        records = _stack(source, numbers)
+        mine = {name: values[own] for name, values in records.items()}
+        return to_batch(mine | {BATCH_PASSAGES: records['passages']})
+
+    data = order.batches(len(source)).map(read)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def _stack(source, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    records = [source[int(i)] for i in numbers]
+    return {name: np.stack([record[name] for record in records]) for name in records[0]}

@@ -104,18 +104,16 @@ def pack(
     layout: Layout,
     *,
     pad_id: int,
-    process: int = 0,
-    processes: int = 1,
+    parts: np.ndarray | None = None,
 ) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
-    """Puts one process' texts of a batch into rows.
+    """Puts the texts of a batch, or of some of its parts, into rows.
 
     Args:
         texts: {name: `[b, N, L]` int32}, `tokens` and what goes along with them.
         lengths: `[b, N]` tokens of each text.
-        layout: Of the batch; `processes` divides its parts.
+        layout: Of the batch.
         pad_id: What `tokens` are filled up with; the others with 0.
-        process: Number of the process.
-        processes: How many share the batch.
+        parts: Numbers of the parts that these are, in order; None for all.
 
     Returns:
         For each of `texts` a tuple of `[rows, length]` arrays, one for each tile; `segments`
@@ -125,7 +123,8 @@ def pack(
     Raises:
         ValueError: if the texts do not fit.
     """
-    parts = layout.parts // processes
+    numbers = np.arange(layout.parts) if parts is None else parts
+    parts = len(numbers)
     sizes = np.array([size for _, size in layout.tiles])
     counts = np.array([rows for rows, _ in layout.tiles])
     row_of = np.repeat(np.arange(len(counts)), counts)  # Tile of each row of a part.
@@ -139,7 +138,7 @@ def pack(
     before = np.cumsum(parts * counts * sizes) - parts * counts * sizes
     start = before[tile] + local * sizes[tile] + start
     slots_before = layout.parts * (np.cumsum(counts) - counts)
-    first = slots_before[tile] + process * parts * counts[tile] + local
+    first = slots_before[tile] + numbers[:, None] * counts[tile] + in_tile[row]
     where = (first * layout.slots + slot).reshape(lengths.shape).astype(np.int32)
 
     columns = np.arange(texts['tokens'].shape[-1])

@@ -26,7 +26,7 @@ from jdkd.data import reading, sources
 from jdkd.data.collection import Collection, hold_out
 from jdkd.data.passages import SCHEMA, Column, Fingerprint, Passages, Rows
 from jdkd.data.reading import Fault, Source
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, stages
 from jdkd.runtime.messages import shown
 
 # A batch of passages: what of them is in memory at once.
@@ -84,7 +84,7 @@ def check(spec, directory: pathlib.Path) -> None:
         ValueError: if the source or an option is unknown, or an option is missing.
         FileNotFoundError: if a file of the source is missing and was not imported.
     """
-    if stages.read_manifest(directory) is None:
+    if not (directory / stages.MANIFEST).exists():
         sources.source(spec.source, **spec.options.to_dict())
 
 
@@ -101,9 +101,16 @@ def fetch(config, workdir: pathlib.Path) -> Collection:
     Raises:
         ValueError: if the source is unknown, its data is bad, or a file of it has changed since it
             was imported.
-        FileNotFoundError: if a file is missing that was not imported yet.
+        FileNotFoundError: if a file is missing that was not imported yet. Of several processes
+            only the first needs the files.
     """
-    spec, directory = config.collection, workdir / 'collection'
+    directory = workdir / 'collection'
+    distributed.from_first(lambda: _import(config.collection, directory), 'the collection')
+    distributed.await_files([directory / stages.MANIFEST])
+    return open_(directory)
+
+
+def _import(spec, directory: pathlib.Path) -> None:
     options = spec.options.to_dict()
     try:
         source = sources.source(spec.source, **options)
@@ -118,7 +125,6 @@ def fetch(config, workdir: pathlib.Path) -> Collection:
             {'source': spec.source, 'options': options, 'on_error': spec.on_error},
             lambda out: build(source, out, on_error=spec.on_error),
         )
-    return open_(directory)
 
 
 def build(source: Source, directory: pathlib.Path, *, on_error: str = 'stop') -> dict[str, Any]:

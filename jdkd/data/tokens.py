@@ -14,7 +14,7 @@ import tqdm
 
 from jdkd.models import tokenizer
 from jdkd.models.transformer import row_lengths
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, stages
 
 _CHUNK = 4096  # Texts a call of the batched tokenizer, to bound memory and move the bar.
 _PART = 64 * _CHUNK  # Texts whose ids are written at once.
@@ -128,7 +128,8 @@ class Tokenizer:
             desc: Name of the progress bar.
         """
         fast = self._truncating(length)
-        bar = tqdm.tqdm(total=len(texts), desc=desc, disable=len(texts) < 2 * _CHUNK)
+        quiet = len(texts) < 2 * _CHUNK or not distributed.is_first()
+        bar = tqdm.tqdm(total=len(texts), desc=desc, disable=quiet)
 
         def write_part(i, file):
             found = []
@@ -141,6 +142,8 @@ class Tokenizer:
 
         with bar:
             paths = stages.parts(directory, 'part-{}.npz', -(-len(texts) // _PART), write_part)
+        if not distributed.is_first():
+            return
         lengths = []
         for path in paths:
             with np.load(path) as part:

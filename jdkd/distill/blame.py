@@ -23,7 +23,7 @@ def lists(
     host_batch: Mapping[str, np.ndarray],
     progress: float,
     bad: Sequence[str],
-) -> list[int]:
+) -> list[int] | None:
     """Rows of the lists that alone, without the others, give a loss or gradient that is not finite.
 
     Nothing is kept for this while training: each list is evaluated as a batch of its own, repeated
@@ -36,15 +36,18 @@ def lists(
         host_batch: The step's batch.
         progress: Part of training that was done before the step.
         bad: What was not finite; no list is to blame for an update alone.
+
+    Returns:
+        The rows; None where it is not known, as several processes would have to ask in one order.
     """
-    if list(bad) == _UPDATE:
-        return []
+    if list(bad) == _UPDATE or jax.process_count() > 1:
+        return None
     copies, found = trainer.rows.parts * trainer.rows.chunks, []
     sharding = meshes.batch_sharding(trainer.mesh)
     originals = host_batch['group'].shape[1]
     for i in range(len(host_batch['group'])):
         alone = {
-            name: np.repeat(value[i : i + 1], copies // jax.process_count(), axis=0)
+            name: np.repeat(value[i : i + 1], copies, axis=0)
             for name, value in host_batch.items()
             if not isinstance(value, tuple)
         }
@@ -71,7 +74,7 @@ def _rows_of(host_batch: Mapping[str, Any], rows: np.ndarray) -> dict[str, tuple
 
 
 def message(
-    what: str, bad: Sequence[str], rows: Sequence[int], query_ids: Sequence[str], kept: str
+    what: str, bad: Sequence[str], rows: Sequence[int] | None, query_ids: Sequence[str], kept: str
 ) -> str:
     """What to say of a step that was not finite.
 
@@ -89,6 +92,8 @@ def message(
             f'learning rate. {kept}'
         )
     mend = f'lower the learning rate or the weights of the loss. {kept}'
+    if rows is None:
+        return f'{said} with the lists of {_queries(query_ids)} or of other processes; {mend}'
     if not rows:
         batch = _queries(query_ids)
         return f'{said}, though of the lists of {batch}, none alone gives the same; {mend}'

@@ -17,6 +17,7 @@ from jdkd.data import packing
 from jdkd.distill import blame
 from jdkd.distill import step as steps
 from jdkd.models.dual_encoder import DualEncoder
+from jdkd.runtime import distributed, interrupts
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
@@ -81,6 +82,7 @@ def make_trainer(
     shapes = jax.eval_shape(init, params)
     shardings = meshes.shardings(mesh, shapes, config.sharding)
     replicated, batch = meshes.replicated(mesh), meshes.batch_sharding(mesh)
+    start = jax.jit(init, out_shardings=shardings)
     share = isinstance(model, DualEncoder)
     rows = packing.resolve(config.rows, mesh.shape['data'], share=share)
     loss_fn = steps.make_loss(config, steps.scores(model, scale, rows), num_assistants)
@@ -119,7 +121,7 @@ def make_trainer(
             in_shardings=(shardings.params, batch, replicated),
             out_shardings=replicated,
         ),
-        init=jax.jit(init, out_shardings=shardings),
+        init=lambda params: start(meshes.put(params, mesh)),
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         ),
@@ -177,14 +179,15 @@ def fit(
     else:
         state = start()
     sharding = meshes.batch_sharding(trainer.mesh)
-    bar = tqdm.tqdm(total=last_step, initial=step, desc=desc, unit='step')
+    quiet = not distributed.is_first()
+    bar = tqdm.tqdm(total=last_step, initial=step, desc=desc, unit='step', disable=quiet)
     pending = None
     clock, clock_step, waited = time.monotonic(), step, 0.0
 
     def settle(pending):
         """Checks, logs and shows the metrics of a step that was dispatched before."""
         nonlocal clock, clock_step, waited
-        at, metrics, host_batch = pending
+        at, metrics, host_batch, batch_size = pending
         metrics = jax.device_get(metrics)
         if bad := blame.not_finite(metrics):
             with jax.transfer_guard('allow'):
@@ -203,7 +206,6 @@ def fit(
                     else f'The checkpoint of step {kept} is kept.',
                 )
             )
-        batch_size = len(host_batch['group']) * jax.process_count()
         bar.set_postfix(loss=f'{metrics["loss"]:.3f}', refresh=False)
         bar.update(at - bar.n)
         if at % log_every == 0 or at == last_step:
@@ -219,8 +221,11 @@ def fit(
             writer.write(at, scalars)
             clock, clock_step, waited = now, at, 0.0
 
-    with bar, jax.transfer_guard('disallow'):
+    watch = distributed.watched(desc)
+    guard = jax.transfer_guard('disallow')
+    with bar, interrupts.training() as stop, watch as alive, guard:
         while step < last_step:
+            alive()
             asked = time.monotonic()
             host_batch = next(batches)
             waited += time.monotonic() - asked
@@ -229,12 +234,18 @@ def fit(
             step += 1
             if pending:
                 settle(pending)
-            pending = (step, metrics, host_batch)
-            if step == last_step or step % checkpoint_every == 0:
+            pending = (step, metrics, host_batch, batch['group'].shape[0])
+            stopping = distributed.told_to_stop(stop.is_set())
+            if step == last_step or step % checkpoint_every == 0 or stopping:
                 settle(pending)  # A state that is not finite is never saved.
                 pending = None
                 with jax.transfer_guard('allow'):  # Orbax fetches the state as it likes.
                     checkpoints.save(step, state, batches)
+            if stopping:
+                checkpoints.wait()
+                writer.close()
+                distributed.barrier('all is saved')
+                interrupts.leave()
     return state
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,9 +99,11 @@ def export_sentence_transformer(
     files[MARKER] = {'format_version': _FORMAT_VERSION}
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}-') as scratch:
-        new = pathlib.Path(scratch, 'new')
-        new.mkdir()
+    scratch = target.with_name(f'.{target.name}.tmp')
+    shutil.rmtree(scratch, ignore_errors=True)  # Of an export that was killed.
+    new = scratch / 'new'
+    new.mkdir(parents=True)
+    try:
         for folder in encoders:
             (new / folder).mkdir(exist_ok=True)
             for file in tokenizer_files:
@@ -117,8 +118,10 @@ def export_sentence_transformer(
                 (new / name).write_text(text, encoding='utf-8')
         (new / 'README.md').write_text(model_card, encoding='utf-8')
         if target.exists():
-            target.rename(pathlib.Path(scratch, 'old'))
+            target.rename(scratch / 'old')
         new.rename(target)
+    finally:
+        shutil.rmtree(scratch)
 
 
 def _dual_encoder(

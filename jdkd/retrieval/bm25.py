@@ -1,17 +1,22 @@
-"""BM25: bm25s for search, and the same formula for any text with the collection's statistics."""
+"""BM25: bm25s for search, and the same formula for any text with the collection's statistics.
+
+bm25s is imported where it is used: it runs JAX as it is imported, and several processes must have
+found each other before any of them does (`distributed.start`).
+"""
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
-import bm25s
 import numpy as np
 import scipy.sparse
 import Stemmer
 
 from jdkd.retrieval.index import Ranking
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, stages
 
 _PART = 65_536  # Passages whose terms are counted at once.
 
@@ -32,7 +37,7 @@ class BM25:
         language: Of the stemmer and the stop words.
     """
 
-    retriever: bm25s.BM25
+    retriever: Any
     average_length: float
     k1: float
     b: float
@@ -123,6 +128,7 @@ def build(
     Raises:
         ValueError: if no passage holds a term.
     """
+    import bm25s
 
     def count(i, file):
         words = _tokenize(passages[i * _PART : (i + 1) * _PART], language)
@@ -139,6 +145,8 @@ def build(
         )
 
     paths = stages.parts(directory, 'counts-{}.npz', -(-len(passages) // _PART), count)
+    if not distributed.is_first():
+        return
     known, total = set(), 0
     for path in paths:
         part = _read_counts(path)
@@ -159,7 +167,7 @@ def build(
     idf, average_length = _idf(holding, len(passages)), total / len(passages)
     indptr = np.concatenate([[0], np.cumsum(holding)])
     data, indices = (
-        np.lib.format.open_memmap(directory / f'{name}.npy', 'w+', dtype, (indptr[-1],))
+        _on_disk(directory / f'{name}.npy', dtype, indptr[-1])
         for name, dtype in (('data', np.float32), ('indices', np.int32))
     )
     free = indptr[:-1].copy()  # Where the next passage of each term goes.
@@ -185,8 +193,22 @@ def build(
         path.unlink()
 
 
+def _on_disk(path: pathlib.Path, dtype: type, size: int) -> np.ndarray:
+    """`[size]` of a new memory-mapped file that has its place on the disk already.
+
+    Raises:
+        OSError: if the disk is full, which writing into the map would answer with a signal.
+    """
+    array = np.lib.format.open_memmap(path, 'w+', dtype, (size,))
+    with path.open('r+b') as f:
+        os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
+    return array
+
+
 def load(directory: pathlib.Path, *, k1: float, b: float, language: str) -> BM25:
     """Loads what `build` wrote with the same parameters, memory-mapped."""
+    import bm25s
+
     retriever = bm25s.BM25.load(str(directory / 'bm25s'), mmap=True)
     # Plain views of the mapped files: memmap's own indexing is slow.
     for name in ('data', 'indices', 'indptr'):
@@ -239,6 +261,8 @@ def _idf(holding: np.ndarray, num_passages: int) -> np.ndarray:
 
 
 def _tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
+    import bm25s
+
     return bm25s.tokenize(
         list(texts),
         stopwords='en' if language == 'english' else [],

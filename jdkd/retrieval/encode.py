@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from jdkd.data.tokens import TokenStore
 from jdkd.models.cross_encoder import join_pairs
 from jdkd.retrieval import vectors
+from jdkd.runtime import distributed, stages
 from jdkd.runtime import mesh as meshes
-from jdkd.runtime import stages
 
 # Token lengths that are compiled.
 BUCKETS = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
@@ -42,9 +42,11 @@ def map_rows(
         rows: (numbers `[m]`, bucket) -> arrays `[m, bucket]`, padded on the right.
         lengths: `[n]` real tokens of each row.
         max_length: Tokens that no row exceeds.
-        mesh: Rows are split over its `data` axis.
+        mesh: Rows are split over the `data` axis of this process' part of it.
         desc: Name of the progress bar.
         name: What messages call a row.
+
+    Of several processes, each does its own rows on its own devices.
 
     Returns:
         `[n, ...]` float32 in the order of the input.
@@ -53,6 +55,7 @@ def map_rows(
         ValueError: if there is no row.
         FloatingPointError: at the first batch with a result that is not finite, naming the row.
     """
+    mesh = mesh.local_mesh
     n, ways = len(lengths), mesh.shape['data']
     if not n:
         raise ValueError(f'{desc}: nothing to encode; there must be at least one row.')
@@ -77,7 +80,8 @@ def map_rows(
             )
         out[numbers] = result
 
-    with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=n < 512) as bar:
+    quiet = n < 512 or not distributed.is_first()
+    with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=quiet) as bar:
         start = 0
         while start < n:
             bucket = int(buckets[np.searchsorted(buckets, lengths[order[start]])])

@@ -10,7 +10,7 @@ import ir_measures
 import numpy as np
 
 from jdkd.retrieval.index import Ranking
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, files, stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +170,10 @@ def wrong_queries(ranking: Ranking, positives: Sequence[np.ndarray]) -> np.ndarr
 
 
 def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
-    """Writes `query Q0 passage rank score tag` lines."""
-    with path.open('w', encoding='utf-8') as f:
+    """Writes `query Q0 passage rank score tag` lines; of several processes the first does."""
+    if not distributed.is_first():
+        return
+    with files.replacing(path) as f:
         for query_id, ranked in run.items():
             for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
                 f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')

@@ -6,7 +6,6 @@ import functools
 import math
 import os
 import pathlib
-import shutil
 import tempfile
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdkd.retrieval.vectors import Vectors
+from jdkd.runtime import distributed, stages
 
 try:
     import scann
@@ -143,12 +143,12 @@ def check_installed(num_passages: int) -> None:
 def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> None:
     """Writes ScaNN's index (Guo et al., 2020) of passages; `search` reads it.
 
-    Made for a resumable stage. The passages are cut into shards of equal size, at most
-    `config.shard`, and each has an index of its own: anisotropic hashing of two dimensions a
-    code, after a partitioning tree where there are many. An index holds half a byte for two
-    dimensions of a passage (twice, under a tree) and no vectors: those that it finds are scored
-    from `passages`. Fewer than 1,000 passages have no index, as they are searched exactly. Memory
-    is bounded by four shards, indexed side by side: two times their vectors in float32.
+    Made for a resumable stage, which processes share out. The passages are cut into shards of equal
+    size, at most `config.shard`, and each has an index of its own: anisotropic hashing of two
+    dimensions a code, after a partitioning tree where there are many. An index holds half a byte
+    for two dimensions of a passage (twice, under a tree) and no vectors: those that it finds are
+    scored from `passages`. Fewer than 1,000 passages have no index, as they are searched exactly.
+    Memory is bounded by four shards, indexed side by side: two times their vectors in float32.
 
     Args:
         directory: Of the stage.
@@ -165,19 +165,18 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
         return
 
     def write(i, rows):
-        out = _shard_directory(directory, i)
-        if out.exists():
-            return
-        temporary = out.with_name(out.name + '.tmp')
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        searcher = _train(passages[rows.start : rows.stop], config.threshold)
-        searcher.serialize(str(temporary), relative_path=True)
-        temporary.replace(out)
+        def write_shard(out):
+            searcher = _train(passages[rows.start : rows.stop], config.threshold)
+            out.mkdir(parents=True)
+            searcher.serialize(str(out), relative_path=True)
 
-    shards = _shards(len(passages), config.shard)
+        stages.part(_shard_directory(directory, i), write_shard)
+
+    shards = list(enumerate(_shards(len(passages), config.shard)))
+    shards = shards[distributed.index() :: distributed.count()]
     with concurrent.futures.ThreadPoolExecutor(min(_BUILDERS, os.cpu_count() or 1)) as builders:
-        list(builders.map(write, range(len(shards)), shards))
+        list(builders.map(lambda shard: write(*shard), shards))
+    distributed.barrier(f'{directory}: all shards')
 
 
 def _train(vectors: np.ndarray, threshold: float):

@@ -1,47 +1,65 @@
 """Orbax checkpoints of a training: train state and data iterator, together."""
 
+import concurrent.futures
 import pathlib
 from typing import Any
 
-import grain
 import orbax.checkpoint as ocp
 from absl import logging
 
+from jdkd.runtime import distributed, files
+
 
 class Checkpoints:
-    """The checkpoints of one training, numbered by its step.
+    """The checkpoints of one training, numbered by its step, in a directory of its stage.
 
-    The newest one is kept for resuming and those at the ends of rounds for good: evaluation and
-    the pool restore from them.
+    The newest two are kept until it is done: what a kill left half-written, or what is not what
+    was written, is removed and the one before it gone on with.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep_period: int):
+    def __init__(self, directory: pathlib.Path):
+        self._directory = pathlib.Path(directory).absolute()
+        distributed.from_first(lambda: _remove_damaged(self._directory), 'whole checkpoints')
         self._manager = ocp.CheckpointManager(
-            pathlib.Path(directory).absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=1, keep_period=keep_period, enable_async_checkpointing=True
-            ),
+            self._directory,
+            options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True),
         )
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1)
+        self._sealing: concurrent.futures.Future | None = None
 
     def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+        return distributed.from_first(self._manager.latest_step, 'the latest checkpoint')
 
     def save(self, step: int, state: Any, iterator: Any) -> None:
-        """Saves in the background; the next save or `close` waits for it.
+        """Saves in the background; the next save or `wait` waits for it.
 
         Args:
             step: Updates done.
             state: Tree of arrays.
-            iterator: Grain iterator that gives the batch after this step.
+            iterator: Grain iterator that gives the batch after this step; its state is the same on
+                all processes, however many there are.
         """
+        self.wait()
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                iterator=grain.checkpoint.CheckpointSave(iterator),
+                iterator=ocp.args.JsonSave(iterator.get_state()),
             ),
             force=True,
         )
+        self._sealing = self._sealer.submit(self._seal, step)
+
+    def _seal(self, step: int) -> None:
+        self._manager.wait_until_finished()
+        if distributed.is_first():
+            files.seal(self._directory / str(step))
+
+    def wait(self) -> None:
+        """Until what is being saved is on disk; errors of saving are raised here."""
+        sealing, self._sealing = self._sealing, None
+        if sealing:
+            sealing.result()
 
     def restore(self, step: int, abstract_state: Any, iterator: Any) -> Any:
         """The state on the shardings of `abstract_state`; the iterator is set in place."""
@@ -49,29 +67,59 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(abstract_state),
-                iterator=grain.checkpoint.CheckpointRestore(iterator),
+                iterator=ocp.args.JsonRestore(),
             ),
         )
-        logging.info('restored step %d of %s', step, self._manager.directory)
+        iterator.set_state(restored.iterator)
+        logging.info('restored step %d of %s', step, self._directory)
         return restored.state
 
     def restore_state(self, step: int, abstract_state: Any) -> Any:
-        """The state alone, for evaluation."""
-        if step not in self._manager.all_steps():
-            raise FileNotFoundError(
-                f'{self._manager.directory} has no checkpoint of step {step}; '
-                'finish training first, or point --workdir at a finished run.'
-            )
+        """The state alone."""
         return self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
         ).state
 
+    def keep_only(self, step: int) -> None:
+        """Removes all but one, at the end of a training."""
+        self.wait()
+        for other in self._manager.all_steps():
+            if other != step:
+                self._manager.delete(other)
+
     def close(self) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._sealer.shutdown()
+            self._manager.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.close()
+
+
+def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> Any:
+    """The state of a checkpoint of a finished training, which its stage has found whole.
+
+    Args:
+        directory: The checkpoints.
+        step: Which.
+        abstract_state: Shapes and shardings.
+    """
+    options = ocp.CheckpointManagerOptions(create=False)
+    with ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options) as manager:
+        return manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        ).state
+
+
+def _remove_damaged(directory: pathlib.Path) -> None:
+    """Leaves the checkpoints alone that were finished and are still what was written."""
+    for path in directory.glob('*'):
+        problem = files.sealed(path) if path.name.isdigit() else f'{path} was being written'
+        if problem:
+            logging.warning('%s; going on without that checkpoint.', problem)
+            files.remove(path)

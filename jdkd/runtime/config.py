@@ -9,10 +9,11 @@ from typing import Any
 
 import ml_collections
 
-from jdkd.runtime import stages
+from jdkd.runtime import lock, stages
 from jdkd.runtime.messages import brief
 
 FILE = 'config.json'
+_FORMAT, _SHA256 = 'format', 'sha256'  # In the file beside the fields of the config.
 # Fields that list names.
 _NAMES = {'assistants', 'members', 'retrievers', 'measures', 'collections', 'splits'}
 
@@ -63,27 +64,35 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDic
 def save(workdir: pathlib.Path, config: ml_collections.FrozenConfigDict) -> None:
     """Writes config.json, or checks that the workdir's is the same.
 
+    Where this process holds the workdir to update it, another config is replaced and kept in
+    `replaced/`; `stages` does the same to what was made from it.
+
     Raises:
-        ValueError: if the workdir belongs to a run of another config, naming what differs.
+        ValueError: if the workdir belongs to a run of another config, naming what differs, or of a
+            newer version.
     """
     ours = stages.to_json(config)
-    if (workdir / FILE).exists():
-        theirs = stages.read_json(workdir / FILE)
+    path = workdir / FILE
+    if path.exists():
+        theirs = _read(workdir)
         ours_flat, theirs_flat = dict(_flat(ours)), dict(_flat(theirs))
         changed = [
             f'{k} is {theirs_flat.get(k)} there and {ours_flat.get(k)} here'
             for k in sorted(ours_flat.keys() | theirs_flat.keys())
             if ours_flat.get(k) != theirs_flat.get(k)
         ]
-        if changed:
+        if not changed:
+            return
+        held = lock.current()
+        if not (held and held.update):
             more = f' and {len(changed) - 3} more fields' if len(changed) > 3 else ''
             raise ValueError(
                 f'{workdir} holds a run of another config ({"; ".join(changed[:3])}{more}); '
-                'choose another --workdir.'
+                'choose another --workdir, or add --update to make anew what these fields decide.'
             )
-        return
+        lock.set_aside(path, f'the config is another one ({"; ".join(changed)})')
     workdir.mkdir(parents=True, exist_ok=True)
-    stages.write_json(workdir / FILE, ours)
+    stages.write_json(path, {**ours, _FORMAT: stages.FORMAT, _SHA256: digest(config)})
 
 
 def load(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:
@@ -91,13 +100,35 @@ def load(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:
 
     Raises:
         FileNotFoundError: if the workdir holds no run.
+        ValueError: if its config is damaged, or of a newer version.
     """
     if not (workdir / FILE).exists():
         raise FileNotFoundError(
             f'{workdir} holds no run (it has no {FILE}); run --mode train with this --workdir '
             'first.'
         )
-    return ml_collections.FrozenConfigDict(_tuples(stages.read_json(workdir / FILE)))
+    return ml_collections.FrozenConfigDict(_tuples(_read(workdir)))
+
+
+def _read(workdir: pathlib.Path) -> dict[str, Any]:
+    path = workdir / FILE
+    try:
+        found = stages.read_json(path)
+        written, sha256 = found.pop(_FORMAT, 0), found.pop(_SHA256, None)
+        if sha256 != (stages.digest(found) if written else None):
+            raise ValueError
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(
+            f'{path} is damaged, or was edited: it is not what was written; remove it and give the '
+            'command of the run once more, which writes it anew and keeps what was made from the '
+            'same config.'
+        ) from None
+    if written > stages.FORMAT:
+        raise ValueError(
+            f'{workdir} holds a run of a newer jdkd (format {written}; this one reads '
+            f'{stages.FORMAT}); upgrade jdkd, or choose another --workdir.'
+        )
+    return found
 
 
 def digest(config: ml_collections.FrozenConfigDict) -> str:

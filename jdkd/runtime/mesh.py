@@ -107,20 +107,56 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def to_device(batch: Any, sharding: NamedSharding) -> Any:
-    """Global arrays from this process' part of a batch, a tree of arrays.
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Numbers of the rows of a global batch that the devices of this process hold.
+
+    Together the processes hold every row; those that share the devices of one row, where `model`
+    spans processes, hold the same ones.
 
     Raises:
         ValueError: if the batch does not divide over the devices of axis `data`.
     """
-    ways = sharding.mesh.shape['data']
-    for size in {len(x) * jax.process_count() for x in jax.tree.leaves(batch)}:
-        if size % ways:
-            raise ValueError(
-                f'a batch of {size} does not divide over the {ways} devices of mesh axis data; '
-                'change batch_size or mesh.data.'
-            )
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    ways = mesh.shape['data']
+    if batch_size % ways:
+        raise ValueError(
+            f'a batch of {batch_size} does not divide over the {ways} devices of mesh axis data; '
+            'change batch_size or mesh.data.'
+        )
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique([np.arange(batch_size)[rows] for rows in held])
+
+
+def to_device(batch: Any, sharding: NamedSharding) -> Any:
+    """Global arrays from this process' rows of a batch, a tree of arrays; see `local_rows`."""
+    # Meant, so that the guard against transfers which are not lets it pass.
+    with jax.transfer_guard_host_to_device('allow'):
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def put(tree: Any, mesh: Mesh) -> Any:
+    """Values that every process has, as arrays that are replicated over a mesh."""
+    whole = replicated(mesh)
+    if mesh.is_multi_process:  # Device_put would compare the values of all processes.
+        host = jax.device_get(tree)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(np.shape(x), whole, np.asarray(x).__getitem__),
+            host,
+        )
+    return jax.device_put(tree, whole)
+
+
+def to_local(tree: Any, mesh: Mesh) -> Any:
+    """Arrays of a mesh, replicated over the devices that this process has of it."""
+    tree = jax.device_put(tree, replicated(mesh))
+    if not mesh.is_multi_process:
+        return tree
+    here = replicated(mesh.local_mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_single_device_arrays(
+            x.shape, here, [shard.data for shard in x.addressable_shards]
+        ),
+        tree,
+    )
 
 
 def _first_match(name: str, rules: Rules) -> int:

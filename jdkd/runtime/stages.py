@@ -2,31 +2,43 @@
 
 A stage builds into a temporary directory beside its own and moves it into place once its manifest
 is written, so a directory with its final name is always whole. A stage that is there with the
-same inputs is not built again; one with other inputs is refused, never overwritten.
+same inputs is not built again, after its files have been compared with the manifest's checksums,
+once in a process. A damaged one is never used: it is named, moved to `replaced/` in the workdir and
+built again; what was made of it stays, since a build gives the same again. One with other inputs
+is refused, or replaced in the same way where the user asks for it (`--update`).
 
-A long stage may be resumable: its temporary directory outlives a kill, and `parts` finds the files
-there that were finished.
+A long stage may be resumable: its temporary directory outlives a kill, and `part` finds what was
+finished there.
 """
 
+import functools
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
-import jax
 import ml_collections
 from absl import logging
 
-FORMAT = 2
+import jdkd
+from jdkd.runtime import distributed, files, lock
+
+FORMAT = 3
 MANIFEST = 'manifest.json'
 _STARTED = 'started.json'  # What a resumable stage is being built from.
+_MEND = 'give the command of the run once more: it makes that anew'
 
 # Seconds that stages took which were built inside those that are being built now.
 _inner: list[float] = []
+# Stages that were found whole, and the hold on the workdir during which they were.
+_whole: dict[pathlib.Path, lock.Held | None] = {}
+
+
+class DamagedError(ValueError):
+    """Something in the workdir is not what was written; the message says what."""
 
 
 def to_json(value: Any) -> Any:
@@ -46,49 +58,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_digest(path: pathlib.Path) -> str:
-    """sha256 of a file's bytes."""
-    with open(path, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
-
-
-def identify(
-    files: Iterable[pathlib.Path], known: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """What files hold, by path: `size`, `mtime_ns` and `sha256`.
-
-    Args:
-        files: Which.
-        known: What this function returned before: a file of the same size and time is not read,
-            and one that is gone counts as unchanged.
-
-    Raises:
-        FileNotFoundError: if a file is missing that is not known.
-    """
-    found = {}
-    for file in files:
-        if str(file) in known and not file.exists():
-            logging.warning('%s is gone; going on with what was made of it.', file)
-            found[str(file)] = known[str(file)]
-            continue
-        stat = file.stat()
-        entry = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
-        before = known.get(str(file), {})
-        same = entry.items() <= before.items()
-        entry['sha256'] = before['sha256'] if same else file_digest(file)
-        found[str(file)] = entry
-    return found
-
-
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON so that the file is either the old or the new one, also after a crash."""
-    temporary = path.with_name(path.name + '.tmp')
-    with temporary.open('w', encoding='utf-8') as f:
-        json.dump(to_json(value), f, indent=2, sort_keys=True)
+    with files.replacing(path) as f:
+        json.dump(to_json(value), f, indent=2)  # In its order, which tables show.
         f.write('\n')
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(path)
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -104,45 +78,67 @@ def stage(
 ) -> dict[str, Any]:
     """Builds a stage unless it is already there.
 
+    Of several processes all call it and process 0 decides. All build, since a build may hold other
+    stages and work of all devices: what process 0 writes is kept; the others write into a directory
+    that is thrown away, or into the same one where they share out `parts`. A stage of host work
+    alone is better called within `distributed.from_first`.
+
     Args:
         directory: Where the stage lives.
         inputs: All that decides its contents: config fields and digests of the stages before it.
         build: Called with an empty directory to write into; what it returns (JSON or None) is
             kept in the manifest as `result`.
         resumable: Calls `build` with what an earlier call from the same inputs left when it was
-            stopped; for builders that write with `parts`.
+            stopped; for builders that write with `part` or `parts`. What they write besides,
+            process 0 does.
 
     Returns:
-        The manifest: `digest` of the inputs, `result`, `seconds` that the call took which finished
-        it, without the stages it built inside, `outputs` (file sizes).
+        The manifest: `inputs` and their `digest`, `result`, `outputs` (size and sha256 of each
+        file), `seconds` that the call took which finished it, without the stages it built inside,
+        and the `version` of jdkd.
 
     Raises:
-        ValueError: if the stage was built from other inputs.
+        ValueError: if the stage was built from other inputs and is not to be updated, or by a
+            newer version.
+        DamagedError: if it is damaged and this process does not hold the workdir.
     """
     directory = pathlib.Path(directory)
     inputs = {'format': FORMAT, **to_json(inputs)}
-    manifest = read_manifest(directory)
+    manifest, before = distributed.from_first(
+        lambda: _usable(directory, inputs), f'{directory}: there?'
+    )
     if manifest is not None:
-        changed = sorted(
-            k
-            for k in inputs.keys() | manifest['inputs'].keys()
-            if inputs.get(k) != manifest['inputs'].get(k)
-        )
-        if changed:
-            raise ValueError(
-                f'{directory} was built from other inputs ({", ".join(changed)} differ); '
-                'use another --workdir, or remove that directory and those made after it.'
-            )
         return manifest
+    finish = _build(directory, inputs, build, resumable, before)
+    distributed.barrier(f'{directory}: all have built')
+    manifest = distributed.from_first(finish, f'{directory}: finished')
+    distributed.await_files([directory / MANIFEST])
+    return manifest
+
+
+def _build(
+    directory: pathlib.Path,
+    inputs: Mapping[str, Any],
+    build: Callable[[pathlib.Path], Any],
+    resumable: bool,
+    before: Mapping[str, Any] | None,
+) -> Callable[[], dict[str, Any]]:
+    """Builds beside the stage's directory; returns what writes the manifest and moves it there.
+
+    Args:
+        directory, inputs, build, resumable: As for `stage`.
+        before: Manifest of the same stage before it was damaged.
+    """
     temporary = directory.with_name(directory.name + '.tmp')
-    started = temporary / _STARTED
-    resumed = resumable and started.exists() and read_json(started) == inputs
-    if temporary.exists() and not resumed:
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True, exist_ok=True)
+    thrown_away = None
+    if not distributed.is_first() and not resumable:
+        temporary = thrown_away = temporary.with_name(f'{temporary.name}-{distributed.index()}')
+    if distributed.is_first() or thrown_away:
+        resumed = _begin(temporary, inputs, resumable)
+        logging.info('%s %s', 'going on with' if resumed else 'building', directory)
     if resumable:
-        write_json(started, inputs)
-    logging.info('%s %s', 'going on with' if resumed else 'building', directory)
+        distributed.barrier(f'{directory}: begun')
+        distributed.await_files([temporary / _STARTED])
     start = time.monotonic()
     _inner.append(0.0)
     try:
@@ -156,36 +152,116 @@ def stage(
     seconds = time.monotonic() - start
     if _inner:
         _inner[-1] += seconds
-    started.unlink(missing_ok=True)
-    manifest = {
-        'digest': digest(inputs),
-        'inputs': inputs,
-        'outputs': {
-            str(p.relative_to(temporary)): p.stat().st_size
-            for p in sorted(temporary.rglob('*'))
-            if p.is_file()
-        },
-        'result': to_json(result),
-        'seconds': round(seconds - inner, 3),
-    }
-    write_json(temporary / MANIFEST, manifest)
-    temporary.replace(directory)
-    return manifest
+    if thrown_away:
+        shutil.rmtree(thrown_away)
+
+    def finish():
+        outputs = files.checksums(temporary)
+        outputs.pop(_STARTED, None)
+        manifest = {
+            'digest': digest(inputs),
+            'inputs': inputs,
+            'outputs': outputs,
+            'result': to_json(result),
+            'seconds': round(seconds - inner, 3),
+            'version': jdkd.__version__,
+        }
+        write_json(temporary / MANIFEST, manifest | {'sha256': digest(manifest)})
+        temporary.replace(directory)
+        # Only now: until here, a kill would make all of it anew.
+        for path in directory.rglob(f'*{files.SEAL}'):
+            path.unlink()
+        (directory / _STARTED).unlink(missing_ok=True)
+        for left in directory.parent.glob(f'{directory.name}.tmp-*'):
+            shutil.rmtree(left)  # Of other processes, which were killed.
+        _whole[directory] = lock.current()
+        if before and _differs(before, manifest):
+            logging.warning(
+                '%s is not bit for bit what it was before the damage: another machine or library '
+                'made it now. What was made of it stays; remove it to have that made again too.',
+                directory,
+            )
+        return manifest
+
+    return finish
+
+
+def _differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a build gave something else than the same build before."""
+    # Orbax gives files new names each time.
+    same_names = before['outputs'].keys() == now['outputs'].keys()
+    return before['result'] != now['result'] or (same_names and before['outputs'] != now['outputs'])
+
+
+def _usable(directory: pathlib.Path, inputs: Mapping[str, Any]) -> tuple[dict | None, dict | None]:
+    """The manifest of a stage that is whole and of these inputs; else it is set aside if there.
+
+    Returns:
+        The manifest or None; and that of the same stage which was damaged, if it can be read.
+    """
+    manifest = None
+    try:
+        manifest = _read(directory)
+        if manifest is None:
+            return None, None
+        theirs = manifest['inputs']
+        if theirs['format'] > FORMAT:
+            raise ValueError(
+                f'{directory} was made by a newer jdkd (format {theirs["format"]}; this one reads '
+                f'{FORMAT}); upgrade jdkd, or use another --workdir.'
+            )
+        changed = [k for k in inputs.keys() | theirs.keys() if inputs.get(k) != theirs.get(k)]
+        if not changed:
+            _check(directory, manifest)
+            return manifest, None
+        why = f'{directory} was built from other inputs ({", ".join(sorted(changed))} differ)'
+        if not (lock.current() and lock.current().update):
+            raise ValueError(
+                f'{why}; use another --workdir, or add --update to replace it and what depends on '
+                'it.'
+            )
+        manifest = None
+    except DamagedError as e:
+        why = str(e)
+    if not lock.current():
+        raise DamagedError(f'{why}; {_MEND}')
+    lock.set_aside(directory, why)
+    return None, manifest
+
+
+def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) -> bool:
+    """Makes the directory to build in; whether it is one that is gone on with."""
+    started = temporary / _STARTED
+    try:
+        if resumable and read_json(started) == inputs:
+            return True
+    except (FileNotFoundError, ValueError):
+        pass
+    if lock.current() and started.exists():
+        lock.set_aside(temporary, f'{temporary} was begun from other inputs')
+    elif temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    if resumable:
+        write_json(started, inputs)
+    return False
 
 
 def stage_of_files(
     directory: pathlib.Path,
-    files: Iterable[pathlib.Path],
+    paths: Iterable[pathlib.Path],
     inputs: Mapping[str, Any],
     build: Callable[[pathlib.Path], Mapping[str, Any]],
 ) -> dict[str, Any]:
     """A stage made of files from outside the workdir, which are not read again while they stay.
 
+    Of several processes the first makes it; the others need not see the files.
+
     Args:
         directory: As for `stage`.
-        files: Each is an input: its contents must stay the same.
+        paths: Each is an input: its contents must stay the same.
         inputs: The others.
-        build: As for `stage`; its result gets the entry `files`, see `identify`.
+        build: As for `stage`; its result gets the entry `files`, see `files.identify`.
 
     Returns:
         The manifest.
@@ -194,11 +270,38 @@ def stage_of_files(
         ValueError: if a file or another input has changed.
         FileNotFoundError: if a file is missing and the stage is not there.
     """
-    manifest = read_manifest(directory)
-    found = identify(files, manifest['result']['files'] if manifest else {})
-    contents = {path: entry['sha256'] for path, entry in found.items()}
 
-    return stage(directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found})
+    def make():
+        try:
+            manifest = _read(directory)
+        except DamagedError:  # `stage` says so.
+            manifest = None
+        found = files.identify(paths, manifest['result']['files'] if manifest else {})
+        contents = {path: entry['sha256'] for path, entry in found.items()}
+        return stage(directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found})
+
+    manifest = distributed.from_first(make, f'{directory}: made of files')
+    distributed.await_files([directory / MANIFEST])
+    return manifest
+
+
+def part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+    """Makes a file or directory of a resumable stage, unless it is there and still what it was.
+
+    Args:
+        path: In the directory that `build` is given.
+        write: Called with the path of a file or directory to make.
+    """
+    if path.exists():
+        if not (problem := files.sealed(path)):
+            return
+        logging.warning('%s; making it again.', problem)
+    temporary = path.with_name(path.name + '.tmp')
+    files.remove(temporary)
+    write(temporary)
+    files.remove(path)
+    files.seal(temporary, path)
+    temporary.replace(path)
 
 
 def parts(
@@ -206,8 +309,8 @@ def parts(
 ) -> list[pathlib.Path]:
     """Writes the numbered files of a resumable stage; those that are there already are kept.
 
-    Each is whole or absent. With several processes, each writes its share: number i is of process
-    i modulo their count.
+    Each is whole or absent. With several processes, each writes its share, number i being of
+    process i modulo their count, and waits for the others.
 
     Args:
         directory: Of the stage, as `build` is given it.
@@ -216,30 +319,74 @@ def parts(
         write: Called with a number and the open file; what it writes is a function of the number.
 
     Returns:
-        The paths of all of them, in order.
+        The paths of all of them, in order: those of the other processes too.
     """
     paths = [directory / name.format(f'{i:05d}') for i in range(count)]
-    for i in range(jax.process_index(), count, jax.process_count()):
-        if paths[i].exists():
-            continue
-        temporary = paths[i].with_name(paths[i].name + '.tmp')
-        with temporary.open('wb') as f:
+
+    def write_file(i, path):
+        with path.open('wb') as f:
             write(i, f)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(paths[i])
+
+    for i in range(distributed.index(), count, distributed.count()):
+        part(paths[i], functools.partial(write_file, i))
+    distributed.barrier(f'{directory / name}: all parts')
+    distributed.await_files(paths)
     return paths
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, None if the stage is not there."""
-    path = pathlib.Path(directory) / MANIFEST
-    return read_json(path) if path.exists() else None
+    """The manifest of a finished stage, None if the stage is not there.
+
+    Raises:
+        DamagedError: if the stage is not what was written.
+    """
+    directory = pathlib.Path(directory)
+
+    def read():
+        try:
+            manifest = _read(directory)
+            if manifest is not None:
+                _check(directory, manifest)
+        except DamagedError as e:
+            raise DamagedError(f'{e}; {_MEND}') from None
+        return manifest
+
+    return distributed.from_first(read, f'{directory}: what is there?')
+
+
+def _read(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The manifest, if it is what was written; the stage's files are not looked at."""
+    path = directory / MANIFEST
+    if not directory.exists():
+        return None
+    if not path.exists():
+        raise DamagedError(f'{path} is missing')
+    try:
+        manifest = read_json(path)
+        # Versions before format 3 wrote no checksums.
+        if manifest['inputs']['format'] < 3 and 'sha256' not in manifest:
+            return manifest
+        if manifest.pop('sha256') != digest(manifest):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedError(f'{path} is damaged: it is not what was written') from None
+    return manifest
+
+
+def _check(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Compares a stage's files with its manifest, the first time in this process."""
+    if directory in _whole and _whole[directory] is lock.current():
+        return
+    if problem := files.damage(directory, manifest['outputs']):
+        raise DamagedError(f'{directory} is damaged: {problem}')
+    _whole[directory] = lock.current()
 
 
 def seconds(workdir: pathlib.Path) -> dict[str, float]:
     """Wall seconds of every finished stage under a workdir, by its relative path."""
+    found = (path.relative_to(workdir) for path in sorted(pathlib.Path(workdir).rglob(MANIFEST)))
     return {
-        str(path.parent.relative_to(workdir)): read_json(path)['seconds']
-        for path in sorted(pathlib.Path(workdir).rglob(MANIFEST))
+        str(path.parent): read_json(workdir / path)['seconds']
+        for path in found
+        if path.parts[0] != lock.REPLACED
     }

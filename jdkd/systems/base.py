@@ -1,7 +1,7 @@
 """What Algorithm 1 asks of a system, and what all systems share."""
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +13,14 @@ from jdkd.retrieval import evaluate, index
 from jdkd.retrieval.evaluate import Measured
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
+from jdkd.runtime import stages
+
+_LISTS = 4096  # Scored at once: what a restart may have to do again.
 
 # (rows of queries [B], rows of passages [C]) -> raw scores [B, C] float32.
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# lists -> raw scores [M, N_o + N_d] float32.
+ListScorer = Callable[[Lists], np.ndarray]
 # depth -> that many passages a query, and facts such as the index' recall.
 Search = Callable[[int], tuple[Ranking, dict[str, float]]]
 
@@ -37,8 +42,11 @@ class System(Protocol):
         """The collection ranked for each query, and facts such as the index' recall."""
         ...
 
-    def score(self, queries: Queries, lists: Lists) -> np.ndarray:
-        """`[M, N_o + N_d]` float32 raw scores of originals and dark examples."""
+    def list_scorer(self, queries: Queries) -> ListScorer:
+        """Scores candidate lists of a split's queries: originals, then dark examples.
+
+        The stages that it reads are built here: what is returned can be called by one process.
+        """
         ...
 
     def scorer(self, queries: Queries) -> Scorer:
@@ -50,15 +58,31 @@ class System(Protocol):
         ...
 
 
-def score(system: System, queries: Queries, lists: Lists) -> np.ndarray:
-    """What `system.score` gives, checked.
+def score_in_parts(
+    system: System, queries: Queries, lists: Lists, directory: pathlib.Path, name: str
+) -> np.ndarray:
+    """A system's scores of many lists, `[M, N_o + N_d]` float32, of which each process does some.
+
+    Args:
+        system: The scorer.
+        queries: Of the lists.
+        lists: What is scored.
+        directory: Of a resumable stage: a restart does not score again what is there.
+        name: Of the files there, one for 4,096 lists.
 
     Raises:
         FloatingPointError: if a score is not finite, naming system, query and passage.
     """
-    found = system.score(queries, lists)
-    check_finite(system.name, found, system.run, queries, lists)
-    return found
+    scorer = system.list_scorer(queries)
+
+    def write(i, file):
+        part = lists[i * _LISTS : (i + 1) * _LISTS]
+        scores = scorer(part)
+        check_finite(system.name, scores, system.run, queries, part)
+        np.save(file, scores)
+
+    paths = stages.parts(directory, f'{name}.{{}}.npy', -(-len(lists) // _LISTS), write)
+    return np.concatenate([np.load(path) for path in paths])
 
 
 def check_finite(name: str, scores: np.ndarray, run: Run, queries: Queries, lists: Lists) -> None:
@@ -185,6 +209,30 @@ def _checked(run: Run, name: str, queries: Queries, ranking: Ranking, facts: dic
     return ranking, facts
 
 
+def retrieval(run: Run, systems: Iterable[System], *, depth: int | None = None) -> dict:
+    """All that decides what systems find, as inputs of the stages that are made from it.
+
+    Args:
+        run: The run.
+        systems: Which; their digests are named.
+        depth: How much of the rankings is used; None for all.
+    """
+    config, systems = run.config, list(systems)
+    return {
+        'systems': {s.name: s.digest for s in systems},
+        'collection': run.collection.fingerprint,
+        'depth': config.depth if depth is None else depth,
+        'ignore_identical_ids': config.ignore_identical_ids,
+        # BM25 and imported scores have none.
+        'index': config.index.to_dict() if any(hasattr(s, 'encoder') for s in systems) else None,
+    }
+
+
+def measuring(run: Run, systems: Iterable[System]) -> dict:
+    """The same for stages that measure systems."""
+    return {**retrieval(run, systems), 'measures': run.config.measures}
+
+
 def keep_ranking(
     system: 'System', queries: Queries, search: Search
 ) -> tuple[Ranking, dict[str, float]]:
@@ -197,15 +245,5 @@ def keep_ranking(
         ranking.save(out, 'ranking')
         return facts
 
-    manifest = run.stage(
-        path,
-        {
-            'system': system.digest,
-            'collection': run.collection.fingerprint,
-            'depth': run.config.depth,
-            'ignore_identical_ids': run.config.ignore_identical_ids,
-            'index': run.config.index.to_dict(),
-        },
-        build,
-    )
+    manifest = run.stage(path, retrieval(run, [system]), build)
     return index.load_ranking(run.workdir / path, 'ranking'), manifest['result']

@@ -3,19 +3,18 @@
 import dataclasses
 import pathlib
 
-import jax
 import ml_collections
 import numpy as np
 
 from jdkd.data import candidates, dataset, loader
 from jdkd.distill import train
+from jdkd.distill.step import TrainState
 from jdkd.retrieval import bm25
 from jdkd.run import Run
+from jdkd.runtime import checkpoint, stages
 from jdkd.runtime import mesh as meshes
-from jdkd.runtime import stages
-from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
-from jdkd.systems import imported
+from jdkd.systems import base, imported
 from jdkd.systems.base import System
 from jdkd.systems.encoders import (
     CrossEncoderSystem,
@@ -27,6 +26,8 @@ from jdkd.systems.encoders import (
 from jdkd.systems.lexical import BM25System
 
 KINDS = ('bm25', 'dual_encoder', 'cross_encoder', 'scores')
+CHECKPOINTS = 'checkpoints'  # Of a stage that trains.
+_LISTS = 'lists.npz'  # Which queries and passages the lists of a dataset have.
 
 
 def build(run: Run, name: str) -> System:
@@ -76,7 +77,7 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
 
     Args:
         run: Its train queries.
-        name: Of the system; its checkpoints go to `checkpoints/<name>`.
+        name: Of the system.
         encoder: Where training starts from.
         digest: Of the encoder.
 
@@ -86,48 +87,36 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
     config, spec = run.config, encoder.spec
     trained = spec.train
     miner = build(run, trained.negatives_from)
-    queries = run.train
-    path = f'systems/{name}/train'
-    inputs = {
-        'start': digest,
-        'negatives': miner.digest,
-        'collection': run.collection.fingerprint,
-        'seed': config.seed,
-    }
     trainer = _labels_trainer(run, encoder)
+    num_lists = min(trained.steps * trained.batch_size, 4 * len(run.train))
+    written = run.stage(
+        f'systems/{name}/dataset',
+        {
+            **base.retrieval(run, [miner], depth=min(config.depth, trained.depth)),
+            'lists': num_lists,
+            'hard_negatives': trained.hard_negatives,
+            'seed': config.seed,
+        },
+        lambda out: _write_lists(run, out, miner, trained, num_lists),
+    )
 
     def build_stage(out: pathlib.Path):
-        ranking, _ = miner.rank(queries)
-        pool = candidates.mining_pool(
-            [ranking.passages], queries.positives, run.collection.group, trained.depth
-        )
-        num_lists = min(trained.steps * trained.batch_size, 4 * len(queries))
-        rows, copies = candidates.choose_queries(
-            np.arange(len(queries)), num_lists, seed=config.seed, round_index=0
-        )
-        lists = candidates.Lists.originals(
-            rows,
-            candidates.sample(
-                rows,
-                copies,
-                query_ids=queries.ids,
-                positives=queries.positives,
-                pool=pool,
-                group=run.collection.group,
-                num_negatives=trained.hard_negatives,
-                seed=config.seed,
-                round_index=0,
-            ),
-        )
-        features = record_features(run, lists, queries.positives)
-        features['false_negative'] = np.zeros(lists.passages.shape, bool)
-        dataset.write(out, {'train': features})
-        to_tokens = token_lookup(run, encoder, queries, spec.passage_length)
         order = loader.Order(trained.batch_size, [config.seed])
-        to_batch = loader.fit(to_tokens, features, order, trainer.rows, steps=trained.steps)
-        batches = loader.batches(dataset.read(out, 'train'), to_batch, order)
-        with Checkpoints(run.workdir / 'checkpoints' / name, keep_period=trained.steps) as saved:
-            writer = MetricsWriter(run.workdir, name, resume_step=saved.latest_step() or 0)
+        to_tokens = token_lookup(run, encoder, run.train, spec.passage_length)
+        directory = run.workdir / f'systems/{name}/dataset'
+        with np.load(directory / _LISTS) as lists:
+            to_batch = loader.fit(
+                to_tokens, lists, order, trainer.rows, run.mesh, steps=trained.steps
+            )
+        batches = loader.batches(dataset.read(directory, 'train'), to_batch, order, run.mesh)
+        with checkpoint.Checkpoints(out / CHECKPOINTS) as saved:
+            writer = MetricsWriter(
+                run.workdir,
+                name,
+                resume_step=saved.latest_step() or 0,
+                last_step=trained.steps,
+                total_steps=trained.steps,
+            )
             train.fit(
                 trainer,
                 lambda: trainer.init(encoder.params),
@@ -137,16 +126,50 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
                 first_step=0,
                 last_step=trained.steps,
                 total_steps=trained.total_steps,
-                query_ids=queries.ids,
+                query_ids=run.train.ids,
                 log_every=config.log_every,
                 checkpoint_every=config.checkpoint_every,
                 desc=f'train {name} from labels',
             )
             writer.close()
+            saved.keep_only(trained.steps)
         return {'steps': trained.steps}
 
-    manifest = run.stage(path, inputs, build_stage)
-    return restored(run, encoder, name, trained.steps, trainer.abstract), manifest['digest']
+    path = f'systems/{name}/train'
+    inputs = {'start': digest, 'dataset': written['digest'], 'seed': config.seed}
+    manifest = run.stage(path, inputs, build_stage, resumable=True)
+    directory = run.workdir / path / CHECKPOINTS
+    return restored(run, encoder, directory, trained.steps, trainer.abstract), manifest['digest']
+
+
+def _write_lists(run: Run, out: pathlib.Path, miner: System, trained, num_lists: int) -> None:
+    """Lists of a positive and hard negatives, as a dataset, to train from labels."""
+    config, queries = run.config, run.train
+    ranking, _ = miner.rank(queries)
+    pool = candidates.mining_pool(
+        [ranking.passages], queries.positives, run.collection.group, trained.depth
+    )
+    rows, copies = candidates.choose_queries(
+        np.arange(len(queries)), num_lists, seed=config.seed, round_index=0
+    )
+    lists = candidates.Lists.originals(
+        rows,
+        candidates.sample(
+            rows,
+            copies,
+            query_ids=run.train.ids,
+            positives=queries.positives,
+            pool=pool,
+            group=run.collection.group,
+            num_negatives=trained.hard_negatives,
+            seed=config.seed,
+            round_index=0,
+        ),
+    )
+    features = record_features(run, lists, queries.positives)
+    features['false_negative'] = np.zeros(lists.passages.shape, bool)
+    dataset.write(out, {'train': features})
+    np.savez(out / _LISTS, query_row=lists.query, passages=lists.passages)
 
 
 def load_trained(run: Run, name: str) -> Encoder:
@@ -170,7 +193,9 @@ def load_trained(run: Run, name: str) -> Encoder:
             'run --mode train to its end first.'
         )
     encoder = load_encoder(run, spec)
-    return restored(run, encoder, name, spec.train.steps, _labels_trainer(run, encoder).abstract)
+    directory = run.workdir / f'systems/{name}/train' / CHECKPOINTS
+    abstract = _labels_trainer(run, encoder).abstract
+    return restored(run, encoder, directory, spec.train.steps, abstract)
 
 
 def _labels_trainer(run: Run, encoder: Encoder) -> train.Trainer:
@@ -190,12 +215,12 @@ def _labels_trainer(run: Run, encoder: Encoder) -> train.Trainer:
     )
 
 
-def restored(run: Run, encoder: Encoder, name: str, step: int, abstract) -> Encoder:
-    """The encoder with the parameters of a checkpoint, replicated over the mesh."""
-    with Checkpoints(run.workdir / 'checkpoints' / name, keep_period=1) as saved:
-        state = saved.restore_state(step, abstract)
-    params = jax.device_put(state.params, meshes.replicated(run.mesh))
-    return dataclasses.replace(encoder, params=params)
+def restored(
+    run: Run, encoder: Encoder, directory: pathlib.Path, step: int, abstract: TrainState
+) -> Encoder:
+    """The encoder with the parameters of a checkpoint, on each of this process' devices."""
+    state = checkpoint.restore_state(directory, step, abstract)
+    return dataclasses.replace(encoder, params=meshes.to_local(state.params, run.mesh))
 
 
 def token_lookup(run: Run, encoder: Encoder, queries, length: int):

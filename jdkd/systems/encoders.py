@@ -25,17 +25,16 @@ from jdkd.runtime import stages
 from jdkd.systems import base
 from jdkd.systems.entries import check_tokenizer, read_model, resolve
 
-_CHUNK = 4096  # Lists scored at once, to bound the memory of gathered embeddings.
 _RECALL_SAMPLE = 256  # Queries whose approximate ranking is checked against exact search.
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A model on the mesh with its tokenizer and the token stores it reads.
+    """A model on this process' devices with its tokenizer and the token stores it reads.
 
     Attributes:
         model: `DualEncoder` or `CrossEncoder`.
-        params: Its parameters, replicated over the mesh.
+        params: Its parameters, replicated over the local mesh.
         tokenizer: Its tokenizer.
         spec: Its config entry: lengths, prefixes, with what the checkpoint tells filled in.
         source: The checkpoint it came from.
@@ -119,31 +118,26 @@ class DualEncoderSystem:
 
         return base.keep_ranking(self, queries, search)
 
-    def score(self, queries: Queries, lists: Lists) -> np.ndarray:
+    def list_scorer(self, queries: Queries) -> base.ListScorer:
         asked, passages = self.queries(queries), self.passages
-        num_originals, num_dark = lists.passages.shape[1], lists.dark.shape[1]
-        ids = [queries.ids[row] for row in lists.query]
-        scores = np.empty((len(lists), num_originals + num_dark), np.float32)
-        dark_tokens = self.encoder.dark_tokens(lists) if num_dark else None
-        for start in range(0, len(lists), _CHUNK):
-            stop = min(start + _CHUNK, len(lists))
-            part = slice(start, stop)
-            own = asked[lists.query[part]]
-            candidates = passages[lists.passages[part]]
-            scores[part, :num_originals] = np.einsum('md,mnd->mn', own, candidates)
-            if num_dark:
-                rows = range(start * num_dark, stop * num_dark)
-                dark = self.embed(
-                    dark_tokens,
-                    f'{self.name}: dark examples',
-                    rows,
-                    name=lambda row: (
-                        f"dark example {row % num_dark} of query '{ids[row // num_dark]}'"
-                    ),
-                )
-                dark = dark.reshape(len(own), num_dark, -1)
-                scores[part, num_originals:] = np.einsum('md,mnd->mn', own, dark)
-        return scores
+
+        def score(lists: Lists) -> np.ndarray:
+            own = asked[lists.query]
+            scores = np.einsum('md,mnd->mn', own, passages[lists.passages])
+            num_dark = lists.dark.shape[1]
+            if not num_dark:
+                return scores
+
+            def name(row):
+                query = queries.ids[lists.query[row // num_dark]]
+                return f"dark example {row % num_dark} of query '{query}'"
+
+            tokens = self.encoder.dark_tokens(lists)
+            dark = self.embed(tokens, f'{self.name}: dark examples', name=name)
+            dark = dark.reshape(*lists.dark.shape[:2], -1)
+            return np.concatenate([scores, np.einsum('md,mnd->mn', own, dark)], axis=1)
+
+        return score
 
     def scorer(self, queries: Queries) -> base.Scorer:
         asked, passages = self.queries(queries), self.passages
@@ -267,30 +261,30 @@ class CrossEncoderSystem:
             f"system '{self.name}' is a cross-encoder: it scores lists, not whole batches."
         )
 
-    def score(self, queries: Queries, lists: Lists) -> np.ndarray:
+    def list_scorer(self, queries: Queries) -> base.ListScorer:
         query_tokens = self.encoder.query_tokens(self.run, queries)
         passage_tokens = self.encoder.passage_tokens(self.run)
-        asked = [f"query '{queries.ids[row]}'" for row in lists.query]
-        ids, num_originals = self.run.collection.passage_ids, lists.passages.shape[1]
+        ids = self.run.collection.passage_ids
 
-        def original(pair):
-            i, j = divmod(pair, num_originals)
-            return f"{asked[i]} with passage '{ids[lists.passages[i, j]]}'"
+        def score(lists: Lists) -> np.ndarray:
+            asked = [f"query '{queries.ids[row]}'" for row in lists.query]
+            num_originals, num_dark = lists.passages.shape[1], lists.dark.shape[1]
 
-        scores = [self._pairs(query_tokens, lists, passage_tokens, lists.passages, original)]
-        if num_dark := lists.dark.shape[1]:
-            dark = np.arange(len(lists) * num_dark).reshape(len(lists), -1)
-            tokens = self.encoder.dark_tokens(lists)
-            scores.append(
-                self._pairs(
-                    query_tokens,
-                    lists,
-                    tokens,
-                    dark,
-                    lambda pair: f'{asked[pair // num_dark]} with dark example {pair % num_dark}',
-                )
-            )
-        return np.concatenate(scores, axis=1)
+            def original(pair):
+                i, j = divmod(pair, num_originals)
+                return f"{asked[i]} with passage '{ids[lists.passages[i, j]]}'"
+
+            def example(pair):
+                return f'{asked[pair // num_dark]} with dark example {pair % num_dark}'
+
+            scores = [self._pairs(query_tokens, lists, passage_tokens, lists.passages, original)]
+            if num_dark:
+                dark = np.arange(len(lists) * num_dark).reshape(len(lists), -1)
+                tokens = self.encoder.dark_tokens(lists)
+                scores.append(self._pairs(query_tokens, lists, tokens, dark, example))
+            return np.concatenate(scores, axis=1)
+
+        return score
 
     def _pairs(
         self,
@@ -333,7 +327,7 @@ def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
     check_tokenizer(spec, source.config, tokenizer)
     return Encoder(
         model=model,
-        params=jax.device_put(params, meshes.replicated(run.mesh)),
+        params=meshes.put(params, run.mesh.local_mesh),
         tokenizer=tokenizer,
         spec=resolve(spec, source),
         source=source,

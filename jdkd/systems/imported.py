@@ -51,7 +51,10 @@ class ImportedScores:
             f"system '{self.name}' has imported scores: it scores lists, not whole batches."
         )
 
-    def score(self, queries: Queries, lists: Lists) -> np.ndarray:
+    def list_scorer(self, queries: Queries) -> base.ListScorer:
+        return lambda lists: self._score(queries, lists)
+
+    def _score(self, queries: Queries, lists: Lists) -> np.ndarray:
         if lists.dark.shape[1]:
             raise ValueError(
                 f"system '{self.name}' has imported scores and cannot score dark examples."

@@ -10,8 +10,6 @@ from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 from jdkd.systems import base
 
-_CHUNK = 4096  # Lists scored at once, to bound memory.
-
 
 @dataclasses.dataclass(frozen=True)
 class BM25System:
@@ -26,20 +24,19 @@ class BM25System:
             self, queries, lambda depth: (self.model.search(queries.texts, depth), {})
         )
 
-    def score(self, queries: Queries, lists: Lists) -> np.ndarray:
+    def list_scorer(self, queries: Queries) -> base.ListScorer:
         all_terms = self.model.query_terms(queries.texts)
-        (size, num_originals), num_dark = lists.passages.shape, lists.dark.shape[1]
-        scores = np.empty((size, num_originals + num_dark), np.float32)
-        for start in range(0, size, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            terms = all_terms[lists.query[part]]
-            scores[part, :num_originals] = self.model.list_scores(terms, lists.passages[part])
-            if num_dark:
-                dark = lists.dark[part].reshape(-1, lists.dark.shape[-1])
-                terms = terms[np.repeat(np.arange(terms.shape[0]), num_dark)]
-                found = self.model.text_scores(terms, lists.tokenizer.decode(dark))
-                scores[part, num_originals:] = found.reshape(-1, num_dark)
-        return scores
+
+        def score(lists: Lists) -> np.ndarray:
+            terms, num_dark = all_terms[lists.query], lists.dark.shape[1]
+            scores = self.model.list_scores(terms, lists.passages)
+            if not num_dark:
+                return scores
+            terms = terms[np.repeat(np.arange(terms.shape[0]), num_dark)]
+            found = self.model.text_scores(terms, lists.tokenizer.decode(lists.flat_dark()))
+            return np.concatenate([scores, found.reshape(-1, num_dark)], axis=1)
+
+        return score
 
     def scorer(self, queries: Queries) -> base.Scorer:
         terms = self.model.query_terms(queries.texts)

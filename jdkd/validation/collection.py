@@ -19,8 +19,8 @@ def file_faults(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) 
         entry = config.systems.get(name)
         if entry is None or entry.kind != 'scores':
             continue
-        there = stages.read_manifest(workdir / f'systems/{name}/scores')
-        if there is None and not pathlib.Path(entry.path).is_file():
+        there = (workdir / f'systems/{name}/scores' / stages.MANIFEST).exists()
+        if not there and not pathlib.Path(entry.path).is_file():
             yield f'systems.{name}.path={entry.path!r}: there is no such file.'
 
 

@@ -2,12 +2,16 @@
 
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from jdkd.data import dataset, loader
 from jdkd.data.packing import Rows
 from jdkd.data.tokens import TokenStore
+from jdkd.runtime import mesh as meshes
+
+ONE = meshes.make_mesh(devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +43,7 @@ def lookup():
 
 def rows(records, order):
     """What puts all batches of an order into rows of one length."""
-    return loader.fit(lookup(), records, order, Rows(lengths=1), steps=30)
+    return loader.fit(lookup(), records, order, Rows(lengths=1), ONE, steps=30)
 
 
 def test_records_come_back_as_they_were_written(written):
@@ -67,7 +71,7 @@ def test_batches_join_records_with_their_tokens(written):
     order = loader.Order(4, [0], shuffle=False)
     to_rows = rows(splits['train'], order)
     tokens = to_rows.to_tokens
-    batch = next(loader.batches(dataset.read(directory, 'train'), to_rows, order))
+    batch = next(loader.batches(dataset.read(directory, 'train'), to_rows, order, ONE))
     train = splits['train']
     np.testing.assert_array_equal(batch['query_row'], train['query_row'][:4])
     np.testing.assert_array_equal(batch['query'], tokens.queries.rows(train['query_row'][:4]))
@@ -90,7 +94,7 @@ def test_in_batch_scores_are_of_every_query_with_every_original(written):
         [lambda q, p: queries[q] @ passages[p].T, lambda q, p: np.add.outer(10.0 * q, p)],
         [2.0, 1.0],
     )
-    batch = next(loader.batches(dataset.read(directory, 'train'), to_batch, order))
+    batch = next(loader.batches(dataset.read(directory, 'train'), to_batch, order, ONE))
     train = splits['train']
     assert batch['in_batch'].shape == (4, 2, 12) and batch['in_batch'].dtype == np.float32
     for i in range(4):
@@ -105,7 +109,7 @@ def test_a_restored_iterator_goes_on_where_it_was(written):
     to_rows = rows(written[1]['train'], order)
 
     def fresh():
-        return loader.batches(dataset.read(written[0], 'train'), to_rows, order)
+        return loader.batches(dataset.read(written[0], 'train'), to_rows, order, ONE)
 
     expected = fresh()
     seen = [next(expected)['query'] for _ in range(12)]  # more than two epochs
@@ -121,7 +125,7 @@ def test_a_restored_iterator_goes_on_where_it_was(written):
 def test_epochs_are_shuffled_anew_and_hold_every_record(written):
     order = loader.Order(23, [0])
     to_rows = rows(written[1]['train'], order)
-    batches = loader.batches(dataset.read(written[0], 'train'), to_rows, order)
+    batches = loader.batches(dataset.read(written[0], 'train'), to_rows, order, ONE)
     a, b = next(batches)['teacher'][:, 0], next(batches)['teacher'][:, 0]
     assert (a != b).any()
     np.testing.assert_array_equal(np.sort(a), np.sort(b))

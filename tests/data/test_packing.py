@@ -59,10 +59,13 @@ def test_processes_make_the_rows_of_the_whole(rows):
     layout = packing.fit([lengths], rows)
     whole = packing.pack({'tokens': tokens}, lengths, layout, pad_id=0)
     halves = [
-        packing.pack(
-            {'tokens': tokens[half]}, lengths[half], layout, pad_id=0, process=i, processes=2
+        packing.pack({'tokens': x}, y, layout, pad_id=0, parts=parts)
+        for x, y, parts in zip(
+            np.split(tokens, 2),
+            np.split(lengths, 2),
+            np.split(np.arange(rows.parts), 2),
+            strict=True,
         )
-        for i, half in enumerate((slice(0, 4), slice(4, 8)))
     ]
     for name, expected in whole.items():
         parts = [half[name] for half in halves]

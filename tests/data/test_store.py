@@ -10,7 +10,7 @@ import pytest
 from jdkd.data import passages as passages_lib
 from jdkd.data import reading, store
 from jdkd.data.passages import Passages
-from jdkd.runtime import stages
+from jdkd.runtime import files
 
 PASSAGES = [
     ('a', 'Moon', 'is  round'),
@@ -216,7 +216,7 @@ def test_a_second_start_reads_no_file_again(beir, tmp_path, monkeypatch):
         raise AssertionError(f'read {args[0]}')
 
     monkeypatch.setattr(reading, 'lines', refuse)
-    monkeypatch.setattr(stages, 'file_digest', refuse)
+    monkeypatch.setattr(files, 'sha256', refuse)
     assert store.collect(config(beir), tmp_path / 'run').fingerprint == first.fingerprint
 
 

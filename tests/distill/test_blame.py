@@ -43,9 +43,11 @@ def records(**spoilt):
 
 def fit(tmp_path, trainer, source):
     """Trains with a checkpoint every second step."""
-    batches = loader.batches(source, in_rows, loader.Order(B, [0], shuffle=False))
-    with Checkpoints(tmp_path / 'checkpoints', keep_period=1) as saved:
-        writer = MetricsWriter(tmp_path, 'student', resume_step=0)
+    batches = loader.batches(source, in_rows, loader.Order(B, [0], shuffle=False), trainer.mesh)
+    with Checkpoints(tmp_path / 'checkpoints') as saved:
+        writer = MetricsWriter(
+            tmp_path, 'student', resume_step=0, last_step=STEPS, total_steps=STEPS
+        )
         try:
             return train.fit(
                 trainer,
@@ -68,7 +70,7 @@ def fit(tmp_path, trainer, source):
 
 def kept(tmp_path, trainer):
     """The checkpoints, by step."""
-    with Checkpoints(tmp_path / 'checkpoints', keep_period=1) as saved:
+    with Checkpoints(tmp_path / 'checkpoints') as saved:
         steps_kept = saved._manager.all_steps()
         return {s: jax.device_get(saved.restore_state(s, trainer.abstract)) for s in steps_kept}
 

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -28,4 +29,29 @@ def test_a_second_process_is_refused_until_the_first_has_died(tmp_path):
         first.send_signal(signal.SIGKILL)
         first.wait()
         with lock.held(workdir):
+            pass
+
+
+def test_a_link_out_of_the_workdir_is_refused(tmp_path):
+    workdir, elsewhere = tmp_path / 'w', tmp_path / 'elsewhere'
+    (workdir / 'rounds').mkdir(parents=True)
+    elsewhere.mkdir()
+    (workdir / 'inside').symlink_to(workdir / 'rounds')
+    with lock.held(workdir):
+        pass
+    (workdir / 'rounds/00').symlink_to(elsewhere)
+    with pytest.raises(ValueError, match='rounds/00 is a symbolic link that leads out of the work'):
+        with lock.held(workdir):
+            pass
+    (tmp_path / 'link').symlink_to(tmp_path / 'real')
+    (tmp_path / 'real').mkdir()
+    with lock.held(tmp_path / 'link'):  # The workdir itself may be anywhere.
+        assert lock.current().workdir == tmp_path / 'link'
+
+
+@pytest.mark.skipif(not os.geteuid(), reason='root may write anywhere')
+def test_a_directory_that_is_not_writable_is_named(tmp_path):
+    (tmp_path / 'rounds').mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match='rounds is not writable'):
+        with lock.held(tmp_path):
             pass

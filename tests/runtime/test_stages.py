@@ -1,11 +1,13 @@
 """Stages: whole or absent, built once, never overwritten."""
 
+import hashlib
 import json
 import time
 
 import pytest
 
-from jdkd.runtime import stages
+import jdkd
+from jdkd.runtime import lock, stages
 
 
 def test_built_once_and_read_afterwards(tmp_path):
@@ -19,7 +21,9 @@ def test_built_once_and_read_afterwards(tmp_path):
     for _ in range(2):
         manifest = stages.stage(tmp_path / 'a/b', {'n': 1}, build)
         assert manifest['result'] == {'answer': [1, 2]}
-        assert manifest['outputs'] == {'x.txt': 5}
+        sha256 = hashlib.sha256(b'12345').hexdigest()
+        assert manifest['outputs'] == {'x.txt': {'size': 5, 'sha256': sha256}}
+        assert manifest['version'] == jdkd.__version__
     assert len(calls) == 1
     assert not (tmp_path / 'a/b.tmp').exists()
 
@@ -84,6 +88,110 @@ def test_other_inputs_are_refused_and_nothing_is_lost(tmp_path):
     with pytest.raises(ValueError, match=r'built from other inputs \(n differ\)'):
         stages.stage(tmp_path / 'a', {'n': 2, 'm': 1}, lambda out: None)
     assert (tmp_path / 'a/x').read_text() == '1'
+
+
+def test_other_inputs_replace_a_stage_where_that_is_asked_for(tmp_path, caplog):
+    workdir = tmp_path / 'w'
+
+    def made(n, update=False):
+        with lock.held(workdir, update=update):
+            stages.stage(workdir / 'a', {'n': n}, lambda out: (out / 'x').write_text(str(n)) and 0)
+        return (workdir / 'a/x').read_text()
+
+    assert made(1) == '1'
+    with pytest.raises(ValueError, match='add --update to replace it'):
+        made(2)
+    assert made(2, update=True) == '2' and made(2) == '2' and made(3, update=True) == '3'
+    assert [(workdir / f'replaced/000{i}/a/x').read_text() for i in (1, 2)] == ['1', '2']
+    assert 'a was built from other inputs (n differ); moved to' in caplog.text
+    assert list(stages.seconds(workdir)) == ['a']
+
+
+@pytest.mark.parametrize(
+    ('damage', 'named'),
+    [
+        (lambda a: (a / 'x').write_text('124'), 'x has changed'),
+        (lambda a: (a / 'x').write_text('12'), 'x has 2 bytes (it was written with 3 bytes)'),
+        (lambda a: (a / 'b/y').unlink(), 'b/y is missing'),
+        (lambda a: (a / 'manifest.json').write_text('{'), 'manifest.json is damaged'),
+        (lambda a: (a / 'manifest.json').unlink(), 'manifest.json is missing'),
+        (
+            lambda a: (a / 'manifest.json').write_text(
+                (a / 'manifest.json').read_text().replace('"result": 7', '"result": 6')
+            ),
+            'manifest.json is damaged',
+        ),
+    ],
+)
+def test_a_damaged_stage_is_named_kept_and_made_again(tmp_path, caplog, damage, named):
+    workdir = tmp_path / 'w'
+
+    def build(out):
+        (out / 'b').mkdir()
+        (out / 'b/y').write_text('')
+        (out / 'x').write_text('123')
+        return 7
+
+    def made():
+        with lock.held(workdir):
+            return stages.stage(workdir / 'a', {}, build)
+
+    whole = made()
+    damage(workdir / 'a')
+    with pytest.raises(stages.DamagedError, match='once more'):  # Without the lock.
+        stages.stage(workdir / 'a', {}, build)
+    again = made()
+    assert named in caplog.text and 'not bit for bit' not in caplog.text
+    assert {**again, 'seconds': 0} == {**whole, 'seconds': 0}
+    assert (workdir / 'replaced/0001/a').is_dir() and (workdir / 'a/x').read_text() == '123'
+    with lock.held(workdir):
+        assert stages.read_manifest(workdir / 'a')['result'] == 7
+
+
+def test_a_stage_of_a_newer_version_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, 'FORMAT', stages.FORMAT + 1)
+        stages.stage(tmp_path / 'a', {}, lambda out: None)
+    with lock.held(tmp_path, update=True):
+        with pytest.raises(ValueError, match='made by a newer jdkd .* upgrade jdkd'):
+            stages.stage(tmp_path / 'a', {}, lambda out: None)
+
+
+def test_a_build_that_gives_something_else_than_before_is_told(tmp_path, caplog):
+    for text in '12':
+        with lock.held(tmp_path):
+            stages.stage(tmp_path / 'a', {}, lambda out, t=text: (out / 'x').write_text(t) and 0)
+            (tmp_path / 'a/x').unlink()
+    assert 'a is not bit for bit what it was before the damage' in caplog.text
+
+
+@pytest.mark.parametrize('damage', ['flip', 'unsealed'])
+def test_a_part_that_was_damaged_meanwhile_is_made_again(tmp_path, caplog, damage):
+    written = []
+
+    def build(stop):
+        def write(path):
+            path.mkdir()
+            (path / 'x').write_text('123')
+            written.append(path)
+
+        def build_parts(out):
+            stages.part(out / 'shard', write)
+            if stop:
+                raise KeyboardInterrupt
+
+        return build_parts
+
+    with pytest.raises(KeyboardInterrupt):
+        stages.stage(tmp_path / 'a', {}, build(True), resumable=True)
+    if damage == 'flip':
+        (tmp_path / 'a.tmp/shard/x').write_text('124')
+    else:
+        (tmp_path / 'a.tmp/shard/.checksums').unlink()
+    manifest = stages.stage(tmp_path / 'a', {}, build(False), resumable=True)
+    assert len(written) == 2 and 'making it again' in caplog.text
+    assert list(manifest['outputs']) == ['shard/x']
+    assert sorted(p.name for p in (tmp_path / 'a/shard').iterdir()) == ['x']
 
 
 def test_digest_is_of_the_inputs(tmp_path):

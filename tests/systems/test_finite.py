@@ -74,7 +74,7 @@ def test_an_embedding_names_its_system_and_passage(run):
         system.rank(run.train)
 
 
-def test_a_pair_names_query_and_passage(run):
+def test_a_pair_names_query_and_passage(run, tmp_path):
     ids = run.collection.passage_ids
     fine = [i for i, text in enumerate(run.passages) if SPOILT not in text]
     bad = next(i for i, text in enumerate(run.passages) if SPOILT in text)
@@ -84,12 +84,12 @@ def test_a_pair_names_query_and_passage(run):
     teacher = Teacher([system], [1.0])
     expected = f"cross: pairs: .* query '{run.train.ids[query]}' with passage '{ids[bad]}' is not"
     with pytest.raises(FloatingPointError, match=expected):
-        teacher.score({'cross': 1.0}, run.train, lists)
+        teacher.score({'cross': 1.0}, run.train, lists, tmp_path)
     good = Lists.originals(lists.query[:1], lists.passages[:1])
-    assert np.isfinite(teacher.score({'cross': 1.0}, run.train, good)).all()
+    assert np.isfinite(teacher.score({'cross': 1.0}, run.train, good, tmp_path)).all()
 
 
-def test_scores_and_rankings_name_system_query_and_passage(run):
+def test_scores_and_rankings_name_system_query_and_passage(run, tmp_path):
     path = run.workdir.parent / 'scores.jsonl'
     path.write_text(json.dumps({'query_id': 'train1', 'passage_ids': ['p1'], 'scores': [1]}))
     told = run.config.to_dict()
@@ -102,7 +102,7 @@ def test_scores_and_rankings_name_system_query_and_passage(run):
     lists = Lists.originals(np.array([at, at]), np.array([[1, 1], [1, 2]]))
     said = "'llm' gives query 'train1' and passage 'p2' the score inf, and 1 of 4 scores of split"
     with pytest.raises(FloatingPointError, match=said):
-        base.score(system, run.train, lists)
+        base.score_in_parts(system, run.train, lists, tmp_path, 'llm')
 
     def search(depth):
         passages = np.full((4, depth), -1, np.int32)

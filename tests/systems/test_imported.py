@@ -45,9 +45,9 @@ def test_ranks_what_the_file_holds(run):
 
 def test_a_missing_score_stops_with_the_coverage_or_takes_a_value(run):
     with pytest.raises(ValueError, match="no score for query 'b' and passage 'p0'.* 75.0% of the"):
-        load(run).score(QUERIES, LISTS)
+        load(run).list_scorer(QUERIES)(LISTS)
     system = load(run, missing=-9.0)
-    np.testing.assert_array_equal(system.score(QUERIES, LISTS), [[-2, -9], [3, 1]])
+    np.testing.assert_array_equal(system.list_scorer(QUERIES)(LISTS), [[-2, -9], [3, 1]])
     assert system.coverage(QUERIES, LISTS) == 0.75
     assert system.digest != load(run).digest
 

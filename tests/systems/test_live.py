@@ -53,7 +53,7 @@ def test_scores_as_in_a_split(run, name):
     system = build(run, name)
     passages = np.array([[3, 0, 29, 7]] * len(run.test), np.int32)
     lists = Lists.originals(np.arange(len(run.test), dtype=np.int32), passages)
-    for expected, question in zip(system.score(run.test, lists), run.test.texts, strict=True):
+    for expected, question in zip(system.list_scorer(run.test)(lists), run.test.texts, strict=True):
         found = live.score(system, question, passages[0])
         np.testing.assert_allclose(found, expected, atol=1e-6)
 

@@ -1,0 +1,280 @@
+"""Kills a small run at many moments; it must end as one that was left alone.
+
+python -m tests.kills --kills 50
+
+Kills are SIGKILLs: at random times, and, so that no stage is missed, at the first touch of given
+paths, which an audit hook in the process sees (opened, renamed, made or removed). What is compared
+is compared bit for bit, see `outcome`.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / 'tests'))  # As pytest has it.
+
+# What is done at what path of a workdir that is being written; the first that fits.
+KINDS = {
+    'mid-checkpoint': r'/checkpoints/',
+    'tokenise': r'^tokens/',
+    'train': r'/train\.tmp',
+    'import': r'^collection',
+    'encode': r'/embeddings-',
+    'index': r'/index',
+    'retrieve': r'/ranking-',
+    'mine': r'/(runs|candidates)',
+    'score': r'/scores',
+    'write': r'/dataset',
+    'compare': r'/(teacher_)?eval',
+    'test': r'^test',
+    'report': r'^(report|run\.trec)',
+    'export': r'^\.?student',
+}
+# Paths at whose n-th touch to kill, in the order of a run.
+MOMENTS = (
+    ('collection.tmp/passages.arrow', 1),
+    ('collection.tmp/manifest.json', 1),
+    ('systems/bm25/index.tmp/counts', 2),
+    ('systems/bm25/index.tmp/data.npy', 2),
+    ('systems/tuned/dataset.tmp', 6),
+    ('tokens/passages', 9),
+    ('systems/tuned/train.tmp/checkpoints/2', 3),
+    ('systems/dense/embeddings-passages.tmp', 6),
+    ('systems/dense/index.tmp', 8),
+    ('systems/dense/ranking-train.tmp', 4),
+    ('rounds/00/runs.tmp', 5),
+    ('rounds/00/candidates.tmp', 4),
+    ('rounds/00/scores.tmp', 5),
+    ('rounds/00/dataset.tmp', 9),
+    ('rounds/00/train.tmp/checkpoints/2', 30),
+    ('rounds/00/train.tmp/checkpoints/4', 20),
+    ('rounds/00/train.tmp/manifest.json', 1),
+    ('rounds/00/train/', 2),
+    ('systems/student_00/embeddings-passages.tmp', 9),
+    ('rounds/00/eval.tmp', 5),
+    ('rounds/01/train.tmp/checkpoints/6', 40),
+    ('test.tmp', 4),
+    ('run.trec', 1),
+    ('report.json', 2),
+    ('report.html', 1),
+    ('.student.tmp', 10),
+    ('.student.tmp', 24),
+)
+# What takes long to import and starts no thread of JAX's, which a fork would not survive.
+_IMPORTED = 'jax orbax.checkpoint grain tensorflow_datasets transformers scann flax optax'.split()
+_IMPORTED += 'matplotlib.pyplot scipy.optimize pyarrow ir_measures tensorboardX'.split()
+_EVENTS = ('open', 'os.rename', 'os.mkdir', 'os.remove', 'os.rmdir')
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """When a process kills itself.
+
+    Attributes:
+        seconds: After its start; or
+        path: at a touch of a path that begins so, relative to the workdir, or any if ''.
+        count: Which touch.
+        signal: What it sends itself then.
+    """
+
+    seconds: float | None = None
+    path: str = ''
+    count: int = 0
+    signal: int = signal.SIGKILL
+
+
+def command(home: pathlib.Path, workdir: pathlib.Path, *more: str) -> list[str]:
+    config = ROOT / f'tests/tiny.py:{home}'
+    return ['jdkd', '--config', str(config), '--workdir', str(workdir), *more]
+
+
+def _kill_at(kill: Kill, workdir: pathlib.Path) -> None:
+    left = kill.count
+
+    def hook(event, args):
+        nonlocal left
+        if event not in _EVENTS or not isinstance(args[0], str | os.PathLike):
+            return
+        path = os.fspath(args[0])
+        if isinstance(path, str) and path.startswith(f'{workdir}/{kill.path}'):
+            left -= 1
+            if not left:
+                print('killed at', os.path.relpath(path, workdir), file=sys.stderr, flush=True)
+                os.kill(os.getpid(), kill.signal)
+
+    sys.addaudithook(hook)
+
+
+def _main(argv: list[str], log: pathlib.Path, kill: Kill | None) -> None:
+    """In a process of its own."""
+    with log.open('w') as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    sys.argv = argv
+    if kill and kill.count:
+        _kill_at(kill, pathlib.Path(argv[argv.index('--workdir') + 1]))
+    from jdkd import main
+
+    main.cli()
+
+
+def start(argv: list[str], log: pathlib.Path, kill: Kill | None = None):
+    """The command line in a process, which begins where all has been imported already."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(_IMPORTED)
+    process = context.Process(target=_main, args=(argv, log, kill))
+    process.start()
+    return process
+
+
+def run(argv: list[str], log: pathlib.Path, kill: Kill | None = None) -> int:
+    """Runs the command line to its end, or to its kill; returns the exit code."""
+    process = start(argv, log, kill)
+    process.join(kill and kill.seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+def flip(path: pathlib.Path) -> None:
+    """Changes one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: pathlib.Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def outcome(workdir: pathlib.Path) -> dict[str, object]:
+    """All that a run ends with, less what clocks say."""
+    report = json.loads((workdir / 'report.json').read_text())
+    page = (workdir / 'report.html').read_text()
+    lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+    return {
+        'parameters': (workdir / 'student/model.safetensors').read_bytes(),
+        'student': {
+            str(p.relative_to(workdir)): p.read_bytes()
+            for p in sorted((workdir / 'student').rglob('*'))
+            if p.is_file()
+        },
+        'report': {k: sorted(v) if k == 'wall_seconds' else v for k, v in report.items()},
+        'page': page[: page.index('Seconds by stage')],
+        'run': (workdir / 'run.trec').read_text(),
+        'metrics': [{k: v for k, v in r.items() if k != 'lists_per_second'} for r in lines],
+    }
+
+
+def where(log: pathlib.Path, workdir: pathlib.Path) -> str:
+    """What a killed process was at, by its log and what it was writing."""
+    text = log.read_text()
+    if at := re.search(r'killed at (.*)', text):
+        path = at[1]
+    else:
+        built = re.findall(rf'(?:building|going on with) {re.escape(str(workdir))}/(\S+)', text)
+        path = next((p for p in reversed(built) if (workdir / f'{p}.tmp').exists()), 'between')
+        if (workdir / path).name == 'train':
+            path += '.tmp'
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, path)), 'between')
+
+
+def survive(
+    home: pathlib.Path, workdir: pathlib.Path, kills: list[Kill], expected: dict[str, object]
+) -> tuple[collections.Counter, int]:
+    """Starts a run again and again until all kills are used up; then, or when it ends, compares.
+
+    A run that ends before its kill is compared, and begun anew for the next kill.
+
+    Returns:
+        How often each kind of work was hit, and how many ends were compared.
+
+    Raises:
+        AssertionError: if an end differs, or a process ends otherwise than by its kill.
+    """
+    hit, ends = collections.Counter(), 0
+    log = workdir.with_suffix('.log')
+    for kill in [*kills, None]:
+        code = run(command(home, workdir), log, kill)
+        if code == -signal.SIGKILL:
+            hit[where(log, workdir)] += 1
+            continue
+        assert code == 0, f'{kill} ended with {code}:\n{log.read_text()[-3000:]}'
+        found = outcome(workdir)
+        for name, value in expected.items():
+            assert found[name] == value, f'{name} differs after {kill}'
+        left = [p for p in workdir.rglob('*.tmp') if p.is_dir()]
+        assert not left and not (workdir / 'replaced').exists(), left
+        ends += 1
+        shutil.rmtree(workdir)
+    return hit, ends
+
+
+@contextlib.contextmanager
+def quiet_environment(cache: pathlib.Path):
+    """One CPU device, and a cache of what XLA compiles, also of small programs."""
+    told = {
+        'XLA_FLAGS': '',
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_COMPILATION_CACHE_DIR': str(cache),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+        'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
+    }
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def main() -> None:
+    import tiny
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--kills', type=int, default=50)
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as scratch, quiet_environment(pathlib.Path(scratch, 'xla')):
+        home = pathlib.Path(scratch)
+        tiny.write(home)
+        for name in ('warm', 'alone'):  # The first one fills the cache.
+            begun = time.monotonic()
+            assert run(command(home, home / name), home / 'log') == 0, (home / 'log').read_text()
+            seconds = time.monotonic() - begun
+        expected = outcome(home / 'alone')
+        kills = [Kill(path=path, count=count) for path, count in MOMENTS]
+        while len(kills) < args.kills:
+            if rng.random() < 0.5:
+                kills.append(Kill(seconds=rng.uniform(0.2, seconds)))
+            else:
+                kills.append(Kill(count=rng.randrange(1, 1500)))
+        hit, ends = survive(home, home / 'killed', kills[: args.kills], expected)
+    print(f'{"killed while":16}{"times":>6}')
+    for kind in (*KINDS, 'between'):
+        print(f'{kind:16}{hit[kind]:6}')
+    print(f'{"in all":16}{sum(hit.values()):6}; {ends} ends, each bit for bit as if left alone')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,119 @@
+"""Several processes are as one: the same steps, the same run; and they end together."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import several
+import tiny
+import train_steps
+
+from jdkd.runtime import distributed
+from jdkd.runtime import mesh as meshes
+
+# What HEARTBEAT_SECONDS is in these tests.
+SOON = 10
+MAIN = (
+    f'from jdkd.runtime import distributed; distributed.HEARTBEAT_SECONDS = {SOON}; '
+    'from jdkd import main; main.cli()'
+)
+
+
+def check_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if name.endswith('/selected') or name == 'next_index':
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+        else:
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+def test_train_steps_are_the_same_on_any_devices_and_processes(tmp_path):
+    expected = train_steps.run(meshes.make_mesh(devices=jax.devices()[:1]))
+    assert expected['2/loss'] != expected['1/loss'] and expected['next_index'] == 3
+    check_equal(train_steps.run(meshes.make_mesh()), expected)
+    check_equal(train_steps.run(meshes.make_mesh(model=2)), expected)
+    processes = several.start(2, 'tests/train_steps.py', f'--output={tmp_path}', devices=4)
+    output = several.finish(processes)
+    assert [p.returncode for p in processes] == [0, 0], output
+    for model in (1, 2):
+        check_equal(dict(np.load(tmp_path / f'{model}.npz')), expected)
+
+
+def test_rows_of_a_batch_without_several_processes_are_all():
+    np.testing.assert_array_equal(meshes.local_rows(meshes.make_mesh(model=2), 8), np.arange(8))
+    with pytest.raises(ValueError, match='a batch of 6 does not divide over the 4 devices'):
+        meshes.local_rows(meshes.make_mesh(model=2), 6)
+
+
+def test_flags_of_processes_come_together():
+    with pytest.raises(ValueError, match='give all of --coordinator'):
+        distributed.start('127.0.0.1:1', None, 0)
+    with pytest.raises(ValueError, match='--process_index=2 is not below --num_processes=2'):
+        distributed.start('127.0.0.1:1', 2, 2)
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    path = tmp_path_factory.mktemp('processes')
+    tiny.write(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('JAX_COMPILATION_CACHE_DIR', str(path / 'xla'))
+        yield path
+
+
+def start(home, workdir, count, *more, devices=1):
+    command = ('-c', MAIN, '--config', f'tests/tiny.py:{home}', '--workdir', workdir, *more)
+    return several.start(count, *command, devices=devices)
+
+
+def report(workdir):
+    found = json.loads((workdir / 'report.json').read_text())
+    del found['wall_seconds']
+    return found
+
+
+def wait_for(path, processes):
+    while not list(path.parent.glob(path.name)):
+        assert all(p.poll() is None for p in processes), several.finish(processes)
+        time.sleep(0.02)
+
+
+def test_a_run_of_two_processes_is_that_of_one_whatever_happens_to_them(home):
+    """One is killed while it trains, one is frozen in a later round; then they come to the end."""
+    (one,) = processes = start(home, home / 'one', 1, devices=2)
+    output = several.finish(processes)
+    assert one.returncode == 0, output
+    workdir = home / 'two'
+    for step, what in ((2, signal.SIGKILL), (6, signal.SIGSTOP)):
+        first, second = processes = start(home, workdir, 2)
+        wait_for(workdir / f'rounds/0{step // 4}/train.tmp/checkpoints/{step}*', processes)
+        second.send_signal(what)
+        since = time.monotonic()
+        first.wait(timeout=6 * SOON)
+        assert first.returncode not in (0, None) and time.monotonic() - since < 3 * SOON
+        second.kill()
+        several.finish(processes)
+    first, second = processes = start(home, workdir, 2)
+    output = several.finish(processes)
+    assert (first.returncode, second.returncode) == (0, 0), output
+    assert report(workdir) == report(home / 'one')
+    assert not list(workdir.rglob('*.tmp*'))
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    steps = [(r['series'], r['step']) for r in map(json.loads, lines)]
+    assert len(steps) == len(set(steps))
+
+
+def test_a_signal_to_one_process_makes_all_save_at_the_same_step(home):
+    more = ('--config.steps_per_round=1000', '--config.checkpoint_every=20')
+    first, second = processes = start(home, home / 'signalled', 2, *more)
+    wait_for(home / 'signalled/rounds/00/train.tmp/checkpoints/20*', processes)
+    second.send_signal(signal.SIGTERM)
+    output = several.finish(processes)
+    assert (first.returncode, second.returncode) == (75, 75), output
+    saved = [p.name for p in (home / 'signalled/rounds/00/train.tmp/checkpoints').iterdir()]
+    assert len(saved) == 2 and all(name.isdigit() for name in saved)
+    assert f'{max(map(int, saved))}/' in output[0]  # As its progress bar said.
