@@ -9,6 +9,7 @@ import tokenizers
 from jdkd.models import export
 from jdkd.models.transformer import TransformerConfig
 
+TIMES = {'lists_per_second', 'wait_seconds'}  # Metrics that no two runs share.
 WORDS = 'cat dog bird fish runs sleeps sings swims red blue'.split()
 TRANSFORMER = TransformerConfig(
     vocab_size=5 + len(WORDS),
