@@ -41,7 +41,7 @@ def start(count, *command, devices=1, **kwargs):
     ]
 
 
-def finish(processes, timeout=240):
+def finish(processes, timeout=900):
     """Waits for all; their output."""
     try:
         return [p.communicate(timeout=timeout)[0] for p in processes]

@@ -331,6 +331,7 @@ def parts(
         part(paths[i], functools.partial(write_file, i))
     distributed.barrier(f'{directory / name}: all parts')
     distributed.await_files(paths)
+    distributed.barrier(f'{directory / name}: seen by all')  # Only then may one be removed.
     return paths
 
 
