@@ -1,12 +1,8 @@
 """GenDataset of Algorithm 1: retrieve, draw candidates, score them, write D_train and D_eval."""
 
-import dataclasses
-import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
-import scipy.optimize
-import scipy.special
 from absl import logging
 
 from jdkd import cautions
@@ -21,34 +17,9 @@ from jdkd.systems.build import record_features
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.imported import ImportedScores
 from jdkd.systems.lexical import BM25System
+from jdkd.teacher import Teacher, false_negatives, fit_weights, score_histogram
 
 SPLITS = ('train', 'eval')
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """An ensemble of named scorers: its logit is the weighted sum of theirs.
-
-    Attributes:
-        members: The scorers.
-        weights: One a member; None to fit them to the labels.
-    """
-
-    members: Sequence[System]
-    weights: Sequence[float] | None
-
-    def score(
-        self,
-        weights: Mapping[str, float],
-        queries: Queries,
-        lists: Lists,
-        directory: pathlib.Path,
-    ) -> np.ndarray:
-        """`[M, N]` logits, given the weights by name; see `base.score_in_parts`."""
-        return sum(
-            weights[m.name] * base.score_in_parts(m, queries, lists, directory, m.name)
-            for m in self.members
-        )
 
 
 def generate(
@@ -251,7 +222,7 @@ def _scores(
         # Held out, since members may have been trained on the labels of the train queries.
         fit_on = {name: s[:, :num_originals] for name, s in raw['eval'].items()}
         found = fitted or {
-            'teacher': _teacher_weights(teacher, fit_on),
+            'teacher': teacher.weights_on(fit_on),
             'scales': {s.name: fit_weights([fit_on[s.name]])[0] for s in pool if s.scale is None},
         }
         for split in SPLITS:
@@ -290,81 +261,6 @@ def _scores(
     )
 
 
-def _teacher_weights(teacher: Teacher, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    names = [m.name for m in teacher.members]
-    weights = teacher.weights
-    if weights is None:
-        weights = fit_weights([scores[name] for name in names])
-    return dict(zip(names, weights, strict=True))
-
-
-def fit_weights(scores: Sequence[np.ndarray]) -> list[float]:
-    """Non-negative weights whose sum of scores explains the labels best.
-
-    Minimises the mean listwise cross-entropy -log softmax(sum_m w_m s_m)[positive] (ours), which
-    also calibrates the distribution: its softmax at temperature 1 is as sharp as it is right.
-
-    Args:
-        scores: For each member `[M, N]` raw scores, the positive at index 0.
-
-    Returns:
-        One weight a member.
-    """
-    stacked = np.stack(scores).astype(np.float64)
-    # Members differ in scale by orders of magnitude; the search runs on scores of unit spread.
-    spread = np.maximum(stacked.std(axis=(1, 2)), 1e-12)
-    stacked /= spread[:, None, None]
-
-    def loss_and_gradient(weights):
-        logits = np.einsum('k,kmn->mn', weights, stacked)
-        log_p = logits - scipy.special.logsumexp(logits, axis=1, keepdims=True)
-        error = np.exp(log_p)
-        error[:, 0] -= 1
-        gradient = np.einsum('kmn,mn->k', stacked, error) / len(logits)
-        return -log_p[:, 0].mean(), gradient
-
-    found = scipy.optimize.minimize(
-        loss_and_gradient,
-        np.ones(len(scores)),
-        jac=True,
-        method='L-BFGS-B',
-        bounds=[(0, None)] * len(scores),
-    )
-    return [float(w) for w in found.x / spread]
-
-
-def score_histogram(teacher: np.ndarray, num_originals: int, num_reinforced: int) -> dict:
-    """The teacher's logits by kind of candidate, and how many of each lie between (ADAM's figure).
-
-    "Between" is the gap that ADAM fills: above the upper quartile of the hard negatives and below
-    the lower quartile of the positives.
-
-    Args:
-        teacher: `[M, N]` logits: positive, hard negatives, reinforced negatives, noisy positives.
-        num_originals: Positive and hard negatives.
-        num_reinforced: Reinforced negatives.
-
-    Returns:
-        `edges` of the bins, `counts` and `between` (a share) by kind.
-    """
-    end = num_originals + num_reinforced
-    kinds = {
-        'positive': teacher[:, :1],
-        'hard_negative': teacher[:, 1:num_originals],
-        'reinforced_negative': teacher[:, num_originals:end],
-        'noisy_positive': teacher[:, end:],
-    }
-    kinds = {name: scores.ravel() for name, scores in kinds.items() if scores.size}
-    edges = np.histogram_bin_edges(teacher, bins=40)
-    low = np.quantile(kinds['hard_negative'], 0.75)
-    high = np.quantile(kinds['positive'], 0.25)
-    return {
-        'edges': [round(float(e), 4) for e in edges],
-        'counts': {n: np.histogram(s, edges)[0].tolist() for n, s in kinds.items()},
-        'between': {n: float(np.mean((s > low) & (s < high))) for n, s in kinds.items()},
-    }
-
-
 def _features(run: Run, root: str, split: str, encoder: Encoder) -> dict[str, np.ndarray]:
     lists = load_lists(run, root, split, encoder)
     features = record_features(run, lists, _queries(run, split).positives)
@@ -378,24 +274,3 @@ def _features(run: Run, root: str, split: str, encoder: Encoder) -> dict[str, np
         features['teacher'][:, : lists.passages.shape[1]], run.config.candidates.false_negatives
     )
     return features
-
-
-def false_negatives(teacher: np.ndarray, rule: str) -> np.ndarray:
-    """Originals that the contrastive term must not push away.
-
-    Args:
-        teacher: `[M, N_o]` logits, the positive at index 0.
-        rule: `mask` takes hard negatives that the teacher scores above the positive out of the
-            contrastive term; the KL terms keep them, since the teacher's distribution says how
-            relevant they are. `keep` treats them as negatives.
-
-    Returns:
-        `[M, N_o]` bool.
-
-    Raises:
-        ValueError: if the rule is neither.
-    """
-    if rule not in ('mask', 'keep'):
-        raise ValueError(f"candidates.false_negatives is '{rule}'; use 'mask' or 'keep'.")
-    above = teacher > teacher[:, :1]
-    return above if rule == 'mask' else np.zeros_like(above)

@@ -19,7 +19,6 @@ from absl import logging
 from jdkd import cautions, gen_dataset, report, student
 from jdkd.data import candidates
 from jdkd.data.candidates import Lists
-from jdkd.gen_dataset import Teacher
 from jdkd.retrieval import evaluate, index, significance
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
@@ -28,6 +27,7 @@ from jdkd.systems import base
 from jdkd.systems.base import System
 from jdkd.systems.build import build
 from jdkd.systems.encoders import DualEncoderSystem
+from jdkd.teacher import Teacher
 
 _SAMPLE = 1024  # Passages whose embeddings are compared with each other.
 

@@ -16,7 +16,6 @@ from absl import logging
 
 from jdkd import iterate, report
 from jdkd.data import sources, store
-from jdkd.gen_dataset import Teacher
 from jdkd.models import pretrained, weights
 from jdkd.models.families import FAMILIES
 from jdkd.retrieval import evaluate as evaluation
@@ -26,6 +25,7 @@ from jdkd.runtime import config as configs
 from jdkd.runtime import distributed, stages
 from jdkd.systems import base
 from jdkd.systems.build import build
+from jdkd.teacher import Teacher
 from jdkd.validation import checkpoints, fields, machine
 from jdkd.validation.faults import caught, raise_all
 

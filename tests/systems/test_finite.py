@@ -12,7 +12,6 @@ import toy
 from configs import mta4dpr
 from jdkd.data import store
 from jdkd.data.candidates import Lists
-from jdkd.gen_dataset import Teacher
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval.index import Ranking
@@ -21,6 +20,7 @@ from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import base
 from jdkd.systems.build import build
+from jdkd.teacher import Teacher
 
 MODELS = {
     'dual': DualEncoder(toy.TRANSFORMER, 'mean', True),
