@@ -15,7 +15,6 @@ from absl import app, flags
 from configs import common
 from jdkd.data import loader
 from jdkd.data.tokens import TokenStore
-from jdkd.distill import step as steps
 from jdkd.distill import train
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig
@@ -67,6 +66,7 @@ def run(mesh) -> dict[str, np.ndarray]:
     """Metrics of three steps, and parameters, moments and the iterator's position after them."""
     config = common.get_config()
     config.loss.update({'in_batch': 1.0})
+    config.rows.update(lengths=2, parts=8)  # So that dropout draws the same on any devices.
     config.optimizer = ml_collections.ConfigDict(
         dict(learning_rate=1e-3, warmup_steps=1, total_steps=50, weight_decay=0.01, clip_norm=1.0)
     )
@@ -76,21 +76,20 @@ def run(mesh) -> dict[str, np.ndarray]:
         config,
         config.optimizer,
         mesh=mesh,
+        model=DualEncoder(MODEL),
         params=params,
-        score_fn=steps.dual_encoder_scores(DualEncoder(MODEL), 10.0),
+        scale=10.0,
         num_assistants=K,
         dropout=0.1,
     )
     to_tokens = loader.DualEncoderTokens(
         tokens(LISTS, 6, 1), tokens(LISTS * ORIGINALS, L, 2), length=L, sep_id=2
     )
-    batches = loader.batches(
-        records(),
-        loader.InBatchScores(to_tokens, [scorer(s) for s in range(K)], [1.0] * K),
-        batch_size=B,
-        mesh=mesh,
-        seed=[0, 0],
-    )
+    lists, order = records(), loader.Order(B, [0, 0])
+    stacked = {name: np.stack([r[name] for r in lists]) for name in ('passages', 'dark')}
+    to_rows = loader.fit(to_tokens, stacked, order, trainer.rows, mesh, steps=3)
+    to_batch = loader.InBatchScores(to_rows, [scorer(s) for s in range(K)], [1.0] * K)
+    batches = loader.batches(lists, to_batch, order, mesh)
     state, found = trainer.init(params), {}
     for i in range(3):
         batch = meshes.to_device(next(batches), meshes.batch_sharding(mesh))
