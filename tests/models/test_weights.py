@@ -62,7 +62,7 @@ def test_without_a_network_there_is_one_clear_error_soon(offline, name):
     start = time.monotonic()
     with pytest.raises(FileNotFoundError) as error:
         find_weights(name)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120  # No retries for minutes.
     message = str(error.value)
     assert message.startswith(f'The weights {name!r} are not on this machine and could not be')
     assert 'offline mode' in message and '\n' not in message
