@@ -271,7 +271,7 @@ def test_rows_as_long_as_the_positions(checkpoint):
     ('checkpoint', 'changes', 'message'),
     [
         ('deberta-v3', {'conv_kernel_size': 3}, 'has conv_kernel_size=3; only 0 is supported'),
-        ('deberta-v3', {'pos_att_type': 'p2p'}, "pos_att_type='p2p'; only c2p and p2c are"),
+        ('deberta-v3', {'pos_att_type': 'p2p'}, r"pos_att_type=\('p2p',\); only c2p and"),
         ('deberta-v3', {'relative_attention': False}, 'relative_attention=False; only true'),
         ('deberta-v3', {'pooler_hidden_size': 8}, 'pooler_hidden_size=8; only hidden_size is'),
         ('modernbert', {'attention_bias': True}, 'has attention_bias=True; only False is'),

@@ -165,7 +165,7 @@ def test_a_router_of_other_routes_is_refused(tmp_path, bert):
     save_router(bert, tmp_path / 'b')
     file = tmp_path / 'b/router_config.json'
     file.write_text(file.read_text().replace('document_0_Transformer', '../document_0'))
-    with pytest.raises(ValueError, match="names the folder '../document_0'"):
+    with pytest.raises(ValueError, match="names '../document_0', which is not inside"):
         pretrained.read_pretrained(tmp_path / 'b')
 
 
