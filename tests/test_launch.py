@@ -196,12 +196,11 @@ def test_what_is_taken_away_is_created_again_and_goes_on(cloud):
 
 def test_a_run_that_was_stopped_goes_on_and_one_that_failed_does_not(cloud):
     home, launch = cloud
+    (home / 'code').write_text('1')  # Of a run that is not stopped.
     watch = launch('watch', 'a', 'z1', steps=60)
     wait_for(lambda: number(home / 'vm/shared/step') >= 3)
     assert ended(launch('stop', 'a', 'z1'))[0] == 0
     assert (home / 'vm/shared/saved').exists()
-    wait_for(lambda: len((home / 'runs').read_text().splitlines()) == 2)
-    (home / 'code').write_text('1')
     code, _, err = ended(watch)
     assert code == 1 and 'ended with code 1' in err
     assert len((home / 'runs').read_text().splitlines()) == 2
