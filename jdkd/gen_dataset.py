@@ -195,8 +195,8 @@ def _scores(
 
     def build(out):
         raw, coverage, flatness = {}, {}, {}
-        for split in SPLITS:
-            lists = load_lists(run, root, split, encoder)
+        drawn_lists = {split: load_lists(run, root, split, encoder) for split in SPLITS}
+        for split, lists in drawn_lists.items():
             queries = _queries(run, split)
             for system in systems.values():
                 if isinstance(system, ImportedScores):
@@ -225,12 +225,12 @@ def _scores(
             'teacher': teacher.weights_on(fit_on),
             'scales': {s.name: fit_weights([fit_on[s.name]])[0] for s in pool if s.scale is None},
         }
-        for split in SPLITS:
+        for split, lists in drawn_lists.items():
             logits = sum(w * raw[split][name] for name, w in found['teacher'].items())
             scales = [found['scales'].get(s.name, s.scale) for s in pool]
             assistants = [c * raw[split][s.name] for c, s in zip(scales, pool, strict=True)]
             logits = logits.astype(np.float32)
-            lists, queries = load_lists(run, root, split, encoder), _queries(run, split)
+            queries = _queries(run, split)
             base.check_finite('teacher', logits, run, queries, lists)
             np.save(out / f'{split}.teacher.npy', logits)
             if assistants:

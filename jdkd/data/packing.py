@@ -86,7 +86,7 @@ def fit(lengths: Iterable[np.ndarray], config: Rows) -> Layout:
         count = 0
         for batch in lengths:
             for part in _parts(batch, config.parts):
-                row, _ = _share(part, config.shared, config.texts)
+                row, _, _ = _share(part, config.shared, config.texts)
                 count = max(count, row.max() + 1)
         return Layout(((_up(count, config.chunks), config.shared),), config.texts, config.parts)
     longest = None  # Of the i-th longest text of any part.
@@ -176,13 +176,7 @@ def _place(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray,
     """Row, first column and slot of each of one part's texts `[n]`."""
     if layout.slots > 1:
         ((rows, size),) = layout.tiles
-        row, slot = _share(lengths, size, layout.slots)
-        order = np.lexsort([slot, row])
-        ends = np.cumsum(lengths[order])
-        begins = ends - lengths[order]
-        first = slot[order] == 0
-        start = np.empty_like(row)
-        start[order] = begins - np.repeat(begins[first], np.bincount(row))
+        row, start, slot = _share(lengths, size, layout.slots)
         fits = row.max() < rows
     else:
         row = np.empty(len(lengths), np.int64)
@@ -195,25 +189,25 @@ def _place(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray,
     return row, start, slot
 
 
-def _share(lengths: np.ndarray, size: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and slot of each text `[n]`, the longest first, into the fullest row that has room."""
+def _share(lengths: np.ndarray, size: int, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `_place` says of rows of one size: the longest first, into the fullest with room."""
     if lengths.max() > size:
         raise ValueError(
             f'a text of {lengths.max()} tokens is longer than rows.shared={size}; raise that, or '
             'lower train_passage_length.'
         )
-    row, slot = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
+    row, start, slot = np.empty((3, len(lengths)), np.int64)
     used, room = [], []  # Texts of each row; (tokens left, row) of those with a slot left, sorted.
     for i in np.argsort(-lengths, kind='stable'):
         at = bisect.bisect_left(room, (lengths[i], -1))
         left, r = room.pop(at) if at < len(room) else (size, len(used))
         if r == len(used):
             used.append(0)
-        row[i], slot[i] = r, used[r]
+        row[i], start[i], slot[i] = r, size - left, used[r]
         used[r] += 1
         if used[r] < slots:
             bisect.insort(room, (left - lengths[i], r))
-    return row, slot
+    return row, start, slot
 
 
 def _steps(longest: np.ndarray, most: int) -> list[tuple[int, int]]:

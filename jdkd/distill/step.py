@@ -109,13 +109,7 @@ def dual_encoder_scores(
             variables = {'params': dual_encoder.tower(params, tower)}
 
             def apply(key, *inputs):
-                return model.apply(
-                    variables,
-                    *inputs,
-                    num_segments=rows.texts,
-                    deterministic=key is None,
-                    rngs=None if key is None else {'dropout': key},
-                )
+                return model.apply(variables, *inputs, num_segments=rows.texts, **_dropout(key))
 
             return apply
 
@@ -141,13 +135,8 @@ def cross_encoder_scores(model: cross_encoder.CrossEncoder, rows: Rows = _PLAIN)
 
     def scores(params, batch, key):
         def apply(key, tokens, token_types):
-            return model.apply(
-                {'params': params},
-                tokens,
-                token_types,
-                deterministic=key is None,
-                rngs=None if key is None else {'dropout': key},
-            )[:, None]
+            logits = model.apply({'params': params}, tokens, token_types, **_dropout(key))
+            return logits[:, None]
 
         inputs = [batch['tokens'], batch['token_types']]
         lists_BxN = _of_candidates(apply, inputs, batch['where'], key, rows)[..., 0]
@@ -163,6 +152,18 @@ def scores(model: Any, scale: float, rows: Rows) -> ScoreFn:
     if isinstance(model, cross_encoder.CrossEncoder):
         return cross_encoder_scores(model, rows)
     return dual_encoder_scores(model, scale, rows)
+
+
+def _dropout(key) -> dict[str, Any]:
+    """How a model is applied with a dropout key, or None."""
+    return (
+        {'deterministic': True}
+        if key is None
+        else {
+            'deterministic': False,
+            'rngs': {'dropout': key},
+        }
+    )
 
 
 def _of_candidates(apply, inputs, where, key, rows: Rows) -> jax.Array:

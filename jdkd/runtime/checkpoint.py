@@ -76,9 +76,7 @@ class Checkpoints:
 
     def restore_state(self, step: int, abstract_state: Any) -> Any:
         """The state alone."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        ).state
+        return _state(self._manager, step, abstract_state)
 
     def keep_only(self, step: int) -> None:
         """Removes all but one, at the end of a training."""
@@ -111,9 +109,13 @@ def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> An
     """
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options) as manager:
-        return manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        ).state
+        return _state(manager, step, abstract_state)
+
+
+def _state(manager: ocp.CheckpointManager, step: int, abstract_state: Any) -> Any:
+    return manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+    ).state
 
 
 def _remove_damaged(directory: pathlib.Path) -> None:

@@ -11,8 +11,9 @@ from jdkd.validation.faults import caught
 
 def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     """A mesh that is not the devices', or batches that do not divide over it."""
-    yield from mesh_faults(config)
-    if not list(mesh_faults(config)):
+    wrong = list(mesh_faults(config))
+    yield from wrong
+    if not wrong:
         ways = meshes.make_mesh(config.mesh.data, config.mesh.model).shape['data']
         sizes = {'batch_size': config.batch_size}
         for name, entry in roles.trained(config).items():
