@@ -9,7 +9,9 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+import train_steps
 from scipy.special import log_softmax, softmax
+from train_steps import DARK, ORIGINALS, B, K, L
 
 from configs import common
 from jdkd.data import packing
@@ -17,26 +19,14 @@ from jdkd.distill import assistants, losses, train
 from jdkd.distill import step as steps
 from jdkd.models.cross_encoder import CrossEncoder, join_pairs
 from jdkd.models.dual_encoder import DualEncoder
-from jdkd.models.transformer import TransformerConfig
 from jdkd.runtime import mesh as meshes
 
-B, ORIGINALS, DARK, K, L = 8, 4, 2, 3, 12
 ROWS = packing.Rows(lengths=1, parts=8)  # Of one length, so that all batches have one shape.
 SCALE = 10.0
 
 
 def model(dropout=0.0):
-    return DualEncoder(
-        TransformerConfig(
-            vocab_size=64,
-            hidden_size=16,
-            num_layers=1,
-            num_heads=2,
-            intermediate_size=32,
-            max_positions=16,
-            dropout=dropout,
-        )
-    )
+    return DualEncoder(dataclasses.replace(train_steps.MODEL, dropout=dropout))
 
 
 def make_lists(seed=0):
