@@ -20,6 +20,21 @@ MAIN = (
     f'from jdkd.runtime import distributed; distributed.HEARTBEAT_SECONDS = {SOON}; '
     'from jdkd import main; main.cli()'
 )
+# The second process never comes to what the first waits for.
+HANG = """
+import sys, time
+import jax
+from jax.experimental import multihost_utils
+from jdkd.runtime import distributed
+coordinator, count, index = (flag.partition('=')[2] for flag in sys.argv[1:])
+distributed.start(coordinator, int(count), int(index), hang_seconds=3)
+jax.devices()  # Which the processes exchange.
+if index == '1':
+    time.sleep(600)
+with distributed.watched('training') as alive:
+    alive()
+    multihost_utils.sync_global_devices('a step')
+"""
 
 
 def check_equal(found, expected):
@@ -116,3 +131,12 @@ def test_a_signal_to_one_process_makes_all_save_at_the_same_step(home):
     assert (first.returncode, second.returncode) == (75, 75), output
     saved = [p.name for p in (home / 'signalled/rounds/00/train.tmp/checkpoints').iterdir()]
     assert len(saved) == 2 and all(name.isdigit() for name in saved)
+
+
+def test_a_process_does_not_wait_for_ever_for_one_that_hangs():
+    first, second = processes = several.start(2, '-c', HANG)
+    assert first.wait(timeout=300) == distributed.HUNG
+    assert second.poll() is None
+    second.kill()
+    output, _ = several.finish(processes)
+    assert 'training: no step has ended for 3 seconds (--hang_seconds)' in output
