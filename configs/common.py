@@ -46,6 +46,7 @@ def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collec
     c.train.total_steps = c.train.get_ref('steps')
     c.train.weight_decay = 0.01
     c.train.clip_norm = 1.0
+    c.train.accumulate = 1
     if revision:
         c.revision = revision
     c.update(overrides)
@@ -152,6 +153,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.total_steps = c.get_ref('rounds') * c.get_ref('steps_per_round')
     c.optimizer.weight_decay = 0.01
     c.optimizer.clip_norm = 1.0
+    c.optimizer.accumulate = 1  # steps whose mean gradient is one update
 
     c.depth = 100  # passages kept of every ranking
     # Whether the passage with a query's own id is no result of it, as in BEIR.

@@ -8,7 +8,6 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from absl import app, flags
 
@@ -67,9 +66,7 @@ def run(mesh) -> dict[str, np.ndarray]:
     config = common.get_config()
     config.loss.update({'in_batch': 1.0})
     config.rows.update(lengths=2, parts=8)  # So that dropout draws the same on any devices.
-    config.optimizer = ml_collections.ConfigDict(
-        dict(learning_rate=1e-3, warmup_steps=1, total_steps=50, weight_decay=0.01, clip_norm=1.0)
-    )
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=1, total_steps=50)
     plain = DualEncoder(dataclasses.replace(MODEL, dropout=0.0))
     params = jax.jit(plain.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
     trainer = train.make_trainer(

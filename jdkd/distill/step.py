@@ -55,7 +55,7 @@ class TrainState:
     """All that a train step reads and writes.
 
     Attributes:
-        step: Scalar int32, updates done; -1 after one that was not finite, which is not taken, nor
+        step: Scalar int32, steps done; -1 after one that was not finite, which is not taken, nor
             is any after it: the rest of the state is the one before it.
         params: Parameters of the student (or of an assistant trained from labels).
         opt_state: State of the optax optimizer.
@@ -73,20 +73,24 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
     """AdamW with linear warm-up, cosine decay to 0 and clipping by the global norm.
 
     Args:
-        config: `learning_rate`, `warmup_steps`, `total_steps`, `weight_decay`, `clip_norm`.
+        config: `learning_rate`, `warmup_steps`, `total_steps`, `weight_decay`, `clip_norm` and
+            `accumulate`: an update takes the mean gradient of so many steps.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
+    by_step = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, config.total_steps
     )
-    return optax.chain(
+    tx = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
-            schedule,
+            lambda updates: by_step(updates * config.accumulate),
             weight_decay=config.weight_decay,
             # Biases, scales and layer norms are vectors: they are not decayed.
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
         ),
     )
+    if config.accumulate == 1:
+        return tx
+    return optax.MultiSteps(tx, config.accumulate).gradient_transformation()
 
 
 def init_state(params: Params, tx: optax.GradientTransformation, *, num_choices: int) -> TrainState:

@@ -33,6 +33,7 @@ _TRAINING = {
     'warmup_steps': 'at least 0',
     'weight_decay': 'at least 0',
     'clip_norm': 'above 0',
+    'accumulate': 'at least 1',
 }
 # Of the indexes and rankings; configs/eval.py has them too.
 RETRIEVAL = {

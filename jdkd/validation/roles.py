@@ -143,11 +143,18 @@ def _size_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
                 f'{field}.hard_negatives={owner.hard_negatives} is more than the {owner.depth} '
                 f'passages ({field}.depth) of each of {miners} rankings; raise that depth.'
             )
-    trainings = {'optimizer': config.optimizer}
-    trainings |= {f'systems.{name}.train': entry.train for name, entry in trained(config).items()}
-    for field, training in trainings.items():
+    trainings = {'optimizer': (config.optimizer, 'steps_per_round', config.steps_per_round)}
+    for name, entry in trained(config).items():
+        field = f'systems.{name}.train'
+        trainings[field] = (entry.train, f'{field}.steps', entry.train.steps)
+    for field, (training, length, steps) in trainings.items():
         if training.warmup_steps >= training.total_steps:
             yield (
                 f'{field}.warmup_steps={training.warmup_steps} leaves nothing of the '
                 f'{training.total_steps} steps of that training; lower it.'
+            )
+        if training.accumulate >= 1 and steps % training.accumulate:
+            yield (
+                f'{field}.accumulate={training.accumulate} does not divide {length}={steps}, which '
+                'would end between two updates; change one of them.'
             )

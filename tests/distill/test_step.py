@@ -5,7 +5,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -74,9 +73,7 @@ SUBSETS = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 def settings(**loss):
     config = common.get_config()
     config.loss.update({'in_batch': 1.0} | loss)
-    config.optimizer = ml_collections.ConfigDict(
-        dict(learning_rate=1e-3, warmup_steps=1, total_steps=50, weight_decay=0.01, clip_norm=1.0)
-    )
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=1, total_steps=50)
     return config
 
 
