@@ -12,39 +12,24 @@ of medians, since machines are noisy. Needs torch and transformers beside jdkd.
 import dataclasses
 import functools
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import torch
 import transformers
 from absl import app, flags
 
-from benchmarks import measure
-from configs import common
-from jdkd import plan
-from jdkd.data import packing
+from benchmarks import measure, train_step
 from jdkd.data.tokens import TokenStore
-from jdkd.distill import assistants, train
+from jdkd.distill import assistants
 from jdkd.models import pretrained, weights
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import encode
 from jdkd.runtime import mesh as meshes
 
-_WEIGHTS = flags.DEFINE_string(
-    'weights', 'sentence-transformers/all-MiniLM-L6-v2', "Directory, or name on the hub; a BERT's."
-)
-_LISTS = flags.DEFINE_integer('lists', 8, 'Queries of a train step.')
-_CANDIDATES = flags.DEFINE_integer('candidates', 8, 'Passages of each.')
 _ROWS = flags.DEFINE_integer('rows', 256, 'Passages to encode, and pairs to score.')
-_MEAN = flags.DEFINE_float('mean', 75.0, 'Tokens of a passage.')
-_LONGEST = flags.DEFINE_integer('longest', 144, 'Tokens of a passage.')
-_QUERY = flags.DEFINE_integer('query', 16, 'Tokens of a query.')
-_TURNS = flags.DEFINE_integer('turns', 5, 'Timed turns of each side.')
-_DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of matrix products.')
 _LENGTHS = flags.DEFINE_list('lengths', ['1', '2', '4', '8'], 'Numbers of lengths of rows to try.')
 _SHARED = flags.DEFINE_list('shared', ['256'], 'Lengths of shared rows to try.')
 _PEAK = flags.DEFINE_float(
@@ -52,82 +37,6 @@ _PEAK = flags.DEFINE_float(
 )
 _NAME = flags.DEFINE_string('name', 'throughput', 'Of the file of results.')
 _BATCH = 32  # Rows that PyTorch encodes and scores at once, as sentence-transformers does.
-_SCALE = 20.0
-
-
-def texts(rng, *shape: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids `[*shape, longest]` of passages, and their lengths."""
-    lengths = plan.draw_lengths(shape, _MEAN.value, _LONGEST.value, rng)
-    ids = rng.integers(1000, 9000, (*shape, _LONGEST.value)).astype(np.int32)
-    return np.where(np.arange(_LONGEST.value) < lengths[..., None], ids, 0), lengths
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    query: np.ndarray
-    tokens: np.ndarray
-    lengths: np.ndarray
-    teacher: np.ndarray
-
-    @property
-    def real_tokens(self) -> int:
-        return int(self.lengths.sum()) + self.query.size
-
-
-def train_batches(count: int) -> list[Batch]:
-    rng, shape = np.random.default_rng(0), (_LISTS.value, _CANDIDATES.value)
-    return [
-        Batch(
-            rng.integers(1000, 9000, (_LISTS.value, _QUERY.value)).astype(np.int32),
-            *texts(rng, *shape),
-            rng.normal(size=shape).astype(np.float32),
-        )
-        for _ in range(count)
-    ]
-
-
-def jax_train(path, batches, **rows):
-    """`run(i)` takes a train step on batch i; and the share of real tokens in its rows."""
-    source = pretrained.read_pretrained(path)
-    model = DualEncoder(dataclasses.replace(source.config, dtype=_DTYPE.value))
-    config = common.get_config()
-    config.loss.update(assistant=0.0, dark=0.0)
-    config.rows.update(rows)
-    config.optimizer.update(learning_rate=1e-5)
-    params = {'transformer': source.params}
-    trainer = train.make_trainer(
-        ml_collections.FrozenConfigDict(config),
-        config.optimizer,
-        mesh=meshes.make_mesh(),
-        model=model,
-        params=params,
-        scale=_SCALE,
-        num_assistants=0,
-    )
-    layout = packing.fit([b.lengths for b in batches], trainer.rows)
-    group = np.arange(batches[0].lengths.size, dtype=np.int32).reshape(batches[0].lengths.shape)
-    on_device = [
-        meshes.to_device(
-            {
-                'query': b.query,
-                **packing.pack({'tokens': b.tokens}, b.lengths, layout, pad_id=0),
-                'lengths': b.lengths,
-                'group': group,
-                'relevant': group[:, :1],
-                'false_negative': np.zeros(group.shape, bool),
-                'teacher': b.teacher,
-            },
-            meshes.batch_sharding(trainer.mesh),
-        )
-        for b in batches
-    ]
-    state = [trainer.init(params)]
-
-    def run(i):
-        state[0], metrics = trainer.step(state[0], on_device[i])
-        jax.block_until_ready(metrics)
-
-    return run, float(np.mean([b.lengths.sum() for b in batches])) / layout.num_tokens
 
 
 def torch_device() -> str:
@@ -138,7 +47,7 @@ def torch_encoder(path):
     """The model, and `embed(ids)` of padded rows."""
     device = torch_device()
     model = transformers.AutoModel.from_pretrained(path).to(device).eval()
-    autocast = torch.autocast(device, torch.bfloat16, enabled=_DTYPE.value == 'bfloat16')
+    autocast = torch.autocast(device, torch.bfloat16, enabled=train_step.DTYPE.value == 'bfloat16')
 
     def embed(ids: np.ndarray):
         ids = torch.tensor(ids.astype(np.int64), device=device)
@@ -168,7 +77,7 @@ def torch_train(path, batches):
         B, N = batch.lengths.shape
         queries = embed(batch.query)
         passages = embed(batch.tokens.reshape(B * N, -1)[:, : batch.lengths.max()])
-        scores = _SCALE * queries @ passages.T
+        scores = train_step.SCALE * queries @ passages.T
         own = torch.arange(B, device=scores.device)
         lists = scores.reshape(B, B, N)[own, own]
         teacher = fn.log_softmax(torch.tensor(batch.teacher, device=scores.device), dim=-1)
@@ -193,10 +102,10 @@ def by_length(ids: np.ndarray, lengths: np.ndarray):
 
 def encoders(path):
     """Both sides of encoding; and the real tokens."""
-    ids, lengths = texts(np.random.default_rng(1), _ROWS.value)
+    ids, lengths = train_step.texts(np.random.default_rng(1), _ROWS.value)
     store, mesh = TokenStore.of_rows(ids, 0), meshes.make_mesh()
     source = pretrained.read_pretrained(path)
-    model = DualEncoder(dataclasses.replace(source.config, dtype=_DTYPE.value))
+    model = DualEncoder(dataclasses.replace(source.config, dtype=train_step.DTYPE.value))
     params = jax.device_put({'transformer': source.params}, meshes.replicated(mesh))
     _, embed = torch_encoder(path)
 
@@ -211,10 +120,12 @@ def encoders(path):
 
 def scorers(path):
     """Both sides of scoring pairs by a cross-encoder with a fresh head; and the real tokens."""
-    ids, lengths = texts(np.random.default_rng(2), _ROWS.value)
-    queries = np.random.default_rng(3).integers(1000, 9000, (_ROWS.value, _QUERY.value))
+    ids, lengths = train_step.texts(np.random.default_rng(2), _ROWS.value)
+    queries = np.random.default_rng(3).integers(1000, 9000, (_ROWS.value, train_step.QUERY.value))
     mesh, source = meshes.make_mesh(), pretrained.read_pretrained(path)
-    model = CrossEncoder(dataclasses.replace(source.config, dtype=_DTYPE.value), head='linear')
+    model = CrossEncoder(
+        dataclasses.replace(source.config, dtype=train_step.DTYPE.value), head='linear'
+    )
     row = np.ones((1, 8), np.int32)
     params = model.init(jax.random.key(0), row, row)['params'] | {'transformer': source.params}
     params = jax.device_put(params, meshes.replicated(mesh))
@@ -234,34 +145,22 @@ def scorers(path):
     device = torch_device()
     judge = transformers.AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
     judge = judge.to(device).eval()
-    autocast = torch.autocast(device, torch.bfloat16, enabled=_DTYPE.value == 'bfloat16')
+    autocast = torch.autocast(device, torch.bfloat16, enabled=train_step.DTYPE.value == 'bfloat16')
     pairs = np.concatenate([queries, ids[:, 1:]], axis=1)
 
     def theirs():
         with torch.inference_mode(), autocast:
-            for rows in by_length(pairs, lengths + _QUERY.value - 1):
+            for rows in by_length(pairs, lengths + train_step.QUERY.value - 1):
                 tokens = torch.tensor(rows.astype(np.int64), device=device)
                 judge(input_ids=tokens, attention_mask=(tokens != 0).long()).logits.float().cpu()
 
-    return ours, theirs, int((lengths + _QUERY.value - 1).sum())
-
-
-def timed(sides: dict, calls: int) -> dict[str, float]:
-    """Median seconds of a call of each side, in turns; `side(i)` is call i."""
-    seconds = {name: [] for name in sides}
-    for turn in range(_TURNS.value + 2):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run(turn % calls)
-            if turn >= 2:  # The first ones compile and warm up.
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(s) for name, s in seconds.items()}
+    return ours, theirs, int((lengths + train_step.QUERY.value - 1).sum())
 
 
 def selection_seconds() -> float:
     """Of selecting the best of three assistants and their fusions for a batch."""
     rng = np.random.default_rng(4)
-    shape = (_LISTS.value, _CANDIDATES.value)
+    shape = (train_step.LISTS.value, train_step.CANDIDATES.value)
     pool = jnp.asarray(rng.normal(size=(3, *shape)), jnp.float32)
     teacher = jnp.asarray(rng.normal(size=shape), jnp.float32)
     rows = assistants.fusion_weights(3, 'subsets')
@@ -273,11 +172,12 @@ def selection_seconds() -> float:
         best = assistants.select(distance)
         return assistants.fuse_selected(pool, rows, best, fusion='subsets')
 
-    return timed({'select': lambda i: jax.block_until_ready(select(pool, teacher))}, 1)['select']
+    sides = {'select': lambda i: jax.block_until_ready(select(pool, teacher))}
+    return train_step.timed(sides, 1)['select']
 
 
 def main(_):
-    path = weights.find_weights(_WEIGHTS.value)
+    path = weights.find_weights(train_step.WEIGHTS.value)
     config = pretrained.read_pretrained(path).config
     # Products of a token with the dense layers; twice that for multiply and add.
     dense = config.num_layers * (
@@ -299,7 +199,7 @@ def main(_):
         works.setdefault(work, {})[name] = entry
         print(work, name, entry, flush=True)
 
-    batches = train_batches(3)
+    batches = train_step.train_batches(3)
     kinds = {f'rows of {n} lengths': dict(lengths=int(n)) for n in _LENGTHS.value if n}
     kinds |= {
         f'shared rows of {n}': dict(shared=int(n), texts=max(int(n) // 24, 4))
@@ -308,12 +208,13 @@ def main(_):
     }
     shares, sides = {'PyTorch': None}, {'PyTorch': torch_train(path, batches)}
     for name, rows in kinds.items():
-        sides[name], shares[name] = jax_train(path, batches, **rows)
+        sides[name], shares[name] = train_step.prepared(path, batches, meshes.make_mesh(), **rows)
     real = statistics.mean(b.real_tokens for b in batches)
-    for name, seconds in timed(sides, len(batches)).items():
+    for name, seconds in train_step.timed(sides, len(batches)).items():
         add('train', name, seconds, real, 6 * dense, shares[name])
     for work, (ours, theirs, real) in {'encode': encoders(path), 'score': scorers(path)}.items():
-        found = timed({'PyTorch': lambda i, f=theirs: f(), 'jdkd': lambda i, f=ours: f()}, 1)
+        both = {'PyTorch': lambda i, f=theirs: f(), 'jdkd': lambda i, f=ours: f()}
+        found = train_step.timed(both, 1)
         for name, seconds in found.items():
             add(work, name, seconds, real, 2 * dense)
     fastest = min(s['seconds'] for name, s in works['train'].items() if name != 'PyTorch')
@@ -321,12 +222,12 @@ def main(_):
     measure.write(
         _NAME.value,
         {
-            'dtype': _DTYPE.value,
+            'dtype': train_step.DTYPE.value,
             'texts': {
                 'mean_tokens': round(float(np.mean([b.lengths.mean() for b in batches])), 1),
-                'longest': _LONGEST.value,
-                'lists': _LISTS.value,
-                'candidates': _CANDIDATES.value,
+                'longest': train_step.LONGEST.value,
+                'lists': train_step.LISTS.value,
+                'candidates': train_step.CANDIDATES.value,
             },
             'versions': {'jax': jax.__version__, 'torch': torch.__version__},
             'works': works,
