@@ -4,10 +4,8 @@ import json
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -236,45 +234,6 @@ def test_another_config_in_the_same_workdir_is_refused(finished):
     done = jdkd(*TINY, '--config.loss.teacher=0.75', '--workdir', finished, ok=False)
     assert 'holds a run of another config (loss.teacher is 0.5 there and 0.75 here)' in done.stderr
     assert 'Traceback' not in done.stderr
-
-
-def test_a_killed_run_ends_as_if_it_had_not_been(finished, tmp_path):
-    workdir = tmp_path / 'killed'
-
-    def steps(stage):
-        path = workdir / f'{stage}.tmp/checkpoints'
-        return [int(p.name) for p in path.glob('*') if p.name.isdigit()]
-
-    # In an assistant's training, in the middle of a round, and between two rounds.
-    moments = [
-        lambda: steps('systems/minilm_ft/train'),
-        lambda: steps('rounds/00/train'),
-        lambda: (workdir / 'rounds/01/candidates').exists(),
-    ]
-    for moment in moments:
-        process = subprocess.Popen(
-            command(*TINY, '--workdir', workdir),
-            cwd=ROOT,
-            env=environment(),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        while process.poll() is None and not moment():
-            time.sleep(0.02)
-        assert process.poll() is None, 'ended before it could be killed'
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    jdkd(*TINY, '--workdir', workdir)
-    ours, theirs = report(workdir), report(finished)
-    assert ours.pop('wall_seconds').keys() == theirs.pop('wall_seconds').keys()
-    assert ours == theirs
-    jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(finished))
-
-    def logged(w):
-        lines = map(json.loads, (w / 'metrics.jsonl').read_text().splitlines())
-        return [{k: v for k, v in r.items() if k not in toy.TIMES} for r in lines]
-
-    assert logged(workdir) == logged(finished)
 
 
 def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, tmp_path):
