@@ -138,9 +138,17 @@ def of_comparison(
 
 
 def of_teacher(
-    measure: str, teacher: float, pool: Mapping[str, float], first_stage: str
+    measure: str, found: Mapping[str, Mapping[str, float]], first_stage: str
 ) -> list[Caution]:
-    """Whether a teacher does not beat an assistant on D_eval, by the measure that decides."""
+    """Whether the teacher does not beat an assistant on D_eval, by the measure that decides.
+
+    Args:
+        measure: That one.
+        found: {measure: value} of `teacher` and of each assistant.
+        first_stage: What the teacher re-ranks.
+    """
+    values = {system: measures[measure] for system, measures in found.items()}
+    teacher = values.pop('teacher')
     return [
         _caution(
             'weak_teacher',
@@ -151,7 +159,7 @@ def of_teacher(
             f'beat assistant {system} ({theirs:.4f}): a student can learn more from the '
             'assistant; use a better teacher.',
         )
-        for system, theirs in pool.items()
+        for system, theirs in values.items()
         if theirs >= teacher
     ]
 

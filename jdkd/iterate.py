@@ -65,7 +65,9 @@ def train(run: Run) -> dict:
         )
         warned += cautions.log(cautions.of_scores(i, scores))
         if i == 0:
-            warned += check_teacher(run, teacher, scores, systems[config.first_stage], pool)
+            first = systems[config.first_stage]
+            on_eval = measure_teacher(run, teacher, scores, first, pool)
+            warned += cautions.log(cautions.of_teacher(config.compare, on_eval, first.name))
         trained = model.train_round(i, data, current, pool, scores['scales'])
         current = model.after_round(i)
         compared = compare(run, i, current, pool, [systems[config.first_stage], start])
@@ -86,7 +88,9 @@ def train(run: Run) -> dict:
             }
         )
     test = final_test(run, teacher, rounds[0], systems, start, current)
-    found = report.write(run, **test, rounds=rounds, warnings=warned)
+    found = report.write(
+        run, **test, teacher_eval=on_eval['teacher'], rounds=rounds, warnings=warned
+    )
     model.export(found)
     return found
 
@@ -225,10 +229,10 @@ def rerank(
     return index.load_ranking(run.workdir / path, 'ranking')
 
 
-def check_teacher(
+def measure_teacher(
     run: Run, teacher: Teacher, scores: Mapping, first: System, pool: Sequence[System]
-) -> list[cautions.Caution]:
-    """Warns when the teacher does not beat every assistant on D_eval."""
+) -> dict[str, dict[str, float]]:
+    """{system: {measure: value}} on D_eval: the pool, and `teacher` re-ranking the first stage."""
 
     def build_stage(out):
         ranking = rerank(run, 'teacher', teacher, scores['teacher'], first, run.eval)
@@ -237,7 +241,7 @@ def check_teacher(
             found[system.name] = base.measure(run, system.rank(run.eval)[0], run.eval)
         return {name: measured.means for name, measured in found.items()}
 
-    found = run.stage(
+    return run.stage(
         'rounds/00/teacher_eval',
         {
             **base.measuring(run, {s.name: s for s in (first, *pool)}.values()),
@@ -246,9 +250,6 @@ def check_teacher(
         },
         build_stage,
     )['result']
-    measure = run.config.compare
-    values = {name: measures[measure] for name, measures in found.items()}
-    return cautions.log(cautions.of_teacher(measure, values.pop('teacher'), values, first.name))
 
 
 def final_test(

@@ -6,6 +6,7 @@ python -m jdkd.main --mode eval|search --workdir runs/a
 python -m jdkd.main --mode eval --config configs/eval.py --config.model=DIR \
     --config.collections=beir:PATH,python_docs --workdir runs/zero_shot
 python -m jdkd.main --mode export --workdir runs/a --system=minilm_ft --push_to=org/name
+python -m jdkd.main --mode compare --workdir runs/a --with runs/b
 python -m jdkd.main --mode plan --topology v5e:2x4
 """
 
@@ -38,7 +39,7 @@ _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where the run is kept; runs/<name of the config> by default.'
 )
 _MODE = flags.DEFINE_enum(
-    'mode', 'train', ['train', 'eval', 'export', 'search', 'plan'], 'What to do.'
+    'mode', 'train', ['train', 'eval', 'export', 'search', 'compare', 'plan'], 'What to do.'
 )
 _TOPOLOGY = flags.DEFINE_string(
     'topology', 'v5e:2x4', 'TPU topology that --mode plan compiles for.'
@@ -47,10 +48,16 @@ _SYSTEM = flags.DEFINE_string(
     'system', 'student', 'What --mode export exports: the student, or a system of the config.'
 )
 _OUTPUT = flags.DEFINE_string(
-    'output', None, 'Where to; <workdir>/student or <workdir>/exported/<system> by default.'
+    'output',
+    None,
+    'Where to; <workdir>/student or <workdir>/exported/<system> by default, and '
+    '<workdir>/compared/<name> of --mode compare.',
 )
 _AGAINST = flags.DEFINE_string(
     'against', None, 'Another workdir or a TREC run file that --mode eval compares with.'
+)
+_WITH = flags.DEFINE_string(
+    'with', None, 'Another finished workdir, whose run --mode compare shows beside this one.'
 )
 _UPDATE = flags.DEFINE_bool(
     'update',
@@ -76,10 +83,19 @@ _HANG_SECONDS = flags.DEFINE_float(
 def main(argv):
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
-    for mode, of_mode in (('export', (_SYSTEM, _OUTPUT, _PUSH_TO)), ('eval', (_AGAINST,))):
-        for flag in of_mode:
-            if flag.present and _MODE.value != mode:
-                raise ValueError(f'--{flag.name} is for --mode {mode}; add that or leave it out.')
+    for flag, modes in (
+        (_SYSTEM, ('export',)),
+        (_OUTPUT, ('export', 'compare')),
+        (_PUSH_TO, ('export',)),
+        (_AGAINST, ('eval',)),
+        (_WITH, ('compare',)),
+    ):
+        if flag.present and _MODE.value not in modes:
+            raise ValueError(
+                f'--{flag.name} is for --mode {" or ".join(modes)}; add that or leave it out.'
+            )
+    if _MODE.value == 'compare' and not _WITH.value:
+        raise ValueError('--mode compare needs another finished run: add --with=WORKDIR.')
     is_eval = _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value)
     if _UPDATE.value and not (_MODE.value == 'train' or is_eval):
         raise ValueError('--update is for --mode train and for --mode eval with a --config of it.')
@@ -128,6 +144,8 @@ def main(argv):
         if zero_shot.is_config(config):
             open_run = functools.partial(_run, collect=store.fetch)
             zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
+        elif _MODE.value == 'compare':
+            serve.compare(workdir, _WITH.value, _OUTPUT.value)
         elif _MODE.value == 'eval':
             serve.evaluate(_run(config, workdir), _AGAINST.value)
         else:

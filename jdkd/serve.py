@@ -1,9 +1,10 @@
-"""Using a finished run: measure its student again, export its encoders."""
+"""Using a finished run: measure its student again, compare it, export its encoders."""
 
 import pathlib
 import tempfile
 
-from jdkd import publish, report, student
+from jdkd import publish, student
+from jdkd.report import comparison, finished, tables
 from jdkd.retrieval import evaluate as evaluation
 from jdkd.retrieval import index, significance, vectors
 from jdkd.run import Run
@@ -58,10 +59,18 @@ def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> d
         test[against] = other.means
         compared[against] = significance.compare(measured.per_query, other.per_query)
     stages.write_json(run.workdir / 'eval.json', {'test': test, 'significance': compared})
-    print(report.measures_table(test))
+    print(tables.measures_table(test))
     if compared:
-        print(f'\n{report.table(report.differences(compared), "student less")}')
+        print(f'\n{tables.table(tables.differences(compared), "student less")}')
     return measured.means
+
+
+def compare(workdir: pathlib.Path, other: str, output: str | None = None) -> None:
+    """Writes a page with two finished runs side by side, on process 0; see `comparison.compare`."""
+    directory = pathlib.Path(output) if output else None
+    distributed.from_first(
+        lambda: str(comparison.compare(workdir, pathlib.Path(other), directory)), 'the comparison'
+    )
 
 
 def export(run: Run, name: str, output: str | None = None, push_to: str | None = None) -> None:
@@ -75,7 +84,7 @@ def export(run: Run, name: str, output: str | None = None, push_to: str | None =
     """
     if push_to:
         publish.check_repo(push_to)
-    found = _report(run)
+    found = finished.read_report(run.workdir)
     encoder = _final(run).encoder if name == student.NAME else build.load_trained(run, name)
     directory = publish.write(run, name, encoder, found, output)
     if not distributed.is_first():
@@ -83,15 +92,6 @@ def export(run: Run, name: str, output: str | None = None, push_to: str | None =
     print(f'exported to {directory}')
     if push_to:
         print(f'pushed to {publish.push(directory, push_to)}')
-
-
-def _report(run: Run) -> dict:
-    path = run.workdir / 'report.json'
-    if not path.exists():
-        raise FileNotFoundError(
-            f'{path} is not there; run --mode train with this --workdir to its end first.'
-        )
-    return stages.read_json(path)
 
 
 def _final(run: Run) -> DualEncoderSystem:

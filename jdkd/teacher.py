@@ -95,7 +95,7 @@ def score_histogram(teacher: np.ndarray, num_originals: int, num_reinforced: int
         num_reinforced: Reinforced negatives.
 
     Returns:
-        `edges` of the bins, `counts` and `between` (a share) by kind.
+        `edges` of the bins, `counts` and `between` (a share) by kind, and the ends of the `gap`.
     """
     end = num_originals + num_reinforced
     kinds = {
@@ -112,6 +112,7 @@ def score_histogram(teacher: np.ndarray, num_originals: int, num_reinforced: int
         'edges': [round(float(e), 4) for e in edges],
         'counts': {n: np.histogram(s, edges)[0].tolist() for n, s in kinds.items()},
         'between': {n: float(np.mean((s > low) & (s < high))) for n, s in kinds.items()},
+        'gap': [float(low), float(high)],
     }
 
 

@@ -14,10 +14,11 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from jdkd import iterate, report
+from jdkd import iterate
 from jdkd.data import sources, store
 from jdkd.models import pretrained, weights
 from jdkd.models.families import FAMILIES
+from jdkd.report import tables
 from jdkd.retrieval import evaluate as evaluation
 from jdkd.retrieval import significance
 from jdkd.run import Run
@@ -119,7 +120,7 @@ def evaluate(
     for source, (name, other) in zip(config.collections, theirs.items(), strict=True):
         run = _open(config, entry, source, workdir / name, open_run)
         measured[name] = _measure(run, other)
-        logging.info('%s\n%s', name, report.table(report.percents(measured[name]['test'])))
+        logging.info('%s\n%s', name, tables.table(tables.percents(measured[name]['test'])))
     systems = (FIRST, OTHER, MODEL) if against else (FIRST, MODEL)
     tests = {s: {name: m['test'][s] for name, m in measured.items()} for s in systems}
     average = {
@@ -178,15 +179,15 @@ def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measu
     rows = {}
     for name, found in measured.items():
         facts = found['collection']
-        cells = report.percents({name: {s: v[measure] for s, v in found['test'].items()}})[name]
-        less = report.differences(
+        cells = tables.percents({name: {s: v[measure] for s, v in found['test'].items()}})[name]
+        less = tables.differences(
             {name: {f'less {s}': v[measure] for s, v in found['significance'].items()}}
         )[name]
         about = {'split': facts['split'], 'queries': str(facts['queries'])}
         rows[name] = about | {'passages': str(facts['passages'])} | cells | less
     if len(rows) > 1:
-        rows |= report.percents({'average': {s: v[measure] for s, v in average.items()}})
-    return report.table(rows, measure)
+        rows |= tables.percents({'average': {s: v[measure] for s, v in average.items()}})
+    return tables.table(rows, measure)
 
 
 def _collection(config, source: str, name: str) -> ml_collections.FrozenConfigDict:

@@ -83,7 +83,9 @@ def test_what_compare_finds(found, expected):
 
 
 def test_a_teacher_must_beat_its_assistants():
-    (found,) = cautions.of_teacher('MRR@10', 0.5, {'a': 0.4, 'b': 0.5}, 'bm25')
+    values = {'teacher': 0.5, 'a': 0.4, 'b': 0.5}
+    measured = {name: {'MRR@10': value} for name, value in values.items()}
+    (found,) = cautions.of_teacher('MRR@10', measured, 'bm25')
     assert (found['what'], found['system'], found['round']) == ('weak_teacher', 'b', None)
     assert 'the teacher (MRR@10 0.5000 on D_eval, re-ranking bm25)' in found['message']
 

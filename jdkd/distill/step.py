@@ -334,6 +334,8 @@ def make_train_step(
             opt_state=opt_state,
             selected=state.selected + metrics.get('selected', 0.0),
         )
+        if 'selected' in metrics:
+            metrics['selected_so_far'] = after.selected
         metrics['grad_norm'] = optax.tree.norm(grads)
         metrics['param_norm'] = optax.tree.norm(after.params)
         # A state that is not finite never exists: what went wrong can still be asked of the one

@@ -212,9 +212,10 @@ def fit(
             now = time.monotonic()
             scalars = {k: v for k, v in metrics.items() if np.ndim(v) == 0}
             if 'selected' in metrics:
-                # Share of the batch that each choice was selected for.
-                counts = metrics['selected'] / metrics['selected'].sum()
-                scalars |= {f'selected/{n}': c for n, c in zip(choices, counts, strict=True)}
+                # Of all queries of the round so far, the share that each choice was selected for:
+                # one batch would be chance, and a count since the last line is lost by a kill.
+                shares = metrics['selected_so_far'] / metrics['selected_so_far'].sum()
+                scalars |= {f'selected/{n}': s for n, s in zip(choices, shares, strict=True)}
             scalars['lists_per_second'] = batch_size * (at - clock_step) / (now - clock)
             # What the host's data cost, beyond the steps that ran meanwhile.
             scalars['wait_seconds'] = waited / (at - clock_step)

@@ -177,3 +177,10 @@ def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], t
         for query_id, ranked in run.items():
             for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
                 f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')
+
+
+def read_top(path: pathlib.Path) -> dict[str, str]:
+    """{query id: its first passage's id} of a file that `write_trec_run` wrote."""
+    with path.open(encoding='utf-8') as f:
+        lines = (line.split() for line in f)
+        return {fields[0]: fields[2] for fields in lines if fields[3] == '1'}

@@ -75,11 +75,9 @@ def save(workdir: pathlib.Path, config: ml_collections.FrozenConfigDict) -> None
     path = workdir / FILE
     if path.exists():
         theirs = _read(workdir)
-        ours_flat, theirs_flat = dict(_flat(ours)), dict(_flat(theirs))
         changed = [
-            f'{k} is {theirs_flat.get(k)} there and {ours_flat.get(k)} here'
-            for k in sorted(ours_flat.keys() | theirs_flat.keys())
-            if ours_flat.get(k) != theirs_flat.get(k)
+            f'{field} is {theirs} there and {ours} here'
+            for field, (theirs, ours) in differences(theirs, ours).items()
         ]
         if not changed:
             return
@@ -129,6 +127,16 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
             f'{stages.FORMAT}); upgrade jdkd, or choose another --workdir.'
         )
     return found
+
+
+def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
+    """{field: its value in a, in b} of the fields that differ; None where one has it not."""
+    flat_a, flat_b = (dict(_flat(stages.to_json(config))) for config in (a, b))
+    return {
+        field: (flat_a.get(field), flat_b.get(field))
+        for field in sorted(flat_a.keys() | flat_b.keys())
+        if flat_a.get(field) != flat_b.get(field)
+    }
 
 
 def digest(config: ml_collections.FrozenConfigDict) -> str:

@@ -14,6 +14,28 @@ from jdkd.runtime import distributed, files
 # Training series by name, each with its own steps.
 STEP = 'step'
 SERIES = 'series'
+FILE = 'metrics.jsonl'
+
+
+def read(workdir: pathlib.Path, series: str) -> list[dict[str, float]]:
+    """The records of a series in metrics.jsonl, in the order of their steps; none without a file.
+
+    Damaged lines are left out: curves are drawn from these, and nothing else depends on them.
+    """
+    path = pathlib.Path(workdir) / FILE
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines() if path.exists() else []
+    records = filter(None, map(_parse, lines))
+    found = {record[STEP]: record for record in records if record[SERIES] == series}
+    return [found[step] for step in sorted(found)]
+
+
+def _parse(line: str) -> dict | None:
+    """The record of a line; None of half a line, of a write that was cut off."""
+    try:
+        record = json.loads(line)
+        return record if SERIES in record and isinstance(record[STEP], int) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 class MetricsWriter:
@@ -44,7 +66,7 @@ class MetricsWriter:
             return
         self._series = series
         self._kept = lambda step: step <= resume_step or last_step < step <= total_steps
-        self._path = pathlib.Path(workdir) / 'metrics.jsonl'
+        self._path = pathlib.Path(workdir) / FILE
         if self._path.exists():
             lines = self._path.read_text(encoding='utf-8', errors='replace').splitlines()
             # Always another file: copies of a workdir may share this one by hard links.
@@ -62,11 +84,10 @@ class MetricsWriter:
         self._events.write_event(event_pb2.Event(wall_time=time.time(), **fields))
 
     def _keep(self, line: str) -> bool:
-        try:
-            record = json.loads(line)
-            return record[SERIES] != self._series or self._kept(record[STEP])
-        except (ValueError, KeyError, TypeError):  # The half line of a write that was cut off.
+        record = _parse(line)
+        if record is None:
             return False
+        return record[SERIES] != self._series or self._kept(record[STEP])
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._writes:

@@ -1,0 +1,121 @@
+"""Test queries on which two systems differ most, to be read."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from jdkd.data.collection import Collection
+
+PerQuery = Mapping[str, Mapping[str, float]]
+
+_EXAMPLES = 5  # Of wins, and of losses.
+_LONGEST = 300  # Characters of a text.
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A query, what it was measured at, and what was found; texts are cut.
+
+    Attributes:
+        query: Its text.
+        ours: The measure of the system that is looked at.
+        theirs: Of the one that it is compared with.
+        wanted: The judged passage of the highest grade, or the answers.
+        found: {system: the passage that it ranked first}, or '' where there is none.
+    """
+
+    query: str
+    ours: float
+    theirs: float
+    wanted: str
+    found: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Duel:
+    """Two systems, query by query.
+
+    Attributes:
+        ours: Name of the system that is looked at.
+        theirs: Of the one that it is compared with.
+        measure: What they are compared by.
+        differences: {query id: ours less theirs}.
+        wins: Where ours is better by most; of equal ones the first of the collection.
+        losses: Where it is worse by most.
+    """
+
+    ours: str
+    theirs: str
+    measure: str
+    differences: Mapping[str, float]
+    wins: Sequence[Example]
+    losses: Sequence[Example]
+
+
+def duel(
+    collection: Collection,
+    split: str,
+    measure: str,
+    ours: tuple[str, PerQuery],
+    theirs: tuple[str, PerQuery],
+    tops: Mapping[str, Mapping[str, str]],
+) -> Duel | None:
+    """Compares two systems on the queries that both were measured on; None if there are none.
+
+    Args:
+        collection: Of the queries.
+        split: Of the queries.
+        measure: What they are compared by.
+        ours: Name and measures of the system that is looked at.
+        theirs: Of the one that it is compared with.
+        tops: {system: {query id: id of the passage that it ranked first}}, of those to be read.
+    """
+    (_, our_values), (_, their_values) = ours, theirs
+    found = {
+        query_id: values[measure] - their_values[query_id][measure]
+        for query_id, values in our_values.items()
+        if measure in values and measure in their_values.get(query_id, ())
+    }
+    if not found:
+        return None
+
+    def examples(query_ids):
+        return [
+            Example(
+                query=_cut(collection.queries[split][query_id]),
+                ours=our_values[query_id][measure],
+                theirs=their_values[query_id][measure],
+                wanted=_wanted(collection, split, query_id),
+                found={name: _passage(collection, top.get(query_id)) for name, top in tops.items()},
+            )
+            for query_id in query_ids
+        ]
+
+    falling = sorted(found, key=lambda query_id: -found[query_id])[:_EXAMPLES]
+    rising = sorted(found, key=lambda query_id: found[query_id])[:_EXAMPLES]
+    return Duel(
+        ours[0],
+        theirs[0],
+        measure,
+        found,
+        wins=examples(query_id for query_id in falling if found[query_id] > 0),
+        losses=examples(query_id for query_id in rising if found[query_id] < 0),
+    )
+
+
+def _wanted(collection: Collection, split: str, query_id: str) -> str:
+    grades = collection.qrels.get(split, {}).get(query_id, {})
+    best = max(grades, key=grades.get, default=None)
+    if best is not None and grades[best] > 0:
+        return _passage(collection, best)
+    return _cut(' / '.join(collection.answers.get(split, {}).get(query_id, [])))
+
+
+def _passage(collection: Collection, passage_id: str | None) -> str:
+    return '' if passage_id is None else _cut(collection.passage(collection.row[passage_id]))
+
+
+def _cut(text: str) -> str:
+    """The beginning of a text, on one line, without what a browser would obey."""
+    text = ''.join(c if c.isprintable() else ' ' for c in text[: 4 * _LONGEST])
+    text = ' '.join(text.split())
+    return text if len(text) <= _LONGEST else f'{text[:_LONGEST].rstrip()} ...'

@@ -1,0 +1,61 @@
+"""What a finished run left in its workdir, as pictures and comparisons need it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from jdkd.runtime import config as configs
+from jdkd.runtime import metrics, stages
+
+FILE = 'report.json'
+STUDENT = 'student'
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run that has reached its end.
+
+    Attributes:
+        workdir: Where it is kept.
+        config: Its config.
+        report: As in report.json.
+        records: Of the student's training, by step; see `metrics.read`.
+    """
+
+    workdir: pathlib.Path
+    config: ml_collections.FrozenConfigDict
+    report: Mapping[str, Any]
+    records: Sequence[Mapping[str, float]]
+
+
+def of(workdir: pathlib.Path, config: ml_collections.FrozenConfigDict, report: Mapping) -> Finished:
+    """A run whose report is at hand."""
+    return Finished(workdir, config, report, metrics.read(workdir, STUDENT))
+
+
+def read(workdir: pathlib.Path) -> Finished:
+    """A run as its workdir has it.
+
+    Raises:
+        FileNotFoundError: if the workdir holds no run, or one that is not finished.
+        ValueError: if its config is damaged, or of a newer version.
+    """
+    config = configs.load(workdir)
+    return of(workdir, config, read_report(workdir))
+
+
+def read_report(workdir: pathlib.Path) -> dict[str, Any]:
+    """The report of a finished run.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = workdir / FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} is not there; run --mode train with this --workdir to its end first.'
+        )
+    return stages.read_json(path)

@@ -1,0 +1,43 @@
+"""Measures and differences as cells, and cells as text tables."""
+
+from collections.abc import Mapping
+
+
+def measures_table(test: Mapping[str, Mapping[str, float]]) -> str:
+    """The test measures as a text table, times 100, the student last."""
+    order = sorted(test, key=lambda name: (name == 'student', test[name].get('MRR@10', 0)))
+    return table(percents({name: test[name] for name in order}))
+
+
+def percents(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, str]]:
+    """Measures as cells of a table."""
+    return {
+        name: {column: f'{100 * value:.1f}' for column, value in values.items()}
+        for name, values in rows.items()
+    }
+
+
+def differences(significance: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, str]]:
+    """Differences and the p of their t-test as cells of a table: `+1.2 (p = 0.034)`."""
+    return {
+        name: {column: _difference(found) for column, found in values.items()}
+        for name, values in significance.items()
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
+    """Rows of cells by column as a text table; the first row has all columns."""
+    columns = list(next(iter(rows.values())))
+    first = max(map(len, [corner, *rows]))
+    widths = {c: max(8, len(c), *(len(r.get(c, '')) for r in rows.values())) for c in columns}
+    lines = []
+    for name, cells in {corner: {c: c for c in columns}, **rows}.items():
+        shown = (f'  {cells.get(c, ""):>{width}}' for c, width in widths.items())
+        lines.append(f'{name:{first}}{"".join(shown)}'.rstrip())
+    return '\n'.join(lines)
+
+
+def _difference(found: Mapping) -> str:
+    p = found['p']
+    shown = 'p unknown' if p is None else 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
+    return f'{100 * found["difference"]:+.1f} ({shown})'
