@@ -41,7 +41,7 @@ KINDS = {
     'write': r'/dataset',
     'compare': r'/(teacher_)?eval',
     'test': r'^test',
-    'report': r'^(report|run\.trec)',
+    'report': r'^(report|pictures|run\.trec)',
     'export': r'^\.?student',
 }
 # Paths at whose n-th touch to kill, in the order of a run.
@@ -71,6 +71,7 @@ MOMENTS = (
     ('run.trec', 1),
     ('report.json', 2),
     ('report.html', 1),
+    ('pictures/loss.png', 1),
     ('.student.tmp', 10),
     ('.student.tmp', 24),
 )
@@ -176,6 +177,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, object]:
         },
         'report': {k: sorted(v) if k == 'wall_seconds' else v for k, v in report.items()},
         'page': page[: page.index('Seconds by stage')],
+        'pictures': {p.name: p.read_bytes() for p in sorted((workdir / 'pictures').iterdir())},
         'run': (workdir / 'run.trec').read_text(),
         'metrics': [{k: v for k, v in r.items() if k not in toy.TIMES} for r in lines],
     }

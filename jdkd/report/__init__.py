@@ -9,7 +9,6 @@ from jdkd import cautions
 from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
 from jdkd.report.finished import STUDENT, Finished
-from jdkd.retrieval import evaluate
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import distributed, files, stages
@@ -43,7 +42,7 @@ def write(
     """Writes report.json, report.html and pictures/, and logs the table.
 
     Args:
-        run: The run; its `test` stage and run.trec are there.
+        run: The run; its `test` stage is there.
         test: {system: {measure: value}} on the test split.
         significance: {system: {measure: how the student differs}}; see `significance.compare`.
         teacher_eval: {measure: value} of the teacher on D_eval, re-ranking the first stage.
@@ -94,16 +93,14 @@ def _duels(run: Run, found: Finished) -> list[Duel]:
     config, directory = run.config, run.workdir / 'test'
     pool = found.report['rounds'][0]['assistants']
     best = max(pool, key=lambda name: pool[name][config.compare], default=config.first_stage)
-    tops = {STUDENT: evaluate.read_top(run.workdir / 'run.trec')}
-    ours = STUDENT, evaluate.load_per_query(directory, STUDENT)
+    ours = examples.load(directory, STUDENT)
     duels = [
         examples.duel(
             run.collection,
             run.test.split,
             config.compare,
             ours,
-            (name, evaluate.load_per_query(directory, name)),
-            tops,
+            examples.load(directory, name),
         )
         for name in dict.fromkeys([config.first_stage, TEACHER, best])
     ]

@@ -9,7 +9,7 @@ from jdkd.data.collection import Collection
 from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
 from jdkd.report.finished import STUDENT, Finished
-from jdkd.retrieval import evaluate, significance
+from jdkd.retrieval import significance
 from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages
 
@@ -34,19 +34,18 @@ def compare(
     paths = dict(zip(_names(workdir, other), (workdir, other), strict=True))
     runs = {name: finished.read(path) for name, path in paths.items()}
     collection = _shared(runs)
-    values = {
-        name: evaluate.load_per_query(run.workdir / 'test', STUDENT) for name, run in runs.items()
-    }
-    (ours, our_values), (theirs, their_values) = values.items()
-    common = [query_id for query_id in our_values if query_id in their_values]
+    ours, theirs = (
+        examples.load(run.workdir / 'test', STUDENT, name) for name, run in runs.items()
+    )
+    common = [query_id for query_id in ours.per_query if query_id in theirs.per_query]
     if not common:
         raise ValueError(
             f'{workdir} and {other} were tested on queries of which none is the same; give two '
             'runs with the same collection.test_split.'
         )
     differences = significance.compare(
-        {query_id: our_values[query_id] for query_id in common},
-        {query_id: their_values[query_id] for query_id in common},
+        {query_id: ours.per_query[query_id] for query_id in common},
+        {query_id: theirs.per_query[query_id] for query_id in common},
     )
     if not differences:
         raise ValueError(
@@ -58,19 +57,16 @@ def compare(
         'config': configs.differences(a.config, b.config),
         'test': {name: run.report['test'] for name, run in runs.items()},
         'common_queries': len(common),
-        'significance': {f'{STUDENT} of {ours} less {STUDENT} of {theirs}': differences},
+        'significance': {f'{ours.name} less {theirs.name}': differences},
         'collection': collection.name,
     }
     split = a.config.collection.test_split
-    tops = {name: evaluate.read_top(run.workdir / 'run.trec') for name, run in runs.items()}
     measure = a.config.compare if a.config.compare in differences else next(iter(differences))
-    duel = examples.duel(
-        collection, split, measure, (ours, our_values), (theirs, their_values), tops
-    )
-    directory = output or workdir / 'compared' / theirs
+    duel = examples.duel(collection, split, measure, ours, theirs)
+    directory = output or workdir / 'compared' / theirs.name
     _write(directory, report, runs, duel)
     print(f'{tables.table(_measures(report))}\n')
-    print(tables.table(tables.differences(report['significance']), 'difference'))
+    print(tables.table(tables.differences(report['significance']), 'students'))
     print(f'\nthe page is {directory / "report.html"}')
     return directory
 

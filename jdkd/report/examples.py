@@ -1,14 +1,38 @@
 """Test queries on which two systems differ most, to be read."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from jdkd.data.collection import Collection
-
-PerQuery = Mapping[str, Mapping[str, float]]
+from jdkd.retrieval import evaluate
 
 _EXAMPLES = 5  # Of wins, and of losses.
 _LONGEST = 300  # Characters of a text.
+
+
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """A system and what is known of it, query by query; see `evaluate.Measured`."""
+
+    name: str
+    per_query: Mapping[str, Mapping[str, float]]
+    first: Mapping[str, str]
+
+
+def load(directory: pathlib.Path, system: str, name: str | None = None) -> Tested:
+    """A system of a test stage.
+
+    Args:
+        directory: The stage.
+        system: Its name there.
+        name: What it is called; `system` by default.
+    """
+    return Tested(
+        name or system,
+        evaluate.load_per_query(directory, system),
+        evaluate.load_first(directory, system),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +44,7 @@ class Example:
         ours: The measure of the system that is looked at.
         theirs: Of the one that it is compared with.
         wanted: The judged passage of the highest grade, or the answers.
-        found: {system: the passage that it ranked first}, or '' where there is none.
+        found: {system: the passage that it ranks first}, or '' where there is none.
     """
 
     query: str
@@ -55,9 +79,8 @@ def duel(
     collection: Collection,
     split: str,
     measure: str,
-    ours: tuple[str, PerQuery],
-    theirs: tuple[str, PerQuery],
-    tops: Mapping[str, Mapping[str, str]],
+    ours: Tested,
+    theirs: Tested,
 ) -> Duel | None:
     """Compares two systems on the queries that both were measured on; None if there are none.
 
@@ -65,11 +88,10 @@ def duel(
         collection: Of the queries.
         split: Of the queries.
         measure: What they are compared by.
-        ours: Name and measures of the system that is looked at.
-        theirs: Of the one that it is compared with.
-        tops: {system: {query id: id of the passage that it ranked first}}, of those to be read.
+        ours: The system that is looked at.
+        theirs: The one that it is compared with.
     """
-    (_, our_values), (_, their_values) = ours, theirs
+    our_values, their_values = ours.per_query, theirs.per_query
     found = {
         query_id: values[measure] - their_values[query_id][measure]
         for query_id, values in our_values.items()
@@ -85,7 +107,7 @@ def duel(
                 ours=our_values[query_id][measure],
                 theirs=their_values[query_id][measure],
                 wanted=_wanted(collection, split, query_id),
-                found={name: _passage(collection, top.get(query_id)) for name, top in tops.items()},
+                found={s.name: _passage(collection, s.first.get(query_id)) for s in (ours, theirs)},
             )
             for query_id in query_ids
         ]
@@ -93,8 +115,8 @@ def duel(
     falling = sorted(found, key=lambda query_id: -found[query_id])[:_EXAMPLES]
     rising = sorted(found, key=lambda query_id: found[query_id])[:_EXAMPLES]
     return Duel(
-        ours[0],
-        theirs[0],
+        ours.name,
+        theirs.name,
         measure,
         found,
         wins=examples(query_id for query_id in falling if found[query_id] > 0),

@@ -41,10 +41,22 @@ def read(workdir: pathlib.Path) -> Finished:
 
     Raises:
         FileNotFoundError: if the workdir holds no run, or one that is not finished.
-        ValueError: if its config is damaged, or of a newer version.
+        ValueError: if its config or what is read of it is damaged, of another version, or of
+            measurements alone.
     """
-    config = configs.load(workdir)
-    return of(workdir, config, read_report(workdir))
+    config, report = configs.load(workdir), read_report(workdir)
+    if 'teacher_eval' not in report:
+        raise ValueError(
+            f'{workdir / FILE} is not of a training, or of an older jdkd; name the workdir of '
+            '--mode train, and give its command once more with --update if it is older.'
+        )
+    for stage in ('collection', 'test'):
+        if stages.read_manifest(workdir / stage) is None:
+            raise FileNotFoundError(
+                f'{workdir / stage} is not there; give the command of the run once more, which '
+                'makes it anew.'
+            )
+    return of(workdir, config, report)
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:

@@ -20,19 +20,27 @@ class Measured:
     Attributes:
         means: {measure: mean over the queries}.
         per_query: {query id: {measure: value}}.
+        first: {query id: id of the passage that is ranked first}.
     """
 
     means: dict[str, float]
     per_query: dict[str, dict[str, float]]
+    first: dict[str, str]
 
     def save(self, directory: pathlib.Path, name: str) -> None:
-        """Writes the values of each query to `<name>.per_query.json`."""
+        """Writes what is known of each query: `<name>.per_query.json` and `<name>.first.json`."""
         stages.write_json(directory / f'{name}.per_query.json', self.per_query)
+        stages.write_json(directory / f'{name}.first.json', self.first)
 
 
 def load_per_query(directory: pathlib.Path, name: str) -> dict[str, dict[str, float]]:
     """What `Measured.save` wrote."""
     return stages.read_json(directory / f'{name}.per_query.json')
+
+
+def load_first(directory: pathlib.Path, name: str) -> dict[str, str]:
+    """The passages ranked first; what `Measured.save` wrote."""
+    return stages.read_json(directory / f'{name}.first.json')
 
 
 def to_run(
@@ -100,7 +108,8 @@ def measure(
             means[name] = float(found.aggregated[m])
             for query_id in grades:
                 per_query[query_id][name] = values[query_id, m]
-    return Measured({name: means[name] for name in measures}, per_query)
+    first = {query_id: next(iter(ranked)) for query_id, ranked in run.items() if ranked}
+    return Measured({name: means[name] for name in measures}, per_query, first)
 
 
 def check(measures: Sequence[str]) -> None:
@@ -177,10 +186,3 @@ def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], t
         for query_id, ranked in run.items():
             for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
                 f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')
-
-
-def read_top(path: pathlib.Path) -> dict[str, str]:
-    """{query id: its first passage's id} of a file that `write_trec_run` wrote."""
-    with path.open(encoding='utf-8') as f:
-        lines = (line.split() for line in f)
-        return {fields[0]: fields[2] for fields in lines if fields[3] == '1'}
