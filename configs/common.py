@@ -98,6 +98,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.collection.eval_split = 'dev'  # D_eval; held out of train where the collection lacks it
     c.collection.eval_fraction = 0.1  # of the train queries, if held out
     c.collection.test_split = 'test'
+    # What becomes of train queries without a positive: distil, which learns from the teacher and
+    # the assistants alone, or skip.
+    c.collection.unlabelled = 'distil'
+    c.collection.label_share = 1.0  # of the labelled train queries; the others lose their labels
 
     c.systems = ml_collections.ConfigDict()  # every retriever and scorer, by name
     c.first_stage = 'bm25'  # whose top passages the teacher re-ranks in the report
@@ -111,6 +115,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.candidates.hard_negatives = 5  # in each list, beside the positive
     # Systems that they are drawn from beside first_stage, the assistants and the student.
     c.candidates.retrievers = ()
+    # Best passages of all rankings, of which the teacher's best stands in for a positive.
+    c.candidates.stand_ins = 10
     c.candidates.depth = 30  # top passages of every retriever that they are drawn from
     c.candidates.eval_lists = 256  # in D_eval, for its loss; its queries are all compared
     c.candidates.false_negatives = 'mask'  # teacher above the positive: out of InfoNCE; or keep

@@ -20,6 +20,7 @@ from jdkd.systems.lexical import BM25System
 from jdkd.teacher import Teacher, false_negatives, fit_weights, score_histogram
 
 SPLITS = ('train', 'eval')
+_FITTED, _STAND_INS = 'rounds/00/fitted', 'rounds/00/stand_ins'
 
 
 def generate(
@@ -34,6 +35,9 @@ def generate(
     active: np.ndarray,
 ) -> tuple[dict, dict]:
     """Builds `rounds/<i>/{runs,candidates,scores,dataset}`.
+
+    What is fitted to the labels of D_eval and what stands in for positives that train queries lack
+    is found in the first round and stays: later rounds have the same teacher.
 
     Args:
         run: The run.
@@ -53,8 +57,12 @@ def generate(
     root = f'rounds/{round_index:02d}'
     retrievers = {s.name: s for s in [*miners, *pool, student]}.values()
     runs = _runs(run, f'{root}/runs', retrievers)
+    if not round_index:
+        _fit(run, runs, teacher, pool)
+        if not run.train.is_labelled.all():
+            _find_stand_ins(run, teacher, retrievers)
     drawn = _candidates(run, f'{root}/candidates', round_index, runs, encoder, active)
-    scores = _scores(run, f'{root}/scores', round_index, drawn, teacher, pool, encoder)
+    scores = _scores(run, f'{root}/scores', drawn, teacher, pool, encoder)
     inputs = {
         'scores': scores['digest'],
         'false_negatives': run.config.candidates.false_negatives,
@@ -68,6 +76,22 @@ def generate(
     )
     distributed.await_files([run.workdir / root / 'dataset' / stages.MANIFEST])
     return {**scores['result'], 'one_hot': _one_hot(run, root, round_index)}, written
+
+
+def stand_ins(run: Run) -> dict | None:
+    """The manifest of what stands in for positives, None where all train queries have one."""
+    return None if run.train.is_labelled.all() else run.read_manifest(_STAND_INS)
+
+
+def targets(run: Run, split: str = 'train') -> list[np.ndarray]:
+    """Rows of each query's positives, or of the passage that stands in for one."""
+    queries = _queries(run, split)
+    found = list(queries.positives)
+    if not queries.is_labelled.all():
+        passages = np.load(run.workdir / _STAND_INS / 'passages.npy')
+        for row, passage in zip(np.flatnonzero(~queries.is_labelled), passages, strict=True):
+            found[row] = np.array([passage])
+    return found
 
 
 def _one_hot(run: Run, root: str, round_index: int) -> dict[str, float]:
@@ -108,37 +132,115 @@ def _runs(run: Run, path: str, retrievers: Collection[System]) -> dict:
     )
 
 
-def _candidates(
-    run: Run, path: str, round_index: int, runs: dict, encoder: Encoder, active: np.ndarray
-) -> dict:
+def _draw(
+    run: Run, split: str, round_index: int, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws a round's lists: `[M]` queries, `[M]` their copies, `[M, N_o]` their originals.
+
+    Args:
+        run: The run; the round's `runs` are there.
+        split: `train` or `eval`.
+        round_index: The round.
+        rows: Queries that may get lists.
+    """
+    config, queries = run.config, _queries(run, split)
+    seeds = {'seed': config.seed, 'round_index': round_index}
+    rows, copies = candidates.choose_queries(rows, _num_lists(run)[split], **seeds)
+    group, positives = run.collection.group, targets(run, split)
+    pool = np.load(run.workdir / f'rounds/{round_index:02d}/runs/{split}.npy')
+    for row in np.flatnonzero(~queries.is_labelled):  # Others' positives are not in it.
+        pool[row][group[pool[row]] == group[positives[row]]] = -1
+    passages = candidates.sample(
+        rows,
+        copies,
+        query_ids=queries.ids,
+        positives=positives,
+        pool=pool,
+        group=group,
+        num_negatives=config.candidates.hard_negatives,
+        **seeds,
+    )
+    return rows, copies, passages
+
+
+def _num_lists(run: Run) -> dict[str, int]:
     config = run.config
     # D_eval in whole batches, or where it is smaller than one, in whole parts of one.
     eval_lists = min(config.candidates.eval_lists, len(run.eval))
     rows = packing.resolve(config.rows, run.mesh.shape['data'])
     unit = config.batch_size if eval_lists >= config.batch_size else rows.parts * rows.chunks
-    num_lists = {
+    return {
         'train': config.steps_per_round * config.batch_size,
         'eval': max(eval_lists // unit, 1) * unit,
     }
+
+
+def _fit(run: Run, runs: dict, teacher: Teacher, pool: Sequence[System]) -> None:
+    """Fits weights of the teacher's members and scales of assistants to the labels of D_eval.
+
+    Held out, since members may have been trained on the labels of the train queries.
+    """
+    config = run.config
+    members = teacher.members if teacher.weights is None else []
+    unscaled = [s for s in pool if s.scale is None]
+
+    def build(out):
+        rows, _, passages = _draw(run, 'eval', 0, np.arange(len(run.eval)))
+        lists = Lists.originals(rows, passages)
+        scores = {
+            name: base.score_in_parts(s, run.eval, lists, out, name)
+            for name, s in {s.name: s for s in [*members, *unscaled]}.items()
+        }
+        return {
+            'teacher': teacher.weights_on(scores),
+            'scales': {s.name: fit_weights([scores[s.name]])[0] for s in unscaled},
+        }
+
+    inputs = {
+        'runs': runs['digest'],
+        'lists': _num_lists(run)['eval'],
+        'hard_negatives': config.candidates.hard_negatives,
+        'seed': config.seed,
+        'teacher': {m.name: m.digest for m in teacher.members},
+        'weights': teacher.weights,
+        'assistants': {s.name: [s.digest, s.scale] for s in pool},
+    }
+    run.stage(_FITTED, inputs, build, resumable=True)
+
+
+def _find_stand_ins(run: Run, teacher: Teacher, retrievers: Collection[System]) -> None:
+    """For each unlabelled query, the teacher's best of the retrievers' best passages (ours)."""
+    weights = run.read_manifest(_FITTED)['result']['teacher']
+    depth = run.config.candidates.stand_ins
+
+    def build(out):
+        queries = np.flatnonzero(~run.train.is_labelled).astype(np.int32)
+        rankings = [r.rank(run.train)[0].passages[queries] for r in retrievers]
+        found = candidates.first_of_all(rankings, run.collection.group, depth)
+        # Slots without a passage are scored as the first one, which does not change the best.
+        found = np.where(found >= 0, found, found[:, :1])
+        scores = teacher.score(weights, run.train, Lists.originals(queries, found), out)
+        if distributed.is_first():
+            best = np.argmax(scores, axis=1)
+            np.save(out / 'passages.npy', found[np.arange(len(found)), best])
+
+    inputs = {
+        **base.retrieval(run, retrievers, depth=depth),
+        'teacher': {m.name: [m.digest, weights[m.name]] for m in teacher.members},
+    }
+    run.stage(_STAND_INS, inputs, build, resumable=True)
+
+
+def _candidates(
+    run: Run, path: str, round_index: int, runs: dict, encoder: Encoder, active: np.ndarray
+) -> dict:
+    config = run.config
 
     def build(out):
         for split in SPLITS:
             queries = _queries(run, split)
             rows = active if split == 'train' else np.arange(len(queries))
-            rows, copies = candidates.choose_queries(
-                rows, num_lists[split], seed=config.seed, round_index=round_index
-            )
-            passages = candidates.sample(
-                rows,
-                copies,
-                query_ids=queries.ids,
-                positives=queries.positives,
-                pool=np.load(run.workdir / f'rounds/{round_index:02d}/runs' / f'{split}.npy'),
-                group=run.collection.group,
-                num_negatives=config.candidates.hard_negatives,
-                seed=config.seed,
-                round_index=round_index,
-            )
+            rows, copies, passages = _draw(run, split, round_index, rows)
             examples = dark.generate(
                 passages,
                 encoder.passage_tokens(run),
@@ -152,12 +254,14 @@ def _candidates(
             )
             np.savez(out / f'{split}.npz', query=rows, passages=passages, dark=examples)
 
+    found = stand_ins(run)
     return run.stage(
         path,
         {
             'runs': runs['digest'],
+            'stand_ins': found and found['digest'],
             'active': candidates.array_digest(active),
-            'lists': num_lists,
+            'lists': _num_lists(run),
             'hard_negatives': config.candidates.hard_negatives,
             'dark': config.dark.to_dict(),
             'length': config.train_passage_length,
@@ -174,24 +278,12 @@ def load_lists(run: Run, root: str, split: str, encoder: Encoder) -> Lists:
 
 
 def _scores(
-    run: Run,
-    path: str,
-    round_index: int,
-    drawn: dict,
-    teacher: Teacher,
-    pool: Sequence[System],
-    encoder: Encoder,
+    run: Run, path: str, drawn: dict, teacher: Teacher, pool: Sequence[System], encoder: Encoder
 ) -> dict:
-    """Logits of the teacher `[M, N]` and of the assistants `[M, K, N]` for both splits.
-
-    What is fitted (teacher weights, scales of assistants) is fitted once, on the first round's
-    D_eval, and kept in that stage's manifest: later rounds have the same teacher.
-    """
+    """Logits of the teacher `[M, N]` and of the assistants `[M, K, N]` for both splits."""
     root = path.rsplit('/', 1)[0]
     systems = {s.name: s for s in [*teacher.members, *pool]}
-    fitted = None
-    if round_index:
-        fitted = run.read_manifest('rounds/00/scores')['result']
+    fitted = run.read_manifest(_FITTED)['result']
 
     def build(out):
         raw, coverage, flatness = {}, {}, {}
@@ -219,15 +311,9 @@ def _scores(
             # BM25 scores 0 wherever no term is shared.
             if not isinstance(system, BM25System):
                 flatness[name]['saturated_share'] = cautions.saturated_share(own.ravel())
-        # Held out, since members may have been trained on the labels of the train queries.
-        fit_on = {name: s[:, :num_originals] for name, s in raw['eval'].items()}
-        found = fitted or {
-            'teacher': teacher.weights_on(fit_on),
-            'scales': {s.name: fit_weights([fit_on[s.name]])[0] for s in pool if s.scale is None},
-        }
         for split, lists in drawn_lists.items():
-            logits = sum(w * raw[split][name] for name, w in found['teacher'].items())
-            scales = [found['scales'].get(s.name, s.scale) for s in pool]
+            logits = sum(w * raw[split][name] for name, w in fitted['teacher'].items())
+            scales = [fitted['scales'].get(s.name, s.scale) for s in pool]
             assistants = [c * raw[split][s.name] for c, s in zip(scales, pool, strict=True)]
             logits = logits.astype(np.float32)
             queries = _queries(run, split)
@@ -238,10 +324,13 @@ def _scores(
                 base.check_finite('assistants', stacked, run, queries, lists)
                 np.save(out / f'{split}.assistants.npy', stacked)
         histogram = score_histogram(
-            np.load(out / 'train.teacher.npy'), num_originals, run.config.dark.reinforced
+            np.load(out / 'train.teacher.npy'),
+            run.train.is_labelled[drawn_lists['train'].query],
+            num_originals,
+            run.config.dark.reinforced,
         )
         return {
-            **found,
+            **fitted,
             'score_histogram': histogram,
             'coverage': coverage,
             'flatness': flatness,
@@ -254,7 +343,7 @@ def _scores(
             'teacher': {m.name: m.digest for m in teacher.members},
             'weights': teacher.weights,
             'assistants': {s.name: [s.digest, s.scale] for s in pool},
-            'fitted': fitted and {k: fitted[k] for k in ('teacher', 'scales')},
+            'fitted': fitted,
         },
         build,
         resumable=True,
@@ -263,7 +352,9 @@ def _scores(
 
 def _features(run: Run, root: str, split: str, encoder: Encoder) -> dict[str, np.ndarray]:
     lists = load_lists(run, root, split, encoder)
-    features = record_features(run, lists, _queries(run, split).positives)
+    features = record_features(run, lists, targets(run, split))
+    if not run.train.is_labelled.all():
+        features['labelled'] = _queries(run, split).is_labelled[lists.query]
     scores = run.workdir / root / 'scores'
     features['teacher'] = np.load(scores / f'{split}.teacher.npy')
     if (scores / f'{split}.assistants.npy').exists():

@@ -114,7 +114,8 @@ def compare(
     Returns:
         `student` {measure: value}, `assistants` and `references` {name: {measure: value}}, and
         the `mean_cosine` of the student's passages. The stage also holds the measures of each
-        query, the student's run on D_eval and which train queries it gets wrong.
+        query, the student's run on D_eval and which train queries it gets wrong: of unlabelled
+        ones, those where it does not rank first what stands in for a positive.
     """
 
     def build_stage(out):
@@ -128,7 +129,7 @@ def compare(
         found_run = evaluate.to_run(ranked, run.eval.ids, run.collection.passage_ids)
         evaluate.write_trec_run(out / 'eval.trec', found_run, current.name)
         ranked, _ = current.rank(run.train)
-        np.save(out / 'wrong.npy', evaluate.wrong_queries(ranked, run.train.positives))
+        np.save(out / 'wrong.npy', evaluate.wrong_queries(ranked, gen_dataset.targets(run)))
         passages = current.passages
         sample = np.linspace(0, len(passages) - 1, min(len(passages), _SAMPLE)).astype(np.int64)
         return {
@@ -138,9 +139,13 @@ def compare(
             'mean_cosine': cautions.mean_cosine(passages[sample]),
         }
 
+    stand_ins = gen_dataset.stand_ins(run)
     return run.stage(
         f'rounds/{round_index:02d}/eval',
-        base.measuring(run, {s.name: s for s in (current, *pool, *references)}.values()),
+        {
+            **base.measuring(run, {s.name: s for s in (current, *pool, *references)}.values()),
+            'stand_ins': stand_ins and stand_ins['digest'],
+        },
         build_stage,
     )['result']
 

@@ -17,13 +17,13 @@ from jdkd.runtime import stages
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """Labelled queries of a split, in the collection's order.
+    """Queries of a split, in the collection's order.
 
     Attributes:
         split: Its name.
         ids: Query ids.
         texts: Query texts.
-        positives: Rows of each query's positive passages.
+        positives: Rows of each query's positive passages; none of an unlabelled one.
     """
 
     split: str
@@ -33,6 +33,11 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @functools.cached_property
+    def is_labelled(self) -> np.ndarray:
+        """`[Q]` bool, whether a query has a positive."""
+        return np.array([len(rows) > 0 for rows in self.positives], bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +49,15 @@ class Run:
 
     @functools.cached_property
     def train(self) -> Queries:
-        return self._labelled(self.config.collection.train_split)
+        """All of the split: unlabelled ones that are not wanted are left out on the way here."""
+        split = self.config.collection.train_split
+        return self._queries(split, list(self.collection.queries[split]))
 
     @functools.cached_property
     def eval(self) -> Queries:
         """The held-out queries of D_eval."""
-        return self._labelled(self.config.collection.eval_split)
+        split = self.config.collection.eval_split
+        return self._queries(split, self.collection.labelled(split))
 
     @functools.cached_property
     def test(self) -> Queries:
@@ -76,9 +84,6 @@ class Run:
     def read_manifest(self, path: str) -> dict | None:
         """The manifest of a finished stage, None if it is not there."""
         return stages.read_manifest(self.workdir / path)
-
-    def _labelled(self, split: str) -> Queries:
-        return self._queries(split, self.collection.labelled(split))
 
     def _queries(self, split: str, ids: Sequence[str]) -> Queries:
         qrels = self.collection.qrels.get(split, {})

@@ -83,7 +83,9 @@ def fit_weights(scores: Sequence[np.ndarray]) -> list[float]:
     return [float(w) for w in found.x / spread]
 
 
-def score_histogram(teacher: np.ndarray, num_originals: int, num_reinforced: int) -> dict:
+def score_histogram(
+    teacher: np.ndarray, labelled: np.ndarray, num_originals: int, num_reinforced: int
+) -> dict:
     """The teacher's logits by kind of candidate, and how many of each lie between (ADAM's figure).
 
     "Between" is the gap that ADAM fills: above the upper quartile of the hard negatives and below
@@ -91,6 +93,7 @@ def score_histogram(teacher: np.ndarray, num_originals: int, num_reinforced: int
 
     Args:
         teacher: `[M, N]` logits: positive, hard negatives, reinforced negatives, noisy positives.
+        labelled: `[M]` bool, False where the positive is a stand-in, which is another kind.
         num_originals: Positive and hard negatives.
         num_reinforced: Reinforced negatives.
 
@@ -99,7 +102,8 @@ def score_histogram(teacher: np.ndarray, num_originals: int, num_reinforced: int
     """
     end = num_originals + num_reinforced
     kinds = {
-        'positive': teacher[:, :1],
+        'positive': teacher[labelled, :1],
+        'stand_in': teacher[~labelled, :1],
         'hard_negative': teacher[:, 1:num_originals],
         'reinforced_negative': teacher[:, num_originals:end],
         'noisy_positive': teacher[:, end:],
@@ -107,7 +111,7 @@ def score_histogram(teacher: np.ndarray, num_originals: int, num_reinforced: int
     kinds = {name: scores.ravel() for name, scores in kinds.items() if scores.size}
     edges = np.histogram_bin_edges(teacher, bins=40)
     low = np.quantile(kinds['hard_negative'], 0.75)
-    high = np.quantile(kinds['positive'], 0.25)
+    high = np.quantile(teacher[:, 0], 0.25)
     return {
         'edges': [round(float(e), 4) for e in edges],
         'counts': {n: np.histogram(s, edges)[0].tolist() for n, s in kinds.items()},

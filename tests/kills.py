@@ -37,7 +37,7 @@ KINDS = {
     'index': r'/index',
     'retrieve': r'/ranking-',
     'mine': r'/(runs|candidates)',
-    'score': r'/scores',
+    'score': r'/(scores|fitted|stand_ins)',
     'write': r'/dataset',
     'compare': r'/(teacher_)?eval',
     'test': r'^test',

@@ -92,5 +92,7 @@ def test_a_teacher_must_beat_its_assistants():
 
 def test_the_page_lists_them_escaped():
     told = cautions.of_flatness('<i>', {'constant_share': 0.5}, 0)
-    assert report._warnings(told)[1].startswith('<ul><li>round 0: &lt;i&gt;: the scores of 50.0% of')
+    assert report._warnings(told)[1].startswith(
+        '<ul><li>round 0: &lt;i&gt;: the scores of 50.0% of'
+    )
     assert not report._warnings([])

@@ -129,7 +129,7 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
         'warnings': [{'message': name, 'round': 0}],
         'rounds': [r, r],
         'teacher_eval': measured,
-        'collection': {'name': name, 'passages': 3, 'queries': {name: 4}},
+        'collection': {'name': name, 'passages': 3, 'queries': {name: 4}, 'unlabelled': 0},
         'wall_seconds': {name: 1.0},
     }
     config = ml_collections.FrozenConfigDict(

@@ -46,7 +46,8 @@ def test_false_negatives():
 def test_histogram_tells_the_kinds_apart():
     # 1 positive, 2 hard negatives, 1 reinforced negative, 1 noisy positive a list.
     teacher = np.tile([8.0, -4.0, -4.0, 2.0, 9.0], (10, 1))
-    found = teachers.score_histogram(teacher, num_originals=3, num_reinforced=1)
+    counts = {'num_originals': 3, 'num_reinforced': 1}
+    found = teachers.score_histogram(teacher, np.ones(10, bool), **counts)
     assert {k: sum(v) for k, v in found['counts'].items()} == {
         'positive': 10,
         'hard_negative': 20,
@@ -59,3 +60,6 @@ def test_histogram_tells_the_kinds_apart():
         'reinforced_negative': 1.0,
         'noisy_positive': 0.0,
     }
+    assert found['gap'] == [-4, 8]
+    few = teachers.score_histogram(teacher, np.arange(10) < 3, **counts)['counts']
+    assert sum(few['positive']) == 3 and sum(few['stand_in']) == 7

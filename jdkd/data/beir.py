@@ -17,14 +17,21 @@ from jdkd.data.reading import Fault
 LAYOUT = 'a collection in BEIR layout has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv'
 
 
-def source(path: str, *, name: str | None = None, license: str | None = None) -> reading.Source:
+def source(
+    path: str,
+    *,
+    unjudged: str | None = None,
+    name: str | None = None,
+    license: str | None = None,
+) -> reading.Source:
     """A directory in BEIR layout; a split is a file of judgements.
 
-    A query belongs to the splits that judge it; one that none judges is not read in. Ids that are
-    JSON integers become strings.
+    A query belongs to the splits that judge it. Ids that are JSON integers become strings.
 
     Args:
       path: the directory.
+      unjudged: the split of the queries that none judges, such as those of a log; by default they
+        are not read in.
       name: what reports call the collection; the directory's name by default.
       license: the terms of the texts; the layout has no place for them.
 
@@ -39,9 +46,9 @@ def source(path: str, *, name: str | None = None, license: str | None = None) ->
         name=name or root.name,
         files=[corpus, questions, *splits.values()],
         passages=functools.partial(_passages, corpus),
-        queries=functools.partial(_queries, questions, splits),
+        queries=functools.partial(_queries, questions, splits, unjudged),
         qrels=functools.partial(_qrels, splits),
-        answers=functools.partial(_answers, questions, splits),
+        answers=functools.partial(_answers, questions, splits, unjudged),
         license=license,
     )
 
@@ -60,9 +67,9 @@ def _passages(corpus: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str, st
 
 
 def _queries(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], fault: Fault
+    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: Fault
 ) -> Iterator[tuple[str, str, str, str]]:
-    for where, split, query, entry in _judged(questions, splits, fault):
+    for where, split, query, entry in _in_splits(questions, splits, unjudged, fault):
         try:
             yield where, split, query, reading.text_field(where, entry, 'text')
         except ValueError as error:
@@ -70,16 +77,16 @@ def _queries(
 
 
 def _answers(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], fault: Fault
+    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: Fault
 ) -> Iterator[tuple[str, str, str, str]]:
-    for where, split, query, entry in _judged(questions, splits, fault):
+    for where, split, query, entry in _in_splits(questions, splits, unjudged, fault):
         answers = entry.get('answers', [])
         for answer in answers if isinstance(answers, list) else [answers]:
             yield where, split, query, answer
 
 
-def _judged(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], fault: Fault
+def _in_splits(
+    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: Fault
 ) -> Iterator[tuple[str, str, str, dict]]:
     """Each query of each split, in the order of queries.jsonl: qrels may be sorted in any way."""
     judged: dict[str, set[str]] = {split: set() for split in splits}
@@ -91,9 +98,9 @@ def _judged(
         except ValueError as error:
             fault('broken line', str(error))
             continue
-        for split, ids in judged.items():
-            if query in ids:
-                yield where, split, query, entry
+        found = [split for split, ids in judged.items() if query in ids]
+        for split in found or ([unjudged] if unjudged else []):
+            yield where, split, query, entry
 
 
 def _qrels(

@@ -88,6 +88,27 @@ def mining_pool(
     return pool
 
 
+def first_of_all(rankings: Sequence[np.ndarray], group: np.ndarray, depth: int) -> np.ndarray:
+    """The best passages of several rankings: all first ones, then all second ones, and so on.
+
+    Args:
+        rankings: For each retriever `[Q, n]` passage rows, best first, -1 for none.
+        group: `[P]` text group of each passage; one passage of each is taken.
+        depth: Passages of each query.
+
+    Returns:
+        `[Q, depth]` int32, padded with -1.
+    """
+    turns = np.stack([r[:, :depth] for r in rankings], axis=2).reshape(len(rankings[0]), -1)
+    found = np.full((len(turns), depth), -1, np.int32)
+    for out, rows in zip(found, turns, strict=True):
+        rows = rows[rows >= 0]
+        _, first = np.unique(group[rows], return_index=True)
+        rows = rows[np.sort(first)][:depth]
+        out[: len(rows)] = rows
+    return found
+
+
 def choose_queries(active: np.ndarray, num_lists: int, *, seed: int, round_index: int):
     """Which queries get lists: all of `active` once, in random order, then again if lists remain.
 
@@ -126,7 +147,7 @@ def sample(
         rows: `[M]` query of each list.
         copies: `[M]` how many lists of this query came before.
         query_ids: Ids of the split's queries.
-        positives: Rows of each query's positives.
+        positives: Rows of each query's positives, or of the passage that stands in for one.
         pool: `[Q, U]` from `mining_pool`.
         group: `[P]` text group of each passage.
         num_negatives: N_o - 1.

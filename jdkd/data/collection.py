@@ -129,6 +129,20 @@ def has_positive(grades: Mapping[str, int]) -> bool:
     return any(grade > 0 for grade in grades.values())
 
 
+def for_training(collection: Collection, spec, *, seed: int) -> Collection:
+    """The collection with D_eval held out, and with the labels and queries that are to train on.
+
+    Args:
+        collection: As it was imported.
+        spec: `config.collection`.
+        seed: Of the run.
+    """
+    split = spec.train_split
+    found = hold_out(collection, split, spec.eval_split, fraction=spec.eval_fraction, seed=seed)
+    found = keep_labels(found, split, share=spec.label_share, seed=seed)
+    return without_unlabelled(found, split) if spec.unlabelled == 'skip' else found
+
+
 def hold_out(
     collection: Collection,
     split: str = 'train',
@@ -157,7 +171,7 @@ def hold_out(
             f'too few to make a split {to!r} from; add queries.'
         )
     count = min(math.ceil(fraction * len(ids)), len(ids) - 1)
-    moved = set(sorted(ids, key=lambda q: hashlib.sha256(f'{seed}:{q}'.encode()).digest())[:count])
+    moved = _drawn(ids, count, f'{seed}')
     fields = {}
     for name in ('queries', 'qrels', 'answers'):
         splits = fields[name] = dict(getattr(collection, name))
@@ -166,3 +180,34 @@ def hold_out(
             splits[to] = {q: x for q, x in items if q in moved}
             splits[split] = {q: x for q, x in items if q not in moved}
     return dataclasses.replace(collection, **fields)
+
+
+def keep_labels(collection: Collection, split: str, *, share: float, seed: int = 0) -> Collection:
+    """Takes the judgements of a split's queries away, but for a share of the labelled ones.
+
+    Those that stay have the smallest hash of (seed, id), at least one of them: they are among those
+    that stay of a larger share.
+
+    Args:
+        collection: Whose.
+        split: Which; all its queries stay.
+        share: Of the labelled queries, above 0.
+        seed: Of the run.
+    """
+    ids = collection.labelled(split)
+    kept = _drawn(ids, max(round(share * len(ids)), 1), f'{seed}:labels')
+    if len(kept) == len(ids):
+        return collection
+    qrels = {q: grades for q, grades in collection.qrels[split].items() if q in kept}
+    return dataclasses.replace(collection, qrels={**collection.qrels, split: qrels})
+
+
+def without_unlabelled(collection: Collection, split: str) -> Collection:
+    """The collection with those queries of a split alone that have a positive."""
+    kept = {q: collection.queries[split][q] for q in collection.labelled(split)}
+    return dataclasses.replace(collection, queries={**collection.queries, split: kept})
+
+
+def _drawn(ids: Iterable[str], count: int, seed: str) -> set[str]:
+    """Those with the smallest hashes, which do not depend on the order of the ids."""
+    return set(sorted(ids, key=lambda q: hashlib.sha256(f'{seed}:{q}'.encode()).digest())[:count])

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from jdkd.data import passages as passages_lib
 from jdkd.data import reading, sources
-from jdkd.data.collection import Collection, hold_out
+from jdkd.data.collection import Collection, for_training
 from jdkd.data.passages import SCHEMA, Column, Fingerprint, Passages, Rows
 from jdkd.data.reading import Fault, Source
 from jdkd.runtime import distributed, stages
@@ -44,19 +44,13 @@ _TABLES['qrels'] = _TABLES['qrels'].append(pa.field('grade', pa.int32()))
 
 
 def collect(config, workdir: pathlib.Path) -> Collection:
-    """The collection that a config trains on, see `fetch`, with D_eval held out of train.
+    """The collection that a config trains on; see `fetch` and `for_training`.
 
     Raises:
         ValueError: also if a split is missing or has nothing to train on or to measure.
     """
     spec = config.collection
-    found = hold_out(
-        fetch(config, workdir),
-        spec.train_split,
-        spec.eval_split,
-        fraction=spec.eval_fraction,
-        seed=config.seed,
-    )
+    found = for_training(fetch(config, workdir), spec, seed=config.seed)
     logging.info('%r', found)
     # Before hours of training, not after them.
     usable = {
@@ -363,8 +357,8 @@ def _log_unlabelled(collection: Collection) -> None:
         unlabelled = len(queries) - len(collection.measurable(split))
         if unlabelled:
             logging.warning(
-                '%s: %d of the %d queries of split %r have no positive and no answer; nothing '
-                'is trained on them or measured with them.',
+                '%s: %d of the %d queries of split %r have no positive and no answer; they are '
+                'not measured, and those to train on are distilled alone (collection.unlabelled).',
                 collection.name,
                 unlabelled,
                 len(queries),

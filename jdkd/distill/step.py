@@ -11,6 +11,10 @@ term whose weight is the number 0 is not computed. They are ours, and so is the 
 cross-encoder, an assistant scores the whole batch for almost nothing (compare the in-batch
 distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 2021).
 
+A list without a judged positive has the teacher's best candidate in its place. Its candidates are
+negatives of others, and every term takes it but the contrastive one, whose mean is over the
+labelled lists (0 without any).
+
 A batch is a dict of global arrays, B queries with N candidates each, of which the first N_o are
 originals (the positive at index 0, then hard negatives) and the rest dark examples:
 
@@ -23,6 +27,7 @@ originals (the positive at index 0, then hard negatives) and the rest dark examp
     group           [B, N_o] int32     text group of each original
     relevant        [B, R] int32       groups of the judged passages, padded with -1
     false_negative  [B, N_o] bool      originals that are no negatives
+    labelled        [B] bool           False where the positive is a stand-in; absent if all True
     teacher         [B, N] float32     logits; absent when training from labels alone
     assistants      [B, K, N] float32  logits; absent when there is no pool
     in_batch        [B, K, B * N_o] float32   logits of all originals; absent unless w_b > 0
@@ -233,9 +238,16 @@ def make_loss(
         lists, contrastive, labels, mask = score_fn(params, batch, key)
         tau = now('temperature')
         terms, metrics = {}, {}
+
+        def over_labelled(per_list):
+            """Mean over the labelled lists, 0 without any."""
+            if 'labelled' not in batch:
+                return jnp.mean(per_list)
+            return self_paced.weighted_mean(per_list, batch['labelled'].astype(jnp.float32))
+
         if loss.contrastive:
             nce = losses.info_nce(contrastive, labels, where=mask)
-            terms['contrastive'] = now('contrastive') * jnp.mean(nce)
+            terms['contrastive'] = now('contrastive') * over_labelled(nce)
         if rows is not None:
             teacher = jax.lax.stop_gradient(batch['teacher'])
             pool_KxBxN = jnp.swapaxes(jax.lax.stop_gradient(batch['assistants']), 0, 1)
@@ -302,7 +314,9 @@ def make_loss(
         }
         # How often the student already ranks the positive first in its own list.
         originals = lists[:, :num_originals]
-        metrics['list_accuracy'] = jnp.mean(jnp.argmax(originals, axis=1) == 0)
+        metrics['list_accuracy'] = over_labelled(jnp.argmax(originals, axis=1) == 0)
+        if 'labelled' in batch:
+            metrics['labelled_share'] = jnp.mean(batch['labelled'])
         return total, metrics
 
     return loss_fn

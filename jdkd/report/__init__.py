@@ -63,6 +63,7 @@ def write(
             'name': run.collection.name,
             'passages': len(run.collection),
             'queries': {q.split: len(q) for q in (run.train, run.eval, run.test)},
+            'unlabelled': int((~run.train.is_labelled).sum()),
             'sha256': run.collection.fingerprint,
         },
         'wall_seconds': stages.seconds(run.workdir),
@@ -116,8 +117,9 @@ def _page(found: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
         collection['name'],
         [
             page.paragraph(
-                f'{collection["passages"]} passages; queries: {queries}. Measures of the test '
-                f'queries, times 100; {TEACHER} is the teacher, re-ranking what '
+                f'{collection["passages"]} passages; queries: {queries}; '
+                f'{collection["unlabelled"]} of those to train on have no label. Measures of the '
+                f'test queries, times 100; {TEACHER} is the teacher, re-ranking what '
                 f'{found.config.first_stage} finds.'
             ),
             page.table(tables.percents(report['test'])),

@@ -88,7 +88,7 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
     trained = spec.train
     miner = build(run, trained.negatives_from)
     trainer = _labels_trainer(run, encoder)
-    num_lists = min(trained.steps * trained.batch_size, 4 * len(run.train))
+    num_lists = min(trained.steps * trained.batch_size, 4 * int(run.train.is_labelled.sum()))
     written = run.stage(
         f'systems/{name}/dataset',
         {
@@ -150,7 +150,7 @@ def _write_lists(run: Run, out: pathlib.Path, miner: System, trained, num_lists:
         [ranking.passages], queries.positives, run.collection.group, trained.depth
     )
     rows, copies = candidates.choose_queries(
-        np.arange(len(queries)), num_lists, seed=config.seed, round_index=0
+        np.flatnonzero(queries.is_labelled), num_lists, seed=config.seed, round_index=0
     )
     lists = candidates.Lists.originals(
         rows,

@@ -31,6 +31,7 @@ def faults(run: Run) -> Iterator[str]:
     others = texts - run.max_relevant
     negatives = {'candidates': config.candidates.hard_negatives}
     trained = roles.trained(config)
+    labelled = int(run.train.is_labelled.sum())
     negatives |= {f'systems.{n}.train': e.train.hard_negatives for n, e in trained.items()}
     for field, count in negatives.items():
         if count > others:
@@ -41,11 +42,17 @@ def faults(run: Run) -> Iterator[str]:
             )
     for name, entry in trained.items():
         # No query is repeated more often in one training from labels.
-        if entry.train.batch_size > 4 * len(run.train):
+        if entry.train.batch_size > 4 * labelled:
             yield (
                 f'systems.{name}.train.batch_size={entry.train.batch_size} is more than four times '
-                f'the {len(run.train)} train queries; lower it.'
+                f'the {labelled} labelled train queries; lower it.'
             )
+    if labelled < len(run.train) and not _distils(config):
+        yield (
+            f'{len(run.train) - labelled} of the {len(run.train)} train queries have no positive, '
+            'and no term of the loss learns without; set collection.unlabelled=skip, or '
+            'loss.teacher, or assistants with loss.assistant or loss.in_batch.'
+        )
     for queries in (run.eval, run.test):
         yield from caught(
             evaluate.check_grounds,
@@ -56,3 +63,9 @@ def faults(run: Run) -> Iterator[str]:
         )
     if config.index.kind == 'scann':
         yield from caught(index.check_installed, len(collection))
+
+
+def _distils(config: ml_collections.FrozenConfigDict) -> bool:
+    """Whether a term of the loss needs no labels."""
+    loss = config.loss
+    return bool(loss.teacher or (config.assistants and (loss.assistant or loss.in_batch)))

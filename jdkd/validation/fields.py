@@ -47,7 +47,9 @@ RETRIEVAL = {
 _RUN = {
     **RETRIEVAL,
     'collection.eval_fraction': 'above 0 and below 1',
+    'collection.label_share': 'above 0 and at most 1',
     'candidates.hard_negatives': 'at least 1',
+    'candidates.stand_ins': 'at least 1',
     'candidates.depth': 'at least 1',
     'candidates.eval_lists': 'at least 1',
     'dark.reinforced': 'at least 0',
@@ -92,6 +94,7 @@ _OPTIONS = {
     'loss.distance': ('kl', 'margin_mse'),
     'candidates.false_negatives': ('mask', 'keep'),
     'collection.on_error': ('stop', 'skip'),
+    'collection.unlabelled': ('distil', 'skip'),
     'index.store': vectors.STORES,
 }
 ENCODER_OPTIONS = {

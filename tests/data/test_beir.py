@@ -47,6 +47,14 @@ def load(root: pathlib.Path, **options) -> collection_lib.Collection:
     return store.open_(out)
 
 
+def test_queries_that_no_split_judges_can_be_given_to_one(root):
+    c = load(root, unjudged='train')
+    assert list(c.queries['train']) == ['q1', 'q2', 'unjudged'] and list(c.queries['test']) == ['7']
+    assert c.labelled('train') == ['q1', 'q2']
+    log = load(root, unjudged='log')
+    assert log.queries['log'] == {'unjudged': 'anything'} and log.labelled('log') == []
+
+
 def test_reads_a_directory(root):
     c = load(root, license='CC0')
     assert c.name == 'tiny' and c.license == 'CC0'

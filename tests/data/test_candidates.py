@@ -31,6 +31,13 @@ def test_pool_leaves_out_positives_equal_texts_and_repeats():
     np.testing.assert_array_equal(pool, [[0, 5, 7, -1, -1, -1]])  # 3 reads like the positive
 
 
+def test_the_best_of_all_rankings_take_turns():
+    first = np.array([[3, 0, 5, 6], [1, -1, -1, -1]])
+    second = np.array([[4, 7, 0, 2], [-1, -1, -1, -1]])
+    found = candidates.first_of_all([first, second], GROUP, depth=3)
+    np.testing.assert_array_equal(found, [[3, 0, 7], [1, -1, -1]])  # 4 reads like 3
+
+
 def test_lists_begin_with_a_positive_and_repeat_nothing():
     pool = np.array([[2, 3, 5, 6], [2, 5, 6, 7], [0, 1, 2, 5]])
     lists = draw([0, 1, 2, 0], pool=pool, num_negatives=3)

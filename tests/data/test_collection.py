@@ -134,6 +134,21 @@ def test_hold_out_takes_the_answers_along_and_leaves_unlabelled_queries():
     assert 'unlabelled' in after.queries['train']
 
 
+def test_a_share_of_the_labels_is_kept_and_a_larger_share_keeps_them_too():
+    before = many(50)
+    tenth, half = (collection_lib.keep_labels(before, 'train', share=share) for share in (0.1, 0.5))
+    assert tenth.queries == half.queries == before.queries
+    assert len(tenth.labelled('train')) == 5 and len(half.labelled('train')) == 25
+    assert set(tenth.labelled('train')) < set(half.labelled('train'))
+    other = collection_lib.keep_labels(before, 'train', share=0.1, seed=1)
+    assert other.labelled('train') != tenth.labelled('train')
+    assert len(collection_lib.keep_labels(before, 'train', share=1e-6).labelled('train')) == 1
+    assert collection_lib.keep_labels(before, 'train', share=1.0) is before
+    left = collection_lib.without_unlabelled(tenth, 'train')
+    assert list(left.queries['train']) == tenth.labelled('train') == left.labelled('train')
+    assert len({c.fingerprint for c in (before, tenth, half, left)}) == 4
+
+
 def test_an_answer_makes_a_query_measurable():
     c = make(qrels={'train': {'q2': {'c': 1}, 'q1': {'a': 0}}}, answers={'train': {'q1': ['yes']}})
     assert c.measurable('train') == ['q1', 'q2'] and c.labelled('train') == ['q2']

@@ -202,6 +202,8 @@ def config(root, **changes) -> ml_collections.ConfigDict:
         'eval_split': 'dev',
         'test_split': 'test',
         'eval_fraction': 0.5,
+        'unlabelled': 'distil',
+        'label_share': 1.0,
         **changes,
     }
     return ml_collections.ConfigDict({'seed': 0, 'collection': collection})

@@ -185,6 +185,44 @@ def test_terms_equal_their_definitions():
     np.testing.assert_allclose(metrics['loss/in_batch'], in_batch.mean(), rtol=1e-5)
 
 
+def test_lists_without_a_label_are_distilled_but_no_anchors_of_the_contrastive_term():
+    labelled = np.arange(B) % 4 == 0
+    config, batch, everything = settings(), make_batch(), first_metrics(settings())
+    loss = steps.make_loss(config, free_scores, K)
+    found = jax.device_get(loss(scores(), batch | {'labelled': labelled}, 0.0)[1])
+    # As a batch of the labelled anchors, each against the originals of all lists.
+    nce = -log_softmax(
+        np.where(
+            losses.negatives_mask(batch['group'], batch['relevant'], batch['false_negative']),
+            scores()['in_batch'],
+            -np.inf,
+        ),
+        axis=-1,
+    )[np.arange(B), np.arange(B) * ORIGINALS]
+    np.testing.assert_allclose(found['loss/contrastive'], nce[labelled].mean(), rtol=1e-5)
+    for name in set(TERMS) - {'contrastive'}:
+        np.testing.assert_allclose(found[f'loss/{name}'], everything[f'loss/{name}'], rtol=1e-6)
+    np.testing.assert_allclose(found['loss'], sum(found[f'loss/{n}'] for n in TERMS), rtol=1e-6)
+    assert found['labelled_share'] == 0.25
+    first = np.argmax(scores()['lists'][:, :ORIGINALS], axis=1) == 0
+    np.testing.assert_allclose(found['list_accuracy'], first[labelled].mean(), rtol=1e-6)
+    same = jax.device_get(loss(scores(), batch | {'labelled': np.ones(B, bool)}, 0.0)[1])
+    np.testing.assert_allclose(same['loss'], everything['loss'], rtol=1e-6)
+
+
+def test_a_batch_without_any_label_has_no_contrastive_term():
+    batch = make_batch() | {'labelled': np.zeros(B, bool)}
+    loss = steps.make_loss(settings(), free_scores, K)
+    gradient, found = jax.grad(loss, has_aux=True)(scores(), batch, 0.0)
+    assert found['loss/contrastive'] == 0 and found['list_accuracy'] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert np.abs(gradient['lists']).max() > 0
+    alone = {'teacher': 0.0, 'assistant': 0.0, 'dark': 0.0, 'in_batch': 0.0}
+    loss = steps.make_loss(settings(**alone), free_scores, K)
+    gradient = jax.grad(lambda *args: loss(*args)[0])(scores(), batch, 0.0)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
 def test_margins_instead_of_distributions():
     batch, student = make_batch(), scores()['lists'].astype(np.float64)
     metrics = first_metrics(settings(distance='margin_mse', temperature=2.0))
