@@ -15,6 +15,8 @@ import pytest
 import tiny
 from kills import Kill
 
+from jdkd.runtime import stages
+
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
@@ -92,6 +94,24 @@ def test_damage_is_named_and_mended(home, workdir, damage, pattern, user):
     for ended in (found, expected):  # Whose lines a round that is trained again writes last.
         ended['metrics'].sort(key=json.dumps)
     assert found == expected
+
+
+def test_a_run_with_few_labels_is_killed_and_ends_the_same(home, tmp_path):
+    few = '--config.collection.label_share=0.5'
+    jdkd(home, tmp_path / 'few', few)
+    for path, count in (('rounds/00/stand_ins.tmp', 2), ('rounds/01/train.tmp/checkpoints/6', 40)):
+        kill = Kill(path=path, count=count)
+        jdkd(home, tmp_path / 'w', few, kill=kill, code=-signal.SIGKILL)
+    jdkd(home, tmp_path / 'w', few)
+    found, expected = kills.outcome(tmp_path / 'w'), kills.outcome(tmp_path / 'few')
+    for name in expected:
+        assert found[name] == expected[name], name
+    assert found['report']['collection']['unlabelled'] == 2
+    assert 'stand_in' in found['report']['rounds'][0]['score_histogram']['counts']
+    shares = [r['labelled_share'] for r in found['metrics'] if 'labelled_share' in r]
+    assert len(shares) == 8 and 0 < sum(shares) < 8
+    labelled = json.loads((tmp_path / 'w/systems/tuned/dataset/manifest.json').read_text())
+    assert labelled['inputs']['lists'] == 8  # Four of each labelled query.
 
 
 def test_a_damaged_checkpoint_is_not_gone_on_with(home, tmp_path):
@@ -174,10 +194,11 @@ def test_an_update_leaves_the_rest_alone(home, workdir, changed, first, never):
 
 def test_a_workdir_of_a_newer_version_is_refused(home, workdir):
     path = workdir / 'config.json'
-    path.write_text(path.read_text().replace('"format": 3', '"format": 4'))
+    now, later = stages.FORMAT, stages.FORMAT + 1
+    path.write_text(path.read_text().replace(f'"format": {now}', f'"format": {later}'))
     for args in ([], ['--update'], ['--mode', 'search']):
         log = jdkd(home, workdir, *args, code=1)
-        assert 'of a newer jdkd (format 4; this one reads 3); upgrade' in log
+        assert f'of a newer jdkd (format {later}; this one reads {now}); upgrade' in log
 
 
 def test_sigterm_in_training_saves_and_says_how_to_go_on(home, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -74,7 +75,8 @@ def final_state(workdir, stage='rounds/01/train'):
 def test_the_workdir_holds_all_that_a_run_makes(finished):
     for path in (
         'config.json report.json report.html metrics.jsonl run.trec student/model.safetensors '
-        'tensorboard/student rounds/01/train/checkpoints/20'
+        'pictures/rounds.png pictures/scores_01.png tensorboard/student '
+        'rounds/01/train/checkpoints/20'
     ).split():
         assert (finished / path).exists(), path
     for i in ('00', '01'):
@@ -150,6 +152,16 @@ def test_eval_compares_with_a_run_file(finished, tmp_path):
     assert compared['difference'] > 0 and compared['p'] < 0.01
     assert compared['wins'] > compared['losses']
     assert 'student less' in done.stdout and '(p < 0.001)' in done.stdout
+
+
+def test_a_run_beside_its_copy_differs_in_nothing(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / 'copy', ignore=shutil.ignore_patterns('checkpoints'))
+    args = ['--workdir', finished, '--with', tmp_path / 'copy', '--output', tmp_path / 'out']
+    done = jdkd('--mode', 'compare', *args)
+    assert '+0.0 (p = 1.000)' in done.stdout
+    found = json.loads((tmp_path / 'out/report.json').read_text())
+    assert found['config'] == {} and found['test']['copy'] == report(finished)['test']
+    assert 'Where the configs differ' in (tmp_path / 'out/report.html').read_text()
 
 
 def test_a_finished_student_is_measured_on_other_collections(finished, tmp_path):
@@ -286,6 +298,7 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
         (['--mode', 'eval'], 'holds no run'),
         (['--mode', 'search', '--system=minilm'], '--system is for --mode export'),
         (['--mode', 'search', '--against=x'], '--against is for --mode eval'),
+        (['--mode', 'compare'], 'needs another finished run: add --with=WORKDIR'),
         (['--config', 'configs/eval.py'], 'config eval says what to measure; give --mode eval'),
     ],
 )

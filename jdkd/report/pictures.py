@@ -135,7 +135,7 @@ def selected(runs: Runs) -> Picture | None:
     told = []
     order = _by_share({name: shares for name, (_, shares) in windows.items()})
     for axes, (name, (edges, shares)) in zip(rows, windows.items(), strict=True):
-        shown = {choice: shares[choice] for choice in order[:_CHOICES] if choice in shares}
+        shown = {c: shares[c] for c in order[:_CHOICES] if np.any(shares.get(c, 0) > 0)}
         rest = np.sum([s for choice, s in shares.items() if choice not in shown], axis=0)
         if np.any(rest > 0):
             shown['others'] = rest
