@@ -261,7 +261,14 @@ def opened(home, **overrides):
     ('overrides', 'message'),
     [
         ({'candidates__hard_negatives': 28}, 'hard_negatives=28, but beside the 5 relevant ones'),
-        ({'systems__minilm_ft__train__batch_size': 24}, '=24 is more than four times the 4 train'),
+        (
+            {'systems__minilm_ft__train__batch_size': 24},
+            '=24 is more than four times the 4 labelled',
+        ),
+        (
+            {'collection__label_share': 0.5, 'loss__teacher': 0, 'assistants': ()},
+            '2 of the 4 train queries have no positive, and no term of the loss learns without',
+        ),
         (
             {'measures': ('MRR@10', 'AnswerR@5')},
             "AnswerR@5 goes by answers, .* split 'dev' have no",
