@@ -30,6 +30,7 @@ _STYLE = {
     'svg.hashsalt': 'jdkd',  # Else each page has ids of its own.
     'text.parse_math': False,  # Names are no formulas.
 }
+_METADATA = ('Date', 'Creator', 'Format', 'Type')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,9 @@ def axes(rows: int = 1) -> tuple[Figure, list[Axes]]:
 def picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
     svg, png = io.StringIO(), io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(svg, format='svg', metadata={'Date': None})
-        figure.savefig(png, format='png')
+        # Without the time, and without the version of the library.
+        figure.savefig(svg, format='svg', metadata=dict.fromkeys(_METADATA))
+        figure.savefig(png, format='png', metadata={'Software': None})
     text = svg.getvalue()
     return Picture(name, title, caption, alt, text[text.index('<svg') :], png.getvalue())
 

@@ -62,10 +62,11 @@ def table(rows: Mapping[str, Mapping[str, str]], *, words: bool = False) -> str:
 
 
 def picture(drawn: Picture) -> str:
-    """A picture under its title, with its caption."""
+    """A picture, with its title and caption below it."""
     label = html.escape(f'{drawn.title}. {drawn.alt}')
+    words = f'<b>{html.escape(drawn.title)}.</b> {html.escape(drawn.caption)}'
     svg = drawn.svg.replace('<svg', f'<svg role="img" aria-label="{label}"', 1)
-    return f'<figure>{svg}<figcaption>{html.escape(drawn.caption)}</figcaption></figure>'
+    return f'<figure>{svg}<figcaption>{words}</figcaption></figure>'
 
 
 def duel(found: Duel) -> str:
