@@ -14,7 +14,7 @@ td:first-child,th:first-child,.words td,.words th{text-align:left}
 .words td{overflow-wrap:anywhere}
 svg{max-width:100%;height:auto}
 figure{margin:1rem 0}
-figcaption,.note{color:#555;font-size:.9rem}
+figcaption{color:#555;font-size:.9rem}
 summary{cursor:pointer;margin:.5rem 0}
 """
 
