@@ -1,4 +1,4 @@
-"""Candidate lists: for each query its positive, then hard negatives mined from runs."""
+"""Candidate lists: for each query its positive or a stand-in, then hard negatives from runs."""
 
 import dataclasses
 import hashlib
