@@ -57,6 +57,8 @@ MOMENTS = (
     ('systems/dense/index.tmp', 8),
     ('systems/dense/ranking-train.tmp', 4),
     ('rounds/00/runs.tmp', 5),
+    ('rounds/00/fitted.tmp', 2),
+    ('rounds/00/stand_ins.tmp', 3),
     ('rounds/00/candidates.tmp', 4),
     ('rounds/00/scores.tmp', 5),
     ('rounds/00/dataset.tmp', 9),

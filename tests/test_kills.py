@@ -11,6 +11,7 @@ import subprocess
 import time
 
 import kills
+import numpy as np
 import pytest
 import tiny
 from kills import Kill
@@ -96,22 +97,23 @@ def test_damage_is_named_and_mended(home, workdir, damage, pattern, user):
     assert found == expected
 
 
-def test_a_run_with_few_labels_is_killed_and_ends_the_same(home, tmp_path):
-    few = '--config.collection.label_share=0.5'
-    jdkd(home, tmp_path / 'few', few)
-    for path, count in (('rounds/00/stand_ins.tmp', 2), ('rounds/01/train.tmp/checkpoints/6', 40)):
-        kill = Kill(path=path, count=count)
-        jdkd(home, tmp_path / 'w', few, kill=kill, code=-signal.SIGKILL)
-    jdkd(home, tmp_path / 'w', few)
-    found, expected = kills.outcome(tmp_path / 'w'), kills.outcome(tmp_path / 'few')
-    for name in expected:
-        assert found[name] == expected[name], name
-    assert found['report']['collection']['unlabelled'] == 2
-    assert 'stand_in' in found['report']['rounds'][0]['score_histogram']['counts']
-    shares = [r['labelled_share'] for r in found['metrics'] if 'labelled_share' in r]
+def test_a_query_without_a_label_is_distilled(home):
+    found = kills.outcome(home / 'alone')
+    assert found['report']['collection']['unlabelled'] == 1
+    r = found['report']['rounds'][0]
+    assert {'positive', 'stand_in'} < r['score_histogram']['counts'].keys()
+    shares = [line['labelled_share'] for line in found['metrics'] if 'labelled_share' in line]
     assert len(shares) == 8 and 0 < sum(shares) < 8
-    labelled = json.loads((tmp_path / 'w/systems/tuned/dataset/manifest.json').read_text())
-    assert labelled['inputs']['lists'] == 8  # Four of each labelled query.
+    labelled = stages.read_json(home / 'alone/systems/tuned/dataset/manifest.json')
+    assert labelled['inputs']['lists'] == 8
+    with np.load(home / 'alone/systems/tuned/dataset/lists.npz') as lists:
+        from_labels = set(lists['query_row'])
+    with np.load(home / 'alone/rounds/00/candidates/train.npz') as lists:
+        query, passages = lists['query'], lists['passages']
+    (row,) = set(query) - from_labels
+    stand_in = np.load(home / 'alone/rounds/00/stand_ins/passages.npy')
+    assert set(passages[query == row, 0]) == set(stand_in)
+    assert stand_in not in passages[query == row, 1:]
 
 
 def test_a_damaged_checkpoint_is_not_gone_on_with(home, tmp_path):

@@ -21,6 +21,7 @@ def write(home: pathlib.Path) -> None:
 def get_config(home: str):
     c = common.get_config()
     c.collection.source = f'beir:{home}/toy'
+    c.collection.label_share = 0.75  # One of four train queries has no label.
     lengths = {'query_length': 8, 'passage_length': 12}
     c.systems.bm25 = common.bm25()
     c.systems.dense = common.encoder(f'{home}/model', **lengths)
