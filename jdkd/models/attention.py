@@ -2,12 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import flash_attention
 from jax.sharding import PartitionSpec
 
+from jdkd.models import fused_attention
+
 _MASKED = -1e30
-_LANES = 128  # Of a TPU; its kernel takes rows of whole multiples.
-_BLOCK = 512  # Most tokens of a row that the kernel holds at once.
 
 
 def attention(
@@ -23,9 +22,8 @@ def attention(
 ) -> jax.Array:
     """softmax(scale * query key^T + bias) value, with the softmax in float32 whatever the dtype.
 
-    On a TPU, rows of a multiple of 128 tokens without bias and window go through JAX's fused
-    kernel (Dao et al. 2022, https://arxiv.org/abs/2205.14135), which keeps the logits out of
-    memory. Otherwise this is `jax.nn.dot_product_attention`, and in float32, which is what CPUs
+    On a TPU, rows of 128, 256, 384 or 512 tokens without bias and window go through one kernel,
+    which keeps the logits out of memory; see `fused_attention`. Otherwise this is `jax.nn.dot_product_attention`, and in float32, which is what CPUs
     run, equal to it but for rounding: weights are divided by their sum after the second product,
     on `[B, L, H, d]` and not on `[B, H, L, L]`, and heads come before tokens in all products,
     which takes a CPU half as long.
@@ -56,12 +54,15 @@ def attention(
             query, key, value, bias=bias, mask=mask, scale=scale, local_window_size=window
         )
 
-    fusible = bias is None and window is None and query.shape[1] % _LANES == 0
-    if not fusible or query.dtype == jnp.float32:
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else mesh.shape['model']
+    (_, length, heads, head_size), dtype = query.shape, query.dtype
+    fits = fused_attention.fits(length, heads // ways, head_size)
+    if bias is not None or window is not None or dtype == jnp.float32 or not fits:
         return plain(query, key, value, segments)
 
     def fused(query, key, value, segments):
-        return _fused(query, key, value, segments, scale)
+        return _fused(query, key, value, segments, packed, scale)
 
     return jax.lax.platform_dependent(query, key, value, segments, tpu=fused, default=plain)
 
@@ -81,19 +82,18 @@ def _heads_first(query, key, value, mask, bias, scale, window):
     return jnp.swapaxes(sums / total, 1, 2)
 
 
-def _fused(query, key, value, segments, scale):
+def _fused(query, key, value, segments, packed, scale):
     """The kernel on each device's rows and heads: XLA cannot partition it by itself."""
-    size = min(query.shape[1], _BLOCK)
-    names = flash_attention.BlockSizes.__dataclass_fields__
-    blocks = flash_attention.BlockSizes(**{n: 1 if n == 'block_b' else size for n in names})
 
     def local(query, key, value, segments):
-        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-        ids = flash_attention.SegmentIds(segments, segments)
-        out = flash_attention.flash_attention(
-            query, key, value, segment_ids=ids, sm_scale=scale, block_sizes=blocks
-        )
-        return jnp.swapaxes(out, 1, 2)
+        shape = query.shape
+        query, key, value = (x.reshape(*shape[:2], -1) for x in (query, key, value))
+        if packed:
+            ask = answer = segments
+        else:
+            ask, answer = jnp.ones_like(segments), (segments > 0).astype(jnp.int32)
+        out = fused_attention.fused_attention(query, key, value, ask, answer, shape[3], scale)
+        return out.reshape(shape)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
