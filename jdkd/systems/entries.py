@@ -10,7 +10,7 @@ from absl import logging
 
 from jdkd.data import tokens
 from jdkd.models import pretrained, weights
-from jdkd.models.config import TransformerConfig
+from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.families import FAMILIES
@@ -85,6 +85,40 @@ def read_model(
             longest,
         )
     return model, params, source
+
+
+def sketch_model(spec: ml_collections.FrozenConfigDict) -> tuple[Any, Any]:
+    """Module and shapes of the parameters of a config entry: `read_model` without tensors.
+
+    Args:
+        spec: As of `read_model`; of the weights only configs have to be there.
+
+    Raises:
+        FileNotFoundError: if these are nowhere to be found.
+        ValueError: if the model is of a kind that we do not have.
+    """
+    directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
+    towers = pretrained.read_sketches(directory, tensors=False)
+    source, example = towers[0], np.zeros((1, 8), np.int32)
+    transformer, _ = pick_layers(source.config, spec.layers or None)
+    transformer = dataclasses.replace(
+        transformer, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat
+    )
+    projection = source.projection
+    if spec.hidden_size is not None:
+        transformer, projection = of_size(transformer, spec.hidden_size), None
+    check_lengths(spec, transformer)
+    if spec.kind == 'cross_encoder':
+        classifies = source.classifies and spec.hidden_size is None
+        model = CrossEncoder(transformer, spec.head or ('linear' if classifies else 'cosine'))
+        return model, jax.eval_shape(model.init, jax.random.key(0), example, example)['params']
+    pooling = spec.pooling or source.pooling or 'mean'
+    normalize = source.normalize if spec.normalize is None else spec.normalize
+    model = DualEncoder(transformer, pooling, normalize, projection)
+    params = jax.eval_shape(model.init, jax.random.key(0), example)['params']
+    if spec.query_weights is not None or len(towers) > 1:
+        params = {'query': params, 'passage': params}
+    return model, params
 
 
 def _read_towers(spec: ml_collections.FrozenConfigDict) -> pretrained.Pretrained:

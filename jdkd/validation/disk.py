@@ -5,20 +5,33 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 
+import jax
 import ml_collections
 import numpy as np
 
-from jdkd.models import pretrained, weights
-from jdkd.models.config import pick_layers
-from jdkd.models.transformer import param_shapes
 from jdkd.run import Run
 from jdkd.systems import entries
 from jdkd.validation import checkpoints, roles
 
 _SAMPLE = 1000  # Passages whose words are counted.
 # What English text has on an average: tokens a word, and terms that BM25 keeps of them.
-_TOKENS, _TERMS = 1.35, 0.55
+TOKENS, _TERMS = 1.35, 0.55
 _TREE_FROM = 20_000  # Passages from which ScaNN writes twice as much; see `index.build`.
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """How much text a run has.
+
+    Attributes:
+        passages: Of the collection.
+        queries: Of all splits that the run uses.
+        words: Of some passages, evenly chosen.
+    """
+
+    passages: int
+    queries: int
+    words: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +58,28 @@ def faults(run: Run) -> Iterator[str]:
 
 
 def needed(run: Run) -> dict[str, int]:
-    """Bytes that a run will write, about, by what they are.
+    """Bytes that a run will write, about, by what they are; see `estimate`.
 
-    Numbers of texts, parameters and lists are known; only words are counted in a sample.
+    Only words are counted in a sample.
     """
-    config = run.config
-    models = _models(config)
-    encoders = checkpoints.encoders(config)
-    passages, queries = len(run.collection), len(run.train) + len(run.eval) + len(run.test)
+    passages = len(run.collection)
     sample = np.linspace(0, passages - 1, min(passages, _SAMPLE)).astype(int)
     words = np.array([len(run.passages[int(i)].split()) for i in sample])
+    queries = len(run.train) + len(run.eval) + len(run.test)
+    return estimate(run.config, Texts(passages, queries, words))
+
+
+def estimate(config: ml_collections.FrozenConfigDict, texts: Texts) -> dict[str, int]:
+    """Bytes that a run of a config over so much text writes, about, by what they are.
+
+    Numbers of texts, parameters and lists are known, tokens guessed from words.
+    """
+    passages, queries, words = texts.passages, texts.queries, texts.words
+    models = _models(config)
+    encoders = checkpoints.encoders(config)
 
     def tokens(length):
-        return passages * (2 * np.minimum(_TOKENS * words + 2, length).mean() + 8)
+        return passages * (2 * np.minimum(TOKENS * words + 2, length).mean() + 8)
 
     # Entries of one tokenizer and length share a store.
     stores = {
@@ -101,16 +123,12 @@ def _lists(config: ml_collections.FrozenConfigDict) -> int:
 def _models(config: ml_collections.FrozenConfigDict) -> Mapping[str, _Model]:
     found = {}
     for field, entry in checkpoints.encoders(config).items():
-        directory = weights.find_weights(entry.weights, entry.revision)
-        towers = pretrained.read_sketches(directory)
-        transformer, _ = pick_layers(towers[0].config, entry.layers or None)
-        dim = towers[0].out_dim
-        if entry.hidden_size is not None:
-            transformer = entries.of_size(transformer, entry.hidden_size)
-            dim = entry.hidden_size
-        size = sum(math.prod(shape) for shape in param_shapes(transformer).values())
-        count = 2 if entry.query_weights is not None else len(towers)
-        found[field] = _Model(count * size, dim)
+        model, params = entries.sketch_model(entry)
+        dim = model.transformer.hidden_size
+        if entry.kind == 'dual_encoder' and model.projection is not None:
+            dim = model.projection.out_dim
+        size = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+        found[field] = _Model(size, dim)
     return found
 
 
