@@ -180,11 +180,18 @@ def get_config() -> ml_collections.ConfigDict:
     # attention, on TPUs, 256 or 512; 0: none do.
     c.rows.shared = 0
     c.rows.texts = 8  # of such a row at most
-    c.rows.mean_tokens = config_dict.placeholder(float)  # of candidates, for --mode plan alone
     c.rows.chunks = 1  # of a batch, one after another: gradient caching, for large batches
     # Of a batch, each with rows of its own; 0: one a device. The order of rows, and so what
     # dropout drops, depends on it: fix it to have the same on any number of devices.
     c.rows.parts = 0
+
+    # Of the collection, for --mode plan where it is not at hand; None: counted.
+    c.plan = ml_collections.ConfigDict()
+    c.plan.passages = config_dict.placeholder(int)
+    c.plan.train_queries = config_dict.placeholder(int)  # those of D_eval included
+    c.plan.test_queries = config_dict.placeholder(int)
+    c.plan.passage_tokens = config_dict.placeholder(float)  # mean
+    c.plan.query_tokens = config_dict.placeholder(float)  # mean
 
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # devices along the batch; -1: all that model leaves

@@ -42,7 +42,7 @@ _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'eval', 'export', 'search', 'compare', 'plan'], 'What to do.'
 )
 _TOPOLOGY = flags.DEFINE_string(
-    'topology', 'v5e:2x4', 'TPU topology that --mode plan compiles for.'
+    'topology', 'v5e:2x4', 'What --mode plan compiles for: a TPU topology, or local devices.'
 )
 _SYSTEM = flags.DEFINE_string(
     'system', 'student', 'What --mode export exports: the student, or a system of the config.'
@@ -107,7 +107,8 @@ def main(argv):
     if _MODE.value == 'plan':
         config = configs.resolve(_CONFIG.value)
         validation.validate(config)
-        print(plan.table(plan.plan(config, _TOPOLOGY.value)))
+        workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
+        print(plan.table(plan.plan(config, _TOPOLOGY.value, workdir)))
         return
     distributed.start(
         _COORDINATOR.value,

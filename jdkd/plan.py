@@ -1,131 +1,197 @@
-"""Ahead-of-time compilation for TPU topologies: what fits and what it costs, with no TPU."""
+"""`--mode plan`: what a run needs of devices, time, disk and memory, with none of them at hand."""
 
-import math
+import dataclasses
+import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
-from jax.experimental import topologies
+from absl import logging
 
-from jdkd import student
-from jdkd.data import packing
+from jdkd.planning import chips, stages, texts
+from jdkd.planning.cost import TooLarge
+from jdkd.retrieval import vectors
 from jdkd.runtime import mesh as meshes
-from jdkd.systems.entries import read_model
+from jdkd.runtime import stages as runtime_stages
+from jdkd.validation import disk
 
-# Bytes of memory of a chip, by the name before the colon (cloud.google.com/tpu/docs).
-HBM = {'v4': 32 << 30, 'v5e': 16 << 30, 'v5p': 95 << 30, 'v6e': 32 << 30}
-
-
-def topology_devices(name: str) -> list[jax.Device]:
-    """Devices of a TPU topology such as `v5e:2x4`, to compile for.
-
-    Raises:
-        RuntimeError: if the TPU compiler is not installed or does not know the topology.
-    """
-    try:
-        return list(topologies.get_topology_desc(platform='tpu', topology_name=name).devices)
-    except Exception as e:
-        raise RuntimeError(
-            f"cannot compile for '{name}' ({str(e).splitlines()[0]}); this needs the TPU compiler, "
-            'pip install "jax[tpu]" (no TPU is needed), and a topology such as v5e:2x4.'
-        ) from e
+FILE = 'plan.json'
+_HOUR, _GB, _GIB = 3600, 1e9, 2**30
+_SIDE_BY_SIDE = 4  # Shards that are indexed at once; see `index.build`.
 
 
-def plan(config: ml_collections.FrozenConfigDict, topology: str) -> dict[str, Any]:
-    """Compiles the student's train step for a topology.
+def plan(
+    config: ml_collections.FrozenConfigDict, topology: str, workdir: pathlib.Path | None = None
+) -> dict[str, Any]:
+    """Compiles the step of every stage for a topology and multiplies.
 
     Args:
-        config: The run's config.
-        topology: For example `v5e:2x4`.
+        config: The run's.
+        topology: For example `v5e:2x4`, or `local`; see `chips.devices`.
+        workdir: Gets the plan as `plan.json`; None for nowhere.
 
     Returns:
-        Per chip: `parameters`, `arguments`, `outputs`, `temporaries`, `total` and `hbm` in bytes,
-        `flops`, `bytes_accessed` of one step.
+        What `table` shows, as JSON has it: `stages`, each with `memory`, `flops`, `traffic`,
+        `collectives`, `seconds` of a step, and `steps` and `hours` of the run; `hours` in all and
+        `chip_hours`, at the least, where the chip is known; `disk` and `host` bytes.
+
+    Raises:
+        RuntimeError: if the topology cannot be compiled for.
+        FileNotFoundError: if a model's config or the collection is not there.
     """
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=topology_devices(topology))
-    model, params, _ = read_model(config.student, config.seed)
-    trainer = student.make_trainer(config, mesh, model, params)
-    batch = abstract_batch(config, trainer.rows, meshes.batch_sharding(mesh))
-    compiled = trainer.step.lower(trainer.abstract, batch).compile()
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    return {
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=chips.devices(topology))
+    chip = chips.CHIPS.get(topology.partition(':')[0])
+    models = disk.sketches(config)
+    counted = texts.of(config, workdir)
+    found = {
         'topology': topology,
         'chips': mesh.size,
-        'parameters': sum(
-            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-            for x in jax.tree.leaves(trainer.abstract.params)
-        ),
-        'arguments': memory.argument_size_in_bytes,
-        'outputs': memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        'temporaries': memory.temp_size_in_bytes,
-        'total': memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
-        'hbm': HBM.get(topology.partition(':')[0]),
-        'flops': cost['flops'],
-        'bytes_accessed': cost['bytes accessed'],
+        'chip': chip and dataclasses.asdict(chip),
+        'texts': dataclasses.asdict(counted),
+        'rounds': config.rounds,
+        'stages': [],
     }
+    for stage in stages.stages(config, models, mesh, counted):
+        logging.info('compiled: %s', stage.name)
+        found['stages'].append(_describe(stage, config, chip))
+    if chip is not None:
+        hours = [stage['hours'] for stage in found['stages']]
+        if None not in hours:
+            found['hours'] = sum(hours)
+            found['chip_hours'] = mesh.size * sum(hours)
+    found['disk'] = disk.estimate(config, counted.on_disk(), models)
+    found['host'] = _host(config, counted, models)
+    if workdir is not None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        runtime_stages.write_json(workdir / FILE, found)
+    return found
 
 
-def draw_lengths(shape: tuple[int, ...], mean: float, longest: int, rng) -> np.ndarray:
-    """Tokens of passages, spread as MS MARCO's are: a gamma distribution, cut off (ours)."""
-    return rng.gamma(5, mean / 5, shape).astype(np.int32).clip(min(8, longest), longest)
+def _describe(stage: stages.Stage, config, chip: chips.Chip | None) -> dict[str, Any]:
+    step, count = stage.step, stage.steps(config.rounds)
+    found = {
+        'name': stage.name,
+        'unit': stage.unit,
+        'items_per_step': stage.items,
+        'steps_once': stage.once,
+        'steps_per_round': stage.per_round,
+        'steps': count,
+        'hours': None,
+    }
+    limit = chip.memory if chip else None
+    if isinstance(step, TooLarge):
+        return found | {'too_large': step.reason, 'advice': stages.advice(stage, config)}
+    found |= dataclasses.asdict(step)
+    if chip is not None:
+        found['seconds'] = step.seconds(chip)
+        found['utilisation_bound'] = step.utilisation(chip)
+        found['hours_per_round'] = stage.per_round * found['seconds']['bound'] / _HOUR
+        found['hours'] = count * found['seconds']['bound'] / _HOUR
+    if limit and step.memory['total'] > limit:
+        found['advice'] = stages.advice(stage, config)
+    return found
 
 
-def abstract_batch(config, rows: packing.Rows, sharding) -> dict[str, Any]:
-    """Shapes of a training batch; see `distill.step`.
+def _host(config, counted: texts.Texts, models) -> dict[str, int]:
+    """Bytes of a host's memory, about, of what holds the most; stages follow one another.
 
-    Args:
-        config: The run's; `rows.mean_tokens` says how long candidates are expected to be.
-        rows: How they are put into rows.
-        sharding: Of the arrays.
+    The rest is mapped: the operating system keeps of it what it has room for.
     """
-    B, originals = config.batch_size, 1 + config.candidates.hard_negatives
-    N, longest = originals, config.train_passage_length
-    if config.loss.dark:
-        N += config.dark.reinforced + config.dark.noisy
-    lengths = np.full((1, B, N), longest)
-    if config.rows.mean_tokens:
-        rng = np.random.default_rng(0)
-        lengths = draw_lengths((8, B, N), config.rows.mean_tokens, longest, rng)
-    layout = packing.fit(lengths, rows)
-
-    def array(*shape, dtype=jnp.int32):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    tiles = tuple(array(rows.parts * count, size) for count, size in layout.tiles)
-    batch = {
-        'query_row': array(B),
-        'query': array(B, config.student.query_length),
-        'tokens': tiles,
-        'where': array(B, N),
-        'lengths': array(B, N),
-        'group': array(B, originals),
-        'relevant': array(B, 1),
-        'false_negative': array(B, originals, dtype=jnp.bool_),
-        'teacher': array(B, N, dtype=jnp.float32),
+    width = max(disk.width(model) for model, _ in models.values())
+    shard = min(counted.passages, config.index.shard)
+    lists = config.steps_per_round * config.batch_size
+    candidates = 1 + config.candidates.hard_negatives
+    dark = config.dark.reinforced + config.dark.noisy
+    scored = 4 * (candidates + dark) * (2 + len(config.assistants))
+    return {
+        # As the docstring of data/store.py has it, while a collection is imported.
+        'import': 300_000_000 + 70 * counted.passages + 1000 * counted.queries,
+        # A part, and its copy where it is rounded, beside the lengths of all texts.
+        'encoding': 8 * vectors.PART * width + 20 * counted.passages,
+        # Shards side by side, as float32 and as codes.
+        'index': _SIDE_BY_SIDE * shard * (4 * width + width // 2),
+        'lists of a round': lists
+        * (scored + 4 * candidates + 2 * dark * config.train_passage_length),
     }
-    if layout.slots > 1:
-        batch['segments'] = tiles
-    if K := len(config.assistants):
-        batch['assistants'] = array(B, K, N, dtype=jnp.float32)
-        if config.loss.in_batch:
-            batch['in_batch'] = array(B, K, B * originals, dtype=jnp.float32)
-    return batch
 
 
 def table(found: dict[str, Any]) -> str:
     """The plan as text."""
-    mib = 2**20
-    lines = [f'train step on {found["topology"]}, {found["chips"]} chips; per chip:']
-    for name in ('parameters', 'arguments', 'outputs', 'temporaries', 'total'):
-        lines.append(f'  {name:15}{found[name] / mib:12.1f} MiB')
-    if found['hbm']:
-        share = 100 * found['total'] / found['hbm']
-        lines.append(f'  {"of memory":15}{share:12.1f} % of {found["hbm"] / 2**30:.0f} GiB')
-    lines.append(f'  {"computation":15}{found["flops"] / 1e9:12.1f} GFLOP')
-    lines.append(f'  {"traffic":15}{found["bytes_accessed"] / 1e9:12.2f} GB')
+    counted, chip = found['texts'], found['chip']
+    lines = [
+        f'{found["topology"]}, {found["chips"]} devices; {counted["passages"]:,} passages, '
+        f'{counted["train"]:,} train queries, {found["rounds"]} rounds',
+        '',
+        'of one step, on each device',
+        _row('', 'parameters', 'optimizer', 'batch', 'temporaries', 'total', 'of memory')
+        + _row('', 'TFLOP', 'GB', 'ms', 'bound by', 'used', width=10),
+    ]
+    for stage in found['stages']:
+        lines.append(_step_row(stage, chip))
+    lines += ['', 'of the run', _row('', 'per step', '', 'steps', 'a round', 'hours', 'a round')]
+    for stage in found['stages']:
+        lines.append(
+            _row(
+                stage['name'],
+                f'{stage["items_per_step"]:,.0f}',
+                stage['unit'],
+                f'{stage["steps"]:,.0f}',
+                f'{stage["steps_per_round"]:,.0f}',
+                _hours(stage['hours']),
+                _hours(stage.get('hours_per_round')),
+            )
+        )
+    if 'hours' in found:
+        lines += [
+            '',
+            f'{_hours(found["hours"])} hours, {_hours(found["chip_hours"])} chip-hours, at the '
+            'least: every step at its bound, devices never waiting; tokenising, BM25, searching '
+            'and reading are not counted',
+        ]
+    lines += _collectives(found)
+    for name in ('disk', 'host'):
+        parts = ', '.join(f'{k} {v / _GIB:.1f}' for k, v in found[name].items())
+        whole = sum(found[name].values()) if name == 'disk' else max(found[name].values())
+        lines.append(f'{name}, GiB: {whole / _GIB:.1f} ({parts})')
+    for stage in found['stages']:
+        if 'advice' in stage:
+            lines.append(f'{stage["name"]} does not fit: {stage["advice"]}.')
     return '\n'.join(lines)
+
+
+def _step_row(stage: dict[str, Any], chip: dict[str, Any] | None) -> str:
+    if 'too_large' in stage:
+        return _row(stage['name'], 'does not fit')
+    memory = stage['memory']
+    sizes = [f'{memory[name] / 2**20:,.1f} MiB' for name in memory]
+    share = f'{100 * memory["total"] / chip["memory"]:.1f}%' if chip else ''
+    found = _row(stage['name'], *sizes, share)
+    more = [f'{stage["flops"] / 1e12:.3f}', f'{stage["traffic"] / _GB:.2f}']
+    if chip:
+        seconds = dict(stage['seconds'])
+        bound = seconds.pop('bound')
+        more += [
+            f'{1000 * bound:.2f}',
+            max(seconds, key=seconds.get),
+            f'{100 * stage["utilisation_bound"]:.0f}%',
+        ]
+    return found + _row('', *more, width=12)
+
+
+def _collectives(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for stage in found['stages']:
+        kinds = stage.get('collectives') or {}
+        if kinds:
+            said = ', '.join(
+                f'{kind} {c["count"]} of {c["size"] / 1e6:,.1f} MB' for kind, c in kinds.items()
+            )
+            lines.append(f'  {stage["name"]}: {said}')
+    return ['', 'communication of one step', *lines, ''] if lines else ['']
+
+
+def _row(name: str, *values: str, width: int = 14) -> str:
+    return (f'{name:24}' if name or width == 14 else '') + ''.join(f'{v:>{width}}' for v in values)
+
+
+def _hours(hours: float | None) -> str:
+    return '' if hours is None else f'{hours:.3g}'

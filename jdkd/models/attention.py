@@ -23,10 +23,11 @@ def attention(
     """softmax(scale * query key^T + bias) value, with the softmax in float32 whatever the dtype.
 
     On a TPU, rows of 128, 256, 384 or 512 tokens without bias and window go through one kernel,
-    which keeps the logits out of memory; see `fused_attention`. Otherwise this is `jax.nn.dot_product_attention`, and in float32, which is what CPUs
-    run, equal to it but for rounding: weights are divided by their sum after the second product,
-    on `[B, L, H, d]` and not on `[B, H, L, L]`, and heads come before tokens in all products,
-    which takes a CPU half as long.
+    which keeps the logits out of memory; see `fused_attention`. Otherwise this is
+    `jax.nn.dot_product_attention`, and in float32, which is what CPUs run, equal to it but for
+    rounding: weights are divided by their sum after the second product, on `[B, L, H, d]` and not
+    on `[B, H, L, L]`, and heads come before tokens in all products, which takes a CPU half as
+    long.
 
     Args:
         query: `[B, L, H, d]`.

@@ -181,6 +181,10 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         config, activation = self.config, ACTIVATIONS[self.config.activation]
+        if jnp.dtype(config.dtype) == jnp.bfloat16:
+            # Of two arrays, in and out, accelerators would keep both for the backward pass, which
+            # takes longer to read than to compute again. On CPUs it is the other way round.
+            activation = jax.checkpoint(activation)
         up = _dense(config, config.intermediate_size, 'up')(x)
         if config.gated:
             hidden = activation(_dense(config, config.intermediate_size, 'gate')(x)) * up

@@ -71,9 +71,7 @@ def local(name: str) -> pathlib.Path | None:
     return None
 
 
-def find_weights(
-    name: str, revision: str | None = None, *, tensors: bool = True
-) -> pathlib.Path:
+def find_weights(name: str, revision: str | None = None, *, tensors: bool = True) -> pathlib.Path:
     """The local directory of a checkpoint, fetched if need be.
 
     The first of: a directory of that name; the Hugging Face cache; the hub; and, for a key of
@@ -118,9 +116,7 @@ def find_weights(
     )
 
 
-def _from_hub(
-    name: str, revision: str | None, *, online: bool, tensors: bool
-) -> pathlib.Path:
+def _from_hub(name: str, revision: str | None, *, online: bool, tensors: bool) -> pathlib.Path:
     import huggingface_hub  # Here, because it takes a third of a second.
 
     if online:

@@ -20,6 +20,11 @@ BUCKETS = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 4
 _TOKENS_PER_BATCH = 8192  # Per device; on a CPU larger batches fall out of its caches.
 
 
+def rows_per_batch(bucket: int, mesh: Mesh) -> int:
+    """Rows of so many tokens that are computed together."""
+    return max(_TOKENS_PER_BATCH // bucket, 1) * mesh.shape['data']
+
+
 def map_rows(
     fn: Callable[..., jax.Array],
     rows: Callable[[np.ndarray, int], dict[str, np.ndarray]],
@@ -85,7 +90,7 @@ def map_rows(
         start = 0
         while start < n:
             bucket = int(buckets[np.searchsorted(buckets, lengths[order[start]])])
-            size = min(max(_TOKENS_PER_BATCH // bucket, 1) * ways, at_most)
+            size = min(rows_per_batch(bucket, mesh), at_most)
             numbers = order[start : start + size]
             # The last batch repeats its rows, so that no shape is added.
             batch = rows(np.resize(numbers, size), bucket)
@@ -101,9 +106,11 @@ def map_rows(
     return out
 
 
-@functools.partial(jax.jit, static_argnames='model')
-def _embed(model, params, tokens):
-    return model.apply({'params': params}, tokens)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def embed_batch(model, mesh, params, tokens):
+    """Embeddings of rows of tokens, on an abstract mesh."""
+    with jax.sharding.use_abstract_mesh(mesh):  # For fused attention.
+        return model.apply({'params': params}, tokens)
 
 
 def embed(
@@ -129,7 +136,7 @@ def embed(
     """
     rows = range(len(tokens)) if rows is None else rows
     return map_rows(
-        lambda tokens: _embed(model, params, tokens),
+        lambda tokens: embed_batch(model, mesh.local_mesh.abstract_mesh, params, tokens),
         lambda numbers, bucket: {'tokens': tokens.rows(rows.start + numbers, bucket)},
         lengths=tokens.lengths[rows.start : rows.stop],
         max_length=tokens.length,
@@ -185,9 +192,11 @@ def write_embeddings(
     stages.parts(directory, vectors.NAME, count, write)
 
 
-@functools.partial(jax.jit, static_argnames='model')
-def _score_pairs(model, params, tokens, token_types):
-    return model.apply({'params': params}, tokens, token_types)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def score_batch(model, mesh, params, tokens, token_types):
+    """Logits of rows of pairs, on an abstract mesh."""
+    with jax.sharding.use_abstract_mesh(mesh):  # For fused attention.
+        return model.apply({'params': params}, tokens, token_types)
 
 
 def score_pairs(
@@ -229,7 +238,7 @@ def score_pairs(
         return {'tokens': tokens[:, :bucket], 'token_types': token_types[:, :bucket]}
 
     return map_rows(
-        lambda tokens, token_types: _score_pairs(model, params, tokens, token_types),
+        lambda **batch: score_batch(model, mesh.local_mesh.abstract_mesh, params, **batch),
         joined,
         lengths=queries.lengths[query_rows] + passages.lengths[passage_rows] + more,
         max_length=queries.length + passages.length + more,

@@ -87,7 +87,7 @@ def train_from_labels(run: Run, name: str, encoder: Encoder, digest: str) -> tup
     config, spec = run.config, encoder.spec
     trained = spec.train
     miner = build(run, trained.negatives_from)
-    trainer = _labels_trainer(run, encoder)
+    trainer = labels_trainer(config, spec, run.mesh, encoder.model, encoder.params)
     num_lists = min(trained.steps * trained.batch_size, 4 * int(run.train.is_labelled.sum()))
     written = run.stage(
         f'systems/{name}/dataset',
@@ -194,21 +194,28 @@ def load_trained(run: Run, name: str) -> Encoder:
         )
     encoder = load_encoder(run, spec)
     directory = run.workdir / f'systems/{name}/train' / CHECKPOINTS
-    abstract = _labels_trainer(run, encoder).abstract
-    return restored(run, encoder, directory, spec.train.steps, abstract)
+    trainer = labels_trainer(run.config, spec, run.mesh, encoder.model, encoder.params)
+    return restored(run, encoder, directory, spec.train.steps, trainer.abstract)
 
 
-def _labels_trainer(run: Run, encoder: Encoder) -> train.Trainer:
-    """What trains an encoder on the labels; `abstract` is the state that its checkpoints hold."""
-    config, spec = run.config, encoder.spec
+def labels_trainer(config, spec, mesh, model, params) -> train.Trainer:
+    """What trains an encoder on the labels; `abstract` is the state that its checkpoints hold.
+
+    Args:
+        config: The run's.
+        spec: The encoder's entry.
+        mesh: Where to.
+        model: The encoder's module.
+        params: Its parameters, or their shapes.
+    """
     # Labels alone: the other terms of the loss need a teacher.
     loss = {key: 0.0 for key in config.loss} | {'contrastive': 1.0, 'temperature': 1.0}
     return train.make_trainer(
         ml_collections.FrozenConfigDict({**config.to_dict(), 'loss': loss}),
         spec.train,
-        mesh=run.mesh,
-        params=encoder.params,
-        model=encoder.model,
+        mesh=mesh,
+        params=params,
+        model=model,
         scale=spec.train.scale,
         num_assistants=0,
         dropout=spec.dropout,

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -34,14 +35,6 @@ class Texts:
     words: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    """Sizes of an encoder: numbers of its parameters and of an embedding."""
-
-    params: int
-    dim: int
-
-
 def faults(run: Run) -> Iterator[str]:
     """A disk too small for the run; one that has begun is not asked."""
     if any((run.workdir / name).exists() for name in ('tokens', 'systems', 'rounds')):
@@ -66,17 +59,39 @@ def needed(run: Run) -> dict[str, int]:
     sample = np.linspace(0, passages - 1, min(passages, _SAMPLE)).astype(int)
     words = np.array([len(run.passages[int(i)].split()) for i in sample])
     queries = len(run.train) + len(run.eval) + len(run.test)
-    return estimate(run.config, Texts(passages, queries, words))
+    return estimate(run.config, Texts(passages, queries, words), sketches(run.config))
 
 
-def estimate(config: ml_collections.FrozenConfigDict, texts: Texts) -> dict[str, int]:
+def sketches(config: ml_collections.FrozenConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Module and shapes of the parameters of every encoder of a run, by its field."""
+    encoders = checkpoints.encoders(config)
+    return {field: entries.sketch_model(entry) for field, entry in encoders.items()}
+
+
+def width(model: Any) -> int:
+    """Dimensions of an encoder's embeddings."""
+    projection = getattr(model, 'projection', None)
+    return model.transformer.hidden_size if projection is None else projection.out_dim
+
+
+def estimate(
+    config: ml_collections.FrozenConfigDict, texts: Texts, models: Mapping[str, tuple[Any, Any]]
+) -> dict[str, int]:
     """Bytes that a run of a config over so much text writes, about, by what they are.
 
     Numbers of texts, parameters and lists are known, tokens guessed from words.
+
+    Args:
+        config: Of the run.
+        texts: Of the run.
+        models: From `sketches`.
     """
     passages, queries, words = texts.passages, texts.queries, texts.words
-    models = _models(config)
     encoders = checkpoints.encoders(config)
+    params = {
+        field: sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+        for field, (_, shapes) in models.items()
+    }
 
     def tokens(length):
         return passages * (2 * np.minimum(TOKENS * words + 2, length).mean() + 8)
@@ -89,22 +104,22 @@ def estimate(config: ml_collections.FrozenConfigDict, texts: Texts) -> dict[str,
     # The student is embedded before the first round and after each.
     retrieved = {f: 1 for f, e in encoders.items() if e.kind == 'dual_encoder'}
     retrieved['student'] = config.rounds + 1
-    width = 2 if config.index.store == 'bfloat16' else 4
-    dims = sum(count * models[field].dim for field, count in retrieved.items())
+    dims = sum(count * width(models[field][0]) for field, count in retrieved.items())
+    item = 2 if config.index.store == 'bfloat16' else 4
     codes = 0
     if config.index.kind == 'scann':
         codes = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
     rankers = sum(retrieved.values()) + len(set(roles.retrievers(config)) - set(encoders))
-    trained = [config.rounds * models['student'].params, models['student'].params]
-    trained += [models[f'systems.{name}'].params for name in roles.trained(config)]
+    trained = [config.rounds * params['student'], params['student']]
+    trained += [params[f'systems.{name}'] for name in roles.trained(config)]
     found = {
         'tokens': sum(stores.values()),
-        'embeddings': (passages + queries) * dims * width,
+        'embeddings': (passages + queries) * dims * item,
         'indexes': codes + 8 * passages * _TERMS * words.mean(),
         'rankings': 8 * rankers * queries * config.depth,
         'candidates, scores and datasets': config.rounds * _lists(config),
         # AdamW's two moments beside the parameters; one more while it is replaced; the export.
-        'checkpoints': 12 * sum(trained) + 4 * models['student'].params,
+        'checkpoints': 12 * sum(trained) + 4 * params['student'],
     }
     return {name: int(size) for name, size in found.items()}
 
@@ -118,18 +133,6 @@ def _lists(config: ml_collections.FrozenConfigDict) -> int:
     record = scores + 8 * originals + 4 * dark * config.train_passage_length
     lists = config.steps_per_round * config.batch_size + config.candidates.eval_lists
     return lists * (scores + ids + record)
-
-
-def _models(config: ml_collections.FrozenConfigDict) -> Mapping[str, _Model]:
-    found = {}
-    for field, entry in checkpoints.encoders(config).items():
-        model, params = entries.sketch_model(entry)
-        dim = model.transformer.hidden_size
-        if entry.kind == 'dual_encoder' and model.projection is not None:
-            dim = model.projection.out_dim
-        size = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-        found[field] = _Model(size, dim)
-    return found
 
 
 def _size(size: int) -> str:

@@ -1,0 +1,59 @@
+"""TPU chips by what Google publishes of them, and topologies of them to compile for."""
+
+import dataclasses
+import os
+
+import jax
+from jax.experimental import topologies
+
+LOCAL = 'local'
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What bounds a step.
+
+    Attributes:
+        flops: Operations a second at most, of matrix products in bfloat16.
+        memory: Bytes.
+        bandwidth: Of that memory, bytes a second.
+        links: Bytes a second that a chip sends to others of its slice, over all its links.
+    """
+
+    flops: float
+    memory: int
+    bandwidth: float
+    links: float
+
+
+# By the name of a topology before the colon. Compute and memory: docs.cloud.google.com/tpu/docs/v4,
+# /v5e, /v5p and /v6e. Links, one way: half of what is there called bidirectional; of v4
+# https://cloud.google.com/blog/products/ai-machine-learning/introducing-cloud-tpu-v5p-and-ai-hypercomputer
+CHIPS = {
+    'v4': Chip(275e12, 32 << 30, 1200e9, 300e9),
+    'v5e': Chip(197e12, 16 << 30, 819e9, 200e9),
+    'v5p': Chip(459e12, 95 << 30, 2765e9, 600e9),
+    'v6e': Chip(918e12, 32 << 30, 1600e9, 400e9),
+}
+
+
+def devices(topology: str) -> list[jax.Device]:
+    """Devices of a TPU topology such as `v5e:2x4`, to compile for, or this process' (`local`).
+
+    Raises:
+        RuntimeError: if the TPU compiler is not installed or does not know the topology.
+    """
+    if topology == LOCAL:
+        return jax.devices()
+    # It asks neither whether this machine is a TPU VM, nor for a TPU of its own.
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+    try:
+        found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+        return list(found.devices)
+    except Exception as e:
+        raise RuntimeError(
+            f"cannot compile for '{topology}' ({str(e).splitlines()[0]}); this needs the TPU "
+            'compiler, pip install "jax[tpu]" (no TPU is needed), and a topology such as v5e:2x4, '
+            f"or --topology={LOCAL} for this machine's devices."
+        ) from e
