@@ -18,6 +18,10 @@ def msmarco() -> ml_collections.ConfigDict:
         'test': 'msmarco-passage/dev/small',
     }
     c.collection.eval_fraction = 0.01
+    # https://ir-datasets.com/msmarco-passage.html; tokens are about what BERT makes of the texts.
+    c.plan.update(passages=8_841_823, train_queries=502_939, test_queries=6_980)
+    c.plan.update(passage_tokens=75.0, query_tokens=9.0)
+    c.rows.shared = 256
 
     c.systems.ranker = _encoder(  # ELECTRA-base, MRR@10 43.8 on dev
         'intfloat/simlm-msmarco-reranker',
@@ -57,6 +61,10 @@ def nq() -> ml_collections.ConfigDict:
         'test': 'dpr-w100/natural-questions/dev',
     }
     c.collection.eval_fraction = 0.02
+    # https://ir-datasets.com/dpr-w100.html; passages of 100 words and a title.
+    c.plan.update(passages=21_015_324, train_queries=58_880, test_queries=6_515)
+    c.plan.update(passage_tokens=140.0, query_tokens=12.0)
+    c.rows.shared = 512
 
     c.systems.ranker = _reranker(query_length=32, passage_length=224)
     c.systems.ranker.train.steps = 5000  # from labels first: teachers must know the collection
@@ -79,6 +87,7 @@ def own(source: str) -> ml_collections.ConfigDict:
     """A collection of your own that has train queries, such as beir:PATH."""
     c = _shared(query_length=64, passage_length=256)
     c.collection.source = source
+    c.rows.shared = 512
 
     c.systems.ranker = _reranker(query_length=64, passage_length=320)
     c.assistants = ('mpnet', 'e5', 'bge')

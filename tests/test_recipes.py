@@ -9,10 +9,11 @@ import pytest
 from flax import traverse_util
 
 from configs import adam, mta4dpr
-from jdkd import plan, student
+from jdkd import student
 from jdkd.models import cross_encoder, dual_encoder, pretrained
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import param_shapes
+from jdkd.planning import steps
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import entries
@@ -166,8 +167,11 @@ def test_the_train_step_is_traced_over_a_mesh(method, arg):
     trainer = student.make_trainer(config, mesh, model, params)
     size = sum(np.prod(x.shape) for x in jax.tree.leaves(trainer.abstract.params))
     assert 65e6 < size < 67e6
-    batch = plan.abstract_batch(config, trainer.rows, meshes.batch_sharding(mesh))
-    assert batch['where'].shape[1] == 1 + config.candidates.hard_negatives + 6
+    candidates = 1 + config.candidates.hard_negatives + 6
+    lengths = np.full((1, config.batch_size, candidates), config.train_passage_length)
+    sharding = meshes.batch_sharding(mesh)
+    batch = steps.student_batch(config, trainer.rows, lengths, sharding)
+    assert trainer.rows.shared % 128 == 0 and batch['where'].shape[1] == candidates
     state, metrics = jax.eval_shape(trainer.step, trainer.abstract, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), trainer.abstract

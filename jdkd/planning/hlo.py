@@ -18,7 +18,7 @@ _INSTRUCTION = re.compile(
 )
 _ARRAY = re.compile(rf'\b({"|".join(_BYTES)})\[([\d,]*)\]')
 _LISTED = re.compile(r'replica_groups=\{\{([\d,]*)\}')  # {{0,1,2,3},{4,5,6,7}}
-_NAMED = re.compile(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}")  # mesh['a'=8,'b'=1] {'a'}
+_NAMED = re.compile(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}')  # mesh['a'=8,'b'=1] {'a'}
 _CHANNEL = re.compile(r'channel_id=(\d+)')
 _COUNTED = re.compile(r'replica_groups=\[\d+,(\d+)\]')  # [groups,size]<=[devices]
 

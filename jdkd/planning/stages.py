@@ -87,7 +87,8 @@ def stages(
         else:
             lengths, longest = steps.pair_lengths(entry, model, texts, (_SAMPLE,))
             unit, per_round = 'pairs', originals + dark
-            once = config.depth * (texts.held_out + texts.test)  # What it re-ranks.
+            # The first stage's rankings, which the teacher re-ranks for the report.
+            once = min(config.depth, texts.passages) * (texts.held_out + texts.test)
         # Several encoders of one architecture are compiled once.
         key = (model, longest)
         if key not in encoded:
