@@ -123,7 +123,7 @@ def table(found: dict[str, Any]) -> str:
         '',
         'of one step, on each device',
         _row('', 'parameters', 'optimizer', 'batch', 'temporaries', 'total', 'of memory')
-        + _row('', 'TFLOP', 'GB', 'ms', 'bound by', 'used', width=10),
+        + _row('', 'TFLOP', 'GB', 'HBM GB', 'ms', 'bound by', 'used', width=12),
     ]
     for stage in found['stages']:
         lines.append(_step_row(stage, chip))
@@ -166,6 +166,7 @@ def _step_row(stage: dict[str, Any], chip: dict[str, Any] | None) -> str:
     share = f'{100 * memory["total"] / chip["memory"]:.1f}%' if chip else ''
     found = _row(stage['name'], *sizes, share)
     more = [f'{stage["flops"] / 1e12:.3f}', f'{stage["traffic"] / _GB:.2f}']
+    more.append(f'{stage["main_memory"] / _GB:.2f}')
     if chip:
         seconds = dict(stage['seconds'])
         bound = seconds.pop('bound')

@@ -77,10 +77,35 @@ def test_a_collective_within_one_device_is_none_and_one_in_two_places_is_one():
     assert hlo.collectives(twice, 2) == {'all-gather': hlo.Collective(1, 32, 16.0)}
 
 
+def test_main_memory_leaves_out_what_is_moved_within_the_chip():
+    text = """
+%body (p: (f32[8])) -> (f32[8]) {
+  %p = (f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%p), index=0
+  %twice = f32[8]{0} add(%x, %x)
+  ROOT %t = (f32[8]{0}) tuple(%twice)
+}
+
+ENTRY %main (a: f32[64], b: (f32[8])) -> f32[4] {
+  %a = f32[64]{0:T(256)} parameter(0)
+  %b = (f32[8]{0}) parameter(1)
+  %s = ((f32[64]{0:T(256)}), f32[16]{0:T(256)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:16]}
+  %near = f32[16]{0:T(256)S(1)} slice-done(%s)
+  %inside = f32[16]{0:T(256)S(1)} negate(%near)
+  %w = (f32[8]{0}) while(%b), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %out = f32[4]{0} fusion(%inside, %a), kind=kLoop
+}
+"""
+    slice_, loop, fusion = 4 * 16, 3 * 4 * (8 + 8 + 8), 4 * (4 + 64)
+    assert hlo.main_memory(text) == slice_ + loop + fusion
+
+
 def test_the_roofline_by_hand():
     chip = Chip(flops=100.0, memory=1000, bandwidth=10.0, links=4.0)
     moved = {'all-reduce': hlo.Collective(1, 8, 12.0)}
-    step = cost.Step({'total': 10}, 300.0, 20.0, moved, model_flops=240.0, compile_seconds=0.0)
+    step = cost.Step(
+        {'total': 10}, 300.0, 90.0, 20.0, moved, model_flops=240.0, compile_seconds=0.0
+    )
     # 3 s of computation, 2 s of memory, and 3 s of links after the longer of the two.
     assert step.seconds(chip) == {'computation': 3.0, 'memory': 2.0, 'links': 3.0, 'bound': 6.0}
     assert step.utilisation(chip) == 240 / (6 * 100)
@@ -148,22 +173,28 @@ def planned(tmp_path_factory):
     home = tmp_path_factory.mktemp('plan')
     params = toy.write_model(home / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
     toy.write_collection(home / 'corpus')
+    (home / 'config.py').write_text(
+        f"""
+import ml_collections
+from configs import mta4dpr
+
+def get_config():
+    c = mta4dpr.get_config('tiny')
+    c.collection.source = 'beir:{home}/corpus'
+    c.collection.options = ml_collections.ConfigDict()
+    c.student.layers = ()
+    for entry in (c.systems.minilm, c.systems.cross, c.student):
+        entry.weights = '{home}/model'
+        entry.passage_length = 24
+    c.train_passage_length = 24
+    c.teacher.members = ('bm25', 'cross')
+    c.assistants = ('minilm', 'bm25')
+    return c
+"""
+    )
     workdir = home / 'run'
-    overrides = {
-        'collection.source': f'beir:{home / "corpus"}',
-        **{f'systems.{s}.weights': home / 'model' for s in ('minilm', 'minilm_ft', 'cross')},
-        **{f'systems.{s}.revision': '' for s in ('minilm', 'minilm_ft', 'cross')},
-        'student.weights': home / 'model',
-        'student.revision': '',
-        'student.layers': '(0,)',
-        'teacher.members': 'bm25,cross',
-        'assistants': 'minilm,bm25',
-        'systems.cross.passage_length': 24,
-        'rows.parts': 8,
-    }
-    args = [f'--config.{name}={value}' for name, value in overrides.items()]
     command = [sys.executable, '-m', 'jdkd.main', '--mode=plan', '--topology=local']
-    command += ['--config=configs/mta4dpr.py:tiny', f'--workdir={workdir}', *args]
+    command += [f'--config={home}/config.py', f'--workdir={workdir}']
     root = pathlib.Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -21,7 +21,8 @@ class Step:
     Attributes:
         memory: Bytes of its `parameters`, `optimizer`, `batch`, `temporaries` and `total`.
         flops: That the compiler counts.
-        traffic: Bytes that the compiler counts, between all its memories.
+        traffic: Bytes that the compiler counts, within the chip too.
+        main_memory: Bytes of these that its main memory reads and writes, about.
         collectives: By kind.
         model_flops: That the real tokens need; what is computed again and on padding is not.
         compile_seconds: On this machine.
@@ -30,6 +31,7 @@ class Step:
     memory: Mapping[str, int]
     flops: float
     traffic: float
+    main_memory: float
     collectives: Mapping[str, hlo.Collective]
     model_flops: float
     compile_seconds: float
@@ -42,7 +44,7 @@ class Step:
         links = sum(found.sent for found in self.collectives.values()) / chip.links
         found = {
             'computation': self.flops / chip.flops,
-            'memory': self.traffic / chip.bandwidth,
+            'memory': self.main_memory / chip.bandwidth,
             'links': links,
         }
         return found | {'bound': max(found['computation'], found['memory']) + links}
@@ -82,6 +84,7 @@ def compile_step(
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         return TooLarge(str(error).splitlines()[0])
+    text = compiled.as_text()
     found, cost = compiled.memory_analysis(), compiled.cost_analysis()
     held = {'parameters': size(params), 'optimizer': size(optimizer)}
     new = found.output_size_in_bytes - found.alias_size_in_bytes
@@ -94,7 +97,8 @@ def compile_step(
         memory,
         cost['flops'],
         cost['bytes accessed'],
-        hlo.collectives(compiled.as_text(), devices),
+        min(cost['bytes accessed'], hlo.main_memory(text)),
+        hlo.collectives(text, devices),
         model_flops / devices,
         time.monotonic() - started,
     )

@@ -1,4 +1,4 @@
-"""Collectives of a compiled computation, read from its text."""
+"""What a compiled computation moves, read from its text."""
 
 import dataclasses
 import math
@@ -21,6 +21,11 @@ _LISTED = re.compile(r'replica_groups=\{\{([\d,]*)\}')  # {{0,1,2,3},{4,5,6,7}}
 _NAMED = re.compile(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}')  # mesh['a'=8,'b'=1] {'a'}
 _CHANNEL = re.compile(r'channel_id=(\d+)')
 _COUNTED = re.compile(r'replica_groups=\[\d+,(\d+)\]')  # [groups,size]<=[devices]
+
+_OPERATION = re.compile(r'%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, (.*))?$')
+_PLACED = re.compile(rf'\b({"|".join(_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?')
+# Operations that move nothing, or whose counterpart is counted.
+_NAMES = {'parameter', 'constant', 'get-tuple-element', 'tuple', 'bitcast', 'after-all', 'while'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,3 +90,44 @@ def _ways(line: str, devices: int) -> int:
 
 def _size(kind: str, shape: str) -> int:
     return _BYTES[kind] * math.prod(int(n) for n in shape.split(',') if n)
+
+
+def main_memory(text: str) -> float:
+    """Bytes that a compiled computation reads from and writes to a chip's main memory, about.
+
+    The compiler's own count has what is moved within the chip too, which is several times as fast.
+    Operands count whole, also those that an operation reads a part of.
+
+    Args:
+        text: Of `compiled.as_text()`.
+    """
+    bodies, entry = {}, None
+    for line in text.splitlines():
+        if line.endswith('{') and not line.startswith(' '):
+            name = line.removeprefix('ENTRY ').split()[0].lstrip('%')
+            entry = name if line.startswith('ENTRY') else entry
+            operations = bodies[name] = []
+        elif match := _OPERATION.match(line.strip().removeprefix('ROOT ')):
+            operations.append(match.groups(''))
+
+    def moved(name: str) -> float:
+        arrays, total = {}, 0.0
+        for result, shape, kind, operands, rest in bodies[name]:
+            placed = [(_size(a, b), 'S(1)' in layout) for a, b, layout in _PLACED.findall(shape)]
+            arrays[result] = placed
+            if kind == 'while':
+                body = re.search(r'body=%?([\w.\-]+)', rest)[1]
+                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+                total += moved(body) * (int(trips[1]) if trips else 1)
+            if kind in _NAMES or kind.endswith('-done'):
+                continue
+            read = [x for of in re.findall(r'%([\w.\-]+)', operands) for x in arrays.get(of, [])]
+            if kind in ('copy-start', 'slice-start') and read:
+                # Source and result are both in the tuple; a slice is read in part.
+                size = min(bytes_ for bytes_, _ in placed[:2])
+                total += size * ((not read[0][1]) + (not placed[kind == 'slice-start'][1]))
+                continue
+            total += sum(bytes_ for bytes_, inside in [*placed, *read] if not inside)
+        return total
+
+    return moved(entry)
