@@ -11,11 +11,11 @@ from absl import flags
 from jax.sharding import Mesh
 
 from configs import common
-from jdkd import plan
 from jdkd.data import packing
 from jdkd.distill import train
 from jdkd.models import pretrained
 from jdkd.models.dual_encoder import DualEncoder
+from jdkd.planning.texts import draw_lengths
 from jdkd.runtime import mesh as meshes
 
 WEIGHTS = flags.DEFINE_string(
@@ -33,7 +33,7 @@ SCALE = 20.0
 
 def texts(rng, *shape: int) -> tuple[np.ndarray, np.ndarray]:
     """Token ids `[*shape, longest]` of passages, and their lengths."""
-    lengths = plan.draw_lengths(shape, MEAN.value, LONGEST.value, rng)
+    lengths = draw_lengths(rng, shape, MEAN.value, LONGEST.value)
     ids = rng.integers(1000, 9000, (*shape, LONGEST.value)).astype(np.int32)
     return np.where(np.arange(LONGEST.value) < lengths[..., None], ids, 0), lengths
 

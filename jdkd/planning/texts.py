@@ -54,10 +54,15 @@ class Texts:
 
 
 def _lengths(shape: tuple[int, ...], mean: float | None, longest: int) -> np.ndarray:
-    """Spread as MS MARCO's passages are: a gamma distribution, cut off (ours)."""
     if mean is None:
         return np.full(shape, longest)
-    rng = np.random.default_rng(0)
+    return draw_lengths(np.random.default_rng(0), shape, mean, longest)
+
+
+def draw_lengths(
+    rng: np.random.Generator, shape: tuple[int, ...], mean: float, longest: int
+) -> np.ndarray:
+    """Tokens of texts, spread as MS MARCO's passages are: a gamma distribution, cut off (ours)."""
     return rng.gamma(5, mean / 5, shape).astype(np.int64).clip(min(8, longest), longest)
 
 
