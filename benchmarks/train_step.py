@@ -33,7 +33,7 @@ SCALE = 20.0
 
 def texts(rng, *shape: int) -> tuple[np.ndarray, np.ndarray]:
     """Token ids `[*shape, longest]` of passages, and their lengths."""
-    lengths = draw_lengths(rng, shape, MEAN.value, LONGEST.value)
+    lengths = draw_lengths(rng, shape, MEAN.value, LONGEST.value).astype(np.int32)
     ids = rng.integers(1000, 9000, (*shape, LONGEST.value)).astype(np.int32)
     return np.where(np.arange(LONGEST.value) < lengths[..., None], ids, 0), lengths
 
