@@ -23,6 +23,7 @@ def test_the_optimizer_is_ours():
             'total_steps': 6,
             'weight_decay': 0.5,
             'clip_norm': 1.0,
+            'accumulate': 1,
         }
     )
     rng = np.random.default_rng(0)
