@@ -65,11 +65,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('collection.eval_fraction', 1.0, 'eval_fraction=1.0 must be above 0 and below 1'),
         ('optimizer.learning_rate', float('nan'), 'optimizer.learning_rate=nan must be above 0'),
         ('optimizer.accumulate', 3, 'accumulate=3 does not divide steps_per_round=40'),
-        (
-            'systems.minilm_ft.train.accumulate',
-            2,
-            'does not divide systems.minilm_ft.train.steps=5',
-        ),
+        ('systems.minilm_ft.train.accumulate', 7, 'divide systems.minilm_ft.train.steps=30'),
         ('optimizer.accumulate', 0, 'optimizer.accumulate=0 must be at least 1'),
         ('optimizer.clip_norm', 0.0, 'optimizer.clip_norm=0.0 must be above 0'),
         ('index.leaves', 2.0, 'index.leaves=2.0 must be above 0 and at most 1'),
