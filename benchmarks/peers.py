@@ -185,6 +185,8 @@ def main():
         if not (path / 'report.json').exists():
             parser.error(f'{path} holds no finished run; let it end first.')
         config = configs.load(path)
+        if config.optimizer.accumulate != 1:
+            parser.error(f'{path} accumulates gradients, which peers do not; set accumulate=1.')
         run = Run(config, path.absolute(), meshes.make_mesh(), store.collect(config, path))
         runs.append((run, pathlib.Path(options.workdir).absolute() / f'seed_{config.seed}'))
     for run, directory in runs:
