@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_collections
 
 from benchmarks import measure, tables
+from jdkd.data import store
 from jdkd.retrieval import evaluate
 from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages
@@ -178,7 +179,8 @@ def write(name: str, runs: Mapping[str, Mapping[str, pathlib.Path]]) -> None:
     }
     first = next(iter(runs[FULL].values()))
     config, report = configs.load(first), stages.read_json(first / 'report.json')
-    found = tables.summary(measured, FULL)
+    titles = tables.titles(store.collect(config, first), config.collection.test_split)
+    found = tables.summary(measured, FULL, titles)
     for variant, seeds in runs.items():
         found[variant] |= {
             'overrides': VARIANTS[variant](config),
@@ -187,7 +189,8 @@ def write(name: str, runs: Mapping[str, Mapping[str, pathlib.Path]]) -> None:
     measure.write(
         f'ablation_{name}',
         {
-            'queries': len(next(iter(measured[FULL].values()))),
+            'queries': len(titles),
+            'titles': len(set(titles.values())),
             'systems': {s: v for s, v in report['test'].items() if s != 'student'},
             'variants': found,
         },

@@ -155,12 +155,15 @@ def write(name: str, runs: list[tuple[Run, pathlib.Path]]) -> None:
         for peer in PEERS:
             if (directory / f'{peer}.per_query.json').exists():
                 measured[peer][seed] = evaluate.load_per_query(directory, peer)
-    found = tables.summary({name: seeds for name, seeds in measured.items() if seeds}, OURS)
     run = runs[0][0]
+    titles = tables.titles(run.collection, run.config.collection.test_split)
+    measured = {name: seeds for name, seeds in measured.items() if seeds}
+    found = tables.summary(measured, OURS, titles)
     measure.write(
         f'peers_{name}',
         {
-            'queries': len(measured[OURS][str(run.config.seed)]),
+            'queries': len(titles),
+            'titles': len(set(titles.values())),
             'versions': {
                 'torch': torch.__version__,
                 'sentence_transformers': sentence_transformers.__version__,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import app
 
+from jdkd.data.collection import Collection
 from jdkd.retrieval import significance
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
@@ -31,7 +32,32 @@ def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:
     }
 
 
-def summary(measured: Mapping[str, Mapping[str, PerQuery]], reference: str) -> dict[str, dict]:
+def titles(collection: Collection, split: str) -> dict[str, str]:
+    """The title of each judged query's first positive: the article that it was asked about."""
+    found = {}
+    for query in collection.labelled(split):
+        grades = collection.qrels[split][query]
+        row = collection.row.find([next(p for p, grade in grades.items() if grade > 0)])[0]
+        found[query] = collection.titles[int(row)]
+    return found
+
+
+def mean_per_title(per_query: PerQuery, titles: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Each title's measures, averaged over its queries."""
+    queries: dict[str, list] = {}
+    for query, values in per_query.items():
+        queries.setdefault(titles[query], []).append(values)
+    return {
+        title: {m: statistics.fmean(v[m] for v in of) for m in of[0]}
+        for title, of in queries.items()
+    }
+
+
+def summary(
+    measured: Mapping[str, Mapping[str, PerQuery]],
+    reference: str,
+    titles: Mapping[str, str] | None = None,
+) -> dict[str, dict]:
     """What variants are worth.
 
     Args:
@@ -39,10 +65,13 @@ def summary(measured: Mapping[str, Mapping[str, PerQuery]], reference: str) -> d
         reference: The variant that the others are compared with, on the seeds that both have:
             each query's values are averaged over these seeds, then paired by query. So p tells of
             other queries, and the spread of other seeds.
+        titles: {query: title}. Queries of one title are alike; with these, what is compared is
+            also the mean of each.
 
     Returns:
         {variant: `seeds`, `mean` {measure: value}, `spread` over seeds (standard deviation, None
-        for one seed) and `less_<reference>` as from `significance.compare`}.
+        for one seed), `less_<reference>` as from `significance.compare`, and
+        `less_<reference>_by_title`, the same with titles for queries}.
     """
     found = {}
     for variant, by_seed in measured.items():
@@ -61,10 +90,12 @@ def summary(measured: Mapping[str, Mapping[str, PerQuery]], reference: str) -> d
         }
         both = [seed for seed in by_seed if seed in measured.get(reference, {})]
         if variant != reference and both:
-            found[variant][f'less_{reference}'] = significance.compare(
-                mean_per_query([by_seed[seed] for seed in both]),
-                mean_per_query([measured[reference][seed] for seed in both]),
-            )
+            sides = [mean_per_query([of[s] for s in both]) for of in (by_seed, measured[reference])]
+            found[variant][f'less_{reference}'] = significance.compare(*sides)
+            if titles:
+                found[variant][f'less_{reference}_by_title'] = significance.compare(
+                    *(mean_per_title(side, titles) for side in sides)
+                )
     return found
 
 
@@ -78,9 +109,14 @@ def _less(entry: Mapping, reference: str, measure: str) -> str:
     compared = entry.get(f'less_{reference}', {}).get(measure)
     if compared is None:
         return ''
-    p = compared['p']
-    shown = '' if p is None else ' (p < 0.001)' if p < 0.001 else f' (p = {p:.3f})'
-    return f'{100 * compared["difference"]:+.1f}{shown}'
+    shown = f'{100 * compared["difference"]:+.1f}'
+    by_title = entry.get(f'less_{reference}_by_title', {}).get(measure, {'p': None})
+    ps = [_p(found['p']) for found in (compared, by_title) if found['p'] is not None]
+    return f'{shown} ({"; ".join(ps)})' if ps else shown
+
+
+def _p(p: float) -> str:
+    return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
 
 
 def table(results: Mapping, reference: str) -> str:

@@ -101,6 +101,23 @@ def test_values_are_averaged_over_seeds_and_then_paired():
     assert 'less_full' not in found['full']
 
 
+def test_titles_count_once_each():
+    measured = {
+        'full': {'0': queries(1.0, 0.5, 0.0, 1.0)},
+        'less': {'0': queries(0.5, 0.5, 0.0, 0.5)},
+    }
+    titles = {'q0': 'a', 'q1': 'a', 'q2': 'a', 'q3': 'b'}
+    found = tables.summary(measured, 'full', titles)['less']
+    assert found['less_full']['MRR@10']['difference'] == pytest.approx(-0.25)
+    by_title = found['less_full_by_title']['MRR@10']
+    assert by_title['difference'] == pytest.approx((-0.5 / 3 - 0.5) / 2)
+    assert (by_title['wins'], by_title['losses']) == (0, 2)
+    assert tables.mean_per_title(measured['full']['0'], titles) == {
+        'a': {'MRR@10': 0.5},
+        'b': {'MRR@10': 1.0},
+    }
+
+
 def test_a_table_shows_spread_and_significance():
     found = tables.summary(
         {
