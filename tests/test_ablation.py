@@ -1,5 +1,6 @@
 """The ablation runner: its variants, and its arithmetic."""
 
+import json
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from configs import ablation as ablation_config
 from configs import mta4dpr
 from jdkd import validation
 from jdkd.runtime import config as configs
+from jdkd.runtime import lock
 
 RECIPES = {
     'python_docs': ablation_config.get_config,
@@ -76,6 +78,48 @@ def test_a_copy_shares_stages_and_leaves_the_rest(tmp_path):
     }
     assert (target / 'systems/stage/data').samefile(source / 'systems/stage/data')
     assert not (target / 'config.json').samefile(source / 'config.json')
+
+
+def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
+    base = ablation_config.get_config()
+    ran = []
+
+    def run(workdir, args):
+        """Leaves what jdkd.main would."""
+        ran.append((workdir.parent.name, workdir.name, workdir.exists()))
+        full = base.copy_and_resolve_references()
+        full.seed = int(next(a for a in args if '.seed=' in a).partition('=')[2])
+        config = ablation.overridden(configs.resolve(full), workdir.name)
+        with lock.held(workdir, update=True):
+            configs.save(workdir, config)
+        for name in ('collection', 'tokens', 'systems', 'rounds/00/train/checkpoints'):
+            (workdir / name).mkdir(parents=True, exist_ok=True)
+        report = {'config_sha256': configs.digest(config)}
+        (workdir / 'report.json').write_text(json.dumps(report))
+
+    monkeypatch.setattr(ablation, '_run', run)
+
+    def all_of(seed):
+        ran.clear()
+        for variant in ('full', 'no_dark'):
+            ablation.run_variant(tmp_path, seed, variant, [])
+        return ran
+
+    # A variant and another seed begin as copies; the full run sees for itself that it is there.
+    assert all_of('0') == [('seed_0', 'full', False), ('seed_0', 'no_dark', True)]
+    assert all_of('1') == [('seed_1', 'full', True), ('seed_1', 'no_dark', True)]
+    assert all_of('0') == [('seed_0', 'full', True)]
+    found = ablation.finished(tmp_path)
+    assert {v: list(seeds) for v, seeds in found.items()} == {
+        'full': ['0', '1'],
+        'no_dark': ['0', '1'],
+    }
+    assert not (found['no_dark']['0'] / 'rounds/00/train/checkpoints').exists()
+    # Variants of another full method count no more, until they are made again.
+    base.batch_size += 1
+    ablation.run_variant(tmp_path, '0', 'full', [])
+    assert list(ablation.finished(tmp_path)['no_dark']) == ['1']
+    assert all_of('0') == [('seed_0', 'full', True), ('seed_0', 'no_dark', True)]
 
 
 def queries(*values):
