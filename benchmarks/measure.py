@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 import sys
 import threading
 import time
@@ -53,6 +54,7 @@ def write(name: str, result: dict) -> None:
         'command': ' '.join(
             ['python -m', f'benchmarks.{pathlib.Path(sys.argv[0]).stem}', *arguments]
         ),
+        'commit': _commit(),
         'hardware': {
             'cpu': _cpu(),
             'cores': len(os.sched_getaffinity(0)),
@@ -67,6 +69,18 @@ def write(name: str, result: dict) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + '\n')
     print(json.dumps(report, indent=2))
+
+
+def _commit() -> str | None:
+    """Of the working tree, with a plus where files of it have changed; None outside of one."""
+    try:
+        command = ['git', 'describe', '--always', '--abbrev=12', '--dirty=+', '--exclude=*']
+        found = subprocess.run(
+            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def _cpu() -> str:

@@ -1,0 +1,196 @@
+"""What sentence-transformers makes of the same student, lists, teacher scores and steps.
+
+python -m benchmarks.peers --name=squad --workdir=runs/peers_squad \
+    --runs=runs/ablation_squad/seed_0/full,runs/ablation_squad/seed_1/full
+
+For each finished run, its student is exported as it was before training and trained by losses of
+sentence-transformers in float32: batch by batch on the lists that the run itself was trained on,
+those of later rounds too, with the same optimizer and schedule, by the same teacher logits; there
+are no dark examples. Then it is measured by `--mode eval` as any checkpoint is. The command goes on
+where it was stopped; figures go to benchmarks/results/peers_<name>.json.
+
+Needs torch and sentence-transformers beside jdkd.
+"""
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import ml_collections
+import numpy as np
+import optax
+import sentence_transformers
+import torch
+import tqdm
+from absl import app, flags, logging
+from sentence_transformers.sentence_transformer import losses
+from sentence_transformers.util import pairwise_dot_score
+
+from benchmarks import ablation, measure, tables
+from jdkd import publish
+from jdkd.data import loader, store
+from jdkd.retrieval import evaluate
+from jdkd.run import Run
+from jdkd.runtime import config as configs
+from jdkd.runtime import files, stages
+from jdkd.runtime import mesh as meshes
+from jdkd.systems.encoders import load_encoder
+
+OURS = 'jdkd'
+
+
+def _scaled(scale: float):
+    return lambda a, b: scale * pairwise_dot_score(a, b)
+
+
+# Given a model and the scale of our student's scores. Those with `default` are as they come: the
+# student's scores are cosines, the teacher's are logits. The others have both in logits.
+PEERS = {
+    'mnrl': lambda model, scale: losses.MultipleNegativesRankingLoss(model, scale=scale),
+    'kl': lambda model, scale: losses.DistillKLDivLoss(model, similarity_fct=_scaled(scale)),
+    'margin_mse': lambda model, scale: losses.MarginMSELoss(model, similarity_fct=_scaled(scale)),
+    'kl_default': lambda model, scale: losses.DistillKLDivLoss(model),
+    'margin_mse_default': lambda model, scale: losses.MarginMSELoss(model),
+}
+
+_NAME = flags.DEFINE_string('name', None, 'Of the results.', required=True)
+_RUNS = flags.DEFINE_list('runs', None, 'Workdirs of finished runs, one a seed.', required=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints are kept.', required=True)
+_PEERS = flags.DEFINE_list('peers', list(PEERS), 'Those to train.')
+
+
+def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Query rows `[B]`, passage rows `[B, N_o]` and teacher logits `[B, N_o]` of each step."""
+    config = run.config
+    for i in range(config.rounds):
+        root = run.workdir / f'rounds/{i:02d}'
+        with np.load(root / 'candidates/train.npz') as f:
+            queries, passages = f['query'], f['passages']
+        teacher = np.load(root / 'scores/train.teacher.npy')[:, : passages.shape[1]]
+        order = loader.Order(config.batch_size, [config.seed, i]).batches(len(queries))
+        for k in range(config.steps_per_round):
+            yield queries[order[k]], passages[order[k]], teacher[order[k]]
+
+
+def optimizer(
+    model: torch.nn.Module, config: ml_collections.ConfigDict
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The same as `jdkd.distill.step.optimizer`, but for the clipping."""
+    parameters = list(model.parameters())
+    groups = [
+        {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': config.weight_decay},
+        {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
+    ]
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, config.warmup_steps, config.total_steps)
+    adam = torch.optim.AdamW(groups, lr=config.learning_rate)
+    return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda step: float(schedule(step)))
+
+
+def train(start: pathlib.Path, run: Run, peer: str) -> sentence_transformers.SentenceTransformer:
+    """Trains a copy of a checkpoint on the steps of a run."""
+    config, texts = run.config, run.passages
+    model = sentence_transformers.SentenceTransformer(str(start), device='cpu')
+    loss = PEERS[peer](model, config.student.scale)
+    adam, schedule = optimizer(model, config.optimizer)
+    model.train()
+
+    def tokens(texts, length):
+        model.max_seq_length = length
+        return model.preprocess(texts)
+
+    steps = config.rounds * config.steps_per_round
+    for queries, passages, teacher in tqdm.tqdm(batches(run), peer, total=steps, mininterval=10):
+        columns = [tokens([run.train.texts[q] for q in queries], config.student.query_length)]
+        for column in passages.T:
+            columns.append(tokens([texts[int(p)] for p in column], config.train_passage_length))
+        adam.zero_grad()
+        loss(columns, torch.from_numpy(teacher)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        adam.step()
+        schedule.step()
+    model.max_seq_length = max(config.student.query_length, config.student.passage_length)
+    return model
+
+
+def test(model: pathlib.Path, run: Run, workdir: pathlib.Path) -> None:
+    """Measures a checkpoint on the run's test split, as a run's own systems are."""
+    config = run.config
+    overrides = {
+        'model': model,
+        'collections': config.collection.source,
+        'splits': config.collection.test_split,
+        'measures': ','.join(config.measures),
+        'index.kind': config.index.kind,
+        'encoder.query_length': config.student.query_length,
+        'encoder.passage_length': config.student.passage_length,
+    }
+    command = [sys.executable, '-m', 'jdkd.main', '--mode=eval', '--config=configs/eval.py']
+    command += [f'--config.{field}={value}' for field, value in overrides.items()]
+    subprocess.run([*command, f'--workdir={workdir}', '--update'], check=True)
+
+
+def run_peer(run: Run, directory: pathlib.Path, peer: str) -> None:
+    """Trains and measures one peer, unless that is done: <peer>.per_query.json has the figures."""
+    done = directory / f'{peer}.per_query.json'
+    if done.exists():
+        return
+    start, model = directory / 'start', directory / peer
+    if not start.exists():
+        encoder = load_encoder(run, run.config.student)
+        report = stages.read_json(run.workdir / 'report.json')
+        publish.write(run, publish.STUDENT, encoder, report, start)
+    if not model.exists():
+        trained = train(start, run, peer)
+        temporary = directory / f'{peer}.tmp'
+        files.remove(temporary)
+        trained.save(str(temporary))
+        temporary.rename(model)
+    test(model, run, directory / 'eval')
+    (measured,) = (directory / 'eval').glob('*/test')
+    stages.write_json(done, evaluate.load_per_query(measured, 'model'))
+
+
+def write(name: str, runs: list[tuple[Run, pathlib.Path]]) -> None:
+    """Writes the results of the peers that are done, by (run, directory)."""
+    measured = {OURS: {}, **{peer: {} for peer in PEERS}}
+    for run, directory in runs:
+        seed = str(run.config.seed)
+        measured[OURS][seed] = evaluate.load_per_query(run.workdir / 'test', 'student')
+        for peer in PEERS:
+            if (directory / f'{peer}.per_query.json').exists():
+                measured[peer][seed] = evaluate.load_per_query(directory, peer)
+    found = ablation.summary({name: seeds for name, seeds in measured.items() if seeds}, OURS)
+    run = runs[0][0]
+    measure.write(
+        f'peers_{name}',
+        {
+            'queries': len(measured[OURS][str(run.config.seed)]),
+            'versions': {
+                'torch': torch.__version__,
+                'sentence_transformers': sentence_transformers.__version__,
+            },
+            'config_sha256': configs.digest(run.config),
+            'variants': found,
+        },
+    )
+
+
+def main(_):
+    runs = []
+    for path in map(pathlib.Path, _RUNS.value):
+        if not (path / 'report.json').exists():
+            raise FileNotFoundError(f'{path} holds no finished run; let it end first.')
+        config = configs.load(path)
+        run = Run(config, path.absolute(), meshes.make_mesh(), store.collect(config, path))
+        runs.append((run, pathlib.Path(_WORKDIR.value).absolute() / f'seed_{config.seed}'))
+    for run, directory in runs:
+        for peer in _PEERS.value:
+            logging.info('%s: %s', directory, peer)
+            run_peer(run, directory, peer)
+            write(_NAME.value, runs)
+    tables.update()
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,54 @@
+"""A collection in BEIR layout with fewer judged queries: passages stay, labels become sparse.
+
+python -m benchmarks.sample --source squad --target squad_1k --queries train=1000,dev=500
+"""
+
+import pathlib
+import shutil
+
+import numpy as np
+from absl import app, flags
+
+_SOURCE = flags.DEFINE_string('source', None, 'Directory in BEIR layout.', required=True)
+_TARGET = flags.DEFINE_string('target', None, 'Directory to make.', required=True)
+_QUERIES = flags.DEFINE_list(
+    'queries', [], 'SPLIT=NUMBER, drawn by the seed; all of the splits that are not named.'
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the draw.')
+
+
+def sample(lines: list[str], number: int, seed: int) -> list[str]:
+    """Judgements of `number` queries, in their order.
+
+    Args:
+        lines: Of a split's file, the header first.
+        number: Of queries.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: if there are fewer queries.
+    """
+    header, *judgements = lines
+    ids = list(dict.fromkeys(line.split('\t')[0] for line in judgements))
+    if number > len(ids):
+        raise ValueError(f'{number} queries are asked for, but only {len(ids)} are judged.')
+    drawn = np.random.default_rng(seed).choice(len(ids), number, replace=False)
+    kept = {ids[i] for i in drawn}
+    return [header, *(line for line in judgements if line.split('\t')[0] in kept)]
+
+
+def main(_):
+    source, target = pathlib.Path(_SOURCE.value), pathlib.Path(_TARGET.value)
+    numbers = dict(entry.split('=') for entry in _QUERIES.value)
+    (target / 'qrels').mkdir(parents=True)
+    for name in ('corpus.jsonl', 'queries.jsonl'):
+        shutil.copyfile(source / name, target / name)
+    for path in sorted((source / 'qrels').glob('*.tsv')):
+        lines = path.read_text().splitlines(keepends=True)
+        if path.stem in numbers:
+            lines = sample(lines, int(numbers[path.stem]), _SEED.value)
+        (target / 'qrels' / path.name).write_text(''.join(lines))
+
+
+if __name__ == '__main__':
+    app.run(main)

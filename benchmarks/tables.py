@@ -1,0 +1,88 @@
+"""The README's tables of ablations and peers, out of benchmarks/results/*.json.
+
+python -m benchmarks.tables
+
+rewrites what stands in README.md between `<!-- NAME -->` and `<!-- end -->`.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+
+from absl import app
+
+RESULTS = pathlib.Path(__file__).parent / 'results'
+README = pathlib.Path(__file__).parent.parent / 'README.md'
+_PLACE = re.compile(r'(<!-- ((?:ablation|peers)_\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+def _mean(entry: Mapping, measure: str) -> str:
+    spread = entry['spread'][measure]
+    shown = f'{100 * entry["mean"][measure]:.1f}'
+    return shown if spread is None else f'{shown} ± {100 * spread:.1f}'
+
+
+def _less(entry: Mapping, reference: str, measure: str) -> str:
+    compared = entry.get(f'less_{reference}', {}).get(measure)
+    if compared is None:
+        return ''
+    p = compared['p']
+    shown = '' if p is None else ' (p < 0.001)' if p < 0.001 else f' (p = {p:.3f})'
+    return f'{100 * compared["difference"]:+.1f}{shown}'
+
+
+def table(results: Mapping, reference: str) -> str:
+    """A table of variants in Markdown, measures times 100.
+
+    Args:
+        results: Of benchmarks/ablation.py or benchmarks/peers.py.
+        reference: The variant that the others are compared with.
+    """
+    variants = results['variants']
+    measures = list(variants[reference]['mean'])
+    first = measures[0]
+    rows = [['', 'seeds', first, f'less `{reference}`', *measures[1:]]]
+    for name, entry in variants.items():
+        shown = [_mean(entry, m) for m in measures]
+        seeds = str(len(entry['seeds']))
+        rows.append([f'`{name}`', seeds, shown[0], _less(entry, reference, first), *shown[1:]])
+    rows.insert(1, ['---'] * len(rows[0]))
+    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+
+
+def filled(text: str, results: Mapping[str, Mapping]) -> str:
+    """A text whose places for tables hold them; places without results stay as they are.
+
+    Args:
+        text: With `<!-- NAME -->` and `<!-- end -->` around each place.
+        results: By name.
+    """
+
+    def fill(match):
+        name = match[2]
+        if name not in results:
+            return match[0]
+        reference = 'full' if name.startswith('ablation') else 'jdkd'
+        return f'{match[1]}{table(results[name], reference)}{match[3]}'
+
+    return _PLACE.sub(fill, text)
+
+
+def load() -> dict[str, dict]:
+    """The results that there are, by name."""
+    paths = [*RESULTS.glob('ablation_*.json'), *RESULTS.glob('peers_*.json')]
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def update() -> None:
+    """Rewrites the README's tables."""
+    README.write_text(filled(README.read_text(), load()))
+
+
+def main(_):
+    update()
+
+
+if __name__ == '__main__':
+    app.run(main)
