@@ -1,28 +1,27 @@
 """What each part of the method is worth: variants of one run, over seeds, against the full method.
 
-python -m benchmarks.ablation --name=squad --workdir=runs/ablation_squad --seeds=0,1 -- \
+python -m benchmarks.ablation --name=squad --workdir=runs/ablation_squad --seeds=0,1 \
     --config=configs/ablation.py:beir=squad_1k
 
-What stands after `--` is given to jdkd.main as it is. A variant begins as a copy of the full run of
+All other flags are given to jdkd.main as they are. A variant begins as a copy of the full run of
 its seed, by hard links, so that all stages which it does not touch are shared; the full run of
 another seed begins as one of the first seed. The same command goes on where it was stopped, and
 with more seeds or variants it makes those. Figures go to benchmarks/results/ablation_<name>.json
 after every run, and from there into the README (benchmarks/tables.py).
 """
 
+import argparse
 import os
 import pathlib
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
-from absl import app, flags, logging
 
 from benchmarks import measure, tables
-from jdkd.retrieval import evaluate, significance
+from jdkd.retrieval import evaluate
 from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages
 
@@ -55,13 +54,6 @@ VARIANTS: dict[str, Callable[[ml_collections.FrozenConfigDict], dict]] = {
     'contrastive_only': lambda c: _NO_ASSISTANTS | _NO_DARK | {'loss.teacher': 0.0},
     'teacher_only': lambda c: _NO_ASSISTANTS | _NO_DARK | {'loss.contrastive': 0.0},
 }
-
-_NAME = flags.DEFINE_string('name', None, 'Of the results.', required=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where the runs are kept.', required=True)
-_SEEDS = flags.DEFINE_list('seeds', ['0'], 'One run of every variant each.')
-_VARIANTS = flags.DEFINE_list(
-    'variants', list(VARIANTS), f'Those to run; {FULL} always is. The order is kept.'
-)
 
 
 def overridden(
@@ -101,7 +93,7 @@ def _run(workdir: pathlib.Path, args: Sequence[str]) -> None:
     workdir.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, '-m', 'jdkd.main', *args, f'--workdir={workdir}', '--update']
     log = workdir.with_name(f'{workdir.name}.log')
-    logging.info('%s: see %s', workdir, log)
+    print(f'{workdir}: see {log}', flush=True)
     with log.open('a', encoding='utf-8') as f:
         done = subprocess.run(command, stdout=f, stderr=f, check=False)
     if done.returncode:
@@ -148,56 +140,6 @@ def run_variant(root: pathlib.Path, seed: str, variant: str, args: Sequence[str]
     return workdir
 
 
-PerQuery = Mapping[str, Mapping[str, float]]
-
-
-def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:
-    """Each query's measures, averaged over seeds."""
-    return {
-        query: {m: statistics.fmean(s[query][m] for s in seeds) for m in values}
-        for query, values in seeds[0].items()
-    }
-
-
-def summary(
-    measured: Mapping[str, Mapping[str, PerQuery]], reference: str = FULL
-) -> dict[str, dict]:
-    """What variants are worth.
-
-    Args:
-        measured: {variant: {seed: {query: {measure: value}}}}.
-        reference: The variant that the others are compared with, on the seeds that both have:
-            each query's values are averaged over these seeds, then paired by query. So p tells of
-            other queries, and the spread of other seeds.
-
-    Returns:
-        {variant: `seeds`, `mean` {measure: value}, `spread` over seeds (standard deviation, None
-        for one seed) and `less_<reference>` as from `significance.compare`}.
-    """
-    found = {}
-    for variant, by_seed in measured.items():
-        names = list(next(iter(next(iter(by_seed.values())).values())))
-        means = {
-            m: [statistics.fmean(v[m] for v in queries.values()) for queries in by_seed.values()]
-            for m in names
-        }
-        found[variant] = {
-            'seeds': list(by_seed),
-            'mean': {m: statistics.fmean(values) for m, values in means.items()},
-            'spread': {
-                m: statistics.stdev(values) if len(values) > 1 else None
-                for m, values in means.items()
-            },
-        }
-        both = [seed for seed in by_seed if seed in measured.get(reference, {})]
-        if variant != reference and both:
-            found[variant][f'less_{reference}'] = significance.compare(
-                mean_per_query([by_seed[seed] for seed in both]),
-                mean_per_query([measured[reference][seed] for seed in both]),
-            )
-    return found
-
-
 def _diagnosis(workdir: pathlib.Path) -> dict:
     """What a run says of itself that explains its figures."""
     report = stages.read_json(workdir / 'report.json')
@@ -235,7 +177,7 @@ def write(name: str, runs: Mapping[str, Mapping[str, pathlib.Path]]) -> None:
     }
     first = next(iter(runs[FULL].values()))
     config, report = configs.load(first), stages.read_json(first / 'report.json')
-    found = summary(measured)
+    found = tables.summary(measured, FULL)
     for variant, seeds in runs.items():
         found[variant] |= {
             'overrides': VARIANTS[variant](config),
@@ -251,17 +193,23 @@ def write(name: str, runs: Mapping[str, Mapping[str, pathlib.Path]]) -> None:
     )
 
 
-def main(argv):
-    root = pathlib.Path(_WORKDIR.value).absolute()
-    unknown = [v for v in _VARIANTS.value if v not in VARIANTS]
-    if unknown:
-        raise ValueError(f'there is no variant {unknown[0]!r}; there are {", ".join(VARIANTS)}.')
-    for seed in _SEEDS.value:
-        for variant in dict.fromkeys([FULL, *_VARIANTS.value]):
-            run_variant(root, seed, variant, argv[1:])
-            write(_NAME.value, finished(root))
+def main():
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument('--name', required=True, help='Of the results.')
+    parser.add_argument('--workdir', required=True, help='Where the runs are kept.')
+    parser.add_argument('--seeds', default='0', help='One run of every variant each.')
+    parser.add_argument('--variants', default=','.join(VARIANTS), help=f'Beside {FULL}.')
+    options, args = parser.parse_known_args()
+    root = pathlib.Path(options.workdir).absolute()
+    variants = dict.fromkeys([FULL, *options.variants.split(',')])
+    if unknown := [v for v in variants if v not in VARIANTS]:
+        parser.error(f'there is no variant {unknown[0]!r}; there are {", ".join(VARIANTS)}.')
+    for seed in options.seeds.split(','):
+        for variant in variants:
+            run_variant(root, seed, variant, args)
+            write(options.name, finished(root))
     tables.update()
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()

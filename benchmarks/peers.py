@@ -12,6 +12,7 @@ where it was stopped; figures go to benchmarks/results/peers_<name>.json.
 Needs torch and sentence-transformers beside jdkd.
 """
 
+import argparse
 import pathlib
 import subprocess
 import sys
@@ -23,11 +24,10 @@ import optax
 import sentence_transformers
 import torch
 import tqdm
-from absl import app, flags, logging
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.util import pairwise_dot_score
 
-from benchmarks import ablation, measure, tables
+from benchmarks import measure, tables
 from jdkd import publish
 from jdkd.data import loader, store
 from jdkd.retrieval import evaluate
@@ -53,11 +53,6 @@ PEERS = {
     'kl_default': lambda model, scale: losses.DistillKLDivLoss(model),
     'margin_mse_default': lambda model, scale: losses.MarginMSELoss(model),
 }
-
-_NAME = flags.DEFINE_string('name', None, 'Of the results.', required=True)
-_RUNS = flags.DEFINE_list('runs', None, 'Workdirs of finished runs, one a seed.', required=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints are kept.', required=True)
-_PEERS = flags.DEFINE_list('peers', list(PEERS), 'Those to train.')
 
 
 def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -160,7 +155,7 @@ def write(name: str, runs: list[tuple[Run, pathlib.Path]]) -> None:
         for peer in PEERS:
             if (directory / f'{peer}.per_query.json').exists():
                 measured[peer][seed] = evaluate.load_per_query(directory, peer)
-    found = ablation.summary({name: seeds for name, seeds in measured.items() if seeds}, OURS)
+    found = tables.summary({name: seeds for name, seeds in measured.items() if seeds}, OURS)
     run = runs[0][0]
     measure.write(
         f'peers_{name}',
@@ -176,21 +171,29 @@ def write(name: str, runs: list[tuple[Run, pathlib.Path]]) -> None:
     )
 
 
-def main(_):
+def main():
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument('--name', required=True, help='Of the results.')
+    parser.add_argument('--runs', required=True, help='Workdirs of finished runs, one a seed.')
+    parser.add_argument('--workdir', required=True, help='Where checkpoints are kept.')
+    parser.add_argument('--peers', default=','.join(PEERS), help='Those to train.')
+    options = parser.parse_args()
+    if unknown := [p for p in options.peers.split(',') if p not in PEERS]:
+        parser.error(f'there is no peer {unknown[0]!r}; there are {", ".join(PEERS)}.')
     runs = []
-    for path in map(pathlib.Path, _RUNS.value):
+    for path in map(pathlib.Path, options.runs.split(',')):
         if not (path / 'report.json').exists():
-            raise FileNotFoundError(f'{path} holds no finished run; let it end first.')
+            parser.error(f'{path} holds no finished run; let it end first.')
         config = configs.load(path)
         run = Run(config, path.absolute(), meshes.make_mesh(), store.collect(config, path))
-        runs.append((run, pathlib.Path(_WORKDIR.value).absolute() / f'seed_{config.seed}'))
+        runs.append((run, pathlib.Path(options.workdir).absolute() / f'seed_{config.seed}'))
     for run, directory in runs:
-        for peer in _PEERS.value:
-            logging.info('%s: %s', directory, peer)
+        for peer in options.peers.split(','):
+            print(f'{directory}: {peer}', flush=True)
             run_peer(run, directory, peer)
-            write(_NAME.value, runs)
+            write(options.name, runs)
     tables.update()
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()

@@ -1,20 +1,71 @@
-"""The README's tables of ablations and peers, out of benchmarks/results/*.json.
+"""What variants are worth, and the README's tables of ablations and peers.
 
 python -m benchmarks.tables
 
-rewrites what stands in README.md between `<!-- NAME -->` and `<!-- end -->`.
+rewrites what stands in README.md between `<!-- NAME -->` and `<!-- end -->`, out of
+benchmarks/results/NAME.json.
 """
 
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 from absl import app
+
+from jdkd.retrieval import significance
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 README = pathlib.Path(__file__).parent.parent / 'README.md'
 _PLACE = re.compile(r'(<!-- ((?:ablation|peers)_\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+PerQuery = Mapping[str, Mapping[str, float]]
+
+
+def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:
+    """Each query's measures, averaged over seeds."""
+    return {
+        query: {m: statistics.fmean(s[query][m] for s in seeds) for m in values}
+        for query, values in seeds[0].items()
+    }
+
+
+def summary(measured: Mapping[str, Mapping[str, PerQuery]], reference: str) -> dict[str, dict]:
+    """What variants are worth.
+
+    Args:
+        measured: {variant: {seed: {query: {measure: value}}}}.
+        reference: The variant that the others are compared with, on the seeds that both have:
+            each query's values are averaged over these seeds, then paired by query. So p tells of
+            other queries, and the spread of other seeds.
+
+    Returns:
+        {variant: `seeds`, `mean` {measure: value}, `spread` over seeds (standard deviation, None
+        for one seed) and `less_<reference>` as from `significance.compare`}.
+    """
+    found = {}
+    for variant, by_seed in measured.items():
+        names = list(next(iter(next(iter(by_seed.values())).values())))
+        means = {
+            m: [statistics.fmean(v[m] for v in queries.values()) for queries in by_seed.values()]
+            for m in names
+        }
+        found[variant] = {
+            'seeds': list(by_seed),
+            'mean': {m: statistics.fmean(values) for m, values in means.items()},
+            'spread': {
+                m: statistics.stdev(values) if len(values) > 1 else None
+                for m, values in means.items()
+            },
+        }
+        both = [seed for seed in by_seed if seed in measured.get(reference, {})]
+        if variant != reference and both:
+            found[variant][f'less_{reference}'] = significance.compare(
+                mean_per_query([by_seed[seed] for seed in both]),
+                mean_per_query([measured[reference][seed] for seed in both]),
+            )
+    return found
 
 
 def _mean(entry: Mapping, measure: str) -> str:

@@ -88,7 +88,7 @@ def test_values_are_averaged_over_seeds_and_then_paired():
         'less': {'0': queries(0.5, 0.0, 0.0), '1': queries(0.5, 0.0, 0.5)},
         'once': {'1': queries(1.0, 0.5, 0.5)},
     }
-    found = ablation.summary(measured)
+    found = tables.summary(measured, 'full')
     assert found['full']['mean']['MRR@10'] == pytest.approx(2 / 3)
     assert found['full']['spread']['MRR@10'] == pytest.approx(2**0.5 / 6)  # Of 1/2 and 5/6.
     less = found['less']['less_full']['MRR@10']
@@ -102,11 +102,12 @@ def test_values_are_averaged_over_seeds_and_then_paired():
 
 
 def test_a_table_shows_spread_and_significance():
-    found = ablation.summary(
+    found = tables.summary(
         {
             'full': {'0': queries(1.0, 0.5), '1': queries(0.5, 0.0)},
             'same': {'0': queries(1.0, 0.5)},
-        }
+        },
+        'full',
     )
     text = 'a\n<!-- ablation_toy -->\nold\n<!-- end -->\nb <!-- ablation_none -->\n<!-- end -->\n'
     filled = tables.filled(text, {'ablation_toy': {'variants': found}})

@@ -1,0 +1,70 @@
+"""The peers' training is the run's: its batches, and its optimizer."""
+
+import types
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from jdkd.distill import step
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('sentence_transformers')
+from benchmarks import peers  # noqa: E402 (needs both)
+
+
+def test_the_optimizer_is_ours():
+    config = ml_collections.ConfigDict(
+        {
+            'learning_rate': 0.1,
+            'warmup_steps': 2,
+            'total_steps': 6,
+            'weight_decay': 0.5,
+            'clip_norm': 1.0,
+        }
+    )
+    rng = np.random.default_rng(0)
+    start = {'matrix': rng.normal(size=(2, 3)), 'vector': rng.normal(size=3)}
+    grads = [{k: rng.normal(size=v.shape) for k, v in start.items()} for _ in range(6)]
+
+    tx = step.optimizer(config)
+    params = {k: jnp.asarray(v, jnp.float32) for k, v in start.items()}
+    state = tx.init(params)
+    model = torch.nn.ParameterDict(
+        {k: torch.nn.Parameter(torch.tensor(v, dtype=torch.float32)) for k, v in start.items()}
+    )
+    adam, schedule = peers.optimizer(model, config)
+    for grad in grads:
+        updates, state = tx.update({k: jnp.asarray(v) for k, v in grad.items()}, state, params)
+        params = optax.apply_updates(params, updates)
+        for name, parameter in model.items():
+            parameter.grad = torch.tensor(grad[name], dtype=torch.float32)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        adam.step()
+        schedule.step()
+    for name, parameter in model.items():
+        np.testing.assert_allclose(parameter.detach().numpy(), params[name], atol=1e-5)
+        assert np.abs(params[name] - start[name]).max() > 0.1
+
+
+def test_batches_are_the_lists_and_logits_of_every_round(tmp_path):
+    config = types.SimpleNamespace(rounds=2, batch_size=2, steps_per_round=3, seed=0)
+    for i in range(2):
+        (tmp_path / f'rounds/{i:02d}/candidates').mkdir(parents=True)
+        (tmp_path / f'rounds/{i:02d}/scores').mkdir()
+        lists = np.arange(6) + 6 * i
+        passages = lists[:, None] * 10 + np.arange(2)
+        np.savez(tmp_path / f'rounds/{i:02d}/candidates/train.npz', query=lists, passages=passages)
+        dark = np.full((6, 1), -1)
+        np.save(
+            tmp_path / f'rounds/{i:02d}/scores/train.teacher.npy', np.hstack([passages / 2, dark])
+        )
+    found = list(peers.batches(types.SimpleNamespace(config=config, workdir=tmp_path)))
+    assert [len(queries) for queries, _, _ in found] == [2] * 6
+    order = np.concatenate([queries for queries, _, _ in found])
+    assert sorted(order[:6]) == list(range(6)) and sorted(order[6:]) == list(range(6, 12))
+    assert list(order[:6]) != list(range(6))
+    for queries, passages, teacher in found:
+        assert (passages // 10 == queries[:, None]).all() and (teacher == passages / 2).all()
