@@ -102,8 +102,10 @@ def _run(workdir: pathlib.Path, args: Sequence[str]) -> None:
 
 
 def _finished(workdir: pathlib.Path, expected: ml_collections.FrozenConfigDict) -> bool:
-    there = (workdir / 'report.json').exists()
-    return there and configs.digest(configs.load(workdir)) == configs.digest(expected)
+    report = workdir / 'report.json'
+    return report.exists() and (
+        stages.read_json(report)['config_sha256'] == configs.digest(expected)
+    )
 
 
 def run_variant(root: pathlib.Path, seed: str, variant: str, args: Sequence[str]) -> pathlib.Path:
@@ -131,7 +133,6 @@ def run_variant(root: pathlib.Path, seed: str, variant: str, args: Sequence[str]
             return workdir
         if not workdir.exists():
             share(full, workdir)
-        (workdir / 'report.json').unlink(missing_ok=True)
         _run(workdir, [*args, f'--config.seed={seed}', *arguments(config, variant)])
         # Some hundred megabytes a variant; its figures, run and student stay.
         for path in workdir.glob('rounds/*/train/checkpoints'):
@@ -154,17 +155,17 @@ def _diagnosis(workdir: pathlib.Path) -> dict:
 
 
 def finished(root: pathlib.Path) -> dict[str, dict[str, pathlib.Path]]:
-    """{variant: {seed: workdir}} of all runs that have ended, also of earlier commands."""
-    seeds = sorted(path.name.removeprefix('seed_') for path in root.glob('seed_*'))
-    found = {
-        variant: {
-            seed: path
-            for seed in seeds
-            if ((path := root / f'seed_{seed}' / variant) / 'report.json').exists()
-        }
-        for variant in VARIANTS
-    }
-    return {variant: runs for variant, runs in found.items() if runs}
+    """{variant: {seed: workdir}} of all runs that have ended, also of earlier commands.
+
+    Those of another full method than their seed's are left out.
+    """
+    found: dict[str, dict[str, pathlib.Path]] = {variant: {} for variant in VARIANTS}
+    for directory in sorted(root.glob('seed_*')):
+        config = configs.load(directory / FULL)
+        for variant, seeds in found.items():
+            if _finished(directory / variant, overridden(config, variant)):
+                seeds[directory.name.removeprefix('seed_')] = directory / variant
+    return {variant: seeds for variant, seeds in found.items() if seeds}
 
 
 def write(name: str, runs: Mapping[str, Mapping[str, pathlib.Path]]) -> None:

@@ -13,6 +13,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The config; `arg` is what follows the colon of --config, as for configs/mta4dpr.py."""
     c = mta4dpr.get_config()
     c.student.layers = (0, 5)  # Far behind the pool, as small students of large models are.
+    c.assistants = ('minilm_ft', 'minilm', 'bm25')  # The first: where there is only one.
     c.batch_size = 32
     c.steps_per_round = 30
     c.optimizer.warmup_steps = 6
