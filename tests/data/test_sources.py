@@ -14,5 +14,5 @@ def test_names_the_known_sources(source):
 def test_names_the_known_options():
     with pytest.raises(ValueError, match="no option 'size': it has packages, max_passages"):
         sources.source('python_docs', size=3)
-    with pytest.raises(ValueError, match="no option 'path': it has name, license"):
+    with pytest.raises(ValueError, match="no option 'path': it has unjudged, name, license"):
         sources.source('beir:x', path='y')
