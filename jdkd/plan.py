@@ -38,13 +38,15 @@ def plan(
         RuntimeError: if the topology cannot be compiled for.
         FileNotFoundError: if a model's config or the collection is not there.
     """
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=chips.devices(topology))
-    chip = chips.CHIPS.get(topology.partition(':')[0])
+    devices = chips.devices(topology)
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
+    chip, count = chips.of(topology, devices)
     models = disk.sketches(config)
     counted = texts.of(config, workdir)
     found = {
         'topology': topology,
-        'chips': mesh.size,
+        'devices': mesh.size,
+        'chips': count,
         'chip': chip and dataclasses.asdict(chip),
         'texts': dataclasses.asdict(counted),
         'rounds': config.rounds,
@@ -57,7 +59,7 @@ def plan(
         hours = [stage['hours'] for stage in found['stages']]
         if None not in hours:
             found['hours'] = sum(hours)
-            found['chip_hours'] = mesh.size * sum(hours)
+            found['chip_hours'] = count * sum(hours)
     found['disk'] = disk.estimate(config, counted.on_disk(), models)
     found['host'] = _host(config, counted, models)
     if workdir is not None:
@@ -118,7 +120,7 @@ def table(found: dict[str, Any]) -> str:
     """The plan as text."""
     counted, chip = found['texts'], found['chip']
     lines = [
-        f'{found["topology"]}, {found["chips"]} devices; {counted["passages"]:,} passages, '
+        f'{found["topology"]}, {found["devices"]} devices; {counted["passages"]:,} passages, '
         f'{counted["train"]:,} train queries, {found["rounds"]} rounds',
         '',
         'of one step, on each device',

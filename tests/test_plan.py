@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,14 @@ from jdkd.systems import entries
 def test_without_the_compiler_it_says_what_to_install():
     with pytest.raises(RuntimeError, match=r'pip install "jax\[tpu\]"'):
         chips.devices('v99:1x1')
+
+
+def test_a_device_that_is_half_a_chip_has_half_of_it():
+    halves = [types.SimpleNamespace(coords=[x, 0, 0]) for x in (0, 0, 1, 1)]
+    found, count = chips.of('v4:2x1x1', halves)
+    assert count == 2 and found == Chip(275e12 / 2, 16 << 30, 600e9, 150e9)
+    assert chips.of('v5e:1x2', halves[1:3]) == (CHIPS['v5e'], 2)
+    assert chips.of(chips.LOCAL, halves) == (None, 4)
 
 
 def test_collectives_of_a_compiled_computation():

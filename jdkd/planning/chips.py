@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import jax
 from jax.experimental import topologies
@@ -35,6 +36,24 @@ CHIPS = {
     'v5p': Chip(459e12, 95 << 30, 2765e9, 600e9),
     'v6e': Chip(918e12, 32 << 30, 1600e9, 400e9),
 }
+
+
+def of(topology: str, devices: Sequence[jax.Device]) -> tuple[Chip | None, int]:
+    """What bounds each device of a topology, None if that is not known; and the number of chips.
+
+    Args:
+        topology: See `devices`.
+        devices: Its devices. A v4 chip is two of them, which are given half of it each.
+    """
+    chip = CHIPS.get(topology.partition(':')[0])
+    if chip is None:
+        return None, len(devices)
+    count = len({tuple(device.coords) for device in devices})
+    cores = len(devices) // count
+    part = Chip(
+        chip.flops / cores, chip.memory // cores, chip.bandwidth / cores, chip.links / cores
+    )
+    return part, count
 
 
 def devices(topology: str) -> list[jax.Device]:
