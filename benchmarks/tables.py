@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from absl import app
 
 from jdkd.data.collection import Collection
+from jdkd.report.tables import p_value
 from jdkd.retrieval import significance
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
@@ -111,12 +112,8 @@ def _less(entry: Mapping, reference: str, measure: str) -> str:
         return ''
     shown = f'{100 * compared["difference"]:+.1f}'
     by_title = entry.get(f'less_{reference}_by_title', {}).get(measure, {'p': None})
-    ps = [_p(found['p']) for found in (compared, by_title) if found['p'] is not None]
+    ps = [p_value(found['p']) for found in (compared, by_title) if found['p'] is not None]
     return f'{shown} ({"; ".join(ps)})' if ps else shown
-
-
-def _p(p: float) -> str:
-    return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
 
 
 def table(results: Mapping, reference: str) -> str:

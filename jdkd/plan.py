@@ -9,14 +9,13 @@ from absl import logging
 
 from jdkd.planning import chips, stages, texts
 from jdkd.planning.cost import TooLarge
-from jdkd.retrieval import vectors
+from jdkd.retrieval import index, vectors
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages as runtime_stages
 from jdkd.validation import disk
 
 FILE = 'plan.json'
 _HOUR, _GB, _GIB = 3600, 1e9, 2**30
-_SIDE_BY_SIDE = 4  # Shards that are indexed at once; see `index.build`.
 
 
 def plan(
@@ -110,7 +109,7 @@ def _host(config, counted: texts.Texts, models) -> dict[str, int]:
         # A part, and its copy where it is rounded, beside the lengths of all texts.
         'encoding': 8 * vectors.PART * width + 20 * counted.passages,
         # Shards side by side, as float32 and as codes.
-        'index': _SIDE_BY_SIDE * shard * (4 * width + width // 2),
+        'index': index.BUILDERS * shard * (4 * width + width // 2),
         'lists of a round': lists
         * (scored + 4 * candidates + 2 * dark * config.train_passage_length),
     }

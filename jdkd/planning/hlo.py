@@ -16,7 +16,6 @@ KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective
 _INSTRUCTION = re.compile(
     rf'= (?P<shape>\(.*?\)|\S+) (?P<kind>{"|".join(KINDS)})(?P<start>-start)?\(.*'
 )
-_ARRAY = re.compile(rf'\b({"|".join(_BYTES)})\[([\d,]*)\]')
 _LISTED = re.compile(r'replica_groups=\{\{([\d,]*)\}')  # {{0,1,2,3},{4,5,6,7}}
 _NAMED = re.compile(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}')  # mesh['a'=8,'b'=1] {'a'}
 _CHANNEL = re.compile(r'channel_id=(\d+)')
@@ -62,7 +61,7 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
             continue
         if channel:
             seen.add(channel[1])
-        arrays = [_size(*array) for array in _ARRAY.findall(match['shape'])]
+        arrays = [_size(item, shape) for item, shape, _ in _PLACED.findall(match['shape'])]
         if match['start'] and kind == 'all-gather':
             arrays = arrays[len(arrays) // 2 :]  # Results stand behind operands.
         if match['start'] and kind == 'collective-permute':

@@ -11,10 +11,8 @@ from jax.sharding import Mesh
 from jdkd.models import dual_encoder
 from jdkd.planning import steps
 from jdkd.planning.cost import Step, TooLarge
-from jdkd.planning.texts import Texts
+from jdkd.planning.texts import SAMPLE, Texts
 from jdkd.validation import checkpoints, roles
-
-_SAMPLE = 4096  # Texts whose lengths stand for all.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +76,14 @@ def stages(
         model, params = models[field]
         scores = name in (*config.teacher.members, *config.assistants)
         if entry.kind == 'dual_encoder':
-            lengths = texts.passage_lengths((_SAMPLE,), entry.passage_length)
+            lengths = texts.passage_lengths((SAMPLE,), entry.passage_length)
             longest, unit = entry.passage_length, 'passages'
             once, per_round = corpus, dark if scores else 0
             if field == 'student':
                 per_round = corpus  # After each round; once before the first.
             params = dual_encoder.tower(params, 'passage')
         else:
-            lengths, longest = steps.pair_lengths(entry, model, texts, (_SAMPLE,))
+            lengths, longest = steps.pair_lengths(entry, model, texts, (SAMPLE,))
             unit, per_round = 'pairs', originals + dark
             # The first stage's rankings, which the teacher re-ranks for the report.
             once = min(config.depth, texts.passages) * (texts.held_out + texts.test)

@@ -31,9 +31,7 @@ def train_student(config, model: Any, params: Any, mesh: Mesh, texts: Texts):
     lengths = texts.passage_lengths((_FITTED, *shape), config.train_passage_length)
     batch = student_batch(config, trainer.rows, lengths, meshes.batch_sharding(mesh))
     queries = texts.query_lengths((_FITTED, config.batch_size), config.student.query_length)
-    forward = cost.forward_flops(model.transformer, lengths)
-    forward += cost.forward_flops(model.transformer, queries)
-    return _compile_training(trainer, batch, 3 * forward / _FITTED)
+    return _compile_training(trainer, model, batch, lengths, queries)
 
 
 def train_from_labels(config, entry, model: Any, params: Any, mesh: Mesh, texts: Texts):
@@ -45,15 +43,14 @@ def train_from_labels(config, entry, model: Any, params: Any, mesh: Mesh, texts:
         lengths, _ = pair_lengths(entry, model, texts, (_FITTED, *shape))
         batch = lists(trainer.rows, lengths, shape[1], sharding)
         batch['token_types'] = batch['tokens']
-        forward = cost.forward_flops(model.transformer, lengths)
+        read = [lengths]
     else:
         lengths = texts.passage_lengths((_FITTED, *shape), entry.passage_length)
         batch = lists(trainer.rows, lengths, shape[1], sharding)
         batch['query'] = _ints(sharding, shape[0], entry.query_length)
         queries = texts.query_lengths((_FITTED, shape[0]), entry.query_length)
-        forward = cost.forward_flops(model.transformer, lengths)
-        forward += cost.forward_flops(model.transformer, queries)
-    return _compile_training(trainer, batch, 3 * forward / _FITTED)
+        read = [lengths, queries]
+    return _compile_training(trainer, model, batch, *read)
 
 
 def encode_texts(model: Any, params: Any, mesh: Mesh, lengths: np.ndarray, longest: int):
@@ -69,7 +66,7 @@ def encode_texts(model: Any, params: Any, mesh: Mesh, lengths: np.ndarray, longe
         lengths: `[n]` tokens of a sample of texts.
         longest: Tokens that no text exceeds.
     """
-    buckets = np.array([*(b for b in encode.BUCKETS if b < longest), longest])
+    buckets = encode.buckets(longest)
     padded = buckets[np.searchsorted(buckets, lengths)]
     bucket = int(max(buckets, key=lambda b: padded[padded == b].sum()))
     rows = encode.rows_per_batch(bucket, mesh)
@@ -143,13 +140,16 @@ def lists(rows: packing.Rows, lengths: np.ndarray, originals: int, sharding) -> 
     return batch | ({'segments': tiles} if layout.slots > 1 else {})
 
 
-def _compile_training(trainer: train.Trainer, batch, model_flops: float):
+def _compile_training(trainer: train.Trainer, model: Any, batch, *lengths: np.ndarray):
+    """A train step, whose model reads texts of these lengths in `_FITTED` batches."""
     state = trainer.abstract
+    forward = sum(cost.forward_flops(model.transformer, of) for of in lengths)
     return cost.compile_step(
         trainer.step.lower(state, batch),
         params=state.params,
         optimizer=state.opt_state,
-        model_flops=model_flops,
+        # The backward pass takes twice as many.
+        model_flops=3 * forward / _FITTED,
         devices=trainer.mesh.size,
     )
 

@@ -12,7 +12,7 @@ from jdkd.data.collection import Collection
 from jdkd.run import Run
 from jdkd.validation import disk
 
-_DRAWN = 4096  # Lengths that stand for all.
+SAMPLE = 4096  # Texts whose lengths stand for all.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Texts:
 
     def on_disk(self) -> disk.Texts:
         """What the estimate of the disk takes."""
-        lengths = self.passage_lengths((_DRAWN,), 512)
+        lengths = self.passage_lengths((SAMPLE,), 512)
         return disk.Texts(self.passages, self.queries, (lengths - 2) / disk.TOKENS)
 
 
@@ -101,7 +101,7 @@ def _count(config, workdir: pathlib.Path, collection: Collection) -> Texts:
     run = Run(config, workdir, None, collection)
 
     def mean(texts):
-        sample = np.linspace(0, len(texts) - 1, min(len(texts), _DRAWN)).astype(int)
+        sample = np.linspace(0, len(texts) - 1, min(len(texts), SAMPLE)).astype(int)
         return disk.TOKENS * float(np.mean([len(texts[int(i)].split()) for i in sample])) + 2
 
     told = config.plan

@@ -37,7 +37,10 @@ def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
     return '\n'.join(lines)
 
 
+def p_value(p: float | None) -> str:
+    """What a test says."""
+    return 'p unknown' if p is None else 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
+
+
 def _difference(found: Mapping) -> str:
-    p = found['p']
-    shown = 'p unknown' if p is None else 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
-    return f'{100 * found["difference"]:+.1f} ({shown})'
+    return f'{100 * found["difference"]:+.1f} ({p_value(found["p"])})'

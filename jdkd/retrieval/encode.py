@@ -20,6 +20,11 @@ BUCKETS = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 4
 _TOKENS_PER_BATCH = 8192  # Per device; on a CPU larger batches fall out of its caches.
 
 
+def buckets(max_length: int) -> np.ndarray:
+    """Lengths that rows of at most so many tokens are padded to, rising."""
+    return np.array([*(b for b in BUCKETS if b < max_length), max_length])
+
+
 def rows_per_batch(bucket: int, mesh: Mesh) -> int:
     """Rows of so many tokens that are computed together."""
     return max(_TOKENS_PER_BATCH // bucket, 1) * mesh.shape['data']
@@ -65,7 +70,7 @@ def map_rows(
     if not n:
         raise ValueError(f'{desc}: nothing to encode; there must be at least one row.')
     sharding = meshes.batch_sharding(mesh)
-    buckets = np.array([*(b for b in BUCKETS if b < max_length), max_length])
+    padded_to = buckets(max_length)
     # A single question is no batch of thousands; powers of two, so that few shapes are added.
     at_most = -(-(1 << (n - 1).bit_length()) // ways) * ways
     order = np.argsort(-lengths, kind='stable')
@@ -89,7 +94,7 @@ def map_rows(
     with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=quiet) as bar:
         start = 0
         while start < n:
-            bucket = int(buckets[np.searchsorted(buckets, lengths[order[start]])])
+            bucket = int(padded_to[np.searchsorted(padded_to, lengths[order[start]])])
             size = min(rows_per_batch(bucket, mesh), at_most)
             numbers = order[start : start + size]
             # The last batch repeats its rows, so that no shape is added.

@@ -24,7 +24,7 @@ KINDS = ('scann', 'exact')
 _HASH_FROM = 1000  # Passages from which ScaNN's codes can be trained; fewer are searched exactly.
 _TREE_FROM = 20_000  # Passages from which ScaNN's guide partitions first.
 _TRAINED_ON = 250_000  # Passages of a shard that its leaves are made from.
-_BUILDERS = 4  # Shards that are indexed side by side.
+BUILDERS = 4  # Shards that are indexed side by side.
 _QUERY_BLOCK = 32_768  # Queries whose candidates are kept at once.
 _RESCORED = 2**26  # Bytes of the vectors of candidates that are gathered at once.
 
@@ -174,7 +174,7 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
 
     shards = list(enumerate(_shards(len(passages), config.shard)))
     shards = shards[distributed.index() :: distributed.count()]
-    with concurrent.futures.ThreadPoolExecutor(min(_BUILDERS, os.cpu_count() or 1)) as builders:
+    with concurrent.futures.ThreadPoolExecutor(min(BUILDERS, os.cpu_count() or 1)) as builders:
         list(builders.map(lambda shard: write(*shard), shards))
     distributed.barrier(f'{directory}: all shards')
 

@@ -30,13 +30,9 @@ def read_model(
         ValueError: if they cannot be used as the entry says.
     """
     source = _read_towers(spec)
-    transformer = dataclasses.replace(
-        source.config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat
-    )
-    example = np.zeros((1, 8), np.int32)
+    transformer, example = _transformer(spec, source.config), np.zeros((1, 8), np.int32)
     if spec.hidden_size is not None:
         source = dataclasses.replace(source, head=None, projection=None)
-        transformer = of_size(transformer, spec.hidden_size)
     if spec.kind == 'cross_encoder':
         head = spec.head or ('cosine' if source.head is None else 'linear')
         if head == 'linear' and source.head is None and not spec.train.steps:
@@ -100,13 +96,8 @@ def sketch_model(spec: ml_collections.FrozenConfigDict) -> tuple[Any, Any]:
     directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
     towers = pretrained.read_sketches(directory, tensors=False)
     source, example = towers[0], np.zeros((1, 8), np.int32)
-    transformer, _ = pick_layers(source.config, spec.layers or None)
-    transformer = dataclasses.replace(
-        transformer, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat
-    )
-    projection = source.projection
-    if spec.hidden_size is not None:
-        transformer, projection = of_size(transformer, spec.hidden_size), None
+    picked, _ = pick_layers(source.config, spec.layers or None)
+    transformer = _transformer(spec, picked)
     check_lengths(spec, transformer)
     if spec.kind == 'cross_encoder':
         classifies = source.classifies and spec.hidden_size is None
@@ -114,11 +105,20 @@ def sketch_model(spec: ml_collections.FrozenConfigDict) -> tuple[Any, Any]:
         return model, jax.eval_shape(model.init, jax.random.key(0), example, example)['params']
     pooling = spec.pooling or source.pooling or 'mean'
     normalize = source.normalize if spec.normalize is None else spec.normalize
+    projection = source.projection if spec.hidden_size is None else None
     model = DualEncoder(transformer, pooling, normalize, projection)
     params = jax.eval_shape(model.init, jax.random.key(0), example)['params']
     if spec.query_weights is not None or len(towers) > 1:
         params = {'query': params, 'passage': params}
     return model, params
+
+
+def _transformer(
+    spec: ml_collections.FrozenConfigDict, config: TransformerConfig
+) -> TransformerConfig:
+    """A checkpoint's encoder as an entry asks for it."""
+    config = dataclasses.replace(config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat)
+    return config if spec.hidden_size is None else of_size(config, spec.hidden_size)
 
 
 def _read_towers(spec: ml_collections.FrozenConfigDict) -> pretrained.Pretrained:
