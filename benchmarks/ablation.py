@@ -27,8 +27,16 @@ from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages
 
 FULL = 'full'
+SPARSE = 'labelled_only'  # Queries without labels are left out; see collection.label_share.
 _NO_DARK = {'dark.reinforced': 0, 'dark.noisy': 0}
 _NO_ASSISTANTS = {'assistants': (), 'loss.assistant': 0.0, 'loss.in_batch': 0.0}
+
+
+_LABELLED = {'collection.unlabelled': 'skip'}
+
+
+def _sparse(config) -> bool:
+    return config.collection.label_share < 1
 
 
 def _dark(config, kind: str) -> dict[str, int]:
@@ -52,8 +60,12 @@ VARIANTS: dict[str, Callable[[ml_collections.FrozenConfigDict], dict]] = {
     'reinforced_only': lambda c: _dark(c, 'reinforced'),
     'noisy_only': lambda c: _dark(c, 'noisy'),
     'no_self_pacing': lambda c: {'self_paced.share': 1.0},
-    'contrastive_only': lambda c: _NO_ASSISTANTS | _NO_DARK | {'loss.teacher': 0.0},
+    'contrastive_only': lambda c: (
+        # Which has no use for queries without labels.
+        _NO_ASSISTANTS | _NO_DARK | {'loss.teacher': 0.0} | (_LABELLED if _sparse(c) else {})
+    ),
     'teacher_only': lambda c: _NO_ASSISTANTS | _NO_DARK | {'loss.contrastive': 0.0},
+    SPARSE: lambda c: _LABELLED,
 }
 
 
@@ -202,7 +214,10 @@ def main():
     parser.add_argument('--name', required=True, help='Of the results.')
     parser.add_argument('--workdir', required=True, help='Where the runs are kept.')
     parser.add_argument('--seeds', default='0', help='One run of every variant each.')
-    parser.add_argument('--variants', default=','.join(VARIANTS), help=f'Beside {FULL}.')
+    every = ','.join(v for v in VARIANTS if v != SPARSE)
+    parser.add_argument(
+        '--variants', default=every, help=f'Beside {FULL}; {SPARSE} where labels are few.'
+    )
     options, args = parser.parse_known_args()
     root = pathlib.Path(options.workdir).absolute()
     variants = dict.fromkeys([FULL, *options.variants.split(',')])

@@ -52,8 +52,8 @@ def plan(
         'stages': [],
     }
     for stage in stages.stages(config, models, mesh, counted):
-        logging.info('compiled: %s', stage.name)
         found['stages'].append(_describe(stage, config, chip))
+        logging.info('compiled: %s', stage.name)
     if chip is not None:
         hours = [stage['hours'] for stage in found['stages']]
         if None not in hours:
@@ -68,7 +68,7 @@ def plan(
 
 
 def _describe(stage: stages.Stage, config, chip: chips.Chip | None) -> dict[str, Any]:
-    step, count = stage.step, stage.steps(config.rounds)
+    step, count = stage.lowered.step, stage.steps(config.rounds)
     found = {
         'name': stage.name,
         'unit': stage.unit,

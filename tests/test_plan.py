@@ -35,7 +35,15 @@ def test_a_device_that_is_half_a_chip_has_half_of_it():
     found, count = chips.of('v4:2x1x1', halves)
     assert count == 2 and found == Chip(275e12 / 2, 16 << 30, 600e9, 150e9)
     assert chips.of('v5e:1x2', halves[1:3]) == (CHIPS['v5e'], 2)
-    assert chips.of(chips.LOCAL, halves) == (None, 4)
+
+
+def test_local_devices_are_known_by_their_kind():
+    gpus = [types.SimpleNamespace(id=i, device_kind='NVIDIA H200') for i in range(2)]
+    found, count = chips.of(chips.LOCAL, gpus)
+    assert count == 2 and found.bandwidth == 4800e9
+    tpu = types.SimpleNamespace(id=0, coords=[0, 0, 0], device_kind='TPU v5 lite')
+    assert chips.of(chips.LOCAL, [tpu]) == (CHIPS['v5e'], 1)
+    assert chips.of(chips.LOCAL, jax.devices()) == (None, jax.device_count())
 
 
 def test_collectives_of_a_compiled_computation():

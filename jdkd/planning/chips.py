@@ -1,4 +1,4 @@
-"""TPU chips by what Google publishes of them, and topologies of them to compile for."""
+"""Chips by what their makers publish of them, and topologies of TPUs to compile for."""
 
 import dataclasses
 import os
@@ -36,6 +36,15 @@ CHIPS = {
     'v5p': Chip(459e12, 95 << 30, 2765e9, 600e9),
     'v6e': Chip(918e12, 32 << 30, 1600e9, 400e9),
 }
+# This process' devices, by what JAX calls them. GPUs (without sparsity): nvidia.com/data-center.
+_LOCAL = {
+    'TPU v4': CHIPS['v4'],
+    'TPU v5 lite': CHIPS['v5e'],
+    'TPU v5': CHIPS['v5p'],
+    'TPU v6 lite': CHIPS['v6e'],
+    'NVIDIA H100 80GB HBM3': Chip(989e12, 80 * 10**9, 3350e9, 450e9),
+    'NVIDIA H200': Chip(989e12, 141 * 10**9, 4800e9, 450e9),
+}
 
 
 def of(topology: str, devices: Sequence[jax.Device]) -> tuple[Chip | None, int]:
@@ -45,10 +54,14 @@ def of(topology: str, devices: Sequence[jax.Device]) -> tuple[Chip | None, int]:
         topology: See `devices`.
         devices: Its devices. A v4 chip is two of them, which are given half of it each.
     """
-    chip = CHIPS.get(topology.partition(':')[0])
+    if topology == LOCAL:
+        chip = _LOCAL.get(devices[0].device_kind)
+    else:
+        chip = CHIPS.get(topology.partition(':')[0])
     if chip is None:
         return None, len(devices)
-    count = len({tuple(device.coords) for device in devices})
+    # GPUs have no coordinates.
+    count = len({tuple(getattr(d, 'coords', None) or (d.id,)) for d in devices})
     cores = len(devices) // count
     part = Chip(
         chip.flops / cores, chip.memory // cores, chip.bandwidth / cores, chip.links / cores

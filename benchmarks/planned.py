@@ -1,0 +1,143 @@
+"""What a plan for this machine's devices says, beside what its steps and a finished run took.
+
+python -m jdkd.main --config configs/mta4dpr.py --workdir runs/mta4dpr
+python -m benchmarks.planned --workdir=runs/mta4dpr
+
+Every step is compiled as `--mode plan --topology=local` compiles it and runs on arrays of ones. On
+a CPU, memory is what the process then holds more than before, and the peaks are those of a large
+matrix product and of adding one to a large array; a GPU or TPU has published peaks, and its memory
+is not measured. The disk is compared with the files of the workdir, where the estimate counts one
+more checkpoint, while one replaces another, and none of their compression.
+"""
+
+import collections
+import ctypes
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from benchmarks import measure
+from jdkd.planning import chips, stages, texts
+from jdkd.planning.chips import Chip
+from jdkd.planning.cost import Lowered
+from jdkd.runtime import config as configs
+from jdkd.runtime import mesh as meshes
+from jdkd.validation import disk
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run.', required=True)
+_TURNS = flags.DEFINE_integer('turns', 3, 'Timed runs of each step, of which the fastest counts.')
+# What the estimate of the disk calls the files of a workdir, the first that fits.
+_KINDS = {
+    'checkpoints': ('**/checkpoints/**/*', 'student/**/*'),
+    'tokens': ('tokens/**/*',),
+    'embeddings': ('systems/*/embeddings-*/*',),
+    'indexes': ('systems/*/index/**/*',),
+    'rankings': ('systems/*/*ranking-*/*',),
+    'candidates, scores and datasets': (
+        'rounds/*/candidates/**/*',
+        'rounds/*/scores/**/*',
+        'rounds/*/dataset/**/*',
+    ),
+}
+
+
+def fastest(fn, *args) -> float:
+    """Seconds."""
+    jax.block_until_ready(fn(*args))
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        jax.block_until_ready(fn(*args))
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def measured_chip(dtype: str) -> Chip:
+    """The peaks of this machine's first device."""
+    square, line = jnp.ones((2048, 2048), dtype), jnp.ones(1 << 26, jnp.float32)
+    product, add = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
+    return Chip(
+        flops=2 * 2048**3 / fastest(product, square),
+        memory=0,
+        bandwidth=2 * line.nbytes / fastest(add, line),
+        links=float('inf'),
+    )
+
+
+def ones(lowered: Lowered):
+    """Arguments of a step, where it wants them."""
+    args, _ = lowered.compiled.input_shardings
+    infos = lowered.computation.args_info[0]
+    return jax.tree.map(lambda x, place: jnp.ones(x.shape, x.dtype, device=place), infos, args)
+
+
+def took(name: str, lowered: Lowered) -> dict[str, float | None]:
+    """Seconds of a step, and MiB that it held at the most beside its arguments."""
+    seconds, found = [], {}
+    for turn in range(_TURNS.value + 1):
+        args = jax.block_until_ready(ones(lowered))
+        if not turn:
+            ctypes.CDLL(None).malloc_trim(0)  # So that nothing fits into what was freed before.
+            with measure.peak(found, name):
+                jax.block_until_ready(lowered.compiled(*args))
+            continue
+        started = time.perf_counter()
+        jax.block_until_ready(lowered.compiled(*args))
+        seconds.append(time.perf_counter() - started)
+    held = found[name]['peak_anonymous_mib'] - found[name]['before_anonymous_mib']
+    held = held if jax.default_backend() == 'cpu' else None
+    return {'temporaries_mib': held, 'seconds': round(min(seconds), 4)}
+
+
+def files(workdir: pathlib.Path) -> dict[str, int]:
+    """Bytes of a workdir's files by kind."""
+    seen, sizes = set(), collections.Counter()
+    for kind, patterns in _KINDS.items():
+        for path in {path for pattern in patterns for path in workdir.glob(pattern)} - seen:
+            seen.add(path)
+            sizes[kind] += path.stat().st_size if path.is_file() else 0
+    return dict(sizes)
+
+
+def main(_):
+    workdir = pathlib.Path(_WORKDIR.value)
+    config = configs.load(workdir)
+    devices = chips.devices(chips.LOCAL)
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
+    chip, _ = chips.of(chips.LOCAL, devices)
+    chip = chip or measured_chip(config.student.dtype)
+    models, counted = disk.sketches(config), texts.of(config, workdir)
+    found = {}
+    for stage in stages.stages(config, models, mesh, counted):
+        step = stage.lowered.step
+        bound = step.seconds(chip)
+        found[stage.name] = {
+            'planned': {
+                'temporaries_mib': round(step.memory['temporaries'] / 2**20, 1),
+                'seconds': round(bound['bound'], 4),
+                'bound_by': max(('computation', 'memory'), key=bound.get),
+            },
+            'measured': took(stage.name, stage.lowered),
+        }
+    planned, there = disk.estimate(config, counted.on_disk(), models), files(workdir)
+    measure.write(
+        'planned',
+        {
+            'chip': {'flops': chip.flops, 'bandwidth': chip.bandwidth},
+            'stages': found,
+            'disk_mib': {
+                kind: {
+                    'planned': round(planned[kind] / 2**20, 1),
+                    'measured': round(there[kind] / 2**20, 1),
+                }
+                for kind in planned
+            },
+        },
+    )
+
+
+if __name__ == '__main__':
+    app.run(main)
