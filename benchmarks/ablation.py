@@ -160,7 +160,7 @@ def _diagnosis(workdir: pathlib.Path) -> dict:
     keys = ('selected', 'eval_loss', 'student', 'assistants', 'replaced', 'hard_queries', 'one_hot')
     return {
         'rounds': [
-            {key: r[key] for key in keys} | {'between': r['score_histogram']['between']}
+            {key: r[key] for key in keys} | {'gap': r['score_histogram']['gap']}
             for r in report['rounds']
         ],
         'seconds': round(sum(report['wall_seconds'].values())),

@@ -1,4 +1,4 @@
-"""What variants are worth, and the README's tables of ablations and peers.
+"""What variants are worth, and the README's tables of ablations, peers and plans.
 
 python -m benchmarks.tables
 
@@ -20,7 +20,7 @@ from jdkd.retrieval import significance
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 README = pathlib.Path(__file__).parent.parent / 'README.md'
-_PLACE = re.compile(r'(<!-- ((?:ablation|peers)_\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+_PLACE = re.compile(r'(<!-- ((?:ablation|peers|plans)_\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 PerQuery = Mapping[str, Mapping[str, float]]
 
@@ -131,8 +131,52 @@ def table(results: Mapping, reference: str) -> str:
         shown = [_mean(entry, m) for m in measures]
         seeds = str(len(entry['seeds']))
         rows.append([f'`{name}`', seeds, shown[0], _less(entry, reference, first), *shown[1:]])
-    rows.insert(1, ['---'] * len(rows[0]))
-    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+    return _markdown(rows)
+
+
+def plans_table(results: Mapping) -> str:
+    """A table of plans in Markdown: the student's train step, and hours of the run by what it does.
+
+    Args:
+        results: Of benchmarks/plans.py.
+    """
+    rows = [
+        [
+            '',
+            'memory used',
+            'TFLOP',
+            'HBM traffic, GB',
+            'ms a step, bound by',
+            'utilisation at most',
+        ]
+        + ['training, h', 'scoring, h', 'encoding, h', 'chip-hours']
+    ]
+    for topology, plan in results['plans'].items():
+        step = next(s for s in plan['stages'] if s['name'] == 'train student')
+        seconds, chip = step['seconds'], plan['chip']
+        hours = [
+            sum(s['hours'] for s in plan['stages'] if s['name'].startswith(verb))
+            for verb in ('train', 'score', 'encode')
+        ]
+        rows.append(
+            [
+                topology,
+                f'{step["memory"]["total"] / chip["memory"]:.1%}',
+                f'{step["flops"] / 1e12:.2f}',
+                f'{step["main_memory"] / 1e9:.1f}',
+                f'{1e3 * seconds["bound"]:.1f}, ' + max(('computation', 'memory'), key=seconds.get),
+                f'{step["utilisation_bound"]:.0%}',
+                *(f'{h:.2f}' for h in hours),
+                f'{plan["chip_hours"]:.1f}',
+            ]
+        )
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table, whose first row is the head."""
+    lines = [rows[0], ['---'] * len(rows[0]), *rows[1:]]
+    return ''.join(f'| {" | ".join(row)} |\n' for row in lines)
 
 
 def filled(text: str, results: Mapping[str, Mapping]) -> str:
@@ -147,15 +191,18 @@ def filled(text: str, results: Mapping[str, Mapping]) -> str:
         name = match[2]
         if name not in results:
             return match[0]
-        reference = 'full' if name.startswith('ablation') else 'jdkd'
-        return f'{match[1]}{table(results[name], reference)}{match[3]}'
+        if name.startswith('plans'):
+            shown = plans_table(results[name])
+        else:
+            shown = table(results[name], 'full' if name.startswith('ablation') else 'jdkd')
+        return f'{match[1]}{shown}{match[3]}'
 
     return _PLACE.sub(fill, text)
 
 
 def load() -> dict[str, dict]:
     """The results that there are, by name."""
-    paths = [*RESULTS.glob('ablation_*.json'), *RESULTS.glob('peers_*.json')]
+    paths = [p for kind in ('ablation', 'peers', 'plans') for p in RESULTS.glob(f'{kind}_*.json')]
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 

@@ -72,9 +72,10 @@ def generate(
         dataset.write(out, {split: _features(run, root, split, encoder) for split in SPLITS})
 
     written = distributed.from_first(
-        lambda: run.stage(f'{root}/dataset', inputs, write), f'{root}/dataset'
+        lambda: run.stage(f'{root}/dataset', inputs, write),
+        f'{root}/dataset',
+        writes=[run.workdir / root / 'dataset' / stages.MANIFEST],
     )
-    distributed.await_files([run.workdir / root / 'dataset' / stages.MANIFEST])
     return {**scores['result'], 'one_hot': _one_hot(run, root, round_index)}, written
 
 

@@ -170,8 +170,7 @@ def _held(workdir: pathlib.Path, config=None):
 
         try:
             stack.enter_context(interrupts.handled())
-            distributed.from_first(hold, 'the workdir')
-            distributed.await_files([workdir / configs.FILE])
+            distributed.from_first(hold, 'the workdir', writes=[workdir / configs.FILE])
             yield
         except Exception as e:
             # Some libraries only say that writing failed.

@@ -89,7 +89,8 @@ def score_histogram(
     """The teacher's logits by kind of candidate, and how many of each lie between (ADAM's figure).
 
     "Between" is the gap that ADAM fills: above the upper quartile of the hard negatives and below
-    the lower quartile of the positives.
+    the lower quartile of the positives. Where there is no gap, since these overlap, it is what both
+    have in common.
 
     Args:
         teacher: `[M, N]` logits: positive, hard negatives, reinforced negatives, noisy positives.
@@ -98,7 +99,8 @@ def score_histogram(
         num_reinforced: Reinforced negatives.
 
     Returns:
-        `edges` of the bins, `counts` and `between` (a share) by kind, and the ends of the `gap`.
+        `edges` of the bins, `counts` and `between` (a share) by kind, and the two quartiles as the
+        `gap`, of which the first is the higher where there is none.
     """
     end = num_originals + num_reinforced
     kinds = {
@@ -110,13 +112,13 @@ def score_histogram(
     }
     kinds = {name: scores.ravel() for name, scores in kinds.items() if scores.size}
     edges = np.histogram_bin_edges(teacher, bins=40)
-    low = np.quantile(kinds['hard_negative'], 0.75)
-    high = np.quantile(teacher[:, 0], 0.25)
+    gap = np.quantile(kinds['hard_negative'], 0.75), np.quantile(teacher[:, 0], 0.25)
+    low, high = sorted(gap)
     return {
         'edges': [round(float(e), 4) for e in edges],
         'counts': {n: np.histogram(s, edges)[0].tolist() for n, s in kinds.items()},
         'between': {n: float(np.mean((s > low) & (s < high))) for n, s in kinds.items()},
-        'gap': [float(low), float(high)],
+        'gap': [float(end) for end in gap],
     }
 
 

@@ -61,5 +61,9 @@ def test_histogram_tells_the_kinds_apart():
         'noisy_positive': 0.0,
     }
     assert found['gap'] == [-4, 8]
+    # A teacher that tells hard negatives from positives so badly that there is no gap.
+    overlapping = teachers.score_histogram(-teacher, np.ones(10, bool), **counts)
+    assert overlapping['gap'] == [4, -8]
+    assert overlapping['between']['reinforced_negative'] == 1.0
     few = teachers.score_histogram(teacher, np.arange(10) < 3, **counts)['counts']
     assert sum(few['positive']) == 3 and sum(few['stand_in']) == 7

@@ -99,8 +99,11 @@ def fetch(config, workdir: pathlib.Path) -> Collection:
             only the first needs the files.
     """
     directory = workdir / 'collection'
-    distributed.from_first(lambda: _import(config.collection, directory), 'the collection')
-    distributed.await_files([directory / stages.MANIFEST])
+    distributed.from_first(
+        lambda: _import(config.collection, directory),
+        'the collection',
+        writes=[directory / stages.MANIFEST],
+    )
     return open_(directory)
 
 

@@ -119,16 +119,18 @@ def barrier(name: str) -> None:
         ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=_FOREVER_MS)
 
 
-def from_first(decide: Callable[[], Any], name: str) -> Any:
+def from_first(decide: Callable[[], Any], name: str, *, writes: Iterable[pathlib.Path] = ()) -> Any:
     """What process 0 decides, on every process; an error there is one everywhere.
 
     Args:
         decide: Called on process 0, as if that were the only one: stages that it builds are built
             there; it may hold no work of all devices. Returns what JSON can hold.
         name: Of the decision, for who waits for it.
+        writes: Files that are there afterwards, which the other processes wait to see.
 
     Raises:
         Exception: what `decide` raises; on the other processes a RuntimeError with its message.
+        TimeoutError: of `await_files`.
     """
     if count() == 1:
         return decide()
@@ -154,6 +156,7 @@ def from_first(decide: Callable[[], Any], name: str) -> Any:
         raise error
     if message is not None:
         raise RuntimeError(f'process 0 says: {message}')
+    await_files(writes)
     return found
 
 

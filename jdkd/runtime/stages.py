@@ -111,9 +111,7 @@ def stage(
         return manifest
     finish = _build(directory, inputs, build, resumable, before)
     distributed.barrier(f'{directory}: all have built')
-    manifest = distributed.from_first(finish, f'{directory}: finished')
-    distributed.await_files([directory / MANIFEST])
-    return manifest
+    return distributed.from_first(finish, f'{directory}: finished', writes=[directory / MANIFEST])
 
 
 def _build(
@@ -280,9 +278,9 @@ def stage_of_files(
         contents = {path: entry['sha256'] for path, entry in found.items()}
         return stage(directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found})
 
-    manifest = distributed.from_first(make, f'{directory}: made of files')
-    distributed.await_files([directory / MANIFEST])
-    return manifest
+    return distributed.from_first(
+        make, f'{directory}: made of files', writes=[directory / MANIFEST]
+    )
 
 
 def part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:

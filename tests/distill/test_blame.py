@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import SCALE, B, K, fresh_params, in_rows, make_batch, make_lists, model, settings
+from lists import SCALE, fresh_params, in_rows, make_batch, make_lists, model, settings
+from train_steps import B, K
 
 from jdkd.data import loader
 from jdkd.distill import blame, train
