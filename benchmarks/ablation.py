@@ -27,16 +27,10 @@ from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages
 
 FULL = 'full'
-SPARSE = 'labelled_only'  # Queries without labels are left out; see collection.label_share.
+LABELLED_ONLY = 'labelled_only'  # Where some queries have no label.
 _NO_DARK = {'dark.reinforced': 0, 'dark.noisy': 0}
 _NO_ASSISTANTS = {'assistants': (), 'loss.assistant': 0.0, 'loss.in_batch': 0.0}
-
-
 _LABELLED = {'collection.unlabelled': 'skip'}
-
-
-def _sparse(config) -> bool:
-    return config.collection.label_share < 1
 
 
 def _dark(config, kind: str) -> dict[str, int]:
@@ -60,12 +54,10 @@ VARIANTS: dict[str, Callable[[ml_collections.FrozenConfigDict], dict]] = {
     'reinforced_only': lambda c: _dark(c, 'reinforced'),
     'noisy_only': lambda c: _dark(c, 'noisy'),
     'no_self_pacing': lambda c: {'self_paced.share': 1.0},
-    'contrastive_only': lambda c: (
-        # Which has no use for queries without labels.
-        _NO_ASSISTANTS | _NO_DARK | {'loss.teacher': 0.0} | (_LABELLED if _sparse(c) else {})
-    ),
+    # It has no use for queries without a label.
+    'contrastive_only': lambda c: _NO_ASSISTANTS | _NO_DARK | _LABELLED | {'loss.teacher': 0.0},
     'teacher_only': lambda c: _NO_ASSISTANTS | _NO_DARK | {'loss.contrastive': 0.0},
-    SPARSE: lambda c: _LABELLED,
+    LABELLED_ONLY: lambda c: _LABELLED,
 }
 
 
@@ -159,10 +151,7 @@ def _diagnosis(workdir: pathlib.Path) -> dict:
     report = stages.read_json(workdir / 'report.json')
     keys = ('selected', 'eval_loss', 'student', 'assistants', 'replaced', 'hard_queries', 'one_hot')
     return {
-        'rounds': [
-            {key: r[key] for key in keys} | {'gap': r['score_histogram']['gap']}
-            for r in report['rounds']
-        ],
+        'rounds': [{key: r[key] for key in keys} for r in report['rounds']],
         'seconds': round(sum(report['wall_seconds'].values())),
     }
 
@@ -214,9 +203,9 @@ def main():
     parser.add_argument('--name', required=True, help='Of the results.')
     parser.add_argument('--workdir', required=True, help='Where the runs are kept.')
     parser.add_argument('--seeds', default='0', help='One run of every variant each.')
-    every = ','.join(v for v in VARIANTS if v != SPARSE)
+    every = ','.join(v for v in VARIANTS if v != LABELLED_ONLY)
     parser.add_argument(
-        '--variants', default=every, help=f'Beside {FULL}; {SPARSE} where labels are few.'
+        '--variants', default=every, help=f'Beside {FULL}; {LABELLED_ONLY} where labels are few.'
     )
     options, args = parser.parse_known_args()
     root = pathlib.Path(options.workdir).absolute()

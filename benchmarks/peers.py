@@ -117,6 +117,8 @@ def test(model: pathlib.Path, run: Run, workdir: pathlib.Path) -> None:
         'splits': config.collection.test_split,
         'measures': ','.join(config.measures),
         'index.kind': config.index.kind,
+        'depth': config.depth,
+        'ignore_identical_ids': config.ignore_identical_ids,
         'encoder.query_length': config.student.query_length,
         'encoder.passage_length': config.student.passage_length,
     }
@@ -179,7 +181,7 @@ def main():
     parser.add_argument('--name', required=True, help='Of the results.')
     parser.add_argument('--runs', required=True, help='Workdirs of finished runs, one a seed.')
     parser.add_argument('--workdir', required=True, help='Where checkpoints are kept.')
-    parser.add_argument('--peers', default=','.join(PEERS), help='Those to train.')
+    parser.add_argument('--peers', default='mnrl,kl,margin_mse', help=f'Of {", ".join(PEERS)}.')
     options = parser.parse_args()
     if unknown := [p for p in options.peers.split(',') if p not in PEERS]:
         parser.error(f'there is no peer {unknown[0]!r}; there are {", ".join(PEERS)}.')
@@ -190,6 +192,8 @@ def main():
         config = configs.load(path)
         if config.optimizer.accumulate != 1:
             parser.error(f'{path} accumulates gradients, which peers do not; set accumulate=1.')
+        if config.collection.options:
+            parser.error(f'{path} has collection.options, with which peers are not measured.')
         run = Run(config, path.absolute(), meshes.make_mesh(), store.collect(config, path))
         runs.append((run, pathlib.Path(options.workdir).absolute() / f'seed_{config.seed}'))
     for run, directory in runs:

@@ -22,7 +22,7 @@ from absl import app, flags
 from benchmarks import measure
 from jdkd.planning import chips, stages, texts
 from jdkd.planning.chips import Chip
-from jdkd.planning.cost import Lowered
+from jdkd.planning.cost import Traced, bound_by
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
 from jdkd.validation import disk
@@ -67,25 +67,25 @@ def measured_chip(dtype: str) -> Chip:
     )
 
 
-def ones(lowered: Lowered):
+def ones(traced: Traced):
     """Arguments of a step, where it wants them."""
-    args, _ = lowered.compiled.input_shardings
-    infos = lowered.computation.args_info[0]
+    args, _ = traced.compiled.input_shardings
+    infos = traced.computation.args_info[0]
     return jax.tree.map(lambda x, place: jnp.ones(x.shape, x.dtype, device=place), infos, args)
 
 
-def took(name: str, lowered: Lowered) -> dict[str, float | None]:
+def took(name: str, traced: Traced) -> dict[str, float | None]:
     """Seconds of a step, and MiB that it held at the most beside its arguments."""
     seconds, found = [], {}
     for turn in range(_TURNS.value + 1):
-        args = jax.block_until_ready(ones(lowered))
+        args = jax.block_until_ready(ones(traced))
         if not turn:
             ctypes.CDLL(None).malloc_trim(0)  # So that nothing fits into what was freed before.
             with measure.peak(found, name):
-                jax.block_until_ready(lowered.compiled(*args))
+                jax.block_until_ready(traced.compiled(*args))
             continue
         started = time.perf_counter()
-        jax.block_until_ready(lowered.compiled(*args))
+        jax.block_until_ready(traced.compiled(*args))
         seconds.append(time.perf_counter() - started)
     held = found[name]['peak_anonymous_mib'] - found[name]['before_anonymous_mib']
     held = held if jax.default_backend() == 'cpu' else None
@@ -107,20 +107,19 @@ def main(_):
     config = configs.load(workdir)
     devices = chips.devices(chips.LOCAL)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
-    chip, _ = chips.of(chips.LOCAL, devices)
-    chip = chip or measured_chip(config.student.dtype)
+    chip = chips.of(chips.LOCAL, devices) or measured_chip(config.student.dtype)
     models, counted = disk.sketches(config), texts.of(config, workdir)
     found = {}
     for stage in stages.stages(config, models, mesh, counted):
-        step = stage.lowered.step
+        step = stage.traced.step
         bound = step.seconds(chip)
         found[stage.name] = {
             'planned': {
                 'temporaries_mib': round(step.memory['temporaries'] / 2**20, 1),
                 'seconds': round(bound['bound'], 4),
-                'bound_by': max(('computation', 'memory'), key=bound.get),
+                'bound_by': bound_by(bound),
             },
-            'measured': took(stage.name, stage.lowered),
+            'measured': took(stage.name, stage.traced),
         }
     planned, there = disk.estimate(config, counted.on_disk(), models), files(workdir)
     measure.write(

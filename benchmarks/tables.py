@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from absl import app
 
 from jdkd.data.collection import Collection
+from jdkd.planning.cost import bound_by
 from jdkd.report.tables import p_value
 from jdkd.retrieval import significance
 
@@ -140,20 +141,14 @@ def plans_table(results: Mapping) -> str:
     Args:
         results: Of benchmarks/plans.py.
     """
-    rows = [
-        [
-            '',
-            'memory used',
-            'TFLOP',
-            'HBM traffic, GB',
-            'ms a step, bound by',
-            'utilisation at most',
-        ]
-        + ['training, h', 'scoring, h', 'encoding, h', 'chip-hours']
-    ]
+    head = ['', 'memory used', 'TFLOP', 'HBM traffic, GB', 'ms a step, bound by']
+    head += ['utilisation at most', 'training, h', 'scoring, h', 'encoding, h', 'chip-hours']
+    rows = [head]
     for topology, plan in results['plans'].items():
         step = next(s for s in plan['stages'] if s['name'] == 'train student')
-        seconds, chip = step['seconds'], plan['chip']
+        if 'chip_hours' not in plan:
+            rows.append([topology, 'not known, or does not fit', *[''] * (len(head) - 2)])
+            continue
         hours = [
             sum(s['hours'] for s in plan['stages'] if s['name'].startswith(verb))
             for verb in ('train', 'score', 'encode')
@@ -161,10 +156,10 @@ def plans_table(results: Mapping) -> str:
         rows.append(
             [
                 topology,
-                f'{step["memory"]["total"] / chip["memory"]:.1%}',
+                f'{step["memory"]["total"] / plan["chip"]["memory"]:.1%}',
                 f'{step["flops"] / 1e12:.2f}',
                 f'{step["main_memory"] / 1e9:.1f}',
-                f'{1e3 * seconds["bound"]:.1f}, ' + max(('computation', 'memory'), key=seconds.get),
+                f'{1e3 * step["seconds"]["bound"]:.1f}, {bound_by(step["seconds"])}',
                 f'{step["utilisation_bound"]:.0%}',
                 *(f'{h:.2f}' for h in hours),
                 f'{plan["chip_hours"]:.1f}',

@@ -79,7 +79,7 @@ def nq() -> ml_collections.ConfigDict:
     c.rounds, c.steps_per_round = 3, 6000  # 40 epochs in all
     c.optimizer.learning_rate = 2e-5
     c.optimizer.warmup_steps = 1200
-    c.measures = ('R@20', 'R@100', 'MRR@10')
+    c.measures = ('AnswerR@20', 'AnswerR@100', 'MRR@10')  # The first two as DPR has them.
     return c
 
 

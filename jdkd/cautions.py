@@ -4,6 +4,7 @@ A caution is a dict: `what` (its kind), `round` (None for the whole run), `syste
 `message`, a sentence. It is logged where it is found and kept in the report. The limits are ours.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,9 +117,13 @@ def of_comparison(
     floor = compared['references'][first_stage][measure]
     for system, measures in compared['assistants'].items():
         if (ours := measures[measure]) < floor:
+            if re.fullmatch(r'student_\d+', system):
+                remedy = 'students need more steps_per_round before they can teach others'
+            else:
+                remedy = 'take it out of assistants, or train it from labels first'
             text = (
                 f'assistant {system} ({measure} {ours:.4f} on D_eval) is worse than {first_stage} '
-                f'({floor:.4f}): take it out of assistants, or train it from labels first'
+                f'({floor:.4f}): {remedy}'
             )
             found.append(_caution('weak_assistant', round_index, system, ours, f'{text}.'))
     ours, before = compared['student'][measure], compared['references'][start][measure]

@@ -89,6 +89,7 @@ def main(argv):
         (_PUSH_TO, ('export',)),
         (_AGAINST, ('eval',)),
         (_WITH, ('compare',)),
+        (_TOPOLOGY, ('plan',)),
     ):
         if flag.present and _MODE.value not in modes:
             raise ValueError(

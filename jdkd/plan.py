@@ -8,7 +8,7 @@ import ml_collections
 from absl import logging
 
 from jdkd.planning import chips, stages, texts
-from jdkd.planning.cost import TooLarge
+from jdkd.planning.cost import TooLarge, bound_by
 from jdkd.retrieval import index, vectors
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages as runtime_stages
@@ -39,13 +39,12 @@ def plan(
     """
     devices = chips.devices(topology)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
-    chip, count = chips.of(topology, devices)
+    chip = chips.of(topology, devices)
     models = disk.sketches(config)
     counted = texts.of(config, workdir)
     found = {
         'topology': topology,
-        'devices': mesh.size,
-        'chips': count,
+        'chips': mesh.size,
         'chip': chip and dataclasses.asdict(chip),
         'texts': dataclasses.asdict(counted),
         'rounds': config.rounds,
@@ -58,7 +57,7 @@ def plan(
         hours = [stage['hours'] for stage in found['stages']]
         if None not in hours:
             found['hours'] = sum(hours)
-            found['chip_hours'] = count * sum(hours)
+            found['chip_hours'] = mesh.size * sum(hours)
     found['disk'] = disk.estimate(config, counted.on_disk(), models)
     found['host'] = _host(config, counted, models)
     if workdir is not None:
@@ -68,7 +67,7 @@ def plan(
 
 
 def _describe(stage: stages.Stage, config, chip: chips.Chip | None) -> dict[str, Any]:
-    step, count = stage.lowered.step, stage.steps(config.rounds)
+    step, count = stage.traced.step, stage.steps(config.rounds)
     found = {
         'name': stage.name,
         'unit': stage.unit,
@@ -119,7 +118,7 @@ def table(found: dict[str, Any]) -> str:
     """The plan as text."""
     counted, chip = found['texts'], found['chip']
     lines = [
-        f'{found["topology"]}, {found["devices"]} devices; {counted["passages"]:,} passages, '
+        f'{found["topology"]}, {found["chips"]} chips; {counted["passages"]:,} passages, '
         f'{counted["train"]:,} train queries, {found["rounds"]} rounds',
         '',
         'of one step, on each device',
@@ -169,11 +168,10 @@ def _step_row(stage: dict[str, Any], chip: dict[str, Any] | None) -> str:
     more = [f'{stage["flops"] / 1e12:.3f}', f'{stage["traffic"] / _GB:.2f}']
     more.append(f'{stage["main_memory"] / _GB:.2f}')
     if chip:
-        seconds = dict(stage['seconds'])
-        bound = seconds.pop('bound')
+        seconds = stage['seconds']
         more += [
-            f'{1000 * bound:.2f}',
-            max(seconds, key=seconds.get),
+            f'{1000 * seconds["bound"]:.2f}',
+            bound_by(seconds),
             f'{100 * stage["utilisation_bound"]:.0f}%',
         ]
     return found + _row('', *more, width=12)

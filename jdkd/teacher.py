@@ -89,7 +89,7 @@ def score_histogram(
     """The teacher's logits by kind of candidate, and how many of each lie between (ADAM's figure).
 
     "Between" is the gap that ADAM fills: above the upper quartile of the hard negatives and below
-    the lower quartile of the positives. Where there is no gap, since these overlap, it is what both
+    the lower quartile of the positives. Where these overlap there is no gap, and it is what both
     have in common.
 
     Args:
@@ -112,7 +112,8 @@ def score_histogram(
     }
     kinds = {name: scores.ravel() for name, scores in kinds.items() if scores.size}
     edges = np.histogram_bin_edges(teacher, bins=40)
-    gap = np.quantile(kinds['hard_negative'], 0.75), np.quantile(teacher[:, 0], 0.25)
+    positives = kinds.get('positive', kinds.get('stand_in'))
+    gap = np.quantile(kinds['hard_negative'], 0.75), np.quantile(positives, 0.25)
     low, high = sorted(gap)
     return {
         'edges': [round(float(e), 4) for e in edges],

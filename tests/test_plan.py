@@ -18,7 +18,7 @@ from jdkd import plan
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.transformer import Transformer, TransformerConfig
-from jdkd.planning import chips, cost, hlo, texts
+from jdkd.planning import chips, cost, flops, hlo, texts
 from jdkd.planning.chips import CHIPS, Chip
 from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
@@ -30,20 +30,12 @@ def test_without_the_compiler_it_says_what_to_install():
         chips.devices('v99:1x1')
 
 
-def test_a_device_that_is_half_a_chip_has_half_of_it():
-    halves = [types.SimpleNamespace(coords=[x, 0, 0]) for x in (0, 0, 1, 1)]
-    found, count = chips.of('v4:2x1x1', halves)
-    assert count == 2 and found == Chip(275e12 / 2, 16 << 30, 600e9, 150e9)
-    assert chips.of('v5e:1x2', halves[1:3]) == (CHIPS['v5e'], 2)
-
-
 def test_local_devices_are_known_by_their_kind():
-    gpus = [types.SimpleNamespace(id=i, device_kind='NVIDIA H200') for i in range(2)]
-    found, count = chips.of(chips.LOCAL, gpus)
-    assert count == 2 and found.bandwidth == 4800e9
-    tpu = types.SimpleNamespace(id=0, coords=[0, 0, 0], device_kind='TPU v5 lite')
-    assert chips.of(chips.LOCAL, [tpu]) == (CHIPS['v5e'], 1)
-    assert chips.of(chips.LOCAL, jax.devices()) == (None, jax.device_count())
+    gpu = types.SimpleNamespace(device_kind='NVIDIA H200')
+    assert chips.of(chips.LOCAL, [gpu]).bandwidth == 4800e9
+    tpu = types.SimpleNamespace(device_kind='TPU v5 lite')
+    assert chips.of(chips.LOCAL, [tpu]) == CHIPS['v5e'] == chips.of('v5e:2x4', [gpu])
+    assert chips.of(chips.LOCAL, jax.devices()) is None
 
 
 def test_collectives_of_a_compiled_computation():
@@ -94,6 +86,35 @@ def test_a_collective_within_one_device_is_none_and_one_in_two_places_is_one():
     assert hlo.collectives(twice, 2) == {'all-gather': hlo.Collective(1, 32, 16.0)}
 
 
+def test_what_stands_in_a_loop_counts_as_often_as_it_goes_round():
+    mesh = meshes.make_mesh(2, 1, devices=jax.devices()[:2])
+
+    def array(shape, *spec):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+    def step(count):
+        x, w = array((count, 16, 64), None, 'data'), array((64, 64), 'data')
+        computation = jax.jit(lambda x, w: jax.lax.map(lambda part: part @ w, x)).trace(x, w)
+        return cost.Traced(computation, w, (), 0.0, mesh.size).step
+
+    once, often = step(1), step(50)
+    product = 2 * 8 * 64 * 64  # On one of two devices.
+    assert product <= once.flops < 1.1 * product and 50 * product <= often.flops < 55 * product
+    assert often.main_memory > 50 * 2 * 4 * 8 * 64
+    text = """
+%body (p: (f32[8])) -> (f32[8]) {
+  %r = f32[8]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (b: (f32[8])) -> (f32[8]) {
+  %w = (f32[8]{0}) while(%b), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %s = f32[8]{0} all-reduce(%y), replica_groups={{0,1}}, to_apply=%add
+}
+"""
+    assert hlo.collectives(text, 2) == {'all-reduce': hlo.Collective(4, 4 * 32, 4 * 32.0)}
+
+
 def test_main_memory_leaves_out_what_is_moved_within_the_chip():
     text = """
 %body (p: (f32[8])) -> (f32[8]) {
@@ -142,7 +163,7 @@ def test_operations_counted_by_hand_are_those_that_are_compiled(gated):
     model = Transformer(config)
     tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens)
-    ours = cost.forward_flops(config, np.full(4, 64))
+    ours = flops.forward(config, np.full(4, 64))
 
     def loss(params, tokens):
         return model.apply(params, tokens).sum()
@@ -183,6 +204,13 @@ def test_numbers_that_the_config_tells_are_not_counted():
     lengths = found.passage_lengths((4096,), 144)
     assert lengths.max() == 144 and 70 < lengths.mean() < 76
     assert set(CHIPS) == {'v4', 'v5e', 'v5p', 'v6e'}
+
+
+def test_queries_alone_are_not_enough():
+    config = mta4dpr.get_config('tiny')
+    config.plan.train_queries = 10
+    with pytest.raises(ValueError, match='need plan.passages'):
+        texts.of(configs.resolve(config), None)
 
 
 @pytest.fixture(scope='module')

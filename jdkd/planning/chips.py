@@ -47,26 +47,16 @@ _LOCAL = {
 }
 
 
-def of(topology: str, devices: Sequence[jax.Device]) -> tuple[Chip | None, int]:
-    """What bounds each device of a topology, None if that is not known; and the number of chips.
+def of(topology: str, devices: Sequence[jax.Device]) -> Chip | None:
+    """What bounds each device of a topology, which is a chip; None if that is not known.
 
     Args:
         topology: See `devices`.
-        devices: Its devices. A v4 chip is two of them, which are given half of it each.
+        devices: Its devices.
     """
     if topology == LOCAL:
-        chip = _LOCAL.get(devices[0].device_kind)
-    else:
-        chip = CHIPS.get(topology.partition(':')[0])
-    if chip is None:
-        return None, len(devices)
-    # GPUs have no coordinates.
-    count = len({tuple(getattr(d, 'coords', None) or (d.id,)) for d in devices})
-    cores = len(devices) // count
-    part = Chip(
-        chip.flops / cores, chip.memory // cores, chip.bandwidth / cores, chip.links / cores
-    )
-    return part, count
+        return _LOCAL.get(devices[0].device_kind)
+    return CHIPS.get(topology.partition(':')[0])
 
 
 def devices(topology: str) -> list[jax.Device]:
@@ -81,7 +71,9 @@ def devices(topology: str) -> list[jax.Device]:
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     try:
-        found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+        # As on a TPU VM: the two cores of a v4 chip are one device.
+        more = {'chip_config_name': 'megacore'} if topology.startswith('v4:') else {}
+        found = topologies.get_topology_desc(platform='tpu', topology_name=topology, **more)
         return list(found.devices)
     except Exception as e:
         raise RuntimeError(

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from jdkd.models.config import TransformerConfig
-from jdkd.planning import hlo
+from jdkd.planning import flops, hlo
 from jdkd.planning.chips import Chip
 
 
@@ -21,9 +19,9 @@ class Step:
 
     Attributes:
         memory: Bytes of its `parameters`, `optimizer`, `batch`, `temporaries` and `total`.
-        flops: That the compiler counts.
-        traffic: Bytes that the compiler counts, within the chip too.
-        main_memory: Bytes of these that its main memory reads and writes, about.
+        flops: That the compiler counts, and those of loops as often as they go round.
+        traffic: Bytes that the compiler counts, within the chip too, and in loops once.
+        main_memory: Bytes that its main memory reads and writes, about.
         collectives: By kind.
         model_flops: That the real tokens need; what is computed again and on padding is not.
         compile_seconds: On this machine.
@@ -55,6 +53,11 @@ class Step:
         return self.model_flops / (self.seconds(chip)['bound'] * chip.flops)
 
 
+def bound_by(seconds: Mapping[str, float]) -> str:
+    """What most of a step's least seconds are: `computation`, `memory` or `links`."""
+    return max(('computation', 'memory', 'links'), key=seconds.__getitem__)
+
+
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
     """A step that the compiler found no memory for.
@@ -67,18 +70,18 @@ class TooLarge:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lowered:
-    """A step that was lowered for a topology; it is compiled when it is first asked for.
+class Traced:
+    """A step that was traced for a topology; it is compiled when that is first asked for.
 
     Attributes:
-        computation: Of `jax.jit(...).lower(...)`.
+        computation: Of `jax.jit(...).trace(...)`.
         params: Shapes and shardings of its parameters.
         optimizer: The same of its optimizer's state.
         model_flops: On all devices.
-        devices: That it is lowered for.
+        devices: That it is traced for.
     """
 
-    computation: Any
+    computation: jax.stages.Traced
     params: Any
     optimizer: Any
     model_flops: float
@@ -86,7 +89,7 @@ class Lowered:
 
     @functools.cached_property
     def compiled(self) -> jax.stages.Compiled:
-        return self.computation.compile()
+        return self.computation.lower().compile()
 
     @functools.cached_property
     def step(self) -> Step | TooLarge:
@@ -98,7 +101,7 @@ class Lowered:
             if 'RESOURCE_EXHAUSTED' not in str(error):
                 raise
             return TooLarge(str(error).splitlines()[0])
-        text = compiled.as_text()
+        seconds, text = time.monotonic() - started, compiled.as_text()
         found, cost = compiled.memory_analysis(), compiled.cost_analysis()
         held = {'parameters': size(self.params), 'optimizer': size(self.optimizer)}
         new = found.output_size_in_bytes - found.alias_size_in_bytes
@@ -107,14 +110,15 @@ class Lowered:
             'temporaries': found.temp_size_in_bytes + new,
             'total': found.argument_size_in_bytes + found.temp_size_in_bytes + new,
         }
+        repeated = flops.repeated(self.computation.jaxpr) if hlo.loops(text) else 0.0
         return Step(
             memory,
-            cost['flops'],
+            cost['flops'] + repeated / self.devices,
             cost['bytes accessed'],
-            min(cost['bytes accessed'], hlo.main_memory(text)),
+            hlo.main_memory(text),
             hlo.collectives(text, self.devices),
             self.model_flops / self.devices,
-            time.monotonic() - started,
+            seconds,
         )
 
 
@@ -123,15 +127,3 @@ def size(tree: Any) -> int:
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
-
-
-def forward_flops(config: TransformerConfig, lengths: np.ndarray) -> float:
-    """Operations that an encoder needs for texts of these lengths.
-
-    A multiplication and an addition are two. Norms, activations, the softmax and what comes after
-    the last layer are left out: a percent.
-    """
-    D, hidden = config.hidden_size, config.intermediate_size
-    tokens, squares = float(np.sum(lengths)), float(np.sum(np.square(lengths, dtype=np.float64)))
-    dense = 4 * D * D + (3 if config.gated else 2) * D * hidden
-    return config.num_layers * (2 * dense * tokens + 4 * D * squares)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 _BYTES = {
     'pred': 1,
@@ -23,6 +24,8 @@ _COUNTED = re.compile(r'replica_groups=\[\d+,(\d+)\]')  # [groups,size]<=[device
 
 _OPERATION = re.compile(r'%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, (.*))?$')
 _PLACED = re.compile(rf'\b({"|".join(_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?')
+_CALLED = re.compile(r'(body|calls|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Operations that move nothing, or whose counterpart is counted.
 _NAMES = {'parameter', 'constant', 'get-tuple-element', 'tuple', 'bitcast', 'after-all', 'while'}
 
@@ -43,7 +46,7 @@ class Collective:
 
 
 def collectives(text: str, devices: int) -> dict[str, Collective]:
-    """Collectives by kind; one in a loop counts once.
+    """Collectives by kind; one in a loop counts as often as the loop goes round.
 
     On TPUs one that is overlapped stands in each of the computations that it is spread over: they
     have one channel.
@@ -52,28 +55,65 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
         text: Of `compiled.as_text()`.
         devices: That it is compiled for, for operations that do not name theirs.
     """
+    bodies, entry = _bodies(text)
+    times = _times(bodies, entry)
     found, seen = defaultdict(list), set()
-    for match in _INSTRUCTION.finditer(text):
-        line, kind = match[0], match['kind']
-        ways = _ways(line, devices)
-        channel = _CHANNEL.search(line)
-        if ways == 1 or (channel and channel[1] in seen):
-            continue
-        if channel:
-            seen.add(channel[1])
-        arrays = [_size(item, shape) for item, shape, _ in _PLACED.findall(match['shape'])]
-        if match['start'] and kind == 'all-gather':
-            arrays = arrays[len(arrays) // 2 :]  # Results stand behind operands.
-        if match['start'] and kind == 'collective-permute':
-            arrays = arrays[:1]
-        size = sum(arrays) * (ways if kind == 'reduce-scatter' else 1)
-        # Of a ring; no order of sending needs less.
-        share = {'all-reduce': 2 * (ways - 1) / ways, 'collective-permute': 1.0}
-        found[kind].append((size, size * share.get(kind, (ways - 1) / ways)))
+    for name, lines in bodies.items():
+        for match in filter(None, map(_INSTRUCTION.search, lines)):
+            line, kind = match[0], match['kind']
+            ways = _ways(line, devices)
+            channel = _CHANNEL.search(line)
+            if ways == 1 or (channel and channel[1] in seen):
+                continue
+            if channel:
+                seen.add(channel[1])
+            arrays = [_size(item, shape) for item, shape, _ in _PLACED.findall(match['shape'])]
+            if match['start'] and kind == 'all-gather':
+                arrays = arrays[len(arrays) // 2 :]  # Results stand behind operands.
+            if match['start'] and kind == 'collective-permute':
+                arrays = arrays[:1]
+            size = sum(arrays) * (ways if kind == 'reduce-scatter' else 1)
+            # Of a ring; no order of sending needs less.
+            share = {'all-reduce': 2 * (ways - 1) / ways, 'collective-permute': 1.0}
+            sent = size * share.get(kind, (ways - 1) / ways)
+            found[kind].append((times.get(name, 1), size, sent))
     return {
-        kind: Collective(len(sizes), sum(s for s, _ in sizes), sum(s for _, s in sizes))
-        for kind, sizes in found.items()
+        kind: Collective(
+            sum(n for n, _, _ in of), sum(n * s for n, s, _ in of), sum(n * s for n, _, s in of)
+        )
+        for kind, of in found.items()
     }
+
+
+def _bodies(text: str) -> tuple[dict[str, list[str]], str]:
+    """Lines of every computation by its name, and the name of the entry."""
+    bodies, name, entry = {'': []}, '', ''
+    for line in text.splitlines():
+        if line.endswith('{') and not line.startswith(' '):
+            name = line.removeprefix('ENTRY ').split()[0].lstrip('%')
+            entry = name if line.startswith('ENTRY') else entry
+            bodies[name] = []
+        else:
+            bodies[name].append(line)
+    return bodies, entry
+
+
+def _times(bodies: Mapping[str, Sequence[str]], entry: str) -> dict[str, int]:
+    """How often each computation is called, as far as loops say how often they go round."""
+    times: dict[str, int] = {}
+
+    def call(name: str, count: int) -> None:
+        times[name] = max(count, times.get(name, 0))
+        for line in bodies[name]:
+            trips = _TRIPS.search(line)
+            for kind, names in _CALLED.findall(line):
+                more = int(trips[1]) if trips and kind == 'body' else 1
+                for other in re.findall(r'%?([\w.\-]+)', names):
+                    if other in bodies:
+                        call(other, count * more)
+
+    call(entry, 1)
+    return times
 
 
 def _ways(line: str, devices: int) -> int:
@@ -91,32 +131,34 @@ def _size(kind: str, shape: str) -> int:
     return _BYTES[kind] * math.prod(int(n) for n in shape.split(',') if n)
 
 
+def loops(text: str) -> bool:
+    """Whether a compiled computation has loops."""
+    return _TRIPS.search(text) is not None
+
+
 def main_memory(text: str) -> float:
     """Bytes that a compiled computation reads from and writes to a chip's main memory, about.
 
-    The compiler's own count has what is moved within the chip too, which is several times as fast.
-    Operands count whole, also those that an operation reads a part of.
+    The compiler's own count has what is moved within the chip too, which is several times as fast,
+    and a loop only once. Operands count whole, also those that an operation reads a part of.
 
     Args:
         text: Of `compiled.as_text()`.
     """
-    bodies, entry = {}, None
-    for line in text.splitlines():
-        if line.endswith('{') and not line.startswith(' '):
-            name = line.removeprefix('ENTRY ').split()[0].lstrip('%')
-            entry = name if line.startswith('ENTRY') else entry
-            operations = bodies[name] = []
-        elif match := _OPERATION.match(line.strip().removeprefix('ROOT ')):
-            operations.append(match.groups(''))
+    bodies, entry = _bodies(text)
 
     def moved(name: str) -> float:
         arrays, total = {}, 0.0
-        for result, shape, kind, operands, rest in bodies[name]:
+        for line in bodies[name]:
+            match = _OPERATION.match(line.strip().removeprefix('ROOT '))
+            if not match:
+                continue
+            result, shape, kind, operands, rest = match.groups('')
             placed = [(_size(a, b), 'S(1)' in layout) for a, b, layout in _PLACED.findall(shape)]
             arrays[result] = placed
             if kind == 'while':
                 body = re.search(r'body=%?([\w.\-]+)', rest)[1]
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+                trips = _TRIPS.search(rest)
                 total += moved(body) * (int(trips[1]) if trips else 1)
             if kind in _NAMES or kind.endswith('-done'):
                 continue

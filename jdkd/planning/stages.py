@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jdkd.models import dual_encoder
 from jdkd.planning import steps
-from jdkd.planning.cost import Lowered
+from jdkd.planning.cost import Traced
 from jdkd.planning.texts import SAMPLE, Texts
 from jdkd.validation import checkpoints, roles
 
@@ -22,7 +22,7 @@ class Stage:
     Attributes:
         name: Of the stage.
         field: Of the config entry whose model it runs: `student` or `systems.<name>`.
-        lowered: The step.
+        traced: The step.
         items: Queries, passages or pairs that a step takes.
         unit: What they are.
         once: Steps before or after the rounds.
@@ -31,7 +31,7 @@ class Stage:
 
     name: str
     field: str
-    lowered: Lowered
+    traced: Traced
     items: float
     unit: str
     once: float
@@ -66,9 +66,9 @@ def stages(
     encoded = {}
     for name, entry in roles.trained(config).items():
         field = f'systems.{name}'
-        step = steps.train_from_labels(config, entry, *models[field], mesh, texts)
+        traced = steps.train_from_labels(config, entry, *models[field], mesh, texts)
         size = entry.train.batch_size
-        yield Stage(f'train {name}', field, step, size, 'queries', entry.train.steps, 0)
+        yield Stage(f'train {name}', field, traced, size, 'queries', entry.train.steps, 0)
 
     corpus = texts.passages + texts.queries
     for field, entry in encoders.items():
@@ -91,13 +91,13 @@ def stages(
         key = (model, longest)
         if key not in encoded:
             encoded[key] = steps.encode_texts(model, params, mesh, np.sort(lengths), longest)
-        step, size = encoded[key]
+        traced, size = encoded[key]
         verb = 'encode with' if unit == 'passages' else 'score with'
-        yield Stage(f'{verb} {name}', field, step, size, unit, once / size, per_round / size)
+        yield Stage(f'{verb} {name}', field, traced, size, unit, once / size, per_round / size)
 
-    step = steps.train_student(config, *models['student'], mesh, texts)
+    traced = steps.train_student(config, *models['student'], mesh, texts)
     size, count = config.batch_size, config.steps_per_round
-    yield Stage('train student', 'student', step, size, 'queries', 0, count)
+    yield Stage('train student', 'student', traced, size, 'queries', 0, count)
 
 
 def advice(stage: Stage, config: ml_collections.FrozenConfigDict) -> str:

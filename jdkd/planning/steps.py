@@ -1,4 +1,4 @@
-"""The steps of a run's stages, lowered for a mesh from shapes alone."""
+"""The steps of a run's stages, traced for a mesh from shapes alone."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from jdkd.data import packing
 from jdkd.distill import train
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.families import FAMILIES
-from jdkd.planning import cost
+from jdkd.planning import cost, flops
 from jdkd.planning.texts import Texts
 from jdkd.retrieval import encode
 from jdkd.runtime import mesh as meshes
@@ -22,7 +22,7 @@ from jdkd.systems.build import labels_trainer
 _FITTED = 8  # Batches that rows are made for.
 
 
-def train_student(config, model: Any, params: Any, mesh: Mesh, texts: Texts) -> cost.Lowered:
+def train_student(config, model: Any, params: Any, mesh: Mesh, texts: Texts) -> cost.Traced:
     """The student's train step."""
     trainer = student.make_trainer(config, mesh, model, params)
     originals = 1 + config.candidates.hard_negatives
@@ -31,12 +31,12 @@ def train_student(config, model: Any, params: Any, mesh: Mesh, texts: Texts) -> 
     lengths = texts.passage_lengths((_FITTED, *shape), config.train_passage_length)
     batch = student_batch(config, trainer.rows, lengths, meshes.batch_sharding(mesh))
     queries = texts.query_lengths((_FITTED, config.batch_size), config.student.query_length)
-    return _lower_training(trainer, model, batch, lengths, queries)
+    return _trace_training(trainer, model, batch, lengths, queries)
 
 
 def train_from_labels(
     config, entry, model: Any, params: Any, mesh: Mesh, texts: Texts
-) -> cost.Lowered:
+) -> cost.Traced:
     """The train step of a system that is trained from labels first."""
     trainer = labels_trainer(config, entry, mesh, model, params)
     shape = (entry.train.batch_size, 1 + entry.train.hard_negatives)
@@ -52,12 +52,12 @@ def train_from_labels(
         batch['query'] = _ints(sharding, shape[0], entry.query_length)
         queries = texts.query_lengths((_FITTED, shape[0]), entry.query_length)
         read = [lengths, queries]
-    return _lower_training(trainer, model, batch, *read)
+    return _trace_training(trainer, model, batch, *read)
 
 
 def encode_texts(
     model: Any, params: Any, mesh: Mesh, lengths: np.ndarray, longest: int
-) -> tuple[cost.Lowered, float]:
+) -> tuple[cost.Traced, float]:
     """The step that embeds texts or scores pairs, and how many texts it takes.
 
     Texts of like length are encoded together; this is the step of the length that most tokens
@@ -79,13 +79,13 @@ def encode_texts(
     )
     tokens = _ints(meshes.batch_sharding(mesh), rows, bucket)
     if isinstance(model, CrossEncoder):
-        lowered = encode.score_batch.lower(model, mesh.abstract_mesh, whole, tokens, tokens)
+        computation = encode.score_batch.trace(model, mesh.abstract_mesh, whole, tokens, tokens)
     else:
-        lowered = encode.embed_batch.lower(model, mesh.abstract_mesh, whole, tokens)
+        computation = encode.embed_batch.trace(model, mesh.abstract_mesh, whole, tokens)
     per_batch = rows * bucket / padded.mean()
-    forward = cost.forward_flops(model.transformer, lengths) / len(lengths)
-    step = cost.Lowered(
-        lowered,
+    forward = flops.forward(model.transformer, lengths) / len(lengths)
+    step = cost.Traced(
+        computation,
         params=whole,
         optimizer=(),
         model_flops=forward * per_batch,
@@ -144,14 +144,12 @@ def lists(rows: packing.Rows, lengths: np.ndarray, originals: int, sharding) -> 
     return batch | ({'segments': tiles} if layout.slots > 1 else {})
 
 
-def _lower_training(
-    trainer: train.Trainer, model: Any, batch, *lengths: np.ndarray
-) -> cost.Lowered:
+def _trace_training(trainer: train.Trainer, model: Any, batch, *lengths: np.ndarray) -> cost.Traced:
     """A train step, whose model reads texts of these lengths in `_FITTED` batches."""
     state = trainer.abstract
-    forward = sum(cost.forward_flops(model.transformer, of) for of in lengths)
-    return cost.Lowered(
-        trainer.step.lower(state, batch),
+    forward = sum(flops.forward(model.transformer, of) for of in lengths)
+    return cost.Traced(
+        trainer.step.trace(state, batch),
         params=state.params,
         optimizer=state.opt_state,
         # The backward pass takes twice as many.

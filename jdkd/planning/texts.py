@@ -67,17 +67,21 @@ def draw_lengths(
 
 
 def of(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path | None) -> Texts:
-    """What `config.plan` says; else of the collection, imported before or read now.
+    """Of the collection that was imported; else what `config.plan` says, or of one read now.
 
     Args:
         config: Of the run.
         workdir: Where it may have been imported; None for nowhere.
 
     Raises:
-        ValueError: if the collection cannot be read.
+        ValueError: if the collection cannot be read, or `config.plan` tells queries alone.
         FileNotFoundError: if it is not there.
     """
+    if workdir is not None and (workdir / 'collection').is_dir():
+        return _count(config, workdir, store.collect(config, workdir))
     told = config.plan
+    if told.passages is None and (told.train_queries or told.test_queries):
+        raise ValueError('plan.train_queries and plan.test_queries need plan.passages; set it too.')
     if told.passages is not None:
         test = told.test_queries or 0
         total = told.train_queries or 0
@@ -90,8 +94,6 @@ def of(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path | None) ->
             told.passage_tokens,
             told.query_tokens,
         )
-    if workdir is not None and (workdir / 'collection').is_dir():
-        return _count(config, workdir, store.collect(config, workdir))
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         return _count(config, scratch, store.collect(config, scratch))

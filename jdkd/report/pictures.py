@@ -237,7 +237,18 @@ def histogram(round_index: int, found: Mapping) -> Picture:
     """
     figure, (axes,) = drawing.axes()
     told = []
-    axes.axvspan(*sorted(found['gap']), color='#eeeeee', label='between')
+    low, high = found['gap']
+    if low < high:
+        grey = (
+            'Dark examples are made to lie in the grey, above three quarters of the hard negatives '
+            'and below three quarters of the positives.'
+        )
+    else:
+        grey = (
+            'Here the teacher is unsure as it is: hard negatives and positives overlap, a quarter '
+            'of each reaching the grey or beyond, and dark examples have no gap to fill.'
+        )
+    axes.axvspan(min(found['gap']), max(found['gap']), color='#eeeeee', label='between')
     for i, (kind, counts) in enumerate(found['counts'].items()):
         total = max(sum(counts), 1)
         shown = f'{plain(kind)} ({100 * found["between"][kind]:.0f}% between)'
@@ -252,9 +263,7 @@ def histogram(round_index: int, found: Mapping) -> Picture:
         f'scores_{round_index:02d}',
         f"The teacher's scores, round {round_index}",
         'How relevant the teacher finds the texts of the train lists, by their kind: the further '
-        'right, the more relevant. What is plain to the teacher teaches little; dark examples are '
-        'made to lie in the grey, between three quarters of the hard negatives and three quarters '
-        'of the positives.',
+        'right, the more relevant. What is plain to the teacher teaches little. ' + grey,
         '. '.join(told),
     )
 
