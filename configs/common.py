@@ -117,6 +117,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.candidates.retrievers = ()
     # Best passages of all rankings, of which the teacher's best stands in for a positive.
     c.candidates.stand_ins = 10
+    c.candidates.labelled = 0.5  # of a round's lists at least: where labels are few, more often
     c.candidates.depth = 30  # top passages of every retriever that they are drawn from
     c.candidates.eval_lists = 256  # in D_eval, for its loss; its queries are all compared
     c.candidates.false_negatives = 'mask'  # teacher above the positive: out of InfoNCE; or keep

@@ -146,7 +146,13 @@ def _draw(
     """
     config, queries = run.config, _queries(run, split)
     seeds = {'seed': config.seed, 'round_index': round_index}
-    rows, copies = candidates.choose_queries(rows, _num_lists(run)[split], **seeds)
+    rows, copies = candidates.choose_labelled(
+        rows,
+        queries.is_labelled,
+        _num_lists(run)[split],
+        share=config.candidates.labelled,
+        **seeds,
+    )
     group, positives = run.collection.group, targets(run, split)
     pool = np.load(run.workdir / f'rounds/{round_index:02d}/runs/{split}.npy')
     for row in np.flatnonzero(~queries.is_labelled):  # Others' positives are not in it.
@@ -263,6 +269,7 @@ def _candidates(
             'stand_ins': found and found['digest'],
             'active': candidates.array_digest(active),
             'lists': _num_lists(run),
+            'labelled': found and config.candidates.labelled,
             'hard_negatives': config.candidates.hard_negatives,
             'dark': config.dark.to_dict(),
             'length': config.train_passage_length,

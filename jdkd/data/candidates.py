@@ -12,7 +12,7 @@ from jdkd.data.tokens import Tokenizer
 _MANY = 100_000  # Passages.
 
 # Purposes of random draws, so that no two share a stream.
-QUERIES, NEGATIVES, DARK, REPLAY = range(4)
+QUERIES, NEGATIVES, DARK, REPLAY, ORDER = range(5)
 
 
 def item_rng(seed: int, round_index: int, purpose: int, item: str, copy: int = 0):
@@ -125,6 +125,45 @@ def choose_queries(active: np.ndarray, num_lists: int, *, seed: int, round_index
     copies = -(-num_lists // len(active))
     rows = np.concatenate([rng.permutation(active) for _ in range(copies)])[:num_lists]
     return rows.astype(np.int32), (np.arange(num_lists) // len(active)).astype(np.int32)
+
+
+def choose_labelled(
+    active: np.ndarray,
+    is_labelled: np.ndarray,
+    num_lists: int,
+    *,
+    share: float,
+    seed: int,
+    round_index: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `choose_queries`, but at least so many lists are of queries with a label (ours).
+
+    Where labels are few these come more often than the others, which all terms of the loss but
+    the contrastive one learn from. Both kinds are spread over the round by chance.
+
+    Args:
+        active: Rows of queries.
+        is_labelled: `[Q]` bool of all rows.
+        num_lists: M.
+        share: Of the lists.
+        seed: Of the run.
+        round_index: The round.
+
+    Returns:
+        As `choose_queries`.
+    """
+    kinds = [active[is_labelled[active]], active[~is_labelled[active]]]
+    count = round(share * num_lists)
+    seeds = {'seed': seed, 'round_index': round_index}
+    if not all(map(len, kinds)) or len(kinds[0]) * num_lists >= count * len(active):
+        return choose_queries(active, num_lists, **seeds)
+    chosen = [
+        choose_queries(rows, n, **seeds)
+        for rows, n in zip(kinds, (count, num_lists - count), strict=True)
+    ]
+    order = item_rng(seed, round_index, ORDER, '').permutation(num_lists)
+    rows, copies = (np.concatenate(both)[order] for both in zip(*chosen, strict=True))
+    return rows, copies
 
 
 def sample(

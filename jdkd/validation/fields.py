@@ -50,6 +50,7 @@ _RUN = {
     'collection.label_share': 'above 0 and at most 1',
     'candidates.hard_negatives': 'at least 1',
     'candidates.stand_ins': 'at least 1',
+    'candidates.labelled': 'within 0 and 1',
     'candidates.depth': 'at least 1',
     'candidates.eval_lists': 'at least 1',
     'dark.reinforced': 'at least 0',

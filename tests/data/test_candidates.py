@@ -1,5 +1,7 @@
 """Candidate lists: what may be a negative, and that every draw depends on its item alone."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,28 @@ def test_too_few_passages(many, monkeypatch):
     monkeypatch.setattr(candidates, '_MANY', many)
     with pytest.raises(ValueError, match="query 'a' has only 6 distinct passages"):
         draw([0], pool=np.full((3, 1), -1), num_negatives=7)
+
+
+def test_queries_with_labels_have_their_share_of_the_lists():
+    active, is_labelled = np.arange(20), np.arange(30) < 3
+    draw = functools.partial(
+        candidates.choose_labelled, active, is_labelled, 24, seed=0, round_index=0
+    )
+    rows, copies = draw(share=0.5)
+    labelled = is_labelled[rows]
+    assert labelled.sum() == 12 and 2 < labelled[:12].sum() < 10  # Spread over the round.
+    np.testing.assert_array_equal(np.bincount(rows[labelled]), [4, 4, 4])
+    assert sorted(copies[rows == 1]) == [0, 1, 2, 3]
+    assert len(set(rows[~labelled])) == 12 and not copies[~labelled].any()
+    for again, before in zip(draw(share=0.5), (rows, copies), strict=True):
+        np.testing.assert_array_equal(again, before)
+    # Those that have it anyway are left alone, and so are lists of one kind.
+    plain = candidates.choose_queries(active, 24, seed=0, round_index=0)
+    np.testing.assert_array_equal(draw(share=0.1), plain)
+    everything = np.ones(30, bool)
+    for flags in (everything, ~everything):
+        found = candidates.choose_labelled(active, flags, 24, share=1, seed=0, round_index=0)
+        np.testing.assert_array_equal(found, plain)
 
 
 def test_every_query_comes_once_before_any_comes_twice():
