@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 _BYTES = {
     'pred': 1,
@@ -22,7 +22,7 @@ _NAMED = re.compile(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}')  # mesh['a'=8
 _CHANNEL = re.compile(r'channel_id=(\d+)')
 _COUNTED = re.compile(r'replica_groups=\[\d+,(\d+)\]')  # [groups,size]<=[devices]
 
-_OPERATION = re.compile(r'%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, (.*))?$')
+_OPERATION = re.compile(r'%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, .*)?$')
 _PLACED = re.compile(rf'\b({"|".join(_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?')
 _CALLED = re.compile(r'(body|calls|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -98,8 +98,18 @@ def _bodies(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _times(bodies: Mapping[str, Sequence[str]], entry: str) -> dict[str, int]:
-    """How often each computation is called, as far as loops say how often they go round."""
+def _times(
+    bodies: Mapping[str, Sequence[str]],
+    entry: str,
+    through: Collection[str] = ('body', 'calls', 'to_apply', 'branch_computations'),
+) -> dict[str, int]:
+    """How often each computation is called, as far as loops say how often they go round.
+
+    Args:
+        bodies: Of `_bodies`.
+        entry: The same.
+        through: Kinds of calls that are followed.
+    """
     times: dict[str, int] = {}
 
     def call(name: str, count: int) -> None:
@@ -108,7 +118,7 @@ def _times(bodies: Mapping[str, Sequence[str]], entry: str) -> dict[str, int]:
             trips = _TRIPS.search(line)
             for kind, names in _CALLED.findall(line):
                 more = int(trips[1]) if trips and kind == 'body' else 1
-                for other in re.findall(r'%?([\w.\-]+)', names):
+                for other in re.findall(r'%?([\w.\-]+)', names if kind in through else ''):
                     if other in bodies:
                         call(other, count * more)
 
@@ -153,13 +163,9 @@ def main_memory(text: str) -> float:
             match = _OPERATION.match(line.strip().removeprefix('ROOT '))
             if not match:
                 continue
-            result, shape, kind, operands, rest = match.groups('')
+            result, shape, kind, operands = match.groups()
             placed = [(_size(a, b), 'S(1)' in layout) for a, b, layout in _PLACED.findall(shape)]
             arrays[result] = placed
-            if kind == 'while':
-                body = re.search(r'body=%?([\w.\-]+)', rest)[1]
-                trips = _TRIPS.search(rest)
-                total += moved(body) * (int(trips[1]) if trips else 1)
             if kind in _NAMES or kind.endswith('-done'):
                 continue
             read = [x for of in re.findall(r'%([\w.\-]+)', operands) for x in arrays.get(of, [])]
@@ -171,4 +177,6 @@ def main_memory(text: str) -> float:
             total += sum(bytes_ for bytes_, inside in [*placed, *read] if not inside)
         return total
 
-    return moved(entry)
+    # What a fusion calls stays within the chip.
+    times = _times(bodies, entry, through=('body',))
+    return sum(count * moved(name) for name, count in times.items())

@@ -248,7 +248,7 @@ def histogram(round_index: int, found: Mapping) -> Picture:
             'Here the teacher is unsure as it is: hard negatives and positives overlap, a quarter '
             'of each reaching the grey or beyond, and dark examples have no gap to fill.'
         )
-    axes.axvspan(min(found['gap']), max(found['gap']), color='#eeeeee', label='between')
+    axes.axvspan(*sorted(found['gap']), color='#eeeeee', label='between')
     for i, (kind, counts) in enumerate(found['counts'].items()):
         total = max(sum(counts), 1)
         shown = f'{plain(kind)} ({100 * found["between"][kind]:.0f}% between)'

@@ -17,7 +17,7 @@ from jdkd.runtime import mesh as meshes
 
 # Token lengths that are compiled; from 64 on, four between a power of two and the next.
 BUCKETS = (16, 24, 32, 48, *((4 + i) * 2**n for n in range(4, 11) for i in range(4)))
-# Of a batch, per device. A CPU keeps what a layer makes of 2,048 in its caches: a fifth faster.
+# Of a batch, per device. A CPU keeps what a layer makes of 2,048 in its caches: a sixth faster.
 _TOKENS = {'cpu': 2048}
 _TOKENS_OTHERWISE = 8192
 
