@@ -5,9 +5,9 @@ python -m benchmarks.peers --name=squad --workdir=runs/peers_squad \
 
 For each finished run, its student is exported as it was before training and trained by losses of
 sentence-transformers in float32: batch by batch on the lists that the run itself was trained on,
-those of later rounds too, with the same optimizer and schedule, by the same teacher logits; there
-are no dark examples. Then it is measured by `--mode eval` as any checkpoint is. The command goes on
-where it was stopped; figures go to benchmarks/results/peers_<name>.json.
+those of later rounds too, with the same optimizer and schedule, by the same teacher logits, without
+dropout; there are no dark examples. Then it is measured by `--mode eval` as any checkpoint is. The
+command goes on where it was stopped; figures go to benchmarks/results/peers_<name>.json.
 
 Needs torch and sentence-transformers beside jdkd.
 """
@@ -82,23 +82,34 @@ def optimizer(
     return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda step: float(schedule(step)))
 
 
+def train_mode(model: torch.nn.Module) -> None:
+    """Has a model train as the run's student did: without dropout, which checkpoints come with."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
 def train(start: pathlib.Path, run: Run, peer: str) -> sentence_transformers.SentenceTransformer:
     """Trains a copy of a checkpoint on the steps of a run."""
     config, texts = run.config, run.passages
+    spec = load_encoder(run, config.student).spec
     model = sentence_transformers.SentenceTransformer(str(start), device='cpu')
     loss = PEERS[peer](model, config.student.scale)
     adam, schedule = optimizer(model, config.optimizer)
-    model.train()
+    train_mode(model)
 
-    def tokens(texts, length):
+    def tokens(prefix, texts, length):
         model.max_seq_length = length
-        return model.preprocess(texts)
+        return model.preprocess([prefix + text for text in texts])
 
     steps = config.rounds * config.steps_per_round
     for queries, passages, teacher in tqdm.tqdm(batches(run), peer, total=steps, mininterval=10):
-        columns = [tokens([run.train.texts[q] for q in queries], config.student.query_length)]
+        asked = [run.train.texts[q] for q in queries]
+        columns = [tokens(spec.query_prefix, asked, spec.query_length)]
         for column in passages.T:
-            columns.append(tokens([texts[int(p)] for p in column], config.train_passage_length))
+            shown = [texts[int(p)] for p in column]
+            columns.append(tokens(spec.passage_prefix, shown, config.train_passage_length))
         adam.zero_grad()
         loss(columns, torch.from_numpy(teacher)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
@@ -127,11 +138,29 @@ def test(model: pathlib.Path, run: Run, workdir: pathlib.Path) -> None:
     subprocess.run([*command, f'--workdir={workdir}', '--update'], check=True)
 
 
+def refusal(run: Run, directory: pathlib.Path) -> str | None:
+    """Why a run has no peers like it, or none in that directory; None where it has."""
+    config, mine = run.config, directory / 'run.json'
+    if config.optimizer.accumulate != 1:
+        return 'accumulates gradients, which peers do not; set optimizer.accumulate=1'
+    if config.student.dropout:
+        return 'trains with dropout, which peers do not; set student.dropout=0'
+    if config.collection.options:
+        return 'has collection.options, with which peers are not measured'
+    if not run.train.is_labelled.all():
+        return 'has queries without a label, which peers would take for labelled; use all labels'
+    if mine.exists() and stages.read_json(mine) != {'config_sha256': configs.digest(config)}:
+        return f'is another run than the one whose peers are in {directory}; give another --workdir'
+    return None
+
+
 def run_peer(run: Run, directory: pathlib.Path, peer: str) -> None:
     """Trains and measures one peer, unless that is done: <peer>.per_query.json has the figures."""
     done = directory / f'{peer}.per_query.json'
     if done.exists():
         return
+    directory.mkdir(parents=True, exist_ok=True)
+    stages.write_json(directory / 'run.json', {'config_sha256': configs.digest(run.config)})
     start, model = directory / 'start', directory / peer
     if not start.exists():
         encoder = load_encoder(run, run.config.student)
@@ -190,12 +219,13 @@ def main():
         if not (path / 'report.json').exists():
             parser.error(f'{path} holds no finished run; let it end first.')
         config = configs.load(path)
-        if config.optimizer.accumulate != 1:
-            parser.error(f'{path} accumulates gradients, which peers do not; set accumulate=1.')
-        if config.collection.options:
-            parser.error(f'{path} has collection.options, with which peers are not measured.')
         run = Run(config, path.absolute(), meshes.make_mesh(), store.collect(config, path))
-        runs.append((run, pathlib.Path(options.workdir).absolute() / f'seed_{config.seed}'))
+        directory = pathlib.Path(options.workdir).absolute() / f'seed_{config.seed}'
+        if why := refusal(run, directory):
+            parser.error(f'{path} {why}.')
+        if directory in (other for _, other in runs):
+            parser.error(f'{path} has the seed of another run; give one run a seed.')
+        runs.append((run, directory))
     for run, directory in runs:
         for peer in options.peers.split(','):
             print(f'{directory}: {peer}', flush=True)

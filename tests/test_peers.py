@@ -1,5 +1,6 @@
 """The peers' training is the run's: its batches, and its optimizer."""
 
+import dataclasses
 import types
 
 import jax.numpy as jnp
@@ -8,9 +9,14 @@ import numpy as np
 import optax
 import pytest
 
+from configs import mta4dpr
 from jdkd.distill import step
+from jdkd.run import Queries
+from jdkd.runtime import config as configs
+from jdkd.runtime import stages
 
 torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
 pytest.importorskip('sentence_transformers')
 from benchmarks import peers  # noqa: E402 (needs both)
 
@@ -69,3 +75,45 @@ def test_batches_are_the_lists_and_logits_of_every_round(tmp_path):
     assert list(order[:6]) != list(range(6))
     for queries, passages, teacher in found:
         assert (passages // 10 == queries[:, None]).all() and (teacher == passages / 2).all()
+
+
+def test_peers_train_without_dropout_as_the_run_did():
+    config = transformers.BertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    model = transformers.BertModel(config)
+    tokens = torch.arange(1, 9)[None]
+
+    def states():
+        return model(input_ids=tokens).last_hidden_state
+
+    model.train()
+    assert not torch.equal(states(), states())  # As checkpoints come.
+    peers.train_mode(model)
+    assert model.training and torch.equal(states(), states())
+
+
+@pytest.mark.parametrize(
+    'overrides, positives, told',
+    [
+        ({'optimizer.accumulate': 2}, [1], 'accumulates gradients'),
+        ({'student.dropout': 0.1}, [1], 'trains with dropout'),
+        ({'collection.options.max_passages': 5}, [1], 'has collection.options'),
+        ({}, [0], 'queries without a label'),
+        ({'seed': 1}, [1], 'give another --workdir'),
+    ],
+)
+def test_runs_that_peers_cannot_be_like_are_refused(tmp_path, overrides, positives, told):
+    config = mta4dpr.get_config()
+    queries = Queries('train', ['q'], ['text'], [np.arange(1)])
+    run = types.SimpleNamespace(config=config, train=queries)
+    stages.write_json(tmp_path / 'run.json', {'config_sha256': configs.digest(config)})
+    assert peers.refusal(run, tmp_path) is None
+    with config.ignore_type():
+        config.update_from_flattened_dict(overrides)
+    run.train = dataclasses.replace(queries, positives=[np.arange(n) for n in positives])
+    assert told in peers.refusal(run, tmp_path)
