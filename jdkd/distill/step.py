@@ -117,8 +117,8 @@ def dual_encoder_scores(
         def encode(tower):
             variables = {'params': dual_encoder.tower(params, tower)}
 
-            def apply(key, *inputs):
-                return model.apply(variables, *inputs, num_segments=rows.texts, **_dropout(key))
+            def apply(*inputs, **dropout):
+                return model.apply(variables, *inputs, num_segments=rows.texts, **dropout)
 
             return apply
 
@@ -143,9 +143,8 @@ def cross_encoder_scores(model: cross_encoder.CrossEncoder, rows: Rows = _PLAIN)
     """Scores of a cross-encoder: one forward a pair; contrastive over a query's own list."""
 
     def scores(params, batch, key):
-        def apply(key, tokens, token_types):
-            logits = model.apply({'params': params}, tokens, token_types, **_dropout(key))
-            return logits[:, None]
+        def apply(*inputs, **dropout):
+            return model.apply({'params': params}, *inputs, **dropout)[:, None]
 
         inputs = [batch['tokens'], batch['token_types']]
         lists_BxN = _of_candidates(apply, inputs, batch['where'], key, rows)[..., 0]
@@ -163,18 +162,6 @@ def scores(model: Any, scale: float, rows: Rows) -> ScoreFn:
     return dual_encoder_scores(model, scale, rows)
 
 
-def _dropout(key) -> dict[str, Any]:
-    """How a model is applied with a dropout key, or None."""
-    return (
-        {'deterministic': True}
-        if key is None
-        else {
-            'deterministic': False,
-            'rngs': {'dropout': key},
-        }
-    )
-
-
 def _of_candidates(apply, inputs, where, key, rows: Rows) -> jax.Array:
     """`[B, N, D]`, what `apply` finds for the candidates in rows of several lengths."""
     found = []
@@ -186,22 +173,28 @@ def _of_candidates(apply, inputs, where, key, rows: Rows) -> jax.Array:
 
 
 def _in_chunks(apply, inputs, key, rows: Rows) -> jax.Array:
-    """`apply(key, *inputs)`, row by row, in chunks that are computed again in the backward pass.
+    """`apply(*inputs)`, row by row, in chunks that are computed again in the backward pass.
 
-    Memory holds the activations of one chunk, and gradients are exact: gradient caching (Gao et
-    al., 2021, https://arxiv.org/abs/2101.06983).
+    Memory holds the activations of one chunk, and gradients are exact, dropout included: gradient
+    caching (Gao et al., 2021, https://arxiv.org/abs/2101.06983).
     """
+
+    def apply_to(numbers, *inputs):
+        if key is None:
+            return apply(*inputs)
+        return apply(*inputs, dropout_rows=numbers, rngs={'dropout': key})
+
+    inputs = (jnp.arange(len(inputs[0])), *inputs)
     if rows.chunks == 1:
-        return apply(key, *inputs)
+        return apply_to(*inputs)
 
     def cut(x):
         # Each part, and so each device, has its share of each chunk.
         x = x.reshape(rows.parts, rows.chunks, -1, *x.shape[1:])
         return jnp.swapaxes(x, 0, 1).reshape(rows.chunks, -1, *x.shape[3:])
 
-    keys = None if key is None else jax.random.split(key, rows.chunks)
-    chunk = jax.checkpoint(lambda chunk: apply(chunk[0], *chunk[1]))
-    out = jax.lax.map(chunk, (keys, tuple(map(cut, inputs))))
+    chunk = jax.checkpoint(lambda chunk: apply_to(*chunk))
+    out = jax.lax.map(chunk, tuple(map(cut, inputs)))
     out = out.reshape(rows.chunks, rows.parts, -1, *out.shape[2:])
     return jnp.swapaxes(out, 0, 1).reshape(-1, *out.shape[3:])
 

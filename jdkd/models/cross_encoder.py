@@ -9,7 +9,7 @@ from flax import traverse_util
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES
-from jdkd.models.transformer import Transformer, layer_norm, real_tokens, row_lengths
+from jdkd.models.transformer import Dropout, Transformer, layer_norm, real_tokens, row_lengths
 
 HEADS = ('cosine', 'linear')
 
@@ -33,7 +33,11 @@ class CrossEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, token_types: jax.Array, *, deterministic: bool = True
+        self,
+        tokens: jax.Array,
+        token_types: jax.Array,
+        *,
+        dropout_rows: jax.Array | None = None,
     ) -> jax.Array:
         """Relevance of each row.
 
@@ -41,7 +45,7 @@ class CrossEncoder(nn.Module):
             tokens: `[B, L]` integer ids, padded with `transformer.pad_id`.
             token_types: `[B, L]` integers, 0 on the query and 1 on the passage; the encoder sees
                 them where its family marks the second text so.
-            deterministic: False drops out; see `Transformer`.
+            dropout_rows: Of the rows, to drop out; see `Transformer`.
 
         Returns:
             `[B]` float32 logits, no sigmoid, no bounds; `[B, num_labels]` for several labels.
@@ -56,8 +60,8 @@ class CrossEncoder(nn.Module):
         if self.head == 'linear':
             if not FAMILIES[self.transformer.family].segments:
                 token_types = None
-            states = encoder(tokens, token_types, deterministic=deterministic)
-            logits = self._classify(states, mask, deterministic)
+            states = encoder(tokens, token_types, dropout_rows=dropout_rows)
+            logits = self._classify(states, mask, dropout_rows)
             return logits[:, 0] if self.num_labels == 1 else logits
         if self.num_labels != 1:
             raise ValueError(
@@ -65,14 +69,16 @@ class CrossEncoder(nn.Module):
             )
         # A dual-encoder has only ever seen token type 0: the embedding of type 1 would shift
         # every passage state by something untrained. The segments are for pooling alone.
-        states = encoder(tokens, deterministic=deterministic)
+        states = encoder(tokens, dropout_rows=dropout_rows)
         query = safe_normalize(mean_pool(states, mask & (token_types == 0)))
         passage = safe_normalize(mean_pool(states, mask & (token_types == 1)))
         scale = self.param('scale', nn.initializers.constant(20.0), ())
         bias = self.param('bias', nn.initializers.zeros, ())
         return scale * jnp.sum(query * passage, axis=-1) + bias
 
-    def _classify(self, states: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
+    def _classify(
+        self, states: jax.Array, mask: jax.Array, dropout_rows: jax.Array | None
+    ) -> jax.Array:
         """`[B, num_labels]` logits: pooling, dense, activation, dense."""
         config = self.transformer
 
@@ -87,7 +93,7 @@ class CrossEncoder(nn.Module):
             )
 
         def dropout(x):
-            return nn.Dropout(config.dropout)(x, deterministic=deterministic)
+            return Dropout(config.dropout)(x, dropout_rows)
 
         x = mean_pool(states, mask) if config.head_pooling == 'mean' else states[:, 0]
         if FAMILIES[config.family].dropout_first:

@@ -139,7 +139,7 @@ class DualEncoder(nn.Module):
         segments: jax.Array | None = None,
         *,
         num_segments: int = 1,
-        deterministic: bool = True,
+        dropout_rows: jax.Array | None = None,
     ) -> jax.Array:
         """Embeddings of rows of tokens.
 
@@ -148,7 +148,7 @@ class DualEncoder(nn.Module):
             segments: `[B, L]` int32 for rows of several texts: 1 to `num_segments` for the text
                 that a token belongs to, 0 for padding. None: a row is a text.
             num_segments: S, texts of a row at most.
-            deterministic: False drops out; see `Transformer`.
+            dropout_rows: Of the rows, to drop out; see `Transformer`.
 
         Returns:
             `[B, D]` float32, `[B, S, D]` where segments are given, with `projection.out_dim` for
@@ -162,7 +162,7 @@ class DualEncoder(nn.Module):
                 f'pooling={self.pooling!r} is not supported; use one of {", ".join(POOLINGS)}.'
             )
         states = Transformer(self.transformer, name='transformer')(
-            tokens, segments=segments, deterministic=deterministic
+            tokens, segments=segments, dropout_rows=dropout_rows
         )
         if segments is not None:
             mask = segments[:, None] == 1 + jnp.arange(num_segments)[:, None]

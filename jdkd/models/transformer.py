@@ -193,6 +193,34 @@ class FeedForward(nn.Module):
         return _dense(config, config.hidden_size, 'down')(hidden)
 
 
+class Dropout(nn.Module):
+    """Dropout that gives every row bits of its own, whatever rows it is computed with.
+
+    Attributes:
+        rate: Share of the values that become 0; the others grow by as much.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rows: jax.Array | None) -> jax.Array:
+        """Drops out.
+
+        Args:
+            x: Values of B rows, one row after another, in any shape.
+            rows: `[B]` numbers of the rows, of which their bits are a function; None for all of `x`
+                as it is.
+        """
+        if rows is None or not self.rate:
+            return x
+        key, shape = self.make_rng('dropout'), (x.size // rows.size,)
+
+        def keep(row):
+            return jax.random.bernoulli(jax.random.fold_in(key, row), 1 - self.rate, shape)
+
+        return jnp.where(jax.vmap(keep)(rows).reshape(x.shape), x / (1 - self.rate), 0)
+
+
 class Layer(nn.Module):
     """Attention and feed-forward, each in a residual branch with a layer norm: `[B * L, D]` states.
 
@@ -208,7 +236,11 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, segments: jax.Array, shared: jax.Array | None, deterministic: bool
+        self,
+        x: jax.Array,
+        segments: jax.Array,
+        shared: jax.Array | None,
+        dropout_rows: jax.Array | None,
     ) -> jax.Array:
         config = self.config
 
@@ -217,7 +249,7 @@ class Layer(nn.Module):
             norm_first = config.norm_first and (self.index, name) != (0, 'attention_norm')
             inner = layer_norm(config, name)(x) if norm_first else x
             update = branch(inner.astype(config.dtype))
-            update = nn.Dropout(config.dropout)(update, deterministic=deterministic)
+            update = Dropout(config.dropout)(update, dropout_rows)
             # Summed in float32: bfloat16 would round the stream twice in every layer.
             total = x.astype(jnp.float32) + update.astype(jnp.float32)
             return total if config.norm_first else layer_norm(config, name)(total).astype(x.dtype)
@@ -244,7 +276,7 @@ class Transformer(nn.Module):
         token_types: jax.Array | None = None,
         *,
         segments: jax.Array | None = None,
-        deterministic: bool = True,
+        dropout_rows: jax.Array | None = None,
     ) -> jax.Array:
         """States of every token.
 
@@ -255,7 +287,8 @@ class Transformer(nn.Module):
             segments: `[B, L]` int32 for rows of several texts, one after another: above 0 the
                 text that a token belongs to, 0 for padding. Each text is encoded as if it were
                 alone. None: a row is a text.
-            deterministic: False drops out; needs the 'dropout' rng where the rate is above 0.
+            dropout_rows: `[B]` numbers of the rows, to drop out; needs the 'dropout' rng where the
+                rate is above 0. None: nothing is dropped.
 
         Returns:
             `[B, L, D]` states in `config.dtype`; those of padding are finite and mean nothing.
@@ -279,7 +312,7 @@ class Transformer(nn.Module):
         else:
             segments = real_tokens(tokens, config.pad_id).astype(jnp.int32)
         x = Embeddings(config, name='embeddings')(tokens, token_types, columns)
-        x = nn.Dropout(config.dropout)(x, deterministic=deterministic)
+        x = Dropout(config.dropout)(x, dropout_rows)
         # Norms restore what rounding loses; a stream that none stands in stays in float32.
         x = x if config.norm_first else x.astype(config.dtype)
         shared = Positions(config, name='positions')(length)
@@ -291,9 +324,9 @@ class Transformer(nn.Module):
         if config.remat != 'none':
             dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             policy = dots if config.remat == 'dots' else None
-            layer = nn.remat(Layer, policy=policy, static_argnums=(4,))
+            layer = nn.remat(Layer, policy=policy)
         for i in range(config.num_layers):
-            x = layer(config, i, packed, name=f'layer_{i}')(x, segments, shared, deterministic)
+            x = layer(config, i, packed, name=f'layer_{i}')(x, segments, shared, dropout_rows)
         if config.norm_first:
             x = layer_norm(config, 'final_norm')(x)
         return x.astype(config.dtype).reshape(shape)

@@ -141,6 +141,23 @@ def test_losses_and_gradients_are_the_same_in_any_rows(rows, pooling):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), grads, expected)
 
 
+def test_chunks_drop_out_what_the_whole_does():
+    rows, params = packing.Rows(lengths=2, parts=2, chunks=4), fresh_params()
+    batch, key = make_batch(rows=rows), jax.random.key(1)
+
+    def found(chunks, key):
+        score_fn = steps.scores(model(0.2), SCALE, dataclasses.replace(rows, chunks=chunks))
+        loss = jax.grad(steps.make_loss(settings(), score_fn, K), has_aux=True)
+        return jax.jit(loss)(params, batch, 0.0, key)
+
+    expected, metrics = found(1, key)
+    assert abs(metrics['loss'] - found(1, None)[1]['loss']) > 1e-3
+    for chunks in (2, 4):
+        grads, others = found(chunks, key)
+        np.testing.assert_allclose(others['loss'], metrics['loss'], rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), grads, expected)
+
+
 def test_a_batch_of_4096_queries_in_chunks_has_the_gradients_of_the_whole():
     big, rng = 4096, np.random.default_rng(0)
     tokens = rng.integers(4, 64, (big, 2, 8)).astype(np.int32)

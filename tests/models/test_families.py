@@ -158,7 +158,8 @@ def test_dropout_acts_in_training_only(checkpoint):
     @jax.jit
     def train(seed):
         rngs = {'dropout': jax.random.key(seed)}
-        return model.apply({'params': read.params}, tokens, deterministic=False, rngs=rngs)
+        rows = np.arange(len(tokens))
+        return model.apply({'params': read.params}, tokens, dropout_rows=rows, rngs=rngs)
 
     off = jax.jit(model.apply)({'params': read.params}, tokens)
     on = jax.jit(Transformer(read.config).apply)({'params': read.params}, tokens)
@@ -177,8 +178,9 @@ def test_rematerialised_gradients_are_the_same(variant, tmp_path):
 
         def loss(params):
             rngs = {'dropout': jax.random.key(0)}
+            rows = np.arange(len(expected['tokens']))
             states = model.apply(
-                {'params': params}, expected['tokens'], deterministic=False, rngs=rngs
+                {'params': params}, expected['tokens'], dropout_rows=rows, rngs=rngs
             )
             return jnp.sum(jnp.sin(states[:, 0]))
 

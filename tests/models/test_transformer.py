@@ -11,6 +11,7 @@ from flax import traverse_util
 from jdkd.models import pretrained
 from jdkd.models.families import FAMILIES, slot
 from jdkd.models.transformer import (
+    Dropout,
     Transformer,
     TransformerConfig,
     param_shapes,
@@ -139,12 +140,22 @@ def test_dropout_acts_in_training_only():
 
     def train(config, seed):
         rngs = {'dropout': jax.random.key(seed)}
-        return apply(config, params, tokens, deterministic=False, rngs=rngs)
+        return apply(config, params, tokens, dropout_rows=np.arange(len(tokens)), rngs=rngs)
 
     np.testing.assert_array_equal(apply(config, params, tokens), apply(TINY, params, tokens))
     np.testing.assert_array_equal(train(TINY, 0), apply(TINY, params, tokens))
     np.testing.assert_array_equal(train(config, 0), train(config, 0))
     assert np.abs(train(config, 0) - train(config, 1)).max() > 0.1
+
+
+def test_dropout_keeps_its_share_and_the_mean():
+    x, key = jnp.ones((40, 300)), jax.random.key(0)
+    out = Dropout(0.3).apply({}, x, jnp.arange(20), rngs={'dropout': key})  # Two lines a row.
+    np.testing.assert_allclose(np.unique(out), [0, 1 / 0.7], rtol=1e-6)
+    assert np.mean(out == 0) == pytest.approx(0.3, abs=0.02)
+    assert not np.array_equal(out[:2], out[2:4])
+    some = Dropout(0.3).apply({}, x[4:6], jnp.array([2]), rngs={'dropout': key})
+    np.testing.assert_array_equal(some, out[4:6])
 
 
 def test_too_long_rows_are_an_error():
