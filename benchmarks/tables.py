@@ -10,7 +10,7 @@ import json
 import pathlib
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import app
 
@@ -34,6 +34,15 @@ def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:
     }
 
 
+def means(queries: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Means of measures, each over the queries that have it: some lack judgements or answers."""
+    found: dict[str, list[float]] = {}
+    for values in queries:
+        for measure, value in values.items():
+            found.setdefault(measure, []).append(value)
+    return {measure: statistics.fmean(values) for measure, values in found.items()}
+
+
 def titles(collection: Collection, split: str) -> dict[str, str]:
     """The title of each judged query's first positive: the article that it was asked about."""
     found = {}
@@ -45,14 +54,11 @@ def titles(collection: Collection, split: str) -> dict[str, str]:
 
 
 def mean_per_title(per_query: PerQuery, titles: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """Each title's measures, averaged over its queries."""
+    """Each title's measures, averaged over its queries; queries without a title are left out."""
     queries: dict[str, list] = {}
-    for query, values in per_query.items():
-        queries.setdefault(titles[query], []).append(values)
-    return {
-        title: {m: statistics.fmean(v[m] for v in of) for m in of[0]}
-        for title, of in queries.items()
-    }
+    for query in per_query.keys() & titles.keys():
+        queries.setdefault(titles[query], []).append(per_query[query])
+    return {title: means(of) for title, of in queries.items()}
 
 
 def summary(
@@ -77,18 +83,12 @@ def summary(
     """
     found = {}
     for variant, by_seed in measured.items():
-        names = list(next(iter(next(iter(by_seed.values())).values())))
-        means = {
-            m: [statistics.fmean(v[m] for v in queries.values()) for queries in by_seed.values()]
-            for m in names
-        }
+        of_seeds = [means(queries.values()) for queries in by_seed.values()]
+        values = {measure: [of[measure] for of in of_seeds] for measure in of_seeds[0]}
         found[variant] = {
             'seeds': list(by_seed),
-            'mean': {m: statistics.fmean(values) for m, values in means.items()},
-            'spread': {
-                m: statistics.stdev(values) if len(values) > 1 else None
-                for m, values in means.items()
-            },
+            'mean': {m: statistics.fmean(v) for m, v in values.items()},
+            'spread': {m: statistics.stdev(v) if len(v) > 1 else None for m, v in values.items()},
         }
         both = [seed for seed in by_seed if seed in measured.get(reference, {})]
         if variant != reference and both:

@@ -142,7 +142,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.loss.contrastive = schedule(1.0)
     c.loss.teacher = schedule(1.0)
     c.loss.assistant = schedule(1.0)
-    c.loss.dark = schedule(1.0)
+    c.loss.dark = schedule(1.0)  # of the lists with dark examples: times teacher, times assistant
     c.loss.in_batch = schedule(0.0)  # the best assistant over all originals of the batch
     c.loss.distance = 'kl'  # to teacher and assistant; or margin_mse, in their logits' own units
     c.loss.temperature = schedule(1.0)  # of all score distributions over candidate lists

@@ -90,6 +90,21 @@ def of_scores(round_index: int, scores: Mapping[str, Any]) -> list[Caution]:
     found = []
     for system, figures in scores['flatness'].items():
         found += of_flatness(system, figures, round_index)
+    for system, scale in scores['scales'].items():
+        if scale == 0:
+            text = (
+                f'{system}: the scale that was fitted to the labels of D_eval is 0, since its '
+                'scores do not tell positives from their hard negatives, so that its '
+                f'distributions are uniform; set systems.{system}.scale, or take it out'
+            )
+            found.append(_caution('weightless', round_index, system, 0.0, f'{text}.'))
+    if not any(scores['teacher'].values()):
+        text = (
+            "the teacher's distributions are uniform, since the weights of all its members are 0: "
+            'what was fitted to the labels of D_eval found none that tells positives from their '
+            'hard negatives; name other members, or set teacher.weights'
+        )
+        found.append(_caution('weightless', round_index, 'teacher', 0.0, f'{text}.'))
     shares = scores['one_hot']
     if (share := shares['originals']) > ONE_HOT_SHARE:
         text = (

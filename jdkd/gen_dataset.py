@@ -250,11 +250,11 @@ def _candidates(
             rows, copies, passages = _draw(run, split, round_index, rows)
             examples = dark.generate(
                 passages,
-                encoder.passage_tokens(run),
+                encoder.passage_tokens(run, prefix=False),
                 query_ids=[queries.ids[r] for r in rows],
                 copies=copies,
                 special=encoder.tokenizer.special,
-                length=config.train_passage_length,
+                length=config.train_passage_length - len(encoder.passage_prefix_ids),
                 config=config.dark,
                 seed=config.seed,
                 round_index=round_index,
@@ -368,7 +368,7 @@ def _features(run: Run, root: str, split: str, encoder: Encoder) -> dict[str, np
     if (scores / f'{split}.assistants.npy').exists():
         features['assistants'] = np.load(scores / f'{split}.assistants.npy')
     if lists.dark.shape[1]:
-        features['dark'] = lists.dark.astype(np.int32)
+        features['dark'] = encoder.prefixed(lists.dark).astype(np.int32)
     features['false_negative'] = false_negatives(
         features['teacher'][:, : lists.passages.shape[1]], run.config.candidates.false_negatives
     )

@@ -129,7 +129,8 @@ def compare(
         found_run = evaluate.to_run(ranked, run.eval.ids, run.collection.passage_ids)
         evaluate.write_trec_run(out / 'eval.trec', found_run, current.name)
         ranked, _ = current.rank(run.train)
-        np.save(out / 'wrong.npy', evaluate.wrong_queries(ranked, gen_dataset.targets(run)))
+        wrong = evaluate.wrong_queries(ranked, gen_dataset.targets(run), run.collection.group)
+        np.save(out / 'wrong.npy', wrong)
         passages = current.passages
         sample = np.linspace(0, len(passages) - 1, min(len(passages), _SAMPLE)).astype(np.int64)
         return {
@@ -210,11 +211,17 @@ def rerank(
         ranking, _ = first.rank(queries)
         # Slots without a passage are scored as the first one of their query and then put last.
         known = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
-        lists = Lists.originals(np.arange(len(queries), dtype=np.int32), np.maximum(known, 0))
-        scores = teacher.score(weights, queries, lists, out)
+        found = np.flatnonzero(known[:, 0] >= 0).astype(np.int32)
+        if not len(found):
+            raise ValueError(
+                f"first_stage '{first.name}' finds no passage for any query of split "
+                f"'{queries.split}', so that there is nothing to re-rank; name another system."
+            )
+        logits = teacher.score(weights, queries, Lists.originals(found, known[found]), out)
         if not distributed.is_first():
             return
-        scores = np.where(ranking.passages >= 0, scores, -np.inf).astype(np.float32)
+        scores = np.full(known.shape, -np.inf, np.float32)
+        scores[found] = np.where(ranking.passages[found] >= 0, logits, -np.inf)
         order = np.argsort(-scores, axis=1, kind='stable')
         Ranking(
             np.take_along_axis(ranking.passages, order, axis=1),

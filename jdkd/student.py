@@ -169,7 +169,7 @@ class Student:
         lists = gen_dataset.load_lists(run, root, split, self.start)
         records = {'passages': lists.passages}
         if lists.dark.shape[1]:
-            records['dark'] = lists.dark
+            records['dark'] = self.start.prefixed(lists.dark)
         rows, mesh = self.trainer.rows, run.mesh
         to_batch = loader.fit(to_tokens, records, order, rows, mesh, steps=steps)
         if pool and config.loss.in_batch:

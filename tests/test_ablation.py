@@ -162,6 +162,17 @@ def test_titles_count_once_each():
     }
 
 
+def test_each_measure_is_over_the_queries_that_have_it():
+    # The second query has answers, but no judgement, and so no title.
+    full = {'a': {'AnswerR@20': 1.0}, 'b': {'AnswerR@20': 0.0, 'MRR@10': 0.5}}
+    less = {'a': {'AnswerR@20': 0.0}, 'b': {'AnswerR@20': 0.0, 'MRR@10': 0.25}}
+    found = tables.summary({'full': {'0': full}, 'less': {'0': less}}, 'full', {'b': 'title'})
+    assert found['full']['mean'] == {'AnswerR@20': 0.5, 'MRR@10': 0.5}
+    assert found['less']['less_full']['AnswerR@20']['difference'] == -0.5
+    assert found['less']['less_full']['MRR@10']['difference'] == -0.25
+    assert found['less']['less_full_by_title']['MRR@10']['difference'] == -0.25
+
+
 def test_a_table_shows_spread_and_significance():
     found = tables.summary(
         {

@@ -42,10 +42,22 @@ def test_near_one_hot_lists_depend_on_the_temperature():
     assert cautions.one_hot_share(logits, 0.5) == 0.75
     assert cautions.one_hot_share(logits, 4.0) == 0
     shares = {'originals': 0.75, 'all': 0.25}
-    (found,) = cautions.of_scores(0, {'flatness': {}, 'one_hot': shares})
+    scores = {'flatness': {}, 'scales': {'a': 0.5}, 'teacher': {'b': 1.0, 'c': 0.0}}
+    (found,) = cautions.of_scores(0, scores | {'one_hot': shares})
     assert (found['what'], found['figure']) == ('one_hot', 0.75)
     assert 'in 75.0% of the lists, and in 25.0% with their dark examples' in found['message']
-    assert not cautions.of_scores(0, {'flatness': {}, 'one_hot': {'originals': 0.5, 'all': 0.5}})
+    assert not cautions.of_scores(0, scores | {'one_hot': {'originals': 0.5, 'all': 0.5}})
+
+
+def test_weights_that_were_fitted_to_nothing():
+    scores = {'flatness': {}, 'one_hot': {'originals': 0.0, 'all': 0.0}}
+    scores |= {'scales': {'a': 0.0, 'b': 2.0}, 'teacher': {'c': 0.0}}
+    found = cautions.of_scores(1, scores)
+    assert [(c['what'], c['system']) for c in found] == [
+        ('weightless', 'a'),
+        ('weightless', 'teacher'),
+    ]
+    assert 'set systems.a.scale' in found[0]['message']
 
 
 def test_the_mean_cosine_is_that_of_all_pairs():

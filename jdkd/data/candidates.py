@@ -34,7 +34,7 @@ class Lists:
     Attributes:
         query: `[M]` int32, row of the query in its split; a query may have several lists.
         passages: `[M, N_o]` int32 rows of the collection, the positive at index 0.
-        dark: `[M, N_d, L]` ids of dark examples, padded; N_d may be 0.
+        dark: `[M, N_d, L]` ids of dark examples, padded, without a prefix; N_d may be 0.
         tokenizer: What the ids of `dark` belong to; None without dark examples.
     """
 

@@ -89,7 +89,8 @@ def generate(
 
     Args:
         passages: `[M, N_o]` originals, the positive at index 0.
-        tokens: Token store of the collection by the student's tokenizer.
+        tokens: Token store of the collection by the student's tokenizer, without a prefix: the
+            teacher and the assistants read what is made of it, after prefixes of their own.
         query_ids: `[M]` query id of each list.
         copies: `[M]` how many lists of the query came before.
         special: Ids of `cls`, `sep`, `pad`, `mask`.

@@ -28,7 +28,8 @@ def weights(
 
     gamma is the (1 - share) quantile of the batch's confidences. `hard`: v = [c >= gamma].
     `linear`: v = max(0, 1 - l / lambda) with loss l = 1 - c and age lambda = 1 - gamma (Kumar et
-    al., 2010; Jiang et al., 2014), so a list at the threshold weighs nothing.
+    al., 2010; Jiang et al., 2014), so a list at the threshold weighs nothing. At a share of 1 there
+    is no pacing, and all weigh 1.
 
     Args:
         confidence: `[batch]`.
@@ -50,7 +51,7 @@ def weights(
         kept = jnp.maximum(0.0, 1.0 - (1.0 - confidence) / age)
     else:
         raise ValueError(f"self_paced.weighting is '{weighting}'; use 'hard' or 'linear'.")
-    return kept, threshold
+    return jnp.where(share >= 1, 1.0, kept), threshold
 
 
 def weighted_mean(losses: jax.Array, weights: jax.Array) -> jax.Array:

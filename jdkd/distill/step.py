@@ -307,7 +307,8 @@ def make_loss(
         }
         # How often the student already ranks the positive first in its own list.
         originals = lists[:, :num_originals]
-        metrics['list_accuracy'] = over_labelled(jnp.argmax(originals, axis=1) == 0)
+        first = jnp.all(originals[:, :1] > originals[:, 1:], axis=1)
+        metrics['list_accuracy'] = over_labelled(first.astype(jnp.float32))
         if 'labelled' in batch:
             metrics['labelled_share'] = jnp.mean(batch['labelled'])
         return total, metrics

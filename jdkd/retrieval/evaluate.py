@@ -167,15 +167,22 @@ def _answer_qrels(run, has_answer, depth: int) -> dict[str, dict[str, int]]:
     return judged
 
 
-def wrong_queries(ranking: Ranking, positives: Sequence[np.ndarray]) -> np.ndarray:
-    """`[num_queries]` bool: no positive at rank 1.
+def wrong_queries(
+    ranking: Ranking, positives: Sequence[np.ndarray], group: np.ndarray
+) -> np.ndarray:
+    """`[num_queries]` bool: neither a positive nor a passage of equal text at rank 1.
 
     Args:
-        ranking: Of the queries.
+        ranking: Of the queries; without any passage, a query is wrong.
         positives: Rows of each query's positive passages.
+        group: `[P]` text group of each passage.
     """
-    first = ranking.passages[:, 0]
-    return np.array([row not in rows for row, rows in zip(first, positives, strict=True)])
+    return np.array(
+        [
+            row < 0 or group[row] not in group[rows]
+            for row, rows in zip(ranking.passages[:, 0], positives, strict=True)
+        ]
+    )
 
 
 def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:

@@ -55,15 +55,30 @@ class Encoder:
         """[SEP] tokens between the texts of a pair."""
         return FAMILIES[self.model.transformer.family].separators
 
-    def passage_tokens(self, run: Run) -> TokenStore:
-        """Token store of the collection."""
+    def passage_tokens(self, run: Run, *, prefix: bool = True) -> TokenStore:
+        """Token store of the collection, with the prefix that the model reads or without it."""
         spec = self.spec
-        return self._store(run, 'passages', spec.passage_prefix, run.passages, spec.passage_length)
+        before = spec.passage_prefix if prefix else ''
+        return self._store(run, 'passages', before, run.passages, spec.passage_length)
 
     def query_tokens(self, run: Run, queries: Queries) -> TokenStore:
         """Token store of a split's queries."""
         spec = self.spec
         return self._store(run, queries.split, spec.query_prefix, queries.texts, spec.query_length)
+
+    @property
+    def passage_prefix_ids(self) -> np.ndarray:
+        """Ids of the passage prefix, without special tokens."""
+        # The space at its end is the beginning of the next word.
+        prefix = self.spec.passage_prefix.rstrip()
+        ids = self.tokenizer.encode([prefix], self.spec.passage_length)[0]
+        return ids[~np.isin(ids, [self.tokenizer.special[name] for name in ('cls', 'sep', 'pad')])]
+
+    def prefixed(self, dark: np.ndarray) -> np.ndarray:
+        """Dark examples `[M, N_d, L]` of this tokenizer as the encoder reads them: prefix first."""
+        prefix = self.passage_prefix_ids.astype(dark.dtype)
+        prefix = np.broadcast_to(prefix, (*dark.shape[:2], len(prefix)))
+        return np.concatenate([dark[..., :1], prefix, dark[..., 1:]], axis=-1)
 
     def dark_tokens(self, lists: Lists) -> TokenStore:
         """Tokens of the `M * N_d` dark examples for this encoder."""

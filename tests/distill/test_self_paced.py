@@ -25,10 +25,12 @@ def test_hard_mask_keeps_the_most_confident_half():
 def test_linear_weights():
     # gamma = 0.2, so age lambda = 0.8: v = 1 - (1 - c) / 0.8.
     kept, threshold = self_paced.weights(
-        jnp.array([0.2, 0.6, 1.0]), jnp.array(1.0), weighting='linear'
+        jnp.array([0.2, 0.6, 1.0]), jnp.array(0.9), weighting='linear'
     )
     assert threshold == pytest.approx(0.2)
     np.testing.assert_allclose(kept, [0.0, 0.5, 1.0], atol=1e-6)
+    everything, _ = self_paced.weights(jnp.full(3, 0.2), jnp.array(1.0), weighting='linear')
+    np.testing.assert_array_equal(everything, np.ones(3))
 
 
 def test_no_gradient_flows_through_the_mask():

@@ -65,6 +65,69 @@ def test_terms_equal_their_definitions():
     np.testing.assert_allclose(metrics['loss/in_batch'], in_batch.mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize('distance', ['kl', 'footrule', 'rbo'])
+@pytest.mark.parametrize('per', ['batch', 'query'])
+def test_what_is_distilled_is_what_is_selected(distance, per):
+    config, batch, student = settings(), make_batch(), scores()
+    config.selection.update(distance=distance, per=per)
+    metrics = first_metrics(config)
+    teacher = batch['teacher'][:, :ORIGINALS]
+    p = softmax(batch['assistants'][..., :ORIGINALS], -1)
+    fused = np.stack([p[:, s].mean(1) for s in SUBSETS])
+
+    def far(choice, i):
+        if distance == 'kl':
+            return kl(softmax(teacher[i]), np.log(choice))
+        orders = [list(np.argsort(-x, kind='stable')) for x in (choice, teacher[i])]
+        if distance == 'footrule':
+            return sum(abs(orders[0].index(j) - orders[1].index(j)) for j in range(ORIGINALS))
+        weights = 0.9 ** np.arange(ORIGINALS)
+        shared = [len({*orders[0][:d]} & {*orders[1][:d]}) / d for d in range(1, ORIGINALS + 1)]
+        return 1 - (weights * shared).sum() / weights.sum()
+
+    table = np.array([[far(choice[i], i) for i in range(B)] for choice in fused])
+    nearest = (table if per == 'query' else table.mean(1, keepdims=True)).argmin(0)
+    best = np.broadcast_to(nearest, B)
+    np.testing.assert_array_equal(
+        metrics['selected'], np.bincount(best, minlength=len(SUBSETS)).astype(np.float32)
+    )
+    chosen = fused[best, np.arange(B)]
+    expected = kl(chosen, student['lists'][:, :ORIGINALS]).mean()
+    np.testing.assert_allclose(metrics['loss/assistant'], expected, rtol=1e-5)
+    assert len(set(best)) > 1 or per == 'batch'
+
+
+def test_the_share_of_kept_lists_grows_with_training_and_may_be_soft():
+    confidence = softmax(make_batch()['teacher'][:, :ORIGINALS], -1)[:, 0]
+    config = settings()
+    for progress, lowest in ((0.0, 3), (0.5, 1), (1.0, 0)):  # Shares of 0.5, 0.75 and 1 of 8 lists.
+        found = first_metrics(config, progress)
+        np.testing.assert_allclose(found['threshold'], np.sort(confidence)[lowest], rtol=1e-6)
+        assert found['kept_share'] == 1 - lowest / B
+    config.self_paced.weighting = 'linear'
+    found, batch = first_metrics(config), make_batch()
+    weights = np.maximum(0, 1 - (1 - confidence) / (1 - found['threshold']))
+    chosen = list(SUBSETS[int(np.argmax(found['selected']))])
+    fused = softmax(batch['assistants'], -1)[:, chosen].mean(axis=1)
+    lists = scores()['lists']
+    both = kl(softmax(batch['teacher'], -1), lists) + kl(fused, lists)
+    expected = (weights * both).sum() / max(weights.sum(), 1)
+    np.testing.assert_allclose(found['loss/dark'], expected, rtol=1e-5)
+    everything = first_metrics(config, 1.0)['loss/dark']
+    np.testing.assert_allclose(everything, both.mean(), rtol=1e-5)
+
+
+def test_no_gradient_reaches_teacher_or_assistants():
+    loss, names = steps.make_loss(settings(), free_scores, K), ('teacher', 'assistants', 'in_batch')
+    batch = make_batch()
+
+    def of_others(others):
+        return loss(scores(), batch | others, 0.0)[0]
+
+    gradients = jax.grad(of_others)({name: batch[name] for name in names})
+    assert not any(np.any(gradients[name]) for name in names)
+
+
 def test_lists_without_a_label_are_distilled_but_no_anchors_of_the_contrastive_term():
     labelled = np.arange(B) % 4 == 0
     config, batch, everything = settings(), make_batch(), first_metrics(settings())

@@ -126,8 +126,14 @@ def test_unknown_measure():
 
 
 def test_wrong_queries():
-    found = evaluate.wrong_queries(ranking(), [np.array([0]), np.array([3, 0])])
+    positives = [np.array([0]), np.array([3, 0])]
+    found = evaluate.wrong_queries(ranking(), positives, np.arange(4))
     np.testing.assert_array_equal(found, [False, True])
+    # Passage 2, first for the second query, has the text of passage 3.
+    found = evaluate.wrong_queries(ranking(), positives, np.array([0, 1, 2, 2]))
+    np.testing.assert_array_equal(found, [False, False])
+    nothing = Ranking(np.full((2, 3), -1), np.full((2, 3), -np.inf))
+    assert evaluate.wrong_queries(nothing, positives, np.arange(4)).all()
 
 
 def test_run_files_come_back(tmp_path):

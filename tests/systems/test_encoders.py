@@ -12,6 +12,7 @@ import tokenizers
 from absl import logging
 
 from configs import common
+from jdkd.data.candidates import Lists
 from jdkd.data.tokens import TokenStore
 from jdkd.models import export
 from jdkd.models.cross_encoder import CrossEncoder
@@ -138,16 +139,20 @@ def test_a_projection_of_another_width_is_an_error(tmp_path):
         entries.read_model(entry(tmp_path / 'model'), 0)
 
 
-def test_prefixes_come_before_queries_and_passages(tmp_path):
-    write(tmp_path / 'model', DUAL, query_prompt='q ', passage_prompt='p ')
-    run = types.SimpleNamespace(
+def fake_run(directory):
+    return types.SimpleNamespace(
         config=types.SimpleNamespace(seed=0),
         mesh=mesh.make_mesh(),
-        workdir=tmp_path,
+        workdir=directory,
         passages=['cat cat', 'cat'],
         collection=types.SimpleNamespace(fingerprint='c'),
-        stage=lambda path, *args, **kwargs: stages.stage(tmp_path / path, *args, **kwargs),
+        stage=lambda path, *args, **kwargs: stages.stage(directory / path, *args, **kwargs),
     )
+
+
+def test_prefixes_come_before_queries_and_passages(tmp_path):
+    write(tmp_path / 'model', DUAL, query_prompt='q ', passage_prompt='p ')
+    run = fake_run(tmp_path)
     queries = Queries('test', ['a'], ['cat'], [np.array([0])])
     q, p, cat = 6, 7, 5
 
@@ -166,6 +171,26 @@ def test_prefixes_come_before_queries_and_passages(tmp_path):
         found_queries, found_passages = tokens(**overrides)
         np.testing.assert_array_equal(found_queries, expected_queries, err_msg=str(overrides))
         np.testing.assert_array_equal(found_passages, expected_passages, err_msg=str(overrides))
+
+
+def test_dark_examples_have_the_prefix_of_whoever_reads_them(tmp_path):
+    write(tmp_path / 'model', DUAL, passage_prompt='p ')
+    run = fake_run(tmp_path)
+    p, cat = 7, 5
+    student = encoders.load_encoder(run, entry(tmp_path / 'model'))
+    store = student.passage_tokens(run, prefix=False)
+    np.testing.assert_array_equal(store.rows(np.arange(2), 2), [[cat, cat], [cat, 0]])
+    special = student.tokenizer.special
+    cls, sep, pad = (special[name] for name in ('cls', 'sep', 'pad'))
+    dark = np.array([[[cls, cat, cat, sep, pad]]], np.uint16)
+    found = student.prefixed(dark)
+    np.testing.assert_array_equal(found, [[[cls, p, cat, cat, sep, pad]]])
+    lists = Lists(np.zeros(1, np.int32), np.zeros((1, 1), np.int32), dark, student.tokenizer)
+    for prefix, expected in (('p ', [p, cat, cat]), ('', [cat, cat])):
+        other = encoders.load_encoder(run, entry(tmp_path / 'model', passage_prefix=prefix))
+        ids = other.dark_tokens(lists)[0]
+        np.testing.assert_array_equal(ids[~np.isin(ids, [cls, sep])], expected)
+    np.testing.assert_array_equal(other.prefixed(dark), dark)
 
 
 def test_a_model_of_another_size_starts_from_scratch(tmp_path):
