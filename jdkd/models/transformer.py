@@ -207,13 +207,13 @@ class Dropout(nn.Module):
         """Drops out.
 
         Args:
-            x: Values of B rows, one row after another, in any shape.
+            x: `[B * n, ...]` values of B rows, one after another.
             rows: `[B]` numbers of the rows, of which their bits are a function; None for all of `x`
                 as it is.
         """
         if rows is None or not self.rate:
             return x
-        key, shape = self.make_rng('dropout'), (x.size // rows.size,)
+        key, shape = self.make_rng('dropout'), (x.shape[0] // rows.size, *x.shape[1:])
 
         def keep(row):
             return jax.random.bernoulli(jax.random.fold_in(key, row), 1 - self.rate, shape)
