@@ -71,8 +71,7 @@ class Encoder:
         """Ids of the passage prefix, without special tokens."""
         # The space at its end is the beginning of the next word.
         prefix = self.spec.passage_prefix.rstrip()
-        ids = self.tokenizer.encode([prefix], self.spec.passage_length)[0]
-        return ids[~np.isin(ids, [self.tokenizer.special[name] for name in ('cls', 'sep', 'pad')])]
+        return np.array(self.tokenizer.fast.encode(prefix, add_special_tokens=False).ids, np.int32)
 
     def prefixed(self, dark: np.ndarray) -> np.ndarray:
         """Dark examples `[M, N_d, L]` of this tokenizer as the encoder reads them: prefix first."""
