@@ -6,13 +6,15 @@ python -m benchmarks.peers --name=squad --workdir=runs/peers_squad \
 For each finished run, its student is exported as it was before training and trained by losses of
 sentence-transformers in float32: batch by batch on the lists that the run itself was trained on,
 those of later rounds too, with the same optimizer and schedule, by the same teacher logits, without
-dropout; there are no dark examples. Then it is measured by `--mode eval` as any checkpoint is. The
-command goes on where it was stopped; figures go to benchmarks/results/peers_<name>.json.
+dropout; there are no dark examples. Then it is measured by `--mode eval` as any checkpoint is. A
+peer such as mnrl@2 has twice the run's learning rate. The command goes on where it was stopped;
+figures go to benchmarks/results/peers_<name>.json.
 
 Needs torch and sentence-transformers beside jdkd.
 """
 
 import argparse
+import math
 import pathlib
 import subprocess
 import sys
@@ -55,6 +57,24 @@ PEERS = {
 }
 
 
+def parse(peer: str) -> tuple[str, float]:
+    """The loss and the factor of the learning rate of `LOSS` or `LOSS@FACTOR`.
+
+    Raises:
+        ValueError: There is no such loss, or the factor is no positive number.
+    """
+    loss, at, factor = peer.partition('@')
+    if loss not in PEERS:
+        raise ValueError(f'there is no peer {loss!r}; there are {", ".join(PEERS)}')
+    try:
+        times = float(factor) if at else 1.0
+    except ValueError:
+        times = math.nan
+    if not 0 < times < math.inf:
+        raise ValueError(f'{peer!r}: after @ comes the factor of the learning rate, such as 2')
+    return loss, times
+
+
 def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Query rows `[B]`, passage rows `[B, N_o]` and teacher logits `[B, N_o]` of each step."""
     config = run.config
@@ -69,16 +89,16 @@ def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def optimizer(
-    model: torch.nn.Module, config: ml_collections.ConfigDict
+    model: torch.nn.Module, config: ml_collections.ConfigDict, factor: float = 1.0
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The same as `jdkd.distill.step.optimizer`, but for the clipping."""
+    """`jdkd.distill.step.optimizer` but for the clipping, at `factor` times the learning rate."""
     parameters = list(model.parameters())
     groups = [
         {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': config.weight_decay},
         {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
     ]
     schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, config.warmup_steps, config.total_steps)
-    adam = torch.optim.AdamW(groups, lr=config.learning_rate)
+    adam = torch.optim.AdamW(groups, lr=factor * config.learning_rate)
     return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda step: float(schedule(step)))
 
 
@@ -95,8 +115,9 @@ def train(start: pathlib.Path, run: Run, peer: str) -> sentence_transformers.Sen
     config, texts = run.config, run.passages
     spec = load_encoder(run, config.student).spec
     model = sentence_transformers.SentenceTransformer(str(start), device='cpu')
-    loss = PEERS[peer](model, config.student.scale)
-    adam, schedule = optimizer(model, config.optimizer)
+    name, factor = parse(peer)
+    loss = PEERS[name](model, config.student.scale)
+    adam, schedule = optimizer(model, config.optimizer, factor)
     train_mode(model)
 
     def tokens(prefix, texts, length):
@@ -177,19 +198,25 @@ def run_peer(run: Run, directory: pathlib.Path, peer: str) -> None:
     stages.write_json(done, evaluate.load_per_query(measured, 'model'))
 
 
+def _place(peer: str) -> tuple[int, float]:
+    """Its place in tables: those of one loss stand together."""
+    loss, factor = parse(peer)
+    return list(PEERS).index(loss), factor
+
+
 def write(name: str, runs: list[tuple[Run, pathlib.Path]]) -> None:
     """Writes the results of the peers that are done, by (run, directory)."""
-    measured = {OURS: {}, **{peer: {} for peer in PEERS}}
+    measured = {OURS: {}}
     for run, directory in runs:
         seed = str(run.config.seed)
         measured[OURS][seed] = evaluate.load_per_query(run.workdir / 'test', 'student')
-        for peer in PEERS:
-            if (directory / f'{peer}.per_query.json').exists():
-                measured[peer][seed] = evaluate.load_per_query(directory, peer)
+        for path in directory.glob('*.per_query.json'):
+            peer = path.name.removesuffix('.per_query.json')
+            measured.setdefault(peer, {})[seed] = evaluate.load_per_query(directory, peer)
     run = runs[0][0]
     titles = tables.titles(run.collection, run.config.collection.test_split)
-    measured = {name: seeds for name, seeds in measured.items() if seeds}
-    found = tables.summary(measured, OURS, titles)
+    ordered = [OURS, *sorted(measured.keys() - {OURS}, key=_place)]
+    found = tables.summary({peer: measured[peer] for peer in ordered}, OURS, titles)
     measure.write(
         f'peers_{name}',
         {
@@ -210,10 +237,17 @@ def main():
     parser.add_argument('--name', required=True, help='Of the results.')
     parser.add_argument('--runs', required=True, help='Workdirs of finished runs, one a seed.')
     parser.add_argument('--workdir', required=True, help='Where checkpoints are kept.')
-    parser.add_argument('--peers', default='mnrl,kl,margin_mse', help=f'Of {", ".join(PEERS)}.')
+    parser.add_argument(
+        '--peers',
+        default='mnrl,kl,margin_mse',
+        help=f'Of {", ".join(PEERS)}; with @ and a factor, at that many times the learning rate.',
+    )
     options = parser.parse_args()
-    if unknown := [p for p in options.peers.split(',') if p not in PEERS]:
-        parser.error(f'there is no peer {unknown[0]!r}; there are {", ".join(PEERS)}.')
+    try:
+        for peer in options.peers.split(','):
+            parse(peer)
+    except ValueError as e:
+        parser.error(f'{e}.')
     runs = []
     for path in map(pathlib.Path, options.runs.split(',')):
         if not (path / 'report.json').exists():

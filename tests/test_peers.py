@@ -21,7 +21,8 @@ pytest.importorskip('sentence_transformers')
 from benchmarks import peers  # noqa: E402 (needs both)
 
 
-def test_the_optimizer_is_ours():
+@pytest.mark.parametrize('factor', [1.0, 2.0])
+def test_the_optimizer_is_ours(factor):
     config = ml_collections.ConfigDict(
         {
             'learning_rate': 0.1,
@@ -36,13 +37,15 @@ def test_the_optimizer_is_ours():
     start = {'matrix': rng.normal(size=(2, 3)), 'vector': rng.normal(size=3)}
     grads = [{k: rng.normal(size=v.shape) for k, v in start.items()} for _ in range(6)]
 
-    tx = step.optimizer(config)
+    ours = ml_collections.ConfigDict(config.to_dict())
+    ours.learning_rate *= factor
+    tx = step.optimizer(ours)
     params = {k: jnp.asarray(v, jnp.float32) for k, v in start.items()}
     state = tx.init(params)
     model = torch.nn.ParameterDict(
         {k: torch.nn.Parameter(torch.tensor(v, dtype=torch.float32)) for k, v in start.items()}
     )
-    adam, schedule = peers.optimizer(model, config)
+    adam, schedule = peers.optimizer(model, config, factor)
     for grad in grads:
         updates, state = tx.update({k: jnp.asarray(v) for k, v in grad.items()}, state, params)
         params = optax.apply_updates(params, updates)
@@ -75,6 +78,17 @@ def test_batches_are_the_lists_and_logits_of_every_round(tmp_path):
     assert list(order[:6]) != list(range(6))
     for queries, passages, teacher in found:
         assert (passages // 10 == queries[:, None]).all() and (teacher == passages / 2).all()
+
+
+def test_a_peer_is_a_loss_and_a_factor_of_the_learning_rate():
+    assert peers.parse('kl') == ('kl', 1.0)
+    assert peers.parse('margin_mse@0.5') == ('margin_mse', 0.5)
+    for wrong in ('kl2', '@2'):
+        with pytest.raises(ValueError, match='there is no peer'):
+            peers.parse(wrong)
+    for wrong in ('kl@', 'kl@-1', 'kl@inf', 'kl@nan', 'kl@twice'):
+        with pytest.raises(ValueError, match='factor of the learning rate'):
+            peers.parse(wrong)
 
 
 def test_peers_train_without_dropout_as_the_run_did():
