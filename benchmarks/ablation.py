@@ -24,7 +24,7 @@ from benchmarks import measure, tables
 from jdkd.data import store
 from jdkd.retrieval import evaluate
 from jdkd.runtime import config as configs
-from jdkd.runtime import files, stages
+from jdkd.runtime import files, metrics, stages
 
 FULL = 'full'
 LABELLED_ONLY = 'labelled_only'  # Where some queries have no label.
@@ -83,12 +83,14 @@ def arguments(config: ml_collections.FrozenConfigDict, variant: str) -> list[str
 def share(source: pathlib.Path, target: pathlib.Path) -> None:
     """Gives a new workdir the stages of a finished one by hard links.
 
-    Stages replace files and never write into them, so that neither workdir changes the other.
+    Stages and metrics are replaced and never written into, so that neither workdir changes the
+    other.
     """
     temporary = target.with_name(f'{target.name}.tmp')
     files.remove(temporary)
     temporary.mkdir(parents=True)
     shutil.copyfile(source / configs.FILE, temporary / configs.FILE)
+    os.link(source / metrics.FILE, temporary / metrics.FILE)  # Of the rounds that it shares.
     for name in ('collection', 'tokens', 'systems', 'rounds'):
         shutil.copytree(source / name, temporary / name, copy_function=os.link)
     temporary.rename(target)

@@ -27,7 +27,7 @@ import sentence_transformers
 import torch
 import tqdm
 from sentence_transformers.sentence_transformer import losses
-from sentence_transformers.util import pairwise_dot_score
+from sentence_transformers.util import dot_score, pairwise_dot_score
 
 from benchmarks import measure, tables
 from jdkd import publish
@@ -49,7 +49,9 @@ def _scaled(scale: float):
 # Given a model and the scale of our student's scores. Those with `default` are as they come: the
 # student's scores are cosines, the teacher's are logits. The others have both in logits.
 PEERS = {
-    'mnrl': lambda model, scale: losses.MultipleNegativesRankingLoss(model, scale=scale),
+    'mnrl': lambda model, scale: losses.MultipleNegativesRankingLoss(
+        model, scale=scale, similarity_fct=dot_score
+    ),
     'kl': lambda model, scale: losses.DistillKLDivLoss(model, similarity_fct=_scaled(scale)),
     'margin_mse': lambda model, scale: losses.MarginMSELoss(model, similarity_fct=_scaled(scale)),
     'kl_default': lambda model, scale: losses.DistillKLDivLoss(model),

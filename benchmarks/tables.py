@@ -56,8 +56,9 @@ def titles(collection: Collection, split: str) -> dict[str, str]:
 def mean_per_title(per_query: PerQuery, titles: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """Each title's measures, averaged over its queries; queries without a title are left out."""
     queries: dict[str, list] = {}
-    for query in per_query.keys() & titles.keys():
-        queries.setdefault(titles[query], []).append(per_query[query])
+    for query, measured in per_query.items():
+        if query in titles:
+            queries.setdefault(titles[query], []).append(measured)
     return {title: means(of) for title, of in queries.items()}
 
 

@@ -21,6 +21,7 @@ def msmarco() -> ml_collections.ConfigDict:
     # https://ir-datasets.com/msmarco-passage.html; tokens are about what BERT makes of the texts.
     c.plan.update(passages=8_841_823, train_queries=502_939, test_queries=6_980)
     c.plan.update(passage_tokens=75.0, query_tokens=9.0)
+    c.ignore_identical_ids = False  # Queries and passages are numbered each by itself.
     c.rows.shared = 256
 
     c.systems.ranker = _encoder(  # ELECTRA-base, MRR@10 43.8 on dev
@@ -64,6 +65,7 @@ def nq() -> ml_collections.ConfigDict:
     # https://ir-datasets.com/dpr-w100.html; passages of 100 words and a title.
     c.plan.update(passages=21_015_324, train_queries=58_880, test_queries=6_515)
     c.plan.update(passage_tokens=140.0, query_tokens=12.0)
+    c.ignore_identical_ids = False  # Queries and passages are numbered each by itself.
     c.rows.shared = 512
 
     c.systems.ranker = _reranker(query_length=32, passage_length=224)

@@ -6,7 +6,7 @@ import numpy as np
 from absl import logging
 
 from jdkd import cautions
-from jdkd.data import candidates, dark, dataset, packing
+from jdkd.data import candidates, dark, dataset
 from jdkd.data.candidates import Lists
 from jdkd.distill import schedules
 from jdkd.run import Queries, Run
@@ -145,6 +145,7 @@ def _draw(
         rows: Queries that may get lists.
     """
     config, queries = run.config, _queries(run, split)
+    relevant = targets(run, split)
     seeds = {'seed': config.seed, 'round_index': round_index}
     rows, copies = candidates.choose_labelled(
         rows,
@@ -153,15 +154,16 @@ def _draw(
         share=config.candidates.labelled,
         **seeds,
     )
-    group, positives = run.collection.group, targets(run, split)
+    group = run.collection.group
     pool = np.load(run.workdir / f'rounds/{round_index:02d}/runs/{split}.npy')
     for row in np.flatnonzero(~queries.is_labelled):  # Others' positives are not in it.
-        pool[row][group[pool[row]] == group[positives[row]]] = -1
+        pool[row][group[pool[row]] == group[relevant[row]]] = -1
     passages = candidates.sample(
         rows,
         copies,
         query_ids=queries.ids,
-        positives=positives,
+        positives=relevant,
+        best=[b if len(b) else r for b, r in zip(queries.best, relevant, strict=True)],
         pool=pool,
         group=group,
         num_negatives=config.candidates.hard_negatives,
@@ -172,13 +174,11 @@ def _draw(
 
 def _num_lists(run: Run) -> dict[str, int]:
     config = run.config
-    # D_eval in whole batches, or where it is smaller than one, in whole parts of one.
-    eval_lists = min(config.candidates.eval_lists, len(run.eval))
-    rows = packing.resolve(config.rows, run.mesh.shape['data'])
-    unit = config.batch_size if eval_lists >= config.batch_size else rows.parts * rows.chunks
+    # D_eval in whole batches, on any number of devices; queries come again where it has fewer.
+    batches = min(config.candidates.eval_lists, len(run.eval)) // config.batch_size
     return {
         'train': config.steps_per_round * config.batch_size,
-        'eval': max(eval_lists // unit, 1) * unit,
+        'eval': max(batches, 1) * config.batch_size,
     }
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -24,12 +24,15 @@ class Queries:
         ids: Query ids.
         texts: Query texts.
         positives: Rows of each query's positive passages; none of an unlabelled one.
+        best: Of these, those of the query's highest grade. A list's positive is one of them; the
+            others are only never a negative.
     """
 
     split: str
     ids: Sequence[str]
     texts: Sequence[str]
     positives: Sequence[np.ndarray]
+    best: Sequence[np.ndarray]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,11 +90,21 @@ class Run:
 
     def _queries(self, split: str, ids: Sequence[str]) -> Queries:
         qrels = self.collection.qrels.get(split, {})
-        positives = [[p for p, grade in qrels.get(i, {}).items() if grade > 0] for i in ids]
-        rows = self.collection.row.find(list(itertools.chain.from_iterable(positives)))
+        judged = [qrels.get(i, {}) for i in ids]
+        lowest = [max(1, *grades.values()) if grades else 1 for grades in judged]
         return Queries(
             split=split,
             ids=ids,
             texts=[self.collection.queries[split][i] for i in ids],
-            positives=np.split(rows, np.cumsum([len(p) for p in positives])[:-1]),
+            positives=self._rows(judged, [1] * len(ids)),
+            best=self._rows(judged, lowest),
         )
+
+    def _rows(self, judged: Sequence[Mapping[str, int]], lowest: Sequence[int]) -> list[np.ndarray]:
+        """Rows of each query's passages of its lowest grade or a higher one."""
+        found = [
+            [passage for passage, grade in grades.items() if grade >= least]
+            for grades, least in zip(judged, lowest, strict=True)
+        ]
+        rows = self.collection.row.find(list(itertools.chain.from_iterable(found)))
+        return np.split(rows, np.cumsum([len(passages) for passages in found])[:-1])

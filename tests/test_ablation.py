@@ -13,7 +13,7 @@ from configs import ablation as ablation_config
 from configs import mta4dpr
 from jdkd import validation
 from jdkd.runtime import config as configs
-from jdkd.runtime import lock
+from jdkd.runtime import files, lock
 
 RECIPES = {
     'python_docs': ablation_config.get_config,
@@ -75,6 +75,7 @@ def test_a_copy_shares_stages_and_leaves_the_rest(tmp_path):
         'systems',
         'rounds',
         'config.json',
+        'metrics.jsonl',
     }
     assert (target / 'systems/stage/data').samefile(source / 'systems/stage/data')
     assert not (target / 'config.json').samefile(source / 'config.json')
@@ -96,6 +97,8 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
             (workdir / name).mkdir(parents=True, exist_ok=True)
         report = {'config_sha256': configs.digest(config)}
         (workdir / 'report.json').write_text(json.dumps(report))
+        files.remove(workdir / 'metrics.jsonl')  # Which copies share.
+        (workdir / 'metrics.jsonl').write_text('')
 
     monkeypatch.setattr(ablation, '_run', run)
 

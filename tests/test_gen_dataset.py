@@ -1,7 +1,11 @@
 """Hard negatives from runs; which assistant goes, and which queries stay."""
 
+import pathlib
+import types
+
 import ml_collections
 import numpy as np
+import pytest
 
 from jdkd import gen_dataset, iterate
 from jdkd.data.collection import Collection
@@ -31,6 +35,28 @@ def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
     # The two best but for the positive; of the other query the run says nothing.
     np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/train.npy'), [[3, -1]])
     np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/eval.npy'), [[-1, -1]])
+
+
+@pytest.mark.parametrize('eval_queries, lists', [(50, 16), (20, 16), (6, 8)])
+def test_the_lists_of_d_eval_are_whole_batches_on_any_number_of_devices(eval_queries, lists):
+    config = ml_collections.ConfigDict(
+        {'batch_size': 8, 'steps_per_round': 3, 'candidates': {'eval_lists': 16}}
+    )
+    for devices in (1, 3):
+        mesh = types.SimpleNamespace(shape={'data': devices})
+        run = types.SimpleNamespace(config=config, eval=range(eval_queries), mesh=mesh)
+        assert gen_dataset._num_lists(run) == {'train': 24, 'eval': lists}
+
+
+def test_lists_are_made_for_the_highest_grade():
+    passages = Passages.of([f'p{i}' for i in range(4)], [''] * 4, [f'text {i}' for i in range(4)])
+    queries = {'train': {'a': 'x', 'b': 'y', 'c': 'z'}}
+    grades = {'a': {'p2': 1, 'p0': 2, 'p3': 0, 'p1': 2}, 'b': {'p3': 1}, 'c': {'p0': -1}}
+    collection = Collection('c', passages, queries, {'train': grades})
+    config = ml_collections.ConfigDict({'collection': {'train_split': 'train'}})
+    found = Run(config, pathlib.Path(), None, collection).train
+    assert [rows.tolist() for rows in found.positives] == [[2, 0, 1], [3], []]
+    assert [rows.tolist() for rows in found.best] == [[0, 1], [3], []]
 
 
 def test_the_worst_beaten_assistant_is_replaced_and_ties_keep_it():

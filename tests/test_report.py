@@ -67,6 +67,16 @@ def test_windows_of_selection_are_what_shares_so_far_say():
     np.testing.assert_allclose(shares['a+b'], [1, 0, 0, 1])
 
 
+def test_windows_begin_with_the_records():
+    records = [
+        {'step': 6, 'selected/a': 0.5, 'selected/b': 0.5},
+        {'step': 8, 'selected/a': 0.25, 'selected/b': 0.75},
+    ]
+    edges, shares = pictures.selection(records, 4)
+    np.testing.assert_array_equal(edges, [4, 6, 8])
+    np.testing.assert_allclose(shares['a'], [0.5, 0])
+
+
 def test_many_windows_of_selection_are_put_together(monkeypatch):
     monkeypatch.setattr(pictures, '_WINDOWS', 2)
     records = [{'step': s, 'selected/a': 1 / s, 'selected/b': 1 - 1 / s} for s in range(1, 9)]
@@ -200,6 +210,26 @@ def keep(workdir, *, value=0.5, per_query=(1.0, 0.5, 0.5, 0.0), seed=0, test_spl
     lines = (json.dumps({'series': 'student', **r}) for r in run.records)
     (workdir / metrics.FILE).write_text('\n'.join(lines))
     return workdir
+
+
+def test_what_differs_in_pictures_of_two_runs_is_told_apart():
+    a, b = finished_run(), finished_run()
+    told = {'student': {'nDCG@10': 0.25}, 'references': {'student_init': {'nDCG@10': 0.125}}}
+    rounds = [{**r, **told} for r in b.report['rounds']]
+    config = ml_collections.FrozenConfigDict({**b.config.to_dict(), 'compare': 'nDCG@10'})
+    b = dataclasses.replace(b, config=config, report={**b.report, 'rounds': rounds})
+    drawn = pictures.by_round({'a': a, 'b': b})
+    assert 'student (MRR@10), a: 50.0 at the start' in drawn.alt
+    assert 'student (nDCG@10), b: 12.5 at the start, 25.0 after round 0' in drawn.alt
+
+
+def test_a_legend_stays_legible():
+    assert drawing.short('bm25+minilm') == 'bm25+minilm'
+    many = '+'.join(f'retriever_{i:02d}' for i in range(12))
+    assert drawing.short(many).startswith('retriever_00+') and len(drawing.short(many)) == 60
+    assert drawing.short(many).endswith('+retriever_11')
+    looks = [(drawing.color(i), drawing.marker(i)) for i in range(30)]
+    assert len(set(looks)) == 30 and 'o' not in {mark for _, mark in looks}
 
 
 def test_two_runs_are_compared_on_one_page(tmp_path, capsys):

@@ -122,7 +122,7 @@ def choose_queries(active: np.ndarray, num_lists: int, *, seed: int, round_index
         `[M]` int32 rows and `[M]` int32 copies, how often the query came before.
     """
     rng = item_rng(seed, round_index, QUERIES, '')
-    copies = -(-num_lists // len(active))
+    copies = max(-(-num_lists // len(active)), 1)
     rows = np.concatenate([rng.permutation(active) for _ in range(copies)])[:num_lists]
     return rows.astype(np.int32), (np.arange(num_lists) // len(active)).astype(np.int32)
 
@@ -172,6 +172,7 @@ def sample(
     *,
     query_ids: Sequence[str],
     positives: Sequence[np.ndarray],
+    best: Sequence[np.ndarray],
     pool: np.ndarray,
     group: np.ndarray,
     num_negatives: int,
@@ -187,6 +188,7 @@ def sample(
         copies: `[M]` how many lists of this query came before.
         query_ids: Ids of the split's queries.
         positives: Rows of each query's positives, or of the passage that stands in for one.
+        best: Those of them that may be the one.
         pool: `[Q, U]` from `mining_pool`.
         group: `[P]` text group of each passage.
         num_negatives: N_o - 1.
@@ -212,7 +214,7 @@ def sample(
                     f"query '{query_ids[row]}' has only {len(mined)} distinct passages that are "
                     f'not relevant; lower candidates.hard_negatives={num_negatives}.'
                 )
-        out[0] = rng.choice(positives[row])
+        out[0] = rng.choice(best[row])
         out[1:] = rng.choice(mined, num_negatives, replace=False)
     return lists
 

@@ -138,8 +138,8 @@ def negatives_mask(group: jax.Array, relevant: jax.Array, false_negative: jax.Ar
     """Which columns of the in-batch score matrix enter a query's contrastive softmax.
 
     A passage that is judged relevant for the query, or whose text equals such a passage's, is no
-    negative wherever in the batch it stands; nor is one of the query's own list that was found to
-    be a false negative. The query's own positive always stays.
+    negative wherever in the batch it stands; nor is one that was found to be a false negative in
+    the query's own list. The query's own positive always stays.
 
     Args:
         group: `[num_queries, list_size]` int, the text group of every candidate (candidates with
@@ -151,8 +151,7 @@ def negatives_mask(group: jax.Array, relevant: jax.Array, false_negative: jax.Ar
         `[num_queries, num_queries * list_size]` bool.
     """
     num_queries, list_size = group.shape
-    is_relevant = jnp.any(group.reshape(1, -1, 1) == relevant[:, None, :], axis=-1)
-    own_list = jnp.eye(num_queries, dtype=bool)[:, :, None]
-    own_false = (own_list & false_negative[:, None, :]).reshape(num_queries, -1)
-    own_positive = (own_list & (jnp.arange(list_size) == 0)).reshape(num_queries, -1)
-    return own_positive | ~(is_relevant | own_false)
+    out = jnp.concatenate([relevant, jnp.where(false_negative, group, -1)], axis=1)
+    is_out = jnp.any(group.reshape(1, -1, 1) == out[:, None, :], axis=-1)
+    is_own = jnp.eye(num_queries, dtype=bool)[:, :, None] & (jnp.arange(list_size) == 0)
+    return is_own.reshape(num_queries, -1) | ~is_out

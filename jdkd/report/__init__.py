@@ -133,6 +133,7 @@ def _page(found: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
                 _round(i, r, drawn) for i, r in enumerate(report['rounds'])
             ),
             page.heading('Seconds by stage'),
+            page.paragraph('Of the call that finished each; one that was stopped is not counted.'),
             page.table({k: {'seconds': f'{v:.1f}'} for k, v in report['wall_seconds'].items()}),
         ],
     )

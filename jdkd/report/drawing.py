@@ -17,6 +17,8 @@ from jdkd.runtime import files
 # Okabe and Ito's, which people with any kind of colour vision tell apart; the student is blue.
 _COLORS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #7F7F7F #B8A800'.split()
 LINES = ('-', '--', ':', '-.')  # One a run.
+MARKERS = ('o', 's', '^', 'D', 'v')
+_LONGEST = 60  # Characters of a name in a legend.
 _STYLE = {
     'axes.axisbelow': True,
     'axes.grid': True,
@@ -87,12 +89,22 @@ def label(text: str, run: str = '') -> str:
     return f' {text}' if text.startswith('_') else text
 
 
+def short(name: str) -> str:
+    """A name that leaves room for the drawing: of a long one, as of many fused, the ends."""
+    return name if len(name) <= _LONGEST else f'{name[: _LONGEST - 16]}…{name[-15:]}'
+
+
 def plain(name: str) -> str:
     return name.replace('_', ' ')
 
 
 def color(i: int) -> str:
     return _COLORS[i % len(_COLORS)]
+
+
+def marker(i: int) -> str:
+    """Beside a color: squares, then others, since colors come again; the student's is a circle."""
+    return MARKERS[1 + i // len(_COLORS) % (len(MARKERS) - 1)]
 
 
 def legend(axes: Axes) -> None:

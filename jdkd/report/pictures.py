@@ -11,7 +11,18 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from jdkd.report import drawing
-from jdkd.report.drawing import LINES, Picture, color, label, legend, picture, plain
+from jdkd.report.drawing import (
+    LINES,
+    MARKERS,
+    Picture,
+    color,
+    label,
+    legend,
+    marker,
+    picture,
+    plain,
+    short,
+)
 from jdkd.report.examples import Duel
 from jdkd.report.finished import STUDENT, Finished
 
@@ -30,7 +41,8 @@ def of_runs(runs: Runs) -> list[Picture]:
 def by_round(runs: Runs) -> Picture:
     """The measure that decides, of students and, where a run stands alone, of its pool."""
     figure, (axes,) = drawing.axes()
-    measure = ' / '.join(dict.fromkeys(run.config.compare for run in runs.values()))
+    measures = dict.fromkeys(run.config.compare for run in runs.values())
+    measure = ' / '.join(measures)
     told, last = [], 0
     for (name, run), line in zip(runs.items(), LINES, strict=False):
         decides, rounds = run.config.compare, run.report['rounds']
@@ -38,9 +50,10 @@ def by_round(runs: Runs) -> Picture:
         ours = [100 * v for v in (start, *(r[STUDENT][decides] for r in rounds))]
         last = max(last, len(rounds))
         style = {'color': color(0), 'linestyle': line, 'linewidth': 2.5, 'marker': 'o'}
-        axes.plot(ours, label=label(STUDENT, name), zorder=3, **style)
+        shown = label(STUDENT if len(measures) == 1 else f'{STUDENT} ({decides})', name)
+        axes.plot(ours, label=shown, zorder=3, **style)
         after = ', '.join(f'{v:.1f} after round {i}' for i, v in enumerate(ours[1:]))
-        told.append(f'{label(STUDENT, name)}: {ours[0]:.1f} at the start, {after}')
+        told.append(f'{shown}: {ours[0]:.1f} at the start, {after}')
         if len(runs) == 1:
             told += _pool(axes, run)
     axes.set_xticks(range(last + 1), ['start', *(f'round {i}' for i in range(last))])
@@ -54,7 +67,11 @@ def by_round(runs: Runs) -> Picture:
         f'How well the right passages of queries held out of training (D_eval) are found, as '
         f'{measure} times 100: higher is better. The student starts on the left and is measured '
         'after every round; where it beats the worst assistant of the pool, it takes its place. '
-        'The teacher re-ranks what the first stage finds.',
+        + (
+            'The teacher re-ranks what the first stage finds.'
+            if len(runs) == 1
+            else 'Each run is measured on the queries that it held out itself.'
+        ),
         '. '.join(told),
     )
 
@@ -68,9 +85,9 @@ def _pool(axes: Axes, run: Finished) -> list[str]:
         known = [(k, 100 * found[measure]) for k, found in points if found]
         axes.plot(
             *zip(*known, strict=True),
-            label=label(name),
+            label=label(short(name)),
             color=color(i + 1),
-            marker='s',
+            marker=marker(i + 1),
         )
         told.append(f'{name}: {known[-1][1]:.1f}')
     lines = {'teacher': (run.report['teacher_eval'], '-.')}
@@ -93,7 +110,7 @@ def losses(runs: Runs) -> Picture | None:
     colors = {term: color(i) for i, term in enumerate(t for t in terms if t != 'loss')}
     colors['loss'] = 'black'
     told = []
-    for (name, run), line in zip(runs.items(), LINES, strict=False):
+    for (name, run), line, mark in zip(runs.items(), LINES, MARKERS, strict=False):
         steps_per_round = run.config.steps_per_round
         for term in terms:
             steps, values = _series(run, term)
@@ -106,7 +123,7 @@ def losses(runs: Runs) -> Picture | None:
                 for i, r in enumerate(run.report['rounds'])
                 if term in r['eval_loss']
             ]
-            axes.plot(*zip(*ends, strict=True), color=colors[term], marker='o', linestyle='none')
+            axes.plot(*zip(*ends, strict=True), color=colors[term], marker=mark, linestyle='none')
             told.append(f'{label(shown, name)}: {values[0]:.3g} at first, {values[-1]:.3g} at last')
     _rounds(axes, runs)
     axes.set_ylim(bottom=0)
@@ -117,7 +134,7 @@ def losses(runs: Runs) -> Picture | None:
         'loss',
         'What the student was asked to lower',
         'Each term of the loss with its weight, on one batch of the train queries every few steps: '
-        'lower is better, though batches differ. Circles are the same on D_eval after each round, '
+        'lower is better, though batches differ. Marks are the same on D_eval after each round, '
         'with the schedules as at the end of training. Grey lines end the rounds.',
         '. '.join(told),
     )
@@ -143,7 +160,7 @@ def selected(runs: Runs) -> Picture | None:
         for choice, share in shown.items():
             shade = color(order.index(choice)) if choice in order else '#d0d0d0'
             style = {'color': shade, 'fill': True, 'linewidth': 0}
-            axes.stairs(bottom + share, edges, baseline=bottom, label=label(choice), **style)
+            axes.stairs(bottom + share, edges, baseline=bottom, label=label(short(choice)), **style)
             bottom = bottom + share
             mean = 100 * np.average(share, weights=np.diff(edges))
             told.append(f'{label(choice, name)}: {mean:.0f}%')
@@ -156,9 +173,10 @@ def selected(runs: Runs) -> Picture | None:
         figure,
         'selected',
         'Who taught beside the teacher',
-        'In every batch the student learns from the assistant whose ranking of the candidates is '
-        'closest to that of the teacher, alone or fused with others (joined by +). The height of a '
-        'colour is the share of the queries that it was selected for.',
+        'In every batch, or for every query of it where selection.per says so, the student learns '
+        'from the assistant whose ranking of the candidates is closest to that of the teacher, '
+        'alone or fused with others (joined by +). The height of a colour is the share of the '
+        'queries that it was selected for.',
         'Over the training: ' + ', '.join(told),
     )
 
@@ -186,10 +204,10 @@ def selection(
         if i % every == 0 or i == len(records) or not r['step'] % steps_per_round
     ]
     choices = dict.fromkeys(k.removeprefix(prefix) for r in kept for k in r if k.startswith(prefix))
-    edges, shares = [0], {choice: [] for choice in choices}
-    before, counts = 0, dict.fromkeys(choices, 0.0)
+    edges, shares = [], {choice: [] for choice in choices}
     for r in kept:
         begun = (r['step'] - 1) // steps_per_round * steps_per_round
+        edges = edges or [begun]
         if begun >= edges[-1]:
             before, counts = begun, dict.fromkeys(choices, 0.0)
         now = {c: r.get(prefix + c, 0.0) * (r['step'] - begun) for c in choices}
@@ -238,15 +256,16 @@ def histogram(round_index: int, found: Mapping) -> Picture:
     figure, (axes,) = drawing.axes()
     told = []
     low, high = found['gap']
+    positives = 'positives' if 'positive' in found['counts'] else 'stand-ins for positives'
     if low < high:
         grey = (
-            'Dark examples are made to lie in the grey, above three quarters of the hard negatives '
-            'and below three quarters of the positives.'
+            'Dark examples, where there are any, are made to lie in the grey, above three quarters '
+            f'of the hard negatives and below three quarters of the {positives}.'
         )
     else:
         grey = (
-            'Here the teacher is unsure as it is: hard negatives and positives overlap, a quarter '
-            'of each reaching the grey or beyond, and dark examples have no gap to fill.'
+            f'Here the teacher is unsure as it is: hard negatives and {positives} overlap, a '
+            'quarter of each reaching the grey or beyond, and dark examples have no gap to fill.'
         )
     axes.axvspan(*sorted(found['gap']), color='#eeeeee', label='between')
     for i, (kind, counts) in enumerate(found['counts'].items()):
@@ -304,9 +323,10 @@ def _rounds(axes: Axes, runs: Runs) -> None:
     """A line where each round ends."""
     axes.set_xlabel('step')
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    for run in runs.values():
+    for run, line in zip(runs.values(), LINES, strict=False):
+        style = {'color': '#777777', 'linestyle': line, 'linewidth': 1.2, 'zorder': 1}
         for i in range(1, len(run.report['rounds'])):
-            axes.axvline(i * run.config.steps_per_round, color='#777777', linewidth=1.2, zorder=1)
+            axes.axvline(i * run.config.steps_per_round, **style)
 
 
 def _keys(runs: Runs, wanted: Callable[[str], bool]) -> list[str]:

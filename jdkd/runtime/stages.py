@@ -26,7 +26,7 @@ from absl import logging
 import jdkd
 from jdkd.runtime import distributed, files, lock
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = 'manifest.json'
 _STARTED = 'started.json'  # What a resumable stage is being built from.
 _MEND = 'give the command of the run once more: it makes that anew'

@@ -159,6 +159,7 @@ def _write_lists(run: Run, out: pathlib.Path, miner: System, trained, num_lists:
             copies,
             query_ids=run.train.ids,
             positives=queries.positives,
+            best=queries.best,
             pool=pool,
             group=run.collection.group,
             num_negatives=trained.hard_negatives,

@@ -10,13 +10,17 @@ from jdkd.data import candidates
 GROUP = np.array([0, 1, 2, 3, 3, 5, 6, 7], np.int32)  # passages 3 and 4 have one text
 
 
-def draw(rows, *, pool, positives=None, num_negatives=2, seed=0, round_index=0, copies=None):
+def draw(
+    rows, *, pool, positives=None, best=None, num_negatives=2, seed=0, round_index=0, copies=None
+):
     rows = np.asarray(rows)
+    positives = positives or [np.array([0]), np.array([1]), np.array([4])]
     return candidates.sample(
         rows,
         np.zeros(len(rows), np.int32) if copies is None else np.asarray(copies),
         query_ids=['a', 'b', 'c'],
-        positives=positives or [np.array([0]), np.array([1]), np.array([4])],
+        positives=positives,
+        best=best or positives,
         pool=pool,
         group=GROUP,
         num_negatives=num_negatives,
@@ -47,6 +51,18 @@ def test_lists_begin_with_a_positive_and_repeat_nothing():
     for row, query in zip(lists, [0, 1, 2, 0], strict=True):
         assert len(set(row)) == 4
         assert set(row[1:]) <= set(pool[query])
+
+
+def test_the_positive_is_one_of_the_best_and_the_others_fill_no_list():
+    positives, best = [np.array([0, 1, 2])], [np.array([1, 2])]
+    nothing = np.full((1, 1), -1)
+    lists = np.concatenate(
+        [
+            draw([0], pool=nothing, positives=positives, best=best, num_negatives=4, seed=seed)
+            for seed in range(20)
+        ]
+    )
+    assert set(lists[:, 0]) == {1, 2} and not {0, 1, 2} & set(lists[:, 1:].ravel())
 
 
 def test_a_draw_depends_on_seed_round_query_and_copy_alone():
@@ -93,6 +109,8 @@ def test_queries_with_labels_have_their_share_of_the_lists():
     assert len(set(rows[~labelled])) == 12 and not copies[~labelled].any()
     for again, before in zip(draw(share=0.5), (rows, copies), strict=True):
         np.testing.assert_array_equal(again, before)
+    rows, copies = draw(share=1)
+    assert is_labelled[rows].all() and len(rows) == len(copies) == 24
     # Those that have it anyway are left alone, and so are lists of one kind.
     plain = candidates.choose_queries(active, 24, seed=0, round_index=0)
     np.testing.assert_array_equal(draw(share=0.1), plain)

@@ -210,3 +210,8 @@ def test_negatives_mask():
             [True, False, True, True],  # 30 is relevant for it; 10 is not
         ],
     )
+    # A false negative of query 0's list is none of its negatives in query 1's list either.
+    np.testing.assert_array_equal(
+        losses.negatives_mask(jnp.array([[10, 30], [20, 30]]), relevant[:, :1], false_negative),
+        [[True, False, True, False], [True, True, True, True]],
+    )

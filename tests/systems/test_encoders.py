@@ -153,7 +153,7 @@ def fake_run(directory):
 def test_prefixes_come_before_queries_and_passages(tmp_path):
     write(tmp_path / 'model', DUAL, query_prompt='q ', passage_prompt='p ')
     run = fake_run(tmp_path)
-    queries = Queries('test', ['a'], ['cat'], [np.array([0])])
+    queries = Queries('test', ['a'], ['cat'], [np.array([0])], [np.array([0])])
     q, p, cat = 6, 7, 5
 
     def tokens(**overrides):

@@ -32,7 +32,8 @@ def load(run, **changes):
     return imported.load(run, 'llm', ml_collections.ConfigDict(spec, convert_dict=False))
 
 
-QUERIES = Queries('train', ['a', 'b', 'c'], ['x', 'y', 'z'], [np.array([2])] * 3)
+POSITIVES = [np.array([2])] * 3
+QUERIES = Queries('train', ['a', 'b', 'c'], ['x', 'y', 'z'], POSITIVES, POSITIVES)
 LISTS = Lists.originals(np.array([1, 0]), np.array([[3, 0], [2, 1]]))
 
 
