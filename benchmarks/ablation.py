@@ -7,7 +7,8 @@ All other flags are given to jdkd.main as they are. A variant begins as a copy o
 its seed, by hard links, so that all stages which it does not touch are shared; the full run of
 another seed begins as one of the first seed. The same command goes on where it was stopped, and
 with more seeds or variants it makes those. Figures go to benchmarks/results/ablation_<name>.json
-after every run, and from there into the README (benchmarks/tables.py).
+after every run, and from there into the README (benchmarks/tables.py). With --test they are of the
+test split of that collection, such as more queries or other texts, instead of the runs' own.
 """
 
 import argparse
@@ -20,9 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 
-from benchmarks import measure, tables
+from benchmarks import compared, tables
 from jdkd.data import store
-from jdkd.retrieval import evaluate
 from jdkd.runtime import config as configs
 from jdkd.runtime import files, metrics, stages
 
@@ -172,31 +172,34 @@ def finished(root: pathlib.Path) -> dict[str, dict[str, pathlib.Path]]:
     return {variant: seeds for variant, seeds in found.items() if seeds}
 
 
-def write(name: str, runs: Mapping[str, Mapping[str, pathlib.Path]]) -> None:
-    """Writes the results of {variant: {seed: workdir}}."""
+def write(
+    name: str, runs: Mapping[str, Mapping[str, pathlib.Path]], test: compared.Test | None
+) -> None:
+    """Writes the results of {variant: {seed: workdir}}, on other test queries than their own."""
     measured = {
         variant: {
-            seed: evaluate.load_per_query(path / 'test', 'student') for seed, path in seeds.items()
+            seed: compared.of_run(test, f'seed_{seed}/{variant}', path)
+            for seed, path in seeds.items()
         }
         for variant, seeds in runs.items()
     }
     first = next(iter(runs[FULL].values()))
     config, report = configs.load(first), stages.read_json(first / 'report.json')
-    titles = tables.titles(store.collect(config, first), config.collection.test_split)
-    found = tables.summary(measured, FULL, titles)
-    for variant, seeds in runs.items():
-        found[variant] |= {
-            'overrides': VARIANTS[variant](config),
-            'first_seed': _diagnosis(next(iter(seeds.values()))),
-        }
-    measure.write(
+    collection = test.collection() if test else store.collect(config, first)
+    compared.write(
         f'ablation_{name}',
-        {
-            'queries': len(titles),
-            'titles': len(set(titles.values())),
-            'systems': {s: v for s, v in report['test'].items() if s != 'student'},
-            'variants': found,
+        measured,
+        FULL,
+        collection,
+        test.split if test else config.collection.test_split,
+        variants={
+            variant: {
+                'overrides': VARIANTS[variant](config),
+                'first_seed': _diagnosis(next(iter(seeds.values()))),
+            }
+            for variant, seeds in runs.items()
         },
+        systems={s: v for s, v in report['test'].items() if s != 'student'},
     )
 
 
@@ -209,15 +212,17 @@ def main():
     parser.add_argument(
         '--variants', default=every, help=f'Beside {FULL}; {LABELLED_ONLY} where labels are few.'
     )
+    parser.add_argument('--test', help="KIND:PATH, the runs' own if it is not set.")
     options, args = parser.parse_known_args()
     root = pathlib.Path(options.workdir).absolute()
+    test = compared.Test(options.test, 'test', root / 'tested') if options.test else None
     variants = dict.fromkeys([FULL, *options.variants.split(',')])
     if unknown := [v for v in variants if v not in VARIANTS]:
         parser.error(f'there is no variant {unknown[0]!r}; there are {", ".join(VARIANTS)}.')
     for seed in options.seeds.split(','):
         for variant in variants:
             run_variant(root, seed, variant, args)
-            write(options.name, finished(root))
+            write(options.name, finished(root), test)
     tables.update()
 
 

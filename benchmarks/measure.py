@@ -12,6 +12,8 @@ import time
 
 import jax
 
+from jdkd.runtime import stages
+
 
 def _anonymous() -> int:
     """Bytes of the process that no file backs: the pages of memory-mapped files can be dropped."""
@@ -67,20 +69,23 @@ def write(name: str, result: dict) -> None:
     }
     path = pathlib.Path(__file__).parent / 'results' / f'{name}.json'
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + '\n')
+    stages.write_json(path, report)
     print(json.dumps(report, indent=2))
 
 
 def _commit() -> str | None:
-    """Of the working tree, with a plus where files of it have changed; None outside of one."""
+    """Of the working tree, with a plus where code of it has changed; None outside of one."""
+
+    def git(*arguments):
+        root = pathlib.Path(__file__).parent.parent
+        command = ['git', '-C', str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        command = ['git', 'describe', '--always', '--abbrev=12', '--dirty=+', '--exclude=*']
-        found = subprocess.run(
-            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        changed = git('status', '--porcelain', '--untracked-files=no', '--', '*.py')
+        return git('rev-parse', '--short=12', 'HEAD') + '+' * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
 
 
 def _cpu() -> str:

@@ -14,10 +14,9 @@ Needs torch and sentence-transformers beside jdkd.
 """
 
 import argparse
+import contextlib
 import math
 import pathlib
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import ml_collections
@@ -29,10 +28,9 @@ import tqdm
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.util import dot_score, pairwise_dot_score
 
-from benchmarks import measure, tables
+from benchmarks import compared, tables
 from jdkd import publish
 from jdkd.data import loader, store
-from jdkd.retrieval import evaluate
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages
@@ -142,25 +140,6 @@ def train(start: pathlib.Path, run: Run, peer: str) -> sentence_transformers.Sen
     return model
 
 
-def test(model: pathlib.Path, run: Run, workdir: pathlib.Path) -> None:
-    """Measures a checkpoint on the run's test split, as a run's own systems are."""
-    config = run.config
-    overrides = {
-        'model': model,
-        'collections': config.collection.source,
-        'splits': config.collection.test_split,
-        'measures': ','.join(config.measures),
-        'index.kind': config.index.kind,
-        'depth': config.depth,
-        'ignore_identical_ids': config.ignore_identical_ids,
-        'encoder.query_length': config.student.query_length,
-        'encoder.passage_length': config.student.passage_length,
-    }
-    command = [sys.executable, '-m', 'jdkd.main', '--mode=eval', '--config=configs/eval.py']
-    command += [f'--config.{field}={value}' for field, value in overrides.items()]
-    subprocess.run([*command, f'--workdir={workdir}', '--update'], check=True)
-
-
 def refusal(run: Run, directory: pathlib.Path) -> str | None:
     """Why a run has no peers like it, or none in that directory; None where it has."""
     config, mine = run.config, directory / 'run.json'
@@ -178,10 +157,7 @@ def refusal(run: Run, directory: pathlib.Path) -> str | None:
 
 
 def run_peer(run: Run, directory: pathlib.Path, peer: str) -> None:
-    """Trains and measures one peer, unless that is done: <peer>.per_query.json has the figures."""
-    done = directory / f'{peer}.per_query.json'
-    if done.exists():
-        return
+    """Trains one peer, unless that is done: <peer> is its checkpoint."""
     directory.mkdir(parents=True, exist_ok=True)
     stages.write_json(directory / 'run.json', {'config_sha256': configs.digest(run.config)})
     start, model = directory / 'start', directory / peer
@@ -195,42 +171,54 @@ def run_peer(run: Run, directory: pathlib.Path, peer: str) -> None:
         files.remove(temporary)
         trained.save(str(temporary))
         temporary.rename(model)
-    test(model, run, directory / 'eval')
-    (measured,) = (directory / 'eval').glob('*/test')
-    stages.write_json(done, evaluate.load_per_query(measured, 'model'))
 
 
-def _place(peer: str) -> tuple[int, float]:
-    """Its place in tables: those of one loss stand together."""
-    loss, factor = parse(peer)
-    return list(PEERS).index(loss), factor
+def trained_peers(directory: pathlib.Path) -> list[str]:
+    """The peers that a directory has checkpoints of; those of one loss stand together."""
+    found = []
+    for path in directory.glob('*'):
+        with contextlib.suppress(ValueError):  # Others are no peers.
+            loss, factor = parse(path.name)
+            found.append((list(PEERS).index(loss), factor, path.name))
+    return [peer for *_, peer in sorted(found)]
 
 
-def write(name: str, runs: list[tuple[Run, pathlib.Path]]) -> None:
-    """Writes the results of the peers that are done, by (run, directory)."""
+def write(
+    name: str, runs: list[tuple[Run, pathlib.Path]], workdir: pathlib.Path, source: str | None
+) -> None:
+    """Measures the peers that are trained and writes the results.
+
+    Args:
+        name: Of the results.
+        runs: On one collection, each with the directory of its peers.
+        workdir: Where measurements are kept.
+        source: Of other test queries than those of the runs.
+    """
+    config = runs[0][0].config
+    test = compared.Test(
+        source or config.collection.source,
+        'test' if source else config.collection.test_split,
+        workdir / 'tested',
+    )
     measured = {OURS: {}}
     for run, directory in runs:
-        seed = str(run.config.seed)
-        measured[OURS][seed] = evaluate.load_per_query(run.workdir / 'test', 'student')
-        for path in directory.glob('*.per_query.json'):
-            peer = path.name.removesuffix('.per_query.json')
-            measured.setdefault(peer, {})[seed] = evaluate.load_per_query(directory, peer)
-    run = runs[0][0]
-    titles = tables.titles(run.collection, run.config.collection.test_split)
-    ordered = [OURS, *sorted(measured.keys() - {OURS}, key=_place)]
-    found = tables.summary({peer: measured[peer] for peer in ordered}, OURS, titles)
-    measure.write(
+        seed = directory.name
+        ours = compared.of_run(test if source else None, f'{seed}/{OURS}', run.workdir)
+        measured[OURS][str(run.config.seed)] = ours
+        for peer in trained_peers(directory):
+            found = test.measure(f'{seed}/{peer}', directory / peer, run.config)
+            measured.setdefault(peer, {})[str(run.config.seed)] = found
+    compared.write(
         f'peers_{name}',
-        {
-            'queries': len(titles),
-            'titles': len(set(titles.values())),
-            'versions': {
-                'torch': torch.__version__,
-                'sentence_transformers': sentence_transformers.__version__,
-            },
-            'config_sha256': configs.digest(run.config),
-            'variants': found,
+        measured,
+        OURS,
+        test.collection(),
+        test.split,
+        versions={
+            'torch': torch.__version__,
+            'sentence_transformers': sentence_transformers.__version__,
         },
+        config_sha256=configs.digest(config),
     )
 
 
@@ -244,19 +232,20 @@ def main():
         default='mnrl,kl,margin_mse',
         help=f'Of {", ".join(PEERS)}; with @ and a factor, at that many times the learning rate.',
     )
+    parser.add_argument('--test', help="KIND:PATH, the runs' own if it is not set.")
     options = parser.parse_args()
     try:
         for peer in options.peers.split(','):
             parse(peer)
     except ValueError as e:
         parser.error(f'{e}.')
-    runs = []
+    runs, workdir = [], pathlib.Path(options.workdir).absolute()
     for path in map(pathlib.Path, options.runs.split(',')):
         if not (path / 'report.json').exists():
             parser.error(f'{path} holds no finished run; let it end first.')
         config = configs.load(path)
         run = Run(config, path.absolute(), meshes.make_mesh(), store.collect(config, path))
-        directory = pathlib.Path(options.workdir).absolute() / f'seed_{config.seed}'
+        directory = workdir / f'seed_{config.seed}'
         if why := refusal(run, directory):
             parser.error(f'{path} {why}.')
         if directory in (other for _, other in runs):
@@ -266,7 +255,7 @@ def main():
         for peer in options.peers.split(','):
             print(f'{directory}: {peer}', flush=True)
             run_peer(run, directory, peer)
-            write(options.name, runs)
+            write(options.name, runs, workdir, options.test)
     tables.update()
 
 

@@ -1,6 +1,8 @@
 """A collection in BEIR layout with fewer judged queries: passages stay, labels become sparse.
 
 python -m benchmarks.sample --source squad --target squad_1k --queries train=1000,dev=500
+
+With --rest=dev, the judged queries of dev that are not drawn are tested on with those of test.
 """
 
 import pathlib
@@ -14,6 +16,7 @@ _TARGET = flags.DEFINE_string('target', None, 'Directory to make.', required=Tru
 _QUERIES = flags.DEFINE_list(
     'queries', [], 'SPLIT=NUMBER, drawn by the seed; all of the splits that are not named.'
 )
+_REST = flags.DEFINE_string('rest', None, 'The split whose other queries go to test.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the draw.')
 
 
@@ -43,11 +46,16 @@ def main(_):
     (target / 'qrels').mkdir(parents=True)
     for name in ('corpus.jsonl', 'queries.jsonl'):
         shutil.copyfile(source / name, target / name)
-    for path in sorted((source / 'qrels').glob('*.tsv')):
-        lines = path.read_text().splitlines(keepends=True)
-        if path.stem in numbers:
-            lines = sample(lines, int(numbers[path.stem]), _SEED.value)
-        (target / 'qrels' / path.name).write_text(''.join(lines))
+    paths = sorted((source / 'qrels').glob('*.tsv'))
+    judged = {path.stem: path.read_text().splitlines(keepends=True) for path in paths}
+    drawn = judged | {
+        split: sample(judged[split], int(number), _SEED.value) for split, number in numbers.items()
+    }
+    if rest := _REST.value:
+        taken = set(drawn[rest])
+        drawn['test'] = drawn['test'] + [line for line in judged[rest] if line not in taken]
+    for split, lines in drawn.items():
+        (target / 'qrels' / f'{split}.tsv').write_text(''.join(lines))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What variants are worth, and the README's tables of ablations, peers and plans.
+"""The README's tables of ablations, peers and plans.
 
 python -m benchmarks.tables
 
@@ -9,97 +9,17 @@ benchmarks/results/NAME.json.
 import json
 import pathlib
 import re
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import app
 
-from jdkd.data.collection import Collection
 from jdkd.planning.cost import bound_by
 from jdkd.report.tables import p_value
-from jdkd.retrieval import significance
+from jdkd.runtime import files
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 README = pathlib.Path(__file__).parent.parent / 'README.md'
 _PLACE = re.compile(r'(<!-- ((?:ablation|peers|plans)_\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
-
-PerQuery = Mapping[str, Mapping[str, float]]
-
-
-def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:
-    """Each query's measures, averaged over seeds."""
-    return {
-        query: {m: statistics.fmean(s[query][m] for s in seeds) for m in values}
-        for query, values in seeds[0].items()
-    }
-
-
-def means(queries: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Means of measures, each over the queries that have it: some lack judgements or answers."""
-    found: dict[str, list[float]] = {}
-    for values in queries:
-        for measure, value in values.items():
-            found.setdefault(measure, []).append(value)
-    return {measure: statistics.fmean(values) for measure, values in found.items()}
-
-
-def titles(collection: Collection, split: str) -> dict[str, str]:
-    """The title of each judged query's first positive: the article that it was asked about."""
-    found = {}
-    for query in collection.labelled(split):
-        grades = collection.qrels[split][query]
-        row = collection.row.find([next(p for p, grade in grades.items() if grade > 0)])[0]
-        found[query] = collection.titles[int(row)]
-    return found
-
-
-def mean_per_title(per_query: PerQuery, titles: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """Each title's measures, averaged over its queries; queries without a title are left out."""
-    queries: dict[str, list] = {}
-    for query, measured in per_query.items():
-        if query in titles:
-            queries.setdefault(titles[query], []).append(measured)
-    return {title: means(of) for title, of in queries.items()}
-
-
-def summary(
-    measured: Mapping[str, Mapping[str, PerQuery]],
-    reference: str,
-    titles: Mapping[str, str] | None = None,
-) -> dict[str, dict]:
-    """What variants are worth.
-
-    Args:
-        measured: {variant: {seed: {query: {measure: value}}}}.
-        reference: The variant that the others are compared with, on the seeds that both have:
-            each query's values are averaged over these seeds, then paired by query. So p tells of
-            other queries, and the spread of other seeds.
-        titles: {query: title}. Queries of one title are alike; with these, what is compared is
-            also the mean of each.
-
-    Returns:
-        {variant: `seeds`, `mean` {measure: value}, `spread` over seeds (standard deviation, None
-        for one seed), `less_<reference>` as from `significance.compare`, and
-        `less_<reference>_by_title`, the same with titles for queries}.
-    """
-    found = {}
-    for variant, by_seed in measured.items():
-        of_seeds = [means(queries.values()) for queries in by_seed.values()]
-        values = {measure: [of[measure] for of in of_seeds] for measure in of_seeds[0]}
-        found[variant] = {
-            'seeds': list(by_seed),
-            'mean': {m: statistics.fmean(v) for m, v in values.items()},
-            'spread': {m: statistics.stdev(v) if len(v) > 1 else None for m, v in values.items()},
-        }
-        both = [seed for seed in by_seed if seed in measured.get(reference, {})]
-        if variant != reference and both:
-            sides = [mean_per_query([of[s] for s in both]) for of in (by_seed, measured[reference])]
-            found[variant][f'less_{reference}'] = significance.compare(*sides)
-            if titles:
-                found[variant][f'less_{reference}_by_title'] = significance.compare(
-                    *(mean_per_title(side, titles) for side in sides)
-                )
-    return found
 
 
 def _mean(entry: Mapping, measure: str) -> str:
@@ -113,9 +33,12 @@ def _less(entry: Mapping, reference: str, measure: str) -> str:
     if compared is None:
         return ''
     shown = f'{100 * compared["difference"]:+.1f}'
-    by_title = entry.get(f'less_{reference}_by_title', {}).get(measure, {'p': None})
-    ps = [p_value(found['p']) for found in (compared, by_title) if found['p'] is not None]
-    return f'{shown} ({"; ".join(ps)})' if ps else shown
+    return shown if compared['p'] is None else f'{shown} ({p_value(compared["p"])})'
+
+
+def _by_seed(entry: Mapping, measure: str) -> str:
+    differences = entry.get('by_seed', {}).get(measure, {}).values()
+    return ', '.join(f'{100 * difference:+.1f}' for difference in differences)
 
 
 def table(results: Mapping, reference: str) -> str:
@@ -128,11 +51,11 @@ def table(results: Mapping, reference: str) -> str:
     variants = results['variants']
     measures = list(variants[reference]['mean'])
     first = measures[0]
-    rows = [['', 'seeds', first, f'less `{reference}`', *measures[1:]]]
+    rows = [['', first, f'less `{reference}`', 'each seed', *measures[1:]]]
     for name, entry in variants.items():
-        shown = [_mean(entry, m) for m in measures]
-        seeds = str(len(entry['seeds']))
-        rows.append([f'`{name}`', seeds, shown[0], _less(entry, reference, first), *shown[1:]])
+        mean, *others = (_mean(entry, m) for m in measures)
+        differences = _less(entry, reference, first), _by_seed(entry, first)
+        rows.append([f'`{name}`', mean, *differences, *others])
     return _markdown(rows)
 
 
@@ -204,7 +127,9 @@ def load() -> dict[str, dict]:
 
 def update() -> None:
     """Rewrites the README's tables."""
-    README.write_text(filled(README.read_text(), load()))
+    text = filled(README.read_text(), load())
+    with files.replacing(README) as f:
+        f.write(text)
 
 
 def main(_):

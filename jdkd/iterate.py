@@ -286,7 +286,7 @@ def final_test(
 
     def build_stage(out):
         rankings = {name: s.rank(run.test)[0] for name, s in shown.items()}
-        rankings['teacher_rerank'] = rerank(
+        rankings[report.TEACHER] = rerank(
             run, 'teacher', teacher, first_round['teacher'], shown[config.first_stage], run.test
         )
         found = {name: base.measure(run, r, run.test) for name, r in rankings.items()}

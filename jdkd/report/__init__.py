@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from absl import logging
 
 from jdkd import cautions
+from jdkd.publish import STUDENT
 from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
-from jdkd.report.finished import STUDENT, Finished
+from jdkd.report.finished import Finished
 from jdkd.run import Run
 from jdkd.runtime import config as configs
 from jdkd.runtime import distributed, files, stages
@@ -75,7 +76,7 @@ def write(
     duels = _duels(run, found)
     drawn = [
         *pictures.of_runs({'': found}),
-        *(pictures.duels(duels) for _ in duels[:1]),
+        *([pictures.duels(duels)] if duels else []),
         *(pictures.histogram(i, r['score_histogram']) for i, r in enumerate(report['rounds'])),
     ]
     with files.replacing(run.workdir / 'report.html') as f:

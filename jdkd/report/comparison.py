@@ -6,9 +6,10 @@ from typing import Any
 
 from jdkd.data import store
 from jdkd.data.collection import Collection
+from jdkd.publish import STUDENT
 from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
-from jdkd.report.finished import STUDENT, Finished
+from jdkd.report.finished import Finished
 from jdkd.retrieval import significance
 from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages

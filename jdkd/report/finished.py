@@ -7,11 +7,11 @@ from typing import Any
 
 import ml_collections
 
+from jdkd.publish import STUDENT
 from jdkd.runtime import config as configs
 from jdkd.runtime import metrics, stages
 
 FILE = 'report.json'
-STUDENT = 'student'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
+from jdkd.publish import STUDENT
 from jdkd.report import drawing
 from jdkd.report.drawing import (
     LINES,
@@ -24,7 +25,7 @@ from jdkd.report.drawing import (
     short,
 )
 from jdkd.report.examples import Duel
-from jdkd.report.finished import STUDENT, Finished
+from jdkd.report.finished import Finished
 
 Runs = Mapping[str, Finished]
 

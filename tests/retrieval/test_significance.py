@@ -25,6 +25,35 @@ def test_equals_the_paired_t_test():
     assert found['wins'] == (ours > theirs).sum()
 
 
+def test_groups_of_queries_are_taken_together():
+    rng = np.random.default_rng(2)
+    ours, theirs = rng.random(40), rng.random(40)
+    plain = significance.compare(values(ours), values(theirs))
+    alone = {f'q{i}': str(i) for i in range(40)}
+    found = significance.compare(values(ours), values(theirs), alone)
+    assert found['m']['p'] == pytest.approx(plain['m']['p'])
+    assert found['m']['p_randomisation'] == plain['m']['p_randomisation']
+    # Every query four times tells no more than once.
+    repeated = [values(np.repeat(x, 4)) for x in (ours, theirs)]
+    groups = {f'q{i}': str(i // 4) for i in range(160)}
+    found = significance.compare(*repeated, groups)['m']
+    assert found['p'] == pytest.approx(plain['m']['p'])
+    assert found['p_randomisation'] == pytest.approx(plain['m']['p_randomisation'], abs=0.01)
+    assert significance.compare(*repeated)['m']['p'] < plain['m']['p']
+    assert found['difference'] == pytest.approx(plain['m']['difference'])
+
+
+def test_the_level_is_held_where_groups_differ():
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(20), 10)
+    found = []
+    for _ in range(1000):
+        difference = rng.normal(size=20)[group] + rng.normal(size=200)  # Of mean 0.
+        found.append([significance.t_test(difference, g) for g in (group, np.arange(200))])
+    grouped, alone = np.mean(np.array(found) < 0.05, axis=0)
+    assert 0.03 < grouped < 0.07 and alone > 0.3
+
+
 def test_the_randomisation_test_by_hand():
     differences = np.array([0.5, 0.25, -0.125, 0.5])
     found = significance.compare(values(differences), values(np.zeros(4)))['m']
