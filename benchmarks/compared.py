@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import ml_collections
 
 from benchmarks import measure
+from jdkd import zero_shot
 from jdkd.data import store
 from jdkd.data.collection import Collection
 from jdkd.retrieval import evaluate, significance
@@ -74,8 +75,8 @@ class Test:
         return store.open_(self._built('collection'))
 
     def _built(self, stage: str) -> pathlib.Path:
-        (found,) = self.workdir.glob(f'eval/*/{stage}')
-        return found
+        (name,) = zero_shot.names([self.source])
+        return self.workdir / 'eval' / name / stage
 
 
 def of_run(test: Test | None, name: str, workdir: pathlib.Path) -> PerQuery:
