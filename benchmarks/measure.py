@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -51,7 +52,7 @@ def peak(result: dict, name: str):
 
 def write(name: str, result: dict) -> None:
     """Writes benchmarks/results/<name>.json; the command keeps names of directories to itself."""
-    arguments = [a if '=/' not in a else a.split('=/')[0] + '=DIRECTORY' for a in sys.argv[1:]]
+    arguments = [re.sub(r'(?<=[=:,])/[^,]*', 'DIRECTORY', argument) for argument in sys.argv[1:]]
     report = {
         'command': ' '.join(
             ['python -m', f'benchmarks.{pathlib.Path(sys.argv[0]).stem}', *arguments]
