@@ -13,6 +13,7 @@ from benchmarks import measure
 from jdkd import zero_shot
 from jdkd.data import store
 from jdkd.data.collection import Collection
+from jdkd.publish import STUDENT
 from jdkd.retrieval import evaluate, significance
 from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages
@@ -64,7 +65,7 @@ class Test:
             command += ['--config=configs/eval.py', f'--config.model={model}']
             command += [f'--config.{field}={value}' for field, value in overrides.items()]
             subprocess.run([*command, f'--workdir={self.workdir / "eval"}'], check=True)
-            found = evaluate.load_per_query(self._built(self.split), 'model')
+            found = evaluate.load_per_query(self._built(self.split), zero_shot.MODEL)
             kept.parent.mkdir(parents=True, exist_ok=True)
             stages.write_json(kept, {'asked': asked, 'per_query': found})
             files.remove(self.workdir / 'eval/replaced')
@@ -82,8 +83,8 @@ class Test:
 def of_run(test: Test | None, name: str, workdir: pathlib.Path) -> PerQuery:
     """What a finished run's student is worth; None for the test of the run itself."""
     if test is None:
-        return evaluate.load_per_query(workdir / 'test', 'student')
-    return test.measure(name, workdir / 'student', configs.load(workdir))
+        return evaluate.load_per_query(workdir / 'test', STUDENT)
+    return test.measure(name, workdir / STUDENT, configs.load(workdir))
 
 
 def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:
@@ -133,9 +134,13 @@ def summary(
         `by_seed` {measure: {seed: difference}}}.
     """
     found = {}
+    means_of = {
+        variant: {seed: means(queries.values()) for seed, queries in by_seed.items()}
+        for variant, by_seed in measured.items()
+    }
     for variant, by_seed in measured.items():
-        of_seeds = {seed: means(queries.values()) for seed, queries in by_seed.items()}
-        values = {m: [of[m] for of in of_seeds.values()] for m in next(iter(of_seeds.values()))}
+        of_seeds = means_of[variant]
+        values = {m: [x[m] for x in of_seeds.values()] for m in next(iter(of_seeds.values()))}
         found[variant] = {
             'seeds': list(by_seed),
             'mean': {m: statistics.fmean(v) for m, v in values.items()},
@@ -143,11 +148,10 @@ def summary(
         }
         both = [seed for seed in by_seed if seed in measured.get(reference, {})]
         if variant != reference and both:
-            sides = [mean_per_query([of[s] for s in both]) for of in (by_seed, measured[reference])]
+            sides = [mean_per_query([x[s] for s in both]) for x in (by_seed, measured[reference])]
             found[variant][f'less_{reference}'] = significance.compare(*sides, titles)
-            theirs = {seed: means(measured[reference][seed].values()) for seed in both}
             found[variant]['by_seed'] = {
-                m: {s: of_seeds[s][m] - theirs[s][m] for s in both} for m in values
+                m: {s: of_seeds[s][m] - means_of[reference][s][m] for s in both} for m in values
             }
     return found
 

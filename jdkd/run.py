@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
@@ -90,21 +90,20 @@ class Run:
 
     def _queries(self, split: str, ids: Sequence[str]) -> Queries:
         qrels = self.collection.qrels.get(split, {})
-        judged = [qrels.get(i, {}) for i in ids]
-        lowest = [max(1, *grades.values()) if grades else 1 for grades in judged]
+        positives = [
+            {passage: grade for passage, grade in qrels.get(i, {}).items() if grade > 0}
+            for i in ids
+        ]
+        found = self.collection.row.find(list(itertools.chain.from_iterable(positives)))
+        rows = np.split(found, np.cumsum([len(grades) for grades in positives]))[:-1]
+        best = [
+            own[np.fromiter(grades.values(), int) == max(grades.values(), default=0)]
+            for own, grades in zip(rows, positives, strict=True)
+        ]
         return Queries(
             split=split,
             ids=ids,
             texts=[self.collection.queries[split][i] for i in ids],
-            positives=self._rows(judged, [1] * len(ids)),
-            best=self._rows(judged, lowest),
+            positives=rows,
+            best=best,
         )
-
-    def _rows(self, judged: Sequence[Mapping[str, int]], lowest: Sequence[int]) -> list[np.ndarray]:
-        """Rows of each query's passages of its lowest grade or a higher one."""
-        found = [
-            [passage for passage, grade in grades.items() if grade >= least]
-            for grades, least in zip(judged, lowest, strict=True)
-        ]
-        rows = self.collection.row.find(list(itertools.chain.from_iterable(found)))
-        return np.split(rows, np.cumsum([len(passages) for passages in found])[:-1])

@@ -152,6 +152,8 @@ def test_a_table_shows_spread_and_significance():
 def test_the_readme_shows_the_committed_results():
     text = tables.README.read_text()
     assert tables.filled(text, tables.load()) == text
+    for name in tables.load():
+        assert f'<!-- {name} -->' in text
 
 
 def test_a_sample_keeps_all_judgements_of_some_queries():
