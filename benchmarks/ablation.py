@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_collections
 
 from benchmarks import compared, tables
-from jdkd.data import store
-from jdkd.runtime import config as configs
+from jdkd import config as configs
+from jdkd.corpus import importing
 from jdkd.runtime import files, metrics, stages
 
 FULL = 'full'
@@ -185,7 +185,7 @@ def write(
     }
     first = next(iter(runs[FULL].values()))
     config, report = configs.load(first), stages.read_json(first / 'report.json')
-    collection = test.collection() if test else store.collect(config, first)
+    collection = test.collection() if test else importing.collect(config, first)
     compared.write(
         f'ablation_{name}',
         measured,

@@ -40,7 +40,7 @@ assert sum(map(len, c.passages)) > len(c)
 MEASURED = """
 import pathlib, resource, sys, time
 import numpy, pyarrow, tqdm, absl.logging
-import jdkd.data.store
+import jdkd.corpus.importing
 def status(key):
     lines = open('/proc/self/status').read().splitlines()
     return int(next(l for l in lines if l.startswith(key)).split()[1]) / 1024

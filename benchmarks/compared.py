@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import ml_collections
 
 from benchmarks import measure
-from jdkd import zero_shot
-from jdkd.data import store
-from jdkd.data.collection import Collection
-from jdkd.publish import STUDENT
-from jdkd.retrieval import evaluate, significance
-from jdkd.runtime import config as configs
+from jdkd import config as configs
+from jdkd.commands import zero_shot
+from jdkd.corpus import importing
+from jdkd.corpus.collection import Collection
+from jdkd.retrieval import measures, significance
+from jdkd.run import STUDENT
 from jdkd.runtime import files, stages
 
 PerQuery = Mapping[str, Mapping[str, float]]
@@ -65,7 +65,7 @@ class Test:
             command += ['--config=configs/eval.py', f'--config.model={model}']
             command += [f'--config.{field}={value}' for field, value in overrides.items()]
             subprocess.run([*command, f'--workdir={self.workdir / "eval"}'], check=True)
-            found = evaluate.load_per_query(self._built(self.split), zero_shot.MODEL)
+            found = measures.load_per_query(self._built(self.split), zero_shot.MODEL)
             kept.parent.mkdir(parents=True, exist_ok=True)
             stages.write_json(kept, {'asked': asked, 'per_query': found})
             files.remove(self.workdir / 'eval/replaced')
@@ -73,7 +73,7 @@ class Test:
 
     def collection(self) -> Collection:
         """Its collection, once something was measured."""
-        return store.open_(self._built('collection'))
+        return importing.open_(self._built('collection'))
 
     def _built(self, stage: str) -> pathlib.Path:
         (name,) = zero_shot.names([self.source])
@@ -83,7 +83,7 @@ class Test:
 def of_run(test: Test | None, name: str, workdir: pathlib.Path) -> PerQuery:
     """What a finished run's student is worth; None for the test of the run itself."""
     if test is None:
-        return evaluate.load_per_query(workdir / 'test', STUDENT)
+        return measures.load_per_query(workdir / 'test', STUDENT)
     return test.measure(name, workdir / STUDENT, configs.load(workdir))
 
 

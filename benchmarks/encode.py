@@ -19,11 +19,11 @@ import torch
 from absl import app, flags
 
 from benchmarks import measure
-from jdkd.data import tokens
 from jdkd.models import pretrained, weights
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import encode
 from jdkd.runtime import mesh as meshes
+from jdkd.tokens.tokenizer import load_tokenizer
 
 _WEIGHTS = flags.DEFINE_string(
     'weights', 'sentence-transformers/all-MiniLM-L6-v2', 'Directory, or name on the hub.'
@@ -48,7 +48,7 @@ def ours(path):
     model = DualEncoder(source.config, source.pooling, source.normalize)
     mesh = meshes.make_mesh()
     params = jax.device_put({'transformer': source.params}, meshes.replicated(mesh))
-    tokenizer = tokens.load(source.tokenizer_dir)
+    tokenizer = load_tokenizer(source.tokenizer_dir)
 
     def run(texts):
         store = tokenizer.encode(texts, _LENGTH.value)

@@ -29,10 +29,11 @@ from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.util import dot_score, pairwise_dot_score
 
 from benchmarks import compared, tables
-from jdkd import publish
-from jdkd.data import loader, store
+from jdkd import config as configs
+from jdkd.corpus import importing
+from jdkd.lists import loader
+from jdkd.report import model_card
 from jdkd.run import Run
-from jdkd.runtime import config as configs
 from jdkd.runtime import files, stages
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.encoders import load_encoder
@@ -91,7 +92,7 @@ def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 def optimizer(
     model: torch.nn.Module, config: ml_collections.ConfigDict, factor: float = 1.0
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """`jdkd.distill.step.optimizer` but for the clipping, at `factor` times the learning rate."""
+    """`step.optimizer` but for the clipping, at `factor` times the learning rate."""
     parameters = list(model.parameters())
     groups = [
         {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': config.weight_decay},
@@ -164,7 +165,7 @@ def run_peer(run: Run, directory: pathlib.Path, peer: str) -> None:
     if not start.exists():
         encoder = load_encoder(run, run.config.student)
         report = stages.read_json(run.workdir / 'report.json')
-        publish.write(run, publish.STUDENT, encoder, report, start)
+        model_card.write(run, run.STUDENT, encoder, report, start)
     if not model.exists():
         trained = train(start, run, peer)
         temporary = directory / f'{peer}.tmp'
@@ -244,7 +245,7 @@ def main():
         if not (path / 'report.json').exists():
             parser.error(f'{path} holds no finished run; let it end first.')
         config = configs.load(path)
-        run = Run(config, path.absolute(), meshes.make_mesh(), store.collect(config, path))
+        run = Run(config, path.absolute(), meshes.make_mesh(), importing.collect(config, path))
         directory = workdir / f'seed_{config.seed}'
         if why := refusal(run, directory):
             parser.error(f'{path} {why}.')

@@ -20,12 +20,11 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks import measure
-from jdkd.planning import chips, stages, texts
+from jdkd import config as configs
+from jdkd.planning import chips, corpus_size, disk, workload
 from jdkd.planning.chips import Chip
-from jdkd.planning.cost import Traced, bound_by
-from jdkd.runtime import config as configs
+from jdkd.planning.roofline import Traced, bound_by
 from jdkd.runtime import mesh as meshes
-from jdkd.validation import disk
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run.', required=True)
 _TURNS = flags.DEFINE_integer('turns', 3, 'Timed runs of each step, of which the fastest counts.')
@@ -108,9 +107,9 @@ def main(_):
     devices = chips.devices(chips.LOCAL)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
     chip = chips.of(chips.LOCAL, devices) or measured_chip(config.student.dtype)
-    models, counted = disk.sketches(config), texts.of(config, workdir)
+    models, counted = disk.sketches(config), corpus_size.of(config, workdir)
     found = {}
-    for stage in stages.stages(config, models, mesh, counted):
+    for stage in workload.stages(config, models, mesh, counted):
         step = stage.traced.step
         bound = step.seconds(chip)
         found[stage.name] = {

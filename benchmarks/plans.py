@@ -14,7 +14,7 @@ import pathlib
 from absl import app, flags
 
 from benchmarks import measure, tables
-from jdkd import plan
+from jdkd.planning import plan
 from jdkd.runtime import stages
 
 _NAME = flags.DEFINE_string('name', None, 'Of the results.', required=True)

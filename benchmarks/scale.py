@@ -17,13 +17,13 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import measure
-from jdkd.data import tokens
 from jdkd.models import weights
 from jdkd.models.config import TransformerConfig
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import bm25, encode, vectors
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
+from jdkd.tokens.tokenizer import load_tokenizer
 
 _WEIGHTS = flags.DEFINE_string(
     'weights', 'sentence-transformers/all-MiniLM-L6-v2', 'Whose tokenizer; a directory or a name.'
@@ -81,7 +81,7 @@ def main(_):
 
 
 def _dense(root: pathlib.Path, corpus: Corpus, result: dict) -> None:
-    tokenizer = tokens.load(weights.find_weights(_WEIGHTS.value))
+    tokenizer = load_tokenizer(weights.find_weights(_WEIGHTS.value))
     with measure.peak(result, 'tokenise'):
         stages.stage(
             root / 'tokens',

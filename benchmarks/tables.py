@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import app
 
-from jdkd.planning.cost import bound_by
+from jdkd.planning.roofline import bound_by
 from jdkd.report.tables import p_value
 from jdkd.runtime import files
 

@@ -21,13 +21,13 @@ import transformers
 from absl import app, flags
 
 from benchmarks import measure, train_step
-from jdkd.data.tokens import TokenStore
-from jdkd.distill import assistants
+from jdkd.distillation import assistants
 from jdkd.models import pretrained, weights
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import encode
 from jdkd.runtime import mesh as meshes
+from jdkd.tokens.store import TokenStore
 
 _ROWS = flags.DEFINE_integer('rows', 256, 'Passages to encode, and pairs to score.')
 _LENGTHS = flags.DEFINE_list('lengths', ['1', '2', '4', '8'], 'Numbers of lengths of rows to try.')

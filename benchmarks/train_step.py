@@ -11,11 +11,11 @@ from absl import flags
 from jax.sharding import Mesh
 
 from configs import common
-from jdkd.data import packing
-from jdkd.distill import train
+from jdkd.distillation import train
+from jdkd.lists import packing
 from jdkd.models import pretrained
 from jdkd.models.dual_encoder import DualEncoder
-from jdkd.planning.texts import draw_lengths
+from jdkd.planning.corpus_size import draw_lengths
 from jdkd.runtime import mesh as meshes
 
 WEIGHTS = flags.DEFINE_string(

@@ -65,7 +65,7 @@ def bm25() -> ml_collections.ConfigDict:
 
 
 def scores(path: str) -> ml_collections.ConfigDict:
-    """A config entry for scores made elsewhere; jdkd/data/runs.py lists the formats."""
+    """A config entry for scores made elsewhere; jdkd/retrieval/trec.py lists the formats."""
     c = ml_collections.ConfigDict()
     c.kind = 'scores'
     c.path = path
@@ -89,7 +89,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0
 
     c.collection = ml_collections.ConfigDict()
-    c.collection.source = 'python_docs'  # or KIND:PATH; jdkd/data/sources.py has the kinds
+    c.collection.source = 'python_docs'  # or KIND:PATH; see jdkd/corpus/sources/registry.py
     c.collection.options = ml_collections.ConfigDict()  # of the source
     # What becomes of passages, queries and judgements that cannot be used: stop at the first, or
     # skip, which leaves them out, counts and logs them.

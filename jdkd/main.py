@@ -22,10 +22,13 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jdkd import iterate, plan, search, serve, validation, zero_shot
-from jdkd.data import store
+from jdkd import config as configs
+from jdkd import validation
+from jdkd.algorithm import iterate
+from jdkd.commands import evaluate, export, search, zero_shot
+from jdkd.corpus import importing
+from jdkd.planning import plan
 from jdkd.run import Run
-from jdkd.runtime import config as configs
 from jdkd.runtime import distributed, files, interrupts, lock
 from jdkd.runtime import mesh as meshes
 
@@ -144,14 +147,14 @@ def main(argv):
         return
     with _held(workdir):
         if zero_shot.is_config(config):
-            open_run = functools.partial(_run, collect=store.fetch)
+            open_run = functools.partial(_run, collect=importing.fetch)
             zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
         elif _MODE.value == 'compare':
-            serve.compare(workdir, _WITH.value, _OUTPUT.value)
+            evaluate.compare(workdir, _WITH.value, _OUTPUT.value)
         elif _MODE.value == 'eval':
-            serve.evaluate(_run(config, workdir), _AGAINST.value)
+            evaluate.evaluate(_run(config, workdir), _AGAINST.value)
         else:
-            serve.export(_run(config, workdir), _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
+            export.export(_run(config, workdir), _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
 
 
 @contextlib.contextmanager
@@ -192,7 +195,7 @@ def _config_name() -> str:
     return f'{stem}_{pathlib.Path(variant.partition("=")[2] or variant).name}' if variant else stem
 
 
-def _run(config, workdir: pathlib.Path, collect=store.collect) -> Run:
+def _run(config, workdir: pathlib.Path, collect=importing.collect) -> Run:
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     workdir = workdir.absolute()
     return Run(config, workdir, mesh, collect(config, workdir))

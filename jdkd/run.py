@@ -10,8 +10,8 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from jdkd.data.collection import Collection
-from jdkd.data.passages import Passages
+from jdkd.corpus.collection import Collection
+from jdkd.corpus.passages import Passages
 from jdkd.runtime import stages
 
 
@@ -107,3 +107,6 @@ class Run:
             positives=rows,
             best=best,
         )
+
+
+STUDENT = 'student'

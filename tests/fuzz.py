@@ -16,7 +16,6 @@ import multiprocessing
 import pathlib
 import shutil
 import struct
-import sys
 import tempfile
 import time
 import traceback
@@ -29,13 +28,15 @@ import pyarrow.parquet as pq
 from absl import logging
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))  # As pytest has it.
-import toy  # noqa: E402
-
-from jdkd.data import reading, runs, sources, store, tokens  # noqa: E402
-from jdkd.models import files, pretrained  # noqa: E402
-from jdkd.models.dual_encoder import DualEncoder, Projection  # noqa: E402
-from jdkd.runtime import config as configs  # noqa: E402
+from jdkd import config as configs
+from jdkd.corpus import importing
+from jdkd.corpus.sources import parsing, registry
+from jdkd.models import pretrained
+from jdkd.models.dual_encoder import DualEncoder, Projection
+from jdkd.retrieval import trec
+from jdkd.runtime import checkpoint_files
+from jdkd.tokens.tokenizer import load_tokenizer
+from tests.helpers import toy
 
 CONFIG = str(pathlib.Path(__file__).parents[1] / 'configs/mta4dpr.py')
 FRAGMENTS = [
@@ -130,9 +131,9 @@ def _collection(source: str, directory: pathlib.Path, out: pathlib.Path, **optio
     for on_error in ('stop', 'skip'):
         built = out / on_error
         built.mkdir()
-        source_ = sources.source(f'{source}:{directory}', name='fuzzed', **options)
-        result = store.build(source_, built, on_error=on_error)
-        found = store.open_(built)
+        source_ = registry.source(f'{source}:{directory}', name='fuzzed', **options)
+        result = importing.build(source_, built, on_error=on_error)
+        found = importing.open_(built)
         assert list(found.row.find(list(found.passage_ids))) == list(range(len(found)))
         for split, grades in found.qrels.items():
             for query, judged in grades.items():
@@ -194,20 +195,20 @@ def _scores(text: str) -> Callable[[pathlib.Path], None]:
 
 
 @functools.cache
-def _known() -> store.Collection:
+def _known() -> importing.Collection:
     with tempfile.TemporaryDirectory() as root:
         directory = toy.write_collection(pathlib.Path(root, 'given'))
         built = pathlib.Path(root, 'built')
         built.mkdir()
-        store.build(sources.source(f'beir:{directory}'), built)
-        return store.open_(built)
+        importing.build(registry.source(f'beir:{directory}'), built)
+        return importing.open_(built)
 
 
 def _read_scores(directory: pathlib.Path, out: pathlib.Path) -> None:
-    for fault in (reading.stop, reading.counting({})):
-        scores = runs.read(directory / 'scores', _known(), fault)
+    for fault in (parsing.stop, parsing.counting({})):
+        scores = trec.read(directory / 'scores', _known(), fault)
         scores.save(out)
-        again = runs.load(out)
+        again = trec.load(out)
         np.testing.assert_array_equal(again.values, scores.values)
         assert again.queries == scores.queries and np.isfinite(scores.values).all()
         assert scores.starts[-1] == len(scores.rows) and (np.diff(scores.starts) > 0).all()
@@ -247,13 +248,13 @@ def _read_checkpoint(directory: pathlib.Path, out: pathlib.Path) -> None:
 
 def _read_tokenizer(directory: pathlib.Path, out: pathlib.Path | None) -> None:
     del out
-    store = tokens.load(directory).encode(['cat dog', '\0 \u202e \U0001f600 cat'], 8)
-    assert len(store) == 2 and store.lengths.max() <= 8
+    encoded = load_tokenizer(directory).encode(['cat dog', '\0 \u202e \U0001f600 cat'], 8)
+    assert len(encoded) == 2 and encoded.lengths.max() <= 8
 
 
 def _read_tensors(directory: pathlib.Path, out: pathlib.Path) -> None:
     del out
-    for tensor in files.open_tensors(directory / 'model.safetensors').values():
+    for tensor in checkpoint_files.open_tensors(directory / 'model.safetensors').values():
         assert tensor.read().shape == tensor.shape
 
 

@@ -23,9 +23,9 @@ import sys
 import tempfile
 import time
 
+from tests.helpers import toy
+
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / 'tests'))  # As pytest has it.
-import toy  # noqa: E402
 
 # What is done at what path of a workdir that is being written; the first that fits.
 KINDS = {
@@ -253,7 +253,7 @@ def quiet_environment(cache: pathlib.Path):
 
 
 def main() -> None:
-    import tiny
+    from tests.helpers import tiny
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--kills', type=int, default=50)

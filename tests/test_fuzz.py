@@ -1,7 +1,8 @@
 """A few damaged files for each reader, the same ones each time; fuzz.py tries more."""
 
-import fuzz
 import pytest
+
+from tests import fuzz
 
 
 @pytest.mark.parametrize('name', fuzz.TARGETS)

@@ -10,12 +10,14 @@ import types
 
 import numpy as np
 import pytest
-import toy
 
-from jdkd import search
-from jdkd.data import reading, sources, store, tokens
+from jdkd.commands import search
+from jdkd.corpus import importing
+from jdkd.corpus.sources import parsing, registry
 from jdkd.models import pretrained
 from jdkd.models.dual_encoder import DualEncoder, Projection
+from jdkd.tokens.tokenizer import load_tokenizer
+from tests.helpers import toy
 
 TRANSFORMER = 'sentence_transformers.models.Transformer'
 SCRIPT = '</h1><script>alert(1)</script>'
@@ -50,7 +52,7 @@ def model(made, tmp_path):
 
 
 def load(directory):
-    tokens.load(directory)
+    load_tokenizer(directory)
     return pretrained.read_pretrained(directory)
 
 
@@ -166,7 +168,7 @@ def test_where_rust_panics_the_tokenizer_is_refused(model):
     normalizer = {'type': 'Precompiled', 'precompiled_charsmap': 'AAAA'}
     edit(model / 'tokenizer.json', normalizer=normalizer)
     with pytest.raises(ValueError, match=r'tokenizer.json is no tokenizer that can be used'):
-        tokens.load(model)
+        load_tokenizer(model)
 
 
 def test_exports_copy_no_link_out_of_a_checkpoint(model, tmp_path):
@@ -192,14 +194,14 @@ def test_transformers_does_not_make_do_without_the_vocabulary(model):
     (model / 'tokenizer.json').unlink()
     (model / 'vocab.json').write_text(json.dumps({f'w{i}': i for i in range(100)}))
     with pytest.raises(ValueError, match='vocabulary of 100 tokens is not taken up'):
-        tokens.load(model)
+        load_tokenizer(model)
 
 
 def build(directory, tmp_path, **options):
     out = tmp_path / 'built'
     out.mkdir()
-    store.build(sources.source(f'beir:{directory}', **options), out)
-    return store.open_(out)
+    importing.build(registry.source(f'beir:{directory}', **options), out)
+    return importing.open_(out)
 
 
 @pytest.mark.parametrize(
@@ -269,10 +271,10 @@ def test_grades_that_cannot_be_kept(tmp_path, grade, message):
 
 
 def test_lines_without_an_end_are_refused_before_they_fill_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, '_LONGEST_LINE', 1000)
+    monkeypatch.setattr(parsing, '_LONGEST_LINE', 1000)
     bomb = tmp_path / 'corpus.jsonl.gz'
     bomb.write_bytes(gzip.compress(b'{}\n' + b'\0' * 10_000_000))
-    lines = reading.lines(bomb, lambda kind, message: None)
+    lines = parsing.lines(bomb, lambda kind, message: None)
     assert next(lines)[1] == '{}'
     with pytest.raises(ValueError, match='corpus.jsonl.gz:2: the line is longer than 1000 bytes'):
         next(lines)
@@ -300,5 +302,5 @@ def test_ids_of_a_vocabulary_with_gaps_are_kept(model):
     content = json.loads((model / 'tokenizer.json').read_text())
     content['model']['vocab']['cat'] = 70_000
     (model / 'tokenizer.json').write_text(json.dumps(content))
-    ids = tokens.load(model).encode(['cat'], 8).ids
+    ids = load_tokenizer(model).encode(['cat'], 8).ids
     np.testing.assert_array_equal(ids, [2, 70_000, 3])

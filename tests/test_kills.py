@@ -10,13 +10,13 @@ import signal
 import subprocess
 import time
 
-import kills
 import numpy as np
 import pytest
-import tiny
-from kills import Kill
 
 from jdkd.runtime import stages
+from tests import kills
+from tests.helpers import tiny
+from tests.kills import Kill
 
 
 @pytest.fixture(scope='module')

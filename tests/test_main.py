@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import toy
 
-from jdkd.data import store
+from jdkd.corpus import importing
 from jdkd.models import export, pretrained
 from jdkd.retrieval import vectors
+from tests.helpers import toy
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ['--config', 'configs/mta4dpr.py:tiny']
@@ -193,7 +193,7 @@ def test_the_exported_student_is_the_trained_one(finished):
 
 def test_sentence_transformers_gives_the_same_embeddings(finished):
     sentence_transformers = pytest.importorskip('sentence_transformers')
-    passages = store.open_(finished / 'collection').passages
+    passages = importing.open_(finished / 'collection').passages
     model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
     found = model.encode(passages[:64])
     ours = vectors.load(finished / 'systems' / 'student_01' / 'embeddings-passages')[:]
@@ -250,7 +250,7 @@ def test_another_config_in_the_same_workdir_is_refused(finished):
 
 def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, tmp_path):
     """Several positives a query, in some queries; no dev split; no assistants (ADAM alone)."""
-    collection = store.open_(finished / 'collection')
+    collection = importing.open_(finished / 'collection')
     ids = collection.passage_ids[:120]
     home = tmp_path / 'corpus'
     (home / 'qrels').mkdir(parents=True)

@@ -7,12 +7,10 @@ import time
 import jax
 import numpy as np
 import pytest
-import several
-import tiny
-import train_steps
 
 from jdkd.runtime import distributed
 from jdkd.runtime import mesh as meshes
+from tests.helpers import multiprocess, tiny, train_steps
 
 # What HEARTBEAT_SECONDS is in these tests.
 SOON = 10
@@ -51,8 +49,8 @@ def test_train_steps_are_the_same_on_any_devices_and_processes(tmp_path):
     assert expected['2/loss'] != expected['1/loss'] and expected['next_index'] == 3
     check_equal(train_steps.run(meshes.make_mesh()), expected)
     check_equal(train_steps.run(meshes.make_mesh(model=2)), expected)
-    processes = several.start(2, 'tests/train_steps.py', f'--output={tmp_path}', devices=4)
-    output = several.finish(processes)
+    processes = multiprocess.start(2, 'tests/train_steps.py', f'--output={tmp_path}', devices=4)
+    output = multiprocess.finish(processes)
     assert [p.returncode for p in processes] == [0, 0], output
     for model in (1, 2):
         check_equal(dict(np.load(tmp_path / f'{model}.npz')), expected)
@@ -82,7 +80,7 @@ def home(tmp_path_factory):
 
 def start(home, workdir, count, *more, devices=1):
     command = ('-c', MAIN, '--config', f'tests/tiny.py:{home}', '--workdir', workdir, *more)
-    return several.start(count, *command, devices=devices)
+    return multiprocess.start(count, *command, devices=devices)
 
 
 def report(workdir):
@@ -93,14 +91,14 @@ def report(workdir):
 
 def wait_for(path, processes):
     while not list(path.parent.glob(path.name)):
-        assert all(p.poll() is None for p in processes), several.finish(processes)
+        assert all(p.poll() is None for p in processes), multiprocess.finish(processes)
         time.sleep(0.02)
 
 
 def test_a_run_of_two_processes_is_that_of_one_whatever_happens_to_them(home):
     """One is killed while it trains, one is frozen in a later round; then they come to the end."""
     (one,) = processes = start(home, home / 'one', 1, devices=2)
-    output = several.finish(processes)
+    output = multiprocess.finish(processes)
     assert one.returncode == 0, output
     workdir = home / 'two'
     for step, what in ((2, signal.SIGKILL), (6, signal.SIGSTOP)):
@@ -111,9 +109,9 @@ def test_a_run_of_two_processes_is_that_of_one_whatever_happens_to_them(home):
         first.wait(timeout=6 * SOON)
         assert first.returncode not in (0, None) and time.monotonic() - since < 3 * SOON
         second.kill()
-        several.finish(processes)
+        multiprocess.finish(processes)
     first, second = processes = start(home, workdir, 2)
-    output = several.finish(processes)
+    output = multiprocess.finish(processes)
     assert (first.returncode, second.returncode) == (0, 0), output
     assert report(workdir) == report(home / 'one')
     assert not list(workdir.rglob('*.tmp*'))
@@ -127,16 +125,16 @@ def test_a_signal_to_one_process_makes_all_save_at_the_same_step(home):
     first, second = processes = start(home, home / 'signalled', 2, *more)
     wait_for(home / 'signalled/rounds/00/train.tmp/checkpoints/20*', processes)
     second.send_signal(signal.SIGTERM)
-    output = several.finish(processes)
+    output = multiprocess.finish(processes)
     assert (first.returncode, second.returncode) == (75, 75), output
     saved = [p.name for p in (home / 'signalled/rounds/00/train.tmp/checkpoints').iterdir()]
     assert len(saved) == 2 and all(name.isdigit() for name in saved)
 
 
 def test_a_process_does_not_wait_for_ever_for_one_that_hangs():
-    first, second = processes = several.start(2, '-c', HANG)
+    first, second = processes = multiprocess.start(2, '-c', HANG)
     assert first.wait(timeout=300) == distributed.HUNG
     assert second.poll() is None
     second.kill()
-    output, _ = several.finish(processes)
+    output, _ = multiprocess.finish(processes)
     assert 'training: no step has ended for 3 seconds (--hang_seconds)' in output

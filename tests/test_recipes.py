@@ -9,14 +9,14 @@ import pytest
 from flax import traverse_util
 
 from configs import adam, mta4dpr
-from jdkd import student
+from jdkd import config as configs
+from jdkd.distillation import train
 from jdkd.models import cross_encoder, dual_encoder, pretrained
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import param_shapes
-from jdkd.planning import steps
-from jdkd.runtime import config as configs
+from jdkd.planning import tracing
 from jdkd.runtime import mesh as meshes
-from jdkd.systems import entries
+from jdkd.systems import loading
 from jdkd.validation import validate
 
 BERT = {
@@ -113,8 +113,8 @@ def nested(shapes, make):
 
 @pytest.fixture(autouse=True)
 def hub(monkeypatch):
-    monkeypatch.setattr(entries.weights, 'find_weights', lambda name, revision: name)
-    monkeypatch.setattr(entries.pretrained, 'read_pretrained', checkpoint)
+    monkeypatch.setattr(loading.weights, 'find_weights', lambda name, revision: name)
+    monkeypatch.setattr(loading.pretrained, 'read_pretrained', checkpoint)
 
 
 VARIANTS = ('msmarco', 'nq', 'beir=some/corpus')
@@ -151,7 +151,7 @@ def test_every_model_takes_the_lengths_that_it_is_given(arg):
     for name in (*config.teacher.members, *config.assistants):
         if config.systems[name].kind == 'bm25':
             continue
-        model, params, source = entries.read_model(config.systems[name], seed=0)
+        model, params, source = loading.read_model(config.systems[name], seed=0)
         if isinstance(model, cross_encoder.CrossEncoder):
             assert model.head == 'linear' and source.head is not None
             meshes.check_rules(params, config.sharding)  # It may be trained from labels first.
@@ -163,14 +163,14 @@ def test_every_model_takes_the_lengths_that_it_is_given(arg):
 def test_the_train_step_is_traced_over_a_mesh(method, arg):
     config = resolved(method, arg)
     mesh = meshes.make_mesh(devices=jax.devices())
-    model, params, _ = entries.read_model(config.student, config.seed)
-    trainer = student.make_trainer(config, mesh, model, params)
+    model, params, _ = loading.read_model(config.student, config.seed)
+    trainer = train.student_trainer(config, mesh, model, params)
     size = sum(np.prod(x.shape) for x in jax.tree.leaves(trainer.abstract.params))
     assert 65e6 < size < 67e6
     candidates = 1 + config.candidates.hard_negatives + 6
     lengths = np.full((1, config.batch_size, candidates), config.train_passage_length)
     sharding = meshes.batch_sharding(mesh)
-    batch = steps.student_batch(config, trainer.rows, lengths, sharding)
+    batch = tracing.student_batch(config, trainer.rows, lengths, sharding)
     assert trainer.rows.shared % 128 == 0 and batch['where'].shape[1] == candidates
     state, metrics = jax.eval_shape(trainer.step, trainer.abstract, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(

@@ -3,13 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES
-from jdkd.models.transformer import Dropout, Transformer, layer_norm, real_tokens, row_lengths
+from jdkd.models.transformer import Dropout, Transformer, layer_norm, real_tokens
 
 HEADS = ('cosine', 'linear')
 
@@ -113,47 +112,3 @@ def head_shapes(config: TransformerConfig, num_labels: int) -> dict[str, tuple[i
     del params['transformer']
     flat = traverse_util.flatten_dict(params, sep='/')
     return {path: leaf.shape for path, leaf in flat.items()}
-
-
-def join_pairs(
-    query_tokens: np.ndarray, passage_tokens: np.ndarray, pad_id: int, separators: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of [CLS] query [SEP] passage [SEP] out of tokenised queries and passages.
-
-    Args:
-        query_tokens: `[M, Lq]` ids, each row [CLS] query [SEP] and padding on the right.
-        passage_tokens: `[M, Lp]` ids, each row [CLS] passage [SEP] and padding on the right.
-        pad_id: The padding token.
-        separators: 1, or 2 for [CLS] query [SEP] [SEP] passage [SEP]; see `Family.separators`.
-
-    Returns:
-        `[M, Lq + Lp - 2 + separators]` ids, padded on the right, and as many int32 token types:
-        1 on the passage and its [SEP] (both, if there are two before it), 0 elsewhere. A pair of
-        rows of padding gives a row of padding.
-
-    Raises:
-        ValueError: if the numbers of rows differ.
-    """
-    if len(query_tokens) != len(passage_tokens):
-        raise ValueError(
-            f'{len(query_tokens)} queries cannot be joined with {len(passage_tokens)} passages; '
-            'give one query row for each passage row.'
-        )
-    query_length = row_lengths(query_tokens, pad_id)[:, None]
-    passage_length = row_lengths(passage_tokens, pad_id)[:, None]
-    width = query_tokens.shape[1] + passage_tokens.shape[1] - 2 + separators
-    columns = np.arange(width)[None]
-    is_query = columns < query_length
-    # Column in the passage row: past its [CLS], or with a second [SEP] in place of that.
-    from_passage = columns - query_length + 2 - separators
-    is_passage = ~is_query & (from_passage < passage_length)
-    query = np.take_along_axis(query_tokens, np.minimum(columns, query_tokens.shape[1] - 1), axis=1)
-    passage = np.take_along_axis(
-        passage_tokens, np.clip(from_passage, 0, passage_tokens.shape[1] - 1), axis=1
-    )
-    if separators == 2:
-        last = np.take_along_axis(query_tokens, np.maximum(query_length - 1, 0), axis=1)
-        passage = np.where(from_passage == 0, last, passage)
-    tokens = np.where(is_query, query, np.where(is_passage, passage, pad_id))
-    dtype = np.result_type(query_tokens, passage_tokens)
-    return tokens.astype(dtype), is_passage.astype(np.int32)

@@ -12,13 +12,14 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jdkd.models import files as files_lib
-from jdkd.models import modules_json, tokenizer
+from jdkd.models import modules_json
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder, head_shapes
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, tower
 from jdkd.models.families import FAMILIES, Slot, slot
 from jdkd.models.transformer import param_shapes
+from jdkd.runtime import checkpoint_files as files_lib
+from jdkd.tokens import tokenizer_files
 
 MARKER = 'jdkd_export.json'
 _FORMAT_VERSION = 1
@@ -71,12 +72,14 @@ def export_sentence_transformer(
             f'max_length={max_length} is not between 1 and the max_positions='
             f'{config.max_positions} of the model.'
         )
-    tokenizer_files = [
-        file for name in tokenizer.FILES if (file := pathlib.Path(tokenizer_dir, name)).is_file()
+    copied = [
+        file
+        for name in tokenizer_files.FILES
+        if (file := pathlib.Path(tokenizer_dir, name)).is_file()
     ]
-    if not tokenizer_files:
+    if not copied:
         raise FileNotFoundError(
-            f'{tokenizer_dir} has no tokenizer files ({", ".join(tokenizer.FILES)}).'
+            f'{tokenizer_dir} has no tokenizer files ({", ".join(tokenizer_files.FILES)}).'
         )
     encoders = ['']
     if isinstance(model, CrossEncoder):
@@ -106,7 +109,7 @@ def export_sentence_transformer(
     try:
         for folder in encoders:
             (new / folder).mkdir(exist_ok=True)
-            for file in tokenizer_files:
+            for file in copied:
                 shutil.copyfile(file, new / folder / file.name)
         for name, content in files.items():
             (new / name).parent.mkdir(exist_ok=True)

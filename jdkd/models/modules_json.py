@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from jdkd.models import files as files_lib
-from jdkd.models import tokenizer
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, Projection
-from jdkd.models.files import inside, read_json, understood
+from jdkd.runtime import checkpoint_files as files_lib
+from jdkd.runtime.checkpoint_files import inside, read_json, understood
 from jdkd.runtime.messages import brief, shown
+from jdkd.tokens import tokenizer_files
 
 _ORDER = ('Transformer', 'Pooling', 'Dense', 'Normalize')
 _TYPES = 'sentence_transformers.models'
@@ -306,7 +306,7 @@ def _check_lower_case(encoder: pathlib.Path) -> None:
     if not (read_json(encoder / 'sentence_bert_config.json') or {}).get('do_lower_case'):
         return
     file = encoder / 'tokenizer.json'
-    normalizer = tokenizer.read(file).normalizer if file.is_file() else None
+    normalizer = tokenizer_files.read(file).normalizer if file.is_file() else None
     if normalizer is None or normalizer.normalize_str('A') != 'a':
         raise ValueError(
             f'{encoder}/sentence_bert_config.json has do_lower_case=True, but the tokenizer keeps '

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from jdkd.models import files, modules_json
+from jdkd.models import modules_json
 from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.dual_encoder import Projection
 from jdkd.models.families import FAMILIES, Slot, slot
-from jdkd.models.files import read_json, understood
 from jdkd.models.transformer import param_shapes
+from jdkd.runtime import checkpoint_files
+from jdkd.runtime.checkpoint_files import read_json, understood
 from jdkd.runtime.messages import brief, shown
 
 
@@ -199,7 +200,7 @@ class _Tensors:
         self.family = FAMILIES[family]
         self.all, self.taken = {}, set()
         for file in _weight_files(directory):
-            for name, tensor in files.open_tensors(file).items():
+            for name, tensor in checkpoint_files.open_tensors(file).items():
                 name = name.removeprefix(self.family.prefix)
                 # Checkpoints converted from TensorFlow name layer norms so.
                 name = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
@@ -261,7 +262,7 @@ def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
         with understood(file):
             names = sorted(set(index['weight_map'].values()))
     for name in names:
-        if not files.inside(directory, name, file).is_file():
+        if not checkpoint_files.inside(directory, name, file).is_file():
             raise FileNotFoundError(
                 f'{directory} has no {name}; where its weights are a pytorch_model.bin, convert '
                 'them: load the model with transformers and save_pretrained() it again.'

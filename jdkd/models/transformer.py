@@ -10,7 +10,6 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 
 from jdkd.models import positions
@@ -24,12 +23,6 @@ def real_tokens(tokens: jax.Array, pad_id: int) -> jax.Array:
     A text may spell out the padding token (documentation of tokenizers does): that one is text.
     """
     return jax.lax.cummax((tokens != pad_id).astype(jnp.int8), axis=1, reverse=True) > 0
-
-
-def row_lengths(tokens: np.ndarray, pad_id: int) -> np.ndarray:
-    """`[B]` tokens of each row of `[B, L]` ids on the host, as `real_tokens` counts them."""
-    real = tokens != pad_id
-    return np.where(real.any(axis=1), tokens.shape[1] - real[:, ::-1].argmax(axis=1), 0)
 
 
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from absl import logging
 
-from jdkd import cautions
-from jdkd.publish import STUDENT
+from jdkd import config as configs
+from jdkd import diagnostics
 from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
 from jdkd.report.finished import Finished
-from jdkd.run import Run
-from jdkd.runtime import config as configs
+from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed, files, stages
 
 TEACHER = 'teacher_rerank'
@@ -38,7 +37,7 @@ def write(
     significance: Mapping[str, Mapping[str, Mapping]],
     teacher_eval: Mapping[str, float],
     rounds: Sequence[Mapping],
-    warnings: Sequence[cautions.Caution],
+    warnings: Sequence[diagnostics.Caution],
 ) -> dict:
     """Writes report.json, report.html and pictures/, and logs the table.
 
@@ -85,7 +84,7 @@ def write(
     difference = tables.table(tables.differences(significance), 'student less')
     shown = f'{tables.measures_table(test)}\n\n{difference}'
     if warnings:
-        shown += '\n\nwarnings\n' + '\n'.join(cautions.lines(warnings))
+        shown += '\n\nwarnings\n' + '\n'.join(diagnostics.lines(warnings))
     logging.info('test queries of %s\n%s', run.collection.name, shown)
     return report
 
@@ -157,5 +156,5 @@ def _pictures(drawn: Mapping[str, str], *names: str) -> Iterator[str]:
     return (drawn[name] for name in names if name in drawn)
 
 
-def _warnings(found: Sequence[cautions.Caution]) -> list[str]:
-    return [page.heading('Warnings'), page.listing(cautions.lines(found))] if found else []
+def _warnings(found: Sequence[diagnostics.Caution]) -> list[str]:
+    return [page.heading('Warnings'), page.listing(diagnostics.lines(found))] if found else []

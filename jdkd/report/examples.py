@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from jdkd.data.collection import Collection
-from jdkd.retrieval import evaluate
+from jdkd.corpus.collection import Collection
+from jdkd.retrieval import measures
 
 _EXAMPLES = 5  # Of wins, and of losses.
 _LONGEST = 300  # Characters of a text.
@@ -30,8 +30,8 @@ def load(directory: pathlib.Path, system: str, name: str | None = None) -> Teste
     """
     return Tested(
         name or system,
-        evaluate.load_per_query(directory, system),
-        evaluate.load_first(directory, system),
+        measures.load_per_query(directory, system),
+        measures.load_first(directory, system),
     )
 
 

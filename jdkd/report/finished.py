@@ -7,8 +7,8 @@ from typing import Any
 
 import ml_collections
 
-from jdkd.publish import STUDENT
-from jdkd.runtime import config as configs
+from jdkd import config as configs
+from jdkd.run import STUDENT
 from jdkd.runtime import metrics, stages
 
 FILE = 'report.json'

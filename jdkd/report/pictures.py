@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from jdkd.publish import STUDENT
 from jdkd.report import drawing
 from jdkd.report.drawing import (
     LINES,
@@ -26,6 +25,7 @@ from jdkd.report.drawing import (
 )
 from jdkd.report.examples import Duel
 from jdkd.report.finished import Finished
+from jdkd.run import STUDENT
 
 Runs = Mapping[str, Finished]
 

@@ -9,11 +9,11 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from jdkd.data.tokens import TokenStore
-from jdkd.models.cross_encoder import join_pairs
 from jdkd.retrieval import vectors
 from jdkd.runtime import distributed, stages
 from jdkd.runtime import mesh as meshes
+from jdkd.tokens.pairs import join_pairs
+from jdkd.tokens.store import TokenStore
 
 # Token lengths that are compiled; from 64 on, four between a power of two and the next.
 BUCKETS = (16, 24, 32, 48, *((4 + i) * 2**n for n in range(4, 11) for i in range(4)))

@@ -11,9 +11,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from jdkd.data import tokens
-from jdkd.data.candidates import Lists
-from jdkd.data.tokens import TokenStore
+from jdkd.lists import loader
+from jdkd.lists.candidates import Lists
 from jdkd.models import dual_encoder, pretrained
 from jdkd.models.families import FAMILIES
 from jdkd.retrieval import encode, index, vectors
@@ -22,8 +21,11 @@ from jdkd.retrieval.vectors import Vectors
 from jdkd.run import Queries, Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
-from jdkd.systems import base
-from jdkd.systems.entries import check_tokenizer, read_model, resolve
+from jdkd.systems.loading import check_tokenizer, read_model, resolve
+from jdkd.systems.ranking import keep_ranking
+from jdkd.systems.system import ListScorer, Scorer
+from jdkd.tokens.store import TokenStore
+from jdkd.tokens.tokenizer import Tokenizer, load_tokenizer
 
 _RECALL_SAMPLE = 256  # Queries whose approximate ranking is checked against exact search.
 
@@ -42,7 +44,7 @@ class Encoder:
 
     model: Any
     params: Any
-    tokenizer: tokens.Tokenizer
+    tokenizer: Tokenizer
     spec: ml_collections.FrozenConfigDict
     source: pretrained.Pretrained
 
@@ -130,9 +132,9 @@ class DualEncoderSystem:
             approximate = Ranking(ranking.passages[sample], ranking.scores[sample])
             return ranking, {'index_recall': index.recall(approximate, exact)}
 
-        return base.keep_ranking(self, queries, search)
+        return keep_ranking(self, queries, search)
 
-    def list_scorer(self, queries: Queries) -> base.ListScorer:
+    def list_scorer(self, queries: Queries) -> ListScorer:
         asked, passages = self.queries(queries), self.passages
 
         def score(lists: Lists) -> np.ndarray:
@@ -153,7 +155,7 @@ class DualEncoderSystem:
 
         return score
 
-    def scorer(self, queries: Queries) -> base.Scorer:
+    def scorer(self, queries: Queries) -> Scorer:
         asked, passages = self.queries(queries), self.passages
         return lambda rows, columns: asked[rows] @ passages[columns].T
 
@@ -270,12 +272,12 @@ class CrossEncoderSystem:
             'teacher.members, not in assistants.'
         )
 
-    def scorer(self, queries: Queries) -> base.Scorer:
+    def scorer(self, queries: Queries) -> Scorer:
         raise ValueError(
             f"system '{self.name}' is a cross-encoder: it scores lists, not whole batches."
         )
 
-    def list_scorer(self, queries: Queries) -> base.ListScorer:
+    def list_scorer(self, queries: Queries) -> ListScorer:
         query_tokens = self.encoder.query_tokens(self.run, queries)
         passage_tokens = self.encoder.passage_tokens(self.run)
         ids = self.run.collection.passage_ids
@@ -330,9 +332,9 @@ def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
         ValueError: also if the tokenizer is not the model's, or untied towers have one each.
     """
     model, params, source = read_model(spec, run.config.seed)
-    tokenizer = tokens.load(source.tokenizer_dir)
+    tokenizer = load_tokenizer(source.tokenizer_dir)
     if source.query is not None:
-        other = tokens.load(source.query.tokenizer_dir)
+        other = load_tokenizer(source.query.tokenizer_dir)
         if other.fingerprint != tokenizer.fingerprint:
             raise ValueError(
                 f'the towers {source.query.source} and {source.source} have different tokenizers; '
@@ -355,3 +357,13 @@ def weights_digest(encoder: Encoder) -> str:
         digest.update(meshes.path_name(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+def token_lookup(run: Run, encoder: Encoder, queries, length: int):
+    """What turns records of a split into the token rows that an encoder trains on."""
+    query_ids = encoder.query_tokens(run, queries)
+    passage_ids = encoder.passage_tokens(run)
+    if encoder.spec.kind == 'cross_encoder':
+        return loader.CrossEncoderTokens(query_ids, passage_ids, encoder.separators)
+    sep_id, dark = encoder.tokenizer.special['sep'], bool(run.config.loss.dark)
+    return loader.DualEncoderTokens(query_ids, passage_ids, length, sep_id, dark)

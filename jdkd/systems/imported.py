@@ -5,13 +5,15 @@ import pathlib
 
 import numpy as np
 
-from jdkd import cautions
-from jdkd.data import reading, runs
-from jdkd.data.candidates import Lists
+from jdkd import diagnostics
+from jdkd.corpus.sources import parsing
+from jdkd.lists.candidates import Lists
+from jdkd.retrieval import trec
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 from jdkd.runtime import stages
-from jdkd.systems import base
+from jdkd.systems.ranking import ranked
+from jdkd.systems.system import ListScorer, Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class ImportedScores:
     """Scores made elsewhere, read from a file (an LLM ranker, another system's run).
 
     Attributes:
-        path: The file; `jdkd.data.runs` says which there are.
+        path: The file; `jdkd.retrieval.trec` says which there are.
         scores: What it holds.
         missing: Score of a pair that the file lacks; None makes that an error.
     """
@@ -29,13 +31,11 @@ class ImportedScores:
     scale: float | None
     run: Run
     path: pathlib.Path
-    scores: runs.Scores
+    scores: trec.Scores
     missing: float | None
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        return base.ranked(
-            self.run, self.name, queries, lambda depth: (self._best(queries, depth), {})
-        )
+        return ranked(self.run, self.name, queries, lambda depth: (self._best(queries, depth), {}))
 
     def _best(self, queries: Queries, depth: int) -> Ranking:
         rows = np.full((len(queries), depth), -1, np.int32)
@@ -46,12 +46,12 @@ class ImportedScores:
             rows[i, : len(best)], values[i, : len(best)] = theirs[best], scores[best]
         return Ranking(rows, values)
 
-    def scorer(self, queries: Queries) -> base.Scorer:
+    def scorer(self, queries: Queries) -> Scorer:
         raise ValueError(
             f"system '{self.name}' has imported scores: it scores lists, not whole batches."
         )
 
-    def list_scorer(self, queries: Queries) -> base.ListScorer:
+    def list_scorer(self, queries: Queries) -> ListScorer:
         return lambda lists: self._score(queries, lists)
 
     def _score(self, queries: Queries, lists: Lists) -> np.ndarray:
@@ -93,21 +93,21 @@ def load(run: Run, name: str, spec) -> ImportedScores:
 
     def build(out: pathlib.Path) -> dict:
         skipped = {}
-        scores = runs.read(path, run.collection, reading.fault_of(spec.on_error, skipped))
-        reading.log_skipped(str(path), skipped)
+        scores = trec.read(path, run.collection, parsing.fault_of(spec.on_error, skipped))
+        parsing.log_skipped(str(path), skipped)
         scores.save(out)
         return {
             'skipped': skipped,
             'queries': len(scores.queries),
             'pairs': len(scores.rows),
-            'constant_share': cautions.constant_share(scores.values, scores.starts),
-            'saturated_share': cautions.saturated_share(scores.values),
+            'constant_share': diagnostics.constant_share(scores.values, scores.starts),
+            'saturated_share': diagnostics.saturated_share(scores.values),
         }
 
     where = f'systems/{name}/scores'
     inputs = {'collection': run.collection.fingerprint, 'on_error': spec.on_error}
     manifest = stages.stage_of_files(run.workdir / where, [path], inputs, build)
-    cautions.log(cautions.of_flatness(str(path), manifest['result']))
+    diagnostics.log(diagnostics.of_flatness(str(path), manifest['result']))
     digest = stages.digest([manifest['digest'], spec.missing])
-    scores = runs.load(run.workdir / where)
+    scores = trec.load(run.workdir / where)
     return ImportedScores(name, digest, spec.scale, run, path, scores, spec.missing)

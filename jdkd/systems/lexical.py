@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from jdkd.data.candidates import Lists
+from jdkd.lists.candidates import Lists
 from jdkd.retrieval import bm25
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
-from jdkd.systems import base
+from jdkd.systems.ranking import keep_ranking
+from jdkd.systems.system import ListScorer, Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +21,11 @@ class BM25System:
     model: bm25.BM25
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        return base.keep_ranking(
+        return keep_ranking(
             self, queries, lambda depth: (self.model.search(queries.texts, depth), {})
         )
 
-    def list_scorer(self, queries: Queries) -> base.ListScorer:
+    def list_scorer(self, queries: Queries) -> ListScorer:
         all_terms = self.model.query_terms(queries.texts)
 
         def score(lists: Lists) -> np.ndarray:
@@ -38,6 +39,6 @@ class BM25System:
 
         return score
 
-    def scorer(self, queries: Queries) -> base.Scorer:
+    def scorer(self, queries: Queries) -> Scorer:
         terms = self.model.query_terms(queries.texts)
         return lambda rows, passages: self.model.all_scores(terms[rows], passages)

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from jdkd.data.tokens import TokenStore
 from jdkd.retrieval import encode, index
 from jdkd.retrieval.index import Ranking
-from jdkd.systems.base import System
 from jdkd.systems.encoders import CrossEncoderSystem, DualEncoderSystem, Encoder
 from jdkd.systems.lexical import BM25System
+from jdkd.systems.system import System
+from jdkd.tokens.store import TokenStore
 
 
 def rank(system: System, question: str, depth: int) -> Ranking:

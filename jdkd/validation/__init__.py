@@ -8,9 +8,10 @@ import pathlib
 
 import ml_collections
 
-from jdkd.data import store
+from jdkd.corpus import importing
+from jdkd.planning import disk
 from jdkd.run import Run
-from jdkd.validation import checkpoints, collection, disk, fields, machine, roles
+from jdkd.validation import checkpoints, collection, fields, machine, roles
 from jdkd.validation.faults import caught, raise_all
 
 
@@ -40,7 +41,7 @@ def before_start(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path)
             *fields.faults(config),
             *roles.faults(config),
             *machine.faults(config),
-            *caught(store.check, config.collection, workdir / 'collection'),
+            *caught(importing.check, config.collection, workdir / 'collection'),
             *collection.file_faults(config, workdir),
             *checkpoints.faults(config, fetch=False),
         ]

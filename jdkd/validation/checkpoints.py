@@ -4,24 +4,12 @@ from collections.abc import Iterator, Mapping
 
 import ml_collections
 
-from jdkd.data import tokens
 from jdkd.models import pretrained, weights
 from jdkd.models.config import pick_layers
-from jdkd.systems import entries
-from jdkd.validation import roles
+from jdkd.systems import loading
+from jdkd.systems.roles import encoders
+from jdkd.tokens.tokenizer import load_tokenizer
 from jdkd.validation.faults import caught
-
-
-def encoders(
-    config: ml_collections.FrozenConfigDict,
-) -> dict[str, ml_collections.FrozenConfigDict]:
-    """Entries of the encoders that a run loads, by their field, the student's the last."""
-    named = {f'systems.{name}': config.systems.get(name) for name in roles.used(config)}
-    return {
-        field: entry
-        for field, entry in {**named, 'student': config.student}.items()
-        if entry is not None and 'weights' in entry
-    }
 
 
 def faults(config: ml_collections.FrozenConfigDict, *, fetch: bool) -> Iterator[str]:
@@ -62,9 +50,9 @@ def _sketch_faults(
     config = sketch.config
     yield from caught(pick_layers, config, entry.layers or None, of=of)
     if entry.query_length is not None and entry.passage_length is not None:
-        yield from caught(entries.check_lengths, entry, config, of=of)
+        yield from caught(loading.check_lengths, entry, config, of=of)
     if entry.hidden_size is not None:
-        yield from caught(entries.of_size, config, entry.hidden_size, of=of)
+        yield from caught(loading.of_size, config, entry.hidden_size, of=of)
     yield from caught(
-        lambda: entries.check_tokenizer(entry, config, tokens.load(sketch.tokenizer_dir)), of=of
+        lambda: loading.check_tokenizer(entry, config, load_tokenizer(sketch.tokenizer_dir)), of=of
     )

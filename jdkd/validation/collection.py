@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jdkd.retrieval import evaluate, index
+from jdkd.retrieval import index, measures
 from jdkd.run import Run
 from jdkd.runtime import stages
-from jdkd.validation import roles
+from jdkd.systems import roles
 from jdkd.validation.faults import caught
 
 
@@ -55,7 +55,7 @@ def faults(run: Run) -> Iterator[str]:
         )
     for queries in (run.eval, run.test):
         yield from caught(
-            evaluate.check_grounds,
+            measures.check_grounds,
             config.measures,
             queries.split,
             any(len(rows) for rows in queries.positives),

@@ -7,14 +7,14 @@ from typing import Any
 import ml_collections
 import Stemmer
 
-from jdkd.data import sources
-from jdkd.distill import assistants, schedules
+from jdkd.corpus.sources import registry
+from jdkd.distillation import assistants, schedules
 from jdkd.models.config import REMAT
 from jdkd.models.dual_encoder import POOLINGS
-from jdkd.retrieval import evaluate, index, vectors
+from jdkd.retrieval import index, measures, vectors
 from jdkd.systems.build import KINDS
+from jdkd.systems.roles import used
 from jdkd.validation.faults import caught
-from jdkd.validation.roles import used
 
 _RANGES: dict[str, Callable[[float], bool]] = {
     'at least 0': lambda x: x >= 0,
@@ -114,7 +114,7 @@ def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     """What is wrong with single fields of a run's config."""
     yield from out_of_range(config, _RUN)
     yield from no_options(config, _OPTIONS)
-    yield from caught(sources.parse, config.collection.source)
+    yield from caught(registry.parse, config.collection.source)
     yield from measures_faults(config)
     if config.compare not in config.measures:
         yield f"compare='{config.compare}' is not among measures={config.measures}; add it."
@@ -138,7 +138,7 @@ def measures_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     if not config.measures:
         yield 'measures is empty; name at least one, for example nDCG@10.'
     for measure in config.measures:
-        yield from caught(evaluate.check, [measure])
+        yield from caught(measures.check, [measure])
 
 
 def index_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:

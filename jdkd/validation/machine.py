@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import ml_collections
 
 from jdkd.runtime import mesh as meshes
-from jdkd.validation import roles
+from jdkd.systems import roles
 from jdkd.validation.faults import caught
 
 

@@ -6,27 +6,7 @@ from collections.abc import Iterator
 
 import ml_collections
 
-
-def used(config: ml_collections.FrozenConfigDict) -> list[str]:
-    """Names of the systems that a run builds, also of those that are no entries, each once."""
-    names = dict.fromkeys([*retrievers(config), *config.teacher.members])
-    found = list(names)
-    for name in found:  # Grows: a system that mines for another may be trained itself.
-        miner = _miner(config, name)
-        if miner is not None and miner not in names:
-            names[miner] = None
-            found.append(miner)
-    return found
-
-
-def retrievers(config: ml_collections.FrozenConfigDict) -> list[str]:
-    """Names of the systems that search the collection."""
-    return [config.first_stage, *config.assistants, *config.candidates.retrievers]
-
-
-def trained(config: ml_collections.FrozenConfigDict) -> dict[str, ml_collections.FrozenConfigDict]:
-    """Entries of the systems that are trained from labels, by name."""
-    return {name: config.systems[name] for name in used(config) if _miner(config, name) is not None}
+from jdkd.systems.roles import _miner, retrievers, trained, used
 
 
 def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
@@ -62,13 +42,6 @@ def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     if config.student.scale is None:
         yield 'student.scale is not set; give the inverse temperature of its scores, such as 20.'
     yield from _size_faults(config)
-
-
-def _miner(config: ml_collections.FrozenConfigDict, name: str) -> str | None:
-    """Who mines the negatives that a system is trained with; None where it is not trained."""
-    entry = config.systems.get(name)
-    is_trained = entry is not None and 'train' in entry and entry.train.steps
-    return entry.train.negatives_from if is_trained else None
 
 
 def _kind(config: ml_collections.FrozenConfigDict, name: str) -> str | None:

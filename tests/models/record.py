@@ -10,8 +10,9 @@ import json
 import sys
 
 import numpy as np
-import reference
 import torch
+
+from tests.helpers import reference
 
 LENGTHS = (40, 17, 2, 9)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from jdkd.models import pretrained
-from jdkd.models.cross_encoder import CrossEncoder, join_pairs
+from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import Transformer, TransformerConfig
+from jdkd.tokens.pairs import join_pairs
 
 TINY = TransformerConfig(
     vocab_size=50,

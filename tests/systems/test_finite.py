@@ -7,20 +7,21 @@ import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
-import toy
 
 from configs import mta4dpr
-from jdkd.data import store
-from jdkd.data.candidates import Lists
+from jdkd import config as configs
+from jdkd.algorithm.teacher import Teacher
+from jdkd.corpus import importing
+from jdkd.lists.candidates import Lists
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Run
-from jdkd.runtime import config as configs
 from jdkd.runtime import mesh as meshes
-from jdkd.systems import base
+from jdkd.systems import scoring
 from jdkd.systems.build import build
-from jdkd.teacher import Teacher
+from jdkd.systems.ranking import ranked
+from tests.helpers import toy
 
 MODELS = {
     'dual': DualEncoder(toy.TRANSFORMER, 'mean', True),
@@ -51,7 +52,7 @@ def run(tmp_path):
         c.systems[name].query_length, c.systems[name].passage_length = 8, 16
     config = configs.resolve(c)
     workdir = tmp_path / 'w'
-    return Run(config, workdir, meshes.make_mesh(), store.collect(config, workdir))
+    return Run(config, workdir, meshes.make_mesh(), importing.collect(config, workdir))
 
 
 def holding(run, queries):
@@ -102,7 +103,7 @@ def test_scores_and_rankings_name_system_query_and_passage(run, tmp_path):
     lists = Lists.originals(np.array([at, at]), np.array([[1, 1], [1, 2]]))
     said = "'llm' gives query 'train1' and passage 'p2' the score inf, and 1 of 4 scores of split"
     with pytest.raises(FloatingPointError, match=said):
-        base.score_in_parts(system, run.train, lists, tmp_path, 'llm')
+        scoring.score_in_parts(system, run.train, lists, tmp_path, 'llm')
 
     def search(depth):
         passages = np.full((4, depth), -1, np.int32)
@@ -112,4 +113,4 @@ def test_scores_and_rankings_name_system_query_and_passage(run, tmp_path):
 
     said = f"'bm25' gives query '{run.train.ids[2]}' and passage 'p7' the score nan, and 1 of"
     with pytest.raises(FloatingPointError, match=said):
-        base.ranked(run, 'bm25', run.train, search)
+        ranked(run, 'bm25', run.train, search)

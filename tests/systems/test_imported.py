@@ -7,9 +7,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jdkd.data.candidates import Lists
-from jdkd.data.collection import Collection
-from jdkd.data.passages import Passages
+from jdkd.corpus.collection import Collection
+from jdkd.corpus.passages import Passages
+from jdkd.lists.candidates import Lists
 from jdkd.run import Queries, Run
 from jdkd.systems import imported
 
@@ -56,7 +56,7 @@ def test_a_missing_score_stops_with_the_coverage_or_takes_a_value(run):
 def test_the_file_is_read_once_and_noticed_when_it_changes(run):
     file = run.workdir.parent / 'run.trec'
     digest = load(run).digest
-    with mock.patch('jdkd.data.runs.read', side_effect=AssertionError):
+    with mock.patch('jdkd.retrieval.trec.read', side_effect=AssertionError):
         assert load(run).digest == digest
         file.rename(file.with_name('moved'))
         assert load(run).digest == digest

@@ -1,0 +1,1 @@
+"""Algorithm 1 of MTA4DPR: rounds of GenDataset, training, Compare and the pool's update."""

@@ -1,0 +1,146 @@
+"""Two finished runs on the same collection, side by side."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jdkd import config as configs
+from jdkd.corpus import importing
+from jdkd.corpus.collection import Collection
+from jdkd.report import drawing, examples, finished, page, pictures, tables
+from jdkd.report.examples import Duel
+from jdkd.report.finished import Finished
+from jdkd.retrieval import significance
+from jdkd.run import STUDENT
+from jdkd.runtime import files, stages
+
+
+def compare(
+    workdir: pathlib.Path, other: pathlib.Path, output: pathlib.Path | None = None
+) -> pathlib.Path:
+    """Writes report.json, report.html and pictures/ of two runs, and prints their measures.
+
+    Args:
+        workdir: Of a finished run.
+        other: Of another one on the same collection.
+        output: A directory; None for `<workdir>/compared/<name of the other>`.
+
+    Returns:
+        The directory.
+
+    Raises:
+        FileNotFoundError: if a workdir holds no finished run.
+        ValueError: if their collections differ, or they share no test query or measure.
+    """
+    paths = dict(zip(_names(workdir, other), (workdir, other), strict=True))
+    runs = {name: finished.read(path) for name, path in paths.items()}
+    collection = _shared(runs)
+    ours, theirs = (
+        examples.load(run.workdir / 'test', STUDENT, name) for name, run in runs.items()
+    )
+    common = [query_id for query_id in ours.per_query if query_id in theirs.per_query]
+    if not common:
+        raise ValueError(
+            f'{workdir} and {other} were tested on queries of which none is the same; give two '
+            'runs with the same collection.test_split.'
+        )
+    differences = significance.compare(
+        {query_id: ours.per_query[query_id] for query_id in common},
+        {query_id: theirs.per_query[query_id] for query_id in common},
+    )
+    if not differences:
+        raise ValueError(
+            f'{workdir} and {other} share no measure; give two runs with the same measures.'
+        )
+    a, b = runs.values()
+    report = {
+        'runs': {name: str(run.workdir.absolute()) for name, run in runs.items()},
+        'config': configs.differences(a.config, b.config),
+        'test': {name: run.report['test'] for name, run in runs.items()},
+        'common_queries': len(common),
+        'significance': {f'{ours.name} less {theirs.name}': differences},
+        'collection': collection.name,
+    }
+    split = a.config.collection.test_split
+    measure = a.config.compare if a.config.compare in differences else next(iter(differences))
+    duel = examples.duel(collection, split, measure, ours, theirs)
+    directory = output or workdir / 'compared' / theirs.name
+    _write(directory, report, runs, duel)
+    print(f'{tables.table(_measures(report))}\n')
+    print(tables.table(tables.differences(report['significance']), 'students'))
+    print(f'\nthe page is {directory / "report.html"}')
+    return directory
+
+
+def _names(workdir: pathlib.Path, other: pathlib.Path) -> tuple[str, str]:
+    """What two runs are called: the ends of their paths, as long as it takes to tell them apart."""
+    ours, theirs = workdir.resolve().parts, other.resolve().parts
+    if ours == theirs:
+        raise ValueError(f'{workdir} and {other} are the same run; give another with --with.')
+    length = 1
+    while ours[-length:] == theirs[-length:]:
+        length += 1
+    return '_'.join(ours[-length:]).strip('/_'), '_'.join(theirs[-length:]).strip('/_')
+
+
+def _shared(runs: Mapping[str, Finished]) -> Collection:
+    """The collection that runs were made from, as it was imported: D_eval may be drawn otherwise.
+
+    Raises:
+        ValueError: if they were made from several.
+    """
+    found = {name: importing.open_(run.workdir / 'collection') for name, run in runs.items()}
+    if len({collection.fingerprint for collection in found.values()}) > 1:
+        shown = ' and '.join(
+            f'{collection.name!r} (sha256 {collection.fingerprint[:12]}...) in {runs[name].workdir}'
+            for name, collection in found.items()
+        )
+        raise ValueError(
+            f'the collections differ: {shown}; only runs on the same texts and judgements can be '
+            'compared.'
+        )
+    return next(iter(found.values()))
+
+
+def _measures(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Cells of all systems of both runs, the students last."""
+    rows = {
+        (system, name): measures
+        for name, test in report['test'].items()
+        for system, measures in test.items()
+    }
+    order = sorted(rows, key=lambda row: (row[0] == STUDENT, row[0]))
+    columns = dict.fromkeys(measure for measures in rows.values() for measure in measures)
+    cells = tables.percents({f'{system}, {name}': rows[system, name] for system, name in order})
+    return {row: {c: found.get(c, '') for c in columns} for row, found in cells.items()}
+
+
+def _write(
+    directory: pathlib.Path, report: Mapping[str, Any], runs: Mapping[str, Finished], duel: Duel
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    drawn = [*pictures.of_runs(runs), pictures.duels([duel])]
+    shown = {picture.name: page.picture(picture) for picture in drawn}
+    changed = {
+        field: dict(zip(runs, map(str, values), strict=True))
+        for field, values in report['config'].items()
+    }
+    names = ' and '.join(runs)
+    parts = [
+        page.paragraph(f'{report["collection"]}: measures of the test queries, times 100.'),
+        page.table(_measures(report)),
+        page.paragraph(
+            f'The difference of the two students over the {report["common_queries"]} test queries '
+            'that both runs have, times 100; paired t-test.'
+        ),
+        page.table(tables.differences(report['significance'])),
+        shown.pop('queries'),
+        page.duel(duel),
+        page.heading('Where the configs differ'),
+        page.table(changed, words=True) if changed else page.paragraph('Nowhere.'),
+        *shown.values(),
+    ]
+    stages.write_json(directory / finished.FILE, report)
+    with files.replacing(directory / 'report.html') as f:
+        f.write(page.document(f'{names}, compared', parts))
+    drawing.write(directory / 'pictures', drawn)

@@ -1,0 +1,118 @@
+"""Questions from the terminal: what the student, the first stage and the teacher find."""
+
+import itertools
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from jdkd.algorithm import student
+from jdkd.retrieval.index import Ranking
+from jdkd.run import Run
+from jdkd.systems import live
+from jdkd.systems.build import build
+
+_SHOWN = 5  # Passages a question.
+_WIDTH = 150  # Of the page, in characters, where standard output is no terminal.
+_LINES = 3  # Of text, at most, for each passage.
+
+# question -> the best passages, `[1, n]`.
+Searcher = Callable[[str], Ranking]
+
+
+def search(run: Run) -> None:
+    """Reads questions from standard input, line by line, and prints the best passages.
+
+    Side by side, each with the time it takes: the final student, by exact search; the first stage;
+    and the teacher, re-ranking the first stage's top passages. What cannot be asked a new
+    question, since its scores are imported, is named and left out.
+    """
+    shown, left_out = searchers(run)
+    for reason in left_out:
+        print(f'Not shown: {reason}')
+    for warm_up in ('a', 'a ' * run.config.student.query_length):
+        for find in shown.values():  # Compiles what would be counted as latency.
+            find(warm_up)
+    prompt = 'question (empty line ends): ' if sys.stdin.isatty() else ''
+    while True:
+        try:
+            question = input(prompt).strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        print(page(run, {name: _timed(find, question) for name, find in shown.items()}))
+        print(flush=True)
+
+
+def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
+    """What questions can be asked of a finished run, by name, and why others cannot.
+
+    Raises:
+        FileNotFoundError: if the run has not been trained to its end.
+    """
+    config = run.config
+    final = student.load(run).final()
+    first = build(run, config.first_stage)
+    weights = run.read_manifest('rounds/00/scores')['result']['teacher']
+    members = [build(run, name) for name in weights]
+    imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
+    found = {student.NAME: lambda question: live.rank(final, question, _SHOWN)}
+    if first.name not in imported:
+        found[first.name] = lambda question: live.rank(first, question, _SHOWN)
+    if not imported:
+        depth = config.depth
+
+        def rerank(question):
+            rows = live.rank(first, question, depth).passages[0]
+            scores = sum(weights[m.name] * live.score(m, question, rows) for m in members)
+            order = np.argsort(-scores, kind='stable')[:_SHOWN]
+            return Ranking(rows[None, order], scores[None, order])
+
+        found[f'teacher on {first.name}'] = rerank
+    names = ', '.join(sorted(imported))
+    return found, [f'{names}: imported scores; none for a new question.'] if imported else []
+
+
+def _timed(find: Searcher, question: str) -> tuple[Ranking, float]:
+    start = time.perf_counter()
+    return find(question), time.perf_counter() - start
+
+
+def page(run: Run, found: Mapping[str, tuple[Ranking, float]]) -> str:
+    """Rankings side by side."""
+    page = shutil.get_terminal_size((_WIDTH, 0)).columns
+    width = max(page // len(found) - 2, 30)
+    columns = []
+    for name, (ranking, seconds) in found.items():
+        cells = [[_cut(f'        {name}, {1000 * seconds:.0f} ms', width)]]
+        for row, score in zip(ranking.passages[0], ranking.scores[0], strict=True):
+            cells.append(_cell(run, row, score, width))
+        columns.append(cells)
+    lines = []
+    for cells in itertools.zip_longest(*columns, fillvalue=[]):
+        for texts in itertools.zip_longest(*cells, fillvalue=''):
+            lines.append('  '.join(f'{text:{width}}' for text in texts).rstrip())
+    return '\n'.join(lines)
+
+
+def _cell(run: Run, row: int, score: float, width: int) -> list[str]:
+    """Score, title and the beginning of the text of a passage, as lines."""
+    title = _plain(run.collection.titles[row] or run.collection.passage_ids[row], width)
+    # More than is shown, and not ten megabytes: whitespace is squeezed.
+    text = _plain(run.collection.texts[row], 10 * _LINES * width)
+    text = textwrap.shorten(text, _LINES * (width - 8), placeholder=' ...')
+    body = textwrap.wrap(text, width - 8, max_lines=_LINES, placeholder=' ...')
+    return [_cut(f'{score:6.3f}  {title}', width), *(f'        {line}' for line in body)]
+
+
+def _plain(text: str, length: int) -> str:
+    """The beginning of a text, without what a terminal would obey instead of showing it."""
+    return ''.join(c if c.isprintable() else ' ' for c in text[: length + 1])
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else f'{line[: width - 3]}...'

@@ -1,0 +1,272 @@
+"""A checkpoint measured over several collections as it is, beside BM25: a table as BEIR's.
+
+Thakur et al., BEIR (NeurIPS 2021). Each collection is a run of its own in the workdir, with two
+systems, so that its token stores, embeddings and rankings are stages as in training.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from jdkd import config as configs
+from jdkd.algorithm.teacher import Teacher
+from jdkd.corpus import importing
+from jdkd.corpus.sources import registry
+from jdkd.models import pretrained, weights
+from jdkd.models.families import FAMILIES
+from jdkd.report import tables
+from jdkd.retrieval import measures as evaluation
+from jdkd.retrieval import significance
+from jdkd.run import Run
+from jdkd.runtime import distributed, stages
+from jdkd.systems import measuring
+from jdkd.systems.build import build
+from jdkd.systems.ranking import measure_inputs, own_passages
+from jdkd.validation import checkpoints, fields, machine
+from jdkd.validation.faults import caught, raise_all
+
+MODEL, FIRST, OTHER = 'model', 'bm25', 'other'
+_LONGEST = 512  # Tokens; what BEIR's models read, also where a checkpoint takes more.
+
+
+def is_config(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config says what to measure (configs/eval.py) and not what to train."""
+    return 'collections' in config
+
+
+def validate(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> None:
+    """Checks what can be checked before anything is built; weights are not read.
+
+    Args:
+        config: Of configs/eval.py, resolved.
+        workdir: Where the evaluation is kept, or will be.
+
+    Raises:
+        ValueError: with every field that cannot work and how to mend it.
+    """
+    raise_all(_faults(config, workdir))
+
+
+def _faults(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> Iterator[str]:
+    for field, example in (('model', 'DIR'), ('collections', 'beir:PATH,python_docs')):
+        if not config[field]:
+            yield f'{field} is not set; say for example --config.{field}={example}.'
+    kinds = {'kind': (None, 'dual_encoder', 'cross_encoder'), **fields.ENCODER_OPTIONS}
+    for check, known in ((fields.no_options, kinds), (fields.out_of_range, fields.ENCODER)):
+        there = {field: rule for field, rule in known.items() if field in config.encoder}
+        yield from check(config.encoder, there, 'encoder.')
+    yield from fields.no_options(config, {'on_error': ('stop', 'skip')})
+    yield from fields.out_of_range(config, fields.RETRIEVAL)
+    yield from fields.measures_faults(config)
+    yield from fields.index_faults(config)
+    yield from fields.entry_faults(f'systems.{FIRST}', config.systems[FIRST])
+    yield from machine.mesh_faults(config)
+    for source, name in zip(config.collections, names(config.collections), strict=True):
+        there = workdir / name / 'collection'
+        yield from caught(importing.check, _collection(config, source, name), there)
+    if config.model:
+        entry = {**config.encoder.to_dict(), 'weights': config.model}
+        entry = ml_collections.FrozenConfigDict(entry)
+        yield from checkpoints.entry_faults({'model': entry}, fetch=False)
+
+
+def names(collections: Sequence[str]) -> list[str]:
+    """What reports and directories call each collection: the end of its source, made unique."""
+    found: list[str] = []
+    for source in collections:
+        kind, _, name = source.partition(':')
+        if f'{kind}:PATH' in registry.SOURCES:
+            name = pathlib.Path(name).expanduser().resolve().name
+        name = re.sub(r'[^\w.-]|^\.+', '_', name or source)
+        numbered = (f'{name}-{i}' for i in itertools.count(2))
+        found.append(next(n for n in itertools.chain([name], numbered) if n not in found))
+    return found
+
+
+def evaluate(
+    config: ml_collections.FrozenConfigDict,
+    workdir: pathlib.Path,
+    open_run: Callable[[ml_collections.FrozenConfigDict, pathlib.Path], Run],
+    against: str | None = None,
+) -> dict:
+    """Measures `config.model` and BM25 on each collection; writes report.json.
+
+    Every stage that is already in the workdir is read instead of built, so that an evaluation
+    which was killed goes on where it was.
+
+    Args:
+        config: Of configs/eval.py, resolved.
+        workdir: Each collection has a directory in it.
+        open_run: Opens the run of a config in a workdir, with its collection as `store.fetch`
+            gives it: no split is asked for.
+        against: Workdir of another model's evaluation, or a TREC run file where there is one
+            collection; it is compared with.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: if a collection or what is compared with is missing.
+        ValueError: if a collection has none of the splits, or the checkpoint cannot be used.
+    """
+    entry = model_entry(config)
+    measured = {}
+    theirs = {name: against and _theirs(against, name) for name in names(config.collections)}
+    for source, (name, other) in zip(config.collections, theirs.items(), strict=True):
+        run = _open(config, entry, source, workdir / name, open_run)
+        measured[name] = _measure(run, other)
+        logging.info('%s\n%s', name, tables.table(tables.percents(measured[name]['test'])))
+    systems = (FIRST, OTHER, MODEL) if against else (FIRST, MODEL)
+    tests = {s: {name: m['test'][s] for name, m in measured.items()} for s in systems}
+    average = {
+        system: {m: float(np.mean([v[m] for v in test.values()])) for m in config.measures}
+        for system, test in tests.items()
+    }
+    found = {
+        'test': tests.pop(MODEL),
+        **tests,
+        'average': average,
+        'significance': {name: m['significance'] for name, m in measured.items()},
+        'collections': {name: m['collection'] for name, m in measured.items()},
+        'checkpoint': stages.to_json(entry),
+        'against': against,
+        'config_sha256': configs.digest(config),
+        'wall_seconds': stages.seconds(workdir),
+    }
+    if not distributed.is_first():
+        return found
+    stages.write_json(workdir / 'report.json', found)
+    print('\n\n'.join(table(measured, average, measure) for measure in config.measures))
+    return found
+
+
+def model_entry(config: ml_collections.FrozenConfigDict) -> ml_collections.FrozenConfigDict:
+    """The model as an entry of `systems`, with kind and lengths as its checkpoint says."""
+    entry = config.encoder.to_dict()
+    source = pretrained.read_pretrained(
+        weights.find_weights(config.model, entry['revision']), layers=entry['layers'] or None
+    )
+    is_classifier = source.head is not None and source.pooling is None
+    kind = entry['kind'] or ('cross_encoder' if is_classifier else 'dual_encoder')
+    longest = min(source.max_length, _LONGEST)
+    query_length = passage_length = longest
+    if kind == 'cross_encoder':
+        query_length = entry['query_length'] or longest // 4
+        # Both count special tokens of their own, of which a pair keeps fewer.
+        passage_length = longest - query_length + 2 - FAMILIES[source.config.family].separators
+    told = {'kind': kind, 'query_length': query_length, 'passage_length': passage_length}
+    return ml_collections.FrozenConfigDict(
+        entry
+        | {key: value for key, value in told.items() if entry[key] is None}
+        | {'weights': config.model, 'train': {'steps': 0}, 'scale': None}
+        | {'dropout': 0.0, 'remat': 'none'}
+    )
+
+
+def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measure: str) -> str:
+    """One measure over all collections as a text table, times 100.
+
+    Args:
+        measured: {collection: its `test`, `significance` and `collection`}.
+        average: {system: {measure: value}}.
+        measure: Which.
+    """
+    rows = {}
+    for name, found in measured.items():
+        facts = found['collection']
+        cells = tables.percents({name: {s: v[measure] for s, v in found['test'].items()}})[name]
+        less = tables.differences(
+            {name: {f'less {s}': v[measure] for s, v in found['significance'].items()}}
+        )[name]
+        about = {'split': facts['split'], 'queries': str(facts['queries'])}
+        rows[name] = about | {'passages': str(facts['passages'])} | cells | less
+    if len(rows) > 1:
+        rows |= tables.percents({'average': {s: v[measure] for s, v in average.items()}})
+    return tables.table(rows, measure)
+
+
+def _collection(config, source: str, name: str) -> ml_collections.FrozenConfigDict:
+    """What configs of a training have as `collection`."""
+    options = config.options.to_dict().get(name, {})
+    return ml_collections.FrozenConfigDict(
+        {'source': source, 'options': options, 'on_error': config.on_error}
+    )
+
+
+def _open(config, entry, source: str, workdir: pathlib.Path, open_run) -> Run:
+    """The run of one collection, whose test split is the first of `config.splits` it has."""
+    told = config.to_dict()
+    told['systems'] = {**told['systems'], MODEL: entry.to_dict()}
+    told['collection'] = _collection(config, source, workdir.name).to_dict()
+    run = open_run(ml_collections.FrozenConfigDict(told), workdir)
+    there = [s for s in run.collection.queries if run.collection.measurable(s)]
+    split = next((s for s in config.splits if s in there), None)
+    if split is None:
+        raise ValueError(
+            f'{source} has judged queries in {", ".join(there) or "no split"}, but splits='
+            f'{",".join(config.splits)} says what is measured; name one that it has.'
+        )
+    told['collection']['test_split'] = split
+    return dataclasses.replace(run, config=ml_collections.FrozenConfigDict(told))
+
+
+def _measure(run: Run, against: pathlib.Path | None) -> dict:
+    """Measures of both systems on one collection, and how the model differs from others."""
+    first, model = build(run, FIRST), build(run, MODEL)
+    rankings = {FIRST: first.rank(run.test)[0]}
+    is_pairs = run.config.systems[MODEL].kind == 'cross_encoder'
+    if is_pairs:
+        teacher = Teacher([model], [1.0])
+        rankings[MODEL] = teacher.rerank(run, MODEL, teacher, {MODEL: 1.0}, first, run.test)
+    else:
+        rankings[MODEL] = model.rank(run.test)[0]
+
+    def build_stage(out):
+        found = {
+            name: measuring.measure(run, ranking, run.test) for name, ranking in rankings.items()
+        }
+        for name, measured in found.items():
+            measured.save(out, name)
+        return {name: measured.means for name, measured in found.items()}
+
+    means = run.stage('test', measure_inputs(run, (first, model)), build_stage)['result']
+    test = {name: {m: of[m] for m in run.config.measures} for name, of in means.items()}
+    for name, file in ((FIRST, 'bm25.trec'), (MODEL, 'run.trec')):
+        ranked = evaluation.to_run(rankings[name], run.test.ids, run.collection.passage_ids)
+        evaluation.write_trec_run(run.workdir / file, ranked, name)
+    ours, theirs = (evaluation.load_per_query(run.workdir / 'test', n) for n in (MODEL, FIRST))
+    compared = {FIRST: significance.compare(ours, theirs)}
+    if against:
+        other = measuring.measure_file(run, against, run.test)
+        test[OTHER] = other.means
+        compared[OTHER] = significance.compare(ours, other.per_query)
+    own = own_passages(run, run.test)
+    return {
+        'test': test,
+        'significance': compared,
+        'collection': {
+            'source': run.config.collection.source,
+            'split': run.test.split,
+            'passages': len(run.collection),
+            'queries': len(run.test),
+            'identical_ids': int((own >= 0).sum()),
+            'sha256': run.collection.fingerprint,
+        },
+    }
+
+
+def _theirs(against: str, name: str) -> pathlib.Path:
+    path = pathlib.Path(against)
+    path = path if path.is_file() else path / name / 'run.trec'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} is not there; --against takes the workdir of another evaluation of the same '
+            'collections, or a run file.'
+        )
+    return path

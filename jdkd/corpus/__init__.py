@@ -1,0 +1,1 @@
+"""Collections: passages, queries and judgements, imported once and read memory-mapped."""

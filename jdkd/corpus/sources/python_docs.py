@@ -1,0 +1,264 @@
+"""The default collection: the documentation of the Python that runs this.
+
+Every public module, class, function and method of the standard library and of the packages that
+jdkd requires gives one passage (its docstring without the summary) and one query (the summary).
+The sources are parsed, never imported. No download, and the same passages for the same versions.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import os
+import pathlib
+import re
+import sysconfig
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+
+from absl import logging
+from tqdm import tqdm
+
+from jdkd.corpus.sources import parsing
+
+STDLIB = 'stdlib'  # in `packages`, the whole standard library
+PACKAGES = (
+    STDLIB,
+    'numpy',
+    'scipy',
+    'jax',
+    'flax',
+    'optax',
+    'orbax',
+    'matplotlib',
+    'tensorflow_datasets',
+    'huggingface_hub',
+    'grain',
+    'ml_collections',
+    'absl',
+    'tqdm',
+)
+LICENSE = 'PSF-2.0 and the licences of the installed packages'
+
+_SKIPPED = re.compile(  # directories and files that document nothing for users
+    r'_lib|_precompute|__\w+__|tests?|_?test_\w+|\w+_tests?|conftest|examples|benchmarks'
+    r'|_?vendor(ed)?|third_party|externs?|externals|\w+_pb2(_grpc)?|_sysconfigdata\w*'
+    r'|idlelib|lib2to3|turtledemo|pydoc_data|ensurepip'
+)
+_GENERATED = re.compile(rb'do not edit|automatically generated|@generated', re.IGNORECASE)
+_MIN_SUMMARY_WORDS, _MAX_SUMMARY_WORDS, _MIN_TEXT_WORDS = 4, 40, 20
+
+# A first paragraph that is a signature: `sinc(x, /, out=None) -> array`.
+_SIGNATURE = re.compile(r'[\w.]+\(.*\)( *->.*)?', re.DOTALL)
+# The end of a sentence, unless an abbreviation comes before it.
+_SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!\bvs)(?<!\betc)(?<!\bcf)[.?!](?=\s+[A-Z`*\"'(])")
+_NOT_A_QUERY = re.compile(
+    r'https?:|copyright|\(c\)|[:,]$|^(Parameters|Args:|\w+ attributes:)',
+    re.IGNORECASE,
+)
+_MARKUP = (
+    (re.compile(r'^\s*([=\-~^*#\"+.])\1{2,}\s*$', re.MULTILINE), ''),  # underlines of titles
+    (re.compile(r'^(\s*)(>>>|\.\.\.) ?', re.MULTILINE), r'\1'),  # doctest prompts
+    (re.compile(r'\.\. (version\w+|deprecated)::'), r'\1'),
+    (re.compile(r'\.\. [\w:-]+::|\[\w+\]_|^\s*:\w+:\s*$', re.MULTILINE), ''),  # directives
+    (re.compile(r'%\(\w+\)s'), ''),  # what a decorator fills in
+    (re.compile(r':[\w:.+-]+:`~?([^`]+?)(\s*<[^`<>]*>)?`'), r'\1'),  # roles
+    (re.compile(r'\[(`[^`]+`)\](\(\S+?\))?|\[([^\[\]]+)\]\(\S+?\)'), r'\1\3'),  # markdown links
+    (re.compile(r'`([^`<]+?)\s*<[^`>]*>`_+'), r'\1'),  # rst links
+    (re.compile(r'(?<!`)`[~.]?([^`]+)`(?!`)'), r'\1'),  # names
+    (re.compile(r'(?<![\w*])\*(\w+)\*(?![\w*])'), r'\1'),  # emphasis
+    (re.compile(r'`+|\*\*|(?<=:):(?=\s|$)'), ''),
+)
+
+
+def source(packages: tuple[str, ...] = PACKAGES, max_passages: int = 8000) -> parsing.Source:
+    """The collection of the sources that are installed.
+
+    Args:
+      packages: names of top-level packages or modules, or `stdlib` for the standard library.
+      max_passages: the most passages to keep, chosen by a hash of the name.
+
+    Raises:
+      ValueError: a package is not installed or has no Python source (when it is read), or
+        max_passages is not positive.
+    """
+    if max_passages < 1:
+        raise ValueError(f'python_docs: max_passages must be at least 1, not {max_passages}.')
+    entries = functools.cache(lambda: _entries(packages, max_passages))
+
+    def passages(fault):
+        for name, (_, text) in entries().items():
+            yield name, name, title(name), text
+
+    def queries(fault):
+        for name, (summary, _) in entries().items():
+            yield name, _split(name), f'q:{name}', summary
+
+    def qrels(fault):
+        for name in entries():
+            yield name, _split(name), f'q:{name}', name, 1
+
+    return parsing.Source('python_docs', (), passages, queries, qrels, license=LICENSE)
+
+
+def _entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tuple[str, str]]:
+    """Qualified name -> (summary, text), sorted by name."""
+    files = {}  # by module name: a file that two packages reach is read once
+    for package in packages:
+        for file, module in _files(package):
+            files.setdefault(module, file)
+    entries: dict[str, tuple[str, str]] = {}
+    skipped = 0
+    for module, file in tqdm(
+        sorted(files.items()), desc='python_docs', unit=' files', disable=None
+    ):
+        docstrings = _docstrings(file)
+        if docstrings is None:
+            skipped += 1
+            continue
+        for name, docstring in docstrings:
+            entry = split_docstring(docstring)
+            if entry:
+                entries.setdefault(f'{module}:{name}' if name else module, entry)
+    found = len(entries)
+    entries = _unambiguous(entries)
+    names = sorted(sorted(entries, key=lambda n: _hash('choice', n))[:max_passages])
+    logging.info(
+        'python_docs: %d files, %d of them unreadable; %d docstrings, %d of them unambiguous, '
+        '%d kept.',
+        len(files),
+        skipped,
+        found,
+        len(entries),
+        len(names),
+    )
+    return {name: entries[name] for name in names}
+
+
+def title(name: str) -> str:
+    """`scipy.sparse._matrix:spmatrix.toArray` -> `scipy sparse spmatrix to Array`.
+
+    Private modules are left out: libraries keep there what they publish one level up.
+    """
+    parts = [p for p in re.split(r'[.:]', name.lstrip('_')) if not p.startswith('_')]
+    spaced = re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', ' '.join(parts))
+    return ' '.join(spaced.replace('_', ' ').split())
+
+
+def split_docstring(docstring: str) -> tuple[str, str] | None:
+    """(summary sentence, the rest) as plain text, or None where either says too little."""
+    paragraphs = re.split(r'\n\s*\n', docstring.strip())
+    if _SIGNATURE.fullmatch(paragraphs[0].strip()):
+        del paragraphs[0]
+    if not paragraphs:
+        return None
+    first, *rest = (_plain(p) for p in paragraphs)
+    end = _SENTENCE_END.search(first)
+    summary = first[: end.end()] if end else first
+    if not _MIN_SUMMARY_WORDS <= len(summary.split()) <= _MAX_SUMMARY_WORDS:
+        return None
+    if not re.match(r'\W?[A-Z]', summary) or _NOT_A_QUERY.search(summary):
+        return None
+    text = ' '.join([first[len(summary) :], *rest])
+    bare = summary.rstrip('.')
+    if bare.casefold() in text.casefold():  # with it in, its words alone would find the passage
+        text = re.sub(re.escape(bare) + r'\.?', ' ', text, flags=re.IGNORECASE)
+    text = ' '.join(text.split())
+    return (summary, text) if len(text.split()) >= _MIN_TEXT_WORDS else None
+
+
+def _plain(text: str) -> str:
+    for pattern, replacement in _MARKUP:
+        text = pattern.sub(replacement, text)
+    return ' '.join(text.split())
+
+
+def _files(package: str) -> Iterator[tuple[pathlib.Path, str]]:
+    """Yields each source file of a package and its module's dotted name."""
+    if package == STDLIB:
+        roots, prefix = [sysconfig.get_path('stdlib')], ()
+    else:
+        # A dotted name would make find_spec import the parent.
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec and spec.origin and spec.origin.endswith('.py') and not spec.parent:
+            yield pathlib.Path(spec.origin), package
+            return
+        roots, prefix = list(spec and spec.submodule_search_locations or ()), (package,)
+        if not roots:
+            raise ValueError(
+                f'python_docs: no Python source for the package {package!r}; install it, or leave '
+                'it out of `packages` (top-level names only).'
+            )
+    for root in roots:
+        for directory, subdirectories, names in os.walk(root):
+            subdirectories[:] = sorted(
+                d for d in subdirectories if d.isidentifier() and not _SKIPPED.fullmatch(d)
+            )
+            inner = prefix + pathlib.Path(directory).relative_to(root).parts
+            for name in sorted(names):
+                stem = name.removesuffix('.py')
+                if stem == '__init__' and name != stem and inner:
+                    yield pathlib.Path(directory, name), '.'.join(inner)
+                elif name != stem and stem.isidentifier() and not _SKIPPED.fullmatch(stem):
+                    yield pathlib.Path(directory, name), '.'.join((*inner, stem))
+
+
+def _docstrings(file: pathlib.Path) -> list[tuple[str, str]] | None:
+    """(qualified name, docstring) of what a file defines; None if it cannot be parsed."""
+    try:
+        source = file.read_bytes()
+        if _GENERATED.search(source[:1000]):
+            return []
+        with warnings.catch_warnings():  # of invalid escapes in the files
+            warnings.simplefilter('ignore')
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return list(_documented(tree, ''))
+
+
+def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        docstring = ast.get_docstring(node)
+        if docstring:
+            yield name, docstring
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return  # what a function defines is its own affair
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if not child.name.startswith('_'):
+                yield from _documented(child, f'{name}.{child.name}'.lstrip('.'))
+        elif isinstance(child, ast.If | ast.Try | ast.ExceptHandler | ast.With):
+            yield from _documented(child, name)
+
+
+def _unambiguous(entries: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """One name for each (summary, text), then no summary and no text that two names share."""
+    seen: set[tuple[str, ...]] = set()
+    unique = {}
+    for name in sorted(entries):
+        key = tuple(part.casefold() for part in entries[name])
+        if key not in seen:
+            seen.add(key)
+            unique[name] = entries[name]
+    summaries = Counter(_key(summary) for summary, _ in unique.values())
+    texts = Counter(_key(text) for _, text in unique.values())
+    return {
+        name: (summary, text)
+        for name, (summary, text) in unique.items()
+        if summaries[_key(summary)] == 1 and texts[_key(text)] == 1
+    }
+
+
+def _key(text: str) -> str:
+    return text.casefold().rstrip('.')
+
+
+def _hash(purpose: str, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f'{purpose}:{name}'.encode()).digest()[:8], 'big')
+
+
+def _split(name: str) -> str:
+    tenth = _hash('split', name) % 10
+    return 'test' if tenth == 9 else 'dev' if tenth == 8 else 'train'

@@ -1,1 +1,0 @@
-"""What a run reads: collections, and what is made of them on the way to the device."""

@@ -1,0 +1,231 @@
+"""Candidate lists: for each query its positive or a stand-in, then hard negatives from runs."""
+
+import dataclasses
+import hashlib
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from jdkd.tokens.tokenizer import Tokenizer
+
+_MANY = 100_000  # Passages.
+
+# Purposes of random draws, so that no two share a stream.
+QUERIES, NEGATIVES, DARK, REPLAY, ORDER = range(5)
+
+
+def item_rng(seed: int, round_index: int, purpose: int, item: str, copy: int = 0):
+    """A generator that is a function of its arguments alone, on any machine."""
+    return np.random.default_rng(
+        [seed, round_index, purpose, zlib.crc32(item.encode()), len(item), copy]
+    )
+
+
+def array_digest(array: np.ndarray) -> str:
+    """sha256 of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """Candidate lists of fixed length, one row a list.
+
+    Attributes:
+        query: `[M]` int32, row of the query in its split; a query may have several lists.
+        passages: `[M, N_o]` int32 rows of the collection, the positive at index 0.
+        dark: `[M, N_d, L]` ids of dark examples, padded, without a prefix; N_d may be 0.
+        tokenizer: What the ids of `dark` belong to; None without dark examples.
+    """
+
+    query: np.ndarray
+    passages: np.ndarray
+    dark: np.ndarray
+    tokenizer: Tokenizer | None = None
+
+    @classmethod
+    def originals(cls, query: np.ndarray, passages: np.ndarray) -> 'Lists':
+        """Lists without dark examples."""
+        return cls(query, passages, np.zeros((len(query), 0, 0), np.uint16))
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def __getitem__(self, part: slice) -> 'Lists':
+        """Some of the lists."""
+        return Lists(self.query[part], self.passages[part], self.dark[part], self.tokenizer)
+
+    def flat_dark(self) -> np.ndarray:
+        """`[M * N_d, L]` dark examples, list after list."""
+        return self.dark.reshape(-1, self.dark.shape[-1])
+
+
+def mining_pool(
+    rankings: Sequence[np.ndarray], positives: Sequence[np.ndarray], group: np.ndarray, depth: int
+) -> np.ndarray:
+    """Passages that hard negatives of each query are drawn from.
+
+    The union of the retrievers' top passages, without those judged relevant or of equal text, and
+    with one passage of each text.
+
+    Args:
+        rankings: For each retriever `[Q, >= depth]` passage rows, best first, -1 for none.
+        positives: Rows of each query's positives.
+        group: `[P]` text group of each passage.
+        depth: Passages to take of each retriever.
+
+    Returns:
+        `[Q, len(rankings) * depth]` int32, padded with -1.
+    """
+    top = np.concatenate([r[:, :depth] for r in rankings], axis=1)
+    pool = np.full(top.shape, -1, np.int32)
+    for out, rows, own in zip(pool, top, positives, strict=True):
+        rows = rows[rows >= 0]
+        _, first = np.unique(group[rows], return_index=True)
+        rows = rows[np.sort(first)]
+        rows = rows[~np.isin(group[rows], group[own])]
+        out[: len(rows)] = rows
+    return pool
+
+
+def first_of_all(rankings: Sequence[np.ndarray], group: np.ndarray, depth: int) -> np.ndarray:
+    """The best passages of several rankings: all first ones, then all second ones, and so on.
+
+    Args:
+        rankings: For each retriever `[Q, n]` passage rows, best first, -1 for none.
+        group: `[P]` text group of each passage; one passage of each is taken.
+        depth: Passages of each query.
+
+    Returns:
+        `[Q, depth]` int32, padded with -1.
+    """
+    turns = np.stack([r[:, :depth] for r in rankings], axis=2).reshape(len(rankings[0]), -1)
+    found = np.full((len(turns), depth), -1, np.int32)
+    for out, rows in zip(found, turns, strict=True):
+        rows = rows[rows >= 0]
+        _, first = np.unique(group[rows], return_index=True)
+        rows = rows[np.sort(first)][:depth]
+        out[: len(rows)] = rows
+    return found
+
+
+def choose_queries(active: np.ndarray, num_lists: int, *, seed: int, round_index: int):
+    """Which queries get lists: all of `active` once, in random order, then again if lists remain.
+
+    Args:
+        active: Rows of queries.
+        num_lists: M.
+        seed: Of the run.
+        round_index: The round.
+
+    Returns:
+        `[M]` int32 rows and `[M]` int32 copies, how often the query came before.
+    """
+    rng = item_rng(seed, round_index, QUERIES, '')
+    copies = max(-(-num_lists // len(active)), 1)
+    rows = np.concatenate([rng.permutation(active) for _ in range(copies)])[:num_lists]
+    return rows.astype(np.int32), (np.arange(num_lists) // len(active)).astype(np.int32)
+
+
+def choose_labelled(
+    active: np.ndarray,
+    is_labelled: np.ndarray,
+    num_lists: int,
+    *,
+    share: float,
+    seed: int,
+    round_index: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `choose_queries`, but at least so many lists are of queries with a label (ours).
+
+    Where labels are few these come more often than the others, which all terms of the loss but
+    the contrastive one learn from. Both kinds are spread over the round by chance.
+
+    Args:
+        active: Rows of queries.
+        is_labelled: `[Q]` bool of all rows.
+        num_lists: M.
+        share: Of the lists.
+        seed: Of the run.
+        round_index: The round.
+
+    Returns:
+        As `choose_queries`.
+    """
+    kinds = [active[is_labelled[active]], active[~is_labelled[active]]]
+    count = round(share * num_lists)
+    seeds = {'seed': seed, 'round_index': round_index}
+    if not all(map(len, kinds)) or len(kinds[0]) * num_lists >= count * len(active):
+        return choose_queries(active, num_lists, **seeds)
+    chosen = [
+        choose_queries(rows, n, **seeds)
+        for rows, n in zip(kinds, (count, num_lists - count), strict=True)
+    ]
+    order = item_rng(seed, round_index, ORDER, '').permutation(num_lists)
+    rows, copies = (np.concatenate(both)[order] for both in zip(*chosen, strict=True))
+    return rows, copies
+
+
+def sample(
+    rows: np.ndarray,
+    copies: np.ndarray,
+    *,
+    query_ids: Sequence[str],
+    positives: Sequence[np.ndarray],
+    best: Sequence[np.ndarray],
+    pool: np.ndarray,
+    group: np.ndarray,
+    num_negatives: int,
+    seed: int,
+    round_index: int,
+) -> np.ndarray:
+    """The originals of each list: one positive, then hard negatives without replacement.
+
+    Where the pool of a query is smaller than the list, random passages of the collection fill up.
+
+    Args:
+        rows: `[M]` query of each list.
+        copies: `[M]` how many lists of this query came before.
+        query_ids: Ids of the split's queries.
+        positives: Rows of each query's positives, or of the passage that stands in for one.
+        best: Those of them that may be the one.
+        pool: `[Q, U]` from `mining_pool`.
+        group: `[P]` text group of each passage.
+        num_negatives: N_o - 1.
+        seed: Of the run.
+        round_index: The round.
+
+    Returns:
+        `[M, 1 + num_negatives]` int32 rows of the collection.
+
+    Raises:
+        ValueError: if the collection has too few passages for the list.
+    """
+    lists = np.empty((len(rows), 1 + num_negatives), np.int32)
+    for out, row, copy in zip(lists, rows, copies, strict=True):
+        rng = item_rng(seed, round_index, NEGATIVES, query_ids[row], int(copy))
+        mined = pool[row][pool[row] >= 0]
+        if len(mined) < num_negatives:
+            taken = np.concatenate([group[positives[row]], group[mined]])
+            others = _others(rng, group, taken, num_negatives - len(mined))
+            mined = np.concatenate([mined, others])
+            if len(mined) < num_negatives:
+                raise ValueError(
+                    f"query '{query_ids[row]}' has only {len(mined)} distinct passages that are "
+                    f'not relevant; lower candidates.hard_negatives={num_negatives}.'
+                )
+        out[0] = rng.choice(best[row])
+        out[1:] = rng.choice(mined, num_negatives, replace=False)
+    return lists
+
+
+def _others(rng: np.random.Generator, group: np.ndarray, taken: np.ndarray, count: int):
+    """Random rows of `count` different texts that are not taken; fewer where there are no more."""
+    if len(group) > _MANY:
+        # To list all others takes long where there are millions, and most draws are others.
+        drawn = np.unique(group[rng.integers(len(group), size=8 * (count + len(taken)))])
+        drawn = drawn[~np.isin(drawn, taken)]
+        if len(drawn) >= count:
+            return rng.choice(drawn, count, replace=False)
+    others = np.flatnonzero((np.arange(len(group)) == group) & ~np.isin(group, taken))
+    return rng.choice(others, min(count, len(others)), replace=False)

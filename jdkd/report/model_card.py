@@ -1,0 +1,164 @@
+"""Encoders of a run for others: a directory with a model card, and from there to the hub."""
+
+import json
+import pathlib
+import re
+import textwrap
+from collections.abc import Mapping
+
+from jdkd.models import export
+from jdkd.run import STUDENT, Run
+from jdkd.runtime import distributed
+from jdkd.systems.encoders import Encoder
+
+
+def write(
+    run: Run, name: str, encoder: Encoder, found: Mapping, directory: pathlib.Path | None = None
+) -> pathlib.Path:
+    """Exports an encoder of a run, on process 0; see `export.export_sentence_transformer`.
+
+    Args:
+        run: The run.
+        name: 'student' or the name of a system.
+        encoder: With its trained parameters.
+        found: The run's report, whose table goes into the model card.
+        directory: Where to; None for `<workdir>/student` or `<workdir>/exported/<name>`.
+
+    Returns:
+        The directory.
+    """
+    default = run.workdir / (STUDENT if name == STUDENT else f'exported/{name}')
+    directory = pathlib.Path(directory or default)
+    if not distributed.is_first():
+        return directory
+    spec = encoder.spec
+    length, prompts = spec.query_length + spec.passage_length - 1, {}
+    if spec.kind == 'dual_encoder':
+        length = max(spec.query_length, spec.passage_length)
+        prompts = {'query_prompt': spec.query_prefix, 'passage_prompt': spec.passage_prefix}
+    export.export_sentence_transformer(
+        directory,
+        model=encoder.model,
+        params=encoder.params,
+        tokenizer_dir=encoder.tokenizer.directory,
+        max_length=length,
+        model_card=model_card(run, name, encoder, found),
+        **prompts,
+    )
+    return directory
+
+
+def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
+    """README.md of an export: what it is, what it was measured at, how to load it."""
+    spec, transformer = encoder.spec, encoder.model.transformer
+    is_pairs = spec.kind == 'cross_encoder'
+    kind = 'cross-encoder' if is_pairs else 'dual-encoder'
+    meta = {
+        'library_name': 'sentence-transformers',
+        'pipeline_tag': 'text-ranking' if is_pairs else 'sentence-similarity',
+        'tags': ['sentence-transformers', kind, 'jdkd'],
+        # The hub refuses cards whose base_model is a path.
+        'base_model': None if pathlib.Path(spec.weights).expanduser().is_dir() else spec.weights,
+        'license': encoder.source.license,
+    }
+    # JSON is YAML in which no value can pass for more than one.
+    front = '\n'.join(f'{key}: {json.dumps(value)}' for key, value in meta.items() if value)
+    title = 'Re-ranker' if is_pairs else 'Dense retriever'
+    prefixes = ''
+    if spec.query_prefix or spec.passage_prefix:
+        prefixes = (
+            f'\nBefore queries it was given {_code(repr(spec.query_prefix))}, before passages '
+            f'{_code(repr(spec.passage_prefix))}'
+        )
+        prefixes += ': give these too.\n' if is_pairs else '; the calls above do the same.\n'
+    start = f'layers {", ".join(map(str, spec.layers))} of' if spec.layers else 'all layers of'
+    if spec.hidden_size is not None:
+        start = 'random weights, with family and vocabulary of'
+    if not is_pairs and encoder.source.query is not None:
+        start = f'two towers, for queries and for passages, each {start}'
+    terms = _code(run.collection.license) if run.collection.license else 'not stated'
+    what = (
+        f'`{name}`, a {kind} of {transformer.num_layers} layers and {transformer.hidden_size} '
+        f'hidden units, begun as {start} {_code(spec.weights)}, {_training(run, name, spec)} on '
+        f'{_code(run.collection.name)} (terms of the texts: {terms}), '
+        f'with queries of up to {spec.query_length} and passages of up to {spec.passage_length} '
+        'tokens.'
+    )
+    measured = (
+        f'Measured on {found["collection"]["queries"][run.test.split]} test queries over '
+        f'{found["collection"]["passages"]} passages, times 100. `teacher_rerank` is the teacher, '
+        f'{" + ".join(run.config.teacher.members)}, re-ranking the top passages of '
+        f'{run.config.first_stage}:'
+    )
+    measures = run.config.measures
+    rows = '\n'.join(
+        f'| {f"**{system}**" if system == name else system} | '
+        + ' | '.join(f'{100 * values[m]:.1f}' for m in measures)
+        + ' |'
+        for system, values in found['test'].items()
+    )
+
+    def fill(text):
+        # Nothing is broken inside code: its rest would begin a line, where markup may begin.
+        parts = re.split('(`.*?`)', text)
+        parts[1::2] = [code.replace(' ', '\0') for code in parts[1::2]]
+        text = textwrap.fill(''.join(parts), 100, break_long_words=False, break_on_hyphens=False)
+        return text.replace('\0', ' ')
+
+    return f"""---
+{front}
+---
+
+# {title} trained with jdkd
+
+{fill(what)}
+
+```python
+{_CROSS_USAGE if is_pairs else _DUAL_USAGE}
+```
+{prefixes}
+{fill(measured)}
+
+| system | {' | '.join(measures)} |
+|---{'|---' * len(measures)}|
+{rows}
+
+- config sha256: {found['config_sha256']}
+- collection sha256: {found['collection']['sha256']}
+"""
+
+
+def _code(text: str) -> str:
+    """Text from elsewhere for a model card: as code, in which there is no HTML and no markup."""
+    return '`' + ''.join(c if c.isprintable() else ' ' for c in text).replace('`', "'") + '`'
+
+
+_DUAL_USAGE = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/directory")
+queries = model.encode_query(["How do I parse a date?"])
+passages = model.encode_document(["Parse a string as a date.", "Sort a list."])
+scores = model.similarity(queries, passages)"""
+
+_CROSS_USAGE = """from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("path/to/this/directory")
+# Raw logits: no sigmoid, no bounds.
+logits = model.predict([("How do I parse a date?", "Parse a string as a date.")])"""
+
+
+def _training(run: Run, name: str, spec) -> str:
+    config = run.config
+    if name == STUDENT:
+        return (
+            f'distilled over {config.rounds} rounds of {config.steps_per_round} steps from teacher '
+            f'{" + ".join(config.teacher.members)} and assistants '
+            f"{', '.join(config.assistants) or 'none'} (Algorithm 1 of MTA4DPR with ADAM's dark "
+            f'examples; passages cut to {config.train_passage_length} tokens in training)'
+        )
+    if spec.train.steps:
+        return (
+            f'fine-tuned for {spec.train.steps} steps on the labels, with hard negatives of '
+            f'{spec.train.negatives_from},'
+        )
+    return 'not trained further, and measured'

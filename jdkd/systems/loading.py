@@ -1,0 +1,240 @@
+"""An encoder's entry in the config: the module, parameters and checkpoint that it asks for."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from jdkd.models import pretrained, weights
+from jdkd.models.config import TransformerConfig, pick_layers
+from jdkd.models.cross_encoder import CrossEncoder
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.families import FAMILIES
+from jdkd.tokens.tokenizer import Tokenizer
+
+
+def read_model(
+    spec: ml_collections.FrozenConfigDict, seed: int
+) -> tuple[Any, Any, pretrained.Pretrained]:
+    """Module, parameters on the host and checkpoint of a config entry.
+
+    Args:
+        spec: `kind` is `dual_encoder` or `cross_encoder`; `weights`, `revision`, `layers`, ...
+        seed: For what the checkpoint lacks: the head of a cross-encoder, all of a smaller model.
+
+    Raises:
+        FileNotFoundError: if the weights are nowhere to be found.
+        ValueError: if they cannot be used as the entry says.
+    """
+    source = _read_towers(spec)
+    transformer, example = _transformer(spec, source.config), np.zeros((1, 8), np.int32)
+    if spec.hidden_size is not None:
+        source = dataclasses.replace(source, head=None, projection=None)
+    if spec.kind == 'cross_encoder':
+        head = spec.head or ('cosine' if source.head is None else 'linear')
+        if head == 'linear' and source.head is None and not spec.train.steps:
+            raise ValueError(
+                f"'{spec.weights}' has no classifier, so its linear head would score at random; "
+                "set head='cosine', or train it from labels with train.steps."
+            )
+        if spec.label is not None and (head != 'linear' or source.head is None):
+            raise ValueError(
+                f"label={spec.label} chooses an output of a checkpoint's classifier, but "
+                f"'{spec.weights}' is used with no such; leave it out."
+            )
+        model = CrossEncoder(transformer, head=head)
+        fresh = model.init(jax.random.key(seed), example, example)['params']
+        params = jax.device_get(fresh)
+        if spec.hidden_size is None:
+            params['transformer'] = source.params
+        if head == 'linear' and source.head is not None:
+            params |= _one_label(spec, source)
+    else:
+        told = resolve(spec, source)
+        model = DualEncoder(transformer, told.pooling, told.normalize, source.projection)
+
+        def tower(source, key):
+            if spec.hidden_size is not None:
+                return jax.device_get(model.init(key, example)['params'])
+            params = {'transformer': source.params}
+            if source.projection is not None:
+                params['projection'] = source.projection_params
+            return params
+
+        key = jax.random.key(seed)
+        params = tower(source, key)
+        if source.query is not None:
+            params = {'query': tower(source.query, jax.random.fold_in(key, 1)), 'passage': params}
+    longest = check_lengths(spec, transformer)
+    if longest > source.max_length and not spec.train.steps:
+        logging.warning(
+            "'%s' was made for at most %d tokens (its max_seq_length), but query_length=%d and "
+            'passage_length=%d need %d; scores of longer texts may suffer, unless it is trained '
+            'at that length.',
+            spec.weights,
+            source.max_length,
+            spec.query_length,
+            spec.passage_length,
+            longest,
+        )
+    return model, params, source
+
+
+def sketch_model(spec: ml_collections.FrozenConfigDict) -> tuple[Any, Any]:
+    """Module and shapes of the parameters of a config entry: `read_model` without tensors.
+
+    Args:
+        spec: As of `read_model`; of the weights only configs have to be there.
+
+    Raises:
+        FileNotFoundError: if these are nowhere to be found.
+        ValueError: if the model is of a kind that we do not have.
+    """
+    directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
+    towers = pretrained.read_sketches(directory, tensors=False)
+    source, example = towers[0], np.zeros((1, 8), np.int32)
+    picked, _ = pick_layers(source.config, spec.layers or None)
+    transformer = _transformer(spec, picked)
+    check_lengths(spec, transformer)
+    if spec.kind == 'cross_encoder':
+        classifies = source.classifies and spec.hidden_size is None
+        model = CrossEncoder(transformer, spec.head or ('linear' if classifies else 'cosine'))
+        return model, jax.eval_shape(model.init, jax.random.key(0), example, example)['params']
+    pooling = spec.pooling or source.pooling or 'mean'
+    normalize = source.normalize if spec.normalize is None else spec.normalize
+    projection = source.projection if spec.hidden_size is None else None
+    model = DualEncoder(transformer, pooling, normalize, projection)
+    params = jax.eval_shape(model.init, jax.random.key(0), example)['params']
+    if spec.query_weights is not None or len(towers) > 1:
+        params = {'query': params, 'passage': params}
+    return model, params
+
+
+def _transformer(
+    spec: ml_collections.FrozenConfigDict, config: TransformerConfig
+) -> TransformerConfig:
+    """A checkpoint's encoder as an entry asks for it."""
+    config = dataclasses.replace(config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat)
+    return config if spec.hidden_size is None else of_size(config, spec.hidden_size)
+
+
+def _read_towers(spec: ml_collections.FrozenConfigDict) -> pretrained.Pretrained:
+    """The checkpoint of a config entry, with that of the query tower where it has its own."""
+
+    def read(name, revision):
+        path = weights.find_weights(name, revision)
+        return pretrained.read_pretrained(path, layers=spec.layers or None)
+
+    source = read(spec.weights, spec.revision)
+    if spec.query_weights is not None:
+        query = read(spec.query_weights, spec.query_revision)
+        source = dataclasses.replace(source, query=query.query or query)
+    query = source.query
+    if query is None:
+        return source
+    if spec.kind == 'cross_encoder':
+        raise ValueError(
+            f"'{spec.query_weights or spec.weights}' has a tower for queries, but a cross-encoder "
+            'reads query and passage in one; leave query_weights out, or give another checkpoint.'
+        )
+    alike = ['config', 'projection', *(f for f in ('pooling', 'normalize') if spec[f] is None)]
+    for field in alike:
+        if getattr(query, field) != getattr(source, field):
+            raise ValueError(
+                f'the towers {query.source} and {source.source} differ in {field}: '
+                f'{getattr(query, field)} and {getattr(source, field)}; both must be alike but '
+                'for their weights.'
+            )
+    return source
+
+
+def check_lengths(spec: ml_collections.FrozenConfigDict, config: TransformerConfig) -> int:
+    """The longest row that an entry asks for, in tokens.
+
+    Raises:
+        ValueError: if the model has fewer positions.
+    """
+    longest = max(spec.query_length, spec.passage_length)
+    if spec.kind == 'cross_encoder':
+        longest = spec.query_length + spec.passage_length
+        longest += FAMILIES[config.family].separators - 2
+    if longest > config.max_positions:
+        raise ValueError(
+            f"'{spec.weights}' has {config.max_positions} positions, but query_length="
+            f'{spec.query_length} and passage_length={spec.passage_length} need {longest}.'
+        )
+    return longest
+
+
+def check_tokenizer(
+    spec: ml_collections.FrozenConfigDict, config: TransformerConfig, tokenizer: Tokenizer
+) -> None:
+    """Checks that a model has an embedding of each token, and masks the one that pads.
+
+    Raises:
+        ValueError: if not.
+    """
+    if tokenizer.special['pad'] != config.pad_id:
+        raise ValueError(
+            f"'{spec.weights}' masks token {config.pad_id} (pad_token_id in config.json), "
+            f'but its tokenizer pads with {tokenizer.special["pad"]}; mend one of the two.'
+        )
+    # XLA would read the last embedding for a token beyond it, and say nothing.
+    token, last = max(tokenizer.fast.get_vocab().items(), key=lambda item: item[1])
+    if last >= config.vocab_size:
+        raise ValueError(
+            f"'{spec.weights}' has embeddings of {config.vocab_size} tokens (vocab_size in "
+            f'config.json), but its tokenizer has a token {last}, {token!r}; it is the tokenizer '
+            'of another model.'
+        )
+
+
+def of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
+    """The config with heads as large and feed-forward layers as many times as wide as before.
+
+    Raises:
+        ValueError: if its width is no multiple of a head's.
+    """
+    if hidden_size % config.head_size:
+        raise ValueError(
+            f'hidden_size={hidden_size} is no multiple of the {config.head_size} units of each of '
+            "the checkpoint's attention heads; choose one that is."
+        )
+    return dataclasses.replace(
+        config,
+        hidden_size=hidden_size,
+        num_heads=hidden_size // config.head_size,
+        intermediate_size=config.intermediate_size * hidden_size // config.hidden_size,
+    )
+
+
+def resolve(
+    spec: ml_collections.FrozenConfigDict, source: pretrained.Pretrained
+) -> ml_collections.FrozenConfigDict:
+    """A config entry with the fields that it leaves to the checkpoint filled in."""
+    told = {
+        'pooling': source.pooling or 'mean',
+        'normalize': source.normalize,
+        'query_prefix': (source.query or source).query_prompt,
+        'passage_prefix': source.passage_prompt,
+    }
+    told = {key: value for key, value in told.items() if spec[key] is None}
+    return ml_collections.FrozenConfigDict({**spec.to_dict(), **told})
+
+
+def _one_label(
+    spec: ml_collections.FrozenConfigDict, source: pretrained.Pretrained
+) -> dict[str, Any]:
+    """Parameters of the checkpoint's head with the label alone that is ranked by."""
+    count = len(source.labels)
+    label = 0 if spec.label is None and count == 1 else spec.label
+    if label is None or not 0 <= label < count:
+        raise ValueError(
+            f"'{spec.weights}' has {count} labels ({', '.join(source.labels)}); set label to the "
+            f'number, from 0 to {count - 1}, of the one to rank by.'
+        )
+    classifier = jax.tree.map(lambda x: x[..., label : label + 1], source.head['classifier'])
+    return {**source.head, 'classifier': classifier}

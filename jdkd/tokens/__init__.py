@@ -1,0 +1,1 @@
+"""Tokenizers, and the store of token ids that every model reads."""

@@ -1,0 +1,75 @@
+"""Token store: every text is tokenised once; the ids lie one after another, memory-mapped."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from jdkd.tokens.pairs import row_lengths
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenStore:
+    """Ids of many texts without padding.
+
+    Lengths are stored, not found by looking for padding: a text may spell out the padding token.
+
+    Attributes:
+        ids: `[sum of lengths]` of all texts; uint16 where the vocabulary fits.
+        offsets: `[n + 1]` int64; text i has `ids[offsets[i]:offsets[i + 1]]`.
+        length: Tokens that no text exceeds.
+        pad_id: What rows are padded with.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    length: int
+    pad_id: int
+
+    @classmethod
+    def of_rows(cls, rows: np.ndarray, pad_id: int) -> 'TokenStore':
+        """The store of padded rows `[n, length]`; see `transformer.row_lengths`."""
+        lengths = row_lengths(rows, pad_id)
+        real = np.arange(rows.shape[1]) < lengths[:, None]
+        return cls(rows[real], offsets_of(lengths), rows.shape[1], pad_id)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Ids of one text."""
+        return self.ids[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.ids.dtype
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """`[n]` int32 tokens of each text, special ones included."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    def rows(
+        self, rows: np.ndarray, length: int | None = None, *, end: int | None = None
+    ) -> np.ndarray:
+        """`[..., length]` ids of texts `[...]`, padded on the right.
+
+        Args:
+            rows: Texts to take, in any shape.
+            length: Tokens of a row, longer texts are cut; None for the store's.
+            end: What the last token of a cut text becomes: the separator; None to leave it.
+        """
+        rows, length = np.asarray(rows), self.length if length is None else length
+        starts = self.offsets[rows][..., None]
+        lengths = self.offsets[rows + 1][..., None] - starts
+        columns = np.arange(length)
+        real = columns < lengths
+        out = np.full(real.shape, self.pad_id, self.dtype)
+        out[real] = self.ids[(starts + columns)[real]]
+        if end is not None:
+            out[lengths[..., 0] > length, -1] = end
+        return out
+
+
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

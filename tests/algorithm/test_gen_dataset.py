@@ -1,0 +1,75 @@
+"""Hard negatives from runs; which assistant goes, and which queries stay."""
+
+import pathlib
+import types
+
+import ml_collections
+import numpy as np
+import pytest
+
+from jdkd.algorithm import gen_dataset, iterate
+from jdkd.corpus.collection import Collection
+from jdkd.corpus.passages import Passages
+from jdkd.run import Run
+from jdkd.systems import imported
+
+
+def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
+    passages = Passages.of([f'p{i}' for i in range(6)], [''] * 6, [f'text {i}' for i in range(6)])
+    queries = {'train': {'a': 'x'}, 'dev': {'b': 'y'}}
+    qrels = {'train': {'a': {'p0': 1}}, 'dev': {'b': {'p0': 1}}}
+    collection = Collection('c', passages, queries, qrels)
+    (tmp_path / 'run.trec').write_text('a Q0 p3 1 9 x\na Q0 p0 2 8 x\na Q0 p5 3 7 x\n')
+    config = ml_collections.ConfigDict(
+        {
+            'depth': 3,
+            'ignore_identical_ids': True,
+            'candidates': {'depth': 2},
+            'collection': {'train_split': 'train', 'eval_split': 'dev'},
+        }
+    )
+    run = Run(config, tmp_path / 'run', None, collection)
+    spec = {'path': str(tmp_path / 'run.trec'), 'on_error': 'stop', 'missing': None, 'scale': None}
+    miner = imported.load(run, 'other', ml_collections.ConfigDict(spec))
+    gen_dataset._runs(run, 'rounds/00/runs', [miner])
+    # The two best but for the positive; of the other query the run says nothing.
+    np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/train.npy'), [[3, -1]])
+    np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/eval.npy'), [[-1, -1]])
+
+
+@pytest.mark.parametrize('eval_queries, lists', [(50, 16), (20, 16), (6, 8)])
+def test_the_lists_of_d_eval_are_whole_batches_on_any_number_of_devices(eval_queries, lists):
+    config = ml_collections.ConfigDict(
+        {'batch_size': 8, 'steps_per_round': 3, 'candidates': {'eval_lists': 16}}
+    )
+    for devices in (1, 3):
+        mesh = types.SimpleNamespace(shape={'data': devices})
+        run = types.SimpleNamespace(config=config, eval=range(eval_queries), mesh=mesh)
+        assert gen_dataset._num_lists(run) == {'train': 24, 'eval': lists}
+
+
+def test_lists_are_made_for_the_highest_grade():
+    passages = Passages.of([f'p{i}' for i in range(4)], [''] * 4, [f'text {i}' for i in range(4)])
+    queries = {'train': {'a': 'x', 'b': 'y', 'c': 'z'}}
+    grades = {'a': {'p2': 1, 'p0': 2, 'p3': 0, 'p1': 2}, 'b': {'p3': 1}, 'c': {'p0': -1}}
+    collection = Collection('c', passages, queries, {'train': grades})
+    config = ml_collections.ConfigDict({'collection': {'train_split': 'train'}})
+    found = Run(config, pathlib.Path(), None, collection).train
+    assert [rows.tolist() for rows in found.positives] == [[2, 0, 1], [3], []]
+    assert [rows.tolist() for rows in found.best] == [[0, 1], [3], []]
+
+
+def test_the_worst_beaten_assistant_is_replaced_and_ties_keep_it():
+    pool = {'a': {'MRR@10': 0.5}, 'b': {'MRR@10': 0.3}, 'c': {'MRR@10': 0.4}}
+    assert iterate.worst_beaten({'MRR@10': 0.45}, pool, 'MRR@10') == 'b'
+    assert iterate.worst_beaten({'MRR@10': 0.3}, pool, 'MRR@10') is None
+    assert iterate.worst_beaten({'MRR@10': 0.9}, {}, 'MRR@10') is None
+
+
+def test_wrong_queries_and_a_share_of_the_solved_go_on():
+    wrong = np.array([True, False, False, True, False, False])
+    found = iterate.harder_queries(wrong, 0.5, seed=0, round_index=0)
+    assert {0, 3} <= set(found) and len(found) == 4
+    np.testing.assert_array_equal(iterate.harder_queries(wrong, 0, seed=0, round_index=0), [0, 3])
+    none = np.zeros(3, bool)
+    np.testing.assert_array_equal(iterate.harder_queries(none, 0, seed=0, round_index=0), range(3))

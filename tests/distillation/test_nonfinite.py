@@ -1,0 +1,150 @@
+"""Numbers that are not finite stop a training with their step, term and queries."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdkd.distillation import nonfinite, train
+from jdkd.distillation import step as steps
+from jdkd.lists import loader
+from jdkd.runtime import mesh as meshes
+from jdkd.runtime.checkpoint import Checkpoints
+from jdkd.runtime.metrics import MetricsWriter
+from tests.helpers.lists import (
+    SCALE,
+    fresh_params,
+    in_rows,
+    make_batch,
+    make_lists,
+    model,
+    settings,
+)
+from tests.helpers.train_steps import B, K
+
+STEPS = 4
+IDS = [f'q{i}' for i in range(STEPS * B)]
+DUAL = steps.dual_encoder_scores(model(), SCALE)
+
+
+def make_trainer(config, num_devices=1):
+    return train.make_trainer(
+        config,
+        config.optimizer,
+        mesh=meshes.make_mesh(devices=jax.devices()[:num_devices]),
+        model=model(),
+        params=fresh_params(),
+        scale=SCALE,
+        num_assistants=K,
+    )
+
+
+def records(**spoilt):
+    """Batches one after another, list by list; `spoilt` are values of {feature: {list: value}}."""
+    batches = [make_lists(i) for i in range(STEPS)]
+    arrays = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    for name, values in spoilt.items():
+        for row, value in values.items():
+            arrays[name][row] = value
+    arrays['query_row'] = np.arange(len(IDS), dtype=np.int32)
+    return [{name: array[i] for name, array in arrays.items()} for i in range(len(IDS))]
+
+
+def fit(tmp_path, trainer, source):
+    """Trains with a checkpoint every second step."""
+    batches = loader.batches(source, in_rows, loader.Order(B, [0], shuffle=False), trainer.mesh)
+    with Checkpoints(tmp_path / 'checkpoints') as saved:
+        writer = MetricsWriter(
+            tmp_path, 'student', resume_step=0, last_step=STEPS, total_steps=STEPS
+        )
+        try:
+            return train.fit(
+                trainer,
+                lambda: trainer.init(fresh_params()),
+                batches,
+                saved,
+                writer,
+                first_step=0,
+                last_step=STEPS,
+                total_steps=STEPS,
+                query_ids=IDS,
+                log_every=1,
+                checkpoint_every=2,
+                choices=range(7),
+                desc='round 0',
+            )
+        finally:
+            writer.close()
+
+
+def kept(tmp_path, trainer):
+    """The checkpoints, by step."""
+    with Checkpoints(tmp_path / 'checkpoints') as saved:
+        steps_kept = saved._manager.all_steps()
+        return {s: jax.device_get(saved.restore_state(s, trainer.abstract)) for s in steps_kept}
+
+
+def test_a_score_stops_the_step_and_names_the_lists(tmp_path):
+    trainer = make_trainer(settings(), num_devices=4)
+    first = 2 * B  # Of the third step.
+    spoilt = {first + 1: np.nan, first + 6: np.inf}
+    with pytest.raises(FloatingPointError) as caught:
+        fit(tmp_path / 'bad', trainer, records(teacher=spoilt))
+    said = str(caught.value)
+    assert said.startswith('step 3 (round 0): ') and 'loss/teacher' in said
+    assert "not finite: the lists of queries 'q17', 'q22' alone give the same" in said
+    assert said.endswith('The checkpoint of step 2 is kept.')
+    # The last good checkpoint is that of a training which nothing happened to.
+    fit(tmp_path / 'good', trainer, records())
+    bad, good = kept(tmp_path / 'bad', trainer), kept(tmp_path / 'good', trainer)
+    assert set(bad) == {2} and set(good) == {2, 4}
+    jax.tree.map(np.testing.assert_array_equal, bad[2], good[2])
+
+
+def test_a_gradient_alone_is_blamed_on_its_list(tmp_path, monkeypatch):
+    def scores(params, batch, key):
+        lists, *rest = DUAL(params, batch, key)
+        size = jnp.sum(jnp.square(params['transformer']['embeddings']['word']['embedding']))
+        # Nothing, whose derivative is 0 / 0 in the list of the sixth query.
+        other = jnp.sqrt(jnp.where(batch['query_row'] == 5, 0.0, 1.0) * size)
+        return lists + (other - jax.lax.stop_gradient(other))[:, None], *rest
+
+    monkeypatch.setattr(steps, 'scores', lambda *_: scores)
+    with pytest.raises(FloatingPointError) as caught:
+        fit(tmp_path, make_trainer(settings()), records())
+    said = str(caught.value)
+    assert said.startswith('step 1 (round 0): grad_norm, param_norm are not finite')
+    assert "the list of query 'q5' alone gives the same" in said
+    assert said.endswith('No checkpoint was made yet.')
+
+
+def test_an_update_beyond_float32_is_not_taken(tmp_path):
+    config = settings()
+    config.optimizer.learning_rate = 1e37
+    trainer = make_trainer(config)
+    with pytest.raises(FloatingPointError, match='the update is too large .* learning rate'):
+        fit(tmp_path, trainer, records())
+    assert not kept(tmp_path, trainer)
+    # The state stays as it was, and does so for good.
+    state, states = trainer.init(fresh_params()), []
+    for seed in range(4):
+        batch = meshes.to_device(make_batch(seed), meshes.batch_sharding(trainer.mesh))
+        state, _ = trainer.step(state, batch)
+        states.append(jax.device_get(state))
+    assert [s.step for s in states] == [1, -1, -1, -1]  # The first has a rate of 0.
+    for after in states[1:]:
+        jax.tree.map(np.testing.assert_array_equal, after.replace(step=states[0].step), states[0])
+
+
+def test_no_list_alone_may_be_to_blame_and_many_are_not_all_named():
+    said = nonfinite.message('step 9', ['loss'], [], [f'q{i}' for i in range(40)], 'Kept.')
+    assert "queries 'q0', 'q1'" in said and "'q7' and 32 more, none alone gives the same" in said
+
+
+def test_the_loss_on_d_eval_is_checked_too():
+    trainer = make_trainer(settings())
+    batch = make_batch()
+    batch['query_row'] = np.arange(B, dtype=np.int32)
+    batch['assistants'][3, 1, 0] = np.nan
+    with pytest.raises(FloatingPointError, match="on D_eval: .*the list of query 'q3' alone gives"):
+        train.evaluate(trainer, fresh_params(), batch, IDS)

@@ -1,0 +1,87 @@
+"""Batches of lists, and losses over them, for tests."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import common
+from jdkd.distillation import losses
+from jdkd.lists import packing
+from jdkd.models.dual_encoder import DualEncoder
+from tests.helpers import train_steps
+from tests.helpers.train_steps import DARK, ORIGINALS, B, K, L
+
+ROWS = packing.Rows(lengths=1, parts=8)  # Of one length, so that all batches have one shape.
+SCALE = 10.0
+
+
+def model(dropout=0.0):
+    return DualEncoder(dataclasses.replace(train_steps.MODEL, dropout=dropout))
+
+
+def make_lists(seed=0):
+    """Arrays of B lists; `texts` are the candidates' tokens."""
+    rng = np.random.default_rng(seed)
+    N = ORIGINALS + DARK
+
+    def tokens(*shape):
+        ids = rng.integers(4, 64, shape)
+        lengths = rng.integers(3, shape[-1] + 1, shape[:-1])
+        return np.where(np.arange(shape[-1]) < lengths[..., None], ids, 0).astype(np.int32)
+
+    group = np.arange(B * ORIGINALS, dtype=np.int32).reshape(B, ORIGINALS)
+    group[1, 2] = group[0, 0]  # Another query's positive stands in the list of query 1.
+    return {
+        'texts': tokens(B, N, L),
+        'query': tokens(B, 6),
+        'group': group,
+        'relevant': group[:, :1],
+        'false_negative': np.zeros((B, ORIGINALS), bool),
+        'teacher': rng.normal(size=(B, N)).astype(np.float32) * 3,
+        'assistants': rng.normal(size=(B, K, N)).astype(np.float32) * 3,
+        'in_batch': rng.normal(size=(B, K, B * ORIGINALS)).astype(np.float32) * 9,
+    }
+
+
+def in_rows(lists, rows=ROWS):
+    """The batch of some lists."""
+    lists = dict(lists)
+    texts = lists.pop('texts')
+    lengths = (texts != 0).sum(-1)
+    layout = packing.fit([lengths], rows)
+    packed = packing.pack({'tokens': texts}, lengths, layout, pad_id=0)
+    return lists | packed | {'lengths': lengths}
+
+
+def make_batch(seed=0, rows=ROWS):
+    return in_rows(make_lists(seed), rows)
+
+
+def settings(**loss):
+    config = common.get_config()
+    config.loss.update({'in_batch': 1.0} | loss)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=1, total_steps=50)
+    return config
+
+
+@functools.cache
+def fresh_params():
+    return jax.jit(model().init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
+
+
+def free_scores(params, batch, key):
+    """A student whose parameters are its scores: what the loss makes of them is all there is."""
+    mask = losses.negatives_mask(batch['group'], batch['relevant'], batch['false_negative'])
+    return params['lists'], params['in_batch'], jnp.arange(B) * ORIGINALS, mask
+
+
+def scores(dtype=np.float32):
+    rng = np.random.default_rng(5)
+    lists = rng.normal(size=(B, ORIGINALS + DARK)) * 2
+    return {
+        'lists': lists.astype(dtype),
+        'in_batch': (rng.normal(size=(B, B * ORIGINALS)) * 5).astype(dtype),
+    }

@@ -1,0 +1,42 @@
+"""The smallest config that goes through all of Algorithm 1, and what it is run on.
+
+--config tests/tiny.py:HOME, where `write(HOME)` has been.
+"""
+
+import pathlib
+
+from configs import common
+
+
+def write(home: pathlib.Path) -> None:
+    """A model, and a collection with enough passages for an index of ScaNN's."""
+    from jdkd.models.dual_encoder import DualEncoder
+    from tests.helpers import toy
+
+    toy.write_model(home / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
+    toy.write_collection(home / 'toy', passages=1100, splits=('train', 'dev', 'test'))
+
+
+def get_config(home: str):
+    c = common.get_config()
+    c.collection.source = f'beir:{home}/toy'
+    c.collection.label_share = 0.75  # One of four train queries has no label.
+    lengths = {'query_length': 8, 'passage_length': 12}
+    c.systems.bm25 = common.bm25()
+    c.systems.dense = common.encoder(f'{home}/model', **lengths)
+    c.systems.tuned = common.encoder(f'{home}/model', **lengths)
+    c.systems.tuned.train.update(steps=4, batch_size=2, warmup_steps=1)
+    c.teacher.members = ('bm25', 'tuned')
+    c.assistants = ('dense', 'tuned', 'bm25')
+    c.student = common.encoder(f'{home}/model', scale=20.0, **lengths)
+    c.batch_size = 2
+    c.candidates.hard_negatives = 2
+    c.dark.reinforced = c.dark.noisy = 1
+    c.steps_per_round = 4
+    c.train_passage_length = 12
+    c.loss.in_batch = 1.0
+    c.optimizer.warmup_steps = 2
+    c.depth = 40
+    c.log_every = 1
+    c.checkpoint_every = 2
+    return c

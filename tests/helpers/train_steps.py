@@ -1,0 +1,117 @@
+"""Train steps with every term of the loss, on the processes that this is started with.
+
+python tests/train_steps.py --output=DIRECTORY [--coordinator=... --num_processes=...]
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from configs import common
+from jdkd.distillation import train
+from jdkd.lists import loader
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.transformer import TransformerConfig
+from jdkd.runtime import distributed
+from jdkd.runtime import mesh as meshes
+from jdkd.tokens.store import TokenStore
+
+B, ORIGINALS, DARK, K, L, LISTS = 8, 4, 2, 3, 12, 40
+MODEL = TransformerConfig(
+    vocab_size=64,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=32,
+    max_positions=16,
+    dropout=0.1,
+)
+
+
+def records():
+    rng = np.random.default_rng(0)
+    passages = rng.permutation(LISTS * ORIGINALS).reshape(LISTS, ORIGINALS).astype(np.int32)
+    arrays = {
+        'query_row': np.arange(LISTS, dtype=np.int32),
+        'passages': passages,
+        'group': passages,
+        'relevant': passages[:, :1],
+        'dark': rng.integers(4, 64, (LISTS, DARK, L)).astype(np.int32),
+        'false_negative': rng.random((LISTS, ORIGINALS)) < 0.1,
+        'teacher': rng.normal(size=(LISTS, ORIGINALS + DARK)).astype(np.float32) * 3,
+        'assistants': rng.normal(size=(LISTS, K, ORIGINALS + DARK)).astype(np.float32) * 3,
+    }
+    return [{name: values[i] for name, values in arrays.items()} for i in range(LISTS)]
+
+
+def tokens(count, length, seed):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(4, 64, (count, length))
+    real = np.arange(length) < rng.integers(3, length + 1, (count, 1))
+    return TokenStore.of_rows(np.where(real, ids, 0).astype(np.uint16), 0)
+
+
+def scorer(seed):
+    """Of every query with every passage, at random."""
+    table = np.random.default_rng(seed).normal(size=(LISTS, LISTS * ORIGINALS)) * 9
+    return lambda queries, passages: table[np.ix_(queries, passages)].astype(np.float32)
+
+
+def run(mesh) -> dict[str, np.ndarray]:
+    """Metrics of three steps, and parameters, moments and the iterator's position after them."""
+    config = common.get_config()
+    config.loss.update({'in_batch': 1.0})
+    config.rows.update(lengths=2, parts=8)  # So that dropout draws the same on any devices.
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=1, total_steps=50)
+    plain = DualEncoder(dataclasses.replace(MODEL, dropout=0.0))
+    params = jax.jit(plain.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
+    trainer = train.make_trainer(
+        config,
+        config.optimizer,
+        mesh=mesh,
+        model=DualEncoder(MODEL),
+        params=params,
+        scale=10.0,
+        num_assistants=K,
+        dropout=0.1,
+    )
+    to_tokens = loader.DualEncoderTokens(
+        tokens(LISTS, 6, 1), tokens(LISTS * ORIGINALS, L, 2), length=L, sep_id=2
+    )
+    lists, order = records(), loader.Order(B, [0, 0])
+    stacked = {name: np.stack([r[name] for r in lists]) for name in ('passages', 'dark')}
+    to_rows = loader.fit(to_tokens, stacked, order, trainer.rows, mesh, steps=3)
+    to_batch = loader.InBatchScores(to_rows, [scorer(s) for s in range(K)], [1.0] * K)
+    batches = loader.batches(lists, to_batch, order, mesh)
+    state, found = trainer.init(params), {}
+    for i in range(3):
+        batch = meshes.to_device(next(batches), meshes.batch_sharding(mesh))
+        state, metrics = trainer.step(state, batch)
+        found |= {f'{i}/{name}': value for name, value in jax.device_get(metrics).items()}
+    # The optimizer's first moments are the gradients of the three steps.
+    whole = meshes.to_local({'params': state.params, 'opt_state': state.opt_state}, mesh)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(whole):
+        found[meshes.path_name(path)] = jax.device_get(leaf)
+    return found | {'next_index': np.int32(batches.get_state()['next_index'])}
+
+
+def main(_):
+    given = flags.FLAGS
+    distributed.start(given.coordinator, given.num_processes, given.process_index)
+    for model in (1, 2):
+        found = run(meshes.make_mesh(model=model))
+        if distributed.is_first():
+            np.savez(pathlib.Path(given.output) / f'{model}.npz', **found)
+    distributed.barrier('the end')
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('output', None, 'Gets MODEL.npz for each width of the model axis.')
+    flags.DEFINE_string('coordinator', None, 'As of jdkd.main.')
+    flags.DEFINE_integer('num_processes', None, 'As of jdkd.main.')
+    flags.DEFINE_integer('process_index', None, 'As of jdkd.main.')
+    app.run(main)

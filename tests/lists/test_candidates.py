@@ -1,0 +1,130 @@
+"""Candidate lists: what may be a negative, and that every draw depends on its item alone."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from jdkd.lists import candidates
+
+GROUP = np.array([0, 1, 2, 3, 3, 5, 6, 7], np.int32)  # passages 3 and 4 have one text
+
+
+def draw(
+    rows, *, pool, positives=None, best=None, num_negatives=2, seed=0, round_index=0, copies=None
+):
+    rows = np.asarray(rows)
+    positives = positives or [np.array([0]), np.array([1]), np.array([4])]
+    return candidates.sample(
+        rows,
+        np.zeros(len(rows), np.int32) if copies is None else np.asarray(copies),
+        query_ids=['a', 'b', 'c'],
+        positives=positives,
+        best=best or positives,
+        pool=pool,
+        group=GROUP,
+        num_negatives=num_negatives,
+        seed=seed,
+        round_index=round_index,
+    )
+
+
+def test_pool_leaves_out_positives_equal_texts_and_repeats():
+    rankings = [np.array([[3, 0, 5, 6]]), np.array([[4, 5, 7, -1]])]
+    pool = candidates.mining_pool(rankings, [np.array([0])], GROUP, depth=3)
+    np.testing.assert_array_equal(pool, [[3, 5, 7, -1, -1, -1]])
+    pool = candidates.mining_pool(rankings, [np.array([4])], GROUP, depth=3)
+    np.testing.assert_array_equal(pool, [[0, 5, 7, -1, -1, -1]])  # 3 reads like the positive
+
+
+def test_the_best_of_all_rankings_take_turns():
+    first = np.array([[3, 0, 5, 6], [1, -1, -1, -1]])
+    second = np.array([[4, 7, 0, 2], [-1, -1, -1, -1]])
+    found = candidates.first_of_all([first, second], GROUP, depth=3)
+    np.testing.assert_array_equal(found, [[3, 0, 7], [1, -1, -1]])  # 4 reads like 3
+
+
+def test_lists_begin_with_a_positive_and_repeat_nothing():
+    pool = np.array([[2, 3, 5, 6], [2, 5, 6, 7], [0, 1, 2, 5]])
+    lists = draw([0, 1, 2, 0], pool=pool, num_negatives=3)
+    np.testing.assert_array_equal(lists[:, 0], [0, 1, 4, 0])
+    for row, query in zip(lists, [0, 1, 2, 0], strict=True):
+        assert len(set(row)) == 4
+        assert set(row[1:]) <= set(pool[query])
+
+
+def test_the_positive_is_one_of_the_best_and_the_others_fill_no_list():
+    positives, best = [np.array([0, 1, 2])], [np.array([1, 2])]
+    nothing = np.full((1, 1), -1)
+    lists = np.concatenate(
+        [
+            draw([0], pool=nothing, positives=positives, best=best, num_negatives=4, seed=seed)
+            for seed in range(20)
+        ]
+    )
+    assert set(lists[:, 0]) == {1, 2} and not {0, 1, 2} & set(lists[:, 1:].ravel())
+
+
+def test_a_draw_depends_on_seed_round_query_and_copy_alone():
+    pool = np.tile(np.array([2, 3, 5, 6, 7]), (3, 1))
+    together = draw([0, 1, 2], pool=pool)
+    np.testing.assert_array_equal(together[1], draw([1], pool=pool)[0])
+    others = [
+        draw([1], pool=pool, seed=s, round_index=r, copies=[c])[0]
+        for s, r, c in [(1, 0, 0), (0, 1, 0), (0, 0, 1), (5, 3, 2)]
+    ]
+    assert any((o != together[1]).any() for o in others)
+
+
+@pytest.mark.parametrize('many', [100, 0])  # Others are listed, or drawn and tried.
+def test_random_passages_fill_a_small_pool(many, monkeypatch):
+    monkeypatch.setattr(candidates, '_MANY', many)
+    pool = np.full((3, 4), -1)
+    pool[2, 0] = 5
+    lists = draw([2], pool=pool, num_negatives=4)
+    assert 5 in lists[0, 1:]
+    assert not {3, 4} & set(lists[0, 1:])  # neither the positive nor its equal
+    assert len(set(lists[0])) == 5
+    seen = {row for seed in range(50) for row in draw([2], pool=pool, seed=seed)[0, 1:]}
+    assert seen == {0, 1, 2, 5, 6, 7}
+
+
+@pytest.mark.parametrize('many', [100, 0])
+def test_too_few_passages(many, monkeypatch):
+    monkeypatch.setattr(candidates, '_MANY', many)
+    with pytest.raises(ValueError, match="query 'a' has only 6 distinct passages"):
+        draw([0], pool=np.full((3, 1), -1), num_negatives=7)
+
+
+def test_queries_with_labels_have_their_share_of_the_lists():
+    active, is_labelled = np.arange(20), np.arange(30) < 3
+    draw = functools.partial(
+        candidates.choose_labelled, active, is_labelled, 24, seed=0, round_index=0
+    )
+    rows, copies = draw(share=0.5)
+    labelled = is_labelled[rows]
+    assert labelled.sum() == 12 and 2 < labelled[:12].sum() < 10  # Spread over the round.
+    np.testing.assert_array_equal(np.bincount(rows[labelled]), [4, 4, 4])
+    assert sorted(copies[rows == 1]) == [0, 1, 2, 3]
+    assert len(set(rows[~labelled])) == 12 and not copies[~labelled].any()
+    for again, before in zip(draw(share=0.5), (rows, copies), strict=True):
+        np.testing.assert_array_equal(again, before)
+    rows, copies = draw(share=1)
+    assert is_labelled[rows].all() and len(rows) == len(copies) == 24
+    # Those that have it anyway are left alone, and so are lists of one kind.
+    plain = candidates.choose_queries(active, 24, seed=0, round_index=0)
+    np.testing.assert_array_equal(draw(share=0.1), plain)
+    everything = np.ones(30, bool)
+    for flags in (everything, ~everything):
+        found = candidates.choose_labelled(active, flags, 24, share=1, seed=0, round_index=0)
+        np.testing.assert_array_equal(found, plain)
+
+
+def test_every_query_comes_once_before_any_comes_twice():
+    active = np.array([3, 5, 8, 9])
+    rows, copies = candidates.choose_queries(active, 10, seed=0, round_index=0)
+    np.testing.assert_array_equal(np.sort(rows[:4]), active)
+    np.testing.assert_array_equal(np.sort(rows[4:8]), active)
+    np.testing.assert_array_equal(copies, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+    again, _ = candidates.choose_queries(active, 10, seed=0, round_index=1)
+    assert (again != rows).any()

@@ -1,0 +1,104 @@
+"""Rows of tokens: every text is found again, in whatever rows, and next to nothing is padding."""
+
+import numpy as np
+import pytest
+
+from jdkd.lists import packing
+from jdkd.lists.packing import Layout, Rows
+
+KINDS = [
+    Rows(lengths=1),
+    Rows(lengths=4, parts=4, chunks=3),
+    Rows(shared=64, texts=5),
+    Rows(shared=48, texts=2, parts=2, chunks=4),
+]
+
+
+def some_batches(count=5, shape=(8, 6), longest=40, seed=0):
+    """Texts of tokens above 0, and their lengths."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        lengths = rng.integers(1, longest + 1, shape)
+        tokens = rng.integers(1, 99, (*shape, longest)).astype(np.int32)
+        yield np.where(np.arange(longest) < lengths[..., None], tokens, 0), lengths
+
+
+def texts_in(packed, layout):
+    """The texts of all slots, by number."""
+    found = []
+    for i, tile in enumerate(packed['tokens']):
+        segments = packed['segments'][i] if layout.slots > 1 else tile > 0
+        for row, of in zip(tile, segments, strict=True):
+            found += [row[of == 1 + slot] for slot in range(layout.slots)]
+    return found
+
+
+@pytest.mark.parametrize('rows', KINDS, ids=str)
+def test_texts_come_back_from_their_slots(rows):
+    batches = list(some_batches())
+    layout = packing.fit([lengths for _, lengths in batches], rows)
+    for tokens, lengths in batches:
+        packed = packing.pack({'tokens': tokens, 'twice': 2 * tokens}, lengths, layout, pad_id=0)
+        sizes = [x.shape for x in packed['tokens']]
+        assert sizes == [(rows.parts * count, size) for count, size in layout.tiles]
+        assert all(count % rows.chunks == 0 for count, _ in layout.tiles)
+        slots = texts_in(packed, layout)
+        for text, n, slot in zip(
+            tokens.reshape(-1, 40), lengths.ravel(), packed['where'].ravel(), strict=True
+        ):
+            np.testing.assert_array_equal(slots[slot], text[:n])
+        # Nothing else is in the rows, and what goes along lies where the tokens do.
+        assert sum((x > 0).sum() for x in packed['tokens']) == lengths.sum()
+        for a, b in zip(packed['tokens'], packed['twice'], strict=True):
+            np.testing.assert_array_equal(2 * a, b)
+
+
+@pytest.mark.parametrize('rows', KINDS[1::2], ids=str)
+def test_processes_make_the_rows_of_the_whole(rows):
+    ((tokens, lengths),) = some_batches(1)
+    layout = packing.fit([lengths], rows)
+    whole = packing.pack({'tokens': tokens}, lengths, layout, pad_id=0)
+    halves = [
+        packing.pack({'tokens': x}, y, layout, pad_id=0, parts=parts)
+        for x, y, parts in zip(
+            np.split(tokens, 2),
+            np.split(lengths, 2),
+            np.split(np.arange(rows.parts), 2),
+            strict=True,
+        )
+    ]
+    for name, expected in whole.items():
+        parts = [half[name] for half in halves]
+        if name == 'where':
+            np.testing.assert_array_equal(np.concatenate(parts), expected)
+        else:
+            # Each process has its parts' rows of every tile, in order.
+            for tile, (a, b) in zip(expected, zip(*parts, strict=True), strict=True):
+                np.testing.assert_array_equal(np.concatenate([a, b]), tile)
+
+
+def test_the_lengths_of_rows_are_the_tightest():
+    lengths = np.array([[40, 39, 12, 9, 8, 3]])
+    assert packing.fit([lengths], Rows(lengths=1)) == Layout(((6, 40),))
+    # 2 x 40 + 4 x 16 tokens; 5 x 40 + 1 x 8 or 4 x 40 + 2 x 8 would be more.
+    assert packing.fit([lengths], Rows(lengths=2)) == Layout(((2, 40), (4, 16)))
+    assert packing.fit([lengths], Rows(lengths=9)) == Layout(((2, 40), (2, 16), (2, 8)))
+    # The i-th longest of every batch.
+    both = [lengths, np.array([[20, 20, 20, 1, 1, 1]])]
+    assert packing.fit(both, Rows(lengths=9)).tiles == ((2, 40), (1, 24), (1, 16), (2, 8))
+
+
+def test_shared_rows_hold_next_to_no_padding():
+    batches = [lengths for _, lengths in some_batches(20, (64, 16), longest=144)]
+    layout = packing.fit(batches, Rows(shared=512, texts=16))
+    assert np.mean([lengths.sum() for lengths in batches]) / layout.num_tokens > 0.93
+
+
+def test_texts_that_do_not_fit_are_an_error():
+    layout = packing.fit([np.array([[8, 4]])], Rows(lengths=2))
+    with pytest.raises(ValueError, match='do not fit into the rows'):
+        packing.pack({'tokens': np.ones((1, 2, 9))}, np.array([[9, 4]]), layout, pad_id=0)
+    with pytest.raises(ValueError, match='40 tokens is longer than rows.shared=32'):
+        packing.fit([np.array([[40]])], Rows(shared=32, texts=2))
+    with pytest.raises(ValueError, match='3 lists do not divide among 2 parts'):
+        packing.fit([np.ones((3, 2), int)], Rows(parts=2))

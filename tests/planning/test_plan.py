@@ -1,0 +1,284 @@
+"""What a run costs: parts by hand, and a plan of a run on this machine's devices."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from configs import common, mta4dpr
+from jdkd import config as configs
+from jdkd.models.cross_encoder import CrossEncoder
+from jdkd.models.dual_encoder import DualEncoder, Projection
+from jdkd.models.transformer import Transformer, TransformerConfig
+from jdkd.planning import chips, corpus_size, flops, hlo, plan, roofline
+from jdkd.planning.chips import CHIPS, Chip
+from jdkd.runtime import mesh as meshes
+from jdkd.systems import loading
+from tests.helpers import toy
+
+
+def test_without_the_compiler_it_says_what_to_install():
+    with pytest.raises(RuntimeError, match=r'pip install "jax\[tpu\]"'):
+        chips.devices('v99:1x1')
+
+
+def test_local_devices_are_known_by_their_kind():
+    gpu = types.SimpleNamespace(device_kind='NVIDIA H200')
+    assert chips.of(chips.LOCAL, [gpu]).bandwidth == 4800e9
+    tpu = types.SimpleNamespace(device_kind='TPU v5 lite')
+    assert chips.of(chips.LOCAL, [tpu]) == CHIPS['v5e'] == chips.of('v5e:2x4', [gpu])
+    assert chips.of(chips.LOCAL, jax.devices()) is None
+
+
+def test_collectives_of_a_compiled_computation():
+    mesh = meshes.make_mesh(4, 2)
+
+    def place(x, *spec):
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    def array(shape, *spec):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+    def fn(x, a, b):
+        return place(x), place(a @ b)
+
+    inputs = array((32, 64), 'data'), array((8, 64), None, 'model'), array((64, 4), 'model')
+    found = hlo.collectives(jax.jit(fn).lower(*inputs).compile().as_text(), mesh.size)
+    assert found == {
+        'all-gather': hlo.Collective(1, 4 * 32 * 64, 4 * 32 * 64 * 3 / 4),
+        'all-reduce': hlo.Collective(1, 4 * 8 * 4, 2 * 4 * 8 * 4 / 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ('operation', 'size', 'sent'),
+    [
+        ('f32[8,128]{1,0} all-reduce(%x), replica_groups={{0,1,2,3}}', 4096, 6144),
+        ('(bf16[8]{0:T(8)S(1)}, f32[2]{0}) all-reduce(%x, %y), replica_groups=[2,4]<=[8]', 24, 36),
+        ("f32[64]{0} all-gather(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}", 256, 192),
+        ('(f32[8]{0}, f32[64]{0}) all-gather-start(%x), replica_groups=[1,8]<=[8]', 256, 224),
+        ('f32[16]{0} reduce-scatter(%x), replica_groups={{0,1,2,3}}', 256, 192),
+        ('u8[100]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}', 100, 100),
+        ('f32[16]{0} all-to-all(%x), dimensions={0}', 64, 56),
+    ],
+)
+def test_what_a_collective_moves(operation, size, sent):
+    (found,) = hlo.collectives(f'%a = {operation}', 8).values()
+    assert found == hlo.Collective(1, size, sent)
+
+
+def test_a_collective_within_one_device_is_none_and_one_in_two_places_is_one():
+    alone = '%a = f32[8]{0} all-reduce(%x), replica_groups={{0},{1}}'
+    twice = '\n'.join(
+        f'%a.{i} = f32[8]{{0}} all-gather(%x), channel_id=3, replica_groups={{{{0,1}}}}'
+        for i in range(2)
+    )
+    assert hlo.collectives(alone, 2) == {}
+    assert hlo.collectives(twice, 2) == {'all-gather': hlo.Collective(1, 32, 16.0)}
+
+
+def test_what_stands_in_a_loop_counts_as_often_as_it_goes_round():
+    mesh = meshes.make_mesh(2, 1, devices=jax.devices()[:2])
+
+    def array(shape, *spec):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+    def step(count):
+        x, w = array((count, 16, 64), None, 'data'), array((64, 64), 'data')
+        computation = jax.jit(lambda x, w: jax.lax.map(lambda part: part @ w, x)).trace(x, w)
+        return roofline.Traced(computation, w, (), 0.0, mesh.size).step
+
+    once, often = step(1), step(50)
+    product = 2 * 8 * 64 * 64  # On one of two devices.
+    assert product <= once.flops < 1.1 * product and 50 * product <= often.flops < 55 * product
+    assert often.main_memory > 50 * 2 * 4 * 8 * 64
+    text = """
+%body (p: (f32[8])) -> (f32[8]) {
+  %r = f32[8]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (b: (f32[8])) -> (f32[8]) {
+  %w = (f32[8]{0}) while(%b), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %s = f32[8]{0} all-reduce(%y), replica_groups={{0,1}}, to_apply=%add
+}
+"""
+    assert hlo.collectives(text, 2) == {'all-reduce': hlo.Collective(4, 4 * 32, 4 * 32.0)}
+
+
+def test_main_memory_leaves_out_what_is_moved_within_the_chip():
+    text = """
+%body (p: (f32[8])) -> (f32[8]) {
+  %p = (f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%p), index=0
+  %twice = f32[8]{0} add(%x, %x)
+  ROOT %t = (f32[8]{0}) tuple(%twice)
+}
+
+ENTRY %main (a: f32[64], b: (f32[8])) -> f32[4] {
+  %a = f32[64]{0:T(256)} parameter(0)
+  %b = (f32[8]{0}) parameter(1)
+  %s = ((f32[64]{0:T(256)}), f32[16]{0:T(256)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:16]}
+  %near = f32[16]{0:T(256)S(1)} slice-done(%s)
+  %inside = f32[16]{0:T(256)S(1)} negate(%near)
+  %w = (f32[8]{0}) while(%b), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %out = f32[4]{0} fusion(%inside, %a), kind=kLoop
+}
+"""
+    slice_, loop, fusion = 4 * 16, 3 * 4 * (8 + 8 + 8), 4 * (4 + 64)
+    assert hlo.main_memory(text) == slice_ + loop + fusion
+
+
+def test_the_roofline_by_hand():
+    chip = Chip(flops=100.0, memory=1000, bandwidth=10.0, links=4.0)
+    moved = {'all-reduce': hlo.Collective(1, 8, 12.0)}
+    step = roofline.Step(
+        {'total': 10}, 300.0, 90.0, 20.0, moved, model_flops=240.0, compile_seconds=0.0
+    )
+    # 3 s of computation, 2 s of memory, and 3 s of links after the longer of the two.
+    assert step.seconds(chip) == {'computation': 3.0, 'memory': 2.0, 'links': 3.0, 'bound': 6.0}
+    assert step.utilisation(chip) == 240 / (6 * 100)
+
+
+@pytest.mark.parametrize('gated', [False, True])
+def test_operations_counted_by_hand_are_those_that_are_compiled(gated):
+    config = TransformerConfig(
+        vocab_size=50,
+        hidden_size=256,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=1024,
+        max_positions=64,
+        gated=gated,
+    )
+    model = Transformer(config)
+    tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    ours = flops.forward(config, np.full(4, 64))
+
+    def loss(params, tokens):
+        return model.apply(params, tokens).sum()
+
+    for fn, times in ((loss, 1), (jax.grad(loss), 3)):
+        compiled = jax.jit(fn).lower(params, tokens).compile()
+        # Theirs has norms, activations and softmax too.
+        assert times * ours < compiled.cost_analysis()['flops'] < 1.15 * times * ours
+
+
+@pytest.mark.parametrize(
+    ('model', 'overrides'),
+    [
+        (DualEncoder(toy.TRANSFORMER, 'mean', True), {}),
+        (DualEncoder(toy.TRANSFORMER, 'cls', False, Projection(6)), {'layers': (0,)}),
+        (CrossEncoder(toy.TRANSFORMER, 'linear'), {'kind': 'cross_encoder'}),
+        (DualEncoder(toy.TRANSFORMER, 'cls', True), {'kind': 'cross_encoder'}),
+        (DualEncoder(toy.TRANSFORMER, 'cls', True), {'hidden_size': 4}),
+    ],
+)
+def test_a_model_sketched_without_tensors_is_the_one_that_is_read(tmp_path, model, overrides):
+    toy.write_model(tmp_path / 'model', model)
+    spec = common.encoder(str(tmp_path / 'model'), query_length=8, passage_length=16)
+    spec.update(overrides)
+    spec = configs.resolve(spec)
+    read, params, _ = loading.read_model(spec, 0)
+    (tmp_path / 'model' / 'model.safetensors').unlink()
+    sketched, shapes = loading.sketch_model(spec)
+    assert sketched == read
+    assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, params)
+
+
+def test_numbers_that_the_config_tells_are_not_counted():
+    config = configs.resolve(mta4dpr.get_config('msmarco'))
+    found = corpus_size.of(config, None)
+    assert (found.passages, found.train + found.held_out, found.test) == (8841823, 502939, 6980)
+    assert found.held_out == 5029
+    lengths = found.passage_lengths((4096,), 144)
+    assert lengths.max() == 144 and 70 < lengths.mean() < 76
+    assert set(CHIPS) == {'v4', 'v5e', 'v5p', 'v6e'}
+
+
+def test_queries_alone_are_not_enough():
+    config = mta4dpr.get_config('tiny')
+    config.plan.train_queries = 10
+    with pytest.raises(ValueError, match='need plan.passages'):
+        corpus_size.of(configs.resolve(config), None)
+
+
+@pytest.fixture(scope='module')
+def planned(tmp_path_factory):
+    home = tmp_path_factory.mktemp('plan')
+    params = toy.write_model(home / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
+    toy.write_collection(home / 'corpus')
+    (home / 'config.py').write_text(
+        f"""
+import ml_collections
+from configs import mta4dpr
+
+def get_config():
+    c = mta4dpr.get_config('tiny')
+    c.collection.source = 'beir:{home}/corpus'
+    c.collection.options = ml_collections.ConfigDict()
+    c.student.layers = ()
+    for entry in (c.systems.minilm, c.systems.cross, c.student):
+        entry.weights = '{home}/model'
+        entry.passage_length = 24
+    c.train_passage_length = 24
+    c.teacher.members = ('bm25', 'cross')
+    c.assistants = ('minilm', 'bm25')
+    return c
+"""
+    )
+    workdir = home / 'run'
+    command = [sys.executable, '-m', 'jdkd.main', '--mode=plan', '--topology=local']
+    command += [f'--config={home}/config.py', f'--workdir={workdir}']
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    return json.loads((workdir / plan.FILE).read_text()), done.stdout, size
+
+
+def test_a_plan_has_each_stage_as_often_as_the_run_takes_it(planned):
+    found, shown, _ = planned
+    assert found['chips'] == 8 and found['texts']['passages'] == 30 and found['rounds'] == 2
+    stages = {stage['name']: stage for stage in found['stages']}
+    assert list(stages) == [
+        'train cross',
+        'encode with minilm',
+        'score with cross',
+        'encode with student',
+        'train student',
+    ]
+    assert all(name in shown for name in stages)
+    count = {name: round(s['steps'] * s['items_per_step']) for name, s in stages.items()}
+    # 30 passages, 3 train queries, 1 of D_eval and 4 test queries; lists of 3 + 2 candidates.
+    lists = 10 * 8 + 1
+    assert count == {
+        'train cross': 150 * 8,
+        'encode with minilm': 38 + 2 * lists * 2,
+        'score with cross': 30 * (1 + 4) + 2 * lists * 5,
+        'encode with student': 3 * 38,
+        'train student': 2 * 10 * 8,
+    }
+    # Nothing is said of the time on a chip that is not known.
+    assert 'chip_hours' not in found and stages['train student']['hours'] is None
+
+
+def test_a_plan_tells_memory_and_communication_of_a_step(planned):
+    found, _, params = planned
+    step = found['stages'][-1]
+    memory = step['memory']
+    assert memory['parameters'] == params
+    assert 2 * params <= memory['optimizer'] < 2 * params + 100
+    assert memory['total'] >= 3 * params + memory['temporaries']
+    # The gradients of all devices are summed.
+    assert step['collectives']['all-reduce']['size'] >= params
+    assert found['disk']['checkpoints'] > 0 and found['host']['import'] > 0

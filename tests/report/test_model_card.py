@@ -1,0 +1,199 @@
+"""Model cards, where exports go, and the hub as far as it can be tried without one."""
+
+import dataclasses
+import re
+import types
+
+import huggingface_hub
+import ml_collections
+import pytest
+import yaml
+
+from jdkd.models import export, hub
+from jdkd.models.cross_encoder import CrossEncoder
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.transformer import TransformerConfig
+from jdkd.report import model_card
+
+TINY = TransformerConfig(
+    vocab_size=8, hidden_size=8, num_layers=3, num_heads=2, intermediate_size=10
+)
+FOUND = {
+    'test': {
+        'minilm_ft': {'R@100': 0.9, 'MRR@10': 0.5},
+        'student': {'R@100': 0.95, 'MRR@10': 0.552},
+        'teacher_rerank': {'R@100': 0.9, 'MRR@10': 0.67},
+    },
+    'collection': {'passages': 8000, 'queries': {'test': 796}, 'sha256': 'def456'},
+    'config_sha256': 'abc123',
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = {
+        'teacher': {'members': ('bm25', 'cross')},
+        'assistants': ('minilm_ft',),
+        'first_stage': 'bm25',
+        'measures': ('MRR@10', 'R@100'),
+        'rounds': 2,
+        'steps_per_round': 40,
+        'train_passage_length': 30,
+    }
+    return types.SimpleNamespace(
+        config=ml_collections.FrozenConfigDict(config),
+        workdir=tmp_path,
+        collection=types.SimpleNamespace(name='python_docs', license=None),
+        test=types.SimpleNamespace(split='test'),
+    )
+
+
+@dataclasses.dataclass
+class FakeEncoder:
+    spec: ml_collections.FrozenConfigDict
+    model: object
+    params: object = None
+    tokenizer: object = dataclasses.field(
+        default_factory=lambda: types.SimpleNamespace(directory='tokenizer')
+    )
+    source: object = dataclasses.field(
+        default_factory=lambda: types.SimpleNamespace(license='mit', query=None)
+    )
+
+
+def encoder(kind='dual_encoder', **changes):
+    spec = {
+        'kind': kind,
+        'weights': 'org/base',
+        'layers': (0, 2, 5),
+        'hidden_size': None,
+        'query_length': 16,
+        'passage_length': 40,
+        'query_prefix': '',
+        'passage_prefix': '',
+        'train': {'steps': 0, 'negatives_from': 'bm25'},
+    }
+    model = CrossEncoder(TINY, 'linear') if kind == 'cross_encoder' else DualEncoder(TINY)
+    return FakeEncoder(ml_collections.FrozenConfigDict({**spec, **changes}), model)
+
+
+def front(card):
+    return yaml.safe_load(card.split('---\n')[1])
+
+
+def one_line(card):
+    return ' '.join(card.split())
+
+
+def test_the_students_card(run):
+    card = model_card.model_card(run, 'student', encoder(), FOUND)
+    assert front(card) == {
+        'library_name': 'sentence-transformers',
+        'pipeline_tag': 'sentence-similarity',
+        'tags': ['sentence-transformers', 'dual-encoder', 'jdkd'],
+        'base_model': 'org/base',
+        'license': 'mit',
+    }
+    assert '| system | MRR@10 | R@100 |\n|---|---|---|\n' in card
+    assert '| **student** | 55.2 | 95.0 |\n' in card and '| minilm_ft | 50.0 | 90.0 |\n' in card
+    text = one_line(card)
+    assert (
+        'a dual-encoder of 3 layers and 8 hidden units, begun as layers 0, 2, 5 of `org/b' in text
+    )
+    assert '2 rounds of 40 steps from teacher bm25 + cross and assistants minilm_ft' in text
+    assert 'on `python_docs` (terms of the texts: not stated)' in text
+    assert 'Measured on 796 test queries over 8000 passages' in text
+    assert 'config sha256: abc123 - collection sha256: def456' in text
+    assert 'Before queries' not in text
+
+
+def test_cards_of_other_systems(run, tmp_path):
+    trained = {'steps': 150, 'negatives_from': 'bm25'}
+    given = encoder(
+        'cross_encoder', train=trained, weights=str(tmp_path), layers=(), query_prefix='q: '
+    )
+    card = model_card.model_card(run, 'cross', given, FOUND)
+    assert front(card)['pipeline_tag'] == 'text-ranking'
+    assert 'base_model' not in front(card)  # A path: the hub would refuse it.
+    text = one_line(card)
+    assert 'begun as all layers of' in text and 'CrossEncoder("path/to/this/directory")' in text
+    assert 'fine-tuned for 150 steps on the labels, with hard negatives of bm25, on `pyth' in text
+    assert "Before queries it was given `'q: '`, before passages `''`: give these too." in text
+    card = model_card.model_card(run, 'minilm', encoder(passage_prefix='p: '), FOUND)
+    assert 'not trained further, and measured on `python_docs`' in one_line(card)
+    assert "before passages `'p: '`; the calls above do the same." in one_line(card)
+
+
+def test_the_model_card_shows_markup_and_does_not_hold_it(run):
+    script = '</h1><script>alert(1)</script>'
+    run.collection.name = f'a {script} ` <b> | # b'
+    run.collection.license = 'mit\n---\n# [x](javascript:alert(1))'
+    given = encoder(query_prefix=f'`{script}\n')
+    given.source.license = 'mit\ntags: [evil]\nx: !!python/object/apply:os.system ["id"]'
+    card = model_card.model_card(run, 'student', given, FOUND)
+    head, _, body = card.removeprefix('---\n').partition('---\n')
+    assert yaml.safe_load(head)['license'] == given.source.license
+    assert yaml.safe_load(head)['tags'] == ['sentence-transformers', 'dual-encoder', 'jdkd']
+    outside_code = re.sub('`[^`\n]*`', '', re.sub('```.*?```', '', body, flags=re.DOTALL))
+    assert '<' not in outside_code and 'javascript' not in outside_code
+    assert '\n---\n' not in body
+
+
+@pytest.mark.parametrize(
+    ('name', 'output', 'expected'),
+    [
+        ('student', None, 'student'),
+        ('minilm_ft', None, 'exported/minilm_ft'),
+        ('student', 'elsewhere', 'elsewhere'),
+    ],
+)
+def test_where_exports_go(run, tmp_path, monkeypatch, name, output, expected):
+    written = []
+    monkeypatch.setattr(
+        export,
+        'export_sentence_transformer',
+        lambda *args, **kwargs: written.append((args, kwargs)),
+    )
+    given = encoder(query_prefix='q: ')
+    found = model_card.write(run, name, given, FOUND, output and tmp_path / output)
+    assert found == tmp_path / expected
+    ((directory,), kwargs) = written[0]
+    assert directory == found and kwargs['max_length'] == 40
+    assert (kwargs['query_prompt'], kwargs['passage_prompt']) == ('q: ', '')
+    model_card.write(run, 'cross', encoder('cross_encoder'), FOUND)
+    _, kwargs = written[1]
+    assert kwargs['max_length'] == 55 and 'query_prompt' not in kwargs
+
+
+class FakeApi:
+    calls = []
+
+    def create_repo(self, repo, **kwargs):
+        self.calls.append(('create_repo', repo, kwargs))
+
+    def upload_folder(self, **kwargs):
+        self.calls.append(('upload_folder', kwargs))
+        return types.SimpleNamespace(commit_url='https://hub/org/name/commit/1')
+
+
+def test_push_uploads_the_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, 'HfApi', FakeApi)
+    assert hub.push(tmp_path, 'org/name') == 'https://hub/org/name/commit/1'
+    create, upload = FakeApi.calls
+    assert create == ('create_repo', 'org/name', {'exist_ok': True})
+    assert (upload[1]['repo_id'], upload[1]['folder_path']) == ('org/name', tmp_path)
+
+
+def test_push_without_a_network_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(ConnectionError) as error:
+        hub.push(tmp_path, 'org/name')
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path} is complete, but could not be pushed to 'org/name' (")
+    assert 'HF_TOKEN' in message and '\n' not in message
+
+
+@pytest.mark.parametrize('repo', ['name', 'a/b/c', 'org/my model', ''])
+def test_push_to_what_is_no_repository(tmp_path, repo):
+    with pytest.raises(ValueError, match='is no repository; give organisation/name'):
+        hub.push(tmp_path, repo)

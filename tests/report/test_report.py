@@ -1,0 +1,277 @@
+"""Tables, pictures and pages: what they say, the same each time, and without markup of others."""
+
+import dataclasses
+import html
+import json
+import pathlib
+import re
+
+import ml_collections
+import numpy as np
+import pytest
+
+from jdkd import config as configs
+from jdkd import report
+from jdkd.commands import compare
+from jdkd.corpus import importing
+from jdkd.corpus.sources import registry
+from jdkd.report import drawing, examples, finished, page, pictures, tables
+from jdkd.retrieval import measures
+from jdkd.runtime import metrics, stages
+from tests.helpers import toy
+
+SCRIPT = '</h1><script>alert("1")</script>'
+MEASURED = {'MRR@10': 0.5}
+
+
+def found(difference, p):
+    return {'difference': difference, 'p': p, 'wins': 0, 'ties': 0, 'losses': 0}
+
+
+def test_differences_say_how_sure_they_are():
+    rows = {'bm25': {'MRR@10': found(0.0123, 0.0405), 'R@100': found(-0.2, 1e-9)}}
+    assert tables.differences(rows) == {
+        'bm25': {'MRR@10': '+1.2 (p = 0.041)', 'R@100': '-20.0 (p < 0.001)'}
+    }
+    assert tables.differences({'x': {'m': found(0.5, None)}})['x']['m'] == '+50.0 (p unknown)'
+
+
+def test_columns_are_as_wide_as_their_cells():
+    rows = {'a': {'m': '1.0', 'wide': '+1.2 (p = 0.041)'}, 'longer name': {'m': '10.0'}}
+    assert tables.table(rows, 'x').splitlines() == [
+        'x                   m              wide',
+        'a                 1.0  +1.2 (p = 0.041)',
+        'longer name      10.0',
+    ]
+
+
+def test_the_student_stands_last_in_the_table_of_measures():
+    test = {name: {'MRR@10': x} for name, x in (('student', 0.1), ('a', 0.6), ('b', 0.55))}
+    lines = tables.measures_table(test).splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ['b', '55.0'],
+        ['a', '60.0'],
+        ['student', '10.0'],
+    ]
+
+
+def test_windows_of_selection_are_what_shares_so_far_say():
+    # Two rounds of 4 steps; of a+b, in the first: 2 of 2 steps, then 0 of 2; in the second 1 of 4.
+    records = [
+        {'step': 2, 'selected/a': 0.0, 'selected/a+b': 1.0},
+        {'step': 4, 'selected/a': 0.5, 'selected/a+b': 0.5},
+        {'step': 7, 'selected/a': 1.0, 'selected/a+b': 0.0},
+        {'step': 8, 'selected/a': 0.75, 'selected/a+b': 0.25},
+    ]
+    edges, shares = pictures.selection(records, 4)
+    np.testing.assert_array_equal(edges, [0, 2, 4, 7, 8])
+    np.testing.assert_allclose(shares['a'], [0, 1, 1, 0])
+    np.testing.assert_allclose(shares['a+b'], [1, 0, 0, 1])
+
+
+def test_windows_begin_with_the_records():
+    records = [
+        {'step': 6, 'selected/a': 0.5, 'selected/b': 0.5},
+        {'step': 8, 'selected/a': 0.25, 'selected/b': 0.75},
+    ]
+    edges, shares = pictures.selection(records, 4)
+    np.testing.assert_array_equal(edges, [4, 6, 8])
+    np.testing.assert_allclose(shares['a'], [0.5, 0])
+
+
+def test_many_windows_of_selection_are_put_together(monkeypatch):
+    monkeypatch.setattr(pictures, '_WINDOWS', 2)
+    records = [{'step': s, 'selected/a': 1 / s, 'selected/b': 1 - 1 / s} for s in range(1, 9)]
+    edges, shares = pictures.selection(records, 8)
+    np.testing.assert_array_equal(edges, [0, 4, 8])  # a in the first step alone
+    np.testing.assert_allclose(shares['a'], [0.25, 0], atol=1e-9)
+    assert pictures.selection([{'step': 1, 'loss': 2.0}], 8)[1] == {}
+
+
+def collection(tmp_path) -> importing.Collection:
+    home = toy.write_collection(tmp_path / 'toy')
+    (tmp_path / 'built').mkdir()
+    importing.build(registry.source(f'beir:{home}'), tmp_path / 'built')
+    return importing.open_(tmp_path / 'built')
+
+
+def system(name, values, first=()):
+    return examples.Tested(name, {q: {'MRR@10': v} for q, v in values.items()}, dict(first))
+
+
+def test_a_duel_shows_where_two_systems_differ_most(tmp_path):
+    texts = collection(tmp_path)
+    queries = list(texts.queries['test'])
+    top = [(queries[0], 'p3')]
+    ours = system('ours', dict(zip(queries, (1.0, 0.5, 0.5, 0.2), strict=True)), top)
+    theirs = system('theirs', dict(zip(queries, (0.2, 0.25, 0.5, 1.0), strict=True)))
+    duel = examples.duel(texts, 'test', 'MRR@10', ours, theirs)
+    np.testing.assert_allclose(list(duel.differences.values()), [0.8, 0.25, 0, -0.8])
+    assert [e.query for e in duel.wins] == [texts.queries['test'][q] for q in queries[:2]]
+    assert [(e.ours, e.theirs) for e in duel.losses] == [(0.2, 1.0)]
+    assert duel.wins[0].found == {'ours': texts.passage(3), 'theirs': ''}
+    grades = texts.qrels['test'][queries[0]]
+    assert duel.wins[0].wanted == texts.passage(texts.row[max(grades, key=grades.get)])
+    assert examples.duel(texts, 'test', 'MRR@10', ours, system('theirs', {})) is None
+    drawn = pictures.duels([duel])
+    assert drawn.alt == 'ours less theirs: 2 better, 1 equal, 1 worse'
+
+
+def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Finished:
+    """Of two rounds of four steps, in which a system is everything."""
+    measured = {'MRR@10': value}
+    r = {
+        'student': measured,
+        'assistants': {name: measured},
+        'references': {'student_init': measured, name: measured},
+        'selected': {name: 1.0},
+        'replaced': name,
+        'hard_queries': 1,
+        'score_histogram': {
+            'counts': {'positive': [0, 2], 'hard_negative': [3, 1]},
+            'between': {'positive': 1, 'hard_negative': 0.25},
+            'edges': [0, 1, 2],
+            'gap': [0.5, 1.5],
+        },
+        'eval_loss': {'loss': value, 'loss/teacher': value},
+    }
+    told = {
+        'test': {name: measured, 'student': measured},
+        'significance': {name: {'MRR@10': found(0.1, 0.5)}},
+        'warnings': [{'message': name, 'round': 0}],
+        'rounds': [r, r],
+        'teacher_eval': measured,
+        'collection': {'name': name, 'passages': 3, 'queries': {name: 4}, 'unlabelled': 0},
+        'wall_seconds': {name: 1.0},
+    }
+    config = ml_collections.FrozenConfigDict(
+        {'compare': 'MRR@10', 'steps_per_round': 4, 'first_stage': name, 'value': value}
+        | {'collection': {'test_split': 'test'}}
+    )
+    records = [
+        {'step': step, 'loss': value, 'loss/teacher': value, f'selected/{name}': 1.0}
+        | {'kept_share': 0.5, 'threshold': 0.1}
+        for step in range(1, 9)
+    ]
+    return finished.Finished(workdir, config, told, records)
+
+
+def drawings(runs):
+    r = next(iter(runs.values())).report['rounds'][0]
+    return [*pictures.of_runs(runs), pictures.histogram(0, r['score_histogram'])]
+
+
+def test_pictures_are_the_same_bytes_each_time_and_say_their_numbers(tmp_path):
+    once, again = (drawings({'': finished_run()}) for _ in range(2))
+    assert once == again
+    assert [p.name for p in once] == ['rounds', 'loss', 'selected', 'self_paced', 'scores_00']
+    assert 'student: 50.0 at the start, 50.0 after round 0' in once[0].alt
+    assert once[2].alt == 'Over the training: dense: 100%'
+    assert 'hard negative (25% between)' in once[4].alt
+    drawing.write(tmp_path / 'pictures', once)
+    drawing.write(tmp_path / 'pictures', once[:2])
+    left = sorted(p.name for p in (tmp_path / 'pictures').iterdir())
+    assert left == ['loss.png', 'rounds.png']
+    assert (tmp_path / 'pictures/loss.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_run_whose_metrics_are_lost_has_no_curves():
+    run = dataclasses.replace(finished_run(), records=[])
+    assert [p.name for p in pictures.of_runs({'': run})] == ['rounds']
+
+
+def test_the_report_shows_markup_and_does_not_hold_it():
+    run = finished_run(name=SCRIPT)
+    example = examples.Example(SCRIPT, 1.0, 0.0, SCRIPT, {SCRIPT: SCRIPT})
+    duel = examples.Duel(SCRIPT, SCRIPT, 'MRR@10', {SCRIPT: 1.0}, [example], [])
+    drawn = [*drawings({SCRIPT: run}), *drawings({'': run}), pictures.duels([duel])]
+    drawn += [dataclasses.replace(drawn[-2], name='scores_01')]
+    text = report._page(run, {p.name: page.picture(p) for p in drawn}, [duel])
+    assert '<script' not in text and text.count(html.escape(SCRIPT)) >= 20
+    # Nothing is fetched: all links stay inside the page.
+    assert not re.search(r'(src|href)\s*=\s*"(?!#)|url\((?!#)|@import', text)
+    assert text.count('<svg role="img" aria-label="') == text.count('<svg') == 7
+
+
+def keep(workdir, *, value=0.5, per_query=(1.0, 0.5, 0.5, 0.0), seed=0, test_split='test'):
+    """Writes what a comparison reads of a finished run."""
+    run = finished_run(workdir, value=value)
+    configs.save(workdir, run.config)
+    home = toy.write_collection(workdir / 'source/toy', seed=seed)
+    source = registry.source(f'beir:{home}')
+
+    def build_test(out):
+        queries = importing.open_(workdir / 'collection').queries[test_split]
+        values = {q: {'MRR@10': v} for q, v in zip(queries, per_query, strict=True)}
+        mean = {'MRR@10': float(np.mean(per_query))}
+        measures.Measured(mean, values, dict.fromkeys(queries, 'p3')).save(out, 'student')
+
+    stages.stage(workdir / 'collection', {}, lambda out: importing.build(source, out))
+    stages.stage(workdir / 'test', {}, build_test)
+    stages.write_json(workdir / finished.FILE, run.report)
+    lines = (json.dumps({'series': 'student', **r}) for r in run.records)
+    (workdir / metrics.FILE).write_text('\n'.join(lines))
+    return workdir
+
+
+def test_what_differs_in_pictures_of_two_runs_is_told_apart():
+    a, b = finished_run(), finished_run()
+    told = {'student': {'nDCG@10': 0.25}, 'references': {'student_init': {'nDCG@10': 0.125}}}
+    rounds = [{**r, **told} for r in b.report['rounds']]
+    config = ml_collections.FrozenConfigDict({**b.config.to_dict(), 'compare': 'nDCG@10'})
+    b = dataclasses.replace(b, config=config, report={**b.report, 'rounds': rounds})
+    drawn = pictures.by_round({'a': a, 'b': b})
+    assert 'student (MRR@10), a: 50.0 at the start' in drawn.alt
+    assert 'student (nDCG@10), b: 12.5 at the start, 25.0 after round 0' in drawn.alt
+
+
+def test_a_legend_stays_legible():
+    assert drawing.short('bm25+minilm') == 'bm25+minilm'
+    many = '+'.join(f'retriever_{i:02d}' for i in range(12))
+    assert drawing.short(many).startswith('retriever_00+') and len(drawing.short(many)) == 60
+    assert drawing.short(many).endswith('+retriever_11')
+    looks = [(drawing.color(i), drawing.marker(i)) for i in range(30)]
+    assert len(set(looks)) == 30 and 'o' not in {mark for _, mark in looks}
+
+
+def test_two_runs_are_compared_on_one_page(tmp_path, capsys):
+    ours = keep(tmp_path / 'a/w', value=0.6, per_query=(1.0, 1.0, 0.5, 0.0))
+    theirs = keep(tmp_path / 'b/w')
+    directory = compare.compare(ours, theirs)
+    assert directory == ours / 'compared/b_w'
+    said = json.loads((directory / 'report.json').read_text())
+    assert said['config'] == {'value': [0.6, 0.5]} and said['common_queries'] == 4
+    compared = said['significance']['a_w less b_w']['MRR@10']
+    assert compared['difference'] == pytest.approx(0.125)
+    assert (compared['wins'], compared['ties'], compared['losses']) == (1, 3, 0)
+    shown = (directory / 'report.html').read_text()
+    assert 'a_w better than b_w' in shown and '+12.5 (p = ' in shown
+    assert {p.name for p in (directory / 'pictures').iterdir()} == {
+        f'{name}.png' for name in ('rounds', 'loss', 'selected', 'self_paced', 'queries')
+    }
+    printed = capsys.readouterr().out
+    assert 'student, a_w' in printed and str(directory / 'report.html') in printed
+    elsewhere = compare.compare(ours, theirs, tmp_path / 'out')
+    assert (elsewhere / 'report.html').read_text() == shown
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    ours = keep(tmp_path / 'ours')
+    with pytest.raises(ValueError, match='the collections differ: .* in .*ours and .*other'):
+        compare.compare(ours, keep(tmp_path / 'other', seed=1))
+    with pytest.raises(ValueError, match='queries of which none is the same'):
+        compare.compare(ours, keep(tmp_path / 'split', test_split='train'))
+    with pytest.raises(ValueError, match='are the same run'):
+        compare.compare(ours, tmp_path / 'other/../ours')
+    with pytest.raises(FileNotFoundError, match='holds no run'):
+        compare.compare(ours, tmp_path / 'nothing')
+    (ours / 'test/student.per_query.json').write_text('{}')
+    stages._whole.clear()  # As in another process.
+    with pytest.raises(stages.DamagedError, match='is damaged'):
+        compare.compare(ours, tmp_path / 'split')
+    (ours / finished.FILE).write_text('{"test": {}}')
+    with pytest.raises(ValueError, match='is not of a training'):
+        compare.compare(ours, tmp_path / 'split')
+    (ours / finished.FILE).unlink()
+    with pytest.raises(FileNotFoundError, match='run --mode train'):
+        compare.compare(ours, tmp_path / 'split')

@@ -1,0 +1,96 @@
+"""Config entries of encoders to modules and parameters."""
+
+import json
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from configs import common
+from jdkd.models import export, pretrained
+from jdkd.models.config import TransformerConfig
+from jdkd.models.cross_encoder import head_shapes
+from jdkd.models.transformer import param_shapes
+from jdkd.systems.loading import read_model
+
+TINY = TransformerConfig(
+    vocab_size=20,
+    hidden_size=8,
+    num_layers=3,
+    num_heads=2,
+    intermediate_size=12,
+    max_positions=160,
+)
+ROBERTA = {'family': 'roberta', 'pad_id': 1, 'position_offset': 2, 'type_vocab_size': 1}
+
+
+def checkpoint(directory, labels, **changes):
+    """The directory of a random classifier."""
+    config = TransformerConfig(**vars(TINY) | changes)
+    rng = np.random.default_rng(0)
+
+    def random(shapes):
+        flat = {path: rng.normal(size=shape) for path, shape in shapes.items()}
+        return traverse_util.unflatten_dict(flat, sep='/')
+
+    params, head = random(param_shapes(config)), random(head_shapes(config, len(labels)))
+    content = export._encoder_config(config, labels)
+    (directory / 'config.json').write_text(json.dumps(content))
+    tensors = export._to_tensors(config, params, head)
+    safetensors.numpy.save_file(tensors, directory / 'model.safetensors')
+    return directory
+
+
+def read(directory, **changes):
+    entry = common.encoder(str(directory), kind='cross_encoder', **changes)
+    return read_model(ml_collections.FrozenConfigDict(entry), 0)
+
+
+def test_several_labels_need_a_choice(tmp_path):
+    checkpoint(tmp_path, ('contradiction', 'entailment', 'neutral'))
+    message = (
+        r'has 3 labels \(contradiction, entailment, neutral\); set label to the number, from 0'
+    )
+    for label in (None, 3, -1):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path, label=label)
+    model, params, source = read(tmp_path, label=1)
+    assert model.num_labels == 1
+    kernel = source.head['classifier']['kernel']
+    assert kernel.shape == (8, 3)
+    np.testing.assert_array_equal(params['classifier']['kernel'], kernel[:, 1:2])
+    tokens = np.array([[2, 7, 3, 8, 3]])
+    logits = jax.jit(model.apply)({'params': params}, tokens, np.zeros_like(tokens))
+    assert logits.shape == (1,)
+
+
+def test_one_label_needs_none(tmp_path):
+    checkpoint(tmp_path, ('relevant',))
+    model, params, source = read(tmp_path)
+    assert model.head == 'linear'
+    jax.tree.map(
+        np.testing.assert_array_equal, params, {'transformer': source.params, **source.head}
+    )
+    with pytest.raises(ValueError, match='label=0 chooses an output .* leave it out'):
+        read(tmp_path, head='cosine', label=0)
+
+
+def test_a_pair_with_two_separators_is_one_longer(tmp_path):
+    checkpoint(tmp_path, ('relevant',), **ROBERTA)
+    assert pretrained.read_pretrained(tmp_path).config.max_positions == 160
+    model, _, _ = read(tmp_path, query_length=32, passage_length=128)
+    assert model.transformer.family == 'roberta'
+    with pytest.raises(ValueError, match='has 160 positions, but .* need 161'):
+        read(tmp_path, query_length=32, passage_length=129)
+
+
+def test_layers_and_remat_come_from_the_entry(tmp_path):
+    checkpoint(tmp_path, ('relevant',))
+    model, params, _ = read(tmp_path, layers=('even:2',), remat='full')
+    assert model.transformer.num_layers == 2 and model.transformer.remat == 'full'
+    assert 'layer_1' in params['transformer'] and 'layer_2' not in params['transformer']
+    with pytest.raises(ValueError, match="remat='all' is not supported; use one of none, dots"):
+        read(tmp_path, remat='all')

@@ -1,0 +1,312 @@
+"""Configs that cannot work, each with the sentence that says so, and all sentences at once."""
+
+import json
+import shutil
+
+import pytest
+import safetensors.numpy
+
+from configs import common, mta4dpr
+from jdkd import config as configs
+from jdkd import validation
+from jdkd.corpus import importing
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.planning import disk
+from jdkd.retrieval import index
+from jdkd.run import Run
+from jdkd.runtime import mesh as meshes
+from jdkd.runtime import stages
+from jdkd.validation import validate
+from tests.helpers import toy
+
+DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('assistants', ('minilm', 'nobody'), "'nobody' is no entry of config.systems"),
+        ('assistants', ('cross',), "'cross' is a cross-encoder and cannot search"),
+        ('collection.source', 'csv:x', "unknown collection source 'csv:x': use one of"),
+        ('collection.on_error', 'ignore', "collection.on_error is 'ignore'; use one of stop, skip"),
+        ('candidates.retrievers', ('cross',), "'cross' is a cross-encoder and cannot search"),
+        ('teacher.members', (), 'teacher.members is empty'),
+        ('teacher.weights', (1.0,), 'does not give one weight for each'),
+        ('teacher.weights', (1.0, float('inf')), 'must be finite numbers'),
+        ('compare', 'MRR@5', "compare='MRR@5' is not among measures"),
+        ('candidates.hard_negatives', 0, 'must be at least 1'),
+        ('candidates.depth', 500, 'candidates.depth=500 is more than is kept of a ranking'),
+        ('selection.fusion', 'max', "selection.fusion is 'max'; use one of none, mean"),
+        ('selection.distance', 'l2', "selection.distance is 'l2'; use one of kl, footrule, rbo"),
+        ('selection.per', 'list', "selection.per is 'list'; use one of batch, query"),
+        ('self_paced.weighting', 'soft', "weighting is 'soft'; use one of hard, linear"),
+        ('loss.distance', 'mse', "loss.distance is 'mse'; use one of kl, margin_mse"),
+        ('candidates.false_negatives', 'drop', "is 'drop'; use one of mask, keep"),
+        ('loss.teacher', 'half', "loss.teacher='half' is no schedule"),
+        ('loss.dark', -1.0, 'loss.dark=-1.0: -1.0 must be at least 0'),
+        ('loss.temperature', ((0.0, 1.0), (1.0, 0.0)), '0.0 must be at least 0.001'),
+        ('self_paced.share', 0.0, '0.0 must be within 0.001 and 1'),
+        ('optimizer.warmup_steps', 999, 'optimizer.warmup_steps=999 leaves nothing'),
+        ('systems.minilm_ft.train.warmup_steps', 30, 'minilm_ft.train.warmup_steps=30 leaves'),
+        ('rounds', 0, 'rounds=0 must be at least 1'),
+        ('steps_per_round', 0, 'steps_per_round=0 must be at least 1'),
+        ('batch_size', -8, 'batch_size=-8 must be at least 1'),
+        ('depth', 0, 'depth=0 must be at least 1'),
+        ('log_every', 0, 'log_every=0 must be at least 1'),
+        ('checkpoint_every', 0, 'checkpoint_every=0 must be at least 1'),
+        ('seed', -1, 'seed=-1 must be at least 0'),
+        ('rows.chunks', 0, 'rows.chunks=0 must be at least 1'),
+        ('rows.shared', 32, 'rows.shared=32 does not hold the longest candidate'),
+        ('candidates.eval_lists', 0, 'candidates.eval_lists=0 must be at least 1'),
+        ('candidates.hard_negatives', 200, 'is more than the 30 passages .* of each of 4 rankings'),
+        ('dark.noisy', -1, 'dark.noisy=-1 must be at least 0'),
+        ('dark.splice', (0.5, 0.1), r'dark.splice=\(0.5, 0.1\) must be two shares'),
+        ('dark.mask', (0.5,), r'dark.mask=\(0.5,\) must be two shares'),
+        ('replay', 1.5, 'replay=1.5 must be within 0 and 1'),
+        ('collection.eval_fraction', 1.0, 'eval_fraction=1.0 must be above 0 and below 1'),
+        ('optimizer.learning_rate', float('nan'), 'optimizer.learning_rate=nan must be above 0'),
+        ('optimizer.accumulate', 3, 'accumulate=3 does not divide steps_per_round=40'),
+        ('systems.minilm_ft.train.accumulate', 7, 'divide systems.minilm_ft.train.steps=30'),
+        ('optimizer.accumulate', 0, 'optimizer.accumulate=0 must be at least 1'),
+        ('optimizer.clip_norm', 0.0, 'optimizer.clip_norm=0.0 must be above 0'),
+        ('index.leaves', 2.0, 'index.leaves=2.0 must be above 0 and at most 1'),
+        ('index.kind', 'faiss', "index.kind is 'faiss'; use one of scann, exact"),
+        ('index.shard', 100, 'index.shard=100 is too small'),
+        ('index.store', 'int8', "index.store is 'int8'; use one of float32, bfloat16"),
+        ('mesh.data', 0, 'mesh.data=0 must be -1 .* or at least 1'),
+        ('mesh.model', 0, 'mesh.model=0 must be at least 1'),
+        ('measures', ('MRP@3', 'MRR@10'), "measures names 'MRP@3'"),
+        ('assistants', ('minilm', 'minilm'), "assistants names 'minilm' more than once"),
+        ('train_passage_length', 41, 'train_passage_length=41 is more than the student encodes'),
+        ('student.scale', 0.0, 'student.scale=0.0 must be above 0'),
+        ('student.dropout', 1.0, 'student.dropout=1.0 must be at least 0 and below 1'),
+        ('student.query_length', 2, 'student.query_length=2 must be at least 3'),
+        ('student.pooling', 'sum', "student.pooling is 'sum'; use one of mean, cls, max"),
+        ('student.dtype', 'float16', "student.dtype is 'float16'; use one of float32, bfloat16"),
+        ('student.remat', 'some', "student.remat is 'some'; use one of none, dots, full"),
+        ('systems.bm25.b', 1.5, 'systems.bm25.b=1.5 must be within 0 and 1'),
+        ('systems.bm25.language', 'latin', "language is 'latin'; use one of arabic, "),
+        ('systems.minilm.kind', 'splade', "systems.minilm.kind is 'splade'; use one of bm25"),
+        ('systems.minilm_ft.train.steps', -1, 'minilm_ft.train.steps=-1 must be at least 0'),
+        ('systems.minilm_ft.train.depth', 500, 'minilm_ft.train.depth=500 is more than is kept'),
+        ('systems.minilm_ft.train.negatives_from', 'x', "'x' is no entry of config.systems"),
+        ('systems.minilm_ft.train.negatives_from', 'cross', 'names the cross-encoder .cross.'),
+        ('systems.minilm_ft.train.negatives_from', 'minilm_ft', 'minilm_ft <- minilm_ft'),
+    ],
+)
+def test_what_cannot_work_is_said_before_it_is_tried(field, value, message):
+    config = mta4dpr.get_config()
+    validate(configs.resolve(config))
+    owner = config
+    *parents, name = field.split('.')
+    for parent in parents:
+        owner = owner[parent]
+    owner[name] = value
+    with pytest.raises(ValueError, match=message):
+        validate(configs.resolve(config))
+
+
+def test_imported_scores_and_dark_examples_exclude_each_other():
+    config = mta4dpr.get_config()
+    config.systems.ranker = common.scores('ranker.trec')
+    config.teacher.members = ('ranker',)
+    with pytest.raises(ValueError, match="'ranker' has imported scores and cannot score dark"):
+        validate(configs.resolve(config))
+    config.dark.reinforced = config.dark.noisy = 0
+    validate(configs.resolve(config))
+    # What only mines negatives scores nothing.
+    config = mta4dpr.get_config()
+    config.systems.ranker = common.scores('ranker.trec')
+    config.candidates.retrievers = ('ranker',)
+    validate(configs.resolve(config))
+
+
+def test_imported_scores_do_not_reach_over_a_batch():
+    config = mta4dpr.get_config()
+    config.systems.ranker = common.scores('ranker.trec')
+    config.assistants = ('ranker',)
+    config.dark.reinforced = config.dark.noisy = 0
+    with pytest.raises(ValueError, match="'ranker' has imported scores, which do not reach"):
+        validate(configs.resolve(config))
+    config.loss.in_batch = 0.0
+    validate(configs.resolve(config))
+
+
+def test_an_entry_that_is_not_used_may_be_anything():
+    config = mta4dpr.get_config()
+    config.systems.cross.train.batch_size = 0
+    validate(configs.resolve(config))
+
+
+def test_all_faults_of_a_config_are_told_at_once():
+    config = mta4dpr.get_config()
+    config.rounds, config.student.dropout, config.assistants = 0, 2.0, ('minilm', 'nobody')
+    config.measures, config.teacher.weights = ('MRR@10', 'best'), (1.0,)
+    config.loss.teacher, config.collection.source = 'half', 'csv:x'
+    with pytest.raises(ValueError) as caught:
+        validate(configs.resolve(config))
+    first, *lines = str(caught.value).splitlines()
+    # With no rounds, nothing is left of the steps that warm up.
+    assert first == '8 things are wrong:' and all(line.startswith('- ') for line in lines)
+    for said in (
+        'rounds=0',
+        'student.dropout=2.0',
+        "'nobody' is no entry",
+        "names 'best'",
+        'teacher.weights=(1.0,)',
+        "loss.teacher='half'",
+        "unknown collection source 'csv:x'",
+        'optimizer.warmup_steps=8',
+    ):
+        assert sum(said in line for line in lines) == 1, said
+
+
+def small(home, **overrides):
+    """A config of models and a collection under a directory."""
+    c = mta4dpr.get_config('tiny')
+    c.collection.source = f'beir:{home / "toy"}'
+    c.collection.options = {}
+    c.systems.minilm.weights = c.systems.minilm_ft.weights = c.student.weights = str(home / 'model')
+    c.student.layers = ()
+    c.measures = ('MRR@10', 'R@100')
+    for field, value in overrides.items():
+        owner = c
+        *parents, name = field.split('__')
+        for parent in parents:
+            owner = owner[parent]
+        with owner.ignore_type():
+            owner[name] = value
+    return configs.resolve(c)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('made')
+    toy.write_model(directory / 'model', DUAL)
+    toy.write_collection(directory / 'toy', splits=('train', 'dev', 'test'))
+    return directory
+
+
+@pytest.fixture
+def home(made, tmp_path):
+    return shutil.copytree(made, tmp_path / 'home')
+
+
+def before_start(home, **overrides):
+    validation.before_start(small(home, **overrides), home / 'w')
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        ({'student__weights': './none'}, 'student: .*/none.*: there is no such directory'),
+        ({'student__layers': (0, 3)}, r'student: layers=\(0, 3\) cannot be kept'),
+        ({'student__passage_length': 41}, "student: '.*' has 40 positions, but .* need 41"),
+        ({'systems__minilm__query_length': 50}, "systems.minilm: '.*' has 40 positions"),
+        ({'student__hidden_size': 9}, 'student: hidden_size=9 is no multiple of the 4 units'),
+        ({'student__query_weights': './none'}, 'student.query_weights: .* no such directory'),
+        ({'batch_size': 12}, 'batch_size=12 does not divide over the 8 devices'),
+        ({'systems__minilm_ft__train__batch_size': 4}, 'train.batch_size=4 does not divide over'),
+        ({'rows__parts': 12}, 'rows.parts=12 does not divide over the 8 devices'),
+        ({'rows__chunks': 3}, 'does not divide among 8 parts .rows.parts. of 3 chunks'),
+        ({'mesh__model': 3}, 'mesh.data=2 times mesh.model=3 is not the number of devices, 8'),
+        ({'collection__options': {'names': 'x'}}, "has no option 'names'"),
+        ({'collection__options': {'questions': {'qa': 'no.csv'}}}, 'no.csv is missing; the option'),
+    ],
+)
+def test_what_is_named_must_be_there_and_fit(home, overrides, message):
+    before_start(home)
+    with pytest.raises(ValueError, match=message):
+        before_start(home, **overrides)
+    assert not (home / 'w').exists()
+
+
+def test_a_tokenizer_must_be_its_models(home):
+    tokenizer = json.loads((home / 'model/tokenizer.json').read_text())
+    tokenizer['model']['vocab']['beyond'] = toy.TRANSFORMER.vocab_size
+    (home / 'model/tokenizer.json').write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError) as caught:
+        before_start(home)
+    message = str(caught.value)
+    assert message.startswith('3 things are wrong:')  # In each of three entries.
+    assert 'embeddings of 15 tokens (vocab_size in config.json)' in message
+    assert "its tokenizer has a token 15, 'beyond'" in message
+    del tokenizer['model']['vocab']['[MASK]'], tokenizer['model']['vocab']['beyond']
+    tokenizer['added_tokens'] = [t for t in tokenizer['added_tokens'] if t['content'] != '[MASK]']
+    (home / 'model/tokenizer.json').write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match='has no mask token'):
+        before_start(home)
+
+
+def test_files_of_scores_must_be_there_until_they_are_read(home):
+    overrides = {'candidates__retrievers': ('ranker',), 'systems__ranker': common.scores('no.trec')}
+    with pytest.raises(ValueError, match="systems.ranker.path='no.trec': there is no such file"):
+        before_start(home, **overrides)
+    kept = home / 'w/systems/ranker/scores'
+    kept.mkdir(parents=True)
+    stages.write_json(kept / stages.MANIFEST, {})
+    before_start(home, **overrides)
+
+
+def opened(home, **overrides):
+    config = small(home, **overrides)
+    (home / 'w').mkdir(exist_ok=True)
+    return Run(config, home / 'w', meshes.make_mesh(), importing.collect(config, home / 'w'))
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        ({'candidates__hard_negatives': 28}, 'hard_negatives=28, but beside the 5 relevant ones'),
+        (
+            {'systems__minilm_ft__train__batch_size': 24},
+            '=24 is more than four times the 4 labelled',
+        ),
+        (
+            {'collection__label_share': 0.5, 'loss__teacher': 0, 'assistants': ()},
+            '2 of the 4 train queries have no positive, and no term of the loss learns without',
+        ),
+        (
+            {'measures': ('MRR@10', 'AnswerR@5')},
+            "AnswerR@5 goes by answers, .* split 'dev' have no",
+        ),
+    ],
+)
+def test_the_collection_must_give_what_is_asked(home, overrides, message):
+    validation.before_work(opened(home))
+    with pytest.raises(ValueError, match=message):
+        validation.before_work(opened(home, **overrides))
+
+
+def test_scann_is_asked_for_only_where_it_indexes(home, monkeypatch):
+    monkeypatch.setattr(index, 'scann', None)
+    validation.before_work(opened(home))  # 30 passages are searched exactly.
+    monkeypatch.setattr(index, '_HASH_FROM', 30)
+    with pytest.raises(ValueError, match='ScaNN is not installed'):
+        validation.before_work(opened(home))
+
+
+def test_a_disk_that_is_too_small_is_said_with_both_figures(home, monkeypatch):
+    usage = shutil.disk_usage(home)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=50 * 2**10))
+    run = opened(home)
+    with pytest.raises(ValueError) as caught:
+        validation.before_work(run)
+    total = sum(disk.needed(run).values())
+    assert f'will write about {total / 2**20:.1f} MiB (tokens ' in str(caught.value)
+    assert 'has 0.0 MiB free' in str(caught.value)
+    (run.workdir / 'systems').mkdir()  # What has begun is not asked.
+    validation.before_work(run)
+
+
+def test_the_estimate_follows_what_is_known(home):
+    few, more = disk.needed(opened(home)), disk.needed(opened(home, rounds=5))
+    # minilm and minilm_ft once; the student before training and after each of 2 or 5 rounds.
+    rows = 30 + 12
+    assert few['embeddings'] == rows * 8 * 4 * (2 + 3)
+    assert more['embeddings'] == rows * 8 * 4 * (2 + 6)
+    tensors = safetensors.numpy.load_file(home / 'model/model.safetensors')
+    size = sum(x.size for name, x in tensors.items() if not name.startswith('pooler'))
+    assert few['checkpoints'] == 12 * (2 + 1 + 1) * size + 4 * size
+    half = disk.needed(opened(home, index__store='bfloat16'))
+    assert half['embeddings'] == few['embeddings'] / 2
