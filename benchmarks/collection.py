@@ -19,22 +19,23 @@ _WORDS = 50  # A passage.
 _BATCH = 10_000  # Passages that are written at a time.
 
 IMPORT = """
-from jdkd.data import sources, store
-store.build(sources.source(f'beir:{root / "corpus"}'), out)
+from jdkd.corpus import importing
+from jdkd.corpus.sources import registry
+importing.build(registry.source(f'beir:{root / "corpus"}'), out)
 """
 OPEN = """
-from jdkd.data import store
-c = store.open_(out)
+from jdkd.corpus import importing
+c = importing.open_(out)
 """
 FIND = """
-from jdkd.data import store
-c = store.open_(out)
+from jdkd.corpus import importing
+c = importing.open_(out)
 ids = [f'p{i}' for i in range(0, len(c), 10)]
 assert (c.row.find(ids) == range(0, len(c), 10)).all()
 """
 READ = """
-from jdkd.data import store
-c = store.open_(out)
+from jdkd.corpus import importing
+c = importing.open_(out)
 assert sum(map(len, c.passages)) > len(c)
 """
 MEASURED = """

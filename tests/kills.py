@@ -101,7 +101,7 @@ class Kill:
 
 
 def command(home: pathlib.Path, workdir: pathlib.Path, *more: str) -> list[str]:
-    config = ROOT / f'tests/tiny.py:{home}'
+    config = ROOT / f'tests/helpers/tiny.py:{home}'
     return ['jdkd', '--config', str(config), '--workdir', str(workdir), *more]
 
 
@@ -238,7 +238,7 @@ def quiet_environment(cache: pathlib.Path):
         'JAX_COMPILATION_CACHE_DIR': str(cache),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-        'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
+        'PYTHONPATH': str(ROOT),
     }
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)

@@ -49,7 +49,7 @@ def test_train_steps_are_the_same_on_any_devices_and_processes(tmp_path):
     assert expected['2/loss'] != expected['1/loss'] and expected['next_index'] == 3
     check_equal(train_steps.run(meshes.make_mesh()), expected)
     check_equal(train_steps.run(meshes.make_mesh(model=2)), expected)
-    processes = multiprocess.start(2, 'tests/train_steps.py', f'--output={tmp_path}', devices=4)
+    processes = multiprocess.start(2, 'tests/helpers/train_steps.py', f'--output={tmp_path}', devices=4)
     output = multiprocess.finish(processes)
     assert [p.returncode for p in processes] == [0, 0], output
     for model in (1, 2):
@@ -79,7 +79,7 @@ def home(tmp_path_factory):
 
 
 def start(home, workdir, count, *more, devices=1):
-    command = ('-c', MAIN, '--config', f'tests/tiny.py:{home}', '--workdir', workdir, *more)
+    command = ('-c', MAIN, '--config', f'tests/helpers/tiny.py:{home}', '--workdir', workdir, *more)
     return multiprocess.start(count, *command, devices=devices)
 
 

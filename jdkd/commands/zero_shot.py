@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from jdkd import config as configs
-from jdkd.algorithm.teacher import Teacher
+from jdkd.algorithm.teacher import Teacher, rerank
 from jdkd.corpus import importing
 from jdkd.corpus.sources import registry
 from jdkd.models import pretrained, weights
@@ -223,7 +223,7 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
     is_pairs = run.config.systems[MODEL].kind == 'cross_encoder'
     if is_pairs:
         teacher = Teacher([model], [1.0])
-        rankings[MODEL] = teacher.rerank(run, MODEL, teacher, {MODEL: 1.0}, first, run.test)
+        rankings[MODEL] = rerank(run, MODEL, teacher, {MODEL: 1.0}, first, run.test)
     else:
         rankings[MODEL] = model.rank(run.test)[0]
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def environment(devices=1):
@@ -17,7 +17,7 @@ def environment(devices=1):
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': f'{options}{devices}',
-        'PYTHONPATH': os.pathsep.join(map(str, (ROOT, ROOT / 'tests'))),
+        'PYTHONPATH': str(ROOT),
     }
 
 

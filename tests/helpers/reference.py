@@ -18,7 +18,7 @@ from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES, slot
 from jdkd.models.transformer import Transformer
 
-RECORDED = pathlib.Path(__file__).parent / 'recorded'
+RECORDED = pathlib.Path(__file__).parents[1] / 'models/recorded'
 
 _SIZES = {
     'vocab_size': 64,

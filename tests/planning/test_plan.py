@@ -239,7 +239,7 @@ def get_config():
     workdir = home / 'run'
     command = [sys.executable, '-m', 'jdkd.main', '--mode=plan', '--topology=local']
     command += [f'--config={home}/config.py', f'--workdir={workdir}']
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     size = sum(x.nbytes for x in jax.tree.leaves(params))

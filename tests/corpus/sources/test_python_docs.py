@@ -243,9 +243,9 @@ def test_another_process_reads_the_same():
     source = python_docs.source(REAL)
     here = [list(source.passages(parsing.stop)), list(source.queries(parsing.stop))]
     code = (
-        'from jdkd.data import python_docs, reading; '
+        'from jdkd.corpus.sources import parsing, python_docs; '
         f'source = python_docs.source({REAL!r}); '
-        'print([list(source.passages(reading.stop)), list(source.queries(reading.stop))])'
+        'print([list(source.passages(parsing.stop)), list(source.queries(parsing.stop))])'
     )
     printed = subprocess.run(
         [sys.executable, '-c', code],
