@@ -49,7 +49,9 @@ def test_train_steps_are_the_same_on_any_devices_and_processes(tmp_path):
     assert expected['2/loss'] != expected['1/loss'] and expected['next_index'] == 3
     check_equal(train_steps.run(meshes.make_mesh()), expected)
     check_equal(train_steps.run(meshes.make_mesh(model=2)), expected)
-    processes = multiprocess.start(2, 'tests/helpers/train_steps.py', f'--output={tmp_path}', devices=4)
+    processes = multiprocess.start(
+        2, 'tests/helpers/train_steps.py', f'--output={tmp_path}', devices=4
+    )
     output = multiprocess.finish(processes)
     assert [p.returncode for p in processes] == [0, 0], output
     for model in (1, 2):

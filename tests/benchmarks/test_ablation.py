@@ -53,7 +53,7 @@ def test_every_variant_changes_what_it_says_and_nothing_else(recipe):
 @pytest.mark.parametrize('variant', ablation.VARIANTS)
 def test_a_variant_is_the_same_on_the_command_line(variant, tmp_path, monkeypatch):
     tiny.write(tmp_path)
-    config = f'--config=tests/tiny.py:{tmp_path}'
+    config = f'--config=tests/helpers/tiny.py:{tmp_path}'
     full = of_command_line(monkeypatch, config)
     expected = ablation.overridden(full, variant)
     found = of_command_line(monkeypatch, config, *ablation.arguments(full, variant))

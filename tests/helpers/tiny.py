@@ -1,6 +1,6 @@
 """The smallest config that goes through all of Algorithm 1, and what it is run on.
 
---config tests/tiny.py:HOME, where `write(HOME)` has been.
+--config tests/helpers/tiny.py:HOME, where `write(HOME)` has been.
 """
 
 import pathlib
