@@ -57,7 +57,7 @@ class Run:
         return self._queries(split, list(self.collection.queries[split]))
 
     @functools.cached_property
-    def eval(self) -> Queries:
+    def held_out(self) -> Queries:
         """The held-out queries of D_eval."""
         split = self.config.collection.eval_split
         return self._queries(split, self.collection.labelled(split))
@@ -77,7 +77,7 @@ class Run:
     def max_relevant(self) -> int:
         """Most text groups that are judged relevant for one query; the shape of batches."""
         group = self.collection.group
-        queries = [*self.train.positives, *self.eval.positives]
+        queries = [*self.train.positives, *self.held_out.positives]
         return max(len(np.unique(group[rows])) for rows in queries)
 
     def stage(self, path: str, inputs, build, *, resumable: bool = False) -> dict:

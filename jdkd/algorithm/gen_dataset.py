@@ -112,7 +112,7 @@ def _one_hot(run: Run, root: str, round_index: int) -> dict[str, float]:
 
 
 def _queries(run: Run, split: str) -> Queries:
-    return run.train if split == 'train' else run.eval
+    return run.train if split == 'train' else run.held_out
 
 
 def _runs(run: Run, path: str, retrievers: Collection[System]) -> dict:
@@ -176,7 +176,7 @@ def _draw(
 def _num_lists(run: Run) -> dict[str, int]:
     config = run.config
     # D_eval in whole batches, on any number of devices; queries come again where it has fewer.
-    batches = min(config.candidates.eval_lists, len(run.eval)) // config.batch_size
+    batches = min(config.candidates.eval_lists, len(run.held_out)) // config.batch_size
     return {
         'train': config.steps_per_round * config.batch_size,
         'eval': max(batches, 1) * config.batch_size,
@@ -193,10 +193,10 @@ def _fit(run: Run, runs: dict, teacher: Teacher, pool: Sequence[System]) -> None
     unscaled = [s for s in pool if s.scale is None]
 
     def build(out):
-        rows, _, passages = _draw(run, 'eval', 0, np.arange(len(run.eval)))
+        rows, _, passages = _draw(run, 'eval', 0, np.arange(len(run.held_out)))
         lists = Lists.originals(rows, passages)
         scores = {
-            name: scoring.score_in_parts(s, run.eval, lists, out, name)
+            name: scoring.score_in_parts(s, run.held_out, lists, out, name)
             for name, s in {s.name: s for s in [*members, *unscaled]}.items()
         }
         return {

@@ -120,12 +120,12 @@ def compare(
     def build_stage(out):
         found = {}
         for system in {s.name: s for s in (current, *pool, *references)}.values():
-            ranking, facts = system.rank(run.eval)
-            measured = measuring.measure(run, ranking, run.eval)
+            ranking, facts = system.rank(run.held_out)
+            measured = measuring.measure(run, ranking, run.held_out)
             measured.save(out, system.name)
             found[system.name] = {**measured.means, **facts}
-        ranked, _ = current.rank(run.eval)
-        found_run = measures.to_run(ranked, run.eval.ids, run.collection.passage_ids)
+        ranked, _ = current.rank(run.held_out)
+        found_run = measures.to_run(ranked, run.held_out.ids, run.collection.passage_ids)
         measures.write_trec_run(out / 'eval.trec', found_run, current.name)
         ranked, _ = current.rank(run.train)
         wrong = measures.wrong_queries(ranked, gen_dataset.targets(run), run.collection.group)

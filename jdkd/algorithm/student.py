@@ -166,7 +166,7 @@ class Student:
         """Batches of a split of a round's dataset for the train step."""
         run, config = self.run, self.run.config
         root = f'rounds/{round_index:02d}'
-        queries = run.train if split == 'train' else run.eval
+        queries = run.train if split == 'train' else run.held_out
         to_tokens = token_lookup(run, self.start, queries, config.train_passage_length)
         lists = gen_dataset.load_lists(run, root, split, self.start)
         records = {'passages': lists.passages}
@@ -188,7 +188,7 @@ class Student:
         size = min(config.batch_size, count)
         order = loader.Order(size, [config.seed], shuffle=False, epochs=1)
         batches = self._batches(round_index, 'eval', order, pool, scales, steps=count // size)
-        ids = self.run.eval.ids
+        ids = self.run.held_out.ids
         found = [train.evaluate(self.trainer, params, batch, ids) for batch in batches]
         return {
             name: float(np.mean([f[name] for f in found]))

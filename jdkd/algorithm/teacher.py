@@ -207,10 +207,10 @@ def measure_teacher(
     """{system: {measure: value}} on D_eval: the pool, and `teacher` re-ranking the first stage."""
 
     def build_stage(out):
-        ranking = rerank(run, 'teacher', teacher, scores['teacher'], first, run.eval)
-        found = {'teacher': measuring.measure(run, ranking, run.eval)}
+        ranking = rerank(run, 'teacher', teacher, scores['teacher'], first, run.held_out)
+        found = {'teacher': measuring.measure(run, ranking, run.held_out)}
         for system in pool:
-            found[system.name] = measuring.measure(run, system.rank(run.eval)[0], run.eval)
+            found[system.name] = measuring.measure(run, system.rank(run.held_out)[0], run.held_out)
         return {name: measured.means for name, measured in found.items()}
 
     return run.stage(

@@ -110,7 +110,7 @@ def _count(config, workdir: pathlib.Path, collection: Collection) -> Texts:
     return Texts(
         len(collection),
         len(run.train),
-        len(run.eval),
+        len(run.held_out),
         len(run.test),
         told.passage_tokens or mean(run.passages),
         told.query_tokens or mean(run.train.texts),

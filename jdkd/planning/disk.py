@@ -57,7 +57,7 @@ def needed(run: Run) -> dict[str, int]:
     passages = len(run.collection)
     sample = np.linspace(0, passages - 1, min(passages, _SAMPLE)).astype(int)
     words = np.array([len(run.passages[int(i)].split()) for i in sample])
-    queries = len(run.train) + len(run.eval) + len(run.test)
+    queries = len(run.train) + len(run.held_out) + len(run.test)
     return estimate(run.config, Texts(passages, queries, words), sketches(run.config))
 
 

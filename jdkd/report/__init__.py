@@ -62,7 +62,7 @@ def write(
         'collection': {
             'name': run.collection.name,
             'passages': len(run.collection),
-            'queries': {q.split: len(q) for q in (run.train, run.eval, run.test)},
+            'queries': {q.split: len(q) for q in (run.train, run.held_out, run.test)},
             'unlabelled': int((~run.train.is_labelled).sum()),
             'sha256': run.collection.fingerprint,
         },

@@ -53,7 +53,7 @@ def faults(run: Run) -> Iterator[str]:
             'and no term of the loss learns without; set collection.unlabelled=skip, or '
             'loss.teacher, or assistants with loss.assistant or loss.in_batch.'
         )
-    for queries in (run.eval, run.test):
+    for queries in (run.held_out, run.test):
         yield from caught(
             measures.check_grounds,
             config.measures,

@@ -44,7 +44,7 @@ def test_the_lists_of_d_eval_are_whole_batches_on_any_number_of_devices(eval_que
     )
     for devices in (1, 3):
         mesh = types.SimpleNamespace(shape={'data': devices})
-        run = types.SimpleNamespace(config=config, eval=range(eval_queries), mesh=mesh)
+        run = types.SimpleNamespace(config=config, held_out=range(eval_queries), mesh=mesh)
         assert gen_dataset._num_lists(run) == {'train': 24, 'eval': lists}
 
 
