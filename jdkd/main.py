@@ -120,18 +120,18 @@ def main(argv):
         _PROCESS_INDEX.value,
         hang_seconds=_HANG_SECONDS.value,
     )
-    if not distributed.is_first() and logging.get_verbosity() == logging.INFO:
+    if not distributed.is_primary() and logging.get_verbosity() == logging.INFO:
         logging.set_verbosity(logging.WARNING)  # What is told once, process 0 tells.
-    if _MODE.value == 'search' and distributed.count() > 1:
+    if _MODE.value == 'search' and distributed.process_count() > 1:
         raise ValueError('--mode search answers one user; start one process.')
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
     if _MODE.value == 'train':
         config = configs.resolve(_CONFIG.value)
         # Before the workdir exists.
-        distributed.from_first(lambda: validation.before_start(config, workdir), 'the config')
+        distributed.from_primary(lambda: validation.before_start(config, workdir), 'the config')
         with _held(workdir, config):
             run = _run(config, workdir)
-            distributed.from_first(lambda: validation.before_work(run), 'the collection')
+            distributed.from_primary(lambda: validation.before_work(run), 'the collection')
             iterate.train(run)
         return
     if is_eval:
@@ -173,8 +173,8 @@ def _held(workdir: pathlib.Path, config=None):
                 configs.save(workdir, config)
 
         try:
-            stack.enter_context(interrupts.handled())
-            distributed.from_first(hold, 'the workdir', writes=[workdir / configs.FILE])
+            stack.enter_context(interrupts.handle_signals())
+            distributed.from_primary(hold, 'the workdir', writes=[workdir / configs.FILE])
             yield
         except Exception as e:
             # Some libraries only say that writing failed.
@@ -228,16 +228,16 @@ def cli():
         logging.debug('where it happened:', exc_info=True)
         _leave(f'{e} (--verbosity=1 shows where)')
     except Exception as e:
-        if distributed.count() == 1:
+        if distributed.process_count() == 1:
             raise
         traceback.print_exc()
         _leave(repr(e))
 
 
 def _leave(message: str):
-    if distributed.count() == 1:
+    if distributed.process_count() == 1:
         sys.exit(f'jdkd: {message}')
-    distributed.leave(message)
+    distributed.exit_now(message)
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ distributed.start(coordinator, int(count), int(index), hang_seconds=3)
 jax.devices()  # Which the processes exchange.
 if index == '1':
     time.sleep(600)
-with distributed.watched('training') as alive:
+with distributed.hang_watchdog('training') as alive:
     alive()
     multihost_utils.sync_global_devices('a step')
 """

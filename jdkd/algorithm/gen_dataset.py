@@ -72,7 +72,7 @@ def generate(
     def write(out):
         dataset.write(out, {split: _features(run, root, split, encoder) for split in SPLITS})
 
-    written = distributed.from_first(
+    written = distributed.from_primary(
         lambda: run.stage(f'{root}/dataset', inputs, write),
         f'{root}/dataset',
         writes=[run.workdir / root / 'dataset' / stages.MANIFEST],
@@ -228,7 +228,7 @@ def _find_stand_ins(run: Run, teacher: Teacher, retrievers: Collection[System]) 
         # Slots without a passage are scored as the first one, which does not change the best.
         found = np.where(found >= 0, found, found[:, :1])
         scores = teacher.score(weights, run.train, Lists.originals(queries, found), out)
-        if distributed.is_first():
+        if distributed.is_primary():
             best = np.argmax(scores, axis=1)
             np.save(out / 'passages.npy', found[np.arange(len(found)), best])
 
@@ -310,7 +310,7 @@ def _scores(
                 name: scoring.score_in_parts(s, queries, lists, out, f'{split}.{name}')
                 for name, s in systems.items()
             }
-        if not distributed.is_first():
+        if not distributed.is_primary():
             return None
         num_originals = lists.passages.shape[1]
         for name, system in systems.items():

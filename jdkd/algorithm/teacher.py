@@ -178,7 +178,7 @@ def rerank(
                 f"'{queries.split}', so that there is nothing to re-rank; name another system."
             )
         logits = teacher.score(weights, queries, Lists.originals(found, known[found]), out)
-        if not distributed.is_first():
+        if not distributed.is_primary():
             return
         scores = np.full(known.shape, -np.inf, np.float32)
         scores[found] = np.where(ranking.passages[found] >= 0, logits, -np.inf)

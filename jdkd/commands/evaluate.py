@@ -29,7 +29,7 @@ def evaluate(run: Run, against: str | None = None) -> dict[str, float]:
     system = student.load(run).final()
     passage_tokens = system.encoder.passage_tokens(run)
     tokens = system.encoder.query_tokens(run, run.test)
-    return distributed.from_first(
+    return distributed.from_primary(
         lambda: _measure(run, system, passage_tokens, tokens, against), 'measuring the student'
     )
 

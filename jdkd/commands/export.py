@@ -26,7 +26,7 @@ def export(run: Run, name: str, output: str | None = None, push_to: str | None =
         else fine_tuning.load_trained(run, name)
     )
     directory = model_card.write(run, name, encoder, found, output)
-    if not distributed.is_first():
+    if not distributed.is_primary():
         return
     print(f'exported to {directory}')
     if push_to:

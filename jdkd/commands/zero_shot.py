@@ -139,7 +139,7 @@ def evaluate(
         'config_sha256': configs.digest(config),
         'wall_seconds': stages.seconds(workdir),
     }
-    if not distributed.is_first():
+    if not distributed.is_primary():
         return found
     stages.write_json(workdir / 'report.json', found)
     print('\n\n'.join(table(measured, average, measure) for measure in config.measures))

@@ -99,7 +99,7 @@ def fetch(config, workdir: pathlib.Path) -> Collection:
             only the first needs the files.
     """
     directory = workdir / 'collection'
-    distributed.from_first(
+    distributed.from_primary(
         lambda: _import(config.collection, directory),
         'the collection',
         writes=[directory / stages.MANIFEST],

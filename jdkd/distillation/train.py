@@ -179,7 +179,7 @@ def fit(
     else:
         state = start()
     sharding = meshes.batch_sharding(trainer.mesh)
-    quiet = not distributed.is_first()
+    quiet = not distributed.is_primary()
     bar = tqdm.tqdm(total=last_step, initial=step, desc=desc, unit='step', disable=quiet)
     pending = None
     clock, clock_step, waited = time.monotonic(), step, 0.0
@@ -222,9 +222,9 @@ def fit(
             writer.write(at, scalars)
             clock, clock_step, waited = now, at, 0.0
 
-    watch = distributed.watched(desc)
+    watch = distributed.hang_watchdog(desc)
     guard = jax.transfer_guard('disallow')
-    with bar, interrupts.training() as stop, watch as alive, guard:
+    with bar, interrupts.defer_exit() as stop, watch as alive, guard:
         while step < last_step:
             alive()
             asked = time.monotonic()
@@ -236,7 +236,7 @@ def fit(
             if pending:
                 settle(pending)
             pending = (step, metrics, host_batch, batch['group'].shape[0])
-            stopping = distributed.told_to_stop(stop.is_set())
+            stopping = distributed.stop_requested(stop.is_set())
             if step == last_step or step % checkpoint_every == 0 or stopping:
                 settle(pending)  # A state that is not finite is never saved.
                 pending = None
@@ -246,7 +246,7 @@ def fit(
                 checkpoints.wait()
                 writer.close()
                 distributed.barrier('all is saved')
-                interrupts.leave()
+                interrupts.exit_after_saving()
     return state
 
 

@@ -68,7 +68,7 @@ def write(
         },
         'wall_seconds': stages.seconds(run.workdir),
     }
-    if not distributed.is_first():
+    if not distributed.is_primary():
         return report
     stages.write_json(run.workdir / finished.FILE, report)
     found = finished.of(run.workdir, run.config, report)

@@ -29,7 +29,7 @@ def write(
     """
     default = run.workdir / (STUDENT if name == STUDENT else f'exported/{name}')
     directory = pathlib.Path(directory or default)
-    if not distributed.is_first():
+    if not distributed.is_primary():
         return directory
     spec = encoder.spec
     length, prompts = spec.query_length + spec.passage_length - 1, {}

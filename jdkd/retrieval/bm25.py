@@ -145,7 +145,7 @@ def build(
         )
 
     paths = stages.parts(directory, 'counts-{}.npz', -(-len(passages) // _PART), count)
-    if not distributed.is_first():
+    if not distributed.is_primary():
         return
     known, total = set(), 0
     for path in paths:

@@ -93,7 +93,7 @@ def map_rows(
             )
         out[numbers] = result
 
-    quiet = n < 512 or not distributed.is_first()
+    quiet = n < 512 or not distributed.is_primary()
     with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=quiet) as bar:
         start = 0
         while start < n:

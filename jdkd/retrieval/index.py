@@ -173,7 +173,7 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
         stages.part(_shard_directory(directory, i), write_shard)
 
     shards = list(enumerate(_shards(len(passages), config.shard)))
-    shards = shards[distributed.index() :: distributed.count()]
+    shards = shards[distributed.process_index() :: distributed.process_count()]
     with concurrent.futures.ThreadPoolExecutor(min(BUILDERS, os.cpu_count() or 1)) as builders:
         list(builders.map(lambda shard: write(*shard), shards))
     distributed.barrier(f'{directory}: all shards')

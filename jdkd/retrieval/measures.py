@@ -187,7 +187,7 @@ def wrong_queries(
 
 def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
     """Writes `query Q0 passage rank score tag` lines; of several processes the first does."""
-    if not distributed.is_first():
+    if not distributed.is_primary():
         return
     with files.replacing(path) as f:
         for query_id, ranked in run.items():

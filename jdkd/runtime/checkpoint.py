@@ -19,7 +19,7 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path):
         self._directory = pathlib.Path(directory).absolute()
-        distributed.from_first(lambda: _remove_damaged(self._directory), 'whole checkpoints')
+        distributed.from_primary(lambda: _remove_damaged(self._directory), 'whole checkpoints')
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True),
@@ -28,7 +28,7 @@ class Checkpoints:
         self._sealing: concurrent.futures.Future | None = None
 
     def latest_step(self) -> int | None:
-        return distributed.from_first(self._manager.latest_step, 'the latest checkpoint')
+        return distributed.from_primary(self._manager.latest_step, 'the latest checkpoint')
 
     def save(self, step: int, state: Any, iterator: Any) -> None:
         """Saves in the background; the next save or `wait` waits for it.
@@ -52,7 +52,7 @@ class Checkpoints:
 
     def _seal(self, step: int) -> None:
         self._manager.wait_until_finished()
-        if distributed.is_first():
+        if distributed.is_primary():
             files.seal(self._directory / str(step))
 
     def wait(self) -> None:

@@ -1,7 +1,7 @@
-"""Being told to stop: SIGTERM, with which machines are taken away, and Ctrl-C.
+"""Graceful shutdown on SIGTERM (preemption) and Ctrl-C.
 
-Everything on disk is whole or can be gone on with at any moment, so that a process may end at once.
-Training saves a checkpoint first, if that can be done in time.
+Files on disk are always complete or resumable, so the process may exit at any moment. Training
+saves a checkpoint first if time allows.
 """
 
 import contextlib
@@ -12,27 +12,24 @@ import threading
 from collections.abc import Iterator
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}  # 75: EX_TEMPFAIL, "try again".
-_GRACE = 20  # Seconds that saving may take; clouds give about 30.
+_GRACE_SECONDS = 20  # For saving; clouds give about 30.
 
-_training = threading.Event()
+_exit_deferred = threading.Event()
 _stop = threading.Event()
-_codes: list[int] = []  # What the process is to exit with.
+_codes: list[int] = []  # Exit codes of the signals received.
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
-    """Ends the process on SIGTERM or Ctrl-C as the module says, while the context lasts.
-
-    Of use in the main thread alone; elsewhere it changes nothing.
-    """
+def handle_signals() -> Iterator[None]:
+    """Exits on SIGTERM or Ctrl-C while the context lasts; outside the main thread, does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _stop.clear()
     read, write = os.pipe()
     os.set_blocking(write, False)
-    # Python's own handlers wait until the main thread leaves the library it is in, for minutes
-    # where that builds an index: the byte in the pipe is there at once, for a thread to see.
+    # Python handlers wait until the main thread returns from library code, such as an index build
+    # of minutes. The wakeup pipe receives the signal at once, and a thread reads it.
     before = {code: signal.signal(code, lambda *_: None) for code in EXIT_CODES}
     wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(read,), daemon=True)
@@ -49,17 +46,22 @@ def handled() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def training() -> Iterator[threading.Event]:
-    """Gives a training the time to save; the event says that it is to, and to call `leave` then."""
-    _training.set()
+def defer_exit() -> Iterator[threading.Event]:
+    """Defers the exit so that a checkpoint can be saved first.
+
+    Yields:
+        An event that a signal sets: save now, then call `exit_after_saving`. A second signal, or 20
+        seconds, ends the process without.
+    """
+    _exit_deferred.set()
     try:
         yield _stop
     finally:
-        _training.clear()
+        _exit_deferred.clear()
 
 
-def leave() -> None:
-    """Ends the process once all is saved."""
+def exit_after_saving() -> None:
+    """Ends the process once its checkpoint is on disk."""
     _exit('the checkpoint is saved')
 
 
@@ -69,17 +71,18 @@ def _watch(read: int) -> None:
         if code is None:
             continue
         _codes.append(code)
-        if not _training.is_set() or _stop.is_set():
-            _exit('what is finished is kept')
-        print('\njdkd: told to stop; saving a checkpoint.', file=sys.stderr, flush=True)
-        timer = threading.Timer(_GRACE, _exit, ['the last checkpoint is kept'])
+        if not _exit_deferred.is_set() or _stop.is_set():
+            _exit('finished work is kept')
+        print('\njdkd: stopping; saving a checkpoint.', file=sys.stderr, flush=True)
+        timer = threading.Timer(_GRACE_SECONDS, _exit, ['the last checkpoint is kept'])
         timer.daemon = True
         timer.start()
         _stop.set()
 
 
 def _exit(kept: str) -> None:
-    # Not through the interpreter's way out, which waits for threads of libraries.
-    print(f'\njdkd: stopped; {kept}: the same command goes on.', file=sys.stderr, flush=True)
-    # Without a code, another process was told to stop.
+    message = f'\njdkd: stopped; {kept}. Run the same command to resume.'
+    print(message, file=sys.stderr, flush=True)
+    # Skips the interpreter's shutdown, which waits for threads of libraries. Without a code, the
+    # signal went to another process.
     os._exit(_codes[-1] if _codes else EXIT_CODES[signal.SIGTERM])

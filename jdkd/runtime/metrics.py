@@ -61,7 +61,7 @@ class MetricsWriter:
         last_step: int,
         total_steps: int,
     ):
-        self._writes = distributed.is_first()
+        self._writes = distributed.is_primary()
         if not self._writes:
             return
         self._series = series

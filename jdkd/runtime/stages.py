@@ -81,7 +81,7 @@ def stage(
     Of several processes all call it and process 0 decides. All build, since a build may hold other
     stages and work of all devices: what process 0 writes is kept; the others write into a directory
     that is thrown away, or into the same one where they share out `parts`. A stage of host work
-    alone is better called within `distributed.from_first`.
+    alone is better called within `distributed.from_primary`.
 
     Args:
         directory: Where the stage lives.
@@ -104,14 +104,14 @@ def stage(
     """
     directory = pathlib.Path(directory)
     inputs = {'format': FORMAT, **to_json(inputs)}
-    manifest, before = distributed.from_first(
+    manifest, before = distributed.from_primary(
         lambda: _usable(directory, inputs), f'{directory}: there?'
     )
     if manifest is not None:
         return manifest
     finish = _build(directory, inputs, build, resumable, before)
     distributed.barrier(f'{directory}: all have built')
-    return distributed.from_first(finish, f'{directory}: finished', writes=[directory / MANIFEST])
+    return distributed.from_primary(finish, f'{directory}: finished', writes=[directory / MANIFEST])
 
 
 def _build(
@@ -129,9 +129,11 @@ def _build(
     """
     temporary = directory.with_name(directory.name + '.tmp')
     thrown_away = None
-    if not distributed.is_first() and not resumable:
-        temporary = thrown_away = temporary.with_name(f'{temporary.name}-{distributed.index()}')
-    if distributed.is_first() or thrown_away:
+    if not distributed.is_primary() and not resumable:
+        temporary = thrown_away = temporary.with_name(
+            f'{temporary.name}-{distributed.process_index()}'
+        )
+    if distributed.is_primary() or thrown_away:
         resumed = _begin(temporary, inputs, resumable)
         logging.info('%s %s', 'going on with' if resumed else 'building', directory)
     if resumable:
@@ -278,7 +280,7 @@ def stage_of_files(
         contents = {path: entry['sha256'] for path, entry in found.items()}
         return stage(directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found})
 
-    return distributed.from_first(
+    return distributed.from_primary(
         make, f'{directory}: made of files', writes=[directory / MANIFEST]
     )
 
@@ -325,7 +327,7 @@ def parts(
         with path.open('wb') as f:
             write(i, f)
 
-    for i in range(distributed.index(), count, distributed.count()):
+    for i in range(distributed.process_index(), count, distributed.process_count()):
         part(paths[i], functools.partial(write_file, i))
     distributed.barrier(f'{directory / name}: all parts')
     distributed.await_files(paths)
@@ -350,7 +352,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
             raise DamagedError(f'{e}; {_MEND}') from None
         return manifest
 
-    return distributed.from_first(read, f'{directory}: what is there?')
+    return distributed.from_primary(read, f'{directory}: what is there?')
 
 
 def _read(directory: pathlib.Path) -> dict[str, Any] | None:

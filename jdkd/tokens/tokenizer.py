@@ -66,7 +66,7 @@ class Tokenizer:
             desc: Name of the progress bar.
         """
         fast = self._truncating(length)
-        quiet = len(texts) < 2 * _CHUNK or not distributed.is_first()
+        quiet = len(texts) < 2 * _CHUNK or not distributed.is_primary()
         bar = tqdm.tqdm(total=len(texts), desc=desc, disable=quiet)
 
         def write_part(i, file):
@@ -80,7 +80,7 @@ class Tokenizer:
 
         with bar:
             paths = stages.parts(directory, 'part-{}.npz', -(-len(texts) // _PART), write_part)
-        if not distributed.is_first():
+        if not distributed.is_primary():
             return
         lengths = []
         for path in paths:

@@ -104,7 +104,7 @@ def main(_):
     distributed.start(given.coordinator, given.num_processes, given.process_index)
     for model in (1, 2):
         found = run(meshes.make_mesh(model=model))
-        if distributed.is_first():
+        if distributed.is_primary():
             np.savez(pathlib.Path(given.output) / f'{model}.npz', **found)
     distributed.barrier('the end')
 
