@@ -216,7 +216,7 @@ def test_sigterm_in_training_saves_and_says_how_to_go_on(home, tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     process.join()
     assert process.exitcode == 75 and time.monotonic() - begun < 10
-    assert 'the checkpoint is saved: the same command goes on' in log.read_text()
+    assert 'the checkpoint is saved. Run the same command to resume' in log.read_text()
     (saved,) = (workdir / 'rounds/00/train.tmp/checkpoints').iterdir()
     assert 5 <= int(saved.name) < 300
     assert f'restored step {saved.name}' in jdkd(home, workdir, *more)
@@ -228,7 +228,7 @@ def test_sigterm_in_training_saves_and_says_how_to_go_on(home, tmp_path):
 def test_other_stages_end_at_once(home, tmp_path, told, code):
     moment = Kill(path='systems/dense/index.tmp', count=3, signal=told)
     log = jdkd(home, tmp_path / 'w', kill=moment, code=code)
-    assert 'what is finished is kept: the same command goes on' in log
+    assert 'finished work is kept. Run the same command to resume' in log
     assert not (tmp_path / 'w/rounds/00/runs').exists()
 
 
