@@ -1,33 +1,47 @@
-"""Numbers that a run can go on with, but its user should know: each with its figure.
+"""Conditions that do not stop a run but that its user should know about.
 
-A caution is a dict: `what` (its kind), `round` (None for the whole run), `system`, `figure` and
-`message`, a sentence. It is logged where it is found and kept in the report. The limits are ours.
+Each is logged when it is detected and kept in the report with the figure that triggered it. The
+thresholds are ours.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import scipy.special
 from absl import logging
 
-# Shares of the lists whose scores are all the same, and of the scores that lie at an end of their
-# range: more of them is no chance.
+# Shares above these are no chance: lists with equal scores, and scores at an end of their range.
 CONSTANT, SATURATED = 0.05, 0.2
-# A list is near one-hot if its largest probability is above the first; more such lists than the
-# second share leave little for a student to learn beside the labels (ADAM, section 1).
+# A list is near one-hot if its largest probability exceeds the first. If more than the second share
+# of the lists are, a student learns little beside the labels (ADAM, section 1).
 ONE_HOT, ONE_HOT_SHARE = 0.99, 0.5
-# Mean cosine of two passages. Trained encoders may have a common direction and rank well all the
-# same (E5's cosines lie around 0.75, raw BERT's up to 0.9): this is far beyond those, where what
-# tells passages apart drowns in the rounding of bfloat16.
-ALIKE = 0.99
+# Mean cosine of two passages. Trained encoders may share a direction and still rank well (E5 has
+# about 0.75, raw BERT up to 0.9). Beyond this, differences drown in the rounding of bfloat16.
+COLLAPSED = 0.99
 
-Caution = dict[str, Any]
+
+class RunWarning(TypedDict):
+    """An entry of `warnings` in report.json.
+
+    Attributes:
+        what: Kind of the warning.
+        round: None if it concerns the whole run.
+        system: Name of the system.
+        figure: Value that exceeded its threshold.
+        message: A sentence, with a remedy.
+    """
+
+    what: str
+    round: int | None
+    system: str
+    figure: float
+    message: str
 
 
 def constant_share(values: np.ndarray, starts: np.ndarray) -> float:
-    """Share of the lists of several scores that are all the same.
+    """Share of the lists with several scores whose scores are all equal.
 
     Args:
         values: `[n]` scores, list after list.
@@ -40,7 +54,7 @@ def constant_share(values: np.ndarray, starts: np.ndarray) -> float:
 
 
 def saturated_share(values: np.ndarray) -> float:
-    """Share of `[n]` scores within a thousandth of their range from its ends, but for one each."""
+    """Share of `[n]` scores within 0.1% of their range from its ends, less one score at each."""
     low, high = values.min(), values.max()
     if low == high or len(values) < 3:
         return 0.0
@@ -62,147 +76,144 @@ def mean_cosine(vectors: np.ndarray) -> float:
     return float((total @ total - n) / (n * (n - 1))) if n > 1 else 0.0
 
 
-def of_flatness(
+def flatness_warnings(
     system: str, figures: Mapping[str, float], round_index: int | None = None
-) -> list[Caution]:
-    """Whether scores are flat.
+) -> list[RunWarning]:
+    """Warns of scores that do not distinguish passages.
 
     Args:
-        system: Whose they are.
-        figures: `constant_share` and, where a score has no bound of its own, `saturated_share`.
-        round_index: In which they are used.
+        system: The scorer.
+        figures: `constant_share` and, unless scores are bounded by nature, `saturated_share`.
+        round_index: The round that uses the scores.
     """
-    found = []
+    warnings = []
     if (share := figures['constant_share']) > CONSTANT:
-        text = f'the scores of {share:.1%} of the lists are all the same: nothing is learned there'
-        found.append(_caution('constant', round_index, system, share, f'{system}: {text}.'))
+        message = f'{system}: {share:.1%} of the lists have equal scores: nothing is learned there.'
+        warnings.append(_warning('constant', round_index, system, share, message))
     if (share := figures.get('saturated_share', 0.0)) > SATURATED:
-        text = (
-            f'{share:.1%} of the scores lie within a thousandth of their range from one of its '
-            'ends: rounding or a sigmoid has flattened them; give raw scores (logits)'
+        message = (
+            f'{system}: {share:.1%} of the scores lie within a thousandth of their range from one '
+            'of its ends: rounding or a sigmoid has flattened them; give raw scores (logits).'
         )
-        found.append(_caution('saturated', round_index, system, share, f'{system}: {text}.'))
-    return found
+        warnings.append(_warning('saturated', round_index, system, share, message))
+    return warnings
 
 
-def of_scores(round_index: int, scores: Mapping[str, Any]) -> list[Caution]:
-    """What to say of a round's scores; see `gen_dataset.generate`."""
-    found = []
+def score_warnings(round_index: int, scores: Mapping[str, Any]) -> list[RunWarning]:
+    """Warns of a round's scores; see `gen_dataset.generate`."""
+    warnings = []
     for system, figures in scores['flatness'].items():
-        found += of_flatness(system, figures, round_index)
+        warnings += flatness_warnings(system, figures, round_index)
     for system, scale in scores['scales'].items():
         if scale == 0:
-            text = (
-                f'{system}: the scale that was fitted to the labels of D_eval is 0, since its '
-                'scores do not tell positives from their hard negatives, so that its '
-                f'distributions are uniform; set systems.{system}.scale, or take it out'
+            message = (
+                f'{system}: the scale fitted to the labels of D_eval is 0, because its scores do '
+                'not tell positives from their hard negatives; its distributions are uniform. Set '
+                f'systems.{system}.scale, or remove the system.'
             )
-            found.append(_caution('weightless', round_index, system, 0.0, f'{text}.'))
+            warnings.append(_warning('weightless', round_index, system, 0.0, message))
     if not any(scores['teacher'].values()):
-        text = (
-            "the teacher's distributions are uniform, since the weights of all its members are 0: "
-            'what was fitted to the labels of D_eval found none that tells positives from their '
-            'hard negatives; name other members, or set teacher.weights'
+        message = (
+            "the teacher's distributions are uniform: the fit to the labels of D_eval gave every "
+            'member the weight 0, because none tells positives from their hard negatives; name '
+            'other members, or set teacher.weights.'
         )
-        found.append(_caution('weightless', round_index, 'teacher', 0.0, f'{text}.'))
+        warnings.append(_warning('weightless', round_index, 'teacher', 0.0, message))
     shares = scores['one_hot']
     if (share := shares['originals']) > ONE_HOT_SHARE:
-        text = (
+        message = (
             f'the teacher is near one-hot (a probability above {ONE_HOT}) in {share:.1%} of the '
             f'lists, and in {shares["all"]:.1%} with their dark examples: these say little more '
-            'than the labels; raise loss.temperature or dark.reinforced, or mine harder negatives'
+            'than the labels; raise loss.temperature or dark.reinforced, or mine harder negatives.'
         )
-        found.append(_caution('one_hot', round_index, 'teacher', share, f'{text}.'))
-    return found
+        warnings.append(_warning('one_hot', round_index, 'teacher', share, message))
+    return warnings
 
 
-def of_comparison(
+def comparison_warnings(
     round_index: int, measure: str, compared: Mapping[str, Any], first_stage: str, start: str
-) -> list[Caution]:
-    """What to say of Compare's measures on D_eval; see `iterate.compare`.
+) -> list[RunWarning]:
+    """Warns of what Compare measured on D_eval; see `iterate.compare`.
 
     Args:
-        round_index: Of the comparison.
-        measure: The one that decides.
-        compared: Its result.
+        round_index: The round that was compared.
+        measure: The measure that decides.
+        compared: Result of Compare.
         first_stage: Name of the first stage, such as BM25.
         start: Name of the student before training.
     """
-    found = []
+    warnings = []
     floor = compared['references'][first_stage][measure]
     for system, measures in compared['assistants'].items():
-        if (ours := measures[measure]) < floor:
+        if (value := measures[measure]) < floor:
             if re.fullmatch(r'student_\d+', system):
                 remedy = 'students need more steps_per_round before they can teach others'
             else:
                 remedy = 'take it out of assistants, or train it from labels first'
-            text = (
-                f'assistant {system} ({measure} {ours:.4f} on D_eval) is worse than {first_stage} '
-                f'({floor:.4f}): {remedy}'
+            message = (
+                f'assistant {system} ({measure} {value:.4f} on D_eval) is worse than {first_stage} '
+                f'({floor:.4f}): {remedy}.'
             )
-            found.append(_caution('weak_assistant', round_index, system, ours, f'{text}.'))
-    ours, before = compared['student'][measure], compared['references'][start][measure]
-    if ours < before:
-        text = (
-            f'the student ({measure} {ours:.4f} on D_eval) is worse than before training '
-            f'({before:.4f}): lower the learning rate, or look at the losses'
+            warnings.append(_warning('weak_assistant', round_index, system, value, message))
+    value, before = compared['student'][measure], compared['references'][start][measure]
+    if value < before:
+        message = (
+            f'the student ({measure} {value:.4f} on D_eval) is worse than before training '
+            f'({before:.4f}): lower the learning rate, or look at the losses.'
         )
-        found.append(_caution('worse_student', round_index, 'student', ours, f'{text}.'))
-    if (cosine := compared['mean_cosine']) > ALIKE:
-        text = (
-            f'the student has collapsed: two passages have a cosine of {cosine:.4f} in the mean, '
-            f'above {ALIKE}; lower the learning rate, or raise loss.contrastive or student.scale'
+        warnings.append(_warning('worse_student', round_index, 'student', value, message))
+    if (cosine := compared['mean_cosine']) > COLLAPSED:
+        message = (
+            f'the student has collapsed: two passages have a mean cosine of {cosine:.4f}, above '
+            f'{COLLAPSED}; lower the learning rate, or raise loss.contrastive or student.scale.'
         )
-        found.append(_caution('collapsed', round_index, 'student', cosine, f'{text}.'))
-    return found
+        warnings.append(_warning('collapsed', round_index, 'student', cosine, message))
+    return warnings
 
 
-def of_teacher(
-    measure: str, found: Mapping[str, Mapping[str, float]], first_stage: str
-) -> list[Caution]:
-    """Whether the teacher does not beat an assistant on D_eval, by the measure that decides.
+def teacher_warnings(
+    measure: str, measured: Mapping[str, Mapping[str, float]], first_stage: str
+) -> list[RunWarning]:
+    """Warns of assistants that the teacher does not beat on D_eval.
 
     Args:
-        measure: That one.
-        found: {measure: value} of `teacher` and of each assistant.
-        first_stage: What the teacher re-ranks.
+        measure: The measure that decides.
+        measured: {measure: value} of `teacher` and of each assistant.
+        first_stage: The system whose top passages the teacher re-ranks.
     """
-    values = {system: measures[measure] for system, measures in found.items()}
+    values = {system: measures[measure] for system, measures in measured.items()}
     teacher = values.pop('teacher')
     return [
-        _caution(
+        _warning(
             'weak_teacher',
             None,
             system,
-            theirs,
+            value,
             f'the teacher ({measure} {teacher:.4f} on D_eval, re-ranking {first_stage}) does not '
-            f'beat assistant {system} ({theirs:.4f}): a student can learn more from the '
+            f'beat assistant {system} ({value:.4f}): a student can learn more from the '
             'assistant; use a better teacher.',
         )
-        for system, theirs in values.items()
-        if theirs >= teacher
+        for system, value in values.items()
+        if value >= teacher
     ]
 
 
-def log(found: Sequence[Caution]) -> list[Caution]:
-    """Logs cautions and returns them."""
-    for line in lines(found):
+def log(warnings: Sequence[RunWarning]) -> list[RunWarning]:
+    """Logs warnings and returns them."""
+    for line in lines(warnings):
         logging.warning('%s', line)
-    return list(found)
+    return list(warnings)
 
 
-def lines(found: Sequence[Caution]) -> list[str]:
-    """Cautions as text, one a line, with their rounds."""
+def lines(warnings: Sequence[RunWarning]) -> list[str]:
+    """One line of text for each warning, with its round."""
     return [
-        c['message'] if c['round'] is None else f'round {c["round"]}: {c["message"]}' for c in found
+        w['message'] if w['round'] is None else f'round {w["round"]}: {w["message"]}'
+        for w in warnings
     ]
 
 
-def _caution(what: str, round_index: int | None, system: str, figure: float, message: str):
-    return {
-        'what': what,
-        'round': round_index,
-        'system': system,
-        'figure': figure,
-        'message': message,
-    }
+def _warning(
+    what: str, round_index: int | None, system: str, figure: float, message: str
+) -> RunWarning:
+    return RunWarning(what=what, round=round_index, system=system, figure=figure, message=message)

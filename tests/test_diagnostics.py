@@ -1,4 +1,4 @@
-"""Figures of numbers that a user should know of, and when they are told."""
+"""Figures behind the warnings of a run, and when they are given."""
 
 import numpy as np
 import pytest
@@ -27,12 +27,12 @@ def flatness(scores):
 
 def test_a_sigmoid_is_noticed_and_its_logits_are_not():
     logits = np.random.default_rng(0).normal(size=(500, 8)) * 8
-    assert not diagnostics.of_flatness('ranker', flatness(logits))
-    (found,) = diagnostics.of_flatness('ranker', flatness(scipy.special.expit(logits)), 1)
+    assert not diagnostics.flatness_warnings('ranker', flatness(logits))
+    (found,) = diagnostics.flatness_warnings('ranker', flatness(scipy.special.expit(logits)), 1)
     assert (found['what'], found['round'], found['system']) == ('saturated', 1, 'ranker')
     assert f'{found["figure"]:.1%} of the scores lie within a thousandth' in found['message']
     constant = np.repeat(logits[:, :1], 8, axis=1)
-    (found,) = diagnostics.of_flatness('ranker', flatness(constant))
+    (found,) = diagnostics.flatness_warnings('ranker', flatness(constant))
     assert found['what'] == 'constant' and found['figure'] == 1.0
 
 
@@ -43,16 +43,16 @@ def test_near_one_hot_lists_depend_on_the_temperature():
     assert diagnostics.one_hot_share(logits, 4.0) == 0
     shares = {'originals': 0.75, 'all': 0.25}
     scores = {'flatness': {}, 'scales': {'a': 0.5}, 'teacher': {'b': 1.0, 'c': 0.0}}
-    (found,) = diagnostics.of_scores(0, scores | {'one_hot': shares})
+    (found,) = diagnostics.score_warnings(0, scores | {'one_hot': shares})
     assert (found['what'], found['figure']) == ('one_hot', 0.75)
     assert 'in 75.0% of the lists, and in 25.0% with their dark examples' in found['message']
-    assert not diagnostics.of_scores(0, scores | {'one_hot': {'originals': 0.5, 'all': 0.5}})
+    assert not diagnostics.score_warnings(0, scores | {'one_hot': {'originals': 0.5, 'all': 0.5}})
 
 
-def test_weights_that_were_fitted_to_nothing():
+def test_zero_weights_are_warned_of():
     scores = {'flatness': {}, 'one_hot': {'originals': 0.0, 'all': 0.0}}
     scores |= {'scales': {'a': 0.0, 'b': 2.0}, 'teacher': {'c': 0.0}}
-    found = diagnostics.of_scores(1, scores)
+    found = diagnostics.score_warnings(1, scores)
     assert [(c['what'], c['system']) for c in found] == [
         ('weightless', 'a'),
         ('weightless', 'teacher'),
@@ -88,23 +88,23 @@ def compared(student, assistants, cosine=0.3):
         (compared(0.35, {}, cosine=0.995), [('collapsed', 'student', 0.995)]),
     ],
 )  # fmt: skip
-def test_what_compare_finds(found, expected):
-    told = diagnostics.of_comparison(1, 'MRR@10', found, 'bm25', 'student_init')
-    assert [(c['what'], c['system'], c['figure']) for c in told] == expected
-    assert all(f'{c["figure"]:.4f}' in c['message'] and c['round'] == 1 for c in told)
+def test_warnings_of_compare(found, expected):
+    warnings = diagnostics.comparison_warnings(1, 'MRR@10', found, 'bm25', 'student_init')
+    assert [(c['what'], c['system'], c['figure']) for c in warnings] == expected
+    assert all(f'{c["figure"]:.4f}' in c['message'] and c['round'] == 1 for c in warnings)
 
 
 def test_a_teacher_must_beat_its_assistants():
     values = {'teacher': 0.5, 'a': 0.4, 'b': 0.5}
     measured = {name: {'MRR@10': value} for name, value in values.items()}
-    (found,) = diagnostics.of_teacher('MRR@10', measured, 'bm25')
+    (found,) = diagnostics.teacher_warnings('MRR@10', measured, 'bm25')
     assert (found['what'], found['system'], found['round']) == ('weak_teacher', 'b', None)
     assert 'the teacher (MRR@10 0.5000 on D_eval, re-ranking bm25)' in found['message']
 
 
 def test_the_page_lists_them_escaped():
-    told = diagnostics.of_flatness('<i>', {'constant_share': 0.5}, 0)
-    assert report._warnings(told)[1].startswith(
-        '<ul><li>round 0: &lt;i&gt;: the scores of 50.0% of'
+    warnings = diagnostics.flatness_warnings('<i>', {'constant_share': 0.5}, 0)
+    assert report._warnings(warnings)[1].startswith(
+        '<ul><li>round 0: &lt;i&gt;: 50.0% of the lists have equal scores'
     )
     assert not report._warnings([])

@@ -49,7 +49,7 @@ def train(run: Run) -> dict:
     pool = [systems[name] for name in config.assistants]
     start = current = model.after_round(-1)
     active = np.arange(len(run.train))
-    rounds, warned = [], []
+    rounds, warnings = [], []
     for i in range(config.rounds):
         logging.info('round %d: %d of %d train queries', i, len(active), len(run.train))
         scores, data = gen_dataset.generate(
@@ -62,16 +62,20 @@ def train(run: Run) -> dict:
             encoder=model.start,
             active=active,
         )
-        warned += diagnostics.log(diagnostics.of_scores(i, scores))
+        warnings += diagnostics.log(diagnostics.score_warnings(i, scores))
         if i == 0:
             first = systems[config.first_stage]
             on_eval = measure_teacher(run, teacher, scores, first, pool)
-            warned += diagnostics.log(diagnostics.of_teacher(config.compare, on_eval, first.name))
+            warnings += diagnostics.log(
+                diagnostics.teacher_warnings(config.compare, on_eval, first.name)
+            )
         trained = model.train_round(i, data, current, pool, scores['scales'])
         current = model.after_round(i)
         compared = compare(run, i, current, pool, [systems[config.first_stage], start])
-        warned += diagnostics.log(
-            diagnostics.of_comparison(i, config.compare, compared, config.first_stage, start.name)
+        warnings += diagnostics.log(
+            diagnostics.comparison_warnings(
+                i, config.compare, compared, config.first_stage, start.name
+            )
         )
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
         pool = [current if a.name == replaced else a for a in pool]
@@ -88,7 +92,7 @@ def train(run: Run) -> dict:
         )
     test = final_test(run, teacher, rounds[0], systems, start, current)
     found = report.write(
-        run, **test, teacher_eval=on_eval['teacher'], rounds=rounds, warnings=warned
+        run, **test, teacher_eval=on_eval['teacher'], rounds=rounds, warnings=warnings
     )
     model.export(found)
     return found

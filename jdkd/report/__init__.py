@@ -37,7 +37,7 @@ def write(
     significance: Mapping[str, Mapping[str, Mapping]],
     teacher_eval: Mapping[str, float],
     rounds: Sequence[Mapping],
-    warnings: Sequence[diagnostics.Caution],
+    warnings: Sequence[diagnostics.RunWarning],
 ) -> dict:
     """Writes report.json, report.html and pictures/, and logs the table.
 
@@ -156,5 +156,5 @@ def _pictures(drawn: Mapping[str, str], *names: str) -> Iterator[str]:
     return (drawn[name] for name in names if name in drawn)
 
 
-def _warnings(found: Sequence[diagnostics.Caution]) -> list[str]:
+def _warnings(found: Sequence[diagnostics.RunWarning]) -> list[str]:
     return [page.heading('Warnings'), page.listing(diagnostics.lines(found))] if found else []

@@ -79,7 +79,7 @@ def test_a_bad_file_leaves_nothing_behind(run):
 @pytest.mark.parametrize(
     ('scores', 'message'),
     [
-        ([1, 1, 1, 2], '100.0% of the lists are all the same'),
+        ([1, 1, 1, 2], '100.0% of the lists have equal scores'),
         ([0.9999, 0.99995, 0.00001, 0.5], '50.0% of the scores lie within a thousandth'),
         ([3.1, -2.0, 0.4, 0.7], None),
     ],
