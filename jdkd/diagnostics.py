@@ -108,7 +108,7 @@ def score_warnings(round_index: int, scores: Mapping[str, Any]) -> list[RunWarni
         if scale == 0:
             message = (
                 f'{system}: the scale fitted to the labels of D_eval is 0, because its scores do '
-                'not tell positives from their hard negatives, and so its distributions are uniform; '
+                'not tell positives from their hard negatives: its distributions are uniform; '
                 f'set systems.{system}.scale, or take it out.'
             )
             warnings.append(_warning('weightless', round_index, system, 0.0, message))
