@@ -185,7 +185,7 @@ def write(
     }
     first = next(iter(runs[FULL].values()))
     config, report = configs.load(first), stages.read_json(first / 'report.json')
-    collection = test.collection() if test else importing.collect(config, first)
+    collection = test.collection() if test else importing.load_collection(config, first)
     compared.write(
         f'ablation_{name}',
         measured,

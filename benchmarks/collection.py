@@ -19,29 +19,29 @@ _WORDS = 50  # A passage.
 _BATCH = 10_000  # Passages that are written at a time.
 
 IMPORT = """
-from jdkd.corpus import importing
+from jdkd.corpus import building
 from jdkd.corpus.sources import registry
-importing.build(registry.source(f'beir:{root / "corpus"}'), out)
+building.build_collection(registry.open_source(f'beir:{root / "corpus"}'), out)
 """
 OPEN = """
-from jdkd.corpus import importing
-c = importing.open_(out)
+from jdkd.corpus import storage
+c = storage.open_collection(out)
 """
 FIND = """
-from jdkd.corpus import importing
-c = importing.open_(out)
+from jdkd.corpus import storage
+c = storage.open_collection(out)
 ids = [f'p{i}' for i in range(0, len(c), 10)]
-assert (c.row.find(ids) == range(0, len(c), 10)).all()
+assert (c.id_index.find(ids) == range(0, len(c), 10)).all()
 """
 READ = """
-from jdkd.corpus import importing
-c = importing.open_(out)
+from jdkd.corpus import storage
+c = storage.open_collection(out)
 assert sum(map(len, c.passages)) > len(c)
 """
 MEASURED = """
 import pathlib, resource, sys, time
 import numpy, pyarrow, tqdm, absl.logging
-import jdkd.corpus.importing
+import jdkd.corpus.importing, jdkd.corpus.storage
 def status(key):
     lines = open('/proc/self/status').read().splitlines()
     return int(next(l for l in lines if l.startswith(key)).split()[1]) / 1024

@@ -12,7 +12,7 @@ import ml_collections
 from benchmarks import measure
 from jdkd import config as configs
 from jdkd.commands import zero_shot
-from jdkd.corpus import importing
+from jdkd.corpus import storage
 from jdkd.corpus.collection import Collection
 from jdkd.retrieval import measures, significance
 from jdkd.run import STUDENT
@@ -73,7 +73,7 @@ class Test:
 
     def collection(self) -> Collection:
         """Its collection, once something was measured."""
-        return importing.open_(self._built('collection'))
+        return storage.open_collection(self._built('collection'))
 
     def _built(self, stage: str) -> pathlib.Path:
         (name,) = zero_shot.names([self.source])
@@ -109,7 +109,7 @@ def titles(collection: Collection, split: str) -> dict[str, str]:
     found = {}
     for query in collection.labelled(split):
         grades = collection.qrels[split][query]
-        row = collection.row.find([next(p for p, grade in grades.items() if grade > 0)])[0]
+        row = collection.id_index.find([next(p for p, grade in grades.items() if grade > 0)])[0]
         found[query] = collection.titles[int(row)]
     return found
 

@@ -84,7 +84,7 @@ def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         with np.load(root / 'candidates/train.npz') as f:
             queries, passages = f['query'], f['passages']
         teacher = np.load(root / 'scores/train.teacher.npy')[:, : passages.shape[1]]
-        order = loader.Order(config.batch_size, [config.seed, i]).batches(len(queries))
+        order = loader.BatchOrder(config.batch_size, [config.seed, i]).batches(len(queries))
         for k in range(config.steps_per_round):
             yield queries[order[k]], passages[order[k]], teacher[order[k]]
 
@@ -245,7 +245,9 @@ def main():
         if not (path / 'report.json').exists():
             parser.error(f'{path} holds no finished run; let it end first.')
         config = configs.load(path)
-        run = Run(config, path.absolute(), meshes.make_mesh(), importing.collect(config, path))
+        run = Run(
+            config, path.absolute(), meshes.make_mesh(), importing.load_collection(config, path)
+        )
         directory = workdir / f'seed_{config.seed}'
         if why := refusal(run, directory):
             parser.error(f'{path} {why}.')

@@ -86,7 +86,7 @@ def _dense(root: pathlib.Path, corpus: Corpus, result: dict) -> None:
         stages.stage(
             root / 'tokens',
             {},
-            lambda out: tokenizer.write(out, corpus, 144, desc='tokenise'),
+            lambda out: tokenizer.write_store(out, corpus, 144, desc='tokenise'),
             resumable=True,
         )
     store = tokenizer.load_store(root / 'tokens', 144)

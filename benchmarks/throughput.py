@@ -103,7 +103,7 @@ def by_length(ids: np.ndarray, lengths: np.ndarray):
 def encoders(path):
     """Both sides of encoding; and the real tokens."""
     ids, lengths = train_step.texts(np.random.default_rng(1), _ROWS.value)
-    store, mesh = TokenStore.of_rows(ids, 0), meshes.make_mesh()
+    store, mesh = TokenStore.from_rows(ids, 0), meshes.make_mesh()
     source = pretrained.read_pretrained(path)
     model = DualEncoder(dataclasses.replace(source.config, dtype=train_step.DTYPE.value))
     params = jax.device_put({'transformer': source.params}, meshes.replicated(mesh))
@@ -134,9 +134,9 @@ def scorers(path):
         encode.score_pairs,
         model,
         params,
-        TokenStore.of_rows(queries, 0),
+        TokenStore.from_rows(queries, 0),
         numbers,
-        TokenStore.of_rows(ids, 0),
+        TokenStore.from_rows(ids, 0),
         numbers,
         separators=1,
         mesh=mesh,

@@ -80,7 +80,7 @@ def prepared(path, batches, mesh: Mesh, **rows):
         scale=SCALE,
         num_assistants=0,
     )
-    layout = packing.fit([b.lengths for b in batches], trainer.rows)
+    layout = packing.fit_layout([b.lengths for b in batches], trainer.rows)
     group = np.arange(batches[0].lengths.size, dtype=np.int32).reshape(batches[0].lengths.shape)
     on_device = [
         meshes.to_device(

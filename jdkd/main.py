@@ -147,7 +147,7 @@ def main(argv):
         return
     with _held(workdir):
         if zero_shot.is_config(config):
-            open_run = functools.partial(_run, collect=importing.fetch)
+            open_run = functools.partial(_run, collect=importing.import_collection)
             zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
         elif _MODE.value == 'compare':
             evaluate.compare(workdir, _WITH.value, _OUTPUT.value)
@@ -195,7 +195,7 @@ def _config_name() -> str:
     return f'{stem}_{pathlib.Path(variant.partition("=")[2] or variant).name}' if variant else stem
 
 
-def _run(config, workdir: pathlib.Path, collect=importing.collect) -> Run:
+def _run(config, workdir: pathlib.Path, collect=importing.load_collection) -> Run:
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     workdir = workdir.absolute()
     return Run(config, workdir, mesh, collect(config, workdir))

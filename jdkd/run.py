@@ -94,7 +94,7 @@ class Run:
             {passage: grade for passage, grade in qrels.get(i, {}).items() if grade > 0}
             for i in ids
         ]
-        found = self.collection.row.find(list(itertools.chain.from_iterable(positives)))
+        found = self.collection.id_index.find(list(itertools.chain.from_iterable(positives)))
         rows = np.split(found, np.cumsum([len(grades) for grades in positives]))[:-1]
         best = [
             own[np.fromiter(grades.values(), int) == max(grades.values(), default=0)]

@@ -29,8 +29,8 @@ from absl import logging
 from hypothesis import strategies as st
 
 from jdkd import config as configs
-from jdkd.corpus import importing
-from jdkd.corpus.sources import parsing, registry
+from jdkd.corpus import building, importing, storage
+from jdkd.corpus.sources import base, registry
 from jdkd.models import pretrained
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.retrieval import trec
@@ -131,14 +131,14 @@ def _collection(source: str, directory: pathlib.Path, out: pathlib.Path, **optio
     for on_error in ('stop', 'skip'):
         built = out / on_error
         built.mkdir()
-        source_ = registry.source(f'{source}:{directory}', name='fuzzed', **options)
-        result = importing.build(source_, built, on_error=on_error)
-        found = importing.open_(built)
-        assert list(found.row.find(list(found.passage_ids))) == list(range(len(found)))
+        source_ = registry.open_source(f'{source}:{directory}', name='fuzzed', **options)
+        result = building.build_collection(source_, built, on_error=on_error)
+        found = storage.open_collection(built)
+        assert list(found.id_index.find(list(found.passage_ids))) == list(range(len(found)))
         for split, grades in found.qrels.items():
             for query, judged in grades.items():
                 assert query in found.queries[split]
-                assert all(passage in found.row for passage in judged)
+                assert all(passage in found.id_index for passage in judged)
         if on_error == 'stop':
             assert not result['skipped']
 
@@ -200,12 +200,12 @@ def _known() -> importing.Collection:
         directory = toy.write_collection(pathlib.Path(root, 'given'))
         built = pathlib.Path(root, 'built')
         built.mkdir()
-        importing.build(registry.source(f'beir:{directory}'), built)
-        return importing.open_(built)
+        building.build_collection(registry.open_source(f'beir:{directory}'), built)
+        return storage.open_collection(built)
 
 
 def _read_scores(directory: pathlib.Path, out: pathlib.Path) -> None:
-    for fault in (parsing.stop, parsing.counting({})):
+    for fault in (base.raise_error, base.count_errors({})):
         scores = trec.read(directory / 'scores', _known(), fault)
         scores.save(out)
         again = trec.load(out)

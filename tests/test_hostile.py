@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jdkd.commands import search
-from jdkd.corpus import importing
+from jdkd.corpus import building, storage
 from jdkd.corpus.sources import parsing, registry
 from jdkd.models import pretrained
 from jdkd.models.dual_encoder import DualEncoder, Projection
@@ -200,8 +200,8 @@ def test_transformers_does_not_make_do_without_the_vocabulary(model):
 def build(directory, tmp_path, **options):
     out = tmp_path / 'built'
     out.mkdir()
-    importing.build(registry.source(f'beir:{directory}', **options), out)
-    return importing.open_(out)
+    building.build_collection(registry.open_source(f'beir:{directory}', **options), out)
+    return storage.open_collection(out)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_lines_without_an_end_are_refused_before_they_fill_memory(tmp_path, monk
     monkeypatch.setattr(parsing, '_LONGEST_LINE', 1000)
     bomb = tmp_path / 'corpus.jsonl.gz'
     bomb.write_bytes(gzip.compress(b'{}\n' + b'\0' * 10_000_000))
-    lines = parsing.lines(bomb, lambda kind, message: None)
+    lines = parsing.read_lines(bomb, lambda kind, message: None)
     assert next(lines)[1] == '{}'
     with pytest.raises(ValueError, match='corpus.jsonl.gz:2: the line is longer than 1000 bytes'):
         next(lines)

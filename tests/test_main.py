@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jdkd.corpus import importing
+from jdkd.corpus import storage
 from jdkd.models import export, pretrained
 from jdkd.retrieval import vectors
 from tests.helpers import toy
@@ -193,7 +193,7 @@ def test_the_exported_student_is_the_trained_one(finished):
 
 def test_sentence_transformers_gives_the_same_embeddings(finished):
     sentence_transformers = pytest.importorskip('sentence_transformers')
-    passages = importing.open_(finished / 'collection').passages
+    passages = storage.open_collection(finished / 'collection').passages
     model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
     found = model.encode(passages[:64])
     ours = vectors.load(finished / 'systems' / 'student_01' / 'embeddings-passages')[:]
@@ -250,7 +250,7 @@ def test_another_config_in_the_same_workdir_is_refused(finished):
 
 def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, tmp_path):
     """Several positives a query, in some queries; no dev split; no assistants (ADAM alone)."""
-    collection = importing.open_(finished / 'collection')
+    collection = storage.open_collection(finished / 'collection')
     ids = collection.passage_ids[:120]
     home = tmp_path / 'corpus'
     (home / 'qrels').mkdir(parents=True)

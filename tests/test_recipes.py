@@ -171,7 +171,7 @@ def test_the_train_step_is_traced_over_a_mesh(method, arg):
     lengths = np.full((1, config.batch_size, candidates), config.train_passage_length)
     sharding = meshes.batch_sharding(mesh)
     batch = tracing.student_batch(config, trainer.rows, lengths, sharding)
-    assert trainer.rows.shared % 128 == 0 and batch['where'].shape[1] == candidates
+    assert trainer.rows.shared % 128 == 0 and batch['slots'].shape[1] == candidates
     state, metrics = jax.eval_shape(trainer.step, trainer.abstract, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), trainer.abstract

@@ -159,7 +159,7 @@ def _draw(
     pool = np.load(run.workdir / f'rounds/{round_index:02d}/runs/{split}.npy')
     for row in np.flatnonzero(~queries.is_labelled):  # Others' positives are not in it.
         pool[row][group[pool[row]] == group[relevant[row]]] = -1
-    passages = candidates.sample(
+    passages = candidates.sample_lists(
         rows,
         copies,
         query_ids=queries.ids,
@@ -194,7 +194,7 @@ def _fit(run: Run, runs: dict, teacher: Teacher, pool: Sequence[System]) -> None
 
     def build(out):
         rows, _, passages = _draw(run, 'eval', 0, np.arange(len(run.held_out)))
-        lists = Lists.originals(rows, passages)
+        lists = Lists.from_originals(rows, passages)
         scores = {
             name: scoring.score_in_parts(s, run.held_out, lists, out, name)
             for name, s in {s.name: s for s in [*members, *unscaled]}.items()
@@ -224,10 +224,10 @@ def _find_stand_ins(run: Run, teacher: Teacher, retrievers: Collection[System]) 
     def build(out):
         queries = np.flatnonzero(~run.train.is_labelled).astype(np.int32)
         rankings = [r.rank(run.train)[0].passages[queries] for r in retrievers]
-        found = candidates.first_of_all(rankings, run.collection.group, depth)
+        found = candidates.interleave(rankings, run.collection.group, depth)
         # Slots without a passage are scored as the first one, which does not change the best.
         found = np.where(found >= 0, found, found[:, :1])
-        scores = teacher.score(weights, run.train, Lists.originals(queries, found), out)
+        scores = teacher.score(weights, run.train, Lists.from_originals(queries, found), out)
         if distributed.is_primary():
             best = np.argmax(scores, axis=1)
             np.save(out / 'passages.npy', found[np.arange(len(found)), best])

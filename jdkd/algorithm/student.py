@@ -114,7 +114,7 @@ class Student:
         batches = self._batches(
             round_index,
             'train',
-            loader.Order(config.batch_size, [config.seed, round_index]),
+            loader.BatchOrder(config.batch_size, [config.seed, round_index]),
             pool,
             scales,
             steps=config.steps_per_round,
@@ -173,11 +173,11 @@ class Student:
         if lists.dark.shape[1]:
             records['dark'] = self.start.prefixed(lists.dark)
         rows, mesh = self.trainer.rows, run.mesh
-        to_batch = loader.fit(to_tokens, records, order, rows, mesh, steps=steps)
+        to_batch = loader.make_row_packer(to_tokens, records, order, rows, mesh, steps=steps)
         if pool and config.loss.in_batch:
             scorers = [a.scorer(queries) for a in pool]
             scales = [scales.get(a.name, a.scale) for a in pool]
-            to_batch = loader.InBatchScores(to_batch, scorers, scales)
+            to_batch = loader.InBatchScorer(to_batch, scorers, scales)
         source = dataset.read(run.workdir / root / 'dataset', split)
         return loader.batches(source, to_batch, order, mesh)
 
@@ -186,7 +186,7 @@ class Student:
         config = self.run.config
         count = len(dataset.read(self.run.workdir / f'rounds/{round_index:02d}/dataset', 'eval'))
         size = min(config.batch_size, count)
-        order = loader.Order(size, [config.seed], shuffle=False, epochs=1)
+        order = loader.BatchOrder(size, [config.seed], shuffle=False, epochs=1)
         batches = self._batches(round_index, 'eval', order, pool, scales, steps=count // size)
         ids = self.run.held_out.ids
         found = [train.evaluate(self.trainer, params, batch, ids) for batch in batches]

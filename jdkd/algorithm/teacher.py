@@ -177,7 +177,7 @@ def rerank(
                 f"first_stage '{first.name}' finds no passage for any query of split "
                 f"'{queries.split}', so that there is nothing to re-rank; name another system."
             )
-        logits = teacher.score(weights, queries, Lists.originals(found, known[found]), out)
+        logits = teacher.score(weights, queries, Lists.from_originals(found, known[found]), out)
         if not distributed.is_primary():
             return
         scores = np.full(known.shape, -np.inf, np.float32)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jdkd import config as configs
-from jdkd.corpus import importing
+from jdkd.corpus import storage
 from jdkd.corpus.collection import Collection
 from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
@@ -89,7 +89,9 @@ def _shared(runs: Mapping[str, Finished]) -> Collection:
     Raises:
         ValueError: if they were made from several.
     """
-    found = {name: importing.open_(run.workdir / 'collection') for name, run in runs.items()}
+    found = {
+        name: storage.open_collection(run.workdir / 'collection') for name, run in runs.items()
+    }
     if len({collection.fingerprint for collection in found.values()}) > 1:
         shown = ' and '.join(
             f'{collection.name!r} (sha256 {collection.fingerprint[:12]}...) in {runs[name].workdir}'

@@ -69,7 +69,7 @@ def _faults(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> I
     yield from machine.mesh_faults(config)
     for source, name in zip(config.collections, names(config.collections), strict=True):
         there = workdir / name / 'collection'
-        yield from caught(importing.check, _collection(config, source, name), there)
+        yield from caught(importing.check_source, _collection(config, source, name), there)
     if config.model:
         entry = {**config.encoder.to_dict(), 'weights': config.model}
         entry = ml_collections.FrozenConfigDict(entry)

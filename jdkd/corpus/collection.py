@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from jdkd.corpus.passages import Column, Passages, Rows
+from jdkd.corpus.passages import Column, IdIndex, Passages
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -54,9 +54,9 @@ class Collection:
         return self.passages.texts
 
     @property
-    def row(self) -> Rows:
+    def id_index(self) -> IdIndex:
         """Passage id -> row."""
-        return self.passages.row
+        return self.passages.id_index
 
     @property
     def group(self) -> np.ndarray:

@@ -40,7 +40,7 @@ class Column(Sequence[str]):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Rows(Mapping[str, int]):
+class IdIndex(Mapping[str, int]):
     """Passage id -> row: 12 bytes a passage, which may be memory-mapped.
 
     Attributes:
@@ -92,7 +92,7 @@ class Passages(Sequence[str]):
         ids: Passage ids; the position in this column is the passage's row everywhere.
         titles: One title a passage, possibly empty.
         texts: One text a passage.
-        row: Passage id -> row.
+        id_index: Passage id -> row.
         group: `[P]` int32: the first row whose passage is equal but for case and whitespace. Rows
             of one group are the same text under several ids: none can be a negative of another.
         fingerprint: sha256 of the three columns.
@@ -101,12 +101,14 @@ class Passages(Sequence[str]):
     ids: Column
     titles: Column
     texts: Column
-    row: Rows
+    id_index: IdIndex
     group: np.ndarray
     fingerprint: str
 
     @classmethod
-    def of(cls, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> 'Passages':
+    def from_columns(
+        cls, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]
+    ) -> 'Passages':
         """Passages in memory.
 
         Raises:
@@ -116,12 +118,15 @@ class Passages(Sequence[str]):
         digests = b''.join(text_digest(a, b) for a, b in zip(titles, texts, strict=True))
         fingerprint = Fingerprint()
         fingerprint.update(table)
-        return cls.from_parts(
-            table, *sorted_hashes(id_hashes(ids)), groups(digests), fingerprint.hexdigest()
+        return cls.from_table(
+            table,
+            *sorted_hashes(id_hashes(ids)),
+            equal_text_groups(digests),
+            fingerprint.hexdigest(),
         )
 
     @classmethod
-    def from_parts(
+    def from_table(
         cls,
         table: pa.Table,
         hashes: np.ndarray,
@@ -131,19 +136,19 @@ class Passages(Sequence[str]):
     ) -> 'Passages':
         """Passages of a table with the columns of SCHEMA and what was derived from it."""
         ids, titles, texts = (Column(table.column(name)) for name in SCHEMA.names)
-        return cls(ids, titles, texts, Rows(ids, hashes, order), group, fingerprint)
+        return cls(ids, titles, texts, IdIndex(ids, hashes, order), group, fingerprint)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, i):
         if isinstance(i, slice):
-            return [join(*pair) for pair in zip(self.titles[i], self.texts[i], strict=True)]
-        return join(self.titles[i], self.texts[i])
+            return [join_title(*pair) for pair in zip(self.titles[i], self.texts[i], strict=True)]
+        return join_title(self.titles[i], self.texts[i])
 
     def __iter__(self) -> Iterator[str]:
         for pair in zip(self.titles, self.texts, strict=True):
-            yield join(*pair)
+            yield join_title(*pair)
 
 
 class Fingerprint:
@@ -166,7 +171,7 @@ class Fingerprint:
         return hashlib.sha256(parts).hexdigest()
 
 
-def join(title: str, text: str) -> str:
+def join_title(title: str, text: str) -> str:
     """A passage as encoders and BM25 read it: title and text, joined as BEIR joins them."""
     return f'{title} {text}'.strip()
 
@@ -180,7 +185,7 @@ def id_hashes(ids: Iterable[str]) -> np.ndarray:
 
 def text_digest(title: str, text: str) -> bytes:
     """16 bytes, equal for passages that differ in case and whitespace only."""
-    key = ' '.join(join(title, text).casefold().split())
+    key = ' '.join(join_title(title, text).casefold().split())
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
@@ -190,7 +195,7 @@ def sorted_hashes(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return hashes[order], order.astype(np.int32)
 
 
-def groups(digests: bytes) -> np.ndarray:
+def equal_text_groups(digests: bytes) -> np.ndarray:
     """`[P]` int32: the first row of the same digest.
 
     Args:

@@ -51,7 +51,7 @@ def lists(
             for name, value in host_batch.items()
             if not isinstance(value, tuple)
         }
-        alone |= _rows_of(host_batch, host_batch['where'][i] // trainer.rows.texts)
+        alone |= _rows_of(host_batch, host_batch['slots'][i] // trainer.rows.texts)
         if 'in_batch' in alone:
             own = alone['in_batch'][..., i * originals : (i + 1) * originals]
             alone['in_batch'] = np.tile(own, copies)

@@ -43,10 +43,10 @@ import ml_collections
 import optax
 
 from jdkd.distillation import assistants, losses, schedules, self_paced
-from jdkd.lists.packing import Rows
+from jdkd.lists.packing import RowSpec
 from jdkd.models import cross_encoder, dual_encoder
 
-_PLAIN = Rows()
+_PLAIN = RowSpec()
 
 Batch = Mapping[str, Any]
 Params = Any
@@ -109,7 +109,7 @@ def init_state(params: Params, tx: optax.GradientTransformation, *, num_choices:
 
 
 def dual_encoder_scores(
-    model: dual_encoder.DualEncoder, scale: float, rows: Rows = _PLAIN
+    model: dual_encoder.DualEncoder, scale: float, rows: RowSpec = _PLAIN
 ) -> ScoreFn:
     """Scores of a dual-encoder: scaled inner products; contrastive over the global batch."""
 
@@ -126,7 +126,7 @@ def dual_encoder_scores(
         B, num_originals = batch['group'].shape
         query_BxD = _in_chunks(encode('query'), (batch['query'],), key_q, rows)
         inputs = [batch[name] for name in ('tokens', 'segments') if name in batch]
-        passage_BxNxD = _of_candidates(encode('passage'), inputs, batch['where'], key_p, rows)
+        passage_BxNxD = _of_candidates(encode('passage'), inputs, batch['slots'], key_p, rows)
         # Scores are float32 products: TPUs would multiply in bfloat16 by default.
         exact = jax.lax.Precision.HIGHEST
         lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD, precision=exact)
@@ -139,7 +139,7 @@ def dual_encoder_scores(
     return scores
 
 
-def cross_encoder_scores(model: cross_encoder.CrossEncoder, rows: Rows = _PLAIN) -> ScoreFn:
+def cross_encoder_scores(model: cross_encoder.CrossEncoder, rows: RowSpec = _PLAIN) -> ScoreFn:
     """Scores of a cross-encoder: one forward a pair; contrastive over a query's own list."""
 
     def scores(params, batch, key):
@@ -147,7 +147,7 @@ def cross_encoder_scores(model: cross_encoder.CrossEncoder, rows: Rows = _PLAIN)
             return model.apply({'params': params}, *inputs, **dropout)[:, None]
 
         inputs = [batch['tokens'], batch['token_types']]
-        lists_BxN = _of_candidates(apply, inputs, batch['where'], key, rows)[..., 0]
+        lists_BxN = _of_candidates(apply, inputs, batch['slots'], key, rows)[..., 0]
         B, num_originals = batch['group'].shape
         own = lists_BxN[:, :num_originals]
         return lists_BxN, own, jnp.zeros(B, jnp.int32), ~batch['false_negative']
@@ -155,14 +155,14 @@ def cross_encoder_scores(model: cross_encoder.CrossEncoder, rows: Rows = _PLAIN)
     return scores
 
 
-def scores(model: Any, scale: float, rows: Rows) -> ScoreFn:
+def scores(model: Any, scale: float, rows: RowSpec) -> ScoreFn:
     """How a model scores a batch, by its kind."""
     if isinstance(model, cross_encoder.CrossEncoder):
         return cross_encoder_scores(model, rows)
     return dual_encoder_scores(model, scale, rows)
 
 
-def _of_candidates(apply, inputs, where, key, rows: Rows) -> jax.Array:
+def _of_candidates(apply, inputs, where, key, rows: RowSpec) -> jax.Array:
     """`[B, N, D]`, what `apply` finds for the candidates in rows of several lengths."""
     found = []
     for i, tile in enumerate(zip(*inputs, strict=True)):
@@ -172,7 +172,7 @@ def _of_candidates(apply, inputs, where, key, rows: Rows) -> jax.Array:
     return jnp.concatenate(found)[where]
 
 
-def _in_chunks(apply, inputs, key, rows: Rows) -> jax.Array:
+def _in_chunks(apply, inputs, key, rows: RowSpec) -> jax.Array:
     """`apply(*inputs)`, row by row, in chunks that are computed again in the backward pass.
 
     Memory holds the activations of one chunk, and gradients are exact, dropout included: gradient

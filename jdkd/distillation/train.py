@@ -44,7 +44,7 @@ class Trainer:
     probe: Callable
     init: Callable
     abstract: steps.TrainState
-    rows: packing.Rows
+    rows: packing.RowSpec
 
 
 def make_trainer(
@@ -84,7 +84,7 @@ def make_trainer(
     replicated, batch = meshes.replicated(mesh), meshes.batch_sharding(mesh)
     start = jax.jit(init, out_shardings=shardings)
     share = isinstance(model, DualEncoder)
-    rows = packing.resolve(config.rows, mesh.shape['data'], share=share)
+    rows = packing.resolve_rows(config.rows, mesh.shape['data'], share=share)
     loss_fn = steps.make_loss(config, steps.scores(model, scale, rows), num_assistants)
     train_step = steps.make_train_step(
         loss_fn,

@@ -44,7 +44,7 @@ class Lists:
     tokenizer: Tokenizer | None = None
 
     @classmethod
-    def originals(cls, query: np.ndarray, passages: np.ndarray) -> 'Lists':
+    def from_originals(cls, query: np.ndarray, passages: np.ndarray) -> 'Lists':
         """Lists without dark examples."""
         return cls(query, passages, np.zeros((len(query), 0, 0), np.uint16))
 
@@ -88,7 +88,7 @@ def mining_pool(
     return pool
 
 
-def first_of_all(rankings: Sequence[np.ndarray], group: np.ndarray, depth: int) -> np.ndarray:
+def interleave(rankings: Sequence[np.ndarray], group: np.ndarray, depth: int) -> np.ndarray:
     """The best passages of several rankings: all first ones, then all second ones, and so on.
 
     Args:
@@ -166,7 +166,7 @@ def choose_labelled(
     return rows, copies
 
 
-def sample(
+def sample_lists(
     rows: np.ndarray,
     copies: np.ndarray,
     *,

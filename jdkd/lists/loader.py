@@ -88,7 +88,7 @@ Tokens = DualEncoderTokens | CrossEncoderTokens
 
 
 @dataclasses.dataclass(frozen=True)
-class InRows:
+class RowPacker:
     """Makes batches of stacked records: their candidates' texts in the rows of a layout.
 
     Attributes:
@@ -115,7 +115,7 @@ class InRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class InBatchScores:
+class InBatchScorer:
     """Adds the assistants' logits of every query of a batch against every original of it.
 
     Attributes:
@@ -124,7 +124,7 @@ class InBatchScores:
         scales: Logits per unit of score, one an assistant.
     """
 
-    to_rows: InRows
+    to_rows: RowPacker
     scorers: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]]
     scales: Sequence[float]
 
@@ -139,7 +139,7 @@ class InBatchScores:
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class BatchOrder:
     """Which lists each global batch has; a function of these numbers alone.
 
     Attributes:
@@ -173,15 +173,15 @@ class Order:
         return numbers.repeat(self.epochs).batch(self.batch_size, drop_remainder=True)
 
 
-def fit(
+def make_row_packer(
     to_tokens: Tokens,
     records: Features,
-    order: Order,
-    rows: packing.Rows,
+    order: BatchOrder,
+    rows: packing.RowSpec,
     mesh: Mesh,
     *,
     steps: int,
-) -> InRows:
+) -> RowPacker:
     """What puts the first batches of an order into rows: the least that all of them fit into.
 
     Args:
@@ -194,12 +194,12 @@ def fit(
     """
     lengths = to_tokens.lengths(records)
     numbers = order.batches(len(lengths))
-    layout = packing.fit((lengths[numbers[k]] for k in range(steps)), rows)
-    return InRows(to_tokens, layout, meshes.local_rows(mesh, rows.parts))
+    layout = packing.fit_layout((lengths[numbers[k]] for k in range(steps)), rows)
+    return RowPacker(to_tokens, layout, meshes.local_rows(mesh, rows.parts))
 
 
 def batches(
-    source, to_batch: Callable[[Features], dict[str, Any]], order: Order, mesh: Mesh
+    source, to_batch: Callable[[Features], dict[str, Any]], order: BatchOrder, mesh: Mesh
 ) -> grain.DatasetIterator:
     """An iterator of batches whose position can be saved.
 
@@ -218,7 +218,7 @@ def batches(
     own = meshes.local_rows(mesh, order.batch_size)
 
     def read(numbers: np.ndarray) -> dict[str, Any]:
-        if not isinstance(to_batch, InBatchScores):
+        if not isinstance(to_batch, InBatchScorer):
             return to_batch(_stack(source, numbers[own]))
         records = _stack(source, numbers)
         mine = {name: values[own] for name, values in records.items()}

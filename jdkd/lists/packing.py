@@ -15,7 +15,7 @@ _MULTIPLE = 8  # Of the lengths of rows: devices compute with whole registers.
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class RowSpec:
     """How rows are made and computed; `config.rows`, resolved.
 
     Attributes:
@@ -33,7 +33,7 @@ class Rows:
     chunks: int = 1
 
 
-def resolve(config, ways: int, *, share: bool = True) -> Rows:
+def resolve_rows(config, ways: int, *, share: bool = True) -> RowSpec:
     """How `config.rows` makes rows.
 
     Args:
@@ -42,7 +42,7 @@ def resolve(config, ways: int, *, share: bool = True) -> Rows:
         share: False where the model cannot tell texts of a row apart.
     """
     shared = config.shared if share else 0
-    return Rows(
+    return RowSpec(
         lengths=config.lengths,
         shared=shared,
         texts=config.texts if shared else 1,
@@ -71,7 +71,7 @@ class Layout:
         return self.parts * sum(rows * length for rows, length in self.tiles)
 
 
-def fit(lengths: Iterable[np.ndarray], config: Rows) -> Layout:
+def fit_layout(lengths: Iterable[np.ndarray], config: RowSpec) -> Layout:
     """The layout with the least padding that every batch fits into.
 
     Args:
@@ -155,7 +155,7 @@ def pack(
     if layout.slots > 1:
         segments = 1 + slot.reshape(lengths.shape)[..., None]
         found['segments'] = rows(np.broadcast_to(segments, real.shape), 0)
-    return found | {'where': where}
+    return found | {'slots': where}
 
 
 def _parts(lengths: np.ndarray, parts: int) -> np.ndarray:

@@ -306,7 +306,7 @@ def _check_lower_case(encoder: pathlib.Path) -> None:
     if not (read_json(encoder / 'sentence_bert_config.json') or {}).get('do_lower_case'):
         return
     file = encoder / 'tokenizer.json'
-    normalizer = tokenizer_files.read(file).normalizer if file.is_file() else None
+    normalizer = tokenizer_files.read_tokenizer_json(file).normalizer if file.is_file() else None
     if normalizer is None or normalizer.normalize_str('A') != 'a':
         raise ValueError(
             f'{encoder}/sentence_bert_config.json has do_lower_case=True, but the tokenizer keeps '

@@ -78,7 +78,7 @@ def of(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path | None) ->
         FileNotFoundError: if it is not there.
     """
     if workdir is not None and (workdir / 'collection').is_dir():
-        return _count(config, workdir, importing.collect(config, workdir))
+        return _count(config, workdir, importing.load_collection(config, workdir))
     told = config.plan
     if told.passages is None and (told.train_queries or told.test_queries):
         raise ValueError('plan.train_queries and plan.test_queries need plan.passages; set it too.')
@@ -96,7 +96,7 @@ def of(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path | None) ->
         )
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
-        return _count(config, scratch, importing.collect(config, scratch))
+        return _count(config, scratch, importing.load_collection(config, scratch))
 
 
 def _count(config, workdir: pathlib.Path, collection: Collection) -> Texts:

@@ -104,7 +104,7 @@ def pair_lengths(entry, model: CrossEncoder, texts: Texts, shape) -> tuple[np.nd
 
 
 def student_batch(
-    config: ml_collections.FrozenConfigDict, rows: packing.Rows, lengths: np.ndarray, sharding
+    config: ml_collections.FrozenConfigDict, rows: packing.RowSpec, lengths: np.ndarray, sharding
 ) -> dict[str, Any]:
     """Shapes of a batch of the student's training; see `distill.step`.
 
@@ -126,15 +126,15 @@ def student_batch(
     return batch
 
 
-def lists(rows: packing.Rows, lengths: np.ndarray, originals: int, sharding) -> dict[str, Any]:
+def lists(rows: packing.RowSpec, lengths: np.ndarray, originals: int, sharding) -> dict[str, Any]:
     """Shapes of what batches have for every model."""
     _, B, N = lengths.shape
-    layout = packing.fit(lengths, rows)
+    layout = packing.fit_layout(lengths, rows)
     tiles = tuple(_ints(sharding, rows.parts * count, length) for count, length in layout.tiles)
     batch = {
         'query_row': _ints(sharding, B),
         'tokens': tiles,
-        'where': _ints(sharding, B, N),
+        'slots': _ints(sharding, B, N),
         'lengths': _ints(sharding, B, N),
         'group': _ints(sharding, B, originals),
         'relevant': _ints(sharding, B, 1),

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from jdkd.corpus.collection import Collection
-from jdkd.corpus.sources import parsing
-from jdkd.corpus.sources.parsing import Fault
+from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources.base import OnError
 from jdkd.runtime import stages
 from jdkd.runtime.messages import brief, shown
 
@@ -77,7 +77,7 @@ def load(directory: pathlib.Path) -> Scores:
     return Scores(queries, **arrays)
 
 
-def read(path: pathlib.Path, collection: Collection, fault: Fault = parsing.stop) -> Scores:
+def read(path: pathlib.Path, collection: Collection, fault: OnError = base.raise_error) -> Scores:
     """Reads a file in one of the formats above.
 
     Args:
@@ -95,7 +95,7 @@ def read(path: pathlib.Path, collection: Collection, fault: Fault = parsing.stop
     chunks = []
     while chunk := list(itertools.islice(pairs, _CHUNK)):
         lines, queries, passages, values = zip(*chunk, strict=True)
-        rows = collection.row.find(passages)
+        rows = collection.id_index.find(passages)
         numbers = np.array([known.get(q, -1) for q in queries], np.int32)
         values = np.array(values, np.float64)
         # Scores are computed with in float32.
@@ -148,10 +148,10 @@ def _pair_fault(
     )
 
 
-def _pairs(path: pathlib.Path, fault: Fault) -> Iterator[tuple[int, str, str, float]]:
+def _pairs(path: pathlib.Path, fault: OnError) -> Iterator[tuple[int, str, str, float]]:
     """(line, query id, passage id, score) of each pair."""
     parse = None
-    for position, (where, line) in enumerate(parsing.lines(path, fault)):
+    for position, (where, line) in enumerate(parsing.read_lines(path, fault)):
         parse = parse or _format(where, line)
         try:
             parsed = parse(line, position)
@@ -196,13 +196,13 @@ def _parse_texts(line: str, position: int) -> Sequence[tuple[str, str, float]]:
 
 def _parse_json(line: str, position: int) -> Sequence[tuple[str, str, float]]:
     del position
-    entry = parsing.json_object(line)
-    query_id = parsing.id_field('line', entry, 'query_id')
+    entry = parsing.parse_json_object(line)
+    query_id = parsing.get_id('line', entry, 'query_id')
     if 'passage_id' in entry:
-        ids, scores = [parsing.id_field('line', entry, 'passage_id')], [entry['score']]
+        ids, scores = [parsing.get_id('line', entry, 'passage_id')], [entry['score']]
     else:
         ids = [
-            parsing.id_field('line', {'passage_id': i}, 'passage_id') for i in entry['passage_ids']
+            parsing.get_id('line', {'passage_id': i}, 'passage_id') for i in entry['passage_ids']
         ]
         scores = entry['scores']
         if len(ids) != len(scores):

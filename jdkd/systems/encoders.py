@@ -86,7 +86,7 @@ class Encoder:
         ids = lists.flat_dark()
         same = lists.tokenizer.fingerprint == self.tokenizer.fingerprint
         if same and not self.spec.passage_prefix and ids.shape[1] <= self.spec.passage_length:
-            return TokenStore.of_rows(ids, self.pad_id)
+            return TokenStore.from_rows(ids, self.pad_id)
         mask = self.tokenizer.fast.id_to_token(self.tokenizer.special['mask'])
         prefix = self.spec.passage_prefix
         texts = [prefix + text for text in lists.tokenizer.decode(ids, mask=mask)]
@@ -106,7 +106,7 @@ class Encoder:
                 'length': length,
                 'prefix': prefix,
             },
-            lambda out: self.tokenizer.write(
+            lambda out: self.tokenizer.write_store(
                 out, texts, length, prefix=prefix, desc=f'tokenise {what}'
             ),
             resumable=True,

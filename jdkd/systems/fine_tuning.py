@@ -60,11 +60,11 @@ def train_from_labels(
     )
 
     def build_stage(out: pathlib.Path):
-        order = loader.Order(trained.batch_size, [config.seed])
+        order = loader.BatchOrder(trained.batch_size, [config.seed])
         to_tokens = token_lookup(run, encoder, run.train, spec.passage_length)
         directory = run.workdir / f'systems/{name}/dataset'
         with np.load(directory / _LISTS) as lists:
-            to_batch = loader.fit(
+            to_batch = loader.make_row_packer(
                 to_tokens, lists, order, trainer.rows, run.mesh, steps=trained.steps
             )
         batches = loader.batches(dataset.read(directory, 'train'), to_batch, order, run.mesh)
@@ -111,9 +111,9 @@ def _write_lists(run: Run, out: pathlib.Path, miner: System, trained, num_lists:
     rows, copies = candidates.choose_queries(
         np.flatnonzero(queries.is_labelled), num_lists, seed=config.seed, round_index=0
     )
-    lists = candidates.Lists.originals(
+    lists = candidates.Lists.from_originals(
         rows,
-        candidates.sample(
+        candidates.sample_lists(
             rows,
             copies,
             query_ids=run.train.ids,

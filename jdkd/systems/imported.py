@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from jdkd import diagnostics
-from jdkd.corpus.sources import parsing
+from jdkd.corpus.sources import base
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval import trec
 from jdkd.retrieval.index import Ranking
@@ -93,8 +93,8 @@ def load(run: Run, name: str, spec) -> ImportedScores:
 
     def build(out: pathlib.Path) -> dict:
         skipped = {}
-        scores = trec.read(path, run.collection, parsing.fault_of(spec.on_error, skipped))
-        parsing.log_skipped(str(path), skipped)
+        scores = trec.read(path, run.collection, base.make_on_error(spec.on_error, skipped))
+        base.log_skipped(str(path), skipped)
         scores.save(out)
         return {
             'skipped': skipped,

@@ -21,7 +21,7 @@ def own_passages(run: Run, queries: Queries) -> np.ndarray:
     """
     if not run.config.ignore_identical_ids:
         return np.full(len(queries), -1, np.int32)
-    return run.collection.row.find(queries.ids)
+    return run.collection.id_index.find(queries.ids)
 
 
 def ranked(
@@ -58,7 +58,7 @@ def ranked(
 
 
 def _checked(run: Run, name: str, queries: Queries, ranking: Ranking, facts: dict):
-    found = Lists.originals(np.arange(len(queries)), ranking.passages)
+    found = Lists.from_originals(np.arange(len(queries)), ranking.passages)
     known = np.where(ranking.passages < 0, 0, ranking.scores)
     check_finite(name, known, run, queries, found)
     return ranking, facts

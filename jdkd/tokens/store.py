@@ -27,11 +27,11 @@ class TokenStore:
     pad_id: int
 
     @classmethod
-    def of_rows(cls, rows: np.ndarray, pad_id: int) -> 'TokenStore':
+    def from_rows(cls, rows: np.ndarray, pad_id: int) -> 'TokenStore':
         """The store of padded rows `[n, length]`; see `transformer.row_lengths`."""
         lengths = row_lengths(rows, pad_id)
         real = np.arange(rows.shape[1]) < lengths[:, None]
-        return cls(rows[real], offsets_of(lengths), rows.shape[1], pad_id)
+        return cls(rows[real], row_offsets(lengths), rows.shape[1], pad_id)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -71,5 +71,5 @@ class TokenStore:
         return out
 
 
-def offsets_of(lengths: np.ndarray) -> np.ndarray:
+def row_offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -13,12 +13,12 @@ import tqdm
 
 from jdkd.runtime import distributed, stages
 from jdkd.tokens import tokenizer_files
-from jdkd.tokens.store import TokenStore, offsets_of
+from jdkd.tokens.store import TokenStore, row_offsets
 
-_CHUNK = 4096  # Texts a call of the batched tokenizer, to bound memory and move the bar.
+_CALL_TEXTS = 4096  # Texts a call of the batched tokenizer, to bound memory and move the bar.
 
 
-_PART = 64 * _CHUNK  # Texts whose ids are written at once.
+_PART_TEXTS = 64 * _CALL_TEXTS  # Texts whose ids are written at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Tokenizer:
     fingerprint: str
 
     def encode(self, texts: Sequence[str], length: int) -> TokenStore:
-        """Ids of a few texts in memory, with special tokens, truncated; `write` is for many."""
+        """Tokenises a few texts in memory, truncated, with special tokens; see `write_store`."""
         ids, lengths = _encode(self._truncating(length), texts, self.dtype)
-        return TokenStore(ids, offsets_of(lengths), length, self.special['pad'])
+        return TokenStore(ids, row_offsets(lengths), length, self.special['pad'])
 
-    def write(
+    def write_store(
         self,
         directory: pathlib.Path,
         texts: Sequence[str],
@@ -66,27 +66,31 @@ class Tokenizer:
             desc: Name of the progress bar.
         """
         fast = self._truncating(length)
-        quiet = len(texts) < 2 * _CHUNK or not distributed.is_primary()
+        quiet = len(texts) < 2 * _CALL_TEXTS or not distributed.is_primary()
         bar = tqdm.tqdm(total=len(texts), desc=desc, disable=quiet)
 
         def write_part(i, file):
             found = []
-            for start in range(i * _PART, min((i + 1) * _PART, len(texts)), _CHUNK):
-                chunk = texts[start : start + _CHUNK]
+            for start in range(
+                i * _PART_TEXTS, min((i + 1) * _PART_TEXTS, len(texts)), _CALL_TEXTS
+            ):
+                chunk = texts[start : start + _CALL_TEXTS]
                 found.append(_encode(fast, [prefix + text for text in chunk], self.dtype))
                 bar.update(len(chunk))
             ids, lengths = (np.concatenate(x) for x in zip(*found, strict=True))
             np.savez(file, ids=ids, lengths=lengths)
 
         with bar:
-            paths = stages.parts(directory, 'part-{}.npz', -(-len(texts) // _PART), write_part)
+            paths = stages.parts(
+                directory, 'part-{}.npz', -(-len(texts) // _PART_TEXTS), write_part
+            )
         if not distributed.is_primary():
             return
         lengths = []
         for path in paths:
             with np.load(path) as part:
                 lengths.append(part['lengths'])
-        offsets = offsets_of(np.concatenate(lengths))
+        offsets = row_offsets(np.concatenate(lengths))
         np.save(directory / 'offsets.npy', offsets)
         header = {'descr': self.dtype.str, 'fortran_order': False, 'shape': (int(offsets[-1]),)}
         with (directory / 'ids.npy').open('wb') as file:
@@ -98,7 +102,7 @@ class Tokenizer:
             path.unlink()
 
     def load_store(self, directory: pathlib.Path, length: int) -> TokenStore:
-        """The store that `write` made with this tokenizer and length, memory-mapped."""
+        """The store that `write_store` made with this tokenizer and length, memory-mapped."""
         # Plain views of the mapped files: memmap's own indexing is slow.
         ids, offsets = (
             np.asarray(np.load(directory / f'{name}.npy', mmap_mode='r'))

@@ -39,7 +39,7 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
     _check_links(directory)
     read_json(directory / 'tokenizer_config.json')  # Which may ask for code.
     if (directory / 'tokenizer.json').is_file():
-        tokenizer = read(directory / 'tokenizer.json')
+        tokenizer = read_tokenizer_json(directory / 'tokenizer.json')
     else:
         if not any((directory / name).is_file() for name in ('vocab.txt', 'vocab.json')):
             raise FileNotFoundError(
@@ -100,7 +100,7 @@ def special_ids(path: str | os.PathLike) -> dict[str, int]:
     return ids
 
 
-def read(file: pathlib.Path) -> tokenizers.Tokenizer:
+def read_tokenizer_json(file: pathlib.Path) -> tokenizers.Tokenizer:
     """The tokenizer of a tokenizer.json.
 
     Raises:

@@ -41,7 +41,7 @@ def before_start(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path)
             *fields.faults(config),
             *roles.faults(config),
             *machine.faults(config),
-            *caught(importing.check, config.collection, workdir / 'collection'),
+            *caught(importing.check_source, config.collection, workdir / 'collection'),
             *collection.file_faults(config, workdir),
             *checkpoints.faults(config, fetch=False),
         ]

@@ -114,7 +114,7 @@ def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     """What is wrong with single fields of a run's config."""
     yield from out_of_range(config, _RUN)
     yield from no_options(config, _OPTIONS)
-    yield from caught(registry.parse, config.collection.source)
+    yield from caught(registry.parse_name, config.collection.source)
     yield from measures_faults(config)
     if config.compare not in config.measures:
         yield f"compare='{config.compare}' is not among measures={config.measures}; add it."

@@ -15,7 +15,9 @@ from jdkd.systems import imported
 
 
 def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
-    passages = Passages.of([f'p{i}' for i in range(6)], [''] * 6, [f'text {i}' for i in range(6)])
+    passages = Passages.from_columns(
+        [f'p{i}' for i in range(6)], [''] * 6, [f'text {i}' for i in range(6)]
+    )
     queries = {'train': {'a': 'x'}, 'dev': {'b': 'y'}}
     qrels = {'train': {'a': {'p0': 1}}, 'dev': {'b': {'p0': 1}}}
     collection = Collection('c', passages, queries, qrels)
@@ -49,7 +51,9 @@ def test_the_lists_of_d_eval_are_whole_batches_on_any_number_of_devices(eval_que
 
 
 def test_lists_are_made_for_the_highest_grade():
-    passages = Passages.of([f'p{i}' for i in range(4)], [''] * 4, [f'text {i}' for i in range(4)])
+    passages = Passages.from_columns(
+        [f'p{i}' for i in range(4)], [''] * 4, [f'text {i}' for i in range(4)]
+    )
     queries = {'train': {'a': 'x', 'b': 'y', 'c': 'z'}}
     grades = {'a': {'p2': 1, 'p0': 2, 'p3': 0, 'p1': 2}, 'b': {'p3': 1}, 'c': {'p0': -1}}
     collection = Collection('c', passages, queries, {'train': grades})

@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     c.systems.cross = common.encoder(str(home / 'cross'), kind='cross_encoder', **lengths)
     c.systems.scores = common.scores(str(home / 'scores.trec'))
     config = ml_collections.FrozenConfigDict(c.copy_and_resolve_references())
-    return Run(config, home / 'w', mesh.make_mesh(), importing.collect(config, home / 'w'))
+    return Run(config, home / 'w', mesh.make_mesh(), importing.load_collection(config, home / 'w'))
 
 
 @pytest.mark.parametrize('name', ['bm25', 'dual'])
@@ -52,7 +52,7 @@ def test_ranks_as_in_a_split(run, name):
 def test_scores_as_in_a_split(run, name):
     system = build(run, name)
     passages = np.array([[3, 0, 29, 7]] * len(run.test), np.int32)
-    lists = Lists.originals(np.arange(len(run.test), dtype=np.int32), passages)
+    lists = Lists.from_originals(np.arange(len(run.test), dtype=np.int32), passages)
     for expected, question in zip(system.list_scorer(run.test)(lists), run.test.texts, strict=True):
         found = live.score(system, question, passages[0])
         np.testing.assert_allclose(found, expected, atol=1e-6)

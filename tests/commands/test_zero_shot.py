@@ -32,7 +32,7 @@ def resolved(directory, *collections, **overrides):
 
 
 def open_run(config, workdir):
-    return Run(config, workdir, mesh.make_mesh(), importing.fetch(config, workdir))
+    return Run(config, workdir, mesh.make_mesh(), importing.import_collection(config, workdir))
 
 
 def evaluate(workdir, *args, against=None, **overrides):

@@ -19,7 +19,7 @@ def make(**changes) -> collection_lib.Collection:
     columns = {name: changes.pop(name, column) for name, column in COLUMNS.items()}
     fields = {
         'name': 'tiny',
-        'passages': Passages.of(**columns),
+        'passages': Passages.from_columns(**columns),
         'queries': {'train': {'q1': 'what is round', 'q2': 'what is hot'}, 'test': {'q3': 'sun'}},
         'qrels': {'train': {'q1': {'a': 1}, 'q2': {'c': 2, 'a': 0}}, 'test': {'q3': {'c': 1}}},
         'license': 'CC0',
@@ -34,7 +34,7 @@ def test_a_passage_is_title_and_text_as_beir_joins_them():
 
 def test_row_and_group():
     c = make()
-    assert dict(c.row) == {'a': 0, 'b': 1, 'c': 2, 'd': 3}
+    assert dict(c.id_index) == {'a': 0, 'b': 1, 'c': 2, 'd': 3}
     # "b" has no title but reads the same as "a"; "d" differs in case and whitespace only.
     np.testing.assert_array_equal(c.group, np.array([0, 0, 2, 0], np.int32))
     assert c.group.dtype == np.int32

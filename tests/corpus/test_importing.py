@@ -7,10 +7,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jdkd.corpus import importing
+from jdkd.corpus import building, importing, storage
 from jdkd.corpus import passages as passages_lib
 from jdkd.corpus.passages import Passages
-from jdkd.corpus.sources import parsing
+from jdkd.corpus.sources import base, parsing
 from jdkd.runtime import files
 
 PASSAGES = [
@@ -24,11 +24,11 @@ QRELS = [('train', 'q1', 'a', 1), ('train', 'q2', 'c', 2), ('train', 'q2', 'a', 
 QRELS += [('test', 'q3', 'c', 1)]
 
 
-def source(passages=PASSAGES, queries=QUERIES, qrels=QRELS, answers=()) -> parsing.Source:
+def source(passages=PASSAGES, queries=QUERIES, qrels=QRELS, answers=()) -> base.Source:
     def stream(name, items):
         return lambda fault: ((f'{name}:{i}', *item) for i, item in enumerate(items, 1))
 
-    return parsing.Source(
+    return base.Source(
         'tiny',
         (),
         stream('passages', passages),
@@ -40,14 +40,14 @@ def source(passages=PASSAGES, queries=QUERIES, qrels=QRELS, answers=()) -> parsi
 
 
 def build(directory, *args, on_error='stop', **changes):
-    return importing.build(source(*args, **changes), directory, on_error=on_error)
+    return building.build_collection(source(*args, **changes), directory, on_error=on_error)
 
 
 def test_everything_comes_back(tmp_path):
     assert build(tmp_path, answers=[('test', 'q3', 'hot'), ('test', 'q3', 'warm')]) == {
         'skipped': {}
     }
-    c = importing.open_(tmp_path)
+    c = storage.open_collection(tmp_path)
     assert (c.name, c.license) == ('tiny', 'CC0')
     assert list(zip(c.passage_ids, c.titles, c.texts, strict=True)) == PASSAGES
     assert list(c.passages) == ['Moon is  round', 'Moon is round', 'Sun is hot', 'moon IS\nROUND']
@@ -66,17 +66,17 @@ def test_the_columns_on_disk_are_those_in_memory_whatever_the_batches(tmp_path, 
     rng = np.random.default_rng(0)
     texts = [' '.join(map(str, rng.integers(0, 3, rng.integers(0, 4)))) for _ in range(100)]
     items = [(f'p{i}', text[:1], text[1:]) for i, text in enumerate(texts)]
-    memory = Passages.of(*map(list, zip(*items, strict=True)))
+    memory = Passages.from_columns(*map(list, zip(*items, strict=True)))
     for limits in ((7, 10**6), (1000, 9)):
         for name, limit in zip(('_BATCH_PASSAGES', '_BATCH_CHARACTERS'), limits, strict=True):
-            monkeypatch.setattr(importing, name, limit)
+            monkeypatch.setattr(building, name, limit)
         directory = tmp_path / str(limits[0])
         directory.mkdir()
         build(directory, items, QUERIES, [])
-        disk = importing.open_(directory).passages
+        disk = storage.open_collection(directory).passages
         assert disk.fingerprint == memory.fingerprint
         np.testing.assert_array_equal(disk.group, memory.group)
-        np.testing.assert_array_equal(disk.row.find(['p99', 'no', 'p0']), [99, -1, 0])
+        np.testing.assert_array_equal(disk.id_index.find(['p99', 'no', 'p0']), [99, -1, 0])
         assert disk[-1] == memory[99] and disk[5:30:7] == memory[5:30:7]
     first = {}
     for row, passage in enumerate(memory):
@@ -87,7 +87,7 @@ def test_rows_are_right_where_hashes_collide(monkeypatch):
     monkeypatch.setattr(
         passages_lib, 'id_hashes', lambda ids: np.array([len(i) for i in ids], 'u8')
     )
-    row = Passages.of(['aa', 'b', 'cc', 'dd'], [''] * 4, ['x'] * 4).row
+    row = Passages.from_columns(['aa', 'b', 'cc', 'dd'], [''] * 4, ['x'] * 4).id_index
     np.testing.assert_array_equal(
         row.find(['dd', 'aa', 'zz', 'b', 'ccc', '']), [3, 0, -1, 1, -1, -1]
     )
@@ -97,7 +97,7 @@ def test_rows_are_right_where_hashes_collide(monkeypatch):
 
 def test_queries_without_a_positive_stay_and_are_not_labelled(tmp_path):
     build(tmp_path, queries=[*QUERIES, ('train', 'q4', 'four'), ('dev', 'q5', 'five')])
-    c = importing.open_(tmp_path)
+    c = storage.open_collection(tmp_path)
     assert c.queries['train']['q4'] == 'four' and c.queries['dev'] == {'q5': 'five'}
     assert c.labelled('train') == ['q1', 'q2'] and c.labelled('dev') == []
 
@@ -167,7 +167,10 @@ def test_what_is_left_out_leaves_the_rest_as_it_is(tmp_path):
     }
     (tmp_path / 'good').mkdir()
     build(tmp_path / 'good')
-    assert importing.open_(tmp_path).fingerprint == importing.open_(tmp_path / 'good').fingerprint
+    assert (
+        storage.open_collection(tmp_path).fingerprint
+        == storage.open_collection(tmp_path / 'good').fingerprint
+    )
 
 
 @pytest.mark.parametrize('empty', ['passages', 'queries'])
@@ -211,51 +214,53 @@ def config(root, **changes) -> ml_collections.ConfigDict:
 
 
 def test_a_second_start_reads_no_file_again(beir, tmp_path, monkeypatch):
-    first = importing.collect(config(beir), tmp_path / 'run')
+    first = importing.load_collection(config(beir), tmp_path / 'run')
     assert set(first.queries) == {'train', 'dev', 'test'}  # One query was held out.
     assert first.answers['test'] == {'q3': ['q3']}
 
     def refuse(*args):
         raise AssertionError(f'read {args[0]}')
 
-    monkeypatch.setattr(parsing, 'lines', refuse)
+    monkeypatch.setattr(parsing, 'read_lines', refuse)
     monkeypatch.setattr(files, 'sha256', refuse)
-    assert importing.collect(config(beir), tmp_path / 'run').fingerprint == first.fingerprint
+    assert (
+        importing.load_collection(config(beir), tmp_path / 'run').fingerprint == first.fingerprint
+    )
 
 
 def test_a_changed_file_is_refused_and_a_copied_one_is_not(beir, tmp_path):
-    first = importing.collect(config(beir), tmp_path / 'run').fingerprint
+    first = importing.load_collection(config(beir), tmp_path / 'run').fingerprint
     content = (beir / 'corpus.jsonl').read_text()
     (beir / 'corpus.jsonl').write_text(content)  # Another time, the same bytes.
-    assert importing.collect(config(beir), tmp_path / 'run').fingerprint == first
+    assert importing.load_collection(config(beir), tmp_path / 'run').fingerprint == first
     (beir / 'corpus.jsonl').write_text(content.replace('hot', 'hat'))  # The same size.
     with pytest.raises(ValueError, match=r'built from other inputs \(.*corpus.jsonl differ\)'):
-        importing.collect(config(beir), tmp_path / 'run')
+        importing.load_collection(config(beir), tmp_path / 'run')
 
 
 def test_a_run_goes_on_without_its_source(beir, tmp_path):
-    first = importing.collect(config(beir), tmp_path / 'run').fingerprint
+    first = importing.load_collection(config(beir), tmp_path / 'run').fingerprint
     beir.rename(tmp_path / 'moved')
-    assert importing.collect(config(beir), tmp_path / 'run').fingerprint == first
+    assert importing.load_collection(config(beir), tmp_path / 'run').fingerprint == first
     with pytest.raises(FileNotFoundError, match='corpus.jsonl is missing'):
-        importing.collect(config(beir), tmp_path / 'other')
+        importing.load_collection(config(beir), tmp_path / 'other')
     # Before a workdir is begun; what has been imported is not asked for.
     spec = config(beir).collection
     with pytest.raises(FileNotFoundError, match='corpus.jsonl is missing'):
-        importing.check(spec, tmp_path / 'other/collection')
-    importing.check(spec, tmp_path / 'run/collection')
+        importing.check_source(spec, tmp_path / 'other/collection')
+    importing.check_source(spec, tmp_path / 'run/collection')
 
 
 def test_splits_are_checked_before_they_are_needed(beir, tmp_path):
     for field, split in (('test_split', 'eval'), ('train_split', 'training')):
         with pytest.raises(ValueError, match=f"has no split '{split}'; it has"):
-            importing.collect(config(beir, **{field: split}), tmp_path / 'run')
+            importing.load_collection(config(beir, **{field: split}), tmp_path / 'run')
     (beir / 'queries.jsonl').write_text(
         (beir / 'queries.jsonl').read_text().replace('["q3"]', '[]')
     )
     (beir / 'qrels/test.tsv').write_text('q\tp\tgrade\nq3\tc\t0\n')
     with pytest.raises(ValueError, match="split 'test' of collection 'corpus' has no query with"):
-        importing.collect(config(beir), tmp_path / 'other')
+        importing.load_collection(config(beir), tmp_path / 'other')
 
 
 def test_bad_data_leaves_no_collection_behind(beir, tmp_path):
@@ -264,7 +269,7 @@ def test_bad_data_leaves_no_collection_behind(beir, tmp_path):
     (beir / 'corpus.jsonl.gz').write_bytes(whole[:-12])
     # Skipping is for lines, not for the end of a file.
     with pytest.raises(ValueError, match='corpus.jsonl.gz:.* cut short or damaged'):
-        importing.collect(config(beir, on_error='skip'), tmp_path / 'run')
+        importing.load_collection(config(beir, on_error='skip'), tmp_path / 'run')
     assert not list((tmp_path / 'run').iterdir())
     (beir / 'corpus.jsonl.gz').write_bytes(whole)
-    assert len(importing.collect(config(beir, on_error='skip'), tmp_path / 'run')) == 4
+    assert len(importing.load_collection(config(beir, on_error='skip'), tmp_path / 'run')) == 4

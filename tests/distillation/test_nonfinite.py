@@ -52,7 +52,9 @@ def records(**spoilt):
 
 def fit(tmp_path, trainer, source):
     """Trains with a checkpoint every second step."""
-    batches = loader.batches(source, in_rows, loader.Order(B, [0], shuffle=False), trainer.mesh)
+    batches = loader.batches(
+        source, in_rows, loader.BatchOrder(B, [0], shuffle=False), trainer.mesh
+    )
     with Checkpoints(tmp_path / 'checkpoints') as saved:
         writer = MetricsWriter(
             tmp_path, 'student', resume_step=0, last_step=STEPS, total_steps=STEPS

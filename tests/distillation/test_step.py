@@ -75,7 +75,7 @@ def test_scores_of_a_dual_encoder_are_scaled_inner_products():
         params, batch, None
     )
     queries = np.array(net(batch['query']))
-    passages = np.array(net(batch['tokens'][0]))[batch['where']]
+    passages = np.array(net(batch['tokens'][0]))[batch['slots']]
     expected = SCALE * np.einsum('bd,bnd->bn', queries, passages)
     np.testing.assert_allclose(lists, expected, rtol=1e-4, atol=1e-5)
     originals = passages[:, :ORIGINALS].reshape(B * ORIGINALS, -1)
@@ -95,7 +95,7 @@ def test_a_cross_encoder_trains_in_the_same_step():
     texts = {'tokens': tokens, 'token_types': token_types}
     texts = {name: x.reshape(B, ORIGINALS, -1) for name, x in texts.items()}
     batch['lengths'] = np.full((B, ORIGINALS), tokens.shape[1])
-    layout = packing.fit([batch['lengths']], ROWS)
+    layout = packing.fit_layout([batch['lengths']], ROWS)
     batch |= packing.pack(texts, batch['lengths'], layout, pad_id=0)
     params = jax.jit(net.init)(jax.random.key(0), tokens[:1], token_types[:1])['params']
     config = settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0)
@@ -121,10 +121,10 @@ def test_a_cross_encoder_trains_in_the_same_step():
 @pytest.mark.parametrize(
     ('rows', 'pooling'),
     [
-        (packing.Rows(lengths=2, parts=2, chunks=4), 'mean'),
-        (packing.Rows(shared=24, texts=4), 'cls'),
-        (packing.Rows(shared=24, texts=4), 'max'),
-        (packing.Rows(shared=16, texts=3, parts=4, chunks=2), 'mean'),
+        (packing.RowSpec(lengths=2, parts=2, chunks=4), 'mean'),
+        (packing.RowSpec(shared=24, texts=4), 'cls'),
+        (packing.RowSpec(shared=24, texts=4), 'max'),
+        (packing.RowSpec(shared=16, texts=3, parts=4, chunks=2), 'mean'),
     ],
     ids=str,
 )
@@ -135,7 +135,7 @@ def test_losses_and_gradients_are_the_same_in_any_rows(rows, pooling):
         loss = steps.make_loss(settings(), steps.scores(net, SCALE, rows), K)
         return jax.jit(jax.grad(loss, has_aux=True))(params, make_batch(rows=rows), 0.0)
 
-    (expected, metrics), (grads, others) = found(packing.Rows(lengths=1)), found(rows)
+    (expected, metrics), (grads, others) = found(packing.RowSpec(lengths=1)), found(rows)
     assert others.pop('real_token_share') > metrics.pop('real_token_share')
     for name, value in others.items():
         np.testing.assert_allclose(value, metrics[name], rtol=1e-5, err_msg=name)
@@ -143,7 +143,7 @@ def test_losses_and_gradients_are_the_same_in_any_rows(rows, pooling):
 
 
 def test_chunks_drop_out_what_the_whole_does():
-    rows, params = packing.Rows(lengths=2, parts=2, chunks=4), fresh_params()
+    rows, params = packing.RowSpec(lengths=2, parts=2, chunks=4), fresh_params()
     batch, key = make_batch(rows=rows), jax.random.key(1)
 
     def found(chunks, key):
@@ -166,7 +166,7 @@ def test_a_batch_of_4096_queries_in_chunks_has_the_gradients_of_the_whole():
     batch = {
         'query': tokens[:, 0, :6],
         'tokens': (tokens.reshape(2 * big, 8),),
-        'where': group,
+        'slots': group,
         'lengths': np.full((big, 2), 8),
         'group': group,
         'relevant': group[:, :1],
@@ -175,7 +175,7 @@ def test_a_batch_of_4096_queries_in_chunks_has_the_gradients_of_the_whole():
     config = settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0)
 
     def step(chunks):
-        score_fn = steps.scores(model(), SCALE, packing.Rows(chunks=chunks))
+        score_fn = steps.scores(model(), SCALE, packing.RowSpec(chunks=chunks))
         gradient = jax.grad(steps.make_loss(config, score_fn, 0), has_aux=True)
         return jax.jit(gradient).lower(fresh_params(), batch, 0.0).compile()
 

@@ -14,7 +14,7 @@ from jdkd.models.dual_encoder import DualEncoder
 from tests.helpers import train_steps
 from tests.helpers.train_steps import DARK, ORIGINALS, B, K, L
 
-ROWS = packing.Rows(lengths=1, parts=8)  # Of one length, so that all batches have one shape.
+ROWS = packing.RowSpec(lengths=1, parts=8)  # Of one length, so that all batches have one shape.
 SCALE = 10.0
 
 
@@ -51,7 +51,7 @@ def in_rows(lists, rows=ROWS):
     lists = dict(lists)
     texts = lists.pop('texts')
     lengths = (texts != 0).sum(-1)
-    layout = packing.fit([lengths], rows)
+    layout = packing.fit_layout([lengths], rows)
     packed = packing.pack({'tokens': texts}, lengths, layout, pad_id=0)
     return lists | packed | {'lengths': lengths}
 

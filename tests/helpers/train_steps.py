@@ -52,7 +52,7 @@ def tokens(count, length, seed):
     rng = np.random.default_rng(seed)
     ids = rng.integers(4, 64, (count, length))
     real = np.arange(length) < rng.integers(3, length + 1, (count, 1))
-    return TokenStore.of_rows(np.where(real, ids, 0).astype(np.uint16), 0)
+    return TokenStore.from_rows(np.where(real, ids, 0).astype(np.uint16), 0)
 
 
 def scorer(seed):
@@ -82,10 +82,10 @@ def run(mesh) -> dict[str, np.ndarray]:
     to_tokens = loader.DualEncoderTokens(
         tokens(LISTS, 6, 1), tokens(LISTS * ORIGINALS, L, 2), length=L, sep_id=2
     )
-    lists, order = records(), loader.Order(B, [0, 0])
+    lists, order = records(), loader.BatchOrder(B, [0, 0])
     stacked = {name: np.stack([r[name] for r in lists]) for name in ('passages', 'dark')}
-    to_rows = loader.fit(to_tokens, stacked, order, trainer.rows, mesh, steps=3)
-    to_batch = loader.InBatchScores(to_rows, [scorer(s) for s in range(K)], [1.0] * K)
+    to_rows = loader.make_row_packer(to_tokens, stacked, order, trainer.rows, mesh, steps=3)
+    to_batch = loader.InBatchScorer(to_rows, [scorer(s) for s in range(K)], [1.0] * K)
     batches = loader.batches(lists, to_batch, order, mesh)
     state, found = trainer.init(params), {}
     for i in range(3):

@@ -15,7 +15,7 @@ def draw(
 ):
     rows = np.asarray(rows)
     positives = positives or [np.array([0]), np.array([1]), np.array([4])]
-    return candidates.sample(
+    return candidates.sample_lists(
         rows,
         np.zeros(len(rows), np.int32) if copies is None else np.asarray(copies),
         query_ids=['a', 'b', 'c'],
@@ -40,7 +40,7 @@ def test_pool_leaves_out_positives_equal_texts_and_repeats():
 def test_the_best_of_all_rankings_take_turns():
     first = np.array([[3, 0, 5, 6], [1, -1, -1, -1]])
     second = np.array([[4, 7, 0, 2], [-1, -1, -1, -1]])
-    found = candidates.first_of_all([first, second], GROUP, depth=3)
+    found = candidates.interleave([first, second], GROUP, depth=3)
     np.testing.assert_array_equal(found, [[3, 0, 7], [1, -1, -1]])  # 4 reads like 3
 
 

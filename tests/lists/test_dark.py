@@ -56,7 +56,7 @@ def generate(passages, query_ids, copies, **kwargs):
     )
     return dark.generate(
         np.asarray(passages),
-        TokenStore.of_rows(tokens, 0),
+        TokenStore.from_rows(tokens, 0),
         query_ids=query_ids,
         copies=np.asarray(copies),
         special=SPECIAL,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jdkd.lists import dataset, loader
-from jdkd.lists.packing import Rows
+from jdkd.lists.packing import RowSpec
 from jdkd.runtime import mesh as meshes
 from jdkd.tokens.store import TokenStore
 
@@ -34,8 +34,8 @@ def written(tmp_path_factory):
 def lookup():
     rng = np.random.default_rng(1)
     return loader.DualEncoderTokens(
-        queries=TokenStore.of_rows(rng.integers(4, 99, (7, 5)).astype(np.uint16), 0),
-        passages=TokenStore.of_rows(rng.integers(4, 99, (9, 8)).astype(np.uint16), 0),
+        queries=TokenStore.from_rows(rng.integers(4, 99, (7, 5)).astype(np.uint16), 0),
+        passages=TokenStore.from_rows(rng.integers(4, 99, (9, 8)).astype(np.uint16), 0),
         length=6,
         sep_id=2,
     )
@@ -43,7 +43,7 @@ def lookup():
 
 def rows(records, order):
     """What puts all batches of an order into rows of one length."""
-    return loader.fit(lookup(), records, order, Rows(lengths=1), ONE, steps=30)
+    return loader.make_row_packer(lookup(), records, order, RowSpec(lengths=1), ONE, steps=30)
 
 
 def test_records_come_back_as_they_were_written(written):
@@ -68,7 +68,7 @@ def test_files_are_array_record(written):
 
 def test_batches_join_records_with_their_tokens(written):
     directory, splits = written
-    order = loader.Order(4, [0], shuffle=False)
+    order = loader.BatchOrder(4, [0], shuffle=False)
     to_rows = rows(splits['train'], order)
     tokens = to_rows.to_tokens
     batch = next(loader.batches(dataset.read(directory, 'train'), to_rows, order, ONE))
@@ -77,7 +77,7 @@ def test_batches_join_records_with_their_tokens(written):
     np.testing.assert_array_equal(batch['query'], tokens.queries.rows(train['query_row'][:4]))
     (found,) = batch['tokens']
     assert (batch['lengths'] == 6).all() and found.shape == (20, 8) and (found[:, 6:] == 0).all()
-    found = found[batch['where'], :6]
+    found = found[batch['slots'], :6]
     np.testing.assert_array_equal(found[:, 3:], train['dark'][:4])
     np.testing.assert_array_equal(
         found[:, :3], tokens.passages.rows(train['passages'][:4], 6, end=2)
@@ -88,8 +88,8 @@ def test_batches_join_records_with_their_tokens(written):
 def test_in_batch_scores_are_of_every_query_with_every_original(written):
     directory, splits = written
     queries, passages = np.eye(7, 4) + 1, np.arange(36.0).reshape(9, 4)
-    order = loader.Order(4, [0], shuffle=False)
-    to_batch = loader.InBatchScores(
+    order = loader.BatchOrder(4, [0], shuffle=False)
+    to_batch = loader.InBatchScorer(
         rows(splits['train'], order),
         [lambda q, p: queries[q] @ passages[p].T, lambda q, p: np.add.outer(10.0 * q, p)],
         [2.0, 1.0],
@@ -105,7 +105,7 @@ def test_in_batch_scores_are_of_every_query_with_every_original(written):
 
 
 def test_a_restored_iterator_goes_on_where_it_was(written):
-    order = loader.Order(4, [3])
+    order = loader.BatchOrder(4, [3])
     to_rows = rows(written[1]['train'], order)
 
     def fresh():
@@ -123,7 +123,7 @@ def test_a_restored_iterator_goes_on_where_it_was(written):
 
 
 def test_epochs_are_shuffled_anew_and_hold_every_record(written):
-    order = loader.Order(23, [0])
+    order = loader.BatchOrder(23, [0])
     to_rows = rows(written[1]['train'], order)
     batches = loader.batches(dataset.read(written[0], 'train'), to_rows, order, ONE)
     a, b = next(batches)['teacher'][:, 0], next(batches)['teacher'][:, 0]
@@ -133,13 +133,13 @@ def test_epochs_are_shuffled_anew_and_hold_every_record(written):
 
 def test_less_than_a_batch_is_an_error(written):
     with pytest.raises(ValueError, match='5 candidate lists are less than one batch of 8'):
-        rows(written[1]['eval'], loader.Order(8, [0]))
+        rows(written[1]['eval'], loader.BatchOrder(8, [0]))
 
 
 def test_cross_encoder_rows_join_query_and_passage():
     tokens = loader.CrossEncoderTokens(
-        queries=TokenStore.of_rows(np.array([[1, 5, 2, 0]]), 0),
-        passages=TokenStore.of_rows(np.array([[1, 8, 2], [1, 2, 0]]), 0),
+        queries=TokenStore.from_rows(np.array([[1, 5, 2, 0]]), 0),
+        passages=TokenStore.from_rows(np.array([[1, 8, 2], [1, 2, 0]]), 0),
     )
     records = {'query_row': np.array([0]), 'passages': np.array([[0, 1]])}
     found, _ = tokens(records)

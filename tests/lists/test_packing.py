@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from jdkd.lists import packing
-from jdkd.lists.packing import Layout, Rows
+from jdkd.lists.packing import Layout, RowSpec
 
 KINDS = [
-    Rows(lengths=1),
-    Rows(lengths=4, parts=4, chunks=3),
-    Rows(shared=64, texts=5),
-    Rows(shared=48, texts=2, parts=2, chunks=4),
+    RowSpec(lengths=1),
+    RowSpec(lengths=4, parts=4, chunks=3),
+    RowSpec(shared=64, texts=5),
+    RowSpec(shared=48, texts=2, parts=2, chunks=4),
 ]
 
 
@@ -36,7 +36,7 @@ def texts_in(packed, layout):
 @pytest.mark.parametrize('rows', KINDS, ids=str)
 def test_texts_come_back_from_their_slots(rows):
     batches = list(some_batches())
-    layout = packing.fit([lengths for _, lengths in batches], rows)
+    layout = packing.fit_layout([lengths for _, lengths in batches], rows)
     for tokens, lengths in batches:
         packed = packing.pack({'tokens': tokens, 'twice': 2 * tokens}, lengths, layout, pad_id=0)
         sizes = [x.shape for x in packed['tokens']]
@@ -44,7 +44,7 @@ def test_texts_come_back_from_their_slots(rows):
         assert all(count % rows.chunks == 0 for count, _ in layout.tiles)
         slots = texts_in(packed, layout)
         for text, n, slot in zip(
-            tokens.reshape(-1, 40), lengths.ravel(), packed['where'].ravel(), strict=True
+            tokens.reshape(-1, 40), lengths.ravel(), packed['slots'].ravel(), strict=True
         ):
             np.testing.assert_array_equal(slots[slot], text[:n])
         # Nothing else is in the rows, and what goes along lies where the tokens do.
@@ -56,7 +56,7 @@ def test_texts_come_back_from_their_slots(rows):
 @pytest.mark.parametrize('rows', KINDS[1::2], ids=str)
 def test_processes_make_the_rows_of_the_whole(rows):
     ((tokens, lengths),) = some_batches(1)
-    layout = packing.fit([lengths], rows)
+    layout = packing.fit_layout([lengths], rows)
     whole = packing.pack({'tokens': tokens}, lengths, layout, pad_id=0)
     halves = [
         packing.pack({'tokens': x}, y, layout, pad_id=0, parts=parts)
@@ -69,7 +69,7 @@ def test_processes_make_the_rows_of_the_whole(rows):
     ]
     for name, expected in whole.items():
         parts = [half[name] for half in halves]
-        if name == 'where':
+        if name == 'slots':
             np.testing.assert_array_equal(np.concatenate(parts), expected)
         else:
             # Each process has its parts' rows of every tile, in order.
@@ -79,26 +79,26 @@ def test_processes_make_the_rows_of_the_whole(rows):
 
 def test_the_lengths_of_rows_are_the_tightest():
     lengths = np.array([[40, 39, 12, 9, 8, 3]])
-    assert packing.fit([lengths], Rows(lengths=1)) == Layout(((6, 40),))
+    assert packing.fit_layout([lengths], RowSpec(lengths=1)) == Layout(((6, 40),))
     # 2 x 40 + 4 x 16 tokens; 5 x 40 + 1 x 8 or 4 x 40 + 2 x 8 would be more.
-    assert packing.fit([lengths], Rows(lengths=2)) == Layout(((2, 40), (4, 16)))
-    assert packing.fit([lengths], Rows(lengths=9)) == Layout(((2, 40), (2, 16), (2, 8)))
+    assert packing.fit_layout([lengths], RowSpec(lengths=2)) == Layout(((2, 40), (4, 16)))
+    assert packing.fit_layout([lengths], RowSpec(lengths=9)) == Layout(((2, 40), (2, 16), (2, 8)))
     # The i-th longest of every batch.
     both = [lengths, np.array([[20, 20, 20, 1, 1, 1]])]
-    assert packing.fit(both, Rows(lengths=9)).tiles == ((2, 40), (1, 24), (1, 16), (2, 8))
+    assert packing.fit_layout(both, RowSpec(lengths=9)).tiles == ((2, 40), (1, 24), (1, 16), (2, 8))
 
 
 def test_shared_rows_hold_next_to_no_padding():
     batches = [lengths for _, lengths in some_batches(20, (64, 16), longest=144)]
-    layout = packing.fit(batches, Rows(shared=512, texts=16))
+    layout = packing.fit_layout(batches, RowSpec(shared=512, texts=16))
     assert np.mean([lengths.sum() for lengths in batches]) / layout.num_tokens > 0.93
 
 
 def test_texts_that_do_not_fit_are_an_error():
-    layout = packing.fit([np.array([[8, 4]])], Rows(lengths=2))
+    layout = packing.fit_layout([np.array([[8, 4]])], RowSpec(lengths=2))
     with pytest.raises(ValueError, match='do not fit into the rows'):
         packing.pack({'tokens': np.ones((1, 2, 9))}, np.array([[9, 4]]), layout, pad_id=0)
     with pytest.raises(ValueError, match='40 tokens is longer than rows.shared=32'):
-        packing.fit([np.array([[40]])], Rows(shared=32, texts=2))
+        packing.fit_layout([np.array([[40]])], RowSpec(shared=32, texts=2))
     with pytest.raises(ValueError, match='3 lists do not divide among 2 parts'):
-        packing.fit([np.ones((3, 2), int)], Rows(parts=2))
+        packing.fit_layout([np.ones((3, 2), int)], RowSpec(parts=2))

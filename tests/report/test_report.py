@@ -13,7 +13,7 @@ import pytest
 from jdkd import config as configs
 from jdkd import report
 from jdkd.commands import compare
-from jdkd.corpus import importing
+from jdkd.corpus import building, importing, storage
 from jdkd.corpus.sources import registry
 from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.retrieval import measures
@@ -91,8 +91,8 @@ def test_many_windows_of_selection_are_put_together(monkeypatch):
 def collection(tmp_path) -> importing.Collection:
     home = toy.write_collection(tmp_path / 'toy')
     (tmp_path / 'built').mkdir()
-    importing.build(registry.source(f'beir:{home}'), tmp_path / 'built')
-    return importing.open_(tmp_path / 'built')
+    building.build_collection(registry.open_source(f'beir:{home}'), tmp_path / 'built')
+    return storage.open_collection(tmp_path / 'built')
 
 
 def system(name, values, first=()):
@@ -111,7 +111,7 @@ def test_a_duel_shows_where_two_systems_differ_most(tmp_path):
     assert [(e.ours, e.theirs) for e in duel.losses] == [(0.2, 1.0)]
     assert duel.wins[0].found == {'ours': texts.passage(3), 'theirs': ''}
     grades = texts.qrels['test'][queries[0]]
-    assert duel.wins[0].wanted == texts.passage(texts.row[max(grades, key=grades.get)])
+    assert duel.wins[0].wanted == texts.passage(texts.id_index[max(grades, key=grades.get)])
     assert examples.duel(texts, 'test', 'MRR@10', ours, system('theirs', {})) is None
     drawn = pictures.duels([duel])
     assert drawn.alt == 'ours less theirs: 2 better, 1 equal, 1 worse'
@@ -198,15 +198,15 @@ def keep(workdir, *, value=0.5, per_query=(1.0, 0.5, 0.5, 0.0), seed=0, test_spl
     run = finished_run(workdir, value=value)
     configs.save(workdir, run.config)
     home = toy.write_collection(workdir / 'source/toy', seed=seed)
-    source = registry.source(f'beir:{home}')
+    source = registry.open_source(f'beir:{home}')
 
     def build_test(out):
-        queries = importing.open_(workdir / 'collection').queries[test_split]
+        queries = storage.open_collection(workdir / 'collection').queries[test_split]
         values = {q: {'MRR@10': v} for q, v in zip(queries, per_query, strict=True)}
         mean = {'MRR@10': float(np.mean(per_query))}
         measures.Measured(mean, values, dict.fromkeys(queries, 'p3')).save(out, 'student')
 
-    stages.stage(workdir / 'collection', {}, lambda out: importing.build(source, out))
+    stages.stage(workdir / 'collection', {}, lambda out: building.build_collection(source, out))
     stages.stage(workdir / 'test', {}, build_test)
     stages.write_json(workdir / finished.FILE, run.report)
     lines = (json.dumps({'series': 'student', **r}) for r in run.records)

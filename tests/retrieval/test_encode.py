@@ -36,7 +36,7 @@ def params():
 
 def test_rows_of_any_length_encode_as_they_do_alone(params):
     tokens = rows(83, 70)
-    store = TokenStore.of_rows(tokens, 0)
+    store = TokenStore.from_rows(tokens, 0)
     expected = MODEL.apply({'params': params}, tokens.astype(np.int32))
     for num_devices in (1, 8):
         mesh = meshes.make_mesh(devices=jax.devices()[:num_devices])
@@ -95,7 +95,7 @@ def test_nothing_to_encode_is_an_error(params):
 
 def write(directory, params, *, store='float32'):
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    tokens = TokenStore.of_rows(rows(83, 40), 0)
+    tokens = TokenStore.from_rows(rows(83, 40), 0)
     stages.stage(
         directory,
         {'store': store},
@@ -147,9 +147,9 @@ def test_pairs_score_as_joined_rows_do():
         found = encode.score_pairs(
             model,
             params,
-            TokenStore.of_rows(queries, 0),
+            TokenStore.from_rows(queries, 0),
             query_rows,
-            TokenStore.of_rows(passages, 0),
+            TokenStore.from_rows(passages, 0),
             passage_rows,
             separators=separators,
             mesh=meshes.make_mesh(devices=jax.devices()[:1]),

@@ -140,6 +140,6 @@ def test_run_files_come_back(tmp_path):
     measures.write_trec_run(tmp_path / 'run.trec', run, 'student')
     assert (tmp_path / 'run.trec').read_text().splitlines()[0] == 'a Q0 p0 1 3 student'
     queries = {'test': {'a': 'x', 'b': 'y'}}
-    collection = Collection('c', Passages.of(IDS, [''] * 4, ['x'] * 4), queries, {})
+    collection = Collection('c', Passages.from_columns(IDS, [''] * 4, ['x'] * 4), queries, {})
     rows, values = trec.read(tmp_path / 'run.trec', collection).of('b')
     assert dict(zip(rows.tolist(), values, strict=True)) == {2: pytest.approx(0.9), 3: 0.5, 0: 0.5}

@@ -8,13 +8,13 @@ import pytest
 
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
-from jdkd.corpus.sources import parsing
+from jdkd.corpus.sources import base
 from jdkd.retrieval import trec
 
 IDS = ['p0', 'p1', 'p2', 'p3']
 COLLECTION = Collection(
     'c',
-    Passages.of(IDS, [''] * 4, ['x'] * 4),
+    Passages.from_columns(IDS, [''] * 4, ['x'] * 4),
     {'train': {'a': 'x', 'b': 'y'}, 'test': {'7': 'z'}},
     {},
 )
@@ -30,7 +30,7 @@ FORMATS = {
 }
 
 
-def read(tmp_path, text, fault=parsing.stop):
+def read(tmp_path, text, fault=base.raise_error):
     (tmp_path / 'run').write_text(text)
     return trec.read(tmp_path / 'run', COLLECTION, fault)
 
@@ -84,7 +84,7 @@ def test_names_file_and_line_or_leaves_the_line_out(tmp_path, line, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path, f'{GOOD}{line}\n')
     skipped = {}
-    scores = read(tmp_path, f'{GOOD}{line}\n', parsing.counting(skipped))
+    scores = read(tmp_path, f'{GOOD}{line}\n', base.count_errors(skipped))
     assert as_dict(scores) == {'a': {'p0': 2.0}}
     assert [entry['count'] for entry in skipped.values()] == [1]
 
@@ -116,7 +116,7 @@ def test_a_pair_that_is_there_twice_with_one_score_counts_once(tmp_path):
 def test_gzip_data_that_is_cut_short_is_never_skipped(tmp_path):
     (tmp_path / 'run.gz').write_bytes(gzip.compress(1000 * GOOD.encode())[:-12])
     with pytest.raises(ValueError, match='run.gz:.* cut short or damaged'):
-        trec.read(tmp_path / 'run.gz', COLLECTION, parsing.counting({}))
+        trec.read(tmp_path / 'run.gz', COLLECTION, base.count_errors({}))
 
 
 def test_looking_up_and_keeping(tmp_path):

@@ -222,7 +222,7 @@ def test_queries_may_have_a_tower_of_their_own(tmp_path):
     system = encoders.DualEncoderSystem('a', 'digest', None, run, encoder)
     rows = np.array([[5, 6, 0]], np.int32)
     for name, params in (('query', query), ('passage', passage)):
-        found = system.embed(TokenStore.of_rows(rows, TINY.pad_id), '', tower=name)
+        found = system.embed(TokenStore.from_rows(rows, TINY.pad_id), '', tower=name)
         np.testing.assert_allclose(found, DUAL.apply({'params': params}, rows), atol=1e-7)
 
     export.export_sentence_transformer(

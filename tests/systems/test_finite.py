@@ -52,7 +52,7 @@ def run(tmp_path):
         c.systems[name].query_length, c.systems[name].passage_length = 8, 16
     config = configs.resolve(c)
     workdir = tmp_path / 'w'
-    return Run(config, workdir, meshes.make_mesh(), importing.collect(config, workdir))
+    return Run(config, workdir, meshes.make_mesh(), importing.load_collection(config, workdir))
 
 
 def holding(run, queries):
@@ -80,13 +80,13 @@ def test_a_pair_names_query_and_passage(run, tmp_path):
     fine = [i for i, text in enumerate(run.passages) if SPOILT not in text]
     bad = next(i for i, text in enumerate(run.passages) if SPOILT in text)
     query = next(i for i, text in enumerate(run.train.texts) if SPOILT not in text)
-    lists = Lists.originals(np.array([query, query]), np.array([fine[:3], [*fine[3:5], bad]]))
+    lists = Lists.from_originals(np.array([query, query]), np.array([fine[:3], [*fine[3:5], bad]]))
     system = build(run, 'cross')
     teacher = Teacher([system], [1.0])
     expected = f"cross: pairs: .* query '{run.train.ids[query]}' with passage '{ids[bad]}' is not"
     with pytest.raises(FloatingPointError, match=expected):
         teacher.score({'cross': 1.0}, run.train, lists, tmp_path)
-    good = Lists.originals(lists.query[:1], lists.passages[:1])
+    good = Lists.from_originals(lists.query[:1], lists.passages[:1])
     assert np.isfinite(teacher.score({'cross': 1.0}, run.train, good, tmp_path)).all()
 
 
@@ -100,7 +100,7 @@ def test_scores_and_rankings_name_system_query_and_passage(run, tmp_path):
     config = ml_collections.FrozenConfigDict(told)
     system = build(Run(config, run.workdir, run.mesh, run.collection), 'llm')
     at = run.train.ids.index('train1')
-    lists = Lists.originals(np.array([at, at]), np.array([[1, 1], [1, 2]]))
+    lists = Lists.from_originals(np.array([at, at]), np.array([[1, 1], [1, 2]]))
     said = "'llm' gives query 'train1' and passage 'p2' the score inf, and 1 of 4 scores of split"
     with pytest.raises(FloatingPointError, match=said):
         scoring.score_in_parts(system, run.train, lists, tmp_path, 'llm')

@@ -18,7 +18,7 @@ TEXT = 'a Q0 p2 1 3 x\na Q0 p0 2 1 x\na Q0 p1 3 1 x\nb Q0 p3 1 -2 x\n'
 
 @pytest.fixture
 def run(tmp_path):
-    passages = Passages.of([f'p{i}' for i in range(4)], [''] * 4, ['x'] * 4)
+    passages = Passages.from_columns([f'p{i}' for i in range(4)], [''] * 4, ['x'] * 4)
     queries = {'train': {'a': 'x', 'b': 'y', 'c': 'z'}}
     collection = Collection('c', passages, queries, {})
     (tmp_path / 'run.trec').write_text(TEXT)
@@ -34,7 +34,7 @@ def load(run, **changes):
 
 POSITIVES = [np.array([2])] * 3
 QUERIES = Queries('train', ['a', 'b', 'c'], ['x', 'y', 'z'], POSITIVES, POSITIVES)
-LISTS = Lists.originals(np.array([1, 0]), np.array([[3, 0], [2, 1]]))
+LISTS = Lists.from_originals(np.array([1, 0]), np.array([[3, 0], [2, 1]]))
 
 
 def test_ranks_what_the_file_holds(run):

@@ -58,14 +58,14 @@ def test_a_padding_token_that_a_text_spells_out_is_text(tokenizer):
     np.testing.assert_array_equal(store.lengths, [6, 3])
     rows = store.rows([0, 1])
     np.testing.assert_array_equal(rows, [[1, 12, 0, 10, 0, 2, 0, 0], [1, 0, 2, 0, 0, 0, 0, 0]])
-    again = TokenStore.of_rows(rows, 0)
+    again = TokenStore.from_rows(rows, 0)
     np.testing.assert_array_equal(again.ids, store.ids)
     np.testing.assert_array_equal(again.offsets, store.offsets)
 
 
 def test_a_written_store_equals_one_in_memory_also_after_a_kill(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr('jdkd.tokens.tokenizer._CHUNK', 4)
-    monkeypatch.setattr('jdkd.tokens.tokenizer._PART', 8)
+    monkeypatch.setattr('jdkd.tokens.tokenizer._CALL_TEXTS', 4)
+    monkeypatch.setattr('jdkd.tokens.tokenizer._PART_TEXTS', 8)
     words = 'max len of list . a'.split()
     rng = np.random.default_rng(0)
     texts = [' '.join(rng.choice(words, rng.integers(0, 12))) for _ in range(27)]
@@ -88,7 +88,7 @@ def test_a_written_store_equals_one_in_memory_also_after_a_kill(tokenizer, tmp_p
         stages.stage(
             tmp_path / 'store',
             {},
-            lambda out: tokenizer.write(out, texts, 9, prefix='a list ', desc='test'),
+            lambda out: tokenizer.write_store(out, texts, 9, prefix='a list ', desc='test'),
             resumable=True,
         )
 

@@ -251,7 +251,9 @@ def test_files_of_scores_must_be_there_until_they_are_read(home):
 def opened(home, **overrides):
     config = small(home, **overrides)
     (home / 'w').mkdir(exist_ok=True)
-    return Run(config, home / 'w', meshes.make_mesh(), importing.collect(config, home / 'w'))
+    return Run(
+        config, home / 'w', meshes.make_mesh(), importing.load_collection(config, home / 'w')
+    )
 
 
 @pytest.mark.parametrize(

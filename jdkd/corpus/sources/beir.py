@@ -11,19 +11,19 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
-from jdkd.corpus.sources import parsing
-from jdkd.corpus.sources.parsing import Fault
+from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources.base import OnError
 
 LAYOUT = 'a collection in BEIR layout has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv'
 
 
-def source(
+def open_source(
     path: str,
     *,
     unjudged: str | None = None,
     name: str | None = None,
     license: str | None = None,
-) -> parsing.Source:
+) -> base.Source:
     """A directory in BEIR layout; a split is a file of judgements.
 
     A query belongs to the splits that judge it. Ids that are JSON integers become strings.
@@ -39,10 +39,10 @@ def source(
       FileNotFoundError: the directory or one of its files is missing.
     """
     root = pathlib.Path(path).expanduser().resolve()
-    corpus = parsing.find(root, 'corpus.jsonl', LAYOUT)
-    questions = parsing.find(root, 'queries.jsonl', LAYOUT)
+    corpus = parsing.find_file(root, 'corpus.jsonl', LAYOUT)
+    questions = parsing.find_file(root, 'queries.jsonl', LAYOUT)
     splits = _qrels_files(root)
-    return parsing.Source(
+    return base.Source(
         name=name or root.name,
         files=[corpus, questions, *splits.values()],
         passages=functools.partial(_passages, corpus),
@@ -53,31 +53,31 @@ def source(
     )
 
 
-def _passages(corpus: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str, str, str]]:
-    for where, entry in parsing.json_lines(corpus, fault):
+def _passages(corpus: pathlib.Path, fault: OnError) -> Iterator[tuple[str, str, str, str]]:
+    for where, entry in parsing.read_json_lines(corpus, fault):
         try:
             yield (
                 where,
-                parsing.id_field(where, entry, '_id'),
-                parsing.text_field(where, entry, 'title', optional=True),
-                parsing.text_field(where, entry, 'text'),
+                parsing.get_id(where, entry, '_id'),
+                parsing.get_text(where, entry, 'title', optional=True),
+                parsing.get_text(where, entry, 'text'),
             )
         except ValueError as error:
             fault('broken line', str(error))
 
 
 def _queries(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: Fault
+    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: OnError
 ) -> Iterator[tuple[str, str, str, str]]:
     for where, split, query, entry in _in_splits(questions, splits, unjudged, fault):
         try:
-            yield where, split, query, parsing.text_field(where, entry, 'text')
+            yield where, split, query, parsing.get_text(where, entry, 'text')
         except ValueError as error:
             fault('broken line', str(error))
 
 
 def _answers(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: Fault
+    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: OnError
 ) -> Iterator[tuple[str, str, str, str]]:
     for where, split, query, entry in _in_splits(questions, splits, unjudged, fault):
         answers = entry.get('answers', [])
@@ -86,15 +86,15 @@ def _answers(
 
 
 def _in_splits(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: Fault
+    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: OnError
 ) -> Iterator[tuple[str, str, str, dict]]:
     """Each query of each split, in the order of queries.jsonl: qrels may be sorted in any way."""
     judged: dict[str, set[str]] = {split: set() for split in splits}
     for _, split, query, _, _ in _qrels(splits, lambda kind, message: None):
         judged[split].add(query)
-    for where, entry in parsing.json_lines(questions, fault):
+    for where, entry in parsing.read_json_lines(questions, fault):
         try:
-            query = parsing.id_field(where, entry, '_id')
+            query = parsing.get_id(where, entry, '_id')
         except ValueError as error:
             fault('broken line', str(error))
             continue
@@ -104,14 +104,14 @@ def _in_splits(
 
 
 def _qrels(
-    splits: dict[str, pathlib.Path], fault: Fault
+    splits: dict[str, pathlib.Path], fault: OnError
 ) -> Iterator[tuple[str, str, str, str, int]]:
     columns = 'query id', 'passage id', 'grade'
     for split, file in splits.items():
-        for row, (where, fields) in enumerate(parsing.fields(file, columns, fault)):
+        for row, (where, fields) in enumerate(parsing.read_fields(file, columns, fault)):
             query, passage, grade = (field.strip() for field in fields)
             try:
-                grade = parsing.grade(where, grade)
+                grade = parsing.parse_grade(where, grade)
             except ValueError as error:
                 if row:  # The first row is the header.
                     fault('broken line', str(error))
@@ -132,4 +132,4 @@ def _qrels_files(root: pathlib.Path) -> dict[str, pathlib.Path]:
             f'{root / "qrels"} has no .tsv file: put the judgements of each split there, as '
             'train.tsv, dev.tsv or test.tsv (or the same with .gz).'
         )
-    return {split: parsing.find(root, f'qrels/{split}.tsv', LAYOUT) for split in splits}
+    return {split: parsing.find_file(root, f'qrels/{split}.tsv', LAYOUT) for split in splits}

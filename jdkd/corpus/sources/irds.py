@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 
 import ir_datasets
 
-from jdkd.corpus.sources import parsing
-from jdkd.corpus.sources.parsing import Fault
+from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources.base import OnError
 
 
-def source(
+def open_source(
     dataset: str,
     *,
     splits: Mapping[str, str] | None = None,
     name: str | None = None,
     license: str | None = None,
-) -> parsing.Source:
+) -> base.Source:
     """A dataset of ir_datasets, and the datasets of its queries and judgements.
 
     Answers come along where the queries have them (`dpr-w100`). What a name of ir_datasets stands
@@ -40,7 +40,7 @@ def source(
     known = dataset in set(ir_datasets.registry)
     documents = _load(dataset if known else next(iter(splits.values())), 'docs')
     loaded = {split: (d, _load(d, 'queries')) for split, d in splits.items()}
-    return parsing.Source(
+    return base.Source(
         name=name or dataset,
         files=(),
         passages=functools.partial(_passages, dataset, documents),
@@ -71,7 +71,7 @@ def _text(item) -> str:
 
 
 def _passages(
-    name: str, documents: ir_datasets.Dataset, fault: Fault
+    name: str, documents: ir_datasets.Dataset, fault: OnError
 ) -> Iterator[tuple[str, str, str, str]]:
     del fault  # What ir_datasets cannot read, it refuses itself.
     parted = {'title', 'text'} <= set(documents.docs_cls()._fields)
@@ -81,7 +81,7 @@ def _passages(
 
 
 def _queries(
-    splits: Mapping[str, tuple[str, ir_datasets.Dataset]], fault: Fault
+    splits: Mapping[str, tuple[str, ir_datasets.Dataset]], fault: OnError
 ) -> Iterator[tuple[str, str, str, str]]:
     del fault
     for split, (name, dataset) in splits.items():
@@ -90,7 +90,7 @@ def _queries(
 
 
 def _qrels(
-    splits: Mapping[str, tuple[str, ir_datasets.Dataset]], fault: Fault
+    splits: Mapping[str, tuple[str, ir_datasets.Dataset]], fault: OnError
 ) -> Iterator[tuple[str, str, str, str, int]]:
     for split, (name, dataset) in splits.items():
         if not dataset.has('qrels'):
@@ -98,7 +98,7 @@ def _qrels(
         for i, qrel in enumerate(dataset.qrels_iter(), 1):
             where = f'irds:{name}, judgement {i}'
             try:
-                grade = parsing.grade(where, str(qrel.relevance))
+                grade = parsing.parse_grade(where, str(qrel.relevance))
             except ValueError as error:
                 fault('broken judgement', str(error))
             else:
@@ -106,7 +106,7 @@ def _qrels(
 
 
 def _answers(
-    splits: Mapping[str, tuple[str, ir_datasets.Dataset]], fault: Fault
+    splits: Mapping[str, tuple[str, ir_datasets.Dataset]], fault: OnError
 ) -> Iterator[tuple[str, str, str, str]]:
     del fault
     for split, (name, dataset) in splits.items():

@@ -12,21 +12,21 @@ import functools
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from jdkd.corpus.sources import parsing
-from jdkd.corpus.sources.parsing import Fault
+from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources.base import OnError
 
 LAYOUT = (
     "MS MARCO's layout has collection.tsv, and queries.NAME.tsv and qrels.NAME.tsv for each split"
 )
 
 
-def source(
+def open_source(
     path: str,
     *,
     splits: Mapping[str, str | tuple[str, str]] | None = None,
     name: str | None = None,
     license: str | None = None,
-) -> parsing.Source:
+) -> base.Source:
     """A directory of MS MARCO's passage ranking files.
 
     Args:
@@ -41,7 +41,7 @@ def source(
         FileNotFoundError: a file is missing.
     """
     root = pathlib.Path(path).expanduser().resolve()
-    corpus = parsing.find(root, 'collection.tsv', LAYOUT)
+    corpus = parsing.find_file(root, 'collection.tsv', LAYOUT)
     splits = splits or {n: n for n in _names(root, 'queries') if n in _names(root, 'qrels')}
     if not splits:
         raise FileNotFoundError(f'{root} has no split: {LAYOUT} (or the same with .gz).')
@@ -49,9 +49,9 @@ def source(
         split: (f'queries.{files}.tsv', f'qrels.{files}.tsv') if isinstance(files, str) else files
         for split, files in splits.items()
     }
-    questions = {split: parsing.find(root, pair[0], LAYOUT) for split, pair in pairs.items()}
-    qrels = {split: parsing.find(root, pair[1], LAYOUT) for split, pair in pairs.items()}
-    return parsing.Source(
+    questions = {split: parsing.find_file(root, pair[0], LAYOUT) for split, pair in pairs.items()}
+    qrels = {split: parsing.find_file(root, pair[1], LAYOUT) for split, pair in pairs.items()}
+    return base.Source(
         name=name or root.name,
         files=[corpus, *questions.values(), *qrels.values()],
         passages=functools.partial(_passages, corpus),
@@ -66,26 +66,28 @@ def _names(root: pathlib.Path, kind: str) -> list[str]:
     return [f.removeprefix(f'{kind}.').removesuffix('.tsv') for f in files if f.endswith('.tsv')]
 
 
-def _passages(corpus: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str, str, str]]:
-    for where, (passage, text) in parsing.fields(corpus, ('passage id', 'text'), fault):
+def _passages(corpus: pathlib.Path, fault: OnError) -> Iterator[tuple[str, str, str, str]]:
+    for where, (passage, text) in parsing.read_fields(corpus, ('passage id', 'text'), fault):
         yield where, passage, '', text
 
 
 def _queries(
-    files: Mapping[str, pathlib.Path], fault: Fault
+    files: Mapping[str, pathlib.Path], fault: OnError
 ) -> Iterator[tuple[str, str, str, str]]:
     for split, file in files.items():
-        for where, (query, text) in parsing.fields(file, ('query id', 'text'), fault):
+        for where, (query, text) in parsing.read_fields(file, ('query id', 'text'), fault):
             yield where, split, query, text
 
 
 def _qrels(
-    files: Mapping[str, pathlib.Path], fault: Fault
+    files: Mapping[str, pathlib.Path], fault: OnError
 ) -> Iterator[tuple[str, str, str, str, int]]:
     columns = 'query id', '0', 'passage id', 'grade'
     for split, file in files.items():
-        for where, (query, _, passage, grade) in parsing.fields(file, columns, fault, sep=None):
+        for where, (query, _, passage, grade) in parsing.read_fields(
+            file, columns, fault, sep=None
+        ):
             try:
-                yield where, split, query, passage, parsing.grade(where, grade)
+                yield where, split, query, passage, parsing.parse_grade(where, grade)
             except ValueError as error:
                 fault('broken line', str(error))

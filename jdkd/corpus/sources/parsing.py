@@ -1,22 +1,16 @@
 """What every source of a collection gives, and how files are read with file and line at hand."""
 
-import dataclasses
 import functools
 import gzip
 import json
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import logging
-
+from jdkd.corpus.sources.base import OnError
 from jdkd.runtime.messages import shown
-
-# (kind, message): told of an item that cannot be used. It raises, or returns for the item to be
-# left out.
-Fault = Callable[[str, str], None]
 
 SURROGATE = re.compile(r'[\ud800-\udfff]')
 # Whitespace and control characters, which a TREC run file cannot hold in an id, and marks that
@@ -28,75 +22,7 @@ _LONGEST_ID = 1024  # Characters; Wikipedia's URLs fit.
 _LONGEST_LINE = 2**26  # Bytes: passages of books fit, and what a gzip bomb swells to does not.
 
 
-def stop(kind: str, message: str) -> None:
-    """The Fault that raises.
-
-    Raises:
-        ValueError: always.
-    """
-    del kind
-    raise ValueError(message)
-
-
-def counting(counts: dict[str, dict[str, Any]]) -> Fault:
-    """A Fault that counts into `counts`: {kind: {'count': how many, 'first': message}}."""
-
-    def count(kind: str, message: str) -> None:
-        counts.setdefault(kind, {'count': 0, 'first': message})['count'] += 1
-
-    return count
-
-
-def fault_of(on_error: str, counts: dict[str, dict[str, Any]]) -> Fault:
-    """The Fault of a config's `on_error`: `stop`, or `skip`, which counts.
-
-    Raises:
-        ValueError: if it is neither.
-    """
-    if on_error not in ('stop', 'skip'):
-        raise ValueError(f"on_error is '{on_error}'; use stop or skip.")
-    return stop if on_error == 'stop' else counting(counts)
-
-
-def log_skipped(name: str, counts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Logs what a Fault has counted.
-
-    Args:
-        name: Of what was read.
-        counts: As `counting` leaves them.
-    """
-    for kind, found in counts.items():
-        logging.warning(
-            '%s: left out %d (%s), the first: %s', name, found['count'], kind, found['first']
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A collection to be read: nothing is before it is asked for, and nothing is kept.
-
-    Each function takes a Fault and streams tuples that begin with the place which messages name.
-
-    Attributes:
-        name: What reports call the collection.
-        files: What is read; a collection is read again when one of them has changed.
-        passages: Streams (where, id, title, text).
-        queries: Streams (where, split, id, text).
-        qrels: Streams (where, split, query id, passage id, grade).
-        answers: Streams (where, split, query id, answer).
-        license: The terms of the texts, or None if unknown.
-    """
-
-    name: str
-    files: Sequence[pathlib.Path]
-    passages: Callable[[Fault], Iterable[tuple[str, str, str, str]]]
-    queries: Callable[[Fault], Iterable[tuple[str, str, str, str]]]
-    qrels: Callable[[Fault], Iterable[tuple[str, str, str, str, int]]]
-    answers: Callable[[Fault], Iterable[tuple[str, str, str, str]]] = lambda fault: ()
-    license: str | None = None
-
-
-def lines(file: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str]]:
+def read_lines(file: pathlib.Path, fault: OnError) -> Iterator[tuple[str, str]]:
     """The place and text of each line that is not blank, of a file that may be gzipped.
 
     Raises:
@@ -128,8 +54,8 @@ def lines(file: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str]]:
         ) from None
 
 
-def fields(
-    file: pathlib.Path, columns: Sequence[str], fault: Fault, sep: str | None = '\t'
+def read_fields(
+    file: pathlib.Path, columns: Sequence[str], fault: OnError, sep: str | None = '\t'
 ) -> Iterator[tuple[str, list[str]]]:
     """The place and fields of each line.
 
@@ -139,7 +65,7 @@ def fields(
         fault: Told of lines with more or fewer.
         sep: Between the fields; None for any whitespace.
     """
-    for where, line in lines(file, fault):
+    for where, line in read_lines(file, fault):
         found = line.split(sep)
         if len(found) == len(columns):
             yield where, found
@@ -152,18 +78,18 @@ def fields(
             )
 
 
-def json_lines(file: pathlib.Path, fault: Fault) -> Iterator[tuple[str, dict]]:
+def read_json_lines(file: pathlib.Path, fault: OnError) -> Iterator[tuple[str, dict]]:
     """The place and object of each line."""
-    for where, line in lines(file, fault):
+    for where, line in read_lines(file, fault):
         try:
-            entry = json_object(line)
+            entry = parse_json_object(line)
         except ValueError as error:
             fault('broken line', f'{where}: {error}')
         else:
             yield where, entry
 
 
-def json_object(line: str) -> dict:
+def parse_json_object(line: str) -> dict:
     """The JSON object in a line.
 
     Raises:
@@ -192,7 +118,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _decode = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
-def id_field(where: str, entry: dict, field: str) -> str:
+def get_id(where: str, entry: dict, field: str) -> str:
     """An id, which may be an integer.
 
     Raises:
@@ -201,10 +127,10 @@ def id_field(where: str, entry: dict, field: str) -> str:
     value = entry.get(field)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return text_field(where, entry, field)
+    return get_text(where, entry, field)
 
 
-def id_fault(what: str, item_id: str) -> str | None:
+def id_error(what: str, item_id: str) -> str | None:
     """What is wrong with an id of a query or passage, if anything.
 
     Args:
@@ -224,7 +150,7 @@ def id_fault(what: str, item_id: str) -> str | None:
     return None
 
 
-def text_field(where: str, entry: dict, field: str, *, optional: bool = False) -> str:
+def get_text(where: str, entry: dict, field: str, *, optional: bool = False) -> str:
     """A string.
 
     Args:
@@ -245,7 +171,7 @@ def text_field(where: str, entry: dict, field: str, *, optional: bool = False) -
     return value
 
 
-def grade(where: str, value: str) -> int:
+def parse_grade(where: str, value: str) -> int:
     """A grade of relevance.
 
     Raises:
@@ -259,7 +185,7 @@ def grade(where: str, value: str) -> int:
     return int(value)
 
 
-def find(root: pathlib.Path, name: str, layout: str) -> pathlib.Path:
+def find_file(root: pathlib.Path, name: str, layout: str) -> pathlib.Path:
     """A file of a directory, plain or with `.gz` after its name; the plain one before the other.
 
     Raises:

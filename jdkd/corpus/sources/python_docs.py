@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from absl import logging
 from tqdm import tqdm
 
-from jdkd.corpus.sources import parsing
+from jdkd.corpus.sources import base
 
 STDLIB = 'stdlib'  # in `packages`, the whole standard library
 PACKAGES = (
@@ -72,7 +72,7 @@ _MARKUP = (
 )
 
 
-def source(packages: tuple[str, ...] = PACKAGES, max_passages: int = 8000) -> parsing.Source:
+def open_source(packages: tuple[str, ...] = PACKAGES, max_passages: int = 8000) -> base.Source:
     """The collection of the sources that are installed.
 
     Args:
@@ -99,7 +99,7 @@ def source(packages: tuple[str, ...] = PACKAGES, max_passages: int = 8000) -> pa
         for name in entries():
             yield name, _split(name), f'q:{name}', name, 1
 
-    return parsing.Source('python_docs', (), passages, queries, qrels, license=LICENSE)
+    return base.Source('python_docs', (), passages, queries, qrels, license=LICENSE)
 
 
 def _entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tuple[str, str]]:

@@ -12,12 +12,12 @@ import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from jdkd.corpus.sources import parsing
-from jdkd.corpus.sources.parsing import Fault
+from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources.base import OnError
 from jdkd.runtime.messages import shown
 
 
-def add(source: parsing.Source, files: Mapping[str, str]) -> parsing.Source:
+def add_questions(source: base.Source, files: Mapping[str, str]) -> base.Source:
     """The source with more splits.
 
     Args:
@@ -32,13 +32,13 @@ def add(source: parsing.Source, files: Mapping[str, str]) -> parsing.Source:
         if not path.is_file():
             raise FileNotFoundError(f'{path} is missing; the option questions names it.')
 
-    def queries(fault: Fault) -> Iterator[tuple[str, str, str, str]]:
+    def queries(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
         for where, split, query, question, _ in _read(paths, fault):
             yield where, split, query, question
 
-    def answers(fault: Fault) -> Iterator[tuple[str, str, str, str]]:
+    def answers(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
         del fault  # It was told of the same lines with the queries.
-        for where, split, query, _, strings in _read(paths, parsing.counting({})):
+        for where, split, query, _, strings in _read(paths, base.count_errors({})):
             for answer in strings:
                 yield where, split, query, answer
 
@@ -51,7 +51,7 @@ def add(source: parsing.Source, files: Mapping[str, str]) -> parsing.Source:
 
 
 def _read(
-    paths: Mapping[str, pathlib.Path], fault: Fault
+    paths: Mapping[str, pathlib.Path], fault: OnError
 ) -> Iterator[tuple[str, str, str, str, list[str]]]:
     for split, path in paths.items():
         parse = _qa if path.name.removesuffix('.gz').endswith(('.csv', '.tsv')) else _json
@@ -67,14 +67,14 @@ def _read(
                 )
 
 
-def _qa(path: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str, list]]:
-    for where, (question, answers) in parsing.fields(path, ('question', 'answers'), fault):
+def _qa(path: pathlib.Path, fault: OnError) -> Iterator[tuple[str, str, list]]:
+    for where, (question, answers) in parsing.read_fields(path, ('question', 'answers'), fault):
         try:
             yield where, question, ast.literal_eval(answers)  # Strings and lists, never code.
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             yield where, question, answers
 
 
-def _json(path: pathlib.Path, fault: Fault) -> Iterator[tuple[str, str, list]]:
-    for where, entry in parsing.json_lines(path, fault):
+def _json(path: pathlib.Path, fault: OnError) -> Iterator[tuple[str, str, list]]:
+    for where, entry in parsing.read_json_lines(path, fault):
         yield where, entry.get('question'), entry.get('answer')

@@ -13,12 +13,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jdkd.corpus.sources import parsing
-from jdkd.corpus.sources.parsing import Fault
+from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources.base import OnError
 from jdkd.runtime.messages import brief, shown
 
 # Streams (where, record); a record is a dict of str, numbers, lists and dicts.
-Table = Callable[[Fault], Iterable[tuple[str, dict[str, Any]]]]
+Table = Callable[[OnError], Iterable[tuple[str, dict[str, Any]]]]
 
 # Role -> field; None: there is none. A path such as answers/text leads into inner records.
 FIELDS = {
@@ -37,7 +37,7 @@ FIELDS = {
 _PAIR_FIELDS = {'passage_id': None, 'title': None, 'query_id': None, 'query': 'query'}
 
 
-def source(
+def make_source(
     name: str,
     files: Iterable,
     passages: Table | None,
@@ -45,7 +45,7 @@ def source(
     qrels: Mapping[str, Table],
     fields: Mapping[str, str | None] | None,
     license: str | None,
-) -> parsing.Source:
+) -> base.Source:
     """A collection of records.
 
     Args:
@@ -75,7 +75,7 @@ def source(
             "of a query's record that holds the ids of its positives."
         )
 
-    def read_queries(fault: Fault) -> Iterator[tuple[str, str, str, dict]]:
+    def read_queries(fault: OnError) -> Iterator[tuple[str, str, str, dict]]:
         for split, table in queries.items():
             seen = set()
             for where, record in table(fault):
@@ -85,7 +85,7 @@ def source(
                     seen.add(query)
                     yield where, split, query, record
 
-    def stream_passages(fault: Fault) -> Iterator[tuple[str, str, str, str]]:
+    def stream_passages(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
         seen = set()
         for table in queries.values() if paired else [passages]:
             for where, record in table(fault):
@@ -98,15 +98,15 @@ def source(
                 if found:
                     yield where, *found
 
-    def stream_queries(fault: Fault) -> Iterator[tuple[str, str, str, str]]:
+    def stream_queries(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
         for where, split, query, record in read_queries(fault):
             text = _guarded(fault, _text, where, record, of['query'])
             if text is not None:
                 yield where, split, query, text
 
-    def stream_qrels(fault: Fault) -> Iterator[tuple[str, str, str, str, int]]:
+    def stream_qrels(fault: OnError) -> Iterator[tuple[str, str, str, str, int]]:
         # A record that was faulty above is not told of a second time.
-        quiet = parsing.counting({})
+        quiet = base.count_errors({})
         for split, table in qrels.items():
             for where, record in table(fault):
                 found = _guarded(fault, _judgement, where, record, of)
@@ -126,18 +126,18 @@ def source(
                     for passage in positives or ():
                         yield where, split, query, passage, 1
 
-    def stream_answers(fault: Fault) -> Iterator[tuple[str, str, str, str]]:
+    def stream_answers(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
         if of['answers']:
-            for where, split, query, record in read_queries(parsing.counting({})):
+            for where, split, query, record in read_queries(base.count_errors({})):
                 for answer in _guarded(fault, _list, where, record, of['answers']) or ():
                     yield where, split, query, answer
 
-    return parsing.Source(
+    return base.Source(
         name, tuple(files), stream_passages, stream_queries, stream_qrels, stream_answers, license
     )
 
 
-def _guarded(fault: Fault, read: Callable, *args):
+def _guarded(fault: OnError, read: Callable, *args):
     """What `read` returns; None where the record is faulty."""
     try:
         return read(*args)
@@ -216,4 +216,4 @@ def _judgement(
     value = _get(where, record, of['grade'])
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return query, passage, parsing.grade(where, str(value))
+    return query, passage, parsing.parse_grade(where, str(value))

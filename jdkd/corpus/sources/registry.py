@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jdkd.corpus.sources import questions as question_splits
-from jdkd.corpus.sources.parsing import Source
+from jdkd.corpus.sources.base import Source
 
 # Kind, which is also the module's name, and what follows the colon, if anything does.
 _KINDS = {
@@ -21,7 +21,9 @@ _KINDS = {
 SOURCES = tuple(f'{kind}:{what}' if what else kind for kind, what in _KINDS.items())
 
 
-def source(name: str, /, *, questions: Mapping[str, str] | None = None, **options: Any) -> Source:
+def open_source(
+    name: str, /, *, questions: Mapping[str, str] | None = None, **options: Any
+) -> Source:
     """A collection that can be read.
 
     Args:
@@ -33,9 +35,9 @@ def source(name: str, /, *, questions: Mapping[str, str] | None = None, **option
         ValueError: the source or an option is unknown, or an option is missing.
         FileNotFoundError: the source's directory or a file in it is missing.
     """
-    kind, argument = parse(name)
+    kind, argument = parse_name(name)
     # Imported when used: some of the libraries behind them take seconds.
-    read = importlib.import_module(f'jdkd.corpus.sources.{kind}').source
+    read = importlib.import_module(f'jdkd.corpus.sources.{kind}').open_source
     if argument:
         read = functools.partial(read, argument)
     parameters = inspect.signature(read).parameters
@@ -58,10 +60,10 @@ def source(name: str, /, *, questions: Mapping[str, str] | None = None, **option
             raise ValueError(
                 f'collection.options.{field}={told!r}, but a {field} is a line of printable text.'
             )
-    return question_splits.add(found, questions) if questions else found
+    return question_splits.add_questions(found, questions) if questions else found
 
 
-def parse(name: str) -> tuple[str, str]:
+def parse_name(name: str) -> tuple[str, str]:
     """Kind and argument of a source's name.
 
     Raises:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jdkd.corpus.sources import parsing, records
-from jdkd.corpus.sources.parsing import Fault
+from jdkd.corpus.sources import base, parsing, records
+from jdkd.corpus.sources.base import OnError
 
 _BATCH = 1024  # Rows of a parquet file in memory at a time.
 
 
-def source(
+def open_source(
     path: str,
     *,
     queries: Mapping[str, str],
@@ -22,7 +22,7 @@ def source(
     fields: Mapping[str, str | None] | None = None,
     name: str | None = None,
     license: str | None = None,
-) -> parsing.Source:
+) -> base.Source:
     """A directory of tables; `jdkd.corpus.sources.records` says which of them are needed.
 
     A table is a file, or a glob for the shards of one (`data/train-*.parquet`): `.parquet`,
@@ -46,7 +46,7 @@ def source(
     qrels = {split: _files(root, table) for split, table in (qrels or {}).items()}
     corpus = _files(root, passages) if passages else []
     files = [f for table in (corpus, *queries.values(), *qrels.values()) for f in table]
-    return records.source(
+    return records.make_source(
         name or root.name,
         dict.fromkeys(files),
         functools.partial(_read, corpus) if passages else None,
@@ -70,12 +70,12 @@ def _files(root: pathlib.Path, table: str) -> list[pathlib.Path]:
     return found
 
 
-def _read(files: list[pathlib.Path], fault: Fault) -> Iterator[tuple[str, dict]]:
+def _read(files: list[pathlib.Path], fault: OnError) -> Iterator[tuple[str, dict]]:
     for file in files:
         if file.suffix == '.parquet':
             yield from _parquet(file)
         else:
-            yield from parsing.json_lines(file, fault)
+            yield from parsing.read_json_lines(file, fault)
 
 
 def _parquet(file: pathlib.Path) -> Iterator[tuple[str, dict]]:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jdkd.corpus.sources import parsing, records
-from jdkd.corpus.sources.parsing import Fault
+from jdkd.corpus.sources import base, records
+from jdkd.corpus.sources.base import OnError
 
 
-def source(
+def open_source(
     dataset: str,
     *,
     queries: Mapping[str, str],
@@ -22,7 +22,7 @@ def source(
     data_dir: str | None = None,
     name: str | None = None,
     license: str | None = None,
-) -> parsing.Source:
+) -> base.Source:
     """A TFDS dataset; `jdkd.corpus.sources.records` says which of its splits are needed.
 
     It is prepared as array_record, which TFDS reads without TensorFlow, unless it is there.
@@ -52,7 +52,7 @@ def source(
     used = dict.fromkeys(s for s in (passages, *queries.values(), *qrels.values()) if s)
     files = (file for split in used for file in builder.info.splits[split].filepaths)
     table = functools.partial(functools.partial, _read, builder)
-    return records.source(
+    return records.make_source(
         name or builder.info.full_name,
         [pathlib.Path(file) for file in files],
         table(passages) if passages else None,
@@ -81,7 +81,7 @@ def _builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def _read(
-    builder: tfds.core.DatasetBuilder, split: str, fault: Fault
+    builder: tfds.core.DatasetBuilder, split: str, fault: OnError
 ) -> Iterator[tuple[str, dict]]:
     data = builder.as_data_source(split)
     for i in range(len(data)):

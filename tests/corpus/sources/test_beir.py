@@ -7,8 +7,8 @@ import tempfile
 
 import pytest
 
+from jdkd.corpus import building, storage
 from jdkd.corpus import collection as collection_lib
-from jdkd.corpus import importing
 from jdkd.corpus.sources import registry
 
 CORPUS = [
@@ -44,8 +44,8 @@ def root(tmp_path) -> pathlib.Path:
 def load(root: pathlib.Path, **options) -> collection_lib.Collection:
     """Imports the directory beside itself, and opens what was imported."""
     out = pathlib.Path(tempfile.mkdtemp(dir=root.parent))
-    importing.build(registry.source(f'beir:{root}', **options), out)
-    return importing.open_(out)
+    building.build_collection(registry.open_source(f'beir:{root}', **options), out)
+    return storage.open_collection(out)
 
 
 def test_queries_that_no_split_judges_can_be_given_to_one(root):

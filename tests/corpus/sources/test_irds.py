@@ -9,8 +9,8 @@ from ir_datasets.datasets import dpr_w100
 from ir_datasets.formats import TrecQrels, TsvDocs, TsvQueries
 from ir_datasets.util import LocalDownload
 
-from jdkd.corpus import importing
-from jdkd.corpus.sources.registry import source
+from jdkd.corpus import building, storage
+from jdkd.corpus.sources.registry import open_source
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def registry(tmp_path, monkeypatch):
 
 
 def load(tmp_path, name, **options):
-    importing.build(source(f'irds:{name}', **options), tmp_path)
-    return importing.open_(tmp_path)
+    building.build_collection(open_source(f'irds:{name}', **options), tmp_path)
+    return storage.open_collection(tmp_path)
 
 
 def test_splits_below_the_name_are_found(registry, tmp_path):
@@ -86,14 +86,14 @@ def test_msmarco_is_read_from_its_home(tmp_path):
     """The real dataset, with files where ir_datasets has put what it fetched and converted."""
     code = (
         'import pathlib\n'
-        'from jdkd.corpus import importing\n'
+        'from jdkd.corpus import building, storage\n'
         'from jdkd.corpus.sources import registry\n'
         'out = pathlib.Path("out")\n'
         'out.mkdir()\n'
         'splits = {"dev": "msmarco-passage/dev/small"}\n'
-        'source = registry.source("irds:msmarco-passage", splits=splits)\n'
-        'importing.build(source, out)\n'
-        'c = importing.open_(out)\n'
+        'source = registry.open_source("irds:msmarco-passage", splits=splits)\n'
+        'building.build_collection(source, out)\n'
+        'c = storage.open_collection(out)\n'
         'print(list(c.passages), c.queries, c.qrels)\n'
     )
     home = tmp_path / 'home/msmarco-passage'

@@ -6,8 +6,8 @@ import tempfile
 
 import pytest
 
+from jdkd.corpus import building, storage
 from jdkd.corpus import collection as collection_lib
-from jdkd.corpus import importing
 from jdkd.corpus.sources import registry
 
 FILES = {
@@ -33,8 +33,10 @@ def root(tmp_path) -> pathlib.Path:
 
 def load(root: pathlib.Path, on_error='stop', **options) -> collection_lib.Collection:
     out = pathlib.Path(tempfile.mkdtemp(dir=root.parent))
-    importing.build(registry.source(f'msmarco:{root}', **options), out, on_error=on_error)
-    return importing.open_(out)
+    building.build_collection(
+        registry.open_source(f'msmarco:{root}', **options), out, on_error=on_error
+    )
+    return storage.open_collection(out)
 
 
 def test_reads_every_split_that_has_both_files(root):

@@ -8,9 +8,9 @@ import tempfile
 
 import pytest
 
+from jdkd.corpus import building, storage
 from jdkd.corpus import collection as collection_lib
-from jdkd.corpus import importing
-from jdkd.corpus.sources import parsing, python_docs
+from jdkd.corpus.sources import base, python_docs
 
 REST = 'It goes on for long enough to be kept, ' + ' '.join(f'{{0}}{i}' for i in range(20)) + '.'
 
@@ -80,8 +80,8 @@ def fake(tmp_path, monkeypatch):
 
 def load(*args) -> collection_lib.Collection:
     with tempfile.TemporaryDirectory() as directory:
-        importing.build(python_docs.source(*args), pathlib.Path(directory))
-        return importing.open_(pathlib.Path(directory))
+        building.build_collection(python_docs.open_source(*args), pathlib.Path(directory))
+        return storage.open_collection(pathlib.Path(directory))
 
 
 def queries(c: collection_lib.Collection) -> dict[str, str]:
@@ -103,13 +103,13 @@ def test_reads_what_is_public_and_imports_nothing(fake):
     assert queries(c)['q:fakedocs.shape:CircleShape'] == 'A circle with a given radius.'
     # Of two definitions the first counts, and of two equal entries the first name.
     assert queries(c)['q:fakedocs.shape:area_of'] == 'Computes the area without speed.'
-    text = c.texts[c.row['fakedocs.shape:CircleShape']]
+    text = c.texts[c.id_index['fakedocs.shape:CircleShape']]
     assert text.startswith('It goes on for long enough to be kept, circle0 circle1 ')
 
 
 def test_each_query_has_its_passage_as_its_only_positive(fake):
     c = load(('fakedocs', 'lonely'))
-    assert 'lonely' in c.row
+    assert 'lonely' in c.id_index
     for qrels in c.qrels.values():
         for query, grades in qrels.items():
             assert grades == {query.removeprefix('q:'): 1}
@@ -232,7 +232,7 @@ def test_real_modules_make_a_sound_collection(real):
     sizes = {split: len(q) / len(real) for split, q in real.queries.items()}
     assert sizes['train'] == pytest.approx(0.8, abs=0.1)
     for query, text in queries(real).items():
-        passage = real.passage(real.row[query.removeprefix('q:')])
+        passage = real.passage(real.id_index[query.removeprefix('q:')])
         assert text.rstrip('.').casefold() not in passage.casefold()
         assert '\n' not in text and '>>>' not in passage
     assert real.group.tolist() == list(range(len(real)))  # no two passages are equal
@@ -240,12 +240,12 @@ def test_real_modules_make_a_sound_collection(real):
 
 
 def test_another_process_reads_the_same():
-    source = python_docs.source(REAL)
-    here = [list(source.passages(parsing.stop)), list(source.queries(parsing.stop))]
+    source = python_docs.open_source(REAL)
+    here = [list(source.passages(base.raise_error)), list(source.queries(base.raise_error))]
     code = (
-        'from jdkd.corpus.sources import parsing, python_docs; '
-        f'source = python_docs.source({REAL!r}); '
-        'print([list(source.passages(parsing.stop)), list(source.queries(parsing.stop))])'
+        'from jdkd.corpus.sources import base, python_docs; '
+        f'source = python_docs.open_source({REAL!r}); '
+        'print([list(source.passages(base.raise_error)), list(source.queries(base.raise_error))])'
     )
     printed = subprocess.run(
         [sys.executable, '-c', code],

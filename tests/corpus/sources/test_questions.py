@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jdkd.corpus import importing
+from jdkd.corpus import building, storage
 from jdkd.corpus.sources import registry
 
 LINES = "who is hot\t['the Sun', \"Sol's\"]\nwhat is round\t['Moon']\n"
@@ -22,10 +22,10 @@ def load(root, name, text, on_error='stop'):
     (root / name).write_text(text)
     out = root / f'out{len(list(root.iterdir()))}'
     out.mkdir()
-    source = registry.source(f'msmarco:{root}', questions={'test': str(root / name)})
+    source = registry.open_source(f'msmarco:{root}', questions={'test': str(root / name)})
     assert root / name in source.files
-    importing.build(source, out, on_error=on_error)
-    return importing.open_(out)
+    building.build_collection(source, out, on_error=on_error)
+    return storage.open_collection(out)
 
 
 def test_both_formats(root):
@@ -60,4 +60,4 @@ def test_names_file_and_line_or_leaves_the_question_out(root, name, line, messag
 
 def test_a_missing_file(root):
     with pytest.raises(FileNotFoundError, match='b.csv is missing; the option questions names it'):
-        registry.source(f'msmarco:{root}', questions={'test': str(root / 'b.csv')})
+        registry.open_source(f'msmarco:{root}', questions={'test': str(root / 'b.csv')})

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from jdkd.corpus import importing
+from jdkd.corpus import building, storage
 from jdkd.corpus.sources import registry
 
 CORPUS = [
@@ -57,8 +57,10 @@ def write(path, rows):
 def load(root, on_error='stop', kind='tables', **options):
     out = root.parent / f'out{len(list(root.parent.iterdir()))}'
     out.mkdir()
-    importing.build(registry.source(f'{kind}:{root}', **options), out, on_error=on_error)
-    return importing.open_(out)
+    building.build_collection(
+        registry.open_source(f'{kind}:{root}', **options), out, on_error=on_error
+    )
+    return storage.open_collection(out)
 
 
 @pytest.fixture
@@ -192,7 +194,7 @@ def test_tfds_reads_as_the_table_does_and_without_tensorflow(root):
     write(root / 'train.jsonl', SQUAD)
     table = load(root, queries={'train': 'train.jsonl'}, fields=SQUAD_FIELDS, name='squad')
     assert found.fingerprint == table.fingerprint
-    source = registry.source('tfds:squad', data_dir=str(root), **options)
+    source = registry.open_source('tfds:squad', data_dir=str(root), **options)
     assert [text for _, _, _, text in source.passages(None)] == ['The Sun is hot.']
     with pytest.raises(ValueError, match="has no split 'dev'; it has train"):
         load(root / 'squad/1.0.0', kind='tfds', queries={'dev': 'dev'})
@@ -201,4 +203,4 @@ def test_tfds_reads_as_the_table_does_and_without_tensorflow(root):
     with pytest.raises(ValueError, match='is kept as tfrecord, which needs TensorFlow'):
         load(root / 'squad/1.0.0', kind='tfds', **options)
     with pytest.raises(ValueError, match="TFDS has no dataset 'squat'"):
-        registry.source('tfds:squat', data_dir=str(root), **options)
+        registry.open_source('tfds:squat', data_dir=str(root), **options)
