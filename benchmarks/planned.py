@@ -104,23 +104,25 @@ def files(workdir: pathlib.Path) -> dict[str, int]:
 def main(_):
     workdir = pathlib.Path(_WORKDIR.value)
     config = configs.load(workdir)
-    devices = chips.devices(chips.LOCAL)
+    devices = chips.find_devices(chips.LOCAL)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
-    chip = chips.of(chips.LOCAL, devices) or measured_chip(config.student.dtype)
-    models, counted = disk.sketches(config), corpus_size.of(config, workdir)
+    chip = chips.find_chip(chips.LOCAL, devices) or measured_chip(config.student.dtype)
+    models, size = disk.sketch_models(config), corpus_size.measure(config, workdir)
     found = {}
-    for stage in workload.stages(config, models, mesh, counted):
-        step = stage.traced.step
+    for phase in workload.list_phases(config, models, mesh, size):
+        step = phase.traced.step
         bound = step.seconds(chip)
-        found[stage.name] = {
+        found[phase.name] = {
             'planned': {
                 'temporaries_mib': round(step.memory['temporaries'] / 2**20, 1),
                 'seconds': round(bound['bound'], 4),
                 'bound_by': bound_by(bound),
             },
-            'measured': took(stage.name, stage.traced),
+            'measured': took(phase.name, phase.traced),
         }
-    planned, there = disk.estimate(config, counted.on_disk(), models), files(workdir)
+    words = size.passage_words()
+    planned = disk.estimate(config, size.passages, size.queries, words, models)
+    there = files(workdir)
     measure.write(
         'planned',
         {

@@ -112,7 +112,7 @@ def main(argv):
         config = configs.resolve(_CONFIG.value)
         validation.validate(config)
         workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
-        print(plan.table(plan.plan(config, _TOPOLOGY.value, workdir)))
+        print(plan.format_plan(plan.make_plan(config, _TOPOLOGY.value, workdir)))
         return
     distributed.start(
         _COORDINATOR.value,

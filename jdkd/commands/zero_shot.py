@@ -28,8 +28,8 @@ from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
 from jdkd.systems.build import build
 from jdkd.systems.ranking import measure_inputs, own_passages
-from jdkd.validation import checkpoints, fields, machine
-from jdkd.validation.faults import caught, raise_all
+from jdkd.validation import checkpoints, fields, resources
+from jdkd.validation.errors import catch, raise_all
 
 MODEL, FIRST, OTHER = 'model', 'bm25', 'other'
 _LONGEST = 512  # Tokens; what BEIR's models read, also where a checkpoint takes more.
@@ -50,10 +50,10 @@ def validate(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> 
     Raises:
         ValueError: with every field that cannot work and how to mend it.
     """
-    raise_all(_faults(config, workdir))
+    raise_all(_errors(config, workdir))
 
 
-def _faults(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> Iterator[str]:
+def _errors(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> Iterator[str]:
     for field, example in (('model', 'DIR'), ('collections', 'beir:PATH,python_docs')):
         if not config[field]:
             yield f'{field} is not set; say for example --config.{field}={example}.'
@@ -63,17 +63,17 @@ def _faults(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> I
         yield from check(config.encoder, there, 'encoder.')
     yield from fields.no_options(config, {'on_error': ('stop', 'skip')})
     yield from fields.out_of_range(config, fields.RETRIEVAL)
-    yield from fields.measures_faults(config)
-    yield from fields.index_faults(config)
-    yield from fields.entry_faults(f'systems.{FIRST}', config.systems[FIRST])
-    yield from machine.mesh_faults(config)
+    yield from fields.measure_errors(config)
+    yield from fields.index_errors(config)
+    yield from fields.spec_errors(f'systems.{FIRST}', config.systems[FIRST])
+    yield from resources.mesh_errors(config)
     for source, name in zip(config.collections, names(config.collections), strict=True):
         there = workdir / name / 'collection'
-        yield from caught(importing.check_source, _collection(config, source, name), there)
+        yield from catch(importing.check_source, _collection(config, source, name), there)
     if config.model:
         entry = {**config.encoder.to_dict(), 'weights': config.model}
         entry = ml_collections.FrozenConfigDict(entry)
-        yield from checkpoints.entry_faults({'model': entry}, fetch=False)
+        yield from checkpoints.errors({'model': entry}, fetch=False)
 
 
 def names(collections: Sequence[str]) -> list[str]:

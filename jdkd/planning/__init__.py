@@ -1,1 +1,1 @@
-"""What a run costs, before it runs: each stage's step compiled for a topology, and multiplied."""
+"""Estimates what a run costs before it runs: compiles the step of each phase and multiplies."""

@@ -1,4 +1,4 @@
-"""Chips by what their makers publish of them, and topologies of TPUs to compile for."""
+"""Published figures of accelerator chips, and TPU topologies to compile for."""
 
 import dataclasses
 import os
@@ -12,13 +12,13 @@ LOCAL = 'local'
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What bounds a step.
+    """The limits of a chip.
 
     Attributes:
-        flops: Operations a second at most, of matrix products in bfloat16.
-        memory: Bytes.
-        bandwidth: Of that memory, bytes a second.
-        links: Bytes a second that a chip sends to others of its slice, over all its links.
+        flops: Peak operations per second of matrix products in bfloat16.
+        memory: Bytes of main memory.
+        bandwidth: Bytes per second of main memory.
+        links: Bytes per second that it sends to other chips of its slice, over all links.
     """
 
     flops: float
@@ -27,8 +27,9 @@ class Chip:
     links: float
 
 
-# By the name of a topology before the colon. Compute and memory: docs.cloud.google.com/tpu/docs/v4,
-# /v5e, /v5p and /v6e. Links, one way: half of what is there called bidirectional; of v4
+# Keyed by the part of a topology before the colon. Compute and memory:
+# docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e. Links, one way: half of the bidirectional
+# figures there; for v4 see
 # https://cloud.google.com/blog/products/ai-machine-learning/introducing-cloud-tpu-v5p-and-ai-hypercomputer
 CHIPS = {
     'v4': Chip(275e12, 32 << 30, 1200e9, 300e9),
@@ -36,8 +37,8 @@ CHIPS = {
     'v5p': Chip(459e12, 95 << 30, 2765e9, 600e9),
     'v6e': Chip(918e12, 32 << 30, 1600e9, 400e9),
 }
-# This process' devices, by what JAX calls them. GPUs (without sparsity): nvidia.com/data-center.
-_LOCAL = {
+# Keyed by JAX's device kind. GPUs (without sparsity): nvidia.com/data-center.
+_BY_KIND = {
     'TPU v4': CHIPS['v4'],
     'TPU v5 lite': CHIPS['v5e'],
     'TPU v5': CHIPS['v5p'],
@@ -47,34 +48,33 @@ _LOCAL = {
 }
 
 
-def of(topology: str, devices: Sequence[jax.Device]) -> Chip | None:
-    """What bounds each device of a topology, which is a chip; None if that is not known.
+def find_chip(topology: str, devices: Sequence[jax.Device]) -> Chip | None:
+    """The chip of a topology, None if its figures are unknown.
 
     Args:
-        topology: See `devices`.
+        topology: A topology as for `find_devices`.
         devices: Its devices.
     """
     if topology == LOCAL:
-        return _LOCAL.get(devices[0].device_kind)
+        return _BY_KIND.get(devices[0].device_kind)
     return CHIPS.get(topology.partition(':')[0])
 
 
-def devices(topology: str) -> list[jax.Device]:
-    """Devices of a TPU topology such as `v5e:2x4`, to compile for, or this process' (`local`).
+def find_devices(topology: str) -> list[jax.Device]:
+    """Devices to compile for, of a TPU topology such as `v5e:2x4` or of this process (`local`).
 
     Raises:
         RuntimeError: if the TPU compiler is not installed or does not know the topology.
     """
     if topology == LOCAL:
         return jax.devices()
-    # It asks neither whether this machine is a TPU VM, nor for a TPU of its own.
+    # Compiling needs neither the metadata server of a TPU VM nor exclusive use of libtpu.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     try:
-        # As on a TPU VM: the two cores of a v4 chip are one device.
-        more = {'chip_config_name': 'megacore'} if topology.startswith('v4:') else {}
-        found = topologies.get_topology_desc(platform='tpu', topology_name=topology, **more)
-        return list(found.devices)
+        # As on a TPU VM, the two cores of a v4 chip are one device.
+        options = {'chip_config_name': 'megacore'} if topology.startswith('v4:') else {}
+        return list(topologies.get_topology_desc(topology, 'tpu', **options).devices)
     except Exception as e:
         raise RuntimeError(
             f"cannot compile for '{topology}' ({str(e).splitlines()[0]}); this needs the TPU "

@@ -1,130 +1,99 @@
-"""About how much a run will write, beside the room that its disk has."""
+"""Estimates how many bytes a run writes."""
 
-import dataclasses
 import math
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
+from jdkd.planning.corpus_size import TOKENS_PER_WORD, count_words
 from jdkd.run import Run
 from jdkd.systems import loading, roles
 
 _SAMPLE = 1000  # Passages whose words are counted.
-# What English text has on an average: tokens a word, and terms that BM25 keeps of them.
-TOKENS, _TERMS = 1.35, 0.55
+_BM25_TERMS_PER_WORD = 0.55  # The average of English text.
 _TREE_FROM = 20_000  # Passages from which ScaNN writes twice as much; see `index.build`.
 
 
-@dataclasses.dataclass(frozen=True)
-class Texts:
-    """How much text a run has.
-
-    Attributes:
-        passages: Of the collection.
-        queries: Of all splits that the run uses.
-        words: Of some passages, evenly chosen.
-    """
-
-    passages: int
-    queries: int
-    words: np.ndarray
-
-
-def faults(run: Run) -> Iterator[str]:
-    """A disk too small for the run; one that has begun is not asked."""
-    if any((run.workdir / name).exists() for name in ('tokens', 'systems', 'rounds')):
-        return
-    parts = needed(run)
-    total, free = sum(parts.values()), shutil.disk_usage(run.workdir).free
-    if total > free:
-        shown = ', '.join(f'{name} {_size(size)}' for name, size in parts.items())
-        yield (
-            f'the run will write about {_size(total)} ({shown}), but the disk of {run.workdir} has '
-            f'{_size(free)} free; free some, choose another --workdir, or set '
-            'index.store=bfloat16, fewer rounds or a smaller depth.'
-        )
-
-
-def needed(run: Run) -> dict[str, int]:
-    """Bytes that a run will write, about, by what they are; see `estimate`.
-
-    Only words are counted in a sample.
-    """
-    passages = len(run.collection)
-    sample = np.linspace(0, passages - 1, min(passages, _SAMPLE)).astype(int)
-    words = np.array([len(run.passages[int(i)].split()) for i in sample])
+def estimate_run(run: Run) -> dict[str, int]:
+    """Approximate bytes that a run writes, by kind; reads a sample of its passages."""
     queries = len(run.train) + len(run.held_out) + len(run.test)
-    return estimate(run.config, Texts(passages, queries, words), sketches(run.config))
+    words = count_words(run.passages, _SAMPLE)
+    return estimate(run.config, len(run.passages), queries, words, sketch_models(run.config))
 
 
-def sketches(config: ml_collections.FrozenConfigDict) -> dict[str, tuple[Any, Any]]:
-    """Module and shapes of the parameters of every encoder of a run, by its field."""
+def sketch_models(config: ml_collections.FrozenConfigDict) -> dict[str, tuple[Any, Any]]:
+    """The module and parameter shapes of every encoder of a run, by its config field."""
     encoders = roles.encoders(config)
-    return {field: loading.sketch_model(entry) for field, entry in encoders.items()}
+    return {field: loading.sketch_model(spec) for field, spec in encoders.items()}
 
 
-def width(model: Any) -> int:
+def embedding_width(model: Any) -> int:
     """Dimensions of an encoder's embeddings."""
     projection = getattr(model, 'projection', None)
     return model.transformer.hidden_size if projection is None else projection.out_dim
 
 
 def estimate(
-    config: ml_collections.FrozenConfigDict, texts: Texts, models: Mapping[str, tuple[Any, Any]]
+    config: ml_collections.FrozenConfigDict,
+    passages: int,
+    queries: int,
+    words: np.ndarray,
+    models: Mapping[str, tuple[Any, Any]],
 ) -> dict[str, int]:
-    """Bytes that a run of a config over so much text writes, about, by what they are.
+    """Approximate bytes that a run of a config writes, by kind.
 
-    Numbers of texts, parameters and lists are known, tokens guessed from words.
+    Numbers of texts, parameters and lists are exact; tokens are guessed from words.
 
     Args:
-        config: Of the run.
-        texts: Of the run.
-        models: From `sketches`.
+        config: Config of the run.
+        passages: Number of passages of the collection.
+        queries: Number of queries of all splits that the run uses.
+        words: Word counts of a sample of passages.
+        models: Modules and parameter shapes from `sketch_models`.
     """
-    passages, queries, words = texts.passages, texts.queries, texts.words
     encoders = roles.encoders(config)
     params = {
         field: sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
         for field, (_, shapes) in models.items()
     }
 
-    def tokens(length):
-        return passages * (2 * np.minimum(TOKENS * words + 2, length).mean() + 8)
+    def token_bytes(length):
+        tokens = np.minimum(TOKENS_PER_WORD * words + 2, length)
+        return passages * (2 * tokens.mean() + 8)
 
-    # Entries of one tokenizer and length share a store.
+    # Specs with the same tokenizer and length share a token store.
     stores = {
-        (e.weights, e.passage_length, e.passage_prefix): tokens(e.passage_length)
-        for e in encoders.values()
+        (spec.weights, spec.passage_length, spec.passage_prefix): token_bytes(spec.passage_length)
+        for spec in encoders.values()
     }
     # The student is embedded before the first round and after each.
-    retrieved = {f: 1 for f, e in encoders.items() if e.kind == 'dual_encoder'}
-    retrieved['student'] = config.rounds + 1
-    dims = sum(count * width(models[field][0]) for field, count in retrieved.items())
+    embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
+    embeddings['student'] = config.rounds + 1
+    dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
     item = 2 if config.index.store == 'bfloat16' else 4
     codes = 0
     if config.index.kind == 'scann':
         codes = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
-    rankers = sum(retrieved.values()) + len(set(roles.retrievers(config)) - set(encoders))
+    rankings = sum(embeddings.values()) + len(set(roles.retrievers(config)) - set(encoders))
     trained = [config.rounds * params['student'], params['student']]
     trained += [params[f'systems.{name}'] for name in roles.trained(config)]
-    found = {
+    sizes = {
         'tokens': sum(stores.values()),
         'embeddings': (passages + queries) * dims * item,
-        'indexes': codes + 8 * passages * _TERMS * words.mean(),
-        'rankings': 8 * rankers * queries * config.depth,
-        'candidates, scores and datasets': config.rounds * _lists(config),
-        # AdamW's two moments beside the parameters; one more while it is replaced; the export.
+        'indexes': codes + 8 * passages * _BM25_TERMS_PER_WORD * words.mean(),
+        'rankings': 8 * rankings * queries * config.depth,
+        'candidates, scores and datasets': config.rounds * _list_bytes(config),
+        # Parameters and AdamW's two moments; one more copy during replacement; the export.
         'checkpoints': 12 * sum(trained) + 4 * params['student'],
     }
-    return {name: int(size) for name, size in found.items()}
+    return {kind: int(size) for kind, size in sizes.items()}
 
 
-def _lists(config: ml_collections.FrozenConfigDict) -> int:
-    """Bytes of the lists of a round: as arrays, and once more as records."""
+def _list_bytes(config: ml_collections.FrozenConfigDict) -> int:
+    """Bytes of the lists of a round, as arrays and again as records."""
     originals = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy
     scores = 4 * (originals + dark) * (1 + len(config.assistants))
@@ -132,9 +101,3 @@ def _lists(config: ml_collections.FrozenConfigDict) -> int:
     record = scores + 8 * originals + 4 * dark * config.train_passage_length
     lists = config.steps_per_round * config.batch_size + config.candidates.eval_lists
     return lists * (scores + ids + record)
-
-
-def _size(size: int) -> str:
-    if size >= 2**30:
-        return f'{size / 2**30:.1f} GiB'
-    return f'{size / 2**20:.1f} MiB'

@@ -1,4 +1,4 @@
-"""One compiled step: what it takes of a chip's memory and, by the roofline, of its time."""
+"""Bounds the time and memory of one compiled step on a chip, by the roofline model."""
 
 import dataclasses
 import functools
@@ -8,62 +8,61 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from jdkd.planning import flops, hlo
+from jdkd.models.config import TransformerConfig
+from jdkd.planning import compiled as counts
 from jdkd.planning.chips import Chip
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A compiled step, on one chip.
+    """Costs of a compiled step on one chip.
 
     Attributes:
         memory: Bytes of its `parameters`, `optimizer`, `batch`, `temporaries` and `total`.
-        flops: That the compiler counts, and those of loops as often as they go round.
-        traffic: Bytes that the compiler counts, within the chip too, and in loops once.
-        main_memory: Bytes that its main memory reads and writes, about.
-        collectives: By kind.
-        model_flops: That the real tokens need; what is computed again and on padding is not.
-        compile_seconds: On this machine.
+        flops: Operations that the compiler counts, with every trip of loops.
+        traffic: Bytes that the compiler counts: traffic within the chip too, loops once.
+        main_memory: Approximate bytes read from and written to main memory.
+        collectives: Communication by kind.
+        model_flops: Operations that the real tokens need, without recomputation and padding.
+        compile_seconds: Seconds that compiling took on this machine.
     """
 
     memory: Mapping[str, int]
     flops: float
     traffic: float
     main_memory: float
-    collectives: Mapping[str, hlo.Collective]
+    collectives: Mapping[str, counts.Collective]
     model_flops: float
     compile_seconds: float
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """Least seconds of computation, memory and links; and of the step, their `bound`.
+        """Least seconds of `computation`, `memory` and `links`, and the `bound` of the step.
 
-        Computation and memory traffic overlap; communication is taken not to.
+        Computation and memory traffic overlap; communication is assumed not to.
         """
-        links = sum(found.sent for found in self.collectives.values()) / chip.links
-        found = {
-            'computation': self.flops / chip.flops,
-            'memory': self.main_memory / chip.bandwidth,
-            'links': links,
-        }
-        return found | {'bound': max(found['computation'], found['memory']) + links}
+        links = sum(collective.sent for collective in self.collectives.values()) / chip.links
+        computation, memory = self.flops / chip.flops, self.main_memory / chip.bandwidth
+        bound = max(computation, memory) + links
+        return {'computation': computation, 'memory': memory, 'links': links, 'bound': bound}
 
     def utilisation(self, chip: Chip) -> float:
-        """Share of the chip's peak that the real tokens can have at most."""
+        """Upper bound on model FLOPs utilisation: the real tokens' share of the chip's peak."""
         return self.model_flops / (self.seconds(chip)['bound'] * chip.flops)
 
 
 def bound_by(seconds: Mapping[str, float]) -> str:
-    """What most of a step's least seconds are: `computation`, `memory` or `links`."""
+    """The largest of a step's least seconds: `computation`, `memory` or `links`."""
     return max(('computation', 'memory', 'links'), key=seconds.__getitem__)
 
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """A step that the compiler found no memory for.
+    """A step that the compiler could not fit into memory.
 
     Attributes:
-        reason: Its first line.
+        reason: First line of the compiler's error.
     """
 
     reason: str
@@ -71,14 +70,14 @@ class TooLarge:
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A step that was traced for a topology; it is compiled when that is first asked for.
+    """A step traced for a topology; it compiles when `compiled` or `step` is first read.
 
     Attributes:
-        computation: Of `jax.jit(...).trace(...)`.
+        computation: `jax.jit(...).trace(...)`.
         params: Shapes and shardings of its parameters.
-        optimizer: The same of its optimizer's state.
-        model_flops: On all devices.
-        devices: That it is traced for.
+        optimizer: Shapes and shardings of its optimizer state.
+        model_flops: Operations that the real tokens need, on all devices.
+        devices: Number of devices that it is traced for.
     """
 
     computation: jax.stages.Traced
@@ -93,7 +92,7 @@ class Traced:
 
     @functools.cached_property
     def step(self) -> Step | TooLarge:
-        """What it takes."""
+        """Costs of the compiled step."""
         started = time.monotonic()
         try:
             compiled = self.compiled
@@ -102,28 +101,42 @@ class Traced:
                 raise
             return TooLarge(str(error).splitlines()[0])
         seconds, text = time.monotonic() - started, compiled.as_text()
-        found, cost = compiled.memory_analysis(), compiled.cost_analysis()
-        held = {'parameters': size(self.params), 'optimizer': size(self.optimizer)}
-        new = found.output_size_in_bytes - found.alias_size_in_bytes
-        memory = held | {
-            'batch': found.argument_size_in_bytes - sum(held.values()),
-            'temporaries': found.temp_size_in_bytes + new,
-            'total': found.argument_size_in_bytes + found.temp_size_in_bytes + new,
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        kept = {'parameters': array_bytes(self.params), 'optimizer': array_bytes(self.optimizer)}
+        temporaries = memory.temp_size_in_bytes
+        temporaries += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        sizes = kept | {
+            'batch': memory.argument_size_in_bytes - sum(kept.values()),
+            'temporaries': temporaries,
+            'total': memory.argument_size_in_bytes + temporaries,
         }
-        repeated = flops.repeated(self.computation.jaxpr) if hlo.loops(text) else 0.0
+        has_loops = counts.has_loops(text)
+        repeated = counts.repeated_flops(self.computation.jaxpr) if has_loops else 0.0
         return Step(
-            memory,
+            sizes,
             cost['flops'] + repeated / self.devices,
             cost['bytes accessed'],
-            hlo.main_memory(text),
-            hlo.collectives(text, self.devices),
+            counts.main_memory(text),
+            counts.collectives(text, self.devices),
             self.model_flops / self.devices,
             seconds,
         )
 
 
-def size(tree: Any) -> int:
+def array_bytes(tree: Any) -> int:
     """Bytes of arrays on each device, from their shapes and shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
+
+
+def forward_flops(config: TransformerConfig, lengths: np.ndarray) -> float:
+    """Operations of an encoder's forward pass over texts of these lengths.
+
+    A multiplication and an addition count as two. Norms, activations, the softmax and everything
+    after the last layer are left out, about one percent.
+    """
+    D, hidden = config.hidden_size, config.intermediate_size
+    tokens, squares = float(np.sum(lengths)), float(np.sum(np.square(lengths, dtype=np.float64)))
+    dense = 4 * D * D + (3 if config.gated else 2) * D * hidden
+    return config.num_layers * (2 * dense * tokens + 4 * D * squares)

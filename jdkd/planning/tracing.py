@@ -1,4 +1,4 @@
-"""The steps of a run's stages, traced for a mesh from shapes alone."""
+"""Traces the train and encode steps of a run for a mesh, from shapes alone."""
 
 from typing import Any
 
@@ -13,110 +13,108 @@ from jdkd.distillation.train import labels_trainer
 from jdkd.lists import packing
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.families import FAMILIES
-from jdkd.planning import flops, roofline
-from jdkd.planning.corpus_size import Texts
+from jdkd.planning.corpus_size import CorpusSize
+from jdkd.planning.roofline import Traced, forward_flops
 from jdkd.retrieval import encode
 from jdkd.runtime import mesh as meshes
 
-_FITTED = 8  # Batches that rows are made for.
+_BATCHES = 8  # Batches that the row layout is made for.
 
 
-def train_student(config, model: Any, params: Any, mesh: Mesh, texts: Texts) -> roofline.Traced:
-    """The student's train step."""
+def train_student(config, model: Any, params: Any, mesh: Mesh, size: CorpusSize) -> Traced:
+    """Traces the student's train step."""
     trainer = train.student_trainer(config, mesh, model, params)
     originals = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy if config.loss.dark else 0
     shape = (config.batch_size, originals + dark)
-    lengths = texts.passage_lengths((_FITTED, *shape), config.train_passage_length)
+    lengths = size.passage_lengths((_BATCHES, *shape), config.train_passage_length)
     batch = student_batch(config, trainer.rows, lengths, meshes.batch_sharding(mesh))
-    queries = texts.query_lengths((_FITTED, config.batch_size), config.student.query_length)
+    queries = size.query_lengths((_BATCHES, config.batch_size), config.student.query_length)
     return _trace_training(trainer, model, batch, lengths, queries)
 
 
 def train_from_labels(
-    config, entry, model: Any, params: Any, mesh: Mesh, texts: Texts
-) -> roofline.Traced:
-    """The train step of a system that is trained from labels first."""
-    trainer = labels_trainer(config, entry, mesh, model, params)
-    shape = (entry.train.batch_size, 1 + entry.train.hard_negatives)
+    config, spec, model: Any, params: Any, mesh: Mesh, size: CorpusSize
+) -> Traced:
+    """Traces the train step of a system that is fine-tuned from labels."""
+    trainer = labels_trainer(config, spec, mesh, model, params)
+    shape = (spec.train.batch_size, 1 + spec.train.hard_negatives)
     sharding = meshes.batch_sharding(mesh)
     if isinstance(model, CrossEncoder):
-        lengths, _ = pair_lengths(entry, model, texts, (_FITTED, *shape))
-        batch = lists(trainer.rows, lengths, shape[1], sharding)
+        lengths, _ = pair_lengths(spec, model, size, (_BATCHES, *shape))
+        batch = _list_batch(trainer.rows, lengths, shape[1], sharding)
         batch['token_types'] = batch['tokens']
-        read = [lengths]
-    else:
-        lengths = texts.passage_lengths((_FITTED, *shape), entry.passage_length)
-        batch = lists(trainer.rows, lengths, shape[1], sharding)
-        batch['query'] = _ints(sharding, shape[0], entry.query_length)
-        queries = texts.query_lengths((_FITTED, shape[0]), entry.query_length)
-        read = [lengths, queries]
-    return _trace_training(trainer, model, batch, *read)
+        return _trace_training(trainer, model, batch, lengths)
+    lengths = size.passage_lengths((_BATCHES, *shape), spec.passage_length)
+    batch = _list_batch(trainer.rows, lengths, shape[1], sharding)
+    batch['query'] = _ints(sharding, shape[0], spec.query_length)
+    queries = size.query_lengths((_BATCHES, shape[0]), spec.query_length)
+    return _trace_training(trainer, model, batch, lengths, queries)
 
 
 def encode_texts(
     model: Any, params: Any, mesh: Mesh, lengths: np.ndarray, longest: int
-) -> tuple[roofline.Traced, float]:
-    """The step that embeds texts or scores pairs, and how many texts it takes.
+) -> tuple[Traced, float]:
+    """Traces the step that embeds texts or scores pairs; also returns how many texts it takes.
 
-    Texts of like length are encoded together; this is the step of the length that most tokens
-    are in, and the texts are as many as if all were.
+    Texts are encoded in buckets of similar length. This traces the bucket that holds most tokens,
+    and counts as many texts per step as an average text would allow.
 
     Args:
         model: `DualEncoder` or `CrossEncoder`.
-        params: Shapes of the parameters of one tower.
-        mesh: Where to.
-        lengths: `[n]` tokens of a sample of texts.
-        longest: Tokens that no text exceeds.
+        params: Parameter shapes of one tower.
+        mesh: The mesh to trace for.
+        lengths: `[n]` token counts of a sample of texts.
+        longest: Upper limit of token counts.
     """
     buckets = encode.buckets(longest)
     padded = buckets[np.searchsorted(buckets, lengths)]
     bucket = int(max(buckets, key=lambda b: padded[padded == b].sum()))
     rows = encode.rows_per_batch(bucket, mesh)
-    whole = jax.tree.map(
+    placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.replicated(mesh)), params
     )
     tokens = _ints(meshes.batch_sharding(mesh), rows, bucket)
     if isinstance(model, CrossEncoder):
-        computation = encode.score_batch.trace(model, mesh.abstract_mesh, whole, tokens, tokens)
+        computation = encode.score_batch.trace(model, mesh.abstract_mesh, placed, tokens, tokens)
     else:
-        computation = encode.embed_batch.trace(model, mesh.abstract_mesh, whole, tokens)
+        computation = encode.embed_batch.trace(model, mesh.abstract_mesh, placed, tokens)
     per_batch = rows * bucket / padded.mean()
-    forward = flops.forward(model.transformer, lengths) / len(lengths)
-    step = roofline.Traced(
+    forward = forward_flops(model.transformer, lengths) / len(lengths)
+    traced = Traced(
         computation,
-        params=whole,
+        params=placed,
         optimizer=(),
         model_flops=forward * per_batch,
         devices=mesh.size,
     )
-    return step, per_batch
+    return traced, per_batch
 
 
-def pair_lengths(entry, model: CrossEncoder, texts: Texts, shape) -> tuple[np.ndarray, int]:
-    """Tokens of pairs as a cross-encoder reads them, and the most that one has."""
-    more = FAMILIES[model.transformer.family].separators - 2
-    queries = texts.query_lengths(shape, entry.query_length)
-    passages = texts.passage_lengths(shape, entry.passage_length)
-    # Drawn apart: a long query does not mean a long passage.
+def pair_lengths(spec, model: CrossEncoder, size: CorpusSize, shape) -> tuple[np.ndarray, int]:
+    """Token counts of a cross-encoder's pairs, and their upper limit."""
+    separators = FAMILIES[model.transformer.family].separators - 2
+    queries = size.query_lengths(shape, spec.query_length)
+    passages = size.passage_lengths(shape, spec.passage_length)
+    # Shuffled, since the lengths of queries and passages are independent.
     passages = np.random.default_rng(1).permutation(passages.ravel()).reshape(shape)
-    return queries + passages + more, entry.query_length + entry.passage_length + more
+    return queries + passages + separators, spec.query_length + spec.passage_length + separators
 
 
 def student_batch(
     config: ml_collections.FrozenConfigDict, rows: packing.RowSpec, lengths: np.ndarray, sharding
 ) -> dict[str, Any]:
-    """Shapes of a batch of the student's training; see `distill.step`.
+    """Shapes of a batch of the student's training; see `distillation.step`.
 
     Args:
-        config: The run's.
-        rows: How candidates are put into rows.
-        lengths: `[batches, B, N]` tokens of the candidates of some batches.
-        sharding: Of the arrays.
+        config: Config of the run.
+        rows: How candidates are packed into rows.
+        lengths: `[batches, B, N]` token counts of the candidates of some batches.
+        sharding: Sharding of the arrays.
     """
     _, B, N = lengths.shape
     originals = 1 + config.candidates.hard_negatives
-    batch = lists(rows, lengths, originals, sharding)
+    batch = _list_batch(rows, lengths, originals, sharding)
     batch['query'] = _ints(sharding, B, config.student.query_length)
     batch['teacher'] = _floats(sharding, B, N)
     if K := len(config.assistants):
@@ -126,8 +124,10 @@ def student_batch(
     return batch
 
 
-def lists(rows: packing.RowSpec, lengths: np.ndarray, originals: int, sharding) -> dict[str, Any]:
-    """Shapes of what batches have for every model."""
+def _list_batch(
+    rows: packing.RowSpec, lengths: np.ndarray, originals: int, sharding
+) -> dict[str, Any]:
+    """Shapes of the arrays that batches have for every model."""
     _, B, N = lengths.shape
     layout = packing.fit_layout(lengths, rows)
     tiles = tuple(_ints(sharding, rows.parts * count, length) for count, length in layout.tiles)
@@ -143,18 +143,16 @@ def lists(rows: packing.RowSpec, lengths: np.ndarray, originals: int, sharding) 
     return batch | ({'segments': tiles} if layout.slots > 1 else {})
 
 
-def _trace_training(
-    trainer: train.Trainer, model: Any, batch, *lengths: np.ndarray
-) -> roofline.Traced:
-    """A train step, whose model reads texts of these lengths in `_FITTED` batches."""
+def _trace_training(trainer: train.Trainer, model: Any, batch, *lengths: np.ndarray) -> Traced:
+    """Traces a train step; `lengths` are those of all texts of `_BATCHES` batches."""
     state = trainer.abstract
-    forward = sum(flops.forward(model.transformer, of) for of in lengths)
-    return roofline.Traced(
+    forward = sum(forward_flops(model.transformer, some) for some in lengths)
+    return Traced(
         trainer.step.trace(state, batch),
         params=state.params,
         optimizer=state.opt_state,
-        # The backward pass takes twice as many.
-        model_flops=3 * forward / _FITTED,
+        # The backward pass takes twice as many operations.
+        model_flops=3 * forward / _BATCHES,
         devices=trainer.mesh.size,
     )
 

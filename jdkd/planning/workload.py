@@ -1,4 +1,4 @@
-"""Which steps a run takes, and how often: Algorithm 1 as multiplications."""
+"""Lists the phases of a run that compute on devices, and how many steps each takes."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -10,21 +10,21 @@ from jax.sharding import Mesh
 
 from jdkd.models import dual_encoder
 from jdkd.planning import tracing
-from jdkd.planning.corpus_size import SAMPLE, Texts
+from jdkd.planning.corpus_size import SAMPLE, CorpusSize
 from jdkd.planning.roofline import Traced
 from jdkd.systems import roles
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """A step and how often a run takes it.
+class Phase:
+    """A part of a run that repeats one step.
 
     Attributes:
-        name: Of the stage.
-        field: Of the config entry whose model it runs: `student` or `systems.<name>`.
+        name: Name such as `train student`.
+        field: Config field of the model that it runs: `student` or `systems.<name>`.
         traced: The step.
-        items: Queries, passages or pairs that a step takes.
-        unit: What they are.
+        items: Number of queries, passages or pairs that a step takes.
+        unit: `queries`, `passages` or `pairs`.
         once: Steps before or after the rounds.
         per_round: Steps of each round.
     """
@@ -38,78 +38,79 @@ class Stage:
     per_round: float
 
     def steps(self, rounds: int) -> float:
-        """Of the whole run."""
+        """Steps of the whole run."""
         return self.once + rounds * self.per_round
 
 
-def stages(
+def list_phases(
     config: ml_collections.FrozenConfigDict,
     models: Mapping[str, tuple[Any, Any]],
     mesh: Mesh,
-    texts: Texts,
-) -> Iterator[Stage]:
-    """Every stage of a run that computes on devices.
+    size: CorpusSize,
+) -> Iterator[Phase]:
+    """Yields every phase of a run that computes on devices.
 
     Queries count as passages where both are encoded: there are few of them.
 
     Args:
-        config: Of the run.
-        models: Module and shapes of the parameters of every encoder, by its field.
-        mesh: To compile for.
-        texts: Of the run.
+        config: Config of the run.
+        models: Module and parameter shapes of every encoder, by its config field.
+        mesh: The mesh to compile for.
+        size: Size of the collection.
     """
     encoders = roles.encoders(config)
     lists = config.steps_per_round * config.batch_size
-    lists += min(config.candidates.eval_lists, texts.held_out)
+    lists += min(config.candidates.eval_lists, size.held_out)
     dark = lists * (config.dark.reinforced + config.dark.noisy)
     originals = lists * (1 + config.candidates.hard_negatives)
-    encoded = {}
-    for name, entry in roles.trained(config).items():
+    for name, spec in roles.trained(config).items():
         field = f'systems.{name}'
-        traced = tracing.train_from_labels(config, entry, *models[field], mesh, texts)
-        size = entry.train.batch_size
-        yield Stage(f'train {name}', field, traced, size, 'queries', entry.train.steps, 0)
+        traced = tracing.train_from_labels(config, spec, *models[field], mesh, size)
+        items = spec.train.batch_size
+        yield Phase(f'train {name}', field, traced, items, 'queries', spec.train.steps, 0)
 
-    corpus = texts.passages + texts.queries
-    for field, entry in encoders.items():
+    encode_steps = {}
+    corpus = size.passages + size.queries
+    for field, spec in encoders.items():
         name = field.removeprefix('systems.')
         model, params = models[field]
-        scores = name in (*config.teacher.members, *config.assistants)
-        if entry.kind == 'dual_encoder':
-            lengths = texts.passage_lengths((SAMPLE,), entry.passage_length)
-            longest, unit = entry.passage_length, 'passages'
-            once, per_round = corpus, dark if scores else 0
+        scores_lists = name in (*config.teacher.members, *config.assistants)
+        if spec.kind == 'dual_encoder':
+            lengths = size.passage_lengths((SAMPLE,), spec.passage_length)
+            longest, unit, verb = spec.passage_length, 'passages', 'encode'
+            once, per_round = corpus, dark if scores_lists else 0
             if field == 'student':
                 per_round = corpus  # After each round; once before the first.
             params = dual_encoder.tower(params, 'passage')
         else:
-            lengths, longest = tracing.pair_lengths(entry, model, texts, (SAMPLE,))
-            unit, per_round = 'pairs', originals + dark
-            # The first stage's rankings, which the teacher re-ranks for the report.
-            once = min(config.depth, texts.passages) * (texts.held_out + texts.test)
-        # Encoders of one architecture share a step, which is compiled once.
+            lengths, longest = tracing.pair_lengths(spec, model, size, (SAMPLE,))
+            unit, verb, per_round = 'pairs', 'score', originals + dark
+            # The teacher re-ranks the first stage's rankings for the report.
+            once = min(config.depth, size.passages) * (size.held_out + size.test)
+        # Encoders of one architecture share one compiled step.
         key = (model, longest)
-        if key not in encoded:
-            encoded[key] = tracing.encode_texts(model, params, mesh, np.sort(lengths), longest)
-        traced, size = encoded[key]
-        verb = 'encode with' if unit == 'passages' else 'score with'
-        yield Stage(f'{verb} {name}', field, traced, size, unit, once / size, per_round / size)
+        if key not in encode_steps:
+            encode_steps[key] = tracing.encode_texts(model, params, mesh, np.sort(lengths), longest)
+        traced, items = encode_steps[key]
+        yield Phase(
+            f'{verb} with {name}', field, traced, items, unit, once / items, per_round / items
+        )
 
-    traced = tracing.train_student(config, *models['student'], mesh, texts)
-    size, count = config.batch_size, config.steps_per_round
-    yield Stage('train student', 'student', traced, size, 'queries', 0, count)
+    traced = tracing.train_student(config, *models['student'], mesh, size)
+    items, count = config.batch_size, config.steps_per_round
+    yield Phase('train student', 'student', traced, items, 'queries', 0, count)
 
 
-def advice(stage: Stage, config: ml_collections.FrozenConfigDict) -> str:
-    """What makes a step fit that does not."""
-    field = stage.field
-    if stage.name == 'train student':
+def advise(phase: Phase, config: ml_collections.FrozenConfigDict) -> str:
+    """Names config changes that make a step fit into memory."""
+    field = phase.field
+    if phase.name == 'train student':
         chunks = 2 * config.rows.chunks
         return (
             f'set rows.chunks={chunks}, {field}.remat=dots or full, a smaller batch_size, or '
             f'mesh.model={2 * config.mesh.model}'
         )
-    if stage.name.startswith('train'):
+    if phase.name.startswith('train'):
         return (
             f'set {field}.remat=full, a smaller {field}.train.batch_size or '
             f'mesh.model={2 * config.mesh.model}'

@@ -1,7 +1,6 @@
-"""What a run can be told before its work starts: all that is wrong, at once.
+"""Checks a run before its work starts and reports all errors together.
 
-Where one fault hides another (a file that is missing, and what it holds), the second is told when
-the first is mended.
+An error that hides another, such as a missing file its contents, is reported first.
 """
 
 import pathlib
@@ -9,50 +8,53 @@ import pathlib
 import ml_collections
 
 from jdkd.corpus import importing
-from jdkd.planning import disk
 from jdkd.run import Run
-from jdkd.validation import checkpoints, collection, fields, machine, roles
-from jdkd.validation.faults import caught, raise_all
+from jdkd.systems.roles import encoders
+from jdkd.validation import checkpoints, fields, resources, roles
+from jdkd.validation.errors import catch, raise_all
 
 
 def validate(config: ml_collections.FrozenConfigDict) -> None:
-    """Checks a resolved config by itself; nothing is read.
+    """Checks a resolved config by itself, without reading files.
 
     Raises:
-        ValueError: with every field that cannot work and how to mend it.
+        ValueError: naming every field that cannot work and how to fix it.
     """
-    raise_all([*fields.faults(config), *roles.faults(config)])
+    raise_all([*fields.errors(config), *roles.errors(config)])
 
 
 def before_start(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> None:
-    """Checks also what is named: devices, files and the configs of checkpoints on this machine.
+    """Checks a config and the devices, files and local checkpoints that it names.
 
-    Weights are not read, and those of the hub are left to `before_work`.
+    Reads no weights; `before_work` checks the checkpoints of the hub.
 
     Args:
         config: The resolved config.
-        workdir: Where the run is kept, or will be.
+        workdir: Workdir of the run, which need not exist.
 
     Raises:
-        ValueError: with everything that is wrong.
+        ValueError: naming everything that is wrong.
     """
     raise_all(
         [
-            *fields.faults(config),
-            *roles.faults(config),
-            *machine.faults(config),
-            *caught(importing.check_source, config.collection, workdir / 'collection'),
-            *collection.file_faults(config, workdir),
-            *checkpoints.faults(config, fetch=False),
+            *fields.errors(config),
+            *roles.errors(config),
+            *resources.device_errors(config),
+            *catch(importing.check_source, config.collection, workdir / 'collection'),
+            *resources.score_file_errors(config, workdir),
+            *checkpoints.errors(encoders(config), fetch=False),
         ]
     )
 
 
 def before_work(run: Run) -> None:
-    """Checks what the imported collection says, and the checkpoints of the hub, which it fetches.
+    """Checks a config against the imported collection, and fetches and checks hub checkpoints.
 
     Raises:
-        ValueError: with everything that is wrong.
+        ValueError: naming everything that is wrong.
     """
-    found = [*collection.faults(run), *checkpoints.faults(run.config, fetch=True)]
-    raise_all(found or disk.faults(run))  # Which needs the checkpoints.
+    errors = [
+        *resources.collection_errors(run),
+        *checkpoints.errors(encoders(run.config), fetch=True),
+    ]
+    raise_all(errors or resources.disk_errors(run))  # The disk estimate reads the checkpoints.

@@ -1,4 +1,4 @@
-"""What the configs and tokenizers of checkpoints say of the entries that use them."""
+"""Checks the configs and tokenizers of checkpoints against the specs that use them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,52 +7,45 @@ import ml_collections
 from jdkd.models import pretrained, weights
 from jdkd.models.config import pick_layers
 from jdkd.systems import loading
-from jdkd.systems.roles import encoders
 from jdkd.tokens.tokenizer import load_tokenizer
-from jdkd.validation.faults import caught
+from jdkd.validation.errors import catch
 
 
-def faults(config: ml_collections.FrozenConfigDict, *, fetch: bool) -> Iterator[str]:
-    """What is wrong with the checkpoints of a run; no weights are read.
+def errors(specs: Mapping[str, ml_collections.FrozenConfigDict], *, fetch: bool) -> Iterator[str]:
+    """Errors of the checkpoints of encoders; reads no weights.
 
     Args:
-        config: Of the run.
-        fetch: Whether those of the hub are fetched; else they are left out.
+        specs: Encoder specs by their config field.
+        fetch: Whether to fetch checkpoints from the hub; otherwise they are skipped.
     """
-    yield from entry_faults(encoders(config), fetch=fetch)
-
-
-def entry_faults(
-    named: Mapping[str, ml_collections.FrozenConfigDict], *, fetch: bool
-) -> Iterator[str]:
-    """The same for entries by their field."""
-    for field, entry in named.items():
+    for field, spec in specs.items():
         for key in ('weights', 'query_weights'):
-            if entry[key] is None:
+            if spec[key] is None:
                 continue
-            revision = entry['revision' if key == 'weights' else 'query_revision']
-            of = field if key == 'weights' else f'{field}.{key}'
+            revision = spec['revision' if key == 'weights' else 'query_revision']
+            prefix = field if key == 'weights' else f'{field}.{key}'
             try:
-                directory = weights.local(entry[key])
+                directory = weights.local(spec[key])
                 if directory is None and fetch:
-                    directory = weights.find_weights(entry[key], revision)
+                    directory = weights.find_weights(spec[key], revision)
                 sketches = pretrained.read_sketches(directory) if directory else ()
             except (ValueError, OSError) as error:
-                yield f'{of}: {error}'
+                yield f'{prefix}: {error}'
                 continue
             for sketch in sketches:
-                yield from _sketch_faults(of, entry, sketch)
+                yield from _sketch_errors(prefix, spec, sketch)
 
 
-def _sketch_faults(
-    of: str, entry: ml_collections.FrozenConfigDict, sketch: pretrained.Sketch
+def _sketch_errors(
+    prefix: str, spec: ml_collections.FrozenConfigDict, sketch: pretrained.Sketch
 ) -> Iterator[str]:
     config = sketch.config
-    yield from caught(pick_layers, config, entry.layers or None, of=of)
-    if entry.query_length is not None and entry.passage_length is not None:
-        yield from caught(loading.check_lengths, entry, config, of=of)
-    if entry.hidden_size is not None:
-        yield from caught(loading.of_size, config, entry.hidden_size, of=of)
-    yield from caught(
-        lambda: loading.check_tokenizer(entry, config, load_tokenizer(sketch.tokenizer_dir)), of=of
+    yield from catch(pick_layers, config, spec.layers or None, prefix=prefix)
+    if spec.query_length is not None and spec.passage_length is not None:
+        yield from catch(loading.check_lengths, spec, config, prefix=prefix)
+    if spec.hidden_size is not None:
+        yield from catch(loading.of_size, config, spec.hidden_size, prefix=prefix)
+    yield from catch(
+        lambda: loading.check_tokenizer(spec, config, load_tokenizer(sketch.tokenizer_dir)),
+        prefix=prefix,
     )

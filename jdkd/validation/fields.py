@@ -14,7 +14,7 @@ from jdkd.models.dual_encoder import POOLINGS
 from jdkd.retrieval import index, measures, vectors
 from jdkd.systems.build import KINDS
 from jdkd.systems.roles import used
-from jdkd.validation.faults import caught
+from jdkd.validation.errors import catch
 
 _RANGES: dict[str, Callable[[float], bool]] = {
     'at least 0': lambda x: x >= 0,
@@ -110,40 +110,40 @@ ENCODER_OPTIONS = {
 }
 
 
-def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     """What is wrong with single fields of a run's config."""
     yield from out_of_range(config, _RUN)
     yield from no_options(config, _OPTIONS)
-    yield from caught(registry.parse_name, config.collection.source)
-    yield from measures_faults(config)
+    yield from catch(registry.parse_name, config.collection.source)
+    yield from measure_errors(config)
     if config.compare not in config.measures:
         yield f"compare='{config.compare}' is not among measures={config.measures}; add it."
     for name in schedules.WEIGHTS:
-        yield from caught(lambda n: schedules.check(f'loss.{n}', config.loss[n], low=0), name)
+        yield from catch(lambda n: schedules.check(f'loss.{n}', config.loss[n], low=0), name)
     for name in schedules.TEMPERATURES:
-        yield from caught(lambda n: schedules.check(f'loss.{n}', config.loss[n], low=1e-3), name)
+        yield from catch(lambda n: schedules.check(f'loss.{n}', config.loss[n], low=1e-3), name)
     share = config.self_paced.share
-    yield from caught(lambda: schedules.check('self_paced.share', share, low=1e-3, high=1))
+    yield from catch(lambda: schedules.check('self_paced.share', share, low=1e-3, high=1))
     for name in ('splice', 'mask'):
-        yield from _share_faults(f'dark.{name}', config.dark[name])
-    yield from index_faults(config)
+        yield from _share_errors(f'dark.{name}', config.dark[name])
+    yield from index_errors(config)
     entries = {f'systems.{name}': config.systems.get(name) for name in used(config)}
     for field, entry in {**entries, 'student': config.student}.items():
         if entry is not None:
-            yield from entry_faults(field, entry)
+            yield from spec_errors(field, entry)
 
 
-def measures_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def measure_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     """What is wrong with `measures`."""
     if not config.measures:
         yield 'measures is empty; name at least one, for example nDCG@10.'
     for measure in config.measures:
-        yield from caught(measures.check, [measure])
+        yield from catch(measures.check, [measure])
 
 
-def index_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def index_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     """What is wrong with `index` beyond ranges."""
-    yield from caught(index.check, config.index)
+    yield from catch(index.check, config.index)
     if math.isnan(config.index.threshold):
         yield f'index.threshold={config.index.threshold} is no number.'
 
@@ -173,7 +173,7 @@ def no_options(owner: Any, options: dict[str, Any], prefix: str = '') -> Iterato
             yield f"{prefix}{field} is '{value}'; use one of {known}."
 
 
-def entry_faults(field: str, entry: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def spec_errors(field: str, entry: ml_collections.FrozenConfigDict) -> Iterator[str]:
     """What is wrong with single fields of `systems.<name>` or `student`."""
     prefix = f'{field}.'
     match entry.kind:
@@ -198,7 +198,7 @@ def _get(owner: Any, field: str) -> Any:
     return owner
 
 
-def _share_faults(field: str, shares: Any) -> Iterator[str]:
+def _share_errors(field: str, shares: Any) -> Iterator[str]:
     try:
         low, high = shares
         good = 0 <= low <= high <= 1

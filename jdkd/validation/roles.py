@@ -1,4 +1,4 @@
-"""Who does what: systems in the roles that a config gives them, and sizes that must agree."""
+"""Checks the roles that a config gives to systems, and sizes that must agree."""
 
 import math
 import re
@@ -9,8 +9,8 @@ import ml_collections
 from jdkd.systems.roles import _miner, retrievers, trained, used
 
 
-def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
-    """What is wrong with the fields of a run's config together."""
+def errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+    """Errors of fields that do not fit together."""
     systems = config.systems
     for name in systems:
         if not re.fullmatch(r'[\w.-]+', name) or re.match(r'(student|teacher)', name):
@@ -28,7 +28,7 @@ def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
             yield f"{field} names '{twice[0]}' more than once; once is enough."
     if not config.teacher.members:
         yield 'teacher.members is empty; name at least one system.'
-    yield from _kind_faults(config)
+    yield from _kind_errors(config)
     weights = config.teacher.weights
     if weights is not None and len(weights) != len(config.teacher.members):
         yield (
@@ -41,16 +41,16 @@ def faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
         yield "student.kind must be 'dual_encoder'."
     if config.student.scale is None:
         yield 'student.scale is not set; give the inverse temperature of its scores, such as 20.'
-    yield from _size_faults(config)
+    yield from _size_errors(config)
 
 
 def _kind(config: ml_collections.FrozenConfigDict, name: str) -> str | None:
-    entry = config.systems.get(name)
-    return None if entry is None else entry.kind
+    spec = config.systems.get(name)
+    return None if spec is None else spec.kind
 
 
-def _kind_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
-    """Systems in roles that their kind cannot fill."""
+def _kind_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+    """Errors of systems in roles that their kind cannot fill."""
     for name in dict.fromkeys(retrievers(config)):
         if _kind(config, name) == 'cross_encoder':
             yield (
@@ -88,8 +88,8 @@ def _kind_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
             )
 
 
-def _size_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
-    """Lengths and numbers that do not agree."""
+def _size_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+    """Errors of lengths and numbers that do not agree."""
     candidates = config.candidates
     if config.train_passage_length > config.student.passage_length:
         yield (
@@ -102,7 +102,7 @@ def _size_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
             f'train_passage_length={config.train_passage_length}; raise it, or lower that.'
         )
     depths = {'candidates': candidates}
-    depths |= {f'systems.{name}.train': entry.train for name, entry in trained(config).items()}
+    depths |= {f'systems.{name}.train': spec.train for name, spec in trained(config).items()}
     for field, owner in depths.items():
         if owner.depth > config.depth:
             yield (
@@ -117,9 +117,9 @@ def _size_faults(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
                 f'passages ({field}.depth) of each of {miners} rankings; raise that depth.'
             )
     trainings = {'optimizer': (config.optimizer, 'steps_per_round', config.steps_per_round)}
-    for name, entry in trained(config).items():
+    for name, spec in trained(config).items():
         field = f'systems.{name}.train'
-        trainings[field] = (entry.train, f'{field}.steps', entry.train.steps)
+        trainings[field] = (spec.train, f'{field}.steps', spec.train.steps)
     for field, (training, length, steps) in trainings.items():
         if training.warmup_steps >= training.total_steps:
             yield (

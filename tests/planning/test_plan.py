@@ -17,7 +17,7 @@ from jdkd import config as configs
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.transformer import Transformer, TransformerConfig
-from jdkd.planning import chips, corpus_size, flops, hlo, plan, roofline
+from jdkd.planning import chips, compiled, corpus_size, plan, roofline
 from jdkd.planning.chips import CHIPS, Chip
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import loading
@@ -26,15 +26,15 @@ from tests.helpers import toy
 
 def test_without_the_compiler_it_says_what_to_install():
     with pytest.raises(RuntimeError, match=r'pip install "jax\[tpu\]"'):
-        chips.devices('v99:1x1')
+        chips.find_devices('v99:1x1')
 
 
 def test_local_devices_are_known_by_their_kind():
     gpu = types.SimpleNamespace(device_kind='NVIDIA H200')
-    assert chips.of(chips.LOCAL, [gpu]).bandwidth == 4800e9
+    assert chips.find_chip(chips.LOCAL, [gpu]).bandwidth == 4800e9
     tpu = types.SimpleNamespace(device_kind='TPU v5 lite')
-    assert chips.of(chips.LOCAL, [tpu]) == CHIPS['v5e'] == chips.of('v5e:2x4', [gpu])
-    assert chips.of(chips.LOCAL, jax.devices()) is None
+    assert chips.find_chip(chips.LOCAL, [tpu]) == CHIPS['v5e'] == chips.find_chip('v5e:2x4', [gpu])
+    assert chips.find_chip(chips.LOCAL, jax.devices()) is None
 
 
 def test_collectives_of_a_compiled_computation():
@@ -51,10 +51,10 @@ def test_collectives_of_a_compiled_computation():
         return place(x), place(a @ b)
 
     inputs = array((32, 64), 'data'), array((8, 64), None, 'model'), array((64, 4), 'model')
-    found = hlo.collectives(jax.jit(fn).lower(*inputs).compile().as_text(), mesh.size)
+    found = compiled.collectives(jax.jit(fn).lower(*inputs).compile().as_text(), mesh.size)
     assert found == {
-        'all-gather': hlo.Collective(1, 4 * 32 * 64, 4 * 32 * 64 * 3 / 4),
-        'all-reduce': hlo.Collective(1, 4 * 8 * 4, 2 * 4 * 8 * 4 / 2),
+        'all-gather': compiled.Collective(1, 4 * 32 * 64, 4 * 32 * 64 * 3 / 4),
+        'all-reduce': compiled.Collective(1, 4 * 8 * 4, 2 * 4 * 8 * 4 / 2),
     }
 
 
@@ -71,8 +71,8 @@ def test_collectives_of_a_compiled_computation():
     ],
 )
 def test_what_a_collective_moves(operation, size, sent):
-    (found,) = hlo.collectives(f'%a = {operation}', 8).values()
-    assert found == hlo.Collective(1, size, sent)
+    (found,) = compiled.collectives(f'%a = {operation}', 8).values()
+    assert found == compiled.Collective(1, size, sent)
 
 
 def test_a_collective_within_one_device_is_none_and_one_in_two_places_is_one():
@@ -81,8 +81,8 @@ def test_a_collective_within_one_device_is_none_and_one_in_two_places_is_one():
         f'%a.{i} = f32[8]{{0}} all-gather(%x), channel_id=3, replica_groups={{{{0,1}}}}'
         for i in range(2)
     )
-    assert hlo.collectives(alone, 2) == {}
-    assert hlo.collectives(twice, 2) == {'all-gather': hlo.Collective(1, 32, 16.0)}
+    assert compiled.collectives(alone, 2) == {}
+    assert compiled.collectives(twice, 2) == {'all-gather': compiled.Collective(1, 32, 16.0)}
 
 
 def test_what_stands_in_a_loop_counts_as_often_as_it_goes_round():
@@ -111,7 +111,7 @@ ENTRY %main (b: (f32[8])) -> (f32[8]) {
   %s = f32[8]{0} all-reduce(%y), replica_groups={{0,1}}, to_apply=%add
 }
 """
-    assert hlo.collectives(text, 2) == {'all-reduce': hlo.Collective(4, 4 * 32, 4 * 32.0)}
+    assert compiled.collectives(text, 2) == {'all-reduce': compiled.Collective(4, 4 * 32, 4 * 32.0)}
 
 
 def test_main_memory_leaves_out_what_is_moved_within_the_chip():
@@ -134,12 +134,12 @@ ENTRY %main (a: f32[64], b: (f32[8])) -> f32[4] {
 }
 """
     slice_, loop, fusion = 4 * 16, 3 * 4 * (8 + 8 + 8), 4 * (4 + 64)
-    assert hlo.main_memory(text) == slice_ + loop + fusion
+    assert compiled.main_memory(text) == slice_ + loop + fusion
 
 
 def test_the_roofline_by_hand():
     chip = Chip(flops=100.0, memory=1000, bandwidth=10.0, links=4.0)
-    moved = {'all-reduce': hlo.Collective(1, 8, 12.0)}
+    moved = {'all-reduce': compiled.Collective(1, 8, 12.0)}
     step = roofline.Step(
         {'total': 10}, 300.0, 90.0, 20.0, moved, model_flops=240.0, compile_seconds=0.0
     )
@@ -162,15 +162,15 @@ def test_operations_counted_by_hand_are_those_that_are_compiled(gated):
     model = Transformer(config)
     tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens)
-    ours = flops.forward(config, np.full(4, 64))
+    ours = roofline.forward_flops(config, np.full(4, 64))
 
     def loss(params, tokens):
         return model.apply(params, tokens).sum()
 
     for fn, times in ((loss, 1), (jax.grad(loss), 3)):
-        compiled = jax.jit(fn).lower(params, tokens).compile()
+        cost = jax.jit(fn).lower(params, tokens).compile().cost_analysis()
         # Theirs has norms, activations and softmax too.
-        assert times * ours < compiled.cost_analysis()['flops'] < 1.15 * times * ours
+        assert times * ours < cost['flops'] < 1.15 * times * ours
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_model_sketched_without_tensors_is_the_one_that_is_read(tmp_path, mode
 
 def test_numbers_that_the_config_tells_are_not_counted():
     config = configs.resolve(mta4dpr.get_config('msmarco'))
-    found = corpus_size.of(config, None)
+    found = corpus_size.measure(config, None)
     assert (found.passages, found.train + found.held_out, found.test) == (8841823, 502939, 6980)
     assert found.held_out == 5029
     lengths = found.passage_lengths((4096,), 144)
@@ -209,7 +209,7 @@ def test_queries_alone_are_not_enough():
     config = mta4dpr.get_config('tiny')
     config.plan.train_queries = 10
     with pytest.raises(ValueError, match='need plan.passages'):
-        corpus_size.of(configs.resolve(config), None)
+        corpus_size.measure(configs.resolve(config), None)
 
 
 @pytest.fixture(scope='module')

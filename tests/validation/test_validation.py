@@ -294,7 +294,7 @@ def test_a_disk_that_is_too_small_is_said_with_both_figures(home, monkeypatch):
     run = opened(home)
     with pytest.raises(ValueError) as caught:
         validation.before_work(run)
-    total = sum(disk.needed(run).values())
+    total = sum(disk.estimate_run(run).values())
     assert f'will write about {total / 2**20:.1f} MiB (tokens ' in str(caught.value)
     assert 'has 0.0 MiB free' in str(caught.value)
     (run.workdir / 'systems').mkdir()  # What has begun is not asked.
@@ -302,7 +302,7 @@ def test_a_disk_that_is_too_small_is_said_with_both_figures(home, monkeypatch):
 
 
 def test_the_estimate_follows_what_is_known(home):
-    few, more = disk.needed(opened(home)), disk.needed(opened(home, rounds=5))
+    few, more = disk.estimate_run(opened(home)), disk.estimate_run(opened(home, rounds=5))
     # minilm and minilm_ft once; the student before training and after each of 2 or 5 rounds.
     rows = 30 + 12
     assert few['embeddings'] == rows * 8 * 4 * (2 + 3)
@@ -310,5 +310,5 @@ def test_the_estimate_follows_what_is_known(home):
     tensors = safetensors.numpy.load_file(home / 'model/model.safetensors')
     size = sum(x.size for name, x in tensors.items() if not name.startswith('pooler'))
     assert few['checkpoints'] == 12 * (2 + 1 + 1) * size + 4 * size
-    half = disk.needed(opened(home, index__store='bfloat16'))
+    half = disk.estimate_run(opened(home, index__store='bfloat16'))
     assert half['embeddings'] == few['embeddings'] / 2

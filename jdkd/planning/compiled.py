@@ -1,0 +1,226 @@
+"""Counts what the compiler's own cost analysis leaves out: communication, memory traffic, loops."""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+_BYTES = {
+    'pred': 1,
+    **{f'{kind}{bits}': bits // 8 for kind in 'su' for bits in (8, 16, 32, 64)},
+    **{f'f{bits}': bits // 8 for bits in (16, 32, 64)},
+    'bf16': 2,
+    'c64': 8,
+}
+_KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+_COLLECTIVE = re.compile(
+    rf'= (?P<shape>\(.*?\)|\S+) (?P<kind>{"|".join(_KINDS)})(?P<start>-start)?\(.*'
+)
+_CHANNEL = re.compile(r'channel_id=(\d+)')
+_GROUP_LIST = re.compile(r'replica_groups=\{\{([\d,]*)\}')  # {{0,1,2,3},{4,5,6,7}}
+_GROUP_AXES = re.compile(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}')  # mesh['a'=8,'b'=1] {'a'}
+_GROUP_SHAPE = re.compile(r'replica_groups=\[\d+,(\d+)\]')  # [groups,size]<=[devices]
+
+_OPERATION = re.compile(r'%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, .*)?$')
+_ARRAY = re.compile(rf'\b({"|".join(_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?')
+_CALL = re.compile(r'(body|calls|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)')
+_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# Operations that move no bytes, or whose bytes another operation counts.
+_FREE = {'parameter', 'constant', 'get-tuple-element', 'tuple', 'bitcast', 'after-all', 'while'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Communication of one kind.
+
+    Attributes:
+        count: Number of operations.
+        size: Bytes of their whole operands or results on a chip, whichever are more.
+        sent: Bytes that a chip sends at least.
+    """
+
+    count: int
+    size: int
+    sent: float
+
+
+def collectives(text: str, devices: int) -> dict[str, Collective]:
+    """Sums the collectives of a compiled computation by kind; loops count every trip.
+
+    On TPUs, an overlapped collective appears in each computation that it is spread over, always
+    with the same channel; it counts once.
+
+    Args:
+        text: `compiled.as_text()`.
+        devices: Number of devices, for operations that do not list theirs.
+    """
+    bodies, entry = _computations(text)
+    calls = _count_calls(bodies, entry)
+    operations, channels = defaultdict(list), set()
+    for name, lines in bodies.items():
+        for match in filter(None, map(_COLLECTIVE.search, lines)):
+            line, kind = match[0], match['kind']
+            ways = _group_size(line, devices)
+            channel = _CHANNEL.search(line)
+            if ways == 1 or (channel and channel[1] in channels):
+                continue
+            if channel:
+                channels.add(channel[1])
+            arrays = [_array_bytes(*array[:2]) for array in _ARRAY.findall(match['shape'])]
+            if match['start'] and kind == 'all-gather':
+                arrays = arrays[len(arrays) // 2 :]  # Operands come first, then results.
+            if match['start'] and kind == 'collective-permute':
+                arrays = arrays[:1]
+            size = sum(arrays) * (ways if kind == 'reduce-scatter' else 1)
+            # The share that a ring sends; no algorithm sends less.
+            share = {'all-reduce': 2 * (ways - 1) / ways, 'collective-permute': 1.0}
+            sent = size * share.get(kind, (ways - 1) / ways)
+            count = calls.get(name, 1)
+            operations[kind].append((count, count * size, count * sent))
+    return {
+        kind: Collective(*map(sum, zip(*sums, strict=True))) for kind, sums in operations.items()
+    }
+
+
+def main_memory(text: str) -> float:
+    """Approximate bytes that a compiled computation reads from and writes to main memory.
+
+    The compiler's own count includes traffic within the chip, which is several times as fast, and
+    counts loops once. Operands count whole, even where an operation reads only a part.
+
+    Args:
+        text: `compiled.as_text()`.
+    """
+    bodies, entry = _computations(text)
+    # Fusions keep intermediate results within the chip, so only loop bodies are followed.
+    calls = _count_calls(bodies, entry, through=('body',))
+    return sum(count * _moved_bytes(bodies[name]) for name, count in calls.items())
+
+
+def has_loops(text: str) -> bool:
+    """Whether a compiled computation has loops of known length."""
+    return _TRIP_COUNT.search(text) is not None
+
+
+def repeated_flops(jaxpr: ClosedJaxpr) -> float:
+    """Operations of matrix products in loops beyond the first trip, on all devices.
+
+    XLA counts the body of a loop once.
+    """
+    return _product_flops(jaxpr.jaxpr, True) - _product_flops(jaxpr.jaxpr, False)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """The lines of every computation by its name, and the name of the entry."""
+    bodies, name, entry = {'': []}, '', ''
+    for line in text.splitlines():
+        if line.endswith('{') and not line.startswith(' '):
+            name = line.removeprefix('ENTRY ').split()[0].lstrip('%')
+            entry = name if line.startswith('ENTRY') else entry
+            bodies[name] = []
+        else:
+            bodies[name].append(line)
+    return bodies, entry
+
+
+def _count_calls(
+    bodies: Mapping[str, Sequence[str]],
+    entry: str,
+    through: Collection[str] = ('body', 'calls', 'to_apply', 'branch_computations'),
+) -> dict[str, int]:
+    """Counts how often each computation runs, as far as the lengths of loops are known.
+
+    Args:
+        bodies: Lines of every computation.
+        entry: Name of the entry.
+        through: Kinds of calls to follow.
+    """
+    counts: dict[str, int] = {}
+
+    def call(name: str, count: int) -> None:
+        counts[name] = max(count, counts.get(name, 0))
+        for line in bodies[name]:
+            trips = _TRIP_COUNT.search(line)
+            for kind, names in _CALL.findall(line):
+                times = int(trips[1]) if trips and kind == 'body' else 1
+                for callee in re.findall(r'%?([\w.\-]+)', names if kind in through else ''):
+                    if callee in bodies:
+                        call(callee, count * times)
+
+    call(entry, 1)
+    return counts
+
+
+def _moved_bytes(lines: Sequence[str]) -> float:
+    """Bytes that one run of a computation moves to or from main memory."""
+    arrays, total = {}, 0.0
+    for line in lines:
+        match = _OPERATION.match(line.strip().removeprefix('ROOT '))
+        if not match:
+            continue
+        result, shape, kind, operands = match.groups()
+        written = [
+            (_array_bytes(dtype, dims), 'S(1)' in layout)
+            for dtype, dims, layout in _ARRAY.findall(shape)
+        ]
+        arrays[result] = written
+        if kind in _FREE or kind.endswith('-done'):
+            continue
+        read = [x for name in re.findall(r'%([\w.\-]+)', operands) for x in arrays.get(name, [])]
+        if kind in ('copy-start', 'slice-start') and read:
+            # The tuple holds source and result; a slice reads only a part of its source.
+            size = min(bytes_ for bytes_, _ in written[:2])
+            total += size * ((not read[0][1]) + (not written[kind == 'slice-start'][1]))
+            continue
+        total += sum(bytes_ for bytes_, on_chip in [*written, *read] if not on_chip)
+    return total
+
+
+def _group_size(line: str, devices: int) -> int:
+    """Number of devices that communicate with each other."""
+    if match := _GROUP_SHAPE.search(line):
+        return int(match[1])
+    if match := _GROUP_AXES.search(line):
+        sizes = dict(axis.split('=') for axis in match[1].split(','))
+        return math.prod(int(sizes[axis.strip()]) for axis in match[2].split(','))
+    if (match := _GROUP_LIST.search(line)) and match[1]:
+        return len(match[1].split(','))
+    return devices
+
+
+def _array_bytes(dtype: str, shape: str) -> int:
+    return _BYTES[dtype] * math.prod(int(n) for n in shape.split(',') if n)
+
+
+def _product_flops(jaxpr: Jaxpr, count_trips: bool) -> float:
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        kind, params = eqn.primitive.name, eqn.params
+        if kind == 'dot_general':
+            (contracted, _), _ = params['dimension_numbers']
+            shape = eqn.invars[0].aval.shape
+            total += 2 * eqn.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        elif kind == 'pallas_call':
+            total += params['cost_estimate'].flops if params['cost_estimate'] else 0
+        else:
+            inner = [_product_flops(body, count_trips) for body in _inner_jaxprs(params)]
+            if kind == 'cond':  # One branch runs.
+                total += max(inner)
+            elif kind == 'scan':
+                total += sum(inner) * (params['length'] if count_trips else 1)
+            else:  # The body of a shard_map computes one shard.
+                total += sum(inner) * (params['mesh'].size if kind == 'shard_map' else 1)
+    return total
+
+
+def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
+    for param in params.values():
+        for value in param if isinstance(param, (tuple, list)) else (param,):
+            if isinstance(value, ClosedJaxpr):
+                yield value.jaxpr
+            elif isinstance(value, Jaxpr):
+                yield value

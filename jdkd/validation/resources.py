@@ -1,0 +1,127 @@
+"""Checks a config against this machine's devices, files and disk, and against the collection."""
+
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import ml_collections
+import numpy as np
+
+from jdkd.planning import disk
+from jdkd.retrieval import index, measures
+from jdkd.run import Run
+from jdkd.runtime import mesh as meshes
+from jdkd.runtime import stages
+from jdkd.systems import roles
+from jdkd.validation.errors import catch
+
+
+def device_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+    """Errors of a mesh that does not match the devices, or of batches that it does not divide."""
+    errors = list(mesh_errors(config))
+    if errors:
+        yield from errors
+        return
+    ways = meshes.make_mesh(config.mesh.data, config.mesh.model).shape['data']
+    sizes = {'batch_size': config.batch_size}
+    for name, spec in roles.trained(config).items():
+        sizes[f'systems.{name}.train.batch_size'] = spec.train.batch_size
+    parts, chunks = config.rows.parts or ways, config.rows.chunks
+    if parts % ways:
+        yield (
+            f'rows.parts={parts} does not divide over the {ways} devices of mesh axis data; '
+            'set it to a multiple, or to 0.'
+        )
+    for field, size in sizes.items():
+        if size % ways:
+            yield (
+                f'{field}={size} does not divide over the {ways} devices of mesh axis data; '
+                'change it or mesh.data.'
+            )
+        elif size % (parts * chunks):
+            yield (
+                f'{field}={size} does not divide among {parts} parts (rows.parts) of {chunks} '
+                'chunks (rows.chunks) each; change it or these.'
+            )
+
+
+def mesh_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+    """Errors of a mesh that does not match the devices."""
+    if config.mesh.model >= 1:  # Otherwise its range is the error.
+        yield from catch(meshes.make_mesh, config.mesh.data, config.mesh.model)
+
+
+def score_file_errors(
+    config: ml_collections.FrozenConfigDict, workdir: pathlib.Path
+) -> Iterator[str]:
+    """Errors of score files that are missing and were not imported before."""
+    for name in roles.used(config):
+        spec = config.systems.get(name)
+        if spec is None or spec.kind != 'scores':
+            continue
+        imported = workdir / f'systems/{name}/scores' / stages.MANIFEST
+        if not imported.exists() and not pathlib.Path(spec.path).is_file():
+            yield f'systems.{name}.path={spec.path!r}: there is no such file.'
+
+
+def collection_errors(run: Run) -> Iterator[str]:
+    """Errors of fields that ask for more than the collection has."""
+    config, collection = run.config, run.collection
+    distinct = int((np.arange(len(collection)) == collection.group).sum())
+    negatives = distinct - run.max_relevant
+    labelled = int(run.train.is_labelled.sum())
+    trained = {f'systems.{name}.train': spec.train for name, spec in roles.trained(config).items()}
+    for field, owner in {'candidates': config.candidates, **trained}.items():
+        if owner.hard_negatives > negatives:
+            yield (
+                f'{field}.hard_negatives={owner.hard_negatives}, but beside the '
+                f'{run.max_relevant} relevant ones of a query, collection {collection.name!r} has '
+                f'{negatives} different passages; lower it.'
+            )
+    for field, training in trained.items():
+        # The factor bounds how often a batch repeats a query.
+        if training.batch_size > 4 * labelled:
+            yield (
+                f'{field}.batch_size={training.batch_size} is more than four times the {labelled} '
+                'labelled train queries; lower it.'
+            )
+    if labelled < len(run.train) and not _learns_without_labels(config):
+        yield (
+            f'{len(run.train) - labelled} of the {len(run.train)} train queries have no positive, '
+            'and no term of the loss learns without; set collection.unlabelled=skip, or '
+            'loss.teacher, or assistants with loss.assistant or loss.in_batch.'
+        )
+    for queries in (run.held_out, run.test):
+        yield from catch(
+            measures.check_grounds,
+            config.measures,
+            queries.split,
+            any(len(rows) for rows in queries.positives),
+            bool(collection.answers.get(queries.split)),
+        )
+    if config.index.kind == 'scann':
+        yield from catch(index.check_installed, len(collection))
+
+
+def disk_errors(run: Run) -> Iterator[str]:
+    """Errors of a disk that is too small for the run; a run that has begun passes."""
+    if any((run.workdir / name).exists() for name in ('tokens', 'systems', 'rounds')):
+        return
+    parts = disk.estimate_run(run)
+    total, free = sum(parts.values()), shutil.disk_usage(run.workdir).free
+    if total > free:
+        listed = ', '.join(f'{name} {_size(size)}' for name, size in parts.items())
+        yield (
+            f'the run will write about {_size(total)} ({listed}), but the disk of {run.workdir} '
+            f'has {_size(free)} free; free some, choose another --workdir, or set '
+            'index.store=bfloat16, fewer rounds or a smaller depth.'
+        )
+
+
+def _learns_without_labels(config: ml_collections.FrozenConfigDict) -> bool:
+    loss = config.loss
+    return bool(loss.teacher or (config.assistants and (loss.assistant or loss.in_batch)))
+
+
+def _size(size: int) -> str:
+    return f'{size / 2**30:.1f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'
