@@ -110,7 +110,7 @@ def titles(collection: Collection, split: str) -> dict[str, str]:
     for query in collection.labelled(split):
         grades = collection.qrels[split][query]
         row = collection.id_index.find([next(p for p, grade in grades.items() if grade > 0)])[0]
-        found[query] = collection.titles[int(row)]
+        found[query] = collection.passages.titles[int(row)]
     return found
 
 

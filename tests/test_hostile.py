@@ -216,8 +216,8 @@ def build(directory, tmp_path, **options):
         (rb'{"_id": "x", "text": "\ud800"}', 'lone surrogate'),
         (rb'{"_id": "x", "title": "\ud800", "text": ""}', 'lone surrogate'),
         (b'{"_id": "x", "text": "a", "text": "b"}', "field 'text' is there twice"),
-        (b'{"_id": 1.5, "text": "a"}', 'must be a string, found 1.5'),
-        (b'{"_id": NaN, "text": "a"}', 'must be a string, found nan'),
+        (b'{"_id": 1.5, "text": "a"}', 'must be a string or integer, found 1.5'),
+        (b'{"_id": NaN, "text": "a"}', 'must be a string or integer, found nan'),
         (b'[' * 100_000, 'not JSON'),
         (b'{"_id": %s, "text": "a"}' % (b'9' * 5000), 'not JSON'),
         ('{"_id": "x", "text": "a"}'.encode('utf-16'), 'not UTF-8'),
@@ -249,7 +249,7 @@ def test_texts_are_only_texts(tmp_path):
         b'\xef\xbb\xbf' + '\r\n'.join(lines).encode() + b'\r\n' + corpus.read_bytes()
     )
     found = build(directory, tmp_path)
-    assert dict(zip(found.passage_ids[:4], found.texts[:4], strict=True)) == texts
+    assert dict(zip(found.passage_ids[:4], found.passages.texts[:4], strict=True)) == texts
     assert sorted(path.name for path in tmp_path.iterdir()) == ['built', 'given']
 
 
@@ -271,7 +271,7 @@ def test_grades_that_cannot_be_kept(tmp_path, grade, message):
 
 
 def test_lines_without_an_end_are_refused_before_they_fill_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(parsing, '_LONGEST_LINE', 1000)
+    monkeypatch.setattr(parsing, '_MAX_LINE', 1000)
     bomb = tmp_path / 'corpus.jsonl.gz'
     bomb.write_bytes(gzip.compress(b'{}\n' + b'\0' * 10_000_000))
     lines = parsing.read_lines(bomb, lambda kind, message: None)
@@ -289,11 +289,10 @@ def test_names_of_collections_are_a_line_of_text(tmp_path, field, value):
 
 
 def test_a_terminal_does_what_no_passage_says():
-    collection = types.SimpleNamespace(
-        titles=['\x1b]0;owned\x07'],
-        texts=['\x1b[2J' + '\u202eword\n' * 2_000_000],
-        passage_ids=['p'],
+    passages = types.SimpleNamespace(
+        titles=['\x1b]0;owned\x07'], texts=['\x1b[2J' + '\u202eword\n' * 2_000_000]
     )
+    collection = types.SimpleNamespace(passages=passages, passage_ids=['p'])
     shown = search._cell(types.SimpleNamespace(collection=collection), 0, 1.0, 40)
     assert len(shown) < 6 and all(line.isprintable() and len(line) <= 40 for line in shown)
 

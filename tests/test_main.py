@@ -254,7 +254,7 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
     ids = collection.passage_ids[:120]
     home = tmp_path / 'corpus'
     (home / 'qrels').mkdir(parents=True)
-    columns = ids, collection.titles[:120], collection.texts[:120]
+    columns = ids, collection.passages.titles[:120], collection.passages.texts[:120]
     corpus = [{'_id': i, 'title': t, 'text': x} for i, t, x in zip(*columns, strict=True)]
     (home / 'corpus.jsonl').write_text('\n'.join(map(json.dumps, corpus)))
     queries = {q: text for split in collection.queries.values() for q, text in split.items()}

@@ -101,9 +101,9 @@ def page(run: Run, found: Mapping[str, tuple[Ranking, float]]) -> str:
 
 def _cell(run: Run, row: int, score: float, width: int) -> list[str]:
     """Score, title and the beginning of the text of a passage, as lines."""
-    title = _plain(run.collection.titles[row] or run.collection.passage_ids[row], width)
+    title = _plain(run.collection.passages.titles[row] or run.collection.passage_ids[row], width)
     # More than is shown, and not ten megabytes: whitespace is squeezed.
-    text = _plain(run.collection.texts[row], 10 * _LINES * width)
+    text = _plain(run.collection.passages.texts[row], 10 * _LINES * width)
     text = textwrap.shorten(text, _LINES * (width - 8), placeholder=' ...')
     body = textwrap.wrap(text, width - 8, max_lines=_LINES, placeholder=' ...')
     return [_cut(f'{score:6.3f}  {title}', width), *(f'        {line}' for line in body)]

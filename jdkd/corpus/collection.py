@@ -1,4 +1,4 @@
-"""A collection: passages, queries in splits, and the judgements (qrels) that join them."""
+"""A collection: passages, queries in splits, and relevance judgements (qrels)."""
 
 import dataclasses
 import functools
@@ -13,18 +13,18 @@ from jdkd.corpus.passages import Column, IdIndex, Passages
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Collection:
-    """Passages, and for each split its queries and what is relevant to them.
+    """Passages, and the queries and judgements of each split.
 
     Passages may be larger than memory; queries and judgements are dicts (about 1 KB a query).
 
     Attributes:
-      name: what reports call it.
-      passages: each passage as a str, and the columns behind them.
-      queries: split -> {query id: text}, with or without judgements.
-      qrels: split -> {query id: {passage id: grade}}; a positive has a grade above 0.
-      answers: split -> {query id: [answer, ...]}: strings that a relevant passage contains (see
-        `jdkd.retrieval.answers`), beside the judgements or instead of them.
-      license: the terms of the texts, or None if unknown.
+        name: Name in reports.
+        passages: Each passage as a str, and the columns behind them.
+        queries: {split: {query id: text}}, with or without judgements.
+        qrels: {split: {query id: {passage id: grade}}}; a positive has a grade above 0.
+        answers: {split: {query id: [answer, ...]}}: strings that a relevant passage contains (see
+            `jdkd.retrieval.answers`), in addition to judgements or instead of them.
+        license: Terms of the texts; None if unknown.
     """
 
     name: str
@@ -46,41 +46,29 @@ class Collection:
         return self.passages.ids
 
     @property
-    def titles(self) -> Column:
-        return self.passages.titles
-
-    @property
-    def texts(self) -> Column:
-        return self.passages.texts
-
-    @property
     def id_index(self) -> IdIndex:
         """Passage id -> row."""
         return self.passages.id_index
 
     @property
     def group(self) -> np.ndarray:
-        """int32 [P]: the first row of the same text; see `Passages`."""
+        """`[P]` int32: the first row of the same text; see `Passages`."""
         return self.passages.group
 
-    def passage(self, i: int) -> str:
-        """Row i as encoders and BM25 read it: title and text, joined as BEIR joins them."""
-        return self.passages[i]
-
     def labelled(self, split: str) -> list[str]:
-        """Ids of the split's queries that have a positive, in the collection's order.
+        """Returns the ids of a split's queries that have a positive, in order.
 
         Raises:
-          ValueError: there is no such split.
+            ValueError: The collection lacks the split.
         """
         qrels = self.qrels.get(split, {})
         return [q for q in self._split(split) if has_positive(qrels.get(q, {}))]
 
     def measurable(self, split: str) -> list[str]:
-        """Ids of the split's queries that have a positive or an answer, in order.
+        """Returns the ids of a split's queries that have a positive or an answer, in order.
 
         Raises:
-          ValueError: there is no such split.
+            ValueError: The collection lacks the split.
         """
         qrels, answers = self.qrels.get(split, {}), self.answers.get(split, {})
         return [q for q in self._split(split) if has_positive(qrels.get(q, {})) or q in answers]
@@ -95,7 +83,7 @@ class Collection:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of all the fields, each item with its length before it."""
+        """sha256 of all fields, each item preceded by its length."""
         digest = hashlib.sha256()
 
         def add(items: Iterable[str]) -> None:
@@ -125,22 +113,24 @@ class Collection:
 
 
 def has_positive(grades: Mapping[str, int]) -> bool:
-    """Whether one of the grades makes its passage relevant."""
+    """Tells whether some passage is relevant."""
     return any(grade > 0 for grade in grades.values())
 
 
-def for_training(collection: Collection, spec, *, seed: int) -> Collection:
-    """The collection with D_eval held out, and with the labels and queries that are to train on.
+def prepare_for_training(collection: Collection, spec, *, seed: int) -> Collection:
+    """Holds out D_eval and keeps the labels and queries to train on.
 
     Args:
-        collection: As it was imported.
+        collection: The imported collection.
         spec: `config.collection`.
-        seed: Of the run.
+        seed: The run's seed.
     """
     split = spec.train_split
-    found = hold_out(collection, split, spec.eval_split, fraction=spec.eval_fraction, seed=seed)
-    found = keep_labels(found, split, share=spec.label_share, seed=seed)
-    return without_unlabelled(found, split) if spec.unlabelled == 'skip' else found
+    collection = hold_out(
+        collection, split, spec.eval_split, fraction=spec.eval_fraction, seed=seed
+    )
+    collection = keep_labels(collection, split, share=spec.label_share, seed=seed)
+    return drop_unlabelled(collection, split) if spec.unlabelled == 'skip' else collection
 
 
 def hold_out(
@@ -153,12 +143,12 @@ def hold_out(
 ) -> Collection:
     """Moves a fraction of a split's labelled queries to a new split, unless that split exists.
 
-    The queries moved are those with the smallest hash of (seed, id), at least one of them and
-    never all, so they do not depend on the order of the file.
+    Moves the queries with the smallest hashes of (seed, id), at least one and never all, so that
+    the choice does not depend on the order of the file.
 
     Raises:
-      ValueError: `split` is missing or has fewer than two labelled queries, or fraction is not in
-        (0, 1).
+        ValueError: `split` is missing or has fewer than two labelled queries, or `fraction` is not
+            in (0, 1).
     """
     if to in collection.queries:
         return collection
@@ -171,7 +161,7 @@ def hold_out(
             f'too few to make a split {to!r} from; add queries.'
         )
     count = min(math.ceil(fraction * len(ids)), len(ids) - 1)
-    moved = _drawn(ids, count, f'{seed}')
+    moved = _smallest_hashes(ids, count, f'{seed}')
     fields = {}
     for name in ('queries', 'qrels', 'answers'):
         splits = fields[name] = dict(getattr(collection, name))
@@ -183,31 +173,30 @@ def hold_out(
 
 
 def keep_labels(collection: Collection, split: str, *, share: float, seed: int = 0) -> Collection:
-    """Takes the judgements of a split's queries away, but for a share of the labelled ones.
+    """Keeps the judgements of a share of a split's labelled queries, and removes the others.
 
-    Those that stay have the smallest hash of (seed, id), at least one of them: they are among those
-    that stay of a larger share.
+    Keeps those with the smallest hashes of (seed, id), at least one: a larger share keeps them too.
 
     Args:
-        collection: Whose.
-        split: Which; all its queries stay.
-        share: Of the labelled queries, above 0.
-        seed: Of the run.
+        collection: The collection.
+        split: The split; it keeps all its queries.
+        share: Share of the labelled queries, above 0.
+        seed: The run's seed.
     """
     ids = collection.labelled(split)
-    kept = _drawn(ids, max(round(share * len(ids)), 1), f'{seed}:labels')
+    kept = _smallest_hashes(ids, max(round(share * len(ids)), 1), f'{seed}:labels')
     if len(kept) == len(ids):
         return collection
     qrels = {q: grades for q, grades in collection.qrels[split].items() if q in kept}
     return dataclasses.replace(collection, qrels={**collection.qrels, split: qrels})
 
 
-def without_unlabelled(collection: Collection, split: str) -> Collection:
-    """The collection with those queries of a split alone that have a positive."""
+def drop_unlabelled(collection: Collection, split: str) -> Collection:
+    """Removes the queries of a split that have no positive."""
     kept = {q: collection.queries[split][q] for q in collection.labelled(split)}
     return dataclasses.replace(collection, queries={**collection.queries, split: kept})
 
 
-def _drawn(ids: Iterable[str], count: int, seed: str) -> set[str]:
-    """Those with the smallest hashes, which do not depend on the order of the ids."""
+def _smallest_hashes(ids: Iterable[str], count: int, seed: str) -> set[str]:
+    """Chooses the ids with the smallest hashes, whatever the order of the ids."""
     return set(sorted(ids, key=lambda q: hashlib.sha256(f'{seed}:{q}'.encode()).digest())[:count])

@@ -1,80 +1,73 @@
-"""The collection of a run: read once from its source, kept on disk as memory-mapped columns.
-
-    passages.arrow                  ids, titles, texts (Arrow IPC, large_string)
-    hashes.npy, order.npy           passage id -> row
-    group.npy                       rows of equal text
-    queries.arrow, qrels.arrow, answers.arrow
-
-Passages stream from the source to the disk. Importing P passages with Q queries holds at most about
-0.3 GB + 70 bytes * P + 1 KB * Q: 8.8 million passages and 550,000 queries took 1.1 GB. What is
-opened holds its queries alone (about 0.5 KB each), and the operating system keeps of the rest what
-it has room for. `benchmarks.collection` measures both.
-"""
+"""The collection of a run: imported once from its source into `workdir/collection`."""
 
 import pathlib
 
 from absl import logging
 
 from jdkd.corpus.building import build_collection
-from jdkd.corpus.collection import Collection, for_training
+from jdkd.corpus.collection import Collection, prepare_for_training
 from jdkd.corpus.sources import registry
 from jdkd.corpus.storage import open_collection
 from jdkd.runtime import distributed, stages
 
 
 def load_collection(config, workdir: pathlib.Path) -> Collection:
-    """The collection that a config trains on; see `import_collection` and `for_training`.
+    """Imports the collection of a config and prepares its splits for training.
+
+    See `import_collection` and `prepare_for_training`.
 
     Raises:
-        ValueError: also if a split is missing or has nothing to train on or to measure.
+        ValueError: As `import_collection`; also if a split is missing, or has nothing to train on
+            or to measure.
     """
     spec = config.collection
-    found = for_training(import_collection(config, workdir), spec, seed=config.seed)
-    logging.info('%r', found)
-    # Before hours of training, not after them.
+    imported = import_collection(config, workdir)
+    collection = prepare_for_training(imported, spec, seed=config.seed)
+    logging.info('%r', collection)
+    # Checked before hours of training, not after.
     usable = {
-        spec.train_split: found.labelled,
-        spec.eval_split: found.labelled,
-        spec.test_split: found.measurable,
+        spec.train_split: collection.labelled,
+        spec.eval_split: collection.labelled,
+        spec.test_split: collection.measurable,
     }
     for split, queries in usable.items():
         if not queries(split):
             raise ValueError(
-                f'split {split!r} of collection {found.name!r} has no query with a positive (a '
-                'grade above 0); add judgements or name another split.'
+                f'split {split!r} of collection {collection.name!r} has no query with a positive '
+                '(a grade above 0); add judgements or name another split.'
             )
-    return found
+    return collection
 
 
 def check_source(spec, directory: pathlib.Path) -> None:
-    """Checks that a collection can be read, before a workdir is begun with it.
+    """Checks that a collection can be read, before a run begins.
 
     Args:
         spec: `config.collection`: `source` and `options`.
-        directory: Where it is kept, if it has been imported.
+        directory: Where the collection is, if it has been imported.
 
     Raises:
-        ValueError: if the source or an option is unknown, or an option is missing.
-        FileNotFoundError: if a file of the source is missing and was not imported.
+        ValueError: The source or an option is unknown, or an option is missing.
+        FileNotFoundError: A file of the source is missing and was not imported.
     """
     if not (directory / stages.MANIFEST).exists():
         registry.open_source(spec.source, **spec.options.to_dict())
 
 
 def import_collection(config, workdir: pathlib.Path) -> Collection:
-    """The collection that a config names: imported into `workdir/collection` unless it is there.
+    """Opens the collection of a config; first imports it into `workdir/collection` if needed.
 
-    A second start reads the source's files no more: by their sizes and times they are known to be
-    the same, or else by their contents. Where the source is gone, what was imported is used.
+    A second start does not read the source's files again: their sizes and times, or else their
+    contents, show that they are the same. If the source is gone, the imported data is used.
 
     Args:
-        config: Its `collection`: `source`, `options`, `on_error`.
-        workdir: Of the run.
+        config: With `collection`: `source`, `options`, `on_error`.
+        workdir: The run's directory.
 
     Raises:
-        ValueError: if the source is unknown, its data is bad, or a file of it has changed since it
-            was imported.
-        FileNotFoundError: if a file is missing that was not imported yet. Of several processes
+        ValueError: The source is unknown, its data is bad, or a file of it has changed since the
+            import.
+        FileNotFoundError: A file is missing that was not imported yet. With several processes,
             only the first needs the files.
     """
     directory = workdir / 'collection'
@@ -93,7 +86,7 @@ def _import(spec, directory: pathlib.Path) -> None:
     except FileNotFoundError as error:
         if stages.read_manifest(directory) is None:
             raise
-        logging.warning('%s Going on with what was imported.', error)
+        logging.warning('%s Using the data imported before.', error)
     else:
         stages.stage_of_files(
             directory,

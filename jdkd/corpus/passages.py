@@ -1,8 +1,9 @@
-"""Passages as columns that may be larger than memory, found by id without a dict of their ids."""
+"""Passages as columns that may be larger than memory, found by id without a dict of ids."""
 
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 SCHEMA = pa.schema([(name, pa.large_string()) for name in ('id', 'title', 'text')])
 
-_CHUNK = 4096  # Texts that iterating turns into str at a time.
+_ITERATION_CHUNK = 4096  # Texts converted to str at once while iterating.
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -26,22 +27,26 @@ class Column(Sequence[str]):
     def __len__(self) -> int:
         return len(self.data)
 
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
     def __getitem__(self, i):
         return self.data[i].to_pylist() if isinstance(i, slice) else self.data[int(i)].as_py()
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _CHUNK):
-            yield from self[start : start + _CHUNK]
+        for start in range(0, len(self), _ITERATION_CHUNK):
+            yield from self[start : start + _ITERATION_CHUNK]
 
     def take(self, rows: np.ndarray) -> list[str]:
-        """The texts of some rows, in their order."""
-        # Not by Arrow's take, which copies all chunks into one, whatever is taken.
+        """Returns the texts of some rows, in the order of `rows`."""
+        # Arrow's own take first concatenates all chunks, however few rows are taken.
         return [self.data[row].as_py() for row in np.asarray(rows).tolist()]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class IdIndex(Mapping[str, int]):
-    """Passage id -> row: 12 bytes a passage, which may be memory-mapped.
+    """Maps passage ids to rows in 12 bytes a passage, which may be memory-mapped.
 
     Attributes:
         ids: The ids.
@@ -54,20 +59,20 @@ class IdIndex(Mapping[str, int]):
     order: np.ndarray
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
-        """`[len(ids)]` int32 rows, -1 for an id that no passage has."""
+        """Returns `[len(ids)]` int32 rows, -1 for an unknown id."""
         rows = np.full(len(ids), -1, np.int32)
         wanted = id_hashes(ids)
         at = np.searchsorted(self.hashes, wanted)
         left = np.arange(len(ids))
-        while True:  # Twice only where two ids share a hash.
+        while True:  # A second pass only where two ids share a hash.
             left = left[at[left] < len(self.hashes)]
             left = left[self.hashes[at[left]] == wanted[left]]
             if not len(left):
                 return rows
-            found = self.order[at[left]]
-            pairs = zip(left.tolist(), self.ids.take(found), strict=True)
+            candidates = self.order[at[left]]
+            pairs = zip(left.tolist(), self.ids.take(candidates), strict=True)
             same = np.array([ids[i] == passage_id for i, passage_id in pairs])
-            rows[left[same]] = found[same]
+            rows[left[same]] = candidates[same]
             left = left[~same]
             at[left] += 1
 
@@ -86,15 +91,15 @@ class IdIndex(Mapping[str, int]):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Passages(Sequence[str]):
-    """The passages of a collection, each a str of title and text; a slice is a list of them.
+    """The passages of a collection, each a str of title and text; a slice is a list.
 
     Attributes:
         ids: Passage ids; the position in this column is the passage's row everywhere.
-        titles: One title a passage, possibly empty.
-        texts: One text a passage.
+        titles: Titles, possibly empty.
+        texts: Texts.
         id_index: Passage id -> row.
         group: `[P]` int32: the first row whose passage is equal but for case and whitespace. Rows
-            of one group are the same text under several ids: none can be a negative of another.
+            of one group are one text under several ids: none can be a negative of another.
         fingerprint: sha256 of the three columns.
     """
 
@@ -109,21 +114,18 @@ class Passages(Sequence[str]):
     def from_columns(
         cls, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]
     ) -> 'Passages':
-        """Passages in memory.
+        """Makes passages in memory.
 
         Raises:
-            ValueError: if the columns differ in length.
+            ValueError: The columns differ in length.
         """
         table = pa.table([list(ids), list(titles), list(texts)], schema=SCHEMA)
         digests = b''.join(text_digest(a, b) for a, b in zip(titles, texts, strict=True))
         fingerprint = Fingerprint()
         fingerprint.update(table)
-        return cls.from_table(
-            table,
-            *sorted_hashes(id_hashes(ids)),
-            equal_text_groups(digests),
-            fingerprint.hexdigest(),
-        )
+        hashes, order = sorted_hashes(id_hashes(ids))
+        group = equal_text_groups(digests)
+        return cls.from_table(table, hashes, order, group, fingerprint.hexdigest())
 
     @classmethod
     def from_table(
@@ -134,13 +136,17 @@ class Passages(Sequence[str]):
         group: np.ndarray,
         fingerprint: str,
     ) -> 'Passages':
-        """Passages of a table with the columns of SCHEMA and what was derived from it."""
+        """Makes passages from a table with the columns of SCHEMA and the values derived from it."""
         ids, titles, texts = (Column(table.column(name)) for name in SCHEMA.names)
         return cls(ids, titles, texts, IdIndex(ids, hashes, order), group, fingerprint)
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
     def __getitem__(self, i):
         if isinstance(i, slice):
             return [join_title(*pair) for pair in zip(self.titles[i], self.texts[i], strict=True)]
@@ -152,14 +158,14 @@ class Passages(Sequence[str]):
 
 
 class Fingerprint:
-    """sha256 of tables of strings, whatever batches they come in."""
+    """sha256 of tables of strings, independent of how they are split into batches."""
 
     def __init__(self):
         self._columns = [(hashlib.sha256(), hashlib.sha256()) for _ in SCHEMA]
 
     def update(self, table: pa.Table | pa.RecordBatch) -> None:
         for column, (lengths, characters) in zip(table.columns, self._columns, strict=True):
-            # Lengths beside the characters: a border between two items counts.
+            # Lengths are hashed beside the characters, so that the borders of texts count.
             lengths.update(np.asarray(pc.binary_length(column)).astype('<i8').tobytes())
             for chunk in getattr(column, 'chunks', [column]):
                 offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
@@ -172,34 +178,35 @@ class Fingerprint:
 
 
 def join_title(title: str, text: str) -> str:
-    """A passage as encoders and BM25 read it: title and text, joined as BEIR joins them."""
+    """Joins title and text as BEIR does: the passage as encoders and BM25 read it."""
     return f'{title} {text}'.strip()
 
 
 def id_hashes(ids: Iterable[str]) -> np.ndarray:
-    """`[n]` uint64 hash of each id, the same on every machine."""
-    encoded = (i.encode(errors='surrogatepass') for i in ids)  # What none has is not found.
+    """Hashes ids to `[n]` uint64, the same on every machine."""
+    # An id with a lone surrogate can be looked up, although no passage has it.
+    encoded = (i.encode(errors='surrogatepass') for i in ids)
     digests = b''.join(hashlib.blake2b(i, digest_size=8).digest() for i in encoded)
     return np.frombuffer(digests, '<u8')
 
 
 def text_digest(title: str, text: str) -> bytes:
-    """16 bytes, equal for passages that differ in case and whitespace only."""
+    """Hashes a passage to 16 bytes, equal for passages that differ in case and whitespace only."""
     key = ' '.join(join_title(title, text).casefold().split())
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
 def sorted_hashes(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes in rising order, and the int32 row of each."""
+    """Sorts hashes; returns them and the int32 row of each."""
     order = np.argsort(hashes, kind='stable')
     return hashes[order], order.astype(np.int32)
 
 
-def equal_text_groups(digests: bytes) -> np.ndarray:
-    """`[P]` int32: the first row of the same digest.
+def equal_text_groups(digests: bytes | bytearray) -> np.ndarray:
+    """Returns `[P]` int32: for each passage the first row of the same digest.
 
     Args:
-        digests: `text_digest` of every passage, one after the other.
+        digests: The concatenated `text_digest` of all passages.
     """
     high, low = np.frombuffer(digests, '<u8').reshape(-1, 2).T
     order = np.lexsort((low, high))  # Stable: the first row of a digest comes first.

@@ -1,7 +1,17 @@
-"""The imported collection on disk, as memory-mapped columns."""
+"""An imported collection on disk, as memory-mapped columns.
+
+    collection.json                            name, license, fingerprint of the passages
+    passages.arrow                             ids, titles, texts (Arrow IPC, large_string)
+    hashes.npy, order.npy                      passage id -> row
+    group.npy                                  rows of equal text
+    queries.arrow, qrels.arrow, answers.arrow
+
+An open collection holds its queries in memory (about 0.5 KB each); the operating system caches as
+much of the rest as it has room for.
+"""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -12,53 +22,73 @@ from jdkd.runtime import stages
 
 _ROWS_PER_BATCH = 2**16
 _TABLES = {
-    name: pa.schema([(field, pa.large_string()) for field in fields])
-    for name, fields in {
-        'queries': ('split', 'query', 'text'),
-        'qrels': ('split', 'query', 'passage'),
-        'answers': ('split', 'query', 'answer'),
-    }.items()
+    'queries': pa.schema({name: pa.large_string() for name in ('split', 'query', 'text')}),
+    'qrels': pa.schema(
+        {name: pa.large_string() for name in ('split', 'query', 'passage')} | {'grade': pa.int32()}
+    ),
+    'answers': pa.schema({name: pa.large_string() for name in ('split', 'query', 'answer')}),
 }
-_TABLES['qrels'] = _TABLES['qrels'].append(pa.field('grade', pa.int32()))
 
 
 def open_collection(directory: pathlib.Path) -> Collection:
-    """The collection that `build_collection` wrote."""
-    about = stages.read_json(directory / 'collection.json')
-    splits: dict[str, dict] = {name: {} for name in _TABLES}
-    for split, query, text in _rows(directory, 'queries'):
-        splits['queries'].setdefault(split, {})[query] = text
-    for split, query, passage, grade in _rows(directory, 'qrels'):
-        splits['qrels'].setdefault(split, {}).setdefault(query, {})[passage] = grade
-    for split, query, answer in _rows(directory, 'answers'):
-        splits['answers'].setdefault(split, {}).setdefault(query, []).append(answer)
-    passages = open_passages(directory, about['passages'])
-    return Collection(about['name'], passages, license=about['license'], **splits)
-
-
-def write_table(directory: pathlib.Path, name: str, items: list[tuple]) -> None:
-    schema = _TABLES[name]
-    columns = zip(*items, strict=True) if items else [()] * len(schema)
-    arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
-    table = pa.table(arrays, schema=schema)
-    with pa.OSFile(str(directory / f'{name}.arrow'), 'wb') as f, pa.ipc.new_file(f, schema) as out:
-        out.write_table(table, _ROWS_PER_BATCH)
-
-
-def read_table(directory: pathlib.Path, name: str) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(directory / f'{name}.arrow'))).read_all()
-
-
-def _rows(directory: pathlib.Path, name: str) -> Iterator[tuple]:
-    columns = (column.to_pylist() for column in read_table(directory, name).columns)
-    return zip(*columns, strict=True)
+    """Opens the collection that `building.build_collection` wrote."""
+    header = stages.read_json(directory / 'collection.json')
+    queries, qrels, answers = {}, {}, {}
+    for split, query, text in _read_rows(directory, 'queries'):
+        queries.setdefault(split, {})[query] = text
+    for split, query, passage, grade in _read_rows(directory, 'qrels'):
+        qrels.setdefault(split, {}).setdefault(query, {})[passage] = grade
+    for split, query, answer in _read_rows(directory, 'answers'):
+        answers.setdefault(split, {}).setdefault(query, []).append(answer)
+    passages = open_passages(directory, header['passages'])
+    return Collection(header['name'], passages, queries, qrels, answers, header['license'])
 
 
 def open_passages(directory: pathlib.Path, fingerprint: str) -> Passages:
+    """Opens the passages alone, which may have been written before the rest."""
     hashes, order, group = (
-        # A view as a plain array: subclasses surprise those who compute with them.
+        # Plain views: subclasses of ndarray surprise callers that compute with them.
         np.asarray(np.load(directory / f'{name}.npy', mmap_mode='r'))
         for name in ('hashes', 'order', 'group')
     )
     table = read_table(directory, 'passages')
     return Passages.from_table(table, hashes, order, group, fingerprint)
+
+
+def write_splits(
+    directory: pathlib.Path,
+    queries: Mapping[str, Mapping[str, str]],
+    qrels: Mapping[str, Mapping[str, Mapping[str, int]]],
+    answers: Mapping[str, Mapping[str, list[str]]],
+) -> None:
+    """Writes queries, judgements and answers; see `Collection` for their form."""
+    rows = {
+        'queries': [(s, q, text) for s, split in queries.items() for q, text in split.items()],
+        'qrels': [
+            (s, q, passage, grade)
+            for s, split in qrels.items()
+            for q, grades in split.items()
+            for passage, grade in grades.items()
+        ],
+        'answers': [
+            (s, q, answer)
+            for s, split in answers.items()
+            for q, strings in split.items()
+            for answer in strings
+        ],
+    }
+    for name, schema in _TABLES.items():
+        columns = zip(*rows[name], strict=True) if rows[name] else [()] * len(schema)
+        arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
+        path = str(directory / f'{name}.arrow')
+        with pa.OSFile(path, 'wb') as f, pa.ipc.new_file(f, schema) as out:
+            out.write_table(pa.table(arrays, schema=schema), _ROWS_PER_BATCH)
+
+
+def read_table(directory: pathlib.Path, name: str) -> pa.Table:
+    """Memory-maps one of the Arrow files."""
+    return pa.ipc.open_file(pa.memory_map(str(directory / f'{name}.arrow'))).read_all()
+
+
+def _read_rows(directory: pathlib.Path, name: str) -> zip:
+    return zip(*(c.to_pylist() for c in read_table(directory, name).columns), strict=True)

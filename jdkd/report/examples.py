@@ -133,7 +133,7 @@ def _wanted(collection: Collection, split: str, query_id: str) -> str:
 
 
 def _passage(collection: Collection, passage_id: str | None) -> str:
-    return '' if passage_id is None else _cut(collection.passage(collection.id_index[passage_id]))
+    return '' if passage_id is None else _cut(collection.passages[collection.id_index[passage_id]])
 
 
 def _cut(text: str) -> str:

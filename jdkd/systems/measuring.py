@@ -49,5 +49,5 @@ def _measure(run: Run, found: Mapping[str, Mapping[str, float]], queries: Querie
 
 def _has_answer(run: Run, strings: Sequence[str]) -> Callable[[str], bool]:
     """Whether a passage, by its id, holds an answer; titles do not count, as in DPR."""
-    row, texts = run.collection.id_index, run.collection.texts
+    row, texts = run.collection.id_index, run.collection.passages.texts
     return lambda passage_id: answers.has_answer(texts[row[passage_id]], strings)

@@ -73,7 +73,7 @@ def test_rankings_stand_side_by_side(run, monkeypatch):
         'another': (Ranking(np.array([[2]]), np.array([[11.25]])), 1.0),
     }
     lines = search.page(run, rankings).splitlines()
-    texts = run.collection.texts
+    texts = run.collection.passages.texts
     assert lines == [
         f'{"        one, 12 ms":38}          another, 1000 ms',
         f'{" 0.750  p4":38}  11.250  p2',

@@ -29,7 +29,7 @@ def make(**changes) -> collection_lib.Collection:
 
 def test_a_passage_is_title_and_text_as_beir_joins_them():
     c = make(titles=['Moon', '', 'Sun', ''], texts=['is round', 'x', '', ' y '])
-    assert [c.passage(i) for i in range(4)] == ['Moon is round', 'x', 'Sun', 'y']
+    assert [c.passages[i] for i in range(4)] == ['Moon is round', 'x', 'Sun', 'y']
 
 
 def test_row_and_group():
@@ -144,7 +144,7 @@ def test_a_share_of_the_labels_is_kept_and_a_larger_share_keeps_them_too():
     assert other.labelled('train') != tenth.labelled('train')
     assert len(collection_lib.keep_labels(before, 'train', share=1e-6).labelled('train')) == 1
     assert collection_lib.keep_labels(before, 'train', share=1.0) is before
-    left = collection_lib.without_unlabelled(tenth, 'train')
+    left = collection_lib.drop_unlabelled(tenth, 'train')
     assert list(left.queries['train']) == tenth.labelled('train') == left.labelled('train')
     assert len({c.fingerprint for c in (before, tenth, half, left)}) == 4
 

@@ -49,9 +49,9 @@ def test_everything_comes_back(tmp_path):
     }
     c = storage.open_collection(tmp_path)
     assert (c.name, c.license) == ('tiny', 'CC0')
-    assert list(zip(c.passage_ids, c.titles, c.texts, strict=True)) == PASSAGES
+    assert list(zip(c.passage_ids, c.passages.titles, c.passages.texts, strict=True)) == PASSAGES
     assert list(c.passages) == ['Moon is  round', 'Moon is round', 'Sun is hot', 'moon IS\nROUND']
-    assert c.passages[1:3] == [c.passage(1), c.passage(2)]
+    assert c.passages[1:3] == [c.passages[1], c.passages[2]]
     assert c.queries == {
         'train': {'q1': 'what is round', 'q2': 'what is hot'},
         'test': {'q3': 'sun'},

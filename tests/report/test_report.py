@@ -109,9 +109,9 @@ def test_a_duel_shows_where_two_systems_differ_most(tmp_path):
     np.testing.assert_allclose(list(duel.differences.values()), [0.8, 0.25, 0, -0.8])
     assert [e.query for e in duel.wins] == [texts.queries['test'][q] for q in queries[:2]]
     assert [(e.ours, e.theirs) for e in duel.losses] == [(0.2, 1.0)]
-    assert duel.wins[0].found == {'ours': texts.passage(3), 'theirs': ''}
+    assert duel.wins[0].found == {'ours': texts.passages[3], 'theirs': ''}
     grades = texts.qrels['test'][queries[0]]
-    assert duel.wins[0].wanted == texts.passage(texts.id_index[max(grades, key=grades.get)])
+    assert duel.wins[0].wanted == texts.passages[texts.id_index[max(grades, key=grades.get)]]
     assert examples.duel(texts, 'test', 'MRR@10', ours, system('theirs', {})) is None
     drawn = pictures.duels([duel])
     assert drawn.alt == 'ours less theirs: 2 better, 1 equal, 1 worse'

@@ -98,7 +98,10 @@ def test_names_file_and_line_or_leaves_the_line_out(tmp_path, line, message):
             '{"query_id": "a", "passage_ids": ["p1"], "scores": [1, 2]}',
             '1 passage_ids and 2 scores',
         ),
-        ('{"query_id": null, "passage_id": "p1", "score": 1}', 'must be a string, found None'),
+        (
+            '{"query_id": null, "passage_id": "p1", "score": 1}',
+            'must be a string or integer, found None',
+        ),
         ('{"query_id": "a", ', 'run:1: not an object'),
         ('a b', 'run:1: not a line of scores; write'),
         ('', 'holds no scores'),

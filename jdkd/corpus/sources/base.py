@@ -7,23 +7,52 @@ from typing import Any
 
 from absl import logging
 
-# (kind, message): told of an item that cannot be used. It raises, or returns for the item to be
-# left out.
+# Called as on_error(kind, message) for an item that cannot be used. Raises, or returns for the item
+# to be left out.
 OnError = Callable[[str, str], None]
+
+# Streamed items; each begins with its place, which error messages name.
+Passage = tuple[str, str, str, str]  # where, id, title, text
+Query = tuple[str, str, str, str]  # where, split, id, text
+Judgement = tuple[str, str, str, str, int]  # where, split, query id, passage id, grade
+Answer = tuple[str, str, str, Any]  # where, split, query id, answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A collection to import: reads nothing before it is asked to, and keeps nothing.
+
+    Attributes:
+        name: Name of the collection in reports.
+        files: Files that are read; when one of them changes, the collection is stale.
+        passages: Streams the passages.
+        queries: Streams the queries.
+        qrels: Streams the judgements.
+        answers: Streams the answers.
+        license: Terms of the texts; None if unknown.
+    """
+
+    name: str
+    files: Sequence[pathlib.Path]
+    passages: Callable[[OnError], Iterable[Passage]]
+    queries: Callable[[OnError], Iterable[Query]]
+    qrels: Callable[[OnError], Iterable[Judgement]]
+    answers: Callable[[OnError], Iterable[Answer]] = lambda on_error: ()
+    license: str | None = None
 
 
 def raise_error(kind: str, message: str) -> None:
-    """The OnError that raises.
+    """Raises; an `OnError` handler.
 
     Raises:
-        ValueError: always.
+        ValueError: Always.
     """
     del kind
     raise ValueError(message)
 
 
 def count_errors(counts: dict[str, dict[str, Any]]) -> OnError:
-    """A OnError that counts into `counts`: {kind: {'count': how many, 'first': message}}."""
+    """Makes a handler that counts errors into {kind: {'count': int, 'first': message}}."""
 
     def count(kind: str, message: str) -> None:
         counts.setdefault(kind, {'count': 0, 'first': message})['count'] += 1
@@ -32,49 +61,28 @@ def count_errors(counts: dict[str, dict[str, Any]]) -> OnError:
 
 
 def make_on_error(on_error: str, counts: dict[str, dict[str, Any]]) -> OnError:
-    """The OnError of a config's `on_error`: `stop`, or `skip`, which counts.
+    """Makes the handler of a config's `on_error`: `stop` raises, `skip` counts.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: `on_error` is neither.
     """
     if on_error not in ('stop', 'skip'):
         raise ValueError(f"on_error is '{on_error}'; use stop or skip.")
     return raise_error if on_error == 'stop' else count_errors(counts)
 
 
+def attempt(on_error: OnError, kind: str, parse: Callable, *args):
+    """Returns `parse(*args)`; after a ValueError calls `on_error` and returns None."""
+    try:
+        return parse(*args)
+    except ValueError as error:
+        on_error(kind, str(error))
+        return None
+
+
 def log_skipped(name: str, counts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Logs what a OnError has counted.
-
-    Args:
-        name: Of what was read.
-        counts: As `counting` leaves them.
-    """
-    for kind, found in counts.items():
+    """Logs the errors that `count_errors` has counted while reading `name`."""
+    for kind, errors in counts.items():
         logging.warning(
-            '%s: left out %d (%s), the first: %s', name, found['count'], kind, found['first']
+            '%s: left out %d (%s), the first: %s', name, errors['count'], kind, errors['first']
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A collection to be read: nothing is before it is asked for, and nothing is kept.
-
-    Each function takes a OnError and streams tuples that begin with the place which messages name.
-
-    Attributes:
-        name: What reports call the collection.
-        files: What is read; a collection is read again when one of them has changed.
-        passages: Streams (where, id, title, text).
-        queries: Streams (where, split, id, text).
-        qrels: Streams (where, split, query id, passage id, grade).
-        answers: Streams (where, split, query id, answer).
-        license: The terms of the texts, or None if unknown.
-    """
-
-    name: str
-    files: Sequence[pathlib.Path]
-    passages: Callable[[OnError], Iterable[tuple[str, str, str, str]]]
-    queries: Callable[[OnError], Iterable[tuple[str, str, str, str]]]
-    qrels: Callable[[OnError], Iterable[tuple[str, str, str, str, int]]]
-    answers: Callable[[OnError], Iterable[tuple[str, str, str, str]]] = lambda fault: ()
-    license: str | None = None

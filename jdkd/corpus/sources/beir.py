@@ -1,130 +1,122 @@
 """Collections in BEIR layout (https://github.com/beir-cellar/beir).
 
-    corpus.jsonl       {"_id": ..., "title": ..., "text": ...} a line; the title may be missing
-    queries.jsonl      {"_id": ..., "text": ...} a line; ours: "answers": [...] may be there
+    corpus.jsonl       {"_id": ..., "title": ..., "text": ...} a line; the title is optional
+    queries.jsonl      {"_id": ..., "text": ...} a line; optionally "answers": [...] (ours)
     qrels/SPLIT.tsv    a header row, then: query id, passage id, grade
 
-Each file may be gzipped (`.gz` after its name); where both are there the plain one is read.
+Each file may be gzipped (`.gz` after its name); a plain file takes precedence.
 """
 
-import functools
+import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from jdkd.corpus.sources import base, parsing
-from jdkd.corpus.sources.base import OnError
+from jdkd.corpus.sources.base import OnError, attempt
 
 LAYOUT = 'a collection in BEIR layout has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv'
+_BROKEN = 'broken line'
 
 
 def open_source(
     path: str,
     *,
     unjudged: str | None = None,
-    name: str | None = None,
-    license: str | None = None,
 ) -> base.Source:
-    """A directory in BEIR layout; a split is a file of judgements.
+    """Opens a directory in BEIR layout; each file of judgements is a split.
 
     A query belongs to the splits that judge it. Ids that are JSON integers become strings.
 
     Args:
-      path: the directory.
-      unjudged: the split of the queries that none judges, such as those of a log; by default they
-        are not read in.
-      name: what reports call the collection; the directory's name by default.
-      license: the terms of the texts; the layout has no place for them.
+        path: The directory.
+        unjudged: Split for queries that no file judges, such as those of a query log; by default
+            they are left out.
 
     Raises:
-      FileNotFoundError: the directory or one of its files is missing.
+        FileNotFoundError: The directory or one of its files is missing.
     """
     root = pathlib.Path(path).expanduser().resolve()
-    corpus = parsing.find_file(root, 'corpus.jsonl', LAYOUT)
-    questions = parsing.find_file(root, 'queries.jsonl', LAYOUT)
-    splits = _qrels_files(root)
+    reader = _Reader(
+        parsing.find_file(root, 'corpus.jsonl', LAYOUT),
+        parsing.find_file(root, 'queries.jsonl', LAYOUT),
+        _find_qrels(root),
+        unjudged,
+    )
     return base.Source(
-        name=name or root.name,
-        files=[corpus, questions, *splits.values()],
-        passages=functools.partial(_passages, corpus),
-        queries=functools.partial(_queries, questions, splits, unjudged),
-        qrels=functools.partial(_qrels, splits),
-        answers=functools.partial(_answers, questions, splits, unjudged),
-        license=license,
+        root.name,
+        [reader.corpus_file, reader.queries_file, *reader.qrels_files.values()],
+        reader.passages,
+        reader.queries,
+        reader.qrels,
+        reader.answers,
     )
 
 
-def _passages(corpus: pathlib.Path, fault: OnError) -> Iterator[tuple[str, str, str, str]]:
-    for where, entry in parsing.read_json_lines(corpus, fault):
-        try:
-            yield (
-                where,
-                parsing.get_id(where, entry, '_id'),
-                parsing.get_text(where, entry, 'title', optional=True),
-                parsing.get_text(where, entry, 'text'),
-            )
-        except ValueError as error:
-            fault('broken line', str(error))
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Streams the items of a directory."""
+
+    corpus_file: pathlib.Path
+    queries_file: pathlib.Path
+    qrels_files: Mapping[str, pathlib.Path]
+    unjudged: str | None
+
+    def passages(self, on_error: OnError) -> Iterator[base.Passage]:
+        for where, entry in parsing.read_json_lines(self.corpus_file, on_error):
+            passage = attempt(on_error, _BROKEN, _passage, where, entry)
+            if passage:
+                yield passage
+
+    def queries(self, on_error: OnError) -> Iterator[base.Query]:
+        for where, split, query, entry in self._entries(on_error):
+            text = attempt(on_error, _BROKEN, parsing.get_text, where, entry, 'text')
+            if text is not None:
+                yield where, split, query, text
+
+    def answers(self, on_error: OnError) -> Iterator[base.Answer]:
+        for where, split, query, entry in self._entries(on_error):
+            answers = entry.get('answers', [])
+            for answer in answers if isinstance(answers, list) else [answers]:
+                yield where, split, query, answer
+
+    def _entries(self, on_error: OnError) -> Iterator[tuple[str, str, str, dict]]:
+        """Yields the queries of each split in the order of queries.jsonl, not of the qrels."""
+        judged: dict[str, set[str]] = {split: set() for split in self.qrels_files}
+        for _, split, query, _, _ in self.qrels(base.count_errors({})):
+            judged[split].add(query)
+        for where, entry in parsing.read_json_lines(self.queries_file, on_error):
+            query = attempt(on_error, _BROKEN, parsing.get_id, where, entry, '_id')
+            splits = [split for split, ids in judged.items() if query in ids]
+            for split in splits or ([self.unjudged] if self.unjudged else []):
+                if query is not None:
+                    yield where, split, query, entry
+
+    def qrels(self, on_error: OnError) -> Iterator[base.Judgement]:
+        columns = 'query id', 'passage id', 'grade'
+        for split, file in self.qrels_files.items():
+            for row, (where, fields) in enumerate(parsing.read_fields(file, columns, on_error)):
+                query, passage, digits = (field.strip() for field in fields)
+                try:
+                    grade = parsing.parse_grade(where, digits)
+                except ValueError as error:
+                    if row:  # The first row is the header.
+                        on_error(_BROKEN, str(error))
+                    continue
+                if row == 0:
+                    raise ValueError(
+                        f'{where}: the first row is a judgement; put a header row '
+                        '(query-id, corpus-id, score) before it.'
+                    )
+                yield where, split, query, passage, grade
 
 
-def _queries(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: OnError
-) -> Iterator[tuple[str, str, str, str]]:
-    for where, split, query, entry in _in_splits(questions, splits, unjudged, fault):
-        try:
-            yield where, split, query, parsing.get_text(where, entry, 'text')
-        except ValueError as error:
-            fault('broken line', str(error))
+def _passage(where: str, entry: dict) -> base.Passage:
+    passage_id = parsing.get_id(where, entry, '_id')
+    title = parsing.get_text(where, entry, 'title', optional=True)
+    return where, passage_id, title, parsing.get_text(where, entry, 'text')
 
 
-def _answers(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: OnError
-) -> Iterator[tuple[str, str, str, str]]:
-    for where, split, query, entry in _in_splits(questions, splits, unjudged, fault):
-        answers = entry.get('answers', [])
-        for answer in answers if isinstance(answers, list) else [answers]:
-            yield where, split, query, answer
-
-
-def _in_splits(
-    questions: pathlib.Path, splits: dict[str, pathlib.Path], unjudged: str | None, fault: OnError
-) -> Iterator[tuple[str, str, str, dict]]:
-    """Each query of each split, in the order of queries.jsonl: qrels may be sorted in any way."""
-    judged: dict[str, set[str]] = {split: set() for split in splits}
-    for _, split, query, _, _ in _qrels(splits, lambda kind, message: None):
-        judged[split].add(query)
-    for where, entry in parsing.read_json_lines(questions, fault):
-        try:
-            query = parsing.get_id(where, entry, '_id')
-        except ValueError as error:
-            fault('broken line', str(error))
-            continue
-        found = [split for split, ids in judged.items() if query in ids]
-        for split in found or ([unjudged] if unjudged else []):
-            yield where, split, query, entry
-
-
-def _qrels(
-    splits: dict[str, pathlib.Path], fault: OnError
-) -> Iterator[tuple[str, str, str, str, int]]:
-    columns = 'query id', 'passage id', 'grade'
-    for split, file in splits.items():
-        for row, (where, fields) in enumerate(parsing.read_fields(file, columns, fault)):
-            query, passage, grade = (field.strip() for field in fields)
-            try:
-                grade = parsing.parse_grade(where, grade)
-            except ValueError as error:
-                if row:  # The first row is the header.
-                    fault('broken line', str(error))
-                continue
-            if row == 0:
-                raise ValueError(
-                    f'{where}: the first row is a judgement; put a header row '
-                    '(query-id, corpus-id, score) before it.'
-                )
-            yield where, split, query, passage, grade
-
-
-def _qrels_files(root: pathlib.Path) -> dict[str, pathlib.Path]:
+def _find_qrels(root: pathlib.Path) -> dict[str, pathlib.Path]:
     names = {f.name.removesuffix('.gz') for f in (root / 'qrels').glob('*.tsv*')}
     splits = sorted(n.removesuffix('.tsv') for n in names if n.endswith('.tsv'))
     if not splits:

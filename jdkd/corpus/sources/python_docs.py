@@ -1,8 +1,8 @@
-"""The default collection: the documentation of the Python that runs this.
+"""The default collection: the documentation of the Python that runs jdkd.
 
 Every public module, class, function and method of the standard library and of the packages that
 jdkd requires gives one passage (its docstring without the summary) and one query (the summary).
-The sources are parsed, never imported. No download, and the same passages for the same versions.
+Source files are parsed, never imported. Needs no download; equal versions give equal passages.
 """
 
 import ast
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from jdkd.corpus.sources import base
 
-STDLIB = 'stdlib'  # in `packages`, the whole standard library
+STDLIB = 'stdlib'  # In `packages`: the whole standard library.
 PACKAGES = (
     STDLIB,
     'numpy',
@@ -41,7 +41,7 @@ PACKAGES = (
 )
 LICENSE = 'PSF-2.0 and the licences of the installed packages'
 
-_SKIPPED = re.compile(  # directories and files that document nothing for users
+_SKIPPED = re.compile(  # Directories and files without documentation for users.
     r'_lib|_precompute|__\w+__|tests?|_?test_\w+|\w+_tests?|conftest|examples|benchmarks'
     r'|_?vendor(ed)?|third_party|externs?|externals|\w+_pb2(_grpc)?|_sysconfigdata\w*'
     r'|idlelib|lib2to3|turtledemo|pydoc_data|ensurepip'
@@ -49,62 +49,62 @@ _SKIPPED = re.compile(  # directories and files that document nothing for users
 _GENERATED = re.compile(rb'do not edit|automatically generated|@generated', re.IGNORECASE)
 _MIN_SUMMARY_WORDS, _MAX_SUMMARY_WORDS, _MIN_TEXT_WORDS = 4, 40, 20
 
-# A first paragraph that is a signature: `sinc(x, /, out=None) -> array`.
+# A first paragraph that is only a signature: `sinc(x, /, out=None) -> array`.
 _SIGNATURE = re.compile(r'[\w.]+\(.*\)( *->.*)?', re.DOTALL)
-# The end of a sentence, unless an abbreviation comes before it.
+# The end of a sentence, but not of an abbreviation.
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!\bvs)(?<!\betc)(?<!\bcf)[.?!](?=\s+[A-Z`*\"'(])")
 _NOT_A_QUERY = re.compile(
     r'https?:|copyright|\(c\)|[:,]$|^(Parameters|Args:|\w+ attributes:)',
     re.IGNORECASE,
 )
 _MARKUP = (
-    (re.compile(r'^\s*([=\-~^*#\"+.])\1{2,}\s*$', re.MULTILINE), ''),  # underlines of titles
-    (re.compile(r'^(\s*)(>>>|\.\.\.) ?', re.MULTILINE), r'\1'),  # doctest prompts
+    (re.compile(r'^\s*([=\-~^*#\"+.])\1{2,}\s*$', re.MULTILINE), ''),  # Underlines of titles.
+    (re.compile(r'^(\s*)(>>>|\.\.\.) ?', re.MULTILINE), r'\1'),  # Doctest prompts.
     (re.compile(r'\.\. (version\w+|deprecated)::'), r'\1'),
-    (re.compile(r'\.\. [\w:-]+::|\[\w+\]_|^\s*:\w+:\s*$', re.MULTILINE), ''),  # directives
-    (re.compile(r'%\(\w+\)s'), ''),  # what a decorator fills in
-    (re.compile(r':[\w:.+-]+:`~?([^`]+?)(\s*<[^`<>]*>)?`'), r'\1'),  # roles
-    (re.compile(r'\[(`[^`]+`)\](\(\S+?\))?|\[([^\[\]]+)\]\(\S+?\)'), r'\1\3'),  # markdown links
-    (re.compile(r'`([^`<]+?)\s*<[^`>]*>`_+'), r'\1'),  # rst links
-    (re.compile(r'(?<!`)`[~.]?([^`]+)`(?!`)'), r'\1'),  # names
-    (re.compile(r'(?<![\w*])\*(\w+)\*(?![\w*])'), r'\1'),  # emphasis
+    (re.compile(r'\.\. [\w:-]+::|\[\w+\]_|^\s*:\w+:\s*$', re.MULTILINE), ''),  # Directives.
+    (re.compile(r'%\(\w+\)s'), ''),  # Placeholders for decorators.
+    (re.compile(r':[\w:.+-]+:`~?([^`]+?)(\s*<[^`<>]*>)?`'), r'\1'),  # Roles.
+    (re.compile(r'\[(`[^`]+`)\](\(\S+?\))?|\[([^\[\]]+)\]\(\S+?\)'), r'\1\3'),  # Markdown links.
+    (re.compile(r'`([^`<]+?)\s*<[^`>]*>`_+'), r'\1'),  # RST links.
+    (re.compile(r'(?<!`)`[~.]?([^`]+)`(?!`)'), r'\1'),  # Names.
+    (re.compile(r'(?<![\w*])\*(\w+)\*(?![\w*])'), r'\1'),  # Emphasis.
     (re.compile(r'`+|\*\*|(?<=:):(?=\s|$)'), ''),
 )
 
 
 def open_source(packages: tuple[str, ...] = PACKAGES, max_passages: int = 8000) -> base.Source:
-    """The collection of the sources that are installed.
+    """Opens the documentation of installed packages.
 
     Args:
-      packages: names of top-level packages or modules, or `stdlib` for the standard library.
-      max_passages: the most passages to keep, chosen by a hash of the name.
+        packages: Names of top-level packages or modules, or `stdlib` for the standard library.
+        max_passages: Most passages to keep, chosen by a hash of their names.
 
     Raises:
-      ValueError: a package is not installed or has no Python source (when it is read), or
-        max_passages is not positive.
+        ValueError: `max_passages` is not positive; while reading, if a package is not installed or
+            has no Python source.
     """
     if max_passages < 1:
         raise ValueError(f'python_docs: max_passages must be at least 1, not {max_passages}.')
-    entries = functools.cache(lambda: _entries(packages, max_passages))
+    entries = functools.cache(lambda: _read_entries(packages, max_passages))
 
-    def passages(fault):
+    def passages(_: base.OnError) -> Iterator[base.Passage]:
         for name, (_, text) in entries().items():
             yield name, name, title(name), text
 
-    def queries(fault):
+    def queries(_: base.OnError) -> Iterator[base.Query]:
         for name, (summary, _) in entries().items():
             yield name, _split(name), f'q:{name}', summary
 
-    def qrels(fault):
+    def qrels(_: base.OnError) -> Iterator[base.Judgement]:
         for name in entries():
             yield name, _split(name), f'q:{name}', name, 1
 
     return base.Source('python_docs', (), passages, queries, qrels, license=LICENSE)
 
 
-def _entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tuple[str, str]]:
-    """Qualified name -> (summary, text), sorted by name."""
-    files = {}  # by module name: a file that two packages reach is read once
+def _read_entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tuple[str, str]]:
+    """Returns {qualified name: (summary, text)}, sorted by name."""
+    files = {}  # By module name, so that a file that two packages reach is read once.
     for package in packages:
         for file, module in _files(package):
             files.setdefault(module, file)
@@ -121,15 +121,15 @@ def _entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tuple[st
             entry = split_docstring(docstring)
             if entry:
                 entries.setdefault(f'{module}:{name}' if name else module, entry)
-    found = len(entries)
-    entries = _unambiguous(entries)
+    num_docstrings = len(entries)
+    entries = _drop_ambiguous(entries)
     names = sorted(sorted(entries, key=lambda n: _hash('choice', n))[:max_passages])
     logging.info(
         'python_docs: %d files, %d of them unreadable; %d docstrings, %d of them unambiguous, '
         '%d kept.',
         len(files),
         skipped,
-        found,
+        num_docstrings,
         len(entries),
         len(names),
     )
@@ -137,9 +137,9 @@ def _entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tuple[st
 
 
 def title(name: str) -> str:
-    """`scipy.sparse._matrix:spmatrix.toArray` -> `scipy sparse spmatrix to Array`.
+    """Makes a title: `scipy.sparse._matrix:spmatrix.toArray` -> `scipy sparse spmatrix to Array`.
 
-    Private modules are left out: libraries keep there what they publish one level up.
+    Leaves out private modules, whose contents libraries publish one level up.
     """
     parts = [p for p in re.split(r'[.:]', name.lstrip('_')) if not p.startswith('_')]
     spaced = re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', ' '.join(parts))
@@ -147,7 +147,7 @@ def title(name: str) -> str:
 
 
 def split_docstring(docstring: str) -> tuple[str, str] | None:
-    """(summary sentence, the rest) as plain text, or None where either says too little."""
+    """Splits a docstring into plain (summary sentence, rest); None if either is too short."""
     paragraphs = re.split(r'\n\s*\n', docstring.strip())
     if _SIGNATURE.fullmatch(paragraphs[0].strip()):
         del paragraphs[0]
@@ -162,7 +162,7 @@ def split_docstring(docstring: str) -> tuple[str, str] | None:
         return None
     text = ' '.join([first[len(summary) :], *rest])
     bare = summary.rstrip('.')
-    if bare.casefold() in text.casefold():  # with it in, its words alone would find the passage
+    if bare.casefold() in text.casefold():  # It would make the passage too easy to find.
         text = re.sub(re.escape(bare) + r'\.?', ' ', text, flags=re.IGNORECASE)
     text = ' '.join(text.split())
     return (summary, text) if len(text.split()) >= _MIN_TEXT_WORDS else None
@@ -175,7 +175,7 @@ def _plain(text: str) -> str:
 
 
 def _files(package: str) -> Iterator[tuple[pathlib.Path, str]]:
-    """Yields each source file of a package and its module's dotted name."""
+    """Yields (source file, dotted name) of each module of a package."""
     if package == STDLIB:
         roots, prefix = [sysconfig.get_path('stdlib')], ()
     else:
@@ -205,12 +205,12 @@ def _files(package: str) -> Iterator[tuple[pathlib.Path, str]]:
 
 
 def _docstrings(file: pathlib.Path) -> list[tuple[str, str]] | None:
-    """(qualified name, docstring) of what a file defines; None if it cannot be parsed."""
+    """Returns (qualified name, docstring) pairs of a file; None if it cannot be parsed."""
     try:
         source = file.read_bytes()
         if _GENERATED.search(source[:1000]):
             return []
-        with warnings.catch_warnings():  # of invalid escapes in the files
+        with warnings.catch_warnings():  # About invalid escapes in the files.
             warnings.simplefilter('ignore')
             tree = ast.parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -224,7 +224,7 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
         if docstring:
             yield name, docstring
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return  # what a function defines is its own affair
+            return  # Inner functions are not documentation.
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if not child.name.startswith('_'):
@@ -233,8 +233,8 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
             yield from _documented(child, name)
 
 
-def _unambiguous(entries: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """One name for each (summary, text), then no summary and no text that two names share."""
+def _drop_ambiguous(entries: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Keeps one name of each (summary, text), then drops summaries and texts that names share."""
     seen: set[tuple[str, ...]] = set()
     unique = {}
     for name in sorted(entries):

@@ -1,4 +1,4 @@
-"""Questions with answers and without judgements, added to a collection as splits of their own.
+"""Questions with answers but no judgements, added to a collection as splits of their own.
 
     question<TAB>['answer', ...]                    DPR's *.qa.csv
     {"question": ..., "answer": ["answer", ...]}    NQ-open's JSON lines
@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jdkd.corpus.sources import base, parsing
 from jdkd.corpus.sources.base import OnError
@@ -18,26 +19,26 @@ from jdkd.runtime.messages import shown
 
 
 def add_questions(source: base.Source, files: Mapping[str, str]) -> base.Source:
-    """The source with more splits.
+    """Adds splits of questions to a source.
 
     Args:
-        source: Any.
+        source: Any source.
         files: {split: path}.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: A file is missing.
     """
     paths = {split: pathlib.Path(file).expanduser().resolve() for split, file in files.items()}
     for path in paths.values():
         if not path.is_file():
             raise FileNotFoundError(f'{path} is missing; the option questions names it.')
 
-    def queries(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
-        for where, split, query, question, _ in _read(paths, fault):
+    def queries(on_error: OnError) -> Iterator[base.Query]:
+        for where, split, query, question, _ in _read(paths, on_error):
             yield where, split, query, question
 
-    def answers(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
-        del fault  # It was told of the same lines with the queries.
+    def answers(on_error: OnError) -> Iterator[base.Answer]:
+        del on_error  # `queries` has reported the errors of these lines.
         for where, split, query, _, strings in _read(paths, base.count_errors({})):
             for answer in strings:
                 yield where, split, query, answer
@@ -45,36 +46,37 @@ def add_questions(source: base.Source, files: Mapping[str, str]) -> base.Source:
     return dataclasses.replace(
         source,
         files=(*source.files, *paths.values()),
-        queries=lambda fault: itertools.chain(source.queries(fault), queries(fault)),
-        answers=lambda fault: itertools.chain(source.answers(fault), answers(fault)),
+        queries=lambda on_error: itertools.chain(source.queries(on_error), queries(on_error)),
+        answers=lambda on_error: itertools.chain(source.answers(on_error), answers(on_error)),
     )
 
 
 def _read(
-    paths: Mapping[str, pathlib.Path], fault: OnError
-) -> Iterator[tuple[str, str, str, str, list[str]]]:
+    paths: Mapping[str, pathlib.Path], on_error: OnError
+) -> Iterator[tuple[str, str, str, str, list]]:
     for split, path in paths.items():
-        parse = _qa if path.name.removesuffix('.gz').endswith(('.csv', '.tsv')) else _json
-        for where, question, answers in parse(path, fault):
+        is_table = path.name.removesuffix('.gz').endswith(('.csv', '.tsv'))
+        for where, question, answers in (_read_qa if is_table else _read_json)(path, on_error):
             if isinstance(question, str) and isinstance(answers, list) and answers:
                 number = where.rpartition(':')[2]
                 yield where, split, f'{split}:{number}', question, answers
             else:
-                fault(
+                on_error(
                     'broken line',
                     f'{where}: expected a question and a list of its answers, found '
                     f'{shown(question)} and {shown(answers)}.',
                 )
 
 
-def _qa(path: pathlib.Path, fault: OnError) -> Iterator[tuple[str, str, list]]:
-    for where, (question, answers) in parsing.read_fields(path, ('question', 'answers'), fault):
+def _read_qa(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str, Any]]:
+    columns = 'question', 'answers'
+    for where, (question, answers) in parsing.read_fields(path, columns, on_error):
         try:
             yield where, question, ast.literal_eval(answers)  # Strings and lists, never code.
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             yield where, question, answers
 
 
-def _json(path: pathlib.Path, fault: OnError) -> Iterator[tuple[str, str, list]]:
-    for where, entry in parsing.read_json_lines(path, fault):
+def _read_json(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, Any, Any]]:
+    for where, entry in parsing.read_json_lines(path, on_error):
         yield where, entry.get('question'), entry.get('answer')

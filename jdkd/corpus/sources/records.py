@@ -1,24 +1,27 @@
-"""Collections out of records with fields: what tables in files and TFDS datasets have in common.
+"""Collections of records with named fields, as tables in files and TFDS datasets have them.
 
-Three shapes, told apart by which of `passages` and `qrels` are given:
+Which of `passages` and `qrels` are given decides between three shapes:
 
-    passages, queries, qrels    three tables, as BEIR's are on the Hugging Face hub
-    passages, queries           a query's record has the ids of its positives in `positives`
-    queries                     a query's record has its positive passage beside it, as in SQuAD
+    passages, queries, qrels    three tables, like BEIR's on the Hugging Face hub
+    passages, queries           a query's record holds the ids of its positives in `positives`
+    queries                     a query's record holds its positive passage too, as in SQuAD
 
-The last holds about 100 bytes a passage in memory while it is read.
+The last needs about 100 bytes a passage in memory while it is read.
 """
 
+import dataclasses
 import hashlib
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jdkd.corpus.sources import base, parsing
-from jdkd.corpus.sources.base import OnError
-from jdkd.runtime.messages import brief, shown
+from jdkd.corpus.sources.base import OnError, attempt
+from jdkd.runtime.messages import brief
 
-# Streams (where, record); a record is a dict of str, numbers, lists and dicts.
-Table = Callable[[OnError], Iterable[tuple[str, dict[str, Any]]]]
+Record = Mapping[str, Any]  # Values are strings, numbers, lists and dicts.
+# Streams (where, record) of the table of a name.
+ReadTable = Callable[[str, OnError], Iterable[tuple[str, Record]]]
 
 # Role -> field; None: there is none. A path such as answers/text leads into inner records.
 FIELDS = {
@@ -33,120 +36,128 @@ FIELDS = {
     'judged_passage': 'corpus-id',
     'grade': 'score',
 }
-# Of records that hold a query and its passage. Without ids, equal texts get equal ones.
+# For records that hold a query and its passage. Without ids, equal texts get equal ones.
 _PAIR_FIELDS = {'passage_id': None, 'title': None, 'query_id': None, 'query': 'query'}
+_BROKEN = 'broken record'  # Kind of all errors in them.
 
 
 def make_source(
     name: str,
-    files: Iterable,
-    passages: Table | None,
-    queries: Mapping[str, Table],
-    qrels: Mapping[str, Table],
+    find_files: Callable[[str], Iterable[pathlib.Path]],
+    read: ReadTable,
+    passages: str | None,
+    queries: Mapping[str, str],
+    qrels: Mapping[str, str] | None,
     fields: Mapping[str, str | None] | None,
-    license: str | None,
 ) -> base.Source:
-    """A collection of records.
+    """Makes the source of a collection of records.
 
     Args:
-        name: What reports call it.
-        files: What the tables read.
-        passages: One record a passage; None if they stand beside the queries.
-        queries: {split: one record a query}.
-        qrels: {split: one record a judgement}; {} if positives are in the queries' records.
-        fields: Of FIELDS, those that are named otherwise.
-        license: The terms of the texts.
+        name: Name of the collection in reports.
+        find_files: Finds the files of a table by its name.
+        read: Reads a table by its name.
+        passages: Table of passages; None if they stand beside the queries.
+        queries: {split: table of queries}.
+        qrels: {split: table of judgements}; none if the queries' records hold the positives.
+        fields: Fields that differ from FIELDS, by role.
 
     Raises:
-        ValueError: if a role is unknown or the tables do not tell what is relevant.
+        ValueError: A role is unknown, or the tables do not tell what is relevant.
     """
     unknown = set(fields or {}) - set(FIELDS)
     if unknown:
         raise ValueError(
             f"the option fields has no role '{min(unknown)}'; it has {', '.join(FIELDS)}."
         )
-    paired = passages is None
-    of = {**FIELDS, **(_PAIR_FIELDS if paired else {}), **(fields or {})}
-    if paired and qrels:
+    roles = {**FIELDS, **({} if passages else _PAIR_FIELDS), **(fields or {})}
+    if qrels and not passages:
         raise ValueError('the option qrels is given without passages; give both or neither.')
-    if not paired and not qrels and not of['positives']:
+    if passages and not qrels and not roles['positives']:
         raise ValueError(
             'nothing says what is relevant: give the option qrels, or fields.positives, the field '
             "of a query's record that holds the ids of its positives."
         )
-
-    def read_queries(fault: OnError) -> Iterator[tuple[str, str, str, dict]]:
-        for split, table in queries.items():
-            seen = set()
-            for where, record in table(fault):
-                query = _guarded(fault, _query_id, where, record, of)
-                # A query with several passages has as many records.
-                if query is not None and not (paired and query in seen):
-                    seen.add(query)
-                    yield where, split, query, record
-
-    def stream_passages(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
-        seen = set()
-        for table in queries.values() if paired else [passages]:
-            for where, record in table(fault):
-                found = _guarded(fault, _passage, where, record, of)
-                if found and paired:
-                    key = _made_id(*found)
-                    if key in seen:
-                        continue  # A passage of several queries has as many records.
-                    seen.add(key)
-                if found:
-                    yield where, *found
-
-    def stream_queries(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
-        for where, split, query, record in read_queries(fault):
-            text = _guarded(fault, _text, where, record, of['query'])
-            if text is not None:
-                yield where, split, query, text
-
-    def stream_qrels(fault: OnError) -> Iterator[tuple[str, str, str, str, int]]:
-        # A record that was faulty above is not told of a second time.
-        quiet = base.count_errors({})
-        for split, table in qrels.items():
-            for where, record in table(fault):
-                found = _guarded(fault, _judgement, where, record, of)
-                if found:
-                    yield where, split, *found
-        if qrels:
-            return
-        for split, table in queries.items():
-            for where, record in table(quiet):
-                query = _guarded(quiet, _query_id, where, record, of)
-                if paired:
-                    found = _guarded(quiet, _passage, where, record, of)
-                    positives = found and found[:1]
-                else:
-                    positives = _guarded(fault, _ids, where, record, of['positives'])
-                if query is not None:
-                    for passage in positives or ():
-                        yield where, split, query, passage, 1
-
-    def stream_answers(fault: OnError) -> Iterator[tuple[str, str, str, str]]:
-        if of['answers']:
-            for where, split, query, record in read_queries(base.count_errors({})):
-                for answer in _guarded(fault, _list, where, record, of['answers']) or ():
-                    yield where, split, query, answer
-
+    tables = [*([passages] if passages else []), *queries.values(), *(qrels or {}).values()]
+    files = dict.fromkeys(file for table in tables for file in find_files(table))
+    reader = _Reader(read, passages, queries, qrels or {}, roles)
+    judgements = reader.qrels if qrels else reader.positives
     return base.Source(
-        name, tuple(files), stream_passages, stream_queries, stream_qrels, stream_answers, license
+        name, tuple(files), reader.passages, reader.queries, judgements, reader.answers
     )
 
 
-def _guarded(fault: OnError, read: Callable, *args):
-    """What `read` returns; None where the record is faulty."""
-    try:
-        return read(*args)
-    except ValueError as error:
-        fault('broken record', str(error))
-        return None
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Streams the items of a collection of records."""
+
+    read: ReadTable
+    passage_table: str | None
+    query_tables: Mapping[str, str]
+    qrels_tables: Mapping[str, str]
+    roles: Mapping[str, Any]
+
+    def passages(self, on_error: OnError) -> Iterator[base.Passage]:
+        seen = set()
+        for table in [self.passage_table] if self.passage_table else self.query_tables.values():
+            for where, record in self.read(table, on_error):
+                passage = attempt(on_error, _BROKEN, _passage, where, record, self.roles)
+                if passage and not self.passage_table:
+                    key = _made_id(*passage)
+                    if key in seen:
+                        continue  # A passage of several queries has as many records.
+                    seen.add(key)
+                if passage:
+                    yield where, *passage
+
+    def queries(self, on_error: OnError) -> Iterator[base.Query]:
+        for where, split, query, record in self._query_records(on_error):
+            text = attempt(on_error, _BROKEN, _text, where, record, self.roles['query'])
+            if text is not None:
+                yield where, split, query, text
+
+    def qrels(self, on_error: OnError) -> Iterator[base.Judgement]:
+        """Judgements that have tables of their own."""
+        for split, table in self.qrels_tables.items():
+            for where, record in self.read(table, on_error):
+                judgement = attempt(on_error, _BROKEN, _judgement, where, record, self.roles)
+                if judgement:
+                    yield where, split, *judgement
+
+    def positives(self, on_error: OnError) -> Iterator[base.Judgement]:
+        """Judgements in the records of queries."""
+        ignore = base.count_errors({})  # `passages` and `queries` have reported these errors.
+        for split, table in self.query_tables.items():
+            for where, record in self.read(table, ignore):
+                query = attempt(ignore, _BROKEN, _query_id, where, record, self.roles)
+                if self.passage_table:
+                    field = self.roles['positives']
+                    positives = attempt(on_error, _BROKEN, _ids, where, record, field)
+                else:
+                    passage = attempt(ignore, _BROKEN, _passage, where, record, self.roles)
+                    positives = passage and passage[:1]
+                if query is not None:
+                    for passage_id in positives or ():
+                        yield where, split, query, passage_id, 1
+
+    def answers(self, on_error: OnError) -> Iterator[base.Answer]:
+        field = self.roles['answers']
+        if field:
+            for where, split, query, record in self._query_records(base.count_errors({})):
+                for answer in attempt(on_error, _BROKEN, _list, where, record, field) or ():
+                    yield where, split, query, answer
+
+    def _query_records(self, on_error: OnError) -> Iterator[tuple[str, str, str, Record]]:
+        for split, table in self.query_tables.items():
+            seen = set()
+            for where, record in self.read(table, on_error):
+                query = attempt(on_error, _BROKEN, _query_id, where, record, self.roles)
+                # A query with several passages has as many records.
+                if query is not None and (self.passage_table or query not in seen):
+                    seen.add(query)
+                    yield where, split, query, record
 
 
-def _get(where: str, record: Mapping[str, Any], field: str) -> Any:
+def _get(where: str, record: Record, field: str) -> Any:
     value: Any = record
     for part in field.split('/'):
         if not isinstance(value, Mapping) or part not in value:
@@ -158,62 +169,45 @@ def _get(where: str, record: Mapping[str, Any], field: str) -> Any:
     return value
 
 
-def _text(where: str, record: Mapping[str, Any], field: str) -> str:
+def _text(where: str, record: Record, field: str) -> str:
+    return parsing.check_text(where, field, _get(where, record, field))
+
+
+def _id(where: str, record: Record, field: str) -> str:
+    return parsing.check_id(where, field, _get(where, record, field))
+
+
+def _list(where: str, record: Record, field: str) -> list:
     value = _get(where, record, field)
-    if not isinstance(value, str):
-        raise ValueError(f'{where}: field {field!r} must be a string, found {shown(value)}.')
-    return value
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _ids(where: str, record: Record, field: str) -> list[str]:
+    return [parsing.check_id(where, field, value) for value in _list(where, record, field)]
 
 
 def _made_id(*texts: str) -> str:
     return hashlib.sha256('\0'.join(texts).encode(errors='surrogatepass')).hexdigest()[:16]
 
 
-def _query_id(where: str, record: Mapping[str, Any], of: Mapping[str, str | None]) -> str:
-    if of['query_id'] is None:
-        return _made_id(_text(where, record, of['query']))
-    return _id(where, record, of['query_id'])
+def _query_id(where: str, record: Record, roles: Mapping[str, Any]) -> str:
+    if roles['query_id'] is None:
+        return _made_id(_text(where, record, roles['query']))
+    return _id(where, record, roles['query_id'])
 
 
-def _id(where: str, record: Mapping[str, Any], field: str) -> str:
-    return _as_id(where, field, _get(where, record, field))
-
-
-def _as_id(where: str, field: str, value: Any) -> str:
-    if not isinstance(value, int | str) or isinstance(value, bool):
-        raise ValueError(
-            f'{where}: field {field!r} must be a string or integer, found {shown(value)}.'
-        )
-    return str(value)
-
-
-def _list(where: str, record: Mapping[str, Any], field: str) -> list:
-    value = _get(where, record, field)
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _ids(where: str, record: Mapping[str, Any], field: str) -> list[str]:
-    return [_as_id(where, field, value) for value in _list(where, record, field)]
-
-
-def _passage(
-    where: str, record: Mapping[str, Any], of: Mapping[str, str | None]
-) -> tuple[str, str, str]:
-    title = record.get(of['title']) or ''
-    if not isinstance(title, str):
-        raise ValueError(f'{where}: field {of["title"]!r} must be a string, found {shown(title)}.')
-    text = _text(where, record, of['text'])
-    if of['passage_id'] is None:
+def _passage(where: str, record: Record, roles: Mapping[str, Any]) -> tuple[str, str, str]:
+    title = parsing.check_text(where, roles['title'], record.get(roles['title']) or '')
+    text = _text(where, record, roles['text'])
+    if roles['passage_id'] is None:
         return _made_id(title, text), title, text
-    return _id(where, record, of['passage_id']), title, text
+    return _id(where, record, roles['passage_id']), title, text
 
 
-def _judgement(
-    where: str, record: Mapping[str, Any], of: Mapping[str, str | None]
-) -> tuple[str, str, int]:
-    query = _id(where, record, of['judged_query'])
-    passage = _id(where, record, of['judged_passage'])
-    value = _get(where, record, of['grade'])
+def _judgement(where: str, record: Record, roles: Mapping[str, Any]) -> tuple[str, str, int]:
+    query = _id(where, record, roles['judged_query'])
+    passage = _id(where, record, roles['judged_passage'])
+    value = _get(where, record, roles['grade'])
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return query, passage, parsing.parse_grade(where, str(value))

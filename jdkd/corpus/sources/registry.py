@@ -1,15 +1,16 @@
-"""Where collections come from, by the name that a config gives."""
+"""Opens the source of a collection by the name that a config gives it."""
 
+import dataclasses
 import functools
 import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from jdkd.corpus.sources import questions as question_splits
 from jdkd.corpus.sources.base import Source
+from jdkd.corpus.sources.questions import add_questions
 
-# Kind, which is also the module's name, and what follows the colon, if anything does.
+# Kind, which is also the name of its module -> what follows the colon, if anything does.
 _KINDS = {
     'python_docs': None,
     'beir': 'PATH',
@@ -18,56 +19,63 @@ _KINDS = {
     'irds': 'NAME',
     'tfds': 'NAME',
 }
-SOURCES = tuple(f'{kind}:{what}' if what else kind for kind, what in _KINDS.items())
+SOURCES = tuple(f'{kind}:{argument}' if argument else kind for kind, argument in _KINDS.items())
 
 
 def open_source(
     name: str, /, *, questions: Mapping[str, str] | None = None, **options: Any
 ) -> Source:
-    """A collection that can be read.
+    """Opens a source.
 
     Args:
         name: One of SOURCES.
         questions: {split: file} of questions with answers, as splits beside the source's own.
-        **options: Keyword arguments of the `source` function of the kind's module.
+        **options: Keyword arguments of `open_source` in the module of the kind. Kinds with an
+            argument also take `name`, the collection's name in reports instead of that of its
+            directory or dataset, and `license`, the terms of the texts.
 
     Raises:
-        ValueError: the source or an option is unknown, or an option is missing.
-        FileNotFoundError: the source's directory or a file in it is missing.
+        ValueError: The source or an option is unknown, or an option is missing.
+        FileNotFoundError: The source's directory or a file in it is missing.
     """
     kind, argument = parse_name(name)
-    # Imported when used: some of the libraries behind them take seconds.
-    read = importlib.import_module(f'jdkd.corpus.sources.{kind}').open_source
+    # Imported on use: some of the libraries behind sources take seconds.
+    opener = importlib.import_module(f'jdkd.corpus.sources.{kind}').open_source
     if argument:
-        read = functools.partial(read, argument)
-    parameters = inspect.signature(read).parameters
+        opener = functools.partial(opener, argument)
+    parameters = inspect.signature(opener).parameters
+    common = ['name', 'license'] if argument else []
     for option in options:
-        if option not in parameters:
+        if option not in [*parameters, *common]:
             raise ValueError(
                 f'source {name!r} has no option {option!r}: it has '
-                f'{", ".join([*parameters, "questions"])}.'
+                f'{", ".join([*parameters, *common, "questions"])}.'
             )
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:
             raise ValueError(
                 f'source {name!r} needs the option {option!r}: set collection.options.{option}.'
             )
-    found = read(**options)
+    labels = {option: options.pop(option, None) for option in common}
+    source = opener(**options)
+    if argument:
+        name, license = labels['name'] or source.name, labels['license']
+        source = dataclasses.replace(source, name=name, license=license)
     for field in ('name', 'license'):
-        told = getattr(found, field)
+        value = getattr(source, field)
         # Reports, model cards and terminals show them.
-        if told is not None and not (isinstance(told, str) and told.isprintable() and told):
+        if value is not None and not (isinstance(value, str) and value.isprintable() and value):
             raise ValueError(
-                f'collection.options.{field}={told!r}, but a {field} is a line of printable text.'
+                f'collection.options.{field}={value!r}, but a {field} is a line of printable text.'
             )
-    return question_splits.add_questions(found, questions) if questions else found
+    return add_questions(source, questions) if questions else source
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Kind and argument of a source's name.
+    """Splits a source's name into kind and argument.
 
     Raises:
-        ValueError: the kind is unknown, or lacks its argument or has one too many.
+        ValueError: The kind is unknown, or lacks its argument, or takes none.
     """
     kind, colon, argument = name.partition(':')
     if kind not in _KINDS or bool(argument) != bool(_KINDS[kind]) or (colon and not argument):

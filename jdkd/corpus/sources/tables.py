@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from jdkd.corpus.sources import base, parsing, records
 from jdkd.corpus.sources.base import OnError
 
-_BATCH = 1024  # Rows of a parquet file in memory at a time.
+_PARQUET_BATCH = 1024  # Rows of a parquet file in memory at once.
 
 
 def open_source(
@@ -20,69 +20,54 @@ def open_source(
     passages: str | None = None,
     qrels: Mapping[str, str] | None = None,
     fields: Mapping[str, str | None] | None = None,
-    name: str | None = None,
-    license: str | None = None,
 ) -> base.Source:
-    """A directory of tables; `jdkd.corpus.sources.records` says which of them are needed.
+    """Opens a directory of tables; `jdkd.corpus.sources.records` says which of them are needed.
 
-    A table is a file, or a glob for the shards of one (`data/train-*.parquet`): `.parquet`,
-    `.jsonl`, `.json` (an object a line) or either of these with `.gz`.
+    A table is a file, or a glob for its shards (`data/train-*.parquet`): `.parquet`, `.jsonl`,
+    `.json` (an object a line) or either of these with `.gz`.
 
     Args:
         path: The directory.
         queries: {split: table}.
         passages: Table.
         qrels: {split: table}.
-        fields: What `records.FIELDS` names otherwise.
-        name: What reports call the collection; the directory's name by default.
-        license: The terms of the texts.
+        fields: Fields that differ from `records.FIELDS`, by role.
 
     Raises:
-        FileNotFoundError: a table is missing.
-        ValueError: a table is of another format, or the options do not say what is relevant.
+        FileNotFoundError: A table is missing.
+        ValueError: A table has another format, or the options do not say what is relevant.
     """
     root = pathlib.Path(path).expanduser().resolve()
-    queries = {split: _files(root, table) for split, table in queries.items()}
-    qrels = {split: _files(root, table) for split, table in (qrels or {}).items()}
-    corpus = _files(root, passages) if passages else []
-    files = [f for table in (corpus, *queries.values(), *qrels.values()) for f in table]
-    return records.make_source(
-        name or root.name,
-        dict.fromkeys(files),
-        functools.partial(_read, corpus) if passages else None,
-        {split: functools.partial(_read, table) for split, table in queries.items()},
-        {split: functools.partial(_read, table) for split, table in qrels.items()},
-        fields,
-        license,
-    )
+    find_shards = functools.cache(functools.partial(_find_shards, root))
+
+    def read(table: str, on_error: OnError) -> Iterator[tuple[str, dict]]:
+        for file in find_shards(table):
+            if file.suffix == '.parquet':
+                yield from _read_parquet(file)
+            else:
+                yield from parsing.read_json_lines(file, on_error)
+
+    return records.make_source(root.name, find_shards, read, passages, queries, qrels, fields)
 
 
-def _files(root: pathlib.Path, table: str) -> list[pathlib.Path]:
+def _find_shards(root: pathlib.Path, table: str) -> list[pathlib.Path]:
     try:
-        found = sorted(root.glob(table))
+        files = sorted(root.glob(table))
     except NotImplementedError:
         raise ValueError(f'table {table!r} must be named relative to {root}.') from None
-    if not found:
+    if not files:
         raise FileNotFoundError(f'{root / table} is missing.')
-    for file in found:
+    for file in files:
         if not file.name.removesuffix('.gz').endswith(('.parquet', '.jsonl', '.json')):
             raise ValueError(f'{file} is no table that can be read; use .parquet, .jsonl or .json.')
-    return found
+    return files
 
 
-def _read(files: list[pathlib.Path], fault: OnError) -> Iterator[tuple[str, dict]]:
-    for file in files:
-        if file.suffix == '.parquet':
-            yield from _parquet(file)
-        else:
-            yield from parsing.read_json_lines(file, fault)
-
-
-def _parquet(file: pathlib.Path) -> Iterator[tuple[str, dict]]:
+def _read_parquet(file: pathlib.Path) -> Iterator[tuple[str, dict]]:
     row = 0
     try:
         with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(_BATCH):
+            for batch in table.iter_batches(_PARQUET_BATCH):
                 for record in batch.to_pylist():
                     row += 1
                     yield f'{file}: row {row}', record

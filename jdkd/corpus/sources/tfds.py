@@ -1,6 +1,5 @@
 """Collections in TFDS datasets (https://www.tensorflow.org/datasets), read without TensorFlow."""
 
-import functools
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,50 +19,49 @@ def open_source(
     qrels: Mapping[str, str] | None = None,
     fields: Mapping[str, str | None] | None = None,
     data_dir: str | None = None,
-    name: str | None = None,
-    license: str | None = None,
 ) -> base.Source:
-    """A TFDS dataset; `jdkd.corpus.sources.records` says which of its splits are needed.
+    """Opens a TFDS dataset; `jdkd.corpus.sources.records` says which of its splits are needed.
 
-    It is prepared as array_record, which TFDS reads without TensorFlow, unless it is there.
+    Unless it exists, prepares it as array_record, which TFDS reads without TensorFlow.
 
     Args:
         dataset: Name, such as `squad` or `squad/v1.1:3.0.0`, or a directory that TFDS wrote.
         queries: {split: TFDS split}.
         passages: TFDS split.
         qrels: {split: TFDS split}.
-        fields: What `records.FIELDS` names otherwise.
+        fields: Fields that differ from `records.FIELDS`, by role.
         data_dir: Where TFDS keeps its datasets.
-        name: What reports call the collection; `dataset` by default.
-        license: The terms of the texts.
 
     Raises:
-        ValueError: TFDS has no such dataset or split, or has it in another format, or the options
+        ValueError: TFDS lacks the dataset or a split, or has it in another format, or the options
             do not say what is relevant.
     """
-    builder = _builder(dataset, data_dir)
-    qrels = qrels or {}
-    for split in (passages, *queries.values(), *qrels.values()):
-        if split is not None and split not in builder.info.splits:
+    builder = _make_builder(dataset, data_dir)
+
+    def find_files(split: str) -> Iterator[pathlib.Path]:
+        if split not in builder.info.splits:
             raise ValueError(
                 f"TFDS' '{dataset}' has no split '{split}'; it has "
                 f'{", ".join(builder.info.splits)}.'
             )
-    used = dict.fromkeys(s for s in (passages, *queries.values(), *qrels.values()) if s)
-    files = (file for split in used for file in builder.info.splits[split].filepaths)
-    table = functools.partial(functools.partial, _read, builder)
-    return records.make_source(
-        name or builder.info.full_name,
-        [pathlib.Path(file) for file in files],
-        table(passages) if passages else None,
-        {split: table(theirs) for split, theirs in queries.items()},
-        {split: table(theirs) for split, theirs in qrels.items()},
-        fields,
-        license,
-    )
+        return map(pathlib.Path, builder.info.splits[split].filepaths)
+
+    def read(split: str, on_error: OnError) -> Iterator[tuple[str, dict]]:
+        data = builder.as_data_source(split)
+        for i in range(len(data)):
+            where = f'tfds:{builder.info.full_name}, {split} {i}'
+            try:
+                record = _to_plain(data[i])
+            except UnicodeDecodeError:
+                on_error('not UTF-8', f'{where}: not UTF-8; prepare the dataset from UTF-8 texts.')
+            else:
+                yield where, record
+
+    full_name = builder.info.full_name
+    return records.make_source(full_name, find_files, read, passages, queries, qrels, fields)
 
 
-def _builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def _make_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     if pathlib.Path(dataset).expanduser().is_dir():
         builder = tfds.builder_from_directory(str(pathlib.Path(dataset).expanduser()))
     else:
@@ -80,26 +78,12 @@ def _builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def _read(
-    builder: tfds.core.DatasetBuilder, split: str, fault: OnError
-) -> Iterator[tuple[str, dict]]:
-    data = builder.as_data_source(split)
-    for i in range(len(data)):
-        where = f'tfds:{builder.info.full_name}, {split} {i}'
-        try:
-            record = _plain(data[i])
-        except UnicodeDecodeError:
-            fault('not UTF-8', f'{where}: not UTF-8; prepare the dataset from UTF-8 texts.')
-        else:
-            yield where, record
-
-
-def _plain(value: Any) -> Any:
-    """Strings, numbers, lists and dicts out of bytes and arrays."""
+def _to_plain(value: Any) -> Any:
+    """Converts bytes and arrays to strings, numbers, lists and dicts."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _to_plain(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return _to_plain(value.tolist())
     if isinstance(value, list):
-        return [_plain(inner) for inner in value]
+        return [_to_plain(inner) for inner in value]
     return value.decode() if isinstance(value, bytes) else value

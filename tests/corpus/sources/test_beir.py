@@ -60,8 +60,8 @@ def test_reads_a_directory(root):
     c = load(root, license='CC0')
     assert c.name == 'tiny' and c.license == 'CC0'
     assert list(c.passage_ids) == ['d1', 'd2', '3']
-    assert list(c.titles) == ['Moon', '', '']
-    assert list(c.texts) == ['is round', 'Sun is hot', 'Ids may be integers.']
+    assert list(c.passages.titles) == ['Moon', '', '']
+    assert list(c.passages.texts) == ['is round', 'Sun is hot', 'Ids may be integers.']
     assert c.queries == {
         'test': {'7': 'what may ids be'},
         'train': {'q1': 'what is round', 'q2': 'what is hot'},
@@ -96,7 +96,7 @@ def test_unicode_line_separators_do_not_split_a_line(root):
     line = json.dumps({'_id': 'd9', 'text': text}, ensure_ascii=False)
     with (root / 'corpus.jsonl').open('a', encoding='utf-8') as f:
         f.write(line + '\n')
-    assert load(root).texts[-1] == text
+    assert load(root).passages.texts[-1] == text
 
 
 @pytest.mark.parametrize('name', ['corpus.jsonl', 'queries.jsonl'])
@@ -118,9 +118,12 @@ def test_names_missing_judgements(root):
     [
         ('{"_id": "d4", "text": ', r':4: not JSON \('),
         ('["d4"]', ':4: expected a JSON object, found list'),
-        ('{"title": "t", "text": "x"}', ":4: field '_id' must be a string, found nothing"),
-        ('{"_id": true, "text": "x"}', ":4: field '_id' must be a string, found True"),
-        ('{"_id": 1.5, "text": "x"}', ":4: field '_id' must be a string, found 1.5"),
+        (
+            '{"title": "t", "text": "x"}',
+            ":4: field '_id' must be a string or integer, found nothing",
+        ),
+        ('{"_id": true, "text": "x"}', ":4: field '_id' must be a string or integer, found True"),
+        ('{"_id": 1.5, "text": "x"}', ":4: field '_id' must be a string or integer, found 1.5"),
         ('{"_id": "d4", "title": "t"}', ":4: field 'text' must be a string, found nothing"),
         ('{"_id": "d4", "text": null}', ":4: field 'text' must be a string, found None"),
         ('{"_id": "d4", "title": 4, "text": "x"}', ":4: field 'title' must be a string, found 4"),

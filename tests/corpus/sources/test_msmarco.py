@@ -42,7 +42,7 @@ def load(root: pathlib.Path, on_error='stop', **options) -> collection_lib.Colle
 def test_reads_every_split_that_has_both_files(root):
     c = load(root)
     assert c.name == 'msmarco' and list(c.passage_ids) == ['0', '1', '7']
-    assert c.passage(1) == 'The Manhattan Project'
+    assert c.passages[1] == 'The Manhattan Project'
     assert c.queries == {
         'dev.small': {'1048578': 'cost of endless pools'},
         'train': {'121352': 'define extreme', '634306': 'what does chattel mean'},

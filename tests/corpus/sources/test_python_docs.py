@@ -91,7 +91,7 @@ def queries(c: collection_lib.Collection) -> dict[str, str]:
 def test_reads_what_is_public_and_imports_nothing(fake):
     c = load(('fakedocs',))  # the package raises when it is imported
     assert not [name for name in sys.modules if name.startswith('fakedocs')]
-    assert dict(zip(c.passage_ids, c.titles, strict=True)) == {
+    assert dict(zip(c.passage_ids, c.passages.titles, strict=True)) == {
         'fakedocs': 'fakedocs',
         'fakedocs._impl.core:fifth': 'fakedocs core fifth',
         'fakedocs.shape': 'fakedocs shape',
@@ -103,7 +103,7 @@ def test_reads_what_is_public_and_imports_nothing(fake):
     assert queries(c)['q:fakedocs.shape:CircleShape'] == 'A circle with a given radius.'
     # Of two definitions the first counts, and of two equal entries the first name.
     assert queries(c)['q:fakedocs.shape:area_of'] == 'Computes the area without speed.'
-    text = c.texts[c.id_index['fakedocs.shape:CircleShape']]
+    text = c.passages.texts[c.id_index['fakedocs.shape:CircleShape']]
     assert text.startswith('It goes on for long enough to be kept, circle0 circle1 ')
 
 
@@ -232,7 +232,7 @@ def test_real_modules_make_a_sound_collection(real):
     sizes = {split: len(q) / len(real) for split, q in real.queries.items()}
     assert sizes['train'] == pytest.approx(0.8, abs=0.1)
     for query, text in queries(real).items():
-        passage = real.passage(real.id_index[query.removeprefix('q:')])
+        passage = real.passages[real.id_index[query.removeprefix('q:')]]
         assert text.rstrip('.').casefold() not in passage.casefold()
         assert '\n' not in text and '>>>' not in passage
     assert real.group.tolist() == list(range(len(real)))  # no two passages are equal
