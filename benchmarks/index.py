@@ -70,17 +70,17 @@ def run(root: pathlib.Path, size: int, config) -> dict:
         vectors.save(file, part, _STORE.value)
 
     inputs = {'size': size, 'dim': _DIM.value, 'store': _STORE.value}
-    stages.stage(
+    stages.build_stage(
         root / f'vectors-{size}',
         inputs,
-        lambda out: stages.parts(out, vectors.NAME, count, write) and None,
+        lambda out: stages.write_parts(out, vectors.NAME, count, write) and None,
         resumable=True,
     )
     passages = vectors.load(root / f'vectors-{size}')
     rng = np.random.default_rng(3)
     queries = mixture.queries(passages[rng.integers(0, size, _QUERIES.value)])
     with measure.peak(result, 'build'):
-        stages.stage(
+        stages.build_stage(
             root / f'index-{size}',
             {**inputs, **config.to_dict()},
             lambda out: index.build(out, passages, config),

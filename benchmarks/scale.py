@@ -83,7 +83,7 @@ def main(_):
 def _dense(root: pathlib.Path, corpus: Corpus, result: dict) -> None:
     tokenizer = load_tokenizer(weights.find_weights(_WEIGHTS.value))
     with measure.peak(result, 'tokenise'):
-        stages.stage(
+        stages.build_stage(
             root / 'tokens',
             {},
             lambda out: tokenizer.write_store(out, corpus, 144, desc='tokenise'),
@@ -102,7 +102,7 @@ def _dense(root: pathlib.Path, corpus: Corpus, result: dict) -> None:
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
     params = jax.device_put(params, meshes.replicated(mesh))
     with measure.peak(result, 'encode'):
-        stages.stage(
+        stages.build_stage(
             root / 'embeddings',
             {},
             lambda out: encode.write_embeddings(
@@ -116,7 +116,7 @@ def _dense(root: pathlib.Path, corpus: Corpus, result: dict) -> None:
 def _bm25(root: pathlib.Path, corpus: Corpus, result: dict) -> None:
     parameters = {'k1': 0.9, 'b': 0.4, 'language': 'english'}
     with measure.peak(result, 'bm25_build'):
-        stages.stage(
+        stages.build_stage(
             root / 'bm25',
             {},
             lambda out: bm25.build(out, corpus, **parameters),

@@ -128,7 +128,7 @@ def load() -> dict[str, dict]:
 def update() -> None:
     """Rewrites the README's tables."""
     text = filled(README.read_text(), load())
-    with files.replacing(README) as f:
+    with files.atomic_write(README) as f:
         f.write(text)
 
 

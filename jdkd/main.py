@@ -168,7 +168,7 @@ def _held(workdir: pathlib.Path, config=None):
     with contextlib.ExitStack() as stack:
 
         def hold():
-            stack.enter_context(lock.held(workdir, update=_UPDATE.value))
+            stack.enter_context(lock.hold(workdir, update=_UPDATE.value))
             if config is not None:
                 configs.save(workdir, config)
 
@@ -179,7 +179,7 @@ def _held(workdir: pathlib.Path, config=None):
         except Exception as e:
             # Some libraries only say that writing failed.
             empty = isinstance(e, RuntimeError) and shutil.disk_usage(workdir).free < _NO_SPACE
-            if not (empty or files.is_full(e)):
+            if not (empty or files.is_disk_full(e)):
                 raise
             raise OSError(
                 f'the disk is full ({e}); free some space, and the same command goes on: what is '

@@ -81,8 +81,8 @@ class Run:
         return max(len(np.unique(group[rows])) for rows in queries)
 
     def stage(self, path: str, inputs, build, *, resumable: bool = False) -> dict:
-        """A stage of this run's workdir; see `stages.stage`."""
-        return stages.stage(self.workdir / path, inputs, build, resumable=resumable)
+        """A stage of this run's workdir; see `stages.build_stage`."""
+        return stages.build_stage(self.workdir / path, inputs, build, resumable=resumable)
 
     def read_manifest(self, path: str) -> dict | None:
         """The manifest of a finished stage, None if it is not there."""

@@ -143,6 +143,6 @@ def _write(
         *shown.values(),
     ]
     stages.write_json(directory / finished.FILE, report)
-    with files.replacing(directory / 'report.html') as f:
+    with files.atomic_write(directory / 'report.html') as f:
         f.write(page.document(f'{names}, compared', parts))
     drawing.write(directory / 'pictures', drawn)

@@ -137,7 +137,7 @@ def evaluate(
         'checkpoint': stages.to_json(entry),
         'against': against,
         'config_sha256': configs.digest(config),
-        'wall_seconds': stages.seconds(workdir),
+        'wall_seconds': stages.read_seconds(workdir),
     }
     if not distributed.is_primary():
         return found

@@ -88,7 +88,7 @@ def _import(spec, directory: pathlib.Path) -> None:
             raise
         logging.warning('%s Using the data imported before.', error)
     else:
-        stages.stage_of_files(
+        stages.build_stage_from_files(
             directory,
             source.files,
             {'source': spec.source, 'options': options, 'on_error': spec.on_error},

@@ -18,7 +18,7 @@ import numpy as np
 
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, Projection
 from jdkd.runtime import checkpoint_files as files_lib
-from jdkd.runtime.checkpoint_files import inside, read_json, understood
+from jdkd.runtime.checkpoint_files import join_inside, read_json, reading
 from jdkd.runtime.messages import brief, shown
 from jdkd.tokens import tokenizer_files
 
@@ -80,8 +80,8 @@ def read(root: pathlib.Path) -> Modules:
     modules = read_json(file, list)
     if modules is None:
         return Modules(encoder=root, **found)
-    with understood(file):
-        chain = [(_kind(m['type']), inside(root, m['path'], file)) for m in modules]
+    with reading(file):
+        chain = [(_kind(m['type']), join_inside(root, m['path'], file)) for m in modules]
     if chain and chain[0][0] in ('Router', 'Asym'):
         routes = _routes(chain[0][1])
         query, passage = (
@@ -178,7 +178,7 @@ def _module_files(
 def _prompts(file: pathlib.Path) -> dict[str, str]:
     told = (read_json(file) or {}).get('prompts') or {}
     names = ('document', 'passage', 'corpus')  # Of passages; as `encode_document` looks for them.
-    with understood(file):
+    with reading(file):
         query, passage = told.get('query'), next(filter(None, map(told.get, names)), None)
     for prompt in (query, passage):
         if not isinstance(prompt or '', str):
@@ -195,7 +195,7 @@ def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
     if file is None:
         raise FileNotFoundError(f'{folder} has no router_config.json; fetch the checkpoint again.')
     raw = read_json(file)
-    with understood(file):
+    with reading(file):
         routes, mappings = dict(raw['structure']), raw['parameters'].get('route_mappings')
         kinds = {name: _kind(kind) for name, kind in raw['types'].items()}
     if sorted(routes) != sorted(ROUTES.values()) or mappings:
@@ -204,9 +204,9 @@ def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
             f'{" with route_mappings" if mappings else ""}; supported are '
             f'{" and ".join(ROUTES.values())}, without mappings.'
         )
-    with understood(file):
+    with reading(file):
         return {
-            route: [(kinds[name], inside(folder, name, file)) for name in names]
+            route: [(kinds[name], join_inside(folder, name, file)) for name in names]
             for route, names in routes.items()
         }
 
@@ -282,7 +282,7 @@ def _projection(folder: pathlib.Path) -> tuple[Projection, dict[str, np.ndarray]
             f'{folder} has no model.safetensors; where its weights are a pytorch_model.bin, '
             'convert them: load the model with sentence-transformers and save() it again.'
         )
-    with understood(folder / 'config.json'):
+    with reading(folder / 'config.json'):
         projection = Projection(raw['out_features'], bool(raw.get('bias', True)), ours[name])
         expected = {'linear.weight': (raw['out_features'], raw['in_features'])}
     if projection.bias:

@@ -21,7 +21,7 @@ from jdkd.models.dual_encoder import Projection
 from jdkd.models.families import FAMILIES, Slot, slot
 from jdkd.models.transformer import param_shapes
 from jdkd.runtime import checkpoint_files
-from jdkd.runtime.checkpoint_files import read_json, understood
+from jdkd.runtime.checkpoint_files import read_json, reading
 from jdkd.runtime.messages import brief, shown
 
 
@@ -166,7 +166,7 @@ def _read(
     )
     head, labels = None, ()
     if _is_classifier(raw, file):
-        with understood(file):
+        with reading(file):
             labels = _labels(raw, tensors.rows(slot('classifier/bias', family.head).name))
         head = traverse_util.unflatten_dict(
             tensors.take(head_shapes(config, len(labels)), family.head), sep='/'
@@ -259,10 +259,10 @@ def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
     index = read_json(file)
     names = ['model.safetensors']
     if index is not None:
-        with understood(file):
+        with reading(file):
             names = sorted(set(index['weight_map'].values()))
     for name in names:
-        if not checkpoint_files.inside(directory, name, file).is_file():
+        if not checkpoint_files.join_inside(directory, name, file).is_file():
             raise FileNotFoundError(
                 f'{directory} has no {name}; where its weights are a pytorch_model.bin, convert '
                 'them: load the model with transformers and save_pretrained() it again.'
@@ -297,7 +297,7 @@ def _read_config(raw: Mapping[str, Any], file: pathlib.Path) -> TransformerConfi
         if field.default is dataclasses.MISSING and field.name not in fields:
             raise ValueError(f'{file} has no {family.fields[field.name]!r}.')
     try:
-        with understood(file):
+        with reading(file):
             TransformerConfig(family=kind, **fields)  # Before `read` computes with sizes.
             return TransformerConfig(family=kind, **fields | family.read(raw))
     except ValueError as error:
@@ -307,7 +307,7 @@ def _read_config(raw: Mapping[str, Any], file: pathlib.Path) -> TransformerConfi
 
 
 def _is_classifier(raw: Mapping[str, Any], file: pathlib.Path) -> bool:
-    with understood(file):
+    with reading(file):
         return FAMILIES[raw['model_type']].classifier in (raw.get('architectures') or ())
 
 

@@ -66,7 +66,7 @@ def write(
             'unlabelled': int((~run.train.is_labelled).sum()),
             'sha256': run.collection.fingerprint,
         },
-        'wall_seconds': stages.seconds(run.workdir),
+        'wall_seconds': stages.read_seconds(run.workdir),
     }
     if not distributed.is_primary():
         return report
@@ -78,7 +78,7 @@ def write(
         *([pictures.duels(duels)] if duels else []),
         *(pictures.histogram(i, r['score_histogram']) for i, r in enumerate(report['rounds'])),
     ]
-    with files.replacing(run.workdir / 'report.html') as f:
+    with files.atomic_write(run.workdir / 'report.html') as f:
         f.write(_page(found, {p.name: page.picture(p) for p in drawn}, duels))
     drawing.write(run.workdir / 'pictures', drawn)
     difference = tables.table(tables.differences(significance), 'student less')

@@ -60,7 +60,7 @@ def write(directory: pathlib.Path, drawn: Sequence[Picture]) -> None:
     """Writes `<name>.png` of each picture, and removes those that an earlier report left."""
     directory.mkdir(exist_ok=True)
     for picture in drawn:
-        with files.replacing(directory / f'{picture.name}.png', 'wb') as f:
+        with files.atomic_write(directory / f'{picture.name}.png', 'wb') as f:
             f.write(picture.png)
     for left in set(directory.glob('*.png')) - {directory / f'{p.name}.png' for p in drawn}:
         left.unlink()

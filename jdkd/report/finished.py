@@ -22,7 +22,7 @@ class Finished:
         workdir: Where it is kept.
         config: Its config.
         report: As in report.json.
-        records: Of the student's training, by step; see `metrics.read`.
+        records: Of the student's training, by step; see `metrics.read_series`.
     """
 
     workdir: pathlib.Path
@@ -33,7 +33,7 @@ class Finished:
 
 def of(workdir: pathlib.Path, config: ml_collections.FrozenConfigDict, report: Mapping) -> Finished:
     """A run whose report is at hand."""
-    return Finished(workdir, config, report, metrics.read(workdir, STUDENT))
+    return Finished(workdir, config, report, metrics.read_series(workdir, STUDENT))
 
 
 def read(workdir: pathlib.Path) -> Finished:

@@ -144,7 +144,7 @@ def build(
             sizes=np.array([len(text) for text in words]),
         )
 
-    paths = stages.parts(directory, 'counts-{}.npz', -(-len(passages) // _PART), count)
+    paths = stages.write_parts(directory, 'counts-{}.npz', -(-len(passages) // _PART), count)
     if not distributed.is_primary():
         return
     known, total = set(), 0

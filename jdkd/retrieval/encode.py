@@ -197,7 +197,7 @@ def write_embeddings(
         found = embed(model, params, tokens, rows=rows, mesh=mesh, desc=label, name=name)
         vectors.save(file, found, store)
 
-    stages.parts(directory, vectors.NAME, count, write)
+    stages.write_parts(directory, vectors.NAME, count, write)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

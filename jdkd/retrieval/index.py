@@ -170,7 +170,7 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
             out.mkdir(parents=True)
             searcher.serialize(str(out), relative_path=True)
 
-        stages.part(_shard_directory(directory, i), write_shard)
+        stages.write_part(_shard_directory(directory, i), write_shard)
 
     shards = list(enumerate(_shards(len(passages), config.shard)))
     shards = shards[distributed.process_index() :: distributed.process_count()]

@@ -189,7 +189,7 @@ def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], t
     """Writes `query Q0 passage rank score tag` lines; of several processes the first does."""
     if not distributed.is_primary():
         return
-    with files.replacing(path) as f:
+    with files.atomic_write(path) as f:
         for query_id, ranked in run.items():
             for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
                 f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')

@@ -121,7 +121,7 @@ def _state(manager: ocp.CheckpointManager, step: int, abstract_state: Any) -> An
 def _remove_damaged(directory: pathlib.Path) -> None:
     """Leaves the checkpoints alone that were finished and are still what was written."""
     for path in directory.glob('*'):
-        problem = files.sealed(path) if path.name.isdigit() else f'{path} was being written'
+        problem = files.check_seal(path) if path.name.isdigit() else f'{path} was being written'
         if problem:
             logging.warning('%s; going on without that checkpoint.', problem)
             files.remove(path)

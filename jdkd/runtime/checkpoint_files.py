@@ -21,7 +21,7 @@ _DTYPES = ('F64', 'F32', 'F16', 'BF16')  # Of weights; others would need scales,
 
 
 @contextlib.contextmanager
-def understood(file: pathlib.Path) -> Iterator[None]:
+def reading(file: pathlib.Path) -> Iterator[None]:
     """For reading what a file holds: where it is not as the reader expects, the file is to blame.
 
     Args:
@@ -47,7 +47,7 @@ def understood(file: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def inside(folder: pathlib.Path, name: Any, by: pathlib.Path) -> pathlib.Path:
+def join_inside(folder: pathlib.Path, name: Any, by: pathlib.Path) -> pathlib.Path:
     """A path as a file of the folder names it.
 
     Raises:
@@ -114,7 +114,7 @@ class Tensor:
                 f'Tensor {self.name!r} in {self.file} is of type {dtype}; supported are '
                 f'{", ".join(_DTYPES)}.'
             )
-        with understood(self.file):
+        with reading(self.file):
             return self.handle.get_tensor(self.name)
 
 
@@ -124,7 +124,7 @@ def open_tensors(file: pathlib.Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if its header is damaged, or promises what the file does not hold.
     """
-    with understood(file):
+    with reading(file):
         handle = safetensors.safe_open(str(file), 'numpy')
         return {
             name: Tensor(file, name, tuple(handle.get_slice(name).get_shape()), handle)

@@ -28,7 +28,7 @@ _FULL_TEXT = re.compile(
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path, mode: str = 'w') -> Iterator[IO]:
+def atomic_write(path: pathlib.Path, mode: str = 'w') -> Iterator[IO]:
     """Opens a file that takes the place of `path` when all is written: never half of it is there.
 
     Args:
@@ -53,7 +53,7 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
-def identify(
+def fingerprint(
     paths: Iterable[pathlib.Path], known: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """What files hold, by path: `size`, `mtime_ns` and `sha256`.
@@ -98,7 +98,7 @@ def checksums(path: pathlib.Path) -> dict[str, dict[str, Any]]:
         }
 
 
-def damage(path: pathlib.Path, recorded: Mapping[str, Mapping[str, Any]]) -> str | None:
+def find_damage(path: pathlib.Path, recorded: Mapping[str, Mapping[str, Any]]) -> str | None:
     """What differs from the checksums of `path` that were recorded, None if nothing does.
 
     Sizes are compared before anything is read.
@@ -132,15 +132,15 @@ def seal(path: pathlib.Path, name: pathlib.Path | None = None) -> None:
         name: What a file is going to be called; None if that is its name.
     """
     found = checksums(path)
-    with replacing(_seal(path, name or path)) as f:
+    with atomic_write(_seal(path, name or path)) as f:
         json.dump(found, f)
 
 
-def sealed(path: pathlib.Path) -> str | None:
+def check_seal(path: pathlib.Path) -> str | None:
     """Why something cannot be relied on: it has changed since `seal`, or was not sealed."""
     try:
         recorded = json.loads(_seal(path, path).read_text(encoding='utf-8'))
-        return damage(path, recorded)
+        return find_damage(path, recorded)
     except FileNotFoundError:
         return f'{path} has no checksums: its writing was interrupted'
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -155,7 +155,7 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def is_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, is that of a full disk.
 
     Libraries wrap it in errors of their own, which keep but the text.

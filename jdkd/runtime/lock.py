@@ -37,7 +37,7 @@ def current() -> Held | None:
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
+def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
     """Holds a workdir, made if need be, for as long as the context lasts.
 
     The operating system frees it when the process ends, however it ends.

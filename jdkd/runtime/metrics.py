@@ -17,7 +17,7 @@ SERIES = 'series'
 FILE = 'metrics.jsonl'
 
 
-def read(workdir: pathlib.Path, series: str) -> list[dict[str, float]]:
+def read_series(workdir: pathlib.Path, series: str) -> list[dict[str, float]]:
     """The records of a series in metrics.jsonl, in the order of their steps; none without a file.
 
     Damaged lines are left out: curves are drawn from these, and nothing else depends on them.
@@ -70,7 +70,7 @@ class MetricsWriter:
         if self._path.exists():
             lines = self._path.read_text(encoding='utf-8', errors='replace').splitlines()
             # Always another file: copies of a workdir may share this one by hard links.
-            with files.replacing(self._path) as f:
+            with files.atomic_write(self._path) as f:
                 f.writelines(f'{line}\n' for line in lines if self._keep(line))
         self._file = self._path.open('a', encoding='utf-8')
         directory = pathlib.Path(workdir) / 'tensorboard' / series

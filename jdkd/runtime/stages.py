@@ -60,7 +60,7 @@ def digest(value: Any) -> str:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON so that the file is either the old or the new one, also after a crash."""
-    with files.replacing(path) as f:
+    with files.atomic_write(path) as f:
         json.dump(to_json(value), f, indent=2)  # In its order, which tables show.
         f.write('\n')
 
@@ -69,7 +69,7 @@ def read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
 
 
-def stage(
+def build_stage(
     directory: pathlib.Path,
     inputs: Mapping[str, Any],
     build: Callable[[pathlib.Path], Any],
@@ -247,7 +247,7 @@ def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) 
     return False
 
 
-def stage_of_files(
+def build_stage_from_files(
     directory: pathlib.Path,
     paths: Iterable[pathlib.Path],
     inputs: Mapping[str, Any],
@@ -276,16 +276,18 @@ def stage_of_files(
             manifest = _read(directory)
         except DamagedError:  # `stage` says so.
             manifest = None
-        found = files.identify(paths, manifest['result']['files'] if manifest else {})
+        found = files.fingerprint(paths, manifest['result']['files'] if manifest else {})
         contents = {path: entry['sha256'] for path, entry in found.items()}
-        return stage(directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found})
+        return build_stage(
+            directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found}
+        )
 
     return distributed.from_primary(
         make, f'{directory}: made of files', writes=[directory / MANIFEST]
     )
 
 
-def part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+def write_part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
     """Makes a file or directory of a resumable stage, unless it is there and still what it was.
 
     Args:
@@ -293,7 +295,7 @@ def part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
         write: Called with the path of a file or directory to make.
     """
     if path.exists():
-        if not (problem := files.sealed(path)):
+        if not (problem := files.check_seal(path)):
             return
         logging.warning('%s; making it again.', problem)
     temporary = path.with_name(path.name + '.tmp')
@@ -304,7 +306,7 @@ def part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
     temporary.replace(path)
 
 
-def parts(
+def write_parts(
     directory: pathlib.Path, name: str, count: int, write: Callable[[int, BinaryIO], None]
 ) -> list[pathlib.Path]:
     """Writes the numbered files of a resumable stage; those that are there already are kept.
@@ -328,7 +330,7 @@ def parts(
             write(i, f)
 
     for i in range(distributed.process_index(), count, distributed.process_count()):
-        part(paths[i], functools.partial(write_file, i))
+        write_part(paths[i], functools.partial(write_file, i))
     distributed.barrier(f'{directory / name}: all parts')
     distributed.await_files(paths)
     distributed.barrier(f'{directory / name}: seen by all')  # Only then may one be removed.
@@ -378,12 +380,12 @@ def _check(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     """Compares a stage's files with its manifest, the first time in this process."""
     if directory in _whole and _whole[directory] is lock.current():
         return
-    if problem := files.damage(directory, manifest['outputs']):
+    if problem := files.find_damage(directory, manifest['outputs']):
         raise DamagedError(f'{directory} is damaged: {problem}')
     _whole[directory] = lock.current()
 
 
-def seconds(workdir: pathlib.Path) -> dict[str, float]:
+def read_seconds(workdir: pathlib.Path) -> dict[str, float]:
     """Wall seconds of every finished stage under a workdir, by its relative path."""
     found = (path.relative_to(workdir) for path in sorted(pathlib.Path(workdir).rglob(MANIFEST)))
     return {

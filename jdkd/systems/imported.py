@@ -106,7 +106,7 @@ def load(run: Run, name: str, spec) -> ImportedScores:
 
     where = f'systems/{name}/scores'
     inputs = {'collection': run.collection.fingerprint, 'on_error': spec.on_error}
-    manifest = stages.stage_of_files(run.workdir / where, [path], inputs, build)
+    manifest = stages.build_stage_from_files(run.workdir / where, [path], inputs, build)
     diagnostics.log(diagnostics.flatness_warnings(str(path), manifest['result']))
     digest = stages.digest([manifest['digest'], spec.missing])
     scores = trec.load(run.workdir / where)

@@ -35,7 +35,7 @@ def score_in_parts(
         check_finite(system.name, scores, system.run, queries, part)
         np.save(file, scores)
 
-    paths = stages.parts(directory, f'{name}.{{}}.npy', -(-len(lists) // _LISTS), write)
+    paths = stages.write_parts(directory, f'{name}.{{}}.npy', -(-len(lists) // _LISTS), write)
     return np.concatenate([np.load(path) for path in paths])
 
 

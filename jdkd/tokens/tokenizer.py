@@ -81,7 +81,7 @@ class Tokenizer:
             np.savez(file, ids=ids, lengths=lengths)
 
         with bar:
-            paths = stages.parts(
+            paths = stages.write_parts(
                 directory, 'part-{}.npz', -(-len(texts) // _PART_TEXTS), write_part
             )
         if not distributed.is_primary():

@@ -5,7 +5,7 @@ import pathlib
 
 import tokenizers
 
-from jdkd.runtime.checkpoint_files import check_size, read_json, understood
+from jdkd.runtime.checkpoint_files import check_size, read_json, reading
 from jdkd.runtime.messages import brief
 
 # What exports copy.
@@ -86,7 +86,7 @@ def special_ids(path: str | os.PathLike) -> dict[str, int]:
     ids = {}
     for role, usual in _SPECIAL.items():
         token = told.get(f'{role}_token')
-        with understood(directory / 'tokenizer_config.json'):
+        with reading(directory / 'tokenizer_config.json'):
             token = token['content'] if isinstance(token, dict) else token
             found = [tokenizer.token_to_id(t) for t in ((token,) if token else usual)]
         found = [i for i in found if i is not None]

@@ -91,7 +91,7 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
         full = base.copy_and_resolve_references()
         full.seed = int(next(a for a in args if '.seed=' in a).partition('=')[2])
         config = ablation.overridden(configs.resolve(full), workdir.name)
-        with lock.held(workdir, update=True):
+        with lock.hold(workdir, update=True):
             configs.save(workdir, config)
         for name in ('collection', 'tokens', 'systems', 'rounds/00/train/checkpoints'):
             (workdir / name).mkdir(parents=True, exist_ok=True)

@@ -206,8 +206,10 @@ def keep(workdir, *, value=0.5, per_query=(1.0, 0.5, 0.5, 0.0), seed=0, test_spl
         mean = {'MRR@10': float(np.mean(per_query))}
         measures.Measured(mean, values, dict.fromkeys(queries, 'p3')).save(out, 'student')
 
-    stages.stage(workdir / 'collection', {}, lambda out: building.build_collection(source, out))
-    stages.stage(workdir / 'test', {}, build_test)
+    stages.build_stage(
+        workdir / 'collection', {}, lambda out: building.build_collection(source, out)
+    )
+    stages.build_stage(workdir / 'test', {}, build_test)
     stages.write_json(workdir / finished.FILE, run.report)
     lines = (json.dumps({'series': 'student', **r}) for r in run.records)
     (workdir / metrics.FILE).write_text('\n'.join(lines))

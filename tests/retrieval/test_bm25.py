@@ -92,7 +92,7 @@ def test_parts_and_a_kill_make_the_index_that_bm25s_makes(tmp_path, monkeypatch)
             return super().__getitem__(rows)
 
     def stage():
-        stages.stage(
+        stages.build_stage(
             tmp_path / 'index',
             {},
             lambda out: bm25.build(out, Texts(PASSAGES), **PARAMETERS),

@@ -96,7 +96,7 @@ def test_nothing_to_encode_is_an_error(params):
 def write(directory, params, *, store='float32'):
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     tokens = TokenStore.from_rows(rows(83, 40), 0)
-    stages.stage(
+    stages.build_stage(
         directory,
         {'store': store},
         lambda out: encode.write_embeddings(

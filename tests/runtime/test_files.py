@@ -11,11 +11,11 @@ from jdkd.runtime import files
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / 'a'
     path.write_text('old')
-    with pytest.raises(ZeroDivisionError), files.replacing(path) as f:
+    with pytest.raises(ZeroDivisionError), files.atomic_write(path) as f:
         f.write('half')
         raise ZeroDivisionError
     assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
-    with files.replacing(path, 'wb') as f:
+    with files.atomic_write(path, 'wb') as f:
         f.write(b'new')
     assert path.read_text() == 'new' and list(tmp_path.iterdir()) == [path]
 
@@ -25,11 +25,11 @@ def test_damage_is_found_in_any_file(tmp_path):
     for name in ('a', 'b/c', 'b/d'):
         (tmp_path / name).write_text(name)
     recorded = files.checksums(tmp_path)
-    assert list(recorded) == ['a', 'b/c', 'b/d'] and files.damage(tmp_path, recorded) is None
+    assert list(recorded) == ['a', 'b/c', 'b/d'] and files.find_damage(tmp_path, recorded) is None
     (tmp_path / 'b/c').write_text('b/x')
-    assert files.damage(tmp_path, recorded).startswith(f'{tmp_path}/b/c has changed (sha256 ')
+    assert files.find_damage(tmp_path, recorded).startswith(f'{tmp_path}/b/c has changed (sha256 ')
     (tmp_path / 'b/d').write_text('')
-    assert 'b/d has 0 bytes (it was written with 3 bytes)' in files.damage(tmp_path, recorded)
+    assert 'b/d has 0 bytes (it was written with 3 bytes)' in files.find_damage(tmp_path, recorded)
 
 
 @pytest.mark.parametrize('is_directory', [True, False])
@@ -39,14 +39,14 @@ def test_what_is_sealed_can_be_relied_on_until_it_changes(tmp_path, is_directory
         path.mkdir()
     inner = path / 'x' if is_directory else path
     inner.write_text('123')
-    assert 'no checksums' in files.sealed(path)
+    assert 'no checksums' in files.check_seal(path)
     files.seal(path)
-    assert files.sealed(path) is None
+    assert files.check_seal(path) is None
     inner.write_text('124')
-    assert 'has changed' in files.sealed(path)
+    assert 'has changed' in files.check_seal(path)
     (seal,) = tmp_path.rglob(f'*{files.SEAL}')
     seal.write_text(seal.read_text()[:-5])
-    assert 'the checksums of' in files.sealed(path)
+    assert 'the checksums of' in files.check_seal(path)
 
 
 def chained(error: Exception) -> Exception:
@@ -71,7 +71,7 @@ def chained(error: Exception) -> Exception:
     ],
 )
 def test_a_full_disk_is_told_from_other_errors(error, full):
-    assert files.is_full(error) == full
+    assert files.is_disk_full(error) == full
 
 
 def test_removing(tmp_path):

@@ -10,7 +10,7 @@ from jdkd.runtime import lock
 HOLD = """
 import pathlib, sys
 from jdkd.runtime import lock
-with lock.held(pathlib.Path(sys.argv[1])):
+with lock.hold(pathlib.Path(sys.argv[1])):
     print('held', flush=True)
     sys.stdin.read()
 """
@@ -22,13 +22,13 @@ def test_a_second_process_is_refused_until_the_first_has_died(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout.readline() == b'held\n'
         with pytest.raises(RuntimeError, match=f'runs/a is in use by process {first.pid}; wait'):
-            with lock.held(workdir):
+            with lock.hold(workdir):
                 pass
-        with lock.held(tmp_path / 'runs/b'):
+        with lock.hold(tmp_path / 'runs/b'):
             pass
         first.send_signal(signal.SIGKILL)
         first.wait()
-        with lock.held(workdir):
+        with lock.hold(workdir):
             pass
 
 
@@ -37,15 +37,15 @@ def test_a_link_out_of_the_workdir_is_refused(tmp_path):
     (workdir / 'rounds').mkdir(parents=True)
     elsewhere.mkdir()
     (workdir / 'inside').symlink_to(workdir / 'rounds')
-    with lock.held(workdir):
+    with lock.hold(workdir):
         pass
     (workdir / 'rounds/00').symlink_to(elsewhere)
     with pytest.raises(ValueError, match='rounds/00 is a symbolic link that leads out of the work'):
-        with lock.held(workdir):
+        with lock.hold(workdir):
             pass
     (tmp_path / 'link').symlink_to(tmp_path / 'real')
     (tmp_path / 'real').mkdir()
-    with lock.held(tmp_path / 'link'):  # The workdir itself may be anywhere.
+    with lock.hold(tmp_path / 'link'):  # The workdir itself may be anywhere.
         assert lock.current().workdir == tmp_path / 'link'
 
 
@@ -53,5 +53,5 @@ def test_a_link_out_of_the_workdir_is_refused(tmp_path):
 def test_a_directory_that_is_not_writable_is_named(tmp_path):
     (tmp_path / 'rounds').mkdir(mode=0o500)
     with pytest.raises(PermissionError, match='rounds is not writable'):
-        with lock.held(tmp_path):
+        with lock.hold(tmp_path):
             pass

@@ -19,7 +19,7 @@ def test_built_once_and_read_afterwards(tmp_path):
         return {'answer': (1, 2)}
 
     for _ in range(2):
-        manifest = stages.stage(tmp_path / 'a/b', {'n': 1}, build)
+        manifest = stages.build_stage(tmp_path / 'a/b', {'n': 1}, build)
         assert manifest['result'] == {'answer': [1, 2]}
         sha256 = hashlib.sha256(b'12345').hexdigest()
         assert manifest['outputs'] == {'x.txt': {'size': 5, 'sha256': sha256}}
@@ -34,9 +34,9 @@ def test_a_half_built_stage_is_built_again(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stages.stage(tmp_path / 'a', {}, fails)
+        stages.build_stage(tmp_path / 'a', {}, fails)
     assert stages.read_manifest(tmp_path / 'a') is None
-    stages.stage(tmp_path / 'a', {}, lambda out: (out / 'whole').write_text('') and None)
+    stages.build_stage(tmp_path / 'a', {}, lambda out: (out / 'whole').write_text('') and None)
     assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == ['manifest.json', 'whole']
 
 
@@ -52,10 +52,10 @@ def test_a_resumable_stage_goes_on_at_the_first_part_that_is_missing(tmp_path):
             f.seek(0)
             f.write(b'part %d' % i)
 
-        return lambda out: [p.name for p in stages.parts(out, 'x-{}.bin', 4, write)]
+        return lambda out: [p.name for p in stages.write_parts(out, 'x-{}.bin', 4, write)]
 
     def stage(inputs, stop_at=None):
-        return stages.stage(tmp_path / 'a', inputs, build(stop_at), resumable=True)
+        return stages.build_stage(tmp_path / 'a', inputs, build(stop_at), resumable=True)
 
     with pytest.raises(KeyboardInterrupt):
         stage({'n': 1}, stop_at=2)
@@ -76,17 +76,19 @@ def test_what_was_left_of_other_inputs_is_not_gone_on_with(tmp_path):
         return sorted(p.name for p in out.iterdir() if p.name == 'half')
 
     with pytest.raises(KeyboardInterrupt):
-        stages.stage(tmp_path / 'a', {'n': 1}, fails, resumable=True)
-    assert stages.stage(tmp_path / 'a', {'n': 2}, build, resumable=True)['result'] == []
+        stages.build_stage(tmp_path / 'a', {'n': 1}, fails, resumable=True)
+    assert stages.build_stage(tmp_path / 'a', {'n': 2}, build, resumable=True)['result'] == []
     with pytest.raises(KeyboardInterrupt):
-        stages.stage(tmp_path / 'b', {}, fails)
-    assert stages.stage(tmp_path / 'b', {}, build, resumable=True)['result'] == []
+        stages.build_stage(tmp_path / 'b', {}, fails)
+    assert stages.build_stage(tmp_path / 'b', {}, build, resumable=True)['result'] == []
 
 
 def test_other_inputs_are_refused_and_nothing_is_lost(tmp_path):
-    stages.stage(tmp_path / 'a', {'n': 1, 'm': 1}, lambda out: (out / 'x').write_text('1') and 0)
+    stages.build_stage(
+        tmp_path / 'a', {'n': 1, 'm': 1}, lambda out: (out / 'x').write_text('1') and 0
+    )
     with pytest.raises(ValueError, match=r'built from other inputs \(n differ\)'):
-        stages.stage(tmp_path / 'a', {'n': 2, 'm': 1}, lambda out: None)
+        stages.build_stage(tmp_path / 'a', {'n': 2, 'm': 1}, lambda out: None)
     assert (tmp_path / 'a/x').read_text() == '1'
 
 
@@ -94,8 +96,10 @@ def test_other_inputs_replace_a_stage_where_that_is_asked_for(tmp_path, caplog):
     workdir = tmp_path / 'w'
 
     def made(n, update=False):
-        with lock.held(workdir, update=update):
-            stages.stage(workdir / 'a', {'n': n}, lambda out: (out / 'x').write_text(str(n)) and 0)
+        with lock.hold(workdir, update=update):
+            stages.build_stage(
+                workdir / 'a', {'n': n}, lambda out: (out / 'x').write_text(str(n)) and 0
+            )
         return (workdir / 'a/x').read_text()
 
     assert made(1) == '1'
@@ -104,7 +108,7 @@ def test_other_inputs_replace_a_stage_where_that_is_asked_for(tmp_path, caplog):
     assert made(2, update=True) == '2' and made(2) == '2' and made(3, update=True) == '3'
     assert [(workdir / f'replaced/000{i}/a/x').read_text() for i in (1, 2)] == ['1', '2']
     assert 'a was built from other inputs (n differ); moved to' in caplog.text
-    assert list(stages.seconds(workdir)) == ['a']
+    assert list(stages.read_seconds(workdir)) == ['a']
 
 
 @pytest.mark.parametrize(
@@ -133,34 +137,36 @@ def test_a_damaged_stage_is_named_kept_and_made_again(tmp_path, caplog, damage, 
         return 7
 
     def made():
-        with lock.held(workdir):
-            return stages.stage(workdir / 'a', {}, build)
+        with lock.hold(workdir):
+            return stages.build_stage(workdir / 'a', {}, build)
 
     whole = made()
     damage(workdir / 'a')
     with pytest.raises(stages.DamagedError, match='once more'):  # Without the lock.
-        stages.stage(workdir / 'a', {}, build)
+        stages.build_stage(workdir / 'a', {}, build)
     again = made()
     assert named in caplog.text and 'not bit for bit' not in caplog.text
     assert {**again, 'seconds': 0} == {**whole, 'seconds': 0}
     assert (workdir / 'replaced/0001/a').is_dir() and (workdir / 'a/x').read_text() == '123'
-    with lock.held(workdir):
+    with lock.hold(workdir):
         assert stages.read_manifest(workdir / 'a')['result'] == 7
 
 
 def test_a_stage_of_a_newer_version_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(stages, 'FORMAT', stages.FORMAT + 1)
-        stages.stage(tmp_path / 'a', {}, lambda out: None)
-    with lock.held(tmp_path, update=True):
+        stages.build_stage(tmp_path / 'a', {}, lambda out: None)
+    with lock.hold(tmp_path, update=True):
         with pytest.raises(ValueError, match='made by a newer jdkd .* upgrade jdkd'):
-            stages.stage(tmp_path / 'a', {}, lambda out: None)
+            stages.build_stage(tmp_path / 'a', {}, lambda out: None)
 
 
 def test_a_build_that_gives_something_else_than_before_is_told(tmp_path, caplog):
     for text in '12':
-        with lock.held(tmp_path):
-            stages.stage(tmp_path / 'a', {}, lambda out, t=text: (out / 'x').write_text(t) and 0)
+        with lock.hold(tmp_path):
+            stages.build_stage(
+                tmp_path / 'a', {}, lambda out, t=text: (out / 'x').write_text(t) and 0
+            )
             (tmp_path / 'a/x').unlink()
     assert 'a is not bit for bit what it was before the damage' in caplog.text
 
@@ -176,28 +182,28 @@ def test_a_part_that_was_damaged_meanwhile_is_made_again(tmp_path, caplog, damag
             written.append(path)
 
         def build_parts(out):
-            stages.part(out / 'shard', write)
+            stages.write_part(out / 'shard', write)
             if stop:
                 raise KeyboardInterrupt
 
         return build_parts
 
     with pytest.raises(KeyboardInterrupt):
-        stages.stage(tmp_path / 'a', {}, build(True), resumable=True)
+        stages.build_stage(tmp_path / 'a', {}, build(True), resumable=True)
     if damage == 'flip':
         (tmp_path / 'a.tmp/shard/x').write_text('124')
     else:
         (tmp_path / 'a.tmp/shard/.checksums').unlink()
-    manifest = stages.stage(tmp_path / 'a', {}, build(False), resumable=True)
+    manifest = stages.build_stage(tmp_path / 'a', {}, build(False), resumable=True)
     assert len(written) == 2 and 'making it again' in caplog.text
     assert list(manifest['outputs']) == ['shard/x']
     assert sorted(p.name for p in (tmp_path / 'a/shard').iterdir()) == ['x']
 
 
 def test_digest_is_of_the_inputs(tmp_path):
-    one = stages.stage(tmp_path / 'a', {'n': 1}, lambda out: None)
-    same = stages.stage(tmp_path / 'b', {'n': 1}, lambda out: None)
-    other = stages.stage(tmp_path / 'c', {'n': 2}, lambda out: None)
+    one = stages.build_stage(tmp_path / 'a', {'n': 1}, lambda out: None)
+    same = stages.build_stage(tmp_path / 'b', {'n': 1}, lambda out: None)
+    other = stages.build_stage(tmp_path / 'c', {'n': 2}, lambda out: None)
     assert one['digest'] == same['digest'] != other['digest']
 
 
@@ -209,11 +215,11 @@ def test_seconds_of_a_stage_leave_out_those_inside(tmp_path, monkeypatch):
         now[0] += 3
 
     def outer(out):
-        stages.stage(tmp_path / 'inner', {}, inner)
+        stages.build_stage(tmp_path / 'inner', {}, inner)
         now[0] += 1
 
-    stages.stage(tmp_path / 'outer', {}, outer)
-    assert stages.seconds(tmp_path) == {'inner': 3.0, 'outer': 1.0}
+    stages.build_stage(tmp_path / 'outer', {}, outer)
+    assert stages.read_seconds(tmp_path) == {'inner': 3.0, 'outer': 1.0}
 
 
 def test_json_is_replaced_whole(tmp_path):

@@ -146,7 +146,7 @@ def fake_run(directory):
         workdir=directory,
         passages=['cat cat', 'cat'],
         collection=types.SimpleNamespace(fingerprint='c'),
-        stage=lambda path, *args, **kwargs: stages.stage(directory / path, *args, **kwargs),
+        stage=lambda path, *args, **kwargs: stages.build_stage(directory / path, *args, **kwargs),
     )
 
 

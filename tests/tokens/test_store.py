@@ -85,7 +85,7 @@ def test_a_written_store_equals_one_in_memory_also_after_a_kill(tokenizer, tmp_p
             return super().__getitem__(rows)
 
     def stage(texts):
-        stages.stage(
+        stages.build_stage(
             tmp_path / 'store',
             {},
             lambda out: tokenizer.write_store(out, texts, 9, prefix='a list ', desc='test'),
