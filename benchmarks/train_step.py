@@ -11,7 +11,8 @@ from absl import flags
 from jax.sharding import Mesh
 
 from configs import common
-from jdkd.distillation import train
+from jdkd.distillation.objective import Objective
+from jdkd.distillation.trainer import make_trainer
 from jdkd.lists import packing
 from jdkd.models import pretrained
 from jdkd.models.dual_encoder import DualEncoder
@@ -71,15 +72,8 @@ def prepared(path, batches, mesh: Mesh, **rows):
     config.rows.update(rows)
     config.optimizer.update(learning_rate=1e-5)
     params = {'transformer': source.params}
-    trainer = train.make_trainer(
-        ml_collections.FrozenConfigDict(config),
-        config.optimizer,
-        mesh=mesh,
-        model=model,
-        params=params,
-        scale=SCALE,
-        num_assistants=0,
-    )
+    training = Objective(ml_collections.FrozenConfigDict(config), config.optimizer, SCALE)
+    trainer = make_trainer(training, mesh=mesh, model=model, params=params)
     layout = packing.fit_layout([b.lengths for b in batches], trainer.rows)
     group = np.arange(batches[0].lengths.size, dtype=np.int32).reshape(batches[0].lengths.shape)
     on_device = [

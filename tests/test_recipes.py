@@ -10,7 +10,8 @@ from flax import traverse_util
 
 from configs import adam, mta4dpr
 from jdkd import config as configs
-from jdkd.distillation import train
+from jdkd.distillation.objective import Objective
+from jdkd.distillation.trainer import make_trainer
 from jdkd.models import cross_encoder, dual_encoder, pretrained
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import param_shapes
@@ -164,7 +165,7 @@ def test_the_train_step_is_traced_over_a_mesh(method, arg):
     config = resolved(method, arg)
     mesh = meshes.make_mesh(devices=jax.devices())
     model, params, _ = loading.read_model(config.student, config.seed)
-    trainer = train.student_trainer(config, mesh, model, params)
+    trainer = make_trainer(Objective.of_student(config), mesh=mesh, model=model, params=params)
     size = sum(np.prod(x.shape) for x in jax.tree.leaves(trainer.abstract.params))
     assert 65e6 < size < 67e6
     candidates = 1 + config.candidates.hard_negatives + 6

@@ -7,9 +7,8 @@ import numpy as np
 
 from jdkd import run
 from jdkd.algorithm import gen_dataset
-from jdkd.distillation import assistants, train
-from jdkd.distillation import step as steps
-from jdkd.distillation.train import student_trainer
+from jdkd.distillation import assistants, objective, train_loop
+from jdkd.distillation.trainer import Trainer, make_trainer
 from jdkd.lists import dataset, loader
 from jdkd.report import model_card
 from jdkd.run import Run
@@ -40,7 +39,7 @@ class Student:
 
     run: Run
     start: Encoder
-    trainer: train.Trainer
+    trainer: Trainer
 
     def after_round(self, round_index: int) -> DualEncoderSystem:
         """The student after a round, as a system; -1 for the start.
@@ -89,7 +88,7 @@ class Student:
         """
         config = self.run.config
         choices = []
-        if steps.selects(config, len(pool)):
+        if objective.selects_assistants(config, len(pool)):
             choices = assistants.choice_names([a.name for a in pool], config.selection.fusion)
         return self.run.stage(
             _train_stage(round_index),
@@ -131,7 +130,7 @@ class Student:
 
             resumed = saved.latest_step() or first
             writer = MetricsWriter(run.workdir, NAME, resume_step=resumed, **series)
-            state = train.fit(
+            state = train_loop.train_loop(
                 trainer,
                 start,
                 batches,
@@ -189,7 +188,7 @@ class Student:
         order = loader.BatchOrder(size, [config.seed], shuffle=False, epochs=1)
         batches = self._batches(round_index, 'eval', order, pool, scales, steps=count // size)
         ids = self.run.held_out.ids
-        found = [train.evaluate(self.trainer, params, batch, ids) for batch in batches]
+        found = [train_loop.evaluate(self.trainer, params, batch, ids) for batch in batches]
         return {
             name: float(np.mean([f[name] for f in found]))
             for name in found[0]
@@ -213,7 +212,9 @@ def load(run: Run) -> Student:
     """The student of a run's config."""
     config = run.config
     start = load_encoder(run, config.student)
-    return Student(run, start, student_trainer(config, run.mesh, start.model, start.params))
+    training = objective.Objective.of_student(config)
+    trainer = make_trainer(training, mesh=run.mesh, model=start.model, params=start.params)
+    return Student(run, start, trainer)
 
 
 def _train_stage(round_index: int) -> str:

@@ -1,9 +1,9 @@
-"""Assistants: fusing their score distributions and selecting the best one (MTA4DPR).
+"""Assistants: fuses their score distributions and selects the one closest to the teacher (MTA4DPR).
 
-The paper says: several assistants, fused ones by plain averaging of score distributions; for each
-training batch the one closest to the teacher is distilled, by KL divergence, Spearman's footrule
-or rank-biased overlap. Which subsets are fused is ours (`fusion`), and so is how reciprocal rank
-fusion, which it mentions, becomes a distribution (`reciprocal_ranks`).
+From the paper: several assistants; fused ones by averaging score distributions; for each training
+batch, distillation from the assistant closest to the teacher by KL divergence, Spearman's footrule
+or rank-biased overlap. Ours: which subsets are fused (`fusion`), and how reciprocal rank fusion,
+which the paper mentions, becomes a distribution (`reciprocal_ranks`).
 """
 
 import itertools
@@ -12,19 +12,29 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from jdkd.distillation import losses
+from jdkd.distillation.losses import PerList, Scalar, Scores
 
 FUSIONS = ('none', 'mean', 'subsets', 'rrf')
 
+Pool = Float[Array | np.ndarray, 'assistants *lists list_size']
+Weights = Float[Array | np.ndarray, 'choices assistants']
 
-def fusion_weights(num_assistants: int, fusion: str) -> np.ndarray:
-    """Rows that average assistants: the originals first, then the fused ones.
+
+def fusion_weights(
+    num_assistants: int, fusion: str
+) -> Float[np.ndarray, 'choices {num_assistants}']:
+    """Weights that average assistants: one row for each assistant, then one for each fused one.
+
+    >>> fusion_weights(2, 'subsets').tolist()
+    [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
 
     Args:
         num_assistants: K, at least 1.
         fusion: `none`; `mean`, one fused assistant of all; `subsets` or `rrf`, one for every subset
-            of at least two (for K above 4, where subsets are many, the one of all).
+            of at least two (above K = 4, where subsets are many, one of all).
 
     Returns:
         `[num_choices, num_assistants]` float32, each row summing to 1.
@@ -48,29 +58,35 @@ def fusion_weights(num_assistants: int, fusion: str) -> np.ndarray:
 
 
 def choice_names(names: Sequence[str], fusion: str) -> list[str]:
-    """Names of the rows of `fusion_weights`: `a`, `b`, `a+b`."""
+    """Names of the rows of `fusion_weights`.
+
+    >>> choice_names(['a', 'b'], 'mean')
+    ['a', 'b', 'a+b']
+    """
     rows = fusion_weights(len(names), fusion)
     return ['+'.join(name for name, w in zip(names, row, strict=True) if w) for row in rows]
 
 
 def fuse(
-    assistants: jax.Array,
-    weights: jax.Array | np.ndarray,
-    *,
-    fusion: str,
-    temperature: float | jax.Array = 1.0,
-) -> jax.Array:
+    assistants: Pool, weights: Weights, *, fusion: str, temperature: Scalar = 1.0
+) -> Float[Array, 'choices *lists list_size']:
     """Logits of every (fused) assistant.
 
-    Distributions are averaged, not logits: assistants of different make have different scales.
-    A row's logits are temperature * log(mean of softmax(logits / temperature)), which are those of
-    the assistant up to a shift where there is but one; `rrf` gives fused ones `reciprocal_ranks`.
+    Averages distributions, not logits, whose scales differ between models. A choice's logits are
+    temperature * log(mean of softmax(logits / temperature)), which for a single assistant are its
+    own up to a constant; `rrf` gives fused ones `reciprocal_ranks`.
+
+    >>> import jax.numpy as jnp
+    >>> pool = jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5]]))
+    >>> fused = fuse(pool, fusion_weights(2, 'mean'), fusion='mean')
+    >>> [round(float(p), 4) for p in jnp.exp(fused[2])]
+    [0.7, 0.3]
 
     Args:
         assistants: `[K, ..., list_size]` logits.
         weights: `[num_choices, K]` from `fusion_weights`.
-        fusion: As there.
-        temperature: That of the distributions.
+        fusion: As for `fusion_weights`.
+        temperature: Temperature of the distributions.
 
     Returns:
         `[num_choices, ..., list_size]` float32 logits.
@@ -80,21 +96,21 @@ def fuse(
 
 
 def fuse_selected(
-    assistants: jax.Array,
-    weights: jax.Array | np.ndarray,
-    selected: jax.Array,
+    assistants: Float[Array | np.ndarray, 'assistants batch list_size'],
+    weights: Weights,
+    selected: Int[Array | np.ndarray, ' batch'],
     *,
     fusion: str,
-    temperature: float | jax.Array = 1.0,
-) -> jax.Array:
-    """`fuse`, of each list's selected choice alone.
+    temperature: Scalar = 1.0,
+) -> Float[Array, 'batch list_size']:
+    """Logits of each list's selected choice: `fuse` without the other choices.
 
     Args:
         assistants: `[K, batch, list_size]` logits.
         weights: `[num_choices, K]` from `fusion_weights`.
         selected: `[batch]` int, from `select`.
-        fusion: As in `fusion_weights`.
-        temperature: That of the distributions.
+        fusion: As for `fusion_weights`.
+        temperature: Temperature of the distributions.
 
     Returns:
         `[batch, list_size]` float32 logits.
@@ -104,7 +120,7 @@ def fuse_selected(
 
 
 def _fuse(assistants, weights, fusion, temperature) -> jax.Array:
-    """One choice a list; weights `[K, ..., 1]` broadcast over the lists."""
+    """Logits `[..., list_size]` of one choice a list; weights are `[K, ..., 1]`."""
     log_p = losses.log_distribution(assistants, temperature=temperature)
     mean = temperature * jax.nn.logsumexp(log_p + jnp.log(weights), axis=0)
     if fusion != 'rrf':
@@ -113,34 +129,36 @@ def _fuse(assistants, weights, fusion, temperature) -> jax.Array:
     return jnp.where(is_fused, reciprocal_ranks(assistants, weights), mean)
 
 
-def reciprocal_ranks(assistants: jax.Array, weights: jax.Array, *, offset: int = 60) -> jax.Array:
+def reciprocal_ranks(
+    assistants: Pool, weights: Float[Array, 'assistants *_ 1'], *, offset: int = 60
+) -> Float[Array, '*lists list_size']:
     """Logits by reciprocal rank fusion, sum_m 1 / (offset + rank_m) (Cormack et al., 2009).
 
-    Ranks count from 1; candidates of equal score share the mean of their ranks, lest the place in
-    the list, where positives come first, decide. The sums differ so little that their softmax
-    would be uniform: each list's are standardised and given the mean standard deviation of the
-    members' logits (ours), so that ranks say who is ahead and members by how much in all.
+    Ranks count from 1; candidates of equal score share the mean of their ranks, so that the order
+    of the list, where positives come first, does not decide. The sums differ so little that their
+    softmax would be uniform: each list's are standardised and scaled to the mean standard deviation
+    of the members' logits (ours), so that ranks give the order and members the spread.
 
     Args:
         assistants: `[K, ..., list_size]` logits.
-        weights: Broadcast to `[K, ..., 1]`: equal for members, 0 for the others, with sum 1.
-        offset: Of the ranks.
+        weights: `[K, ..., 1]`, broadcast over lists: equal for members, else 0, with sum 1.
+        offset: Added to the ranks.
 
     Returns:
-        `[..., list_size]` float32 logits; zeros where the ranks of members cancel out.
+        `[..., list_size]` float32 logits; zeros where the members' ranks cancel out.
     """
     logits = assistants.astype(jnp.float32)
     shares = (weights > 0) / (offset + jax.scipy.stats.rankdata(-logits, axis=-1))
     scores = jnp.sum(shares, axis=0)
     spread = jnp.sum(weights * jnp.std(logits, axis=-1, keepdims=True), axis=0)
     deviation = jnp.std(scores, axis=-1, keepdims=True)
-    # What is left of sums that are equal but for rounding is no order.
+    # Sums that differ by rounding alone have no order.
     scale = jnp.where(deviation > 1e-7, spread / jnp.maximum(deviation, 1e-7), 0.0)
     return scale * (scores - jnp.mean(scores, axis=-1, keepdims=True))
 
 
-def ranks(scores: jax.Array) -> jax.Array:
-    """Rank of each candidate in its list, 0 the best; ties by passage order.
+def ranks(scores: Scores) -> Int[Array, '*lists list_size']:
+    """Rank of each candidate in its list, 0 the best; ties in list order.
 
     Args:
         scores: `[..., list_size]`.
@@ -149,10 +167,14 @@ def ranks(scores: jax.Array) -> jax.Array:
     return jnp.argsort(order, axis=-1)
 
 
-def footrule(a: jax.Array, b: jax.Array) -> jax.Array:
+def footrule(a: Scores, b: Scores) -> PerList:
     """Spearman's footrule sum_i |rank_a(i) - rank_b(i)| over its maximum floor(n^2 / 2), in [0, 1].
 
     A list of one has distance 0.
+
+    >>> import jax.numpy as jnp
+    >>> float(footrule(jnp.array([3.0, 2.0, 1.0]), jnp.array([1.0, 2.0, 3.0])))
+    1.0
 
     Args:
         a: `[..., list_size]` scores.
@@ -162,15 +184,19 @@ def footrule(a: jax.Array, b: jax.Array) -> jax.Array:
         `[...]` float32.
     """
     n = a.shape[-1]
-    moved = jnp.sum(jnp.abs(ranks(a) - ranks(b)), axis=-1)
-    return moved.astype(jnp.float32) / max(n * n // 2, 1)
+    displacement = jnp.sum(jnp.abs(ranks(a) - ranks(b)), axis=-1)
+    return displacement.astype(jnp.float32) / max(n * n // 2, 1)
 
 
-def rank_biased_distance(a: jax.Array, b: jax.Array, *, persistence: float = 0.9) -> jax.Array:
+def rank_biased_distance(a: Scores, b: Scores, *, persistence: float = 0.9) -> PerList:
     """1 - rank-biased overlap, truncated to the list and normalised, in [0, 1].
 
     sum_d p^(d-1) A_d / sum_d p^(d-1) with A_d = |top-d(a) and top-d(b)| / d (Webber et al., 2010,
     without the extrapolation, which would hide reversals on short lists).
+
+    >>> import jax.numpy as jnp
+    >>> float(rank_biased_distance(jnp.array([3.0, 2.0, 1.0]), jnp.array([9.0, 8.0, 7.0])))
+    0.0
 
     Args:
         a: `[..., list_size]` scores.
@@ -190,15 +216,19 @@ def rank_biased_distance(a: jax.Array, b: jax.Array, *, persistence: float = 0.9
 
 
 def distances(
-    choices: jax.Array, teacher: jax.Array, *, distance: str, temperature: float | jax.Array
-) -> jax.Array:
+    choices: Float[Array | np.ndarray, 'choices batch list_size'],
+    teacher: Float[Array | np.ndarray, 'batch list_size'],
+    *,
+    distance: str,
+    temperature: Scalar,
+) -> Float[Array, 'choices batch']:
     """Distance of every (fused) assistant to the teacher on every list.
 
     Args:
         choices: `[num_choices, batch, list_size]` logits from `fuse`.
         teacher: `[batch, list_size]` logits.
         distance: `kl` (the KL divergence of the assistant from the teacher), `footrule` or `rbo`.
-        temperature: That of the distributions.
+        temperature: Temperature of the distributions that `kl` compares.
 
     Returns:
         `[num_choices, batch]` float32.
@@ -216,8 +246,15 @@ def distances(
     raise ValueError(f"selection.distance is '{distance}'; use 'kl', 'footrule' or 'rbo'.")
 
 
-def select(distances: jax.Array, *, per: str = 'batch') -> jax.Array:
+def select(
+    distances: Float[Array | np.ndarray, 'choices batch'], *, per: str = 'batch'
+) -> Int[Array, ' batch']:
     """Index of the closest choice for each list: the argmin over choices; ties take the first.
+
+    >>> import jax.numpy as jnp
+    >>> distances = jnp.array([[0.1, 0.9], [0.4, 0.2]])
+    >>> select(distances).tolist(), select(distances, per='query').tolist()
+    ([1, 1], [0, 1])
 
     Args:
         distances: `[num_choices, batch]`.

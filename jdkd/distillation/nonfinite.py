@@ -1,4 +1,4 @@
-"""Numbers of a training that are not finite: which lists of the batch they come from."""
+"""Finds the lists that caused a non-finite loss or gradient."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,101 +6,104 @@ from typing import Any
 import jax
 import numpy as np
 
+from jdkd.distillation.trainer import Trainer
 from jdkd.runtime import mesh as meshes
 
 _NAMED = 8  # Queries that a message names.
-_UPDATE = ['param_norm']  # What is bad where loss and gradient are not.
+_UPDATE_ONLY = ['param_norm']  # The non-finite metrics where loss and gradient are finite.
 
 
-def not_finite(metrics: Mapping[str, Any]) -> list[str]:
+def nonfinite_metrics(metrics: Mapping[str, Any]) -> list[str]:
     """Names of the metrics that are not finite."""
     return [name for name, value in metrics.items() if not np.all(np.isfinite(value))]
 
 
-def lists(
-    trainer,
+def find_lists(
+    trainer: Trainer,
     params: Any,
-    host_batch: Mapping[str, np.ndarray],
+    host_batch: Mapping[str, Any],
     progress: float,
     bad: Sequence[str],
 ) -> list[int] | None:
-    """Rows of the lists that alone, without the others, give a loss or gradient that is not finite.
+    """Rows of the lists that by themselves give a non-finite loss or gradient.
 
-    Nothing is kept for this while training: each list is evaluated as a batch of its own, repeated
-    over the devices, with the rows of the others emptied, without dropout. Each takes about as long
-    as a step, and there is a compilation.
+    Training keeps nothing for this: each list is evaluated as a batch of its own, repeated over the
+    devices, with the rows of the others emptied, without dropout. Each takes about as long as a
+    step, after one compilation.
 
     Args:
-        trainer: A `train.Trainer`; its `probe` is run.
-        params: As they were before the step; `step.make_train_step` keeps them.
+        trainer: Its `probe` is run.
+        params: Parameters before the step; `step.make_train_step` keeps them.
         host_batch: The step's batch.
-        progress: Part of training that was done before the step.
-        bad: What was not finite; no list is to blame for an update alone.
+        progress: Part of training done before the step.
+        bad: From `nonfinite_metrics`.
 
     Returns:
-        The rows; None where it is not known, as several processes would have to ask in one order.
+        The rows; None where they are unknown: only the update is not finite, or there are several
+        processes, which would have to evaluate in one order.
     """
-    if list(bad) == _UPDATE or jax.process_count() > 1:
+    if list(bad) == _UPDATE_ONLY or jax.process_count() > 1:
         return None
-    copies, found = trainer.rows.parts * trainer.rows.chunks, []
+    copies, rows = trainer.rows.parts * trainer.rows.chunks, []
     sharding = meshes.batch_sharding(trainer.mesh)
-    originals = host_batch['group'].shape[1]
+    num_originals = host_batch['group'].shape[1]
     for i in range(len(host_batch['group'])):
         alone = {
             name: np.repeat(value[i : i + 1], copies, axis=0)
             for name, value in host_batch.items()
             if not isinstance(value, tuple)
         }
-        alone |= _rows_of(host_batch, host_batch['slots'][i] // trainer.rows.texts)
+        alone |= _keep_rows(host_batch, host_batch['slots'][i] // trainer.rows.texts)
         if 'in_batch' in alone:
-            own = alone['in_batch'][..., i * originals : (i + 1) * originals]
+            own = alone['in_batch'][..., i * num_originals : (i + 1) * num_originals]
             alone['in_batch'] = np.tile(own, copies)
         metrics = trainer.probe(params, meshes.to_device(alone, sharding), np.float32(progress))
-        if not_finite(jax.device_get(metrics)):
-            found.append(i)
-    return found
+        if nonfinite_metrics(jax.device_get(metrics)):
+            rows.append(i)
+    return rows
 
 
-def _rows_of(host_batch: Mapping[str, Any], rows: np.ndarray) -> dict[str, tuple]:
-    """The tiles of a batch with nothing in any rows but these, numbered over all tiles."""
+def _keep_rows(host_batch: Mapping[str, Any], rows: np.ndarray) -> dict[str, tuple]:
+    """The tiles of a batch, emptied but for some rows, which are numbered over all tiles."""
     tiles = {name: list(value) for name, value in host_batch.items() if isinstance(value, tuple)}
     first = 0
     for t, tile in enumerate(host_batch['tokens']):
-        kept = np.isin(first + np.arange(len(tile)), rows)[:, None]
+        is_kept = np.isin(first + np.arange(len(tile)), rows)[:, None]
         for value in tiles.values():
-            value[t] = np.where(kept, value[t], 0)
+            value[t] = np.where(is_kept, value[t], 0)
         first += len(tile)
     return {name: tuple(value) for name, value in tiles.items()}
 
 
 def message(
-    what: str, bad: Sequence[str], rows: Sequence[int] | None, query_ids: Sequence[str], kept: str
+    step: str, bad: Sequence[str], rows: Sequence[int] | None, query_ids: Sequence[str], left: str
 ) -> str:
-    """What to say of a step that was not finite.
+    """The error message for a non-finite step.
 
     Args:
-        what: Which step of what.
-        bad: Names of its metrics that are not finite.
-        rows: From `lists`.
-        query_ids: Of every list of the batch.
-        kept: What is left to go on from.
+        step: The step that failed.
+        bad: Names of its non-finite metrics.
+        rows: From `find_lists`.
+        query_ids: The query of every list of the batch.
+        left: Sentence about the checkpoint that training can go on from.
     """
-    said = f'{what}: {", ".join(bad)} {"is" if len(bad) == 1 else "are"} not finite'
-    if list(bad) == _UPDATE:
+    problem = f'{step}: {", ".join(bad)} {"is" if len(bad) == 1 else "are"} not finite'
+    if list(bad) == _UPDATE_ONLY:
         return (
-            f'{said}: loss and gradient are, but the update is too large for float32; lower the '
-            f'learning rate. {kept}'
+            f'{problem}: loss and gradient are, but the update is too large for float32; lower the '
+            f'learning rate. {left}'
         )
-    mend = f'lower the learning rate or the weights of the loss. {kept}'
+    advice = f'lower the learning rate or the weights of the loss. {left}'
     if rows is None:
-        return f'{said} with the lists of {_queries(query_ids)} or of other processes; {mend}'
+        return f'{problem} with the lists of {_queries(query_ids)} or of other processes; {advice}'
     if not rows:
         batch = _queries(query_ids)
-        return f'{said}, though of the lists of {batch}, none alone gives the same; {mend}'
-    one = len(rows) == 1
+        return f'{problem}, though of the lists of {batch}, none alone gives the same; {advice}'
+    lists, give = ('list', 'gives') if len(rows) == 1 else ('lists', 'give')
+    culprits = _queries([query_ids[i] for i in rows])
     return (
-        f'{said}: the list{"" if one else "s"} of {_queries([query_ids[i] for i in rows])} alone '
-        f'give{"s" if one else ""} the same; look at their texts and scores, or {mend}'
+        f'{problem}: the {lists} of {culprits} alone {give} the same; look at their texts and '
+        f'scores, or {advice}'
     )
 
 

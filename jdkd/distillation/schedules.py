@@ -1,19 +1,19 @@
-"""Numbers that may change in the course of training: loss weights, temperatures, kept shares."""
+"""Loss weights, temperatures and kept shares that may change in the course of training."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-# A number; or (progress, value) knots: linear between them, constant before and after.
+# A number, or (progress, value) knots: linear between knots, constant before and after.
 Schedule = float | Sequence[tuple[float, float]]
-# Those of `config.loss`.
+# The schedules in `config.loss`.
 WEIGHTS = ('contrastive', 'teacher', 'assistant', 'dark', 'in_batch')
 TEMPERATURES = ('temperature', 'in_batch_temperature')
 
 
-def value(schedule: Schedule, progress: jax.Array) -> float | jax.Array:
-    """What a schedule says at a point of training.
+def value(schedule: Schedule, progress: float | jax.Array) -> float | jax.Array:
+    """The value of a schedule at a point of training.
 
     >>> import jax.numpy as jnp
     >>> float(value(((0.0, 1.0), (0.5, 0.0)), jnp.array(0.25)))
@@ -21,10 +21,10 @@ def value(schedule: Schedule, progress: jax.Array) -> float | jax.Array:
 
     Args:
         schedule: A number, or knots in the order of their progress.
-        progress: Scalar in [0, 1], the part of training that is done.
+        progress: Scalar in [0, 1], the finished part of training.
 
     Returns:
-        The number itself, known to the compiler; or a float32 scalar.
+        A constant schedule's number itself, known to the compiler; else a float32 scalar.
     """
     if is_constant(schedule):
         return schedule
@@ -33,18 +33,18 @@ def value(schedule: Schedule, progress: jax.Array) -> float | jax.Array:
 
 
 def is_constant(schedule: Schedule) -> bool:
-    """Whether it is a number; a term whose weight is the number 0 is not even computed."""
+    """Whether a schedule is a number; a loss term with the weight 0 is not even computed."""
     return isinstance(schedule, int | float)
 
 
 def check(name: str, schedule: Schedule, *, low: float, high: float = float('inf')) -> None:
-    """Checks a schedule that a config gives.
+    """Checks a schedule of a config.
 
     Args:
-        name: Of the field.
+        name: The field.
         schedule: Its value.
-        low: Smallest value.
-        high: Largest one.
+        low: The smallest value allowed.
+        high: The largest value allowed.
 
     Raises:
         ValueError: if it is neither a number nor knots, or a value is out of range.
@@ -67,10 +67,10 @@ def check(name: str, schedule: Schedule, *, low: float, high: float = float('inf
         raise ValueError(
             f'{name}={schedule!r}: the progress of its knots must rise, within 0 and 1.'
         )
-    for _, found in knots:
-        if not low <= found <= high:
+    for _, knot_value in knots:
+        if not low <= knot_value <= high:
             span = f'at least {low:g}' if high == float('inf') else f'within {low:g} and {high:g}'
-            raise ValueError(f'{name}={schedule!r}: {found} must be {span}.')
+            raise ValueError(f'{name}={schedule!r}: {knot_value} must be {span}.')
 
 
 def _is_number(x) -> bool:

@@ -1,15 +1,23 @@
-"""Self-paced mask over the lists with dark examples (ADAM).
+"""Self-paced weights for the lists with dark examples (ADAM).
 
 The paper concentrates on instances of high quality, measured by the teacher's confidence. The
-confidence and the quantile below are our reading of it; the share that is kept is a schedule.
+confidence and the quantile below are our reading of it; the kept share is a schedule.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jdkd.distillation.losses import PerList, Scalar, Scores
 
 
-def confidence(teacher: jax.Array, *, temperature: float = 1.0) -> jax.Array:
+def confidence(teacher: Scores, *, temperature: Scalar = 1.0) -> PerList:
     """p_T(positive | positive and hard negatives) for each list.
+
+    >>> import jax.numpy as jnp
+    >>> float(confidence(jnp.array([1.0, 1.0, 1.0, 1.0])))
+    0.25
 
     Args:
         teacher: `[..., list_size]` logits over originals, the positive at index 0.
@@ -22,14 +30,18 @@ def confidence(teacher: jax.Array, *, temperature: float = 1.0) -> jax.Array:
 
 
 def weights(
-    confidence: jax.Array, share: jax.Array, *, weighting: str = 'hard'
-) -> tuple[jax.Array, jax.Array]:
+    confidence: Float[Array | np.ndarray, ' batch'], share: Scalar, *, weighting: str = 'hard'
+) -> tuple[Float[Array, ' batch'], Float[Array, '']]:
     """Weight v_i of each list and the threshold gamma; no gradient flows through either.
 
     gamma is the (1 - share) quantile of the batch's confidences. `hard`: v = [c >= gamma].
     `linear`: v = max(0, 1 - l / lambda) with loss l = 1 - c and age lambda = 1 - gamma (Kumar et
-    al., 2010; Jiang et al., 2014), so a list at the threshold weighs nothing. At a share of 1 there
-    is no pacing, and all weigh 1.
+    al., 2010; Jiang et al., 2014), so a list at the threshold weighs nothing. A share of 1 turns
+    pacing off: all lists weigh 1.
+
+    >>> import jax.numpy as jnp
+    >>> weights(jnp.array([0.9, 0.1, 0.6, 0.4]), 0.5)[0].tolist()
+    [1.0, 0.0, 1.0, 1.0]
 
     Args:
         confidence: `[batch]`.
@@ -54,6 +66,13 @@ def weights(
     return jnp.where(share >= 1, 1.0, kept), threshold
 
 
-def weighted_mean(losses: jax.Array, weights: jax.Array) -> jax.Array:
-    """sum_i v_i l_i / max(sum_i v_i, 1) over `[batch]`."""
+def weighted_mean(
+    losses: Float[Array | np.ndarray, ' batch'], weights: Float[Array | np.ndarray, ' batch']
+) -> Float[Array, '']:
+    """sum_i v_i l_i / max(sum_i v_i, 1) over `[batch]`.
+
+    >>> import jax.numpy as jnp
+    >>> float(weighted_mean(jnp.array([1.0, 2.0, 9.0]), jnp.array([1.0, 1.0, 0.0])))
+    1.5
+    """
     return jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1.0)

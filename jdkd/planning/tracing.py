@@ -8,8 +8,8 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from jdkd.distillation import train
-from jdkd.distillation.train import labels_trainer
+from jdkd.distillation.objective import Objective
+from jdkd.distillation.trainer import Trainer, make_trainer
 from jdkd.lists import packing
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.families import FAMILIES
@@ -23,7 +23,7 @@ _BATCHES = 8  # Batches that the row layout is made for.
 
 def train_student(config, model: Any, params: Any, mesh: Mesh, size: CorpusSize) -> Traced:
     """Traces the student's train step."""
-    trainer = train.student_trainer(config, mesh, model, params)
+    trainer = make_trainer(Objective.of_student(config), mesh=mesh, model=model, params=params)
     originals = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy if config.loss.dark else 0
     shape = (config.batch_size, originals + dark)
@@ -37,7 +37,7 @@ def train_from_labels(
     config, spec, model: Any, params: Any, mesh: Mesh, size: CorpusSize
 ) -> Traced:
     """Traces the train step of a system that is fine-tuned from labels."""
-    trainer = labels_trainer(config, spec, mesh, model, params)
+    trainer = make_trainer(Objective.of_labels(config, spec), mesh=mesh, model=model, params=params)
     shape = (spec.train.batch_size, 1 + spec.train.hard_negatives)
     sharding = meshes.batch_sharding(mesh)
     if isinstance(model, CrossEncoder):
@@ -104,7 +104,7 @@ def pair_lengths(spec, model: CrossEncoder, size: CorpusSize, shape) -> tuple[np
 def student_batch(
     config: ml_collections.FrozenConfigDict, rows: packing.RowSpec, lengths: np.ndarray, sharding
 ) -> dict[str, Any]:
-    """Shapes of a batch of the student's training; see `distillation.step`.
+    """Shapes of a batch of the student's training; see `distillation.objective`.
 
     Args:
         config: Config of the run.
@@ -143,7 +143,7 @@ def _list_batch(
     return batch | ({'segments': tiles} if layout.slots > 1 else {})
 
 
-def _trace_training(trainer: train.Trainer, model: Any, batch, *lengths: np.ndarray) -> Traced:
+def _trace_training(trainer: Trainer, model: Any, batch, *lengths: np.ndarray) -> Traced:
     """Traces a train step; `lengths` are those of all texts of `_BATCHES` batches."""
     state = trainer.abstract
     forward = sum(forward_flops(model.transformer, some) for some in lengths)

@@ -5,9 +5,10 @@ import pathlib
 
 import numpy as np
 
-from jdkd.distillation import train
+from jdkd.distillation.objective import Objective
 from jdkd.distillation.step import TrainState
-from jdkd.distillation.train import labels_trainer
+from jdkd.distillation.train_loop import train_loop
+from jdkd.distillation.trainer import make_trainer
 from jdkd.lists import candidates, dataset, loader
 from jdkd.lists.features import record_features
 from jdkd.run import Run
@@ -46,7 +47,9 @@ def train_from_labels(
     """
     config, spec = run.config, encoder.spec
     trained = spec.train
-    trainer = labels_trainer(config, spec, run.mesh, encoder.model, encoder.params)
+    trainer = make_trainer(
+        Objective.of_labels(config, spec), mesh=run.mesh, model=encoder.model, params=encoder.params
+    )
     num_lists = min(trained.steps * trained.batch_size, 4 * int(run.train.is_labelled.sum()))
     written = run.stage(
         f'systems/{name}/dataset',
@@ -76,7 +79,7 @@ def train_from_labels(
                 last_step=trained.steps,
                 total_steps=trained.steps,
             )
-            train.fit(
+            train_loop(
                 trainer,
                 lambda: trainer.init(encoder.params),
                 batches,
@@ -154,7 +157,12 @@ def load_trained(run: Run, name: str) -> Encoder:
         )
     encoder = load_encoder(run, spec)
     directory = run.workdir / f'systems/{name}/train' / CHECKPOINTS
-    trainer = labels_trainer(run.config, spec, run.mesh, encoder.model, encoder.params)
+    trainer = make_trainer(
+        Objective.of_labels(run.config, spec),
+        mesh=run.mesh,
+        model=encoder.model,
+        params=encoder.params,
+    )
     return restored(run, encoder, directory, spec.train.steps, trainer.abstract)
 
 

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdkd.distillation import nonfinite, train
-from jdkd.distillation import step as steps
+from jdkd.distillation import batch_scores, nonfinite
+from jdkd.distillation.objective import Objective
+from jdkd.distillation.train_loop import evaluate, train_loop
+from jdkd.distillation.trainer import make_trainer as make
 from jdkd.lists import loader
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime.checkpoint import Checkpoints
@@ -24,18 +26,15 @@ from tests.helpers.train_steps import B, K
 
 STEPS = 4
 IDS = [f'q{i}' for i in range(STEPS * B)]
-DUAL = steps.dual_encoder_scores(model(), SCALE)
+DUAL = batch_scores.dual_encoder_scores(model(), SCALE)
 
 
 def make_trainer(config, num_devices=1):
-    return train.make_trainer(
-        config,
-        config.optimizer,
+    return make(
+        Objective(config, config.optimizer, SCALE, num_assistants=K),
         mesh=meshes.make_mesh(devices=jax.devices()[:num_devices]),
         model=model(),
         params=fresh_params(),
-        scale=SCALE,
-        num_assistants=K,
     )
 
 
@@ -60,7 +59,7 @@ def fit(tmp_path, trainer, source):
             tmp_path, 'student', resume_step=0, last_step=STEPS, total_steps=STEPS
         )
         try:
-            return train.fit(
+            return train_loop(
                 trainer,
                 lambda: trainer.init(fresh_params()),
                 batches,
@@ -111,7 +110,7 @@ def test_a_gradient_alone_is_blamed_on_its_list(tmp_path, monkeypatch):
         other = jnp.sqrt(jnp.where(batch['query_row'] == 5, 0.0, 1.0) * size)
         return lists + (other - jax.lax.stop_gradient(other))[:, None], *rest
 
-    monkeypatch.setattr(steps, 'scores', lambda *_: scores)
+    monkeypatch.setattr(batch_scores, 'make_score_fn', lambda *_: scores)
     with pytest.raises(FloatingPointError) as caught:
         fit(tmp_path, make_trainer(settings()), records())
     said = str(caught.value)
@@ -149,4 +148,4 @@ def test_the_loss_on_d_eval_is_checked_too():
     batch['query_row'] = np.arange(B, dtype=np.int32)
     batch['assistants'][3, 1, 0] = np.nan
     with pytest.raises(FloatingPointError, match="on D_eval: .*the list of query 'q3' alone gives"):
-        train.evaluate(trainer, fresh_params(), batch, IDS)
+        evaluate(trainer, fresh_params(), batch, IDS)

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jdkd.distillation import step as steps
-from jdkd.distillation import train
+from jdkd.distillation import batch_scores, objective
+from jdkd.distillation import trainer as trainers
+from jdkd.distillation.objective import Objective
 from jdkd.lists import packing
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
@@ -20,15 +21,11 @@ from tests.helpers.train_steps import ORIGINALS, B, K
 
 
 def make_trainer(config, num_devices=1, dropout=0.0):
-    return train.make_trainer(
-        config,
-        config.optimizer,
+    return trainers.make_trainer(
+        Objective(config, config.optimizer, SCALE, num_assistants=K, dropout=dropout),
         mesh=meshes.make_mesh(devices=jax.devices()[:num_devices]),
         model=model(dropout),
         params=fresh_params(),
-        scale=SCALE,
-        num_assistants=K,
-        dropout=dropout,
     )
 
 
@@ -60,10 +57,10 @@ def test_one_two_and_eight_devices_agree_dropout_included_and_compile_once():
 def test_losses_and_gradients_are_float32_where_the_model_computes_in_bfloat16():
     config = settings(distance='margin_mse')
     half = DualEncoder(dataclasses.replace(model().transformer, dtype='bfloat16'))
-    score_fn = steps.dual_encoder_scores(half, SCALE)
+    score_fn = batch_scores.dual_encoder_scores(half, SCALE)
     for fusion in ('subsets', 'rrf'):
         config.selection.fusion = fusion
-        loss = jax.grad(steps.make_loss(config, score_fn, K), has_aux=True)
+        loss = jax.grad(objective.make_loss(config, score_fn, K), has_aux=True)
         grads, metrics = jax.eval_shape(loss, fresh_params(), make_batch(), 0.0)
         assert {x.dtype for x in jax.tree.leaves((grads, metrics))} == {np.dtype(np.float32)}
 
@@ -71,7 +68,7 @@ def test_losses_and_gradients_are_float32_where_the_model_computes_in_bfloat16()
 def test_scores_of_a_dual_encoder_are_scaled_inner_products():
     batch, net = make_batch(), jax.jit(lambda tokens: model().apply({'params': params}, tokens))
     params = fresh_params()
-    lists, in_batch, labels, mask = jax.jit(steps.dual_encoder_scores(model(), SCALE))(
+    lists, in_batch, labels, mask = jax.jit(batch_scores.dual_encoder_scores(model(), SCALE))(
         params, batch, None
     )
     queries = np.array(net(batch['query']))
@@ -100,14 +97,11 @@ def test_a_cross_encoder_trains_in_the_same_step():
     params = jax.jit(net.init)(jax.random.key(0), tokens[:1], token_types[:1])['params']
     config = settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0)
     config.optimizer.learning_rate = 1e-2
-    trainer = train.make_trainer(
-        config,
-        config.optimizer,
+    trainer = trainers.make_trainer(
+        Objective(config, config.optimizer, 1.0),
         mesh=meshes.make_mesh(devices=jax.devices()[:1]),
         model=net,
         params=params,
-        scale=1.0,
-        num_assistants=0,
     )
     state = trainer.init(params)
     on_device = meshes.to_device(batch, meshes.batch_sharding(trainer.mesh))
@@ -132,7 +126,7 @@ def test_losses_and_gradients_are_the_same_in_any_rows(rows, pooling):
     net, params = dataclasses.replace(model(), pooling=pooling), fresh_params()
 
     def found(rows):
-        loss = steps.make_loss(settings(), steps.scores(net, SCALE, rows), K)
+        loss = objective.make_loss(settings(), batch_scores.make_score_fn(net, SCALE, rows), K)
         return jax.jit(jax.grad(loss, has_aux=True))(params, make_batch(rows=rows), 0.0)
 
     (expected, metrics), (grads, others) = found(packing.RowSpec(lengths=1)), found(rows)
@@ -147,8 +141,10 @@ def test_chunks_drop_out_what_the_whole_does():
     batch, key = make_batch(rows=rows), jax.random.key(1)
 
     def found(chunks, key):
-        score_fn = steps.scores(model(0.2), SCALE, dataclasses.replace(rows, chunks=chunks))
-        loss = jax.grad(steps.make_loss(settings(), score_fn, K), has_aux=True)
+        score_fn = batch_scores.make_score_fn(
+            model(0.2), SCALE, dataclasses.replace(rows, chunks=chunks)
+        )
+        loss = jax.grad(objective.make_loss(settings(), score_fn, K), has_aux=True)
         return jax.jit(loss)(params, batch, 0.0, key)
 
     expected, metrics = found(1, key)
@@ -175,8 +171,8 @@ def test_a_batch_of_4096_queries_in_chunks_has_the_gradients_of_the_whole():
     config = settings(teacher=0.0, assistant=0.0, dark=0.0, in_batch=0.0)
 
     def step(chunks):
-        score_fn = steps.scores(model(), SCALE, packing.RowSpec(chunks=chunks))
-        gradient = jax.grad(steps.make_loss(config, score_fn, 0), has_aux=True)
+        score_fn = batch_scores.make_score_fn(model(), SCALE, packing.RowSpec(chunks=chunks))
+        gradient = jax.grad(objective.make_loss(config, score_fn, 0), has_aux=True)
         return jax.jit(gradient).lower(fresh_params(), batch, 0.0).compile()
 
     whole, cached = step(1), step(32)
@@ -190,7 +186,7 @@ def test_a_batch_of_4096_queries_in_chunks_has_the_gradients_of_the_whole():
 
 def test_untied_towers_that_are_equal_share_the_gradient_of_a_tied_one():
     net = model()
-    loss = steps.make_loss(settings(), steps.dual_encoder_scores(net, SCALE), K)
+    loss = objective.make_loss(settings(), batch_scores.dual_encoder_scores(net, SCALE), K)
     params = net.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
     tied, found = jax.grad(loss, has_aux=True)(params, make_batch(), 0.0)
     towers = {'query': params, 'passage': params}

@@ -12,7 +12,8 @@ import numpy as np
 from absl import app, flags
 
 from configs import common
-from jdkd.distillation import train
+from jdkd.distillation.objective import Objective
+from jdkd.distillation.trainer import make_trainer
 from jdkd.lists import loader
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig
@@ -69,16 +70,8 @@ def run(mesh) -> dict[str, np.ndarray]:
     config.optimizer.update(learning_rate=1e-3, warmup_steps=1, total_steps=50)
     plain = DualEncoder(dataclasses.replace(MODEL, dropout=0.0))
     params = jax.jit(plain.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
-    trainer = train.make_trainer(
-        config,
-        config.optimizer,
-        mesh=mesh,
-        model=DualEncoder(MODEL),
-        params=params,
-        scale=10.0,
-        num_assistants=K,
-        dropout=0.1,
-    )
+    training = Objective(config, config.optimizer, 10.0, num_assistants=K, dropout=0.1)
+    trainer = make_trainer(training, mesh=mesh, model=DualEncoder(MODEL), params=params)
     to_tokens = loader.DualEncoderTokens(
         tokens(LISTS, 6, 1), tokens(LISTS * ORIGINALS, L, 2), length=L, sep_id=2
     )

@@ -1,0 +1,117 @@
+"""Forward passes: a model's scores of a batch of candidate lists.
+
+A score function maps `(params, batch, dropout key or None)` to list scores `[B, N]`, contrastive
+scores `[B, C]`, the labels `[B]` and the mask `[B, C]` of the contrastive softmax.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jdkd.distillation import losses
+from jdkd.lists.packing import RowSpec
+from jdkd.models import cross_encoder, dual_encoder
+
+_ONE_TEXT_A_ROW = RowSpec()
+ScoreFn = Callable[..., tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
+
+
+def make_score_fn(model: Any, scale: float, rows: RowSpec) -> ScoreFn:
+    """The score function of a `DualEncoder` or a `CrossEncoder`.
+
+    Args:
+        model: The module.
+        scale: Logits per unit of a dual-encoder's score.
+        rows: Layout of the candidates' texts in rows of tokens.
+    """
+    if isinstance(model, cross_encoder.CrossEncoder):
+        return cross_encoder_scores(model, rows)
+    return dual_encoder_scores(model, scale, rows)
+
+
+def dual_encoder_scores(
+    model: dual_encoder.DualEncoder, scale: float, rows: RowSpec = _ONE_TEXT_A_ROW
+) -> ScoreFn:
+    """Scaled inner products; the contrastive scores span the global batch."""
+
+    def score(params, batch, key):
+        def tower(name):
+            variables = {'params': dual_encoder.tower(params, name)}
+
+            def apply(*inputs, **dropout):
+                return model.apply(variables, *inputs, num_segments=rows.texts, **dropout)
+
+            return apply
+
+        key_q, key_p = (None, None) if key is None else jax.random.split(key)
+        B, num_originals = batch['group'].shape
+        query_BxD = _in_chunks(tower('query'), (batch['query'],), key_q, rows)
+        inputs = [batch[name] for name in ('tokens', 'segments') if name in batch]
+        passage_BxNxD = _candidates(tower('passage'), inputs, batch['slots'], key_p, rows)
+        # Scores are float32 products: TPUs would multiply in bfloat16 by default.
+        exact = jax.lax.Precision.HIGHEST
+        lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD, precision=exact)
+        # Every query against every original of the global batch: XLA gathers the shards.
+        originals_CxD = passage_BxNxD[:, :num_originals].reshape(B * num_originals, -1)
+        in_batch_BxC = scale * jnp.matmul(query_BxD, originals_CxD.T, precision=exact)
+        mask = losses.negatives_mask(batch['group'], batch['relevant'], batch['false_negative'])
+        return lists_BxN, in_batch_BxC, jnp.arange(B) * num_originals, mask
+
+    return score
+
+
+def cross_encoder_scores(
+    model: cross_encoder.CrossEncoder, rows: RowSpec = _ONE_TEXT_A_ROW
+) -> ScoreFn:
+    """One forward pass a pair; the contrastive scores are those of a query's own originals."""
+
+    def score(params, batch, key):
+        def apply(*inputs, **dropout):
+            return model.apply({'params': params}, *inputs, **dropout)[:, None]
+
+        inputs = [batch['tokens'], batch['token_types']]
+        lists_BxN = _candidates(apply, inputs, batch['slots'], key, rows)[..., 0]
+        B, num_originals = batch['group'].shape
+        own_BxC = lists_BxN[:, :num_originals]
+        return lists_BxN, own_BxC, jnp.zeros(B, jnp.int32), ~batch['false_negative']
+
+    return score
+
+
+def _candidates(apply, inputs, slots_BxN, key, rows: RowSpec) -> jax.Array:
+    """`[B, N, D]`: `apply` on tiles of rows of several lengths, gathered by candidate."""
+    outputs = []
+    for i, tile in enumerate(zip(*inputs, strict=True)):
+        key_i = None if key is None else jax.random.fold_in(key, i)
+        output = _in_chunks(apply, tile, key_i, rows)
+        outputs.append(output.reshape(-1, output.shape[-1]))
+    return jnp.concatenate(outputs)[slots_BxN]
+
+
+def _in_chunks(apply, inputs, key, rows: RowSpec) -> jax.Array:
+    """`apply(*inputs)`, row by row, in chunks that the backward pass computes again.
+
+    Memory holds the activations of one chunk, and gradients are exact, dropout included: gradient
+    caching (Gao et al., 2021, https://arxiv.org/abs/2101.06983).
+    """
+
+    def apply_to(row_numbers, *inputs):
+        if key is None:
+            return apply(*inputs)
+        return apply(*inputs, dropout_rows=row_numbers, rngs={'dropout': key})
+
+    inputs = (jnp.arange(len(inputs[0])), *inputs)
+    if rows.chunks == 1:
+        return apply_to(*inputs)
+
+    def split(x):
+        # Each part, and so each device, has its share of each chunk.
+        x = x.reshape(rows.parts, rows.chunks, -1, *x.shape[1:])
+        return jnp.swapaxes(x, 0, 1).reshape(rows.chunks, -1, *x.shape[3:])
+
+    chunk = jax.checkpoint(lambda chunk: apply_to(*chunk))
+    output = jax.lax.map(chunk, tuple(map(split, inputs)))
+    output = output.reshape(rows.chunks, rows.parts, -1, *output.shape[2:])
+    return jnp.swapaxes(output, 0, 1).reshape(-1, *output.shape[3:])

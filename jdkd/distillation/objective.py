@@ -1,0 +1,229 @@
+"""The training objective: every method is this loss under another config.
+
+    L_total = w_c InfoNCE + w_t D(T, M) + w_a D(TA*, M)                    on the originals
+              + w_d sum_i v_i (w_t D_i(T, M) + w_a D_i(TA*, M)) / max(sum_i v_i, 1)
+                                                             on the lists with dark examples
+              + w_b KL(TA*, M)               on every query's list of all originals of the batch
+
+D is the listwise KL or Margin-MSE, TA* the (fused) assistant closest to the teacher (MTA4DPR,
+Algorithm 1), v the self-paced weights (ADAM). Weights and temperatures are numbers or schedules; a
+term whose weight is the number 0 is not computed. The weights are ours, and so is the last term:
+unlike a cross-encoder, an assistant scores the whole batch for almost nothing (compare the in-batch
+distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 2021).
+
+In a list without a judged positive the teacher's best candidate stands in for it. The list's
+candidates are negatives of others, and every term uses it except the contrastive one, whose mean
+is over the labelled lists (0 without any).
+
+A batch is a dict of global arrays, B queries with N candidates each, of which the first N_o are
+originals (the positive at index 0, then hard negatives) and the rest dark examples:
+
+    query_row       [B] int32          rows of the queries in their split, to name them
+    query           [B, Lq] int32      token ids, padded
+    tokens          tuple of [R, L]    int32 token ids of the candidates; see `lists/packing.py`
+    segments        tuple of [R, L]    int32, which text of its row; absent with one text a row
+    slots           [B, N] int32       number of each candidate's slot, over the global batch
+    lengths         [B, N] int32       tokens of each candidate
+    group           [B, N_o] int32     text group of each original
+    relevant        [B, R] int32       groups of the judged passages, padded with -1
+    false_negative  [B, N_o] bool      originals that are no negatives
+    labelled        [B] bool           False where the positive is a stand-in; absent if all True
+    teacher         [B, N] float32     logits; absent when training from labels alone
+    assistants      [B, K, N] float32  logits; absent without a pool
+    in_batch        [B, K, B * N_o] float32   logits of all originals; absent unless w_b > 0
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from jdkd.distillation import assistants, losses, schedules, self_paced
+from jdkd.distillation.batch_scores import ScoreFn
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What one training minimises, and its optimizer.
+
+    Attributes:
+        config: The run's config, with the `loss` of this training; `selection`, `self_paced`,
+            `rows`, `sharding` and `seed` are read too.
+        optimizer: Fields of `step.optimizer`.
+        scale: Logits per unit of a dual-encoder's score.
+        num_assistants: K; 0 without a pool.
+        dropout: The model's rate; 0 spares the random bits.
+    """
+
+    config: ml_collections.FrozenConfigDict
+    optimizer: ml_collections.FrozenConfigDict
+    scale: float
+    num_assistants: int = 0
+    dropout: float = 0.0
+
+    @classmethod
+    def of_student(cls, config: ml_collections.FrozenConfigDict) -> 'Objective':
+        """Distillation of the student from teacher and assistants."""
+        spec = config.student
+        return cls(config, config.optimizer, spec.scale, len(config.assistants), spec.dropout)
+
+    @classmethod
+    def of_labels(
+        cls,
+        config: ml_collections.FrozenConfigDict,
+        spec: ml_collections.FrozenConfigDict,
+    ) -> 'Objective':
+        """Contrastive training from labels alone, for a system with the entry `spec`."""
+        loss = {key: 0.0 for key in config.loss} | {'contrastive': 1.0, 'temperature': 1.0}
+        config = ml_collections.FrozenConfigDict({**config.to_dict(), 'loss': loss})
+        return cls(config, spec.train, spec.train.scale, dropout=spec.dropout)
+
+
+def selects_assistants(config: ml_collections.FrozenConfigDict, num_assistants: int) -> bool:
+    """Whether training selects assistants: there are some, and a loss term distils them."""
+    return bool(num_assistants and (config.loss.assistant or config.loss.in_batch))
+
+
+def make_loss(
+    config: ml_collections.FrozenConfigDict, score_fn: ScoreFn, num_assistants: int
+) -> Callable[..., tuple[jax.Array, Metrics]]:
+    """The loss of the module docstring.
+
+    Args:
+        config: `loss`, `selection` and `self_paced` are read.
+        score_fn: From `batch_scores`.
+        num_assistants: K; 0 without a pool.
+
+    Returns:
+        `loss(params, batch, progress, key) -> scalar, metrics`, where progress is the finished
+        part of training, in [0, 1], and key the dropout key or None.
+    """
+    loss, fusion_weights = config.loss, None
+    if selects_assistants(config, num_assistants):
+        fusion_weights = assistants.fusion_weights(num_assistants, config.selection.fusion)
+
+    def loss_fn(params, batch, progress, key=None):
+        def now(name):
+            return schedules.value(getattr(loss, name), progress)
+
+        num_originals = batch['group'].shape[1]
+        lists_BxN, contrastive_BxC, labels_B, mask_BxC = score_fn(params, batch, key)
+        tau = now('temperature')
+        terms, metrics, best_logits = {}, {}, None
+        if loss.contrastive:
+            nce_B = losses.info_nce(contrastive_BxC, labels_B, where=mask_BxC)
+            terms['contrastive'] = now('contrastive') * _mean_of_labelled(nce_B, batch)
+        if fusion_weights is not None:
+            best_logits, metrics = _select_assistants(config.selection, fusion_weights, batch, tau)
+
+        def distil(num_candidates):
+            """w_t D(T, M) and w_a D(TA*, M) for each list, on its first candidates."""
+            towards = {}
+            if loss.teacher:
+                towards['teacher'] = batch['teacher'][:, :num_candidates]
+            if loss.assistant and best_logits is not None:
+                towards['assistant'] = best_logits(batch['assistants'][..., :num_candidates], tau)
+            return {
+                name: now(name)
+                * losses.distillation(
+                    lists_BxN[:, :num_candidates], logits, distance=loss.distance, temperature=tau
+                )
+                for name, logits in towards.items()
+            }
+
+        terms |= {name: jnp.mean(per_list) for name, per_list in distil(num_originals).items()}
+        if loss.in_batch and best_logits is not None:
+            wide = now('in_batch_temperature')
+            kl_B = losses.listwise_kl(
+                contrastive_BxC, best_logits(batch['in_batch'], wide), temperature=wide
+            )
+            terms['in_batch'] = now('in_batch') * jnp.mean(kl_B)
+        if loss.dark and lists_BxN.shape[1] > num_originals and (dark := distil(None)):
+            keep_B, threshold = self_paced.weights(
+                self_paced.confidence(batch['teacher'][:, :num_originals], temperature=tau),
+                schedules.value(config.self_paced.share, progress),
+                weighting=config.self_paced.weighting,
+            )
+            terms['dark'] = now('dark') * self_paced.weighted_mean(sum(dark.values()), keep_B)
+            metrics |= {'kept_share': jnp.mean(keep_B > 0), 'threshold': threshold}
+        total = sum(terms.values())
+        metrics |= {f'loss/{name}': value for name, value in terms.items()} | {'loss': total}
+        metrics |= {
+            f'schedule/{name}': now(name)
+            for name in schedules.WEIGHTS + schedules.TEMPERATURES
+            if not schedules.is_constant(getattr(loss, name))
+        }
+        return total, metrics | _batch_metrics(batch, lists_BxN[:, :num_originals])
+
+    return loss_fn
+
+
+def _select_assistants(
+    selection: ml_collections.FrozenConfigDict, weights_ChxK, batch: Batch, tau
+) -> tuple[Callable[..., jax.Array], Metrics]:
+    """TASelect of Algorithm 1: the (fused) assistant closest to the teacher on the originals.
+
+    Returns:
+        `best_logits(pool [B, K, M], temperature) -> [B, M]`, logits of each list's selected
+        assistant, and the metrics of the selection.
+    """
+    num_originals = batch['group'].shape[1]
+
+    def by_assistant(pool_BxKxM):
+        return jnp.swapaxes(jax.lax.stop_gradient(pool_BxKxM), 0, 1)
+
+    choices_ChxBxN = assistants.fuse(
+        by_assistant(batch['assistants'][..., :num_originals]),
+        weights_ChxK,
+        fusion=selection.fusion,
+        temperature=tau,
+    )
+    distance_ChxB = assistants.distances(
+        choices_ChxBxN,
+        jax.lax.stop_gradient(batch['teacher'])[:, :num_originals],
+        distance=selection.distance,
+        temperature=tau,
+    )
+    best_B = assistants.select(distance_ChxB, per=selection.per)
+
+    def best_logits(pool_BxKxM, temperature):
+        return assistants.fuse_selected(
+            by_assistant(pool_BxKxM),
+            weights_ChxK,
+            best_B,
+            fusion=selection.fusion,
+            temperature=temperature,
+        )
+
+    selected_distance_B = jnp.take_along_axis(distance_ChxB, best_B[None], axis=0)
+    return best_logits, {
+        'selected': jnp.sum(jax.nn.one_hot(best_B, len(weights_ChxK)), axis=0),
+        'selected_distance': jnp.mean(selected_distance_B),
+    }
+
+
+def _mean_of_labelled(per_list_B: jax.Array, batch: Batch) -> jax.Array:
+    """Mean over the labelled lists, 0 without any."""
+    if 'labelled' not in batch:
+        return jnp.mean(per_list_B)
+    return self_paced.weighted_mean(per_list_B, batch['labelled'].astype(jnp.float32))
+
+
+def _batch_metrics(batch: Batch, originals_BxN: jax.Array) -> Metrics:
+    """Metrics that do not depend on the loss terms."""
+    num_tokens = sum(tile.size for tile in batch['tokens'])
+    is_first_B = jnp.all(originals_BxN[:, :1] > originals_BxN[:, 1:], axis=1)
+    metrics = {
+        'real_token_share': jnp.sum(batch['lengths']) / num_tokens,
+        # How often the student already ranks the positive first in its own list.
+        'list_accuracy': _mean_of_labelled(is_first_B.astype(jnp.float32), batch),
+    }
+    if 'labelled' in batch:
+        metrics['labelled_share'] = jnp.mean(batch['labelled'])
+    return metrics

@@ -1,0 +1,104 @@
+"""Makes trainers: the compiled functions of one training."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jdkd.distillation import assistants, batch_scores, objective, step
+from jdkd.distillation.objective import Objective
+from jdkd.lists import packing
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.runtime import mesh as meshes
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Compiled functions of one training and the layout of its state.
+
+    Attributes:
+        mesh: Where it runs.
+        step: `(state, batch) -> state, metrics`; the state is donated.
+        loss: `(params, batch) -> metrics` without an update, for D_eval.
+        probe: `(params, batch, progress) -> metrics` with the gradient's norm, without an update
+            or dropout; see `nonfinite.find_lists`.
+        init: `params -> state` before the first step, on the mesh.
+        abstract: Shapes and shardings of the state.
+        rows: Layout of the candidates' texts in rows of tokens.
+    """
+
+    mesh: Mesh
+    step: Callable
+    loss: Callable
+    probe: Callable
+    init: Callable
+    abstract: step.TrainState
+    rows: packing.RowSpec
+
+
+def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) -> Trainer:
+    """The trainer of an encoder; each of its functions compiles when it is first called.
+
+    Args:
+        training: What it minimises.
+        mesh: Batches are split over `data`, parameters by `config.sharding`.
+        model: `DualEncoder` or `CrossEncoder`.
+        params: Its parameters, as arrays or shapes.
+
+    Raises:
+        ValueError: if a parameter has no sharding rule, a rule no parameter, or the mesh does not
+            divide a parameter.
+    """
+    config, num_assistants = training.config, training.num_assistants
+    meshes.check_rules(params, config.sharding)
+    tx = step.optimizer(training.optimizer)
+    num_choices = 0
+    if objective.selects_assistants(config, num_assistants):
+        num_choices = len(assistants.fusion_weights(num_assistants, config.selection.fusion))
+
+    def init(params):
+        return step.init_state(params, tx, num_choices=num_choices)
+
+    shapes = jax.eval_shape(init, params)
+    shardings = meshes.shardings(mesh, shapes, config.sharding)
+    replicated, batch = meshes.replicated(mesh), meshes.batch_sharding(mesh)
+    jit_init = jax.jit(init, out_shardings=shardings)
+    rows = packing.resolve_rows(
+        config.rows, mesh.shape['data'], share=isinstance(model, DualEncoder)
+    )
+    score_fn = batch_scores.make_score_fn(model, training.scale, rows)
+    loss_fn = objective.make_loss(config, score_fn, num_assistants)
+    train_step = step.make_train_step(
+        loss_fn,
+        tx,
+        total_steps=training.optimizer.total_steps,
+        dropout_seed=config.seed if training.dropout else None,
+    )
+
+    def compiled(fn, inputs, outputs, **options):
+        def on_mesh(*args):
+            # Fused kernels, which XLA cannot partition, read the mesh from here.
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return fn(*args)
+
+        return jax.jit(on_mesh, in_shardings=inputs, out_shardings=outputs, **options)
+
+    def loss(params, batch):
+        # Schedules as at the end of training, so that rounds compare.
+        return loss_fn(params, batch, jnp.ones(()))[1]
+
+    probe = step.make_probe(loss_fn)
+    return Trainer(
+        mesh=mesh,
+        step=compiled(train_step, (shardings, batch), (shardings, replicated), donate_argnums=0),
+        loss=compiled(loss, (shardings.params, batch), replicated),
+        probe=compiled(probe, (shardings.params, batch, replicated), replicated),
+        init=lambda params: jit_init(meshes.put(params, mesh)),
+        abstract=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        ),
+        rows=rows,
+    )
