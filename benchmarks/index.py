@@ -19,6 +19,7 @@ from benchmarks import measure
 from configs import common
 from jdkd.retrieval import index, vectors
 from jdkd.runtime import stages
+from jdkd.runtime.parts import write_parts
 
 _PASSAGES = flags.DEFINE_list('passages', ['8000', '100000', '1000000'], 'How many, by size.')
 _DIM = flags.DEFINE_integer('dim', 384, 'Of vectors.')
@@ -73,7 +74,7 @@ def run(root: pathlib.Path, size: int, config) -> dict:
     stages.build_stage(
         root / f'vectors-{size}',
         inputs,
-        lambda out: stages.write_parts(out, vectors.NAME, count, write) and None,
+        lambda out: write_parts(out, vectors.NAME, count, write) and None,
         resumable=True,
     )
     passages = vectors.load(root / f'vectors-{size}')

@@ -191,7 +191,7 @@ def where(log: pathlib.Path, workdir: pathlib.Path) -> str:
     if at := re.search(r'killed at (.*)', text):
         path = at[1]
     else:
-        built = re.findall(rf'(?:building|going on with) {re.escape(str(workdir))}/(\S+)', text)
+        built = re.findall(rf'(?:building|resuming) {re.escape(str(workdir))}/(\S+)', text)
         path = next((p for p in reversed(built) if (workdir / f'{p}.tmp').exists()), 'between')
         if (workdir / path).name == 'train':
             path += '.tmp'

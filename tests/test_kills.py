@@ -45,7 +45,7 @@ def jdkd(home, workdir, *more, code=0, kill=None):
 
 def built(log):
     """The stages that were built, and not read."""
-    return re.findall(r'(?:building|going on with) \S+/w/(\S+)', log)
+    return re.findall(r'(?:building|resuming) \S+/w/(\S+)', log)
 
 
 def test_kills_in_every_stage_and_at_random_times(home, tmp_path):
@@ -134,7 +134,7 @@ def test_a_damaged_part_is_made_again(home, tmp_path):
     jdkd(home, tmp_path / 'w', kill=moment, code=-signal.SIGKILL)
     kills.flip(tmp_path / 'w/systems/bm25/index.tmp/counts-00000.npz')
     log = jdkd(home, tmp_path / 'w')
-    assert re.search(r'counts-00000.npz has changed .*; making it again', log)
+    assert re.search(r'counts-00000.npz has changed .*; rebuilding it', log)
     assert kills.outcome(tmp_path / 'w') == kills.outcome(home / 'alone')
 
 
@@ -143,7 +143,7 @@ def test_damage_found_without_the_lock_or_in_the_config_is_an_error(home, workdi
     kills.flip(workdir / 'student/model.safetensors')  # No stage: it is made anew each time.
     kills.flip(workdir / 'rounds/01/train/manifest.json')
     log = jdkd(home, workdir, *search, code=1)
-    assert 'train/manifest.json is damaged' in log and 'once more' in log
+    assert 'train/manifest.json is damaged' in log and 'run the same command again' in log
     assert 'Traceback' not in log and not (workdir / 'replaced').exists()
     kills.flip(workdir / 'config.json')
     for args in ([], search):

@@ -17,6 +17,7 @@ import Stemmer
 
 from jdkd.retrieval.index import Ranking
 from jdkd.runtime import distributed, stages
+from jdkd.runtime.parts import write_parts
 
 _PART = 65_536  # Passages whose terms are counted at once.
 
@@ -144,7 +145,7 @@ def build(
             sizes=np.array([len(text) for text in words]),
         )
 
-    paths = stages.write_parts(directory, 'counts-{}.npz', -(-len(passages) // _PART), count)
+    paths = write_parts(directory, 'counts-{}.npz', -(-len(passages) // _PART), count)
     if not distributed.is_primary():
         return
     known, total = set(), 0

@@ -10,8 +10,9 @@ import tqdm
 from jax.sharding import Mesh
 
 from jdkd.retrieval import vectors
-from jdkd.runtime import distributed, stages
+from jdkd.runtime import distributed
 from jdkd.runtime import mesh as meshes
+from jdkd.runtime.parts import write_parts
 from jdkd.tokens.pairs import join_pairs
 from jdkd.tokens.store import TokenStore
 
@@ -197,7 +198,7 @@ def write_embeddings(
         found = embed(model, params, tokens, rows=rows, mesh=mesh, desc=label, name=name)
         vectors.save(file, found, store)
 
-    stages.write_parts(directory, vectors.NAME, count, write)
+    write_parts(directory, vectors.NAME, count, write)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdkd.retrieval.vectors import Vectors
-from jdkd.runtime import distributed, stages
+from jdkd.runtime import distributed
+from jdkd.runtime.parts import write_part
 
 try:
     import scann
@@ -170,7 +171,7 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
             out.mkdir(parents=True)
             searcher.serialize(str(out), relative_path=True)
 
-        stages.write_part(_shard_directory(directory, i), write_shard)
+        write_part(_shard_directory(directory, i), write_shard)
 
     shards = list(enumerate(_shards(len(passages), config.shard)))
     shards = shards[distributed.process_index() :: distributed.process_count()]

@@ -1,14 +1,14 @@
-"""Stages: directories that are complete or absent, each with a manifest of what made them.
+"""Stages: directories that are complete or absent, each with a manifest of its inputs and outputs.
 
-A stage builds into a temporary directory beside its own and moves it into place once its manifest
-is written, so a directory with its final name is always whole. A stage that is there with the
-same inputs is not built again, after its files have been compared with the manifest's checksums,
-once in a process. A damaged one is never used: it is named, moved to `replaced/` in the workdir and
-built again; what was made of it stays, since a build gives the same again. One with other inputs
-is refused, or replaced in the same way where the user asks for it (`--update`).
+A stage is built in a temporary directory beside its own and moved into place once its manifest is
+written, so a directory with its final name is always complete. A stage with the same inputs is
+reused after its files have been compared with the checksums of the manifest, once per process. A
+damaged stage is never used: it is named, moved to `replaced/` in the workdir and rebuilt; the
+stages built from it stay, because builds are deterministic. A stage with other inputs is an error,
+or is replaced in the same way with `--update`.
 
-A long stage may be resumable: its temporary directory outlives a kill, and `part` finds what was
-finished there.
+A long stage may be resumable: its temporary directory outlives a kill, and `jdkd.runtime.parts`
+skips the files that are finished.
 """
 
 import functools
@@ -18,7 +18,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_collections
 from absl import logging
@@ -28,21 +28,21 @@ from jdkd.runtime import distributed, files, lock
 
 FORMAT = 5
 MANIFEST = 'manifest.json'
-_STARTED = 'started.json'  # What a resumable stage is being built from.
-_MEND = 'give the command of the run once more: it makes that anew'
+_STARTED = 'started.json'  # The inputs of a resumable stage while it is built.
+_REMEDY = 'run the same command again to rebuild it'
 
-# Seconds that stages took which were built inside those that are being built now.
-_inner: list[float] = []
-# Stages that were found whole, and the hold on the workdir during which they were.
-_whole: dict[pathlib.Path, lock.Held | None] = {}
+# One item for each stage being built: the seconds of the stages built inside it.
+_inner_seconds: list[float] = []
+# Stages whose files were verified, and the hold on the workdir at that time.
+_verified: dict[pathlib.Path, lock.Held | None] = {}
 
 
 class DamagedError(ValueError):
-    """Something in the workdir is not what was written; the message says what."""
+    """Files in the workdir differ from what was written; the message names them."""
 
 
 def to_json(value: Any) -> Any:
-    """ConfigDicts and tuples as plain JSON values."""
+    """Converts ConfigDicts and tuples to plain JSON values."""
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
     if isinstance(value, Mapping):
@@ -53,15 +53,15 @@ def to_json(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """sha256 of a JSON-able value, equal for equal values."""
+    """sha256 of a value with a JSON form; equal for equal values."""
     text = json.dumps(to_json(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that the file is either the old or the new one, also after a crash."""
+    """Writes JSON atomically: after a crash, the file is either the old or the new one."""
     with files.atomic_write(path) as f:
-        json.dump(to_json(value), f, indent=2)  # In its order, which tables show.
+        json.dump(to_json(value), f, indent=2)  # Unsorted: tables show the order of the keys.
         f.write('\n')
 
 
@@ -76,42 +76,164 @@ def build_stage(
     *,
     resumable: bool = False,
 ) -> dict[str, Any]:
-    """Builds a stage unless it is already there.
+    """Builds a stage unless it exists; returns its manifest.
 
-    Of several processes all call it and process 0 decides. All build, since a build may hold other
-    stages and work of all devices: what process 0 writes is kept; the others write into a directory
-    that is thrown away, or into the same one where they share out `parts`. A stage of host work
-    alone is better called within `distributed.from_primary`.
+    All processes call it and process 0 decides. All of them build, because a build may contain
+    other stages and computations on all devices. The files of process 0 are kept. The others write
+    into directories that are deleted, or share the work of `parts` in the same directory.
+    Call a stage of host work alone within `distributed.from_primary`.
 
     Args:
-        directory: Where the stage lives.
-        inputs: All that decides its contents: config fields and digests of the stages before it.
-        build: Called with an empty directory to write into; what it returns (JSON or None) is
-            kept in the manifest as `result`.
-        resumable: Calls `build` with what an earlier call from the same inputs left when it was
-            stopped; for builders that write with `part` or `parts`. What they write besides,
-            process 0 does.
+        directory: Directory of the stage.
+        inputs: Everything that determines its contents: config fields and digests of the stages
+            before it.
+        build: Called with an empty directory to write into; its result (JSON or None) becomes the
+            `result` of the manifest.
+        resumable: Whether `build` continues in the directory that a stopped call with the same
+            inputs left behind. It then writes with `parts.write_part` or `parts.write_parts`; only
+            process 0 writes other files.
 
     Returns:
         The manifest: `inputs` and their `digest`, `result`, `outputs` (size and sha256 of each
-        file), `seconds` that the call took which finished it, without the stages it built inside,
-        and the `version` of jdkd.
+        file), `seconds` of the call that finished it, without the stages built inside, and the
+        `version` of jdkd.
 
     Raises:
-        ValueError: if the stage was built from other inputs and is not to be updated, or by a
-            newer version.
+        ValueError: if the stage has other inputs and must not be updated, or is of a newer version.
         DamagedError: if it is damaged and this process does not hold the workdir.
     """
     directory = pathlib.Path(directory)
     inputs = {'format': FORMAT, **to_json(inputs)}
-    manifest, before = distributed.from_primary(
-        lambda: _usable(directory, inputs), f'{directory}: there?'
+    manifest, damaged = distributed.from_primary(
+        lambda: _find_reusable(directory, inputs), f'{directory}: reusable'
     )
     if manifest is not None:
         return manifest
-    finish = _build(directory, inputs, build, resumable, before)
-    distributed.barrier(f'{directory}: all have built')
+    finish = _build(directory, inputs, build, resumable, damaged)
+    distributed.barrier(f'{directory}: built')
     return distributed.from_primary(finish, f'{directory}: finished', writes=[directory / MANIFEST])
+
+
+def build_stage_from_files(
+    directory: pathlib.Path,
+    paths: Iterable[pathlib.Path],
+    inputs: Mapping[str, Any],
+    build: Callable[[pathlib.Path], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Builds a stage from files outside the workdir; unchanged files are not read again.
+
+    Process 0 alone builds it; the other processes need not see the files.
+
+    Args:
+        directory: Directory of the stage.
+        paths: Files whose contents are inputs of the stage.
+        inputs: The other inputs.
+        build: As for `build_stage`; its result gets the entry `files` of `files.fingerprint`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: if a file or another input has changed.
+        FileNotFoundError: if a file is missing and the stage does not exist.
+    """
+
+    def build_on_primary():
+        try:
+            manifest = _read_unverified(directory)
+        except DamagedError:  # Reported by `build_stage`.
+            manifest = None
+        prints = files.fingerprint(paths, manifest['result']['files'] if manifest else {})
+        contents = {path: entry['sha256'] for path, entry in prints.items()}
+        return build_stage(
+            directory, {**inputs, **contents}, lambda out: {**build(out), 'files': prints}
+        )
+
+    return distributed.from_primary(
+        build_on_primary, f'{directory}: built from files', writes=[directory / MANIFEST]
+    )
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, None if the stage does not exist.
+
+    Raises:
+        DamagedError: if the stage is damaged.
+    """
+    directory = pathlib.Path(directory)
+
+    def read():
+        try:
+            manifest = _read_unverified(directory)
+            if manifest is not None:
+                _verify(directory, manifest)
+        except DamagedError as e:
+            raise DamagedError(f'{e}; {_REMEDY}') from None
+        return manifest
+
+    return distributed.from_primary(read, f'{directory}: manifest')
+
+
+def read_seconds(workdir: pathlib.Path) -> dict[str, float]:
+    """Wall seconds of every finished stage under a workdir, by its relative path."""
+    manifests = (path.relative_to(workdir) for path in sorted(workdir.rglob(MANIFEST)))
+    return {
+        str(path.parent): read_json(workdir / path)['seconds']
+        for path in manifests
+        if path.parts[0] != lock.REPLACED
+    }
+
+
+def _find_reusable(
+    directory: pathlib.Path, inputs: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Finds an intact stage with these inputs; sets a damaged or replaced one aside.
+
+    Returns:
+        The manifest of the intact stage, or None; and that of a damaged stage with these inputs, or
+        None.
+    """
+    damaged = None
+    try:
+        manifest = _read_unverified(directory)
+        if manifest is None:
+            return None, None
+        problem = _check_inputs(directory, manifest['inputs'], inputs)
+        if problem is None:
+            damaged = manifest
+            _verify(directory, manifest)
+            return manifest, None
+    except DamagedError as e:
+        if not lock.current():
+            raise DamagedError(f'{e}; {_REMEDY}') from None
+        problem = str(e)
+    lock.set_aside(directory, problem)
+    return None, damaged
+
+
+def _check_inputs(
+    directory: pathlib.Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> str | None:
+    """Says why a stage is to be replaced; None if its inputs are ours.
+
+    Raises:
+        ValueError: if it has other inputs and must not be updated, or is of a newer version.
+    """
+    if theirs['format'] > FORMAT:
+        raise ValueError(
+            f'{directory} was made by a newer jdkd (format {theirs["format"]}; this one reads '
+            f'{FORMAT}); upgrade jdkd, or use another --workdir.'
+        )
+    changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    if not changed:
+        return None
+    reason = f'{directory} was built from other inputs ({", ".join(changed)} differ)'
+    if not ((held := lock.current()) and held.update):
+        raise ValueError(
+            f'{reason}; use another --workdir, or add --update to replace it and the stages that '
+            'depend on it.'
+        )
+    return reason
 
 
 def _build(
@@ -119,118 +241,51 @@ def _build(
     inputs: Mapping[str, Any],
     build: Callable[[pathlib.Path], Any],
     resumable: bool,
-    before: Mapping[str, Any] | None,
+    damaged: Mapping[str, Any] | None,
 ) -> Callable[[], dict[str, Any]]:
-    """Builds beside the stage's directory; returns what writes the manifest and moves it there.
+    """Builds a stage beside its directory; returns the function that moves it into place.
 
     Args:
-        directory, inputs, build, resumable: As for `stage`.
-        before: Manifest of the same stage before it was damaged.
+        directory, inputs, build, resumable: As for `build_stage`.
+        damaged: Manifest of the same stage before it was damaged, if any.
     """
     temporary = directory.with_name(directory.name + '.tmp')
-    thrown_away = None
-    if not distributed.is_primary() and not resumable:
-        temporary = thrown_away = temporary.with_name(
-            f'{temporary.name}-{distributed.process_index()}'
-        )
-    if distributed.is_primary() or thrown_away:
+    discarded = not distributed.is_primary() and not resumable
+    if discarded:
+        temporary = temporary.with_name(f'{temporary.name}-{distributed.process_index()}')
+    if distributed.is_primary() or discarded:
         resumed = _begin(temporary, inputs, resumable)
-        logging.info('%s %s', 'going on with' if resumed else 'building', directory)
+        logging.info('%s %s', 'resuming' if resumed else 'building', directory)
     if resumable:
         distributed.barrier(f'{directory}: begun')
         distributed.await_files([temporary / _STARTED])
     start = time.monotonic()
-    _inner.append(0.0)
+    _inner_seconds.append(0.0)
     try:
         result = build(temporary)
     except Exception:
         if not resumable:
-            shutil.rmtree(temporary)  # Maybe gigabytes, which nothing would go on with.
+            shutil.rmtree(temporary)  # Frees the disk: nothing resumes from it.
         raise
     finally:
-        inner = _inner.pop()
+        inner = _inner_seconds.pop()
     seconds = time.monotonic() - start
-    if _inner:
-        _inner[-1] += seconds
-    if thrown_away:
-        shutil.rmtree(thrown_away)
-
-    def finish():
-        outputs = files.checksums(temporary)
-        outputs.pop(_STARTED, None)
-        manifest = {
-            'digest': digest(inputs),
-            'inputs': inputs,
-            'outputs': outputs,
-            'result': to_json(result),
-            'seconds': round(seconds - inner, 3),
-            'version': jdkd.__version__,
-        }
-        write_json(temporary / MANIFEST, manifest | {'sha256': digest(manifest)})
-        temporary.replace(directory)
-        # Only now: until here, a kill would make all of it anew.
-        for path in directory.rglob(f'*{files.SEAL}'):
-            path.unlink()
-        (directory / _STARTED).unlink(missing_ok=True)
-        for left in directory.parent.glob(f'{directory.name}.tmp-*'):
-            shutil.rmtree(left)  # Of other processes, which were killed.
-        _whole[directory] = lock.current()
-        if before and _differs(before, manifest):
-            logging.warning(
-                '%s is not bit for bit what it was before the damage: another machine or library '
-                'made it now. What was made of it stays; remove it to have that made again too.',
-                directory,
-            )
-        return manifest
-
-    return finish
-
-
-def _differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a build gave something else than the same build before."""
-    # Orbax gives files new names each time.
-    same_names = before['outputs'].keys() == now['outputs'].keys()
-    return before['result'] != now['result'] or (same_names and before['outputs'] != now['outputs'])
-
-
-def _usable(directory: pathlib.Path, inputs: Mapping[str, Any]) -> tuple[dict | None, dict | None]:
-    """The manifest of a stage that is whole and of these inputs; else it is set aside if there.
-
-    Returns:
-        The manifest or None; and that of the same stage which was damaged, if it can be read.
-    """
-    manifest = None
-    try:
-        manifest = _read(directory)
-        if manifest is None:
-            return None, None
-        theirs = manifest['inputs']
-        if theirs['format'] > FORMAT:
-            raise ValueError(
-                f'{directory} was made by a newer jdkd (format {theirs["format"]}; this one reads '
-                f'{FORMAT}); upgrade jdkd, or use another --workdir.'
-            )
-        changed = [k for k in inputs.keys() | theirs.keys() if inputs.get(k) != theirs.get(k)]
-        if not changed:
-            _check(directory, manifest)
-            return manifest, None
-        why = f'{directory} was built from other inputs ({", ".join(sorted(changed))} differ)'
-        if not (lock.current() and lock.current().update):
-            raise ValueError(
-                f'{why}; use another --workdir, or add --update to replace it and what depends on '
-                'it.'
-            )
-        manifest = None
-    except DamagedError as e:
-        why = str(e)
-    if not lock.current():
-        raise DamagedError(f'{why}; {_MEND}')
-    lock.set_aside(directory, why)
-    return None, manifest
+    if _inner_seconds:
+        _inner_seconds[-1] += seconds
+    if discarded:
+        shutil.rmtree(temporary)
+    body = {
+        'digest': digest(inputs),
+        'inputs': inputs,
+        'result': to_json(result),
+        'seconds': round(seconds - inner, 3),
+        'version': jdkd.__version__,
+    }
+    return functools.partial(_finish, directory, temporary, body, damaged)
 
 
 def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) -> bool:
-    """Makes the directory to build in; whether it is one that is gone on with."""
+    """Creates the directory to build in; returns whether it resumes an earlier build."""
     started = temporary / _STARTED
     try:
         if resumable and read_json(started) == inputs:
@@ -247,118 +302,44 @@ def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) 
     return False
 
 
-def build_stage_from_files(
+def _finish(
     directory: pathlib.Path,
-    paths: Iterable[pathlib.Path],
-    inputs: Mapping[str, Any],
-    build: Callable[[pathlib.Path], Mapping[str, Any]],
+    temporary: pathlib.Path,
+    body: Mapping[str, Any],
+    damaged: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """A stage made of files from outside the workdir, which are not read again while they stay.
-
-    Of several processes the first makes it; the others need not see the files.
-
-    Args:
-        directory: As for `stage`.
-        paths: Each is an input: its contents must stay the same.
-        inputs: The others.
-        build: As for `stage`; its result gets the entry `files`, see `files.identify`.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        ValueError: if a file or another input has changed.
-        FileNotFoundError: if a file is missing and the stage is not there.
-    """
-
-    def make():
-        try:
-            manifest = _read(directory)
-        except DamagedError:  # `stage` says so.
-            manifest = None
-        found = files.fingerprint(paths, manifest['result']['files'] if manifest else {})
-        contents = {path: entry['sha256'] for path, entry in found.items()}
-        return build_stage(
-            directory, {**inputs, **contents}, lambda out: {**build(out), 'files': found}
+    """Writes the manifest of a built stage and moves it into place; returns the manifest."""
+    outputs = files.checksums(temporary)
+    outputs.pop(_STARTED, None)
+    manifest = dict(sorted({**body, 'outputs': outputs}.items()))
+    write_json(temporary / MANIFEST, manifest | {'sha256': digest(manifest)})
+    temporary.replace(directory)
+    # Not before the move: a kill would leave parts without seals, which would be rebuilt.
+    for path in directory.rglob(f'*{files.SEAL}'):
+        path.unlink()
+    (directory / _STARTED).unlink(missing_ok=True)
+    for leftover in directory.parent.glob(f'{directory.name}.tmp-*'):
+        shutil.rmtree(leftover)  # From other processes that were killed.
+    _verified[directory] = lock.current()
+    if damaged and _differs(damaged, manifest):
+        logging.warning(
+            '%s is not bit for bit what it was before the damage: it was rebuilt on another '
+            'machine or with another library. The stages built from it stay; remove it to rebuild '
+            'them too.',
+            directory,
         )
-
-    return distributed.from_primary(
-        make, f'{directory}: made of files', writes=[directory / MANIFEST]
-    )
+    return manifest
 
 
-def write_part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Makes a file or directory of a resumable stage, unless it is there and still what it was.
-
-    Args:
-        path: In the directory that `build` is given.
-        write: Called with the path of a file or directory to make.
-    """
-    if path.exists():
-        if not (problem := files.check_seal(path)):
-            return
-        logging.warning('%s; making it again.', problem)
-    temporary = path.with_name(path.name + '.tmp')
-    files.remove(temporary)
-    write(temporary)
-    files.remove(path)
-    files.seal(temporary, path)
-    temporary.replace(path)
+def _differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two builds of a stage gave different outputs."""
+    # Orbax gives files new names each time.
+    same_names = before['outputs'].keys() == now['outputs'].keys()
+    return before['result'] != now['result'] or (same_names and before['outputs'] != now['outputs'])
 
 
-def write_parts(
-    directory: pathlib.Path, name: str, count: int, write: Callable[[int, BinaryIO], None]
-) -> list[pathlib.Path]:
-    """Writes the numbered files of a resumable stage; those that are there already are kept.
-
-    Each is whole or absent. With several processes, each writes its share, number i being of
-    process i modulo their count, and waits for the others.
-
-    Args:
-        directory: Of the stage, as `build` is given it.
-        name: Of the files, with their number in place of `{}`.
-        count: How many there are.
-        write: Called with a number and the open file; what it writes is a function of the number.
-
-    Returns:
-        The paths of all of them, in order: those of the other processes too.
-    """
-    paths = [directory / name.format(f'{i:05d}') for i in range(count)]
-
-    def write_file(i, path):
-        with path.open('wb') as f:
-            write(i, f)
-
-    for i in range(distributed.process_index(), count, distributed.process_count()):
-        write_part(paths[i], functools.partial(write_file, i))
-    distributed.barrier(f'{directory / name}: all parts')
-    distributed.await_files(paths)
-    distributed.barrier(f'{directory / name}: seen by all')  # Only then may one be removed.
-    return paths
-
-
-def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, None if the stage is not there.
-
-    Raises:
-        DamagedError: if the stage is not what was written.
-    """
-    directory = pathlib.Path(directory)
-
-    def read():
-        try:
-            manifest = _read(directory)
-            if manifest is not None:
-                _check(directory, manifest)
-        except DamagedError as e:
-            raise DamagedError(f'{e}; {_MEND}') from None
-        return manifest
-
-    return distributed.from_primary(read, f'{directory}: what is there?')
-
-
-def _read(directory: pathlib.Path) -> dict[str, Any] | None:
-    """The manifest, if it is what was written; the stage's files are not looked at."""
+def _read_unverified(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Reads the manifest of a stage, None if there is no stage; its files are not checked."""
     path = directory / MANIFEST
     if not directory.exists():
         return None
@@ -366,30 +347,20 @@ def _read(directory: pathlib.Path) -> dict[str, Any] | None:
         raise DamagedError(f'{path} is missing')
     try:
         manifest = read_json(path)
-        # Versions before format 3 wrote no checksums.
+        # Formats before 3 have no checksum.
         if manifest['inputs']['format'] < 3 and 'sha256' not in manifest:
             return manifest
         if manifest.pop('sha256') != digest(manifest):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedError(f'{path} is damaged: it is not what was written') from None
+        raise DamagedError(f'{path} is damaged: its contents have changed') from None
     return manifest
 
 
-def _check(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    """Compares a stage's files with its manifest, the first time in this process."""
-    if directory in _whole and _whole[directory] is lock.current():
+def _verify(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Compares the files of a stage with its manifest, the first time in this process."""
+    if directory in _verified and _verified[directory] is lock.current():
         return
     if problem := files.find_damage(directory, manifest['outputs']):
         raise DamagedError(f'{directory} is damaged: {problem}')
-    _whole[directory] = lock.current()
-
-
-def read_seconds(workdir: pathlib.Path) -> dict[str, float]:
-    """Wall seconds of every finished stage under a workdir, by its relative path."""
-    found = (path.relative_to(workdir) for path in sorted(pathlib.Path(workdir).rglob(MANIFEST)))
-    return {
-        str(path.parent): read_json(workdir / path)['seconds']
-        for path in found
-        if path.parts[0] != lock.REPLACED
-    }
+    _verified[directory] = lock.current()

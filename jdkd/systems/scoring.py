@@ -6,7 +6,7 @@ import numpy as np
 
 from jdkd.lists.candidates import Lists
 from jdkd.run import Queries, Run
-from jdkd.runtime import stages
+from jdkd.runtime.parts import write_parts
 from jdkd.systems.system import System
 
 _LISTS = 4096  # Scored at once: what a restart may have to do again.
@@ -35,7 +35,7 @@ def score_in_parts(
         check_finite(system.name, scores, system.run, queries, part)
         np.save(file, scores)
 
-    paths = stages.write_parts(directory, f'{name}.{{}}.npy', -(-len(lists) // _LISTS), write)
+    paths = write_parts(directory, f'{name}.{{}}.npy', -(-len(lists) // _LISTS), write)
     return np.concatenate([np.load(path) for path in paths])
 
 

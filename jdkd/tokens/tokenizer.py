@@ -11,7 +11,8 @@ import numpy as np
 import tokenizers
 import tqdm
 
-from jdkd.runtime import distributed, stages
+from jdkd.runtime import distributed
+from jdkd.runtime.parts import write_parts
 from jdkd.tokens import tokenizer_files
 from jdkd.tokens.store import TokenStore, row_offsets
 
@@ -81,9 +82,7 @@ class Tokenizer:
             np.savez(file, ids=ids, lengths=lengths)
 
         with bar:
-            paths = stages.write_parts(
-                directory, 'part-{}.npz', -(-len(texts) // _PART_TEXTS), write_part
-            )
+            paths = write_parts(directory, 'part-{}.npz', -(-len(texts) // _PART_TEXTS), write_part)
         if not distributed.is_primary():
             return
         lengths = []

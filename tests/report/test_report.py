@@ -268,7 +268,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no run'):
         compare.compare(ours, tmp_path / 'nothing')
     (ours / 'test/student.per_query.json').write_text('{}')
-    stages._whole.clear()  # As in another process.
+    stages._verified.clear()  # As in another process.
     with pytest.raises(stages.DamagedError, match='is damaged'):
         compare.compare(ours, tmp_path / 'split')
     (ours / finished.FILE).write_text('{"test": {}}')

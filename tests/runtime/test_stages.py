@@ -8,6 +8,7 @@ import pytest
 
 import jdkd
 from jdkd.runtime import lock, stages
+from jdkd.runtime.parts import write_part, write_parts
 
 
 def test_built_once_and_read_afterwards(tmp_path):
@@ -52,7 +53,7 @@ def test_a_resumable_stage_goes_on_at_the_first_part_that_is_missing(tmp_path):
             f.seek(0)
             f.write(b'part %d' % i)
 
-        return lambda out: [p.name for p in stages.write_parts(out, 'x-{}.bin', 4, write)]
+        return lambda out: [p.name for p in write_parts(out, 'x-{}.bin', 4, write)]
 
     def stage(inputs, stop_at=None):
         return stages.build_stage(tmp_path / 'a', inputs, build(stop_at), resumable=True)
@@ -142,7 +143,7 @@ def test_a_damaged_stage_is_named_kept_and_made_again(tmp_path, caplog, damage, 
 
     whole = made()
     damage(workdir / 'a')
-    with pytest.raises(stages.DamagedError, match='once more'):  # Without the lock.
+    with pytest.raises(stages.DamagedError, match='same command again'):  # Without the lock.
         stages.build_stage(workdir / 'a', {}, build)
     again = made()
     assert named in caplog.text and 'not bit for bit' not in caplog.text
@@ -182,7 +183,7 @@ def test_a_part_that_was_damaged_meanwhile_is_made_again(tmp_path, caplog, damag
             written.append(path)
 
         def build_parts(out):
-            stages.write_part(out / 'shard', write)
+            write_part(out / 'shard', write)
             if stop:
                 raise KeyboardInterrupt
 
@@ -195,7 +196,7 @@ def test_a_part_that_was_damaged_meanwhile_is_made_again(tmp_path, caplog, damag
     else:
         (tmp_path / 'a.tmp/shard/.checksums').unlink()
     manifest = stages.build_stage(tmp_path / 'a', {}, build(False), resumable=True)
-    assert len(written) == 2 and 'making it again' in caplog.text
+    assert len(written) == 2 and 'rebuilding it' in caplog.text
     assert list(manifest['outputs']) == ['shard/x']
     assert sorted(p.name for p in (tmp_path / 'a/shard').iterdir()) == ['x']
 

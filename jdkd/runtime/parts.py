@@ -1,0 +1,60 @@
+"""Parts of resumable stages: files that a later call of the same build need not write again."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import BinaryIO
+
+from absl import logging
+
+from jdkd.runtime import distributed, files
+
+
+def write_part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+    """Writes a file or directory of a resumable stage, unless it exists undamaged.
+
+    Args:
+        path: A path inside the directory that `build` is given.
+        write: Called with the path of a file or directory to create.
+    """
+    if path.exists():
+        if not (problem := files.check_seal(path)):
+            return
+        logging.warning('%s; rebuilding it.', problem)
+    temporary = path.with_name(path.name + '.tmp')
+    files.remove(temporary)
+    write(temporary)
+    files.remove(path)
+    files.seal(temporary, path)
+    temporary.replace(path)
+
+
+def write_parts(
+    directory: pathlib.Path, name: str, count: int, write: Callable[[int, BinaryIO], None]
+) -> list[pathlib.Path]:
+    """Writes the numbered files of a resumable stage, except those that exist undamaged.
+
+    Process p writes the files whose number is p modulo the number of processes, then waits for the
+    others.
+
+    Args:
+        directory: The directory that `build` is given.
+        name: Name of the files, with `{}` for their number.
+        count: Number of files.
+        write: Called with a number and the open file; its output depends on the number alone.
+
+    Returns:
+        The paths of all files, in order, including those of other processes.
+    """
+    paths = [directory / name.format(f'{i:05d}') for i in range(count)]
+
+    def write_file(i, path):
+        with path.open('wb') as f:
+            write(i, f)
+
+    for i in range(distributed.process_index(), count, distributed.process_count()):
+        write_part(paths[i], functools.partial(write_file, i))
+    distributed.barrier(f'{directory / name}: all parts')
+    distributed.await_files(paths)
+    distributed.barrier(f'{directory / name}: visible to all')  # Callers may now remove parts.
+    return paths
