@@ -7,7 +7,7 @@ All other flags are given to jdkd.main as they are. A variant begins as a copy o
 its seed, by hard links, so that all stages which it does not touch are shared; the full run of
 another seed begins as one of the first seed. The same command goes on where it was stopped, and
 with more seeds or variants it makes those. Figures go to benchmarks/results/ablation_<name>.json
-after every run, and from there into the README (benchmarks/tables.py). With --test they are of the
+after every run, and from there into the docs (benchmarks/tables.py). With --test they are of the
 test split of that collection, such as more queries or other texts, instead of the runs' own.
 """
 

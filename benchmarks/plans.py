@@ -5,7 +5,7 @@ for t in v5e:2x4 v5p:2x2x2; do
 done
 python -m benchmarks.plans --name=nq --plans=nq
 
-Figures go to benchmarks/results/plans_<name>.json, and from there into the README
+Figures go to benchmarks/results/plans_<name>.json, and from there into the docs
 (benchmarks/tables.py).
 """
 

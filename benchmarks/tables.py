@@ -1,8 +1,8 @@
-"""The README's tables of ablations, peers and plans.
+"""Writes the tables of ablations, peers and plans into the documentation.
 
 python -m benchmarks.tables
 
-rewrites what stands in README.md between `<!-- NAME -->` and `<!-- end -->`, out of
+replaces everything between `<!-- NAME -->` and `<!-- end -->` by a table of
 benchmarks/results/NAME.json.
 """
 
@@ -18,7 +18,8 @@ from jdkd.report.tables import p_value
 from jdkd.runtime import files
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
-README = pathlib.Path(__file__).parent.parent / 'README.md'
+_DOCS = pathlib.Path(__file__).parents[1] / 'docs'
+PAGES = (_DOCS / 'explanation/results.md', _DOCS / 'guides/full_scale.md')
 _PLACE = re.compile(r'(<!-- ((?:ablation|peers|plans)_\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
@@ -42,10 +43,10 @@ def _by_seed(entry: Mapping, measure: str) -> str:
 
 
 def table(results: Mapping, reference: str) -> str:
-    """A table of variants in Markdown, measures times 100.
+    """Formats variants as a Markdown table, measures times 100.
 
     Args:
-        results: Of benchmarks/ablation.py or benchmarks/peers.py.
+        results: Results of benchmarks/ablation.py or benchmarks/peers.py.
         reference: The variant that the others are compared with.
     """
     variants = results['variants']
@@ -60,10 +61,10 @@ def table(results: Mapping, reference: str) -> str:
 
 
 def plans_table(results: Mapping) -> str:
-    """A table of plans in Markdown: the student's train step, and hours of the run by what it does.
+    """Formats plans as a Markdown table: the student's train step, and the run's hours.
 
     Args:
-        results: Of benchmarks/plans.py.
+        results: Results of benchmarks/plans.py.
     """
     head = ['', 'memory used', 'TFLOP', 'HBM traffic, GB', 'ms a step, bound by']
     head += ['utilisation at most', 'training, h', 'scoring, h', 'encoding, h', 'chip-hours']
@@ -93,17 +94,17 @@ def plans_table(results: Mapping) -> str:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table, whose first row is the head."""
+    """Formats rows as a Markdown table with the first as its head."""
     lines = [rows[0], ['---'] * len(rows[0]), *rows[1:]]
     return ''.join(f'| {" | ".join(row)} |\n' for row in lines)
 
 
 def filled(text: str, results: Mapping[str, Mapping]) -> str:
-    """A text whose places for tables hold them; places without results stay as they are.
+    """Fills a page's places with their tables; places without results stay as they are.
 
     Args:
-        text: With `<!-- NAME -->` and `<!-- end -->` around each place.
-        results: By name.
+        text: The page, with `<!-- NAME -->` and `<!-- end -->` around each place.
+        results: Results by name.
     """
 
     def fill(match):
@@ -120,16 +121,18 @@ def filled(text: str, results: Mapping[str, Mapping]) -> str:
 
 
 def load() -> dict[str, dict]:
-    """The results that there are, by name."""
+    """Reads all results, by name."""
     paths = [p for kind in ('ablation', 'peers', 'plans') for p in RESULTS.glob(f'{kind}_*.json')]
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
 def update() -> None:
-    """Rewrites the README's tables."""
-    text = filled(README.read_text(), load())
-    with files.atomic_write(README) as f:
-        f.write(text)
+    """Rewrites the tables of all pages."""
+    results = load()
+    for page in PAGES:
+        text = filled(page.read_text(), results)
+        with files.atomic_write(page) as f:
+            f.write(text)
 
 
 def main(_):

@@ -11,7 +11,7 @@ def _inline(translator, node) -> None:
 
 def _block(translator, node) -> None:
     translator.body.append(translator.starttag(node, 'div', CLASS='math'))
-    translator.body.append(latex2mathml.tex2mathml(node.astext(), inline=False))
+    translator.body.append(latex2mathml.tex2mathml(node.astext(), as_block=True))
     translator.body.append('</div>')
     raise nodes.SkipNode
 

@@ -149,11 +149,12 @@ def test_a_table_shows_spread_and_significance():
     )
 
 
-def test_the_readme_shows_the_committed_results():
-    text = tables.README.read_text()
-    assert tables.filled(text, tables.load()) == text
-    for name in tables.load():
-        assert f'<!-- {name} -->' in text
+def test_the_docs_show_the_committed_results():
+    results = tables.load()
+    pages = [page.read_text() for page in tables.PAGES]
+    assert [tables.filled(text, results) for text in pages] == pages
+    for name in results:
+        assert sum(f'<!-- {name} -->' in text for text in pages) == 1
 
 
 def test_a_sample_keeps_all_judgements_of_some_queries():

@@ -1,0 +1,217 @@
+"""Every command, link and snippet that README and docs show fits the code."""
+
+import ast
+import importlib.util
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from absl import flags
+
+import jdkd.main
+from jdkd import config as configs
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+PROGRAMS = ('python', 'pip', 'jdkd', 'launch/', 'cp', 'sphinx-build')
+_FENCE = re.compile(r'^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$', re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r'(?<!`)`(python -m [^`]+|jdkd [a-z]+ [^`]+)`(?!`)')
+
+
+def blocks(page: pathlib.Path, *languages: str) -> list[str]:
+    return [m['text'] for m in _FENCE.finditer(page.read_text()) if m['language'] in languages]
+
+
+def commands(page: pathlib.Path) -> Iterator[list[str]]:
+    """All commands of a page, split into words; output of commands is left out."""
+    shown = [line for text in blocks(page, '', 'bash') for line in lines(text)]
+    shown += _INLINE.findall(_FENCE.sub('', page.read_text()))
+    for line in shown:
+        for part in line.split(' && '):
+            yield shlex.split(part)
+
+
+def lines(text: str) -> Iterator[str]:
+    text = text.replace('\\\n', ' ')
+    has_prompts = any(line.startswith('$ ') for line in text.splitlines())
+    for line in text.splitlines():
+        if line.startswith('$ ') or not has_prompts and line.startswith(PROGRAMS):
+            yield line.removeprefix('$ ')
+
+
+def all_commands() -> list:
+    found = [(page, words) for page in PAGES for words in commands(page)]
+    return [
+        pytest.param(words, id=f'{page.stem}: {shlex.join(words)[:60]}') for page, words in found
+    ]
+
+
+def has_placeholder(words: list[str]) -> bool:
+    return any(word in ('FILE', 'DIR', 'VERB') for word in words)
+
+
+def check_jdkd(words: list[str]) -> None:
+    """Arguments of jdkd.main: flags exist, take these values, and name fields that exist."""
+    defined = flags.FLAGS.flags_by_module_dict()['jdkd.main']
+    known = {flag.name: flag for flag in defined}
+    words = ['--mode', words[0], *words[1:]] if not words[0].startswith('-') else words
+    rest = iter(words)
+    for word in rest:
+        assert word.startswith('--'), f'{word} is no flag'
+        name, equals, value = word.removeprefix('--').partition('=')
+        if name.startswith('config.') or name == 'verbosity':
+            continue
+        flag = known[name]
+        if not flag.boolean:
+            value = value if equals else next(rest)
+            if value != 'VERB':
+                flag.parser.parse(value)
+    if not has_placeholder(words):
+        configs.check_overrides(words, jdkd.main.DEFAULT)
+
+
+def check_module(name: str, words: list[str]) -> None:
+    """A script of ours: it exists, and its source defines these flags."""
+    assert importlib.util.find_spec(name), f'there is no module {name}'
+    if name.split('.')[0] in ('pytest', 'build'):
+        return
+    source = pathlib.Path(importlib.util.find_spec(name).origin).read_text()
+    source += (ROOT / 'benchmarks/measure.py').read_text()  # Flags that benchmarks share.
+    overrides = []
+    for word in words:
+        flag = word.removeprefix('--').partition('=')[0]
+        if flag.startswith('config.') or flag == 'config':
+            overrides.append(word)
+        elif word.startswith('--'):
+            assert re.search(rf"'(--)?{flag}'", source), f'{name} has no --{flag}'
+    if any('config.' in word for word in overrides):
+        path = next(word.split('=')[1] for word in overrides if word.startswith('--config='))
+        configs.check_overrides(overrides, path)
+
+
+@pytest.mark.parametrize('words', all_commands())
+def test_the_command_exists(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    match words:
+        case ['python', '-m', 'jdkd.main', *arguments] | ['jdkd', *arguments]:
+            check_jdkd(arguments)
+        case ['python', '-m', module, *arguments]:
+            check_module(module, arguments)
+        case ['python', '-c', code]:
+            ast.parse(code)
+        case ['launch/local.sh', count, '--', *arguments]:
+            assert count.isdigit()
+            check_jdkd(arguments)
+        case ['launch/tpu_vm.sh', verb, *arguments] if '--' in arguments:
+            script = (ROOT / 'launch/tpu_vm.sh').read_text()
+            at = arguments.index('--')
+            assert re.search(rf'^\s*{verb}\)|\b{verb} \|', script, re.MULTILINE) or verb in script
+            for option in arguments[2:at]:
+                assert option.partition('=')[0] in script
+            check_jdkd(arguments[at + 1 :])
+        case ['pip', 'install', '-r', path]:
+            assert (ROOT / path).is_file()
+        case ['pip', 'install', '-e', target]:
+            extra = re.fullmatch(r'\.(?:\[(\w+)\])?', target)[1]
+            assert extra is None or f'\n{extra} = [' in (ROOT / 'pyproject.toml').read_text()
+        case ['pip', 'install', *packages]:
+            assert packages
+        case ['sphinx-build', *options, source, _]:
+            assert set(options) <= {'-W', '-n', '--keep-going'} and (ROOT / source).is_dir()
+        case ['cp', '-al', _, _] | ['rm', _]:
+            pass
+        case _:
+            pytest.fail(f'nobody checks {shlex.join(words)}')
+
+
+def python_blocks() -> list:
+    return [
+        pytest.param(text, id=f'{page.stem}-{i}')
+        for page in PAGES
+        for i, text in enumerate(blocks(page, 'python'))
+    ]
+
+
+@pytest.mark.parametrize('text', python_blocks())
+def test_the_snippet_parses_and_config_snippets_run(text, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    code = compile(text, 'snippet', 'exec')
+    if 'def get_config' in text:
+        names = {}
+        exec(code, names)
+        names['get_config']()
+    elif text.startswith('c.'):
+        from configs import common
+
+        c = common.get_config()
+        exec(code, {'c': c, 'common': common})
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_links_and_named_files_exist(page):
+    text = page.read_text()
+    for target in re.findall(r'\]\(([^)#]+)(?:#[\w-]+)?\)', _FENCE.sub('', text)):
+        if not target.startswith('http'):
+            assert (page.parent / target).exists(), target
+    for path in re.findall(r'`((?:jdkd|benchmarks|configs|launch|tests)/[\w./]+)`', text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_is_a_front_door():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
+def test_documented_fields_exist():
+    """Inline `section.field` in docs names a field of the config, or of a system."""
+    from configs import common
+
+    c = common.get_config()
+    sections = {name: set(c[name]) for name in c if hasattr(c[name], 'keys')}
+    for name in ('systems', 'student', 'options', 'plan', 'collection'):
+        sections.pop(name, None)
+    for page in PAGES:
+        for section, field in re.findall(r'`([a-z_]+)\.([a-z_]+)(?:=[^`]*)?`', page.read_text()):
+            if section in sections:
+                assert field in sections[section], f'{page.name}: {section}.{field}'
+
+
+def test_the_commands_for_a_finished_run_work(tmp_path):
+    """What README and guides do with a run: the report's figures, questions, the student."""
+    from tests.helpers import tiny
+
+    tiny.write(tmp_path)
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+
+    def run(*words, stdin=''):
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    jdkd = (sys.executable, '-m', 'jdkd.main')
+    config = ROOT / f'tests/helpers/tiny.py:{tmp_path}'
+    workdir = 'runs/mta4dpr_tiny'
+    run(*jdkd, '--config', str(config), '--workdir', workdir)
+    readme, report = ROOT / 'README.md', ROOT / 'docs/reference/report.md'
+    (search,) = [w for w in commands(readme) if 'search' in w and 'jdkd.main' in w]
+    assert 'student' in run(sys.executable, *search[1:], stdin='w1 w2\n')
+    (figures,) = commands(report)
+    assert 'MRR@10' in run(sys.executable, *figures[1:])
+    (snippet,) = blocks(readme, 'python')
+    run(
+        sys.executable,
+        '-c',
+        f'{snippet}\nassert len(_) == 1'.replace('student.search', '_ = student.search'),
+    )
