@@ -15,6 +15,8 @@ from absl import flags
 
 import jdkd.main
 from jdkd import config as configs
+from jdkd.models import dual_encoder
+from tests.helpers import toy
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
@@ -182,32 +184,20 @@ def test_documented_fields_exist():
                 assert field in sections[section], f'{page.name}: {section}.{field}'
 
 
-def test_the_commands_for_a_finished_run_work(tmp_path):
-    """What README and guides do with a run: the report's figures, questions, the student."""
-    from tests.helpers import tiny
-
-    tiny.write(tmp_path)
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
-
-    def run(*words, stdin=''):
-        done = subprocess.run(
-            words,
-            cwd=tmp_path,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        return done.stdout
-
-    jdkd = (sys.executable, '-m', 'jdkd.main')
-    config = ROOT / f'tests/helpers/tiny.py:{tmp_path}'
-    workdir = 'runs/mta4dpr_tiny'
-    run(*jdkd, '--config', str(config), '--workdir', workdir)
-    readme, report = ROOT / 'README.md', ROOT / 'docs/reference/report.md'
-    (search,) = [w for w in commands(readme) if 'search' in w and 'jdkd.main' in w]
-    assert 'student' in run(sys.executable, *search[1:], stdin='w1 w2\n')
-    (figures,) = commands(report)
-    assert 'MRR@10' in run(sys.executable, *figures[1:])
+def test_the_readme_s_student_answers(tmp_path):
+    """README's Python snippet, with a toy model in the place of the student."""
+    if not hasattr(jdkd, 'load'):
+        pytest.skip('the Python API is on its way')
+    model = dual_encoder.DualEncoder(toy.TRANSFORMER, 'mean', True)
+    toy.write_model(tmp_path / 'runs/mta4dpr_tiny/student', model)
+    (snippet,) = blocks(ROOT / 'README.md', 'python')
+    done = subprocess.run(
+        [sys.executable, '-c', snippet],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip()
