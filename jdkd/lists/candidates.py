@@ -1,4 +1,4 @@
-"""Candidate lists: for each query its positive or a stand-in, then hard negatives from runs."""
+"""Candidate lists: a query's positive or its stand-in, then mined hard negatives."""
 
 import dataclasses
 import hashlib
@@ -9,21 +9,23 @@ import numpy as np
 
 from jdkd.tokens.tokenizer import Tokenizer
 
-_MANY = 100_000  # Passages.
+_LARGE_COLLECTION = 100_000  # Passages.
 
-# Purposes of random draws, so that no two share a stream.
+# Purposes of random draws, each with a stream of its own.
 QUERIES, NEGATIVES, DARK, REPLAY, ORDER = range(5)
 
 
-def item_rng(seed: int, round_index: int, purpose: int, item: str, copy: int = 0):
-    """A generator that is a function of its arguments alone, on any machine."""
+def item_rng(
+    seed: int, round_index: int, purpose: int, item: str, copy: int = 0
+) -> np.random.Generator:
+    """Makes a generator that depends on these arguments alone, on any machine."""
     return np.random.default_rng(
         [seed, round_index, purpose, zlib.crc32(item.encode()), len(item), copy]
     )
 
 
 def array_digest(array: np.ndarray) -> str:
-    """sha256 of an array's values."""
+    """Returns the sha256 of an array's values."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
@@ -35,7 +37,7 @@ class Lists:
         query: `[M]` int32, row of the query in its split; a query may have several lists.
         passages: `[M, N_o]` int32 rows of the collection, the positive at index 0.
         dark: `[M, N_d, L]` ids of dark examples, padded, without a prefix; N_d may be 0.
-        tokenizer: What the ids of `dark` belong to; None without dark examples.
+        tokenizer: Tokenizer of the ids of `dark`; None without dark examples.
     """
 
     query: np.ndarray
@@ -45,34 +47,33 @@ class Lists:
 
     @classmethod
     def from_originals(cls, query: np.ndarray, passages: np.ndarray) -> 'Lists':
-        """Lists without dark examples."""
+        """Makes lists without dark examples."""
         return cls(query, passages, np.zeros((len(query), 0, 0), np.uint16))
 
     def __len__(self) -> int:
         return len(self.query)
 
     def __getitem__(self, part: slice) -> 'Lists':
-        """Some of the lists."""
         return Lists(self.query[part], self.passages[part], self.dark[part], self.tokenizer)
 
     def flat_dark(self) -> np.ndarray:
-        """`[M * N_d, L]` dark examples, list after list."""
+        """Returns the `[M * N_d, L]` dark examples, list after list."""
         return self.dark.reshape(-1, self.dark.shape[-1])
 
 
 def mining_pool(
     rankings: Sequence[np.ndarray], positives: Sequence[np.ndarray], group: np.ndarray, depth: int
 ) -> np.ndarray:
-    """Passages that hard negatives of each query are drawn from.
+    """Collects the passages to draw each query's hard negatives from.
 
-    The union of the retrievers' top passages, without those judged relevant or of equal text, and
-    with one passage of each text.
+    They are the union of the retrievers' top passages, one of each text, without the texts of
+    positives.
 
     Args:
         rankings: For each retriever `[Q, >= depth]` passage rows, best first, -1 for none.
         positives: Rows of each query's positives.
         group: `[P]` text group of each passage.
-        depth: Passages to take of each retriever.
+        depth: Number of passages from each retriever.
 
     Returns:
         `[Q, len(rankings) * depth]` int32, padded with -1.
@@ -80,46 +81,51 @@ def mining_pool(
     top = np.concatenate([r[:, :depth] for r in rankings], axis=1)
     pool = np.full(top.shape, -1, np.int32)
     for out, rows, own in zip(pool, top, positives, strict=True):
-        rows = rows[rows >= 0]
-        _, first = np.unique(group[rows], return_index=True)
-        rows = rows[np.sort(first)]
+        rows = _distinct_texts(rows, group)
         rows = rows[~np.isin(group[rows], group[own])]
         out[: len(rows)] = rows
     return pool
 
 
 def interleave(rankings: Sequence[np.ndarray], group: np.ndarray, depth: int) -> np.ndarray:
-    """The best passages of several rankings: all first ones, then all second ones, and so on.
+    """Interleaves rankings: all first passages, then all second ones, and so on.
 
     Args:
         rankings: For each retriever `[Q, n]` passage rows, best first, -1 for none.
-        group: `[P]` text group of each passage; one passage of each is taken.
-        depth: Passages of each query.
+        group: `[P]` text group of each passage; only its first passage is kept.
+        depth: Number of passages of a query.
 
     Returns:
         `[Q, depth]` int32, padded with -1.
     """
     turns = np.stack([r[:, :depth] for r in rankings], axis=2).reshape(len(rankings[0]), -1)
-    found = np.full((len(turns), depth), -1, np.int32)
-    for out, rows in zip(found, turns, strict=True):
-        rows = rows[rows >= 0]
-        _, first = np.unique(group[rows], return_index=True)
-        rows = rows[np.sort(first)][:depth]
+    merged = np.full((len(turns), depth), -1, np.int32)
+    for out, rows in zip(merged, turns, strict=True):
+        rows = _distinct_texts(rows, group)[:depth]
         out[: len(rows)] = rows
-    return found
+    return merged
 
 
-def choose_queries(active: np.ndarray, num_lists: int, *, seed: int, round_index: int):
-    """Which queries get lists: all of `active` once, in random order, then again if lists remain.
+def _distinct_texts(rows: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Keeps the first passage of each text, and drops -1."""
+    rows = rows[rows >= 0]
+    _, first = np.unique(group[rows], return_index=True)
+    return rows[np.sort(first)]
+
+
+def choose_queries(
+    active: np.ndarray, num_lists: int, *, seed: int, round_index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses the query of each list: all of `active` in random order, then again while needed.
 
     Args:
         active: Rows of queries.
         num_lists: M.
-        seed: Of the run.
+        seed: The run's seed.
         round_index: The round.
 
     Returns:
-        `[M]` int32 rows and `[M]` int32 copies, how often the query came before.
+        `[M]` int32 rows and `[M]` int32 copies, the number of earlier lists of the query.
     """
     rng = item_rng(seed, round_index, QUERIES, '')
     copies = max(-(-num_lists // len(active)), 1)
@@ -136,17 +142,17 @@ def choose_labelled(
     seed: int,
     round_index: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `choose_queries`, but at least so many lists are of queries with a label (ours).
+    """Chooses queries as `choose_queries`, with a minimum share of labelled ones (ours).
 
-    Where labels are few these come more often than the others, which all terms of the loss but
-    the contrastive one learn from. Both kinds are spread over the round by chance.
+    Where labels are few, labelled queries repeat more often: only they serve the contrastive term
+    of the loss. Both kinds are spread over the round at random.
 
     Args:
         active: Rows of queries.
         is_labelled: `[Q]` bool of all rows.
         num_lists: M.
-        share: Of the lists.
-        seed: Of the run.
+        share: Smallest share of lists of labelled queries.
+        seed: The run's seed.
         round_index: The round.
 
     Returns:
@@ -179,27 +185,27 @@ def sample_lists(
     seed: int,
     round_index: int,
 ) -> np.ndarray:
-    """The originals of each list: one positive, then hard negatives without replacement.
+    """Samples the originals of each list: one positive, then distinct hard negatives.
 
-    Where the pool of a query is smaller than the list, random passages of the collection fill up.
+    If a query's pool is smaller than the list, random passages of the collection complete it.
 
     Args:
         rows: `[M]` query of each list.
-        copies: `[M]` how many lists of this query came before.
+        copies: `[M]` number of earlier lists of the query.
         query_ids: Ids of the split's queries.
-        positives: Rows of each query's positives, or of the passage that stands in for one.
-        best: Those of them that may be the one.
+        positives: Rows of each query's positives, or of its stand-in.
+        best: The subset of positives to sample from.
         pool: `[Q, U]` from `mining_pool`.
         group: `[P]` text group of each passage.
         num_negatives: N_o - 1.
-        seed: Of the run.
+        seed: The run's seed.
         round_index: The round.
 
     Returns:
         `[M, 1 + num_negatives]` int32 rows of the collection.
 
     Raises:
-        ValueError: if the collection has too few passages for the list.
+        ValueError: The collection has too few passages for the list.
     """
     lists = np.empty((len(rows), 1 + num_negatives), np.int32)
     for out, row, copy in zip(lists, rows, copies, strict=True):
@@ -207,7 +213,7 @@ def sample_lists(
         mined = pool[row][pool[row] >= 0]
         if len(mined) < num_negatives:
             taken = np.concatenate([group[positives[row]], group[mined]])
-            others = _others(rng, group, taken, num_negatives - len(mined))
+            others = _sample_others(rng, group, taken, num_negatives - len(mined))
             mined = np.concatenate([mined, others])
             if len(mined) < num_negatives:
                 raise ValueError(
@@ -219,10 +225,12 @@ def sample_lists(
     return lists
 
 
-def _others(rng: np.random.Generator, group: np.ndarray, taken: np.ndarray, count: int):
-    """Random rows of `count` different texts that are not taken; fewer where there are no more."""
-    if len(group) > _MANY:
-        # To list all others takes long where there are millions, and most draws are others.
+def _sample_others(
+    rng: np.random.Generator, group: np.ndarray, taken: np.ndarray, count: int
+) -> np.ndarray:
+    """Samples rows of `count` different texts that are not taken, or of all there are."""
+    if len(group) > _LARGE_COLLECTION:
+        # Listing millions of others takes long, and most random rows are among them.
         drawn = np.unique(group[rng.integers(len(group), size=8 * (count + len(taken)))])
         drawn = drawn[~np.isin(drawn, taken)]
         if len(drawn) >= count:

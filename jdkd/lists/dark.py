@@ -1,8 +1,8 @@
 """Dark examples (ADAM): new passages between positive and negative, made on the host.
 
-The paper says: reinforced negatives are negatives strengthened by mixing in text of the positive,
-in discrete (token) space; noisy positives are positives with tokens masked. The ratios and the
-way of mixing are ours, config fields with the defaults below.
+In the paper, reinforced negatives are negatives that are strengthened by mixing in text of the
+positive, in discrete (token) space, and noisy positives are positives with masked tokens. The
+ratios and the way of mixing are ours; `config.dark` sets the ratios.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ def reinforced_negative(
     fraction: tuple[float, float],
     length: int,
 ) -> np.ndarray:
-    """Splices a contiguous span of the positive into the negative at a random place.
+    """Splices a contiguous span of the positive into the negative at a random position.
 
-    Where the result would exceed the length, the end of the negative gives way, never the span.
+    If the result would exceed the length, the end of the negative is cut, never the span.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: Source of randomness.
         positive: Token ids without special tokens.
         negative: Token ids without special tokens.
-        fraction: Range of the uniform share r of the positive's tokens that is spliced in.
-        length: Largest number of tokens of the result.
+        fraction: Range of the uniform share of the positive's tokens that are spliced in.
+        length: Most tokens of the result.
 
     Returns:
         Token ids without special tokens.
@@ -52,12 +52,12 @@ def noisy_positive(
     fraction: tuple[float, float],
     mask_id: int,
 ) -> np.ndarray:
-    """Replaces tokens of the positive by the mask token.
+    """Replaces some tokens of the positive with the mask token.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: Source of randomness.
         positive: Token ids without special tokens.
-        fraction: Range of the uniform share m of tokens that is masked, at least one.
+        fraction: Range of the uniform share of tokens that are masked, at least one.
         mask_id: Id of the mask token.
 
     Returns:
@@ -82,21 +82,21 @@ def generate(
     seed: int,
     round_index: int,
 ) -> np.ndarray:
-    """Dark examples of each list: first the reinforced negatives, then the noisy positives.
+    """Generates the dark examples of each list: reinforced negatives, then noisy positives.
 
-    Each is a function of (seed, round, query id, copy of the list), so that a run that was killed
-    makes the same ones again. The k-th reinforced negative comes from the k-th hard negative.
+    Each is a function of (seed, round, query id, copy of the list), so that a killed run generates
+    the same ones again. The k-th reinforced negative comes from the k-th hard negative.
 
     Args:
         passages: `[M, N_o]` originals, the positive at index 0.
-        tokens: Token store of the collection by the student's tokenizer, without a prefix: the
-            teacher and the assistants read what is made of it, after prefixes of their own.
+        tokens: Token store of the collection by the student's tokenizer, without a prefix, because
+            teacher and assistants put their own prefixes before dark examples.
         query_ids: `[M]` query id of each list.
-        copies: `[M]` how many lists of the query came before.
+        copies: `[M]` number of earlier lists of the query.
         special: Ids of `cls`, `sep`, `pad`, `mask`.
-        length: Tokens of a dark example, special ones included.
-        config: `reinforced`, `noisy` (counts), `splice`, `mask` (ranges of shares).
-        seed: Of the run.
+        length: Most tokens of a dark example, special ones included.
+        config: `config.dark`: `reinforced`, `noisy` (counts), `splice`, `mask` (ranges of shares).
+        seed: The run's seed.
         round_index: The round.
 
     Returns:
@@ -106,17 +106,17 @@ def generate(
     out = np.full((len(passages), num_dark, length), special['pad'], tokens.dtype)
     edges = [special[name] for name in ('cls', 'sep', 'pad')]
 
-    def plain(row):
+    def text_ids(row: int) -> np.ndarray:
         return tokens[row][~np.isin(tokens[row], edges)]
 
     for dark, rows, query_id, copy in zip(out, passages, query_ids, copies, strict=True):
         rng = item_rng(seed, round_index, DARK, query_id, int(copy))
-        positive, negatives = plain(rows[0]), rows[1:]
+        positive, negatives = text_ids(rows[0]), rows[1:]
         examples = [
             reinforced_negative(
                 rng,
                 positive,
-                plain(negatives[k % len(negatives)]),
+                text_ids(negatives[k % len(negatives)]),
                 fraction=config.splice,
                 length=length - 2,
             )
@@ -128,9 +128,5 @@ def generate(
             for _ in range(config.noisy)
         ]
         for slot, ids in zip(dark, examples, strict=True):
-            slot[0], slot[1 : 1 + len(ids)], slot[1 + len(ids)] = (
-                special['cls'],
-                ids,
-                special['sep'],
-            )
+            slot[: len(ids) + 2] = [special['cls'], *ids, special['sep']]
     return out

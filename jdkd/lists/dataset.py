@@ -1,14 +1,14 @@
 """D_train and D_eval as TFDS array_record datasets, written and read without TensorFlow."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 
 class CandidateLists(tfds.core.GeneratorBasedBuilder):
-    """One record a candidate list, its features those of the arrays it is made from."""
+    """A dataset of candidate lists, whose features are given arrays."""
 
     VERSION = tfds.core.Version('1.0.0')
 
@@ -26,7 +26,7 @@ class CandidateLists(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description='Candidate lists with the scores of teacher and assistants.',
             features=tfds.features.FeaturesDict(features),
-            # The loader shuffles by (seed, round); files keep the order of the lists.
+            # Files keep the order of the lists; the loader shuffles.
             disable_shuffling=True,
         )
 
@@ -42,7 +42,7 @@ def write(directory: pathlib.Path, splits: Mapping[str, Mapping[str, np.ndarray]
     """Writes the splits of a dataset.
 
     Args:
-        directory: Gets candidate_lists/1.0.0/.
+        directory: Where candidate_lists/1.0.0/ goes.
         splits: {split: {feature: `[M, ...]` array}}; every split has the same features.
     """
     tfds.disable_progress_bar()
@@ -51,7 +51,7 @@ def write(directory: pathlib.Path, splits: Mapping[str, Mapping[str, np.ndarray]
     ).download_and_prepare()
 
 
-def read(directory: pathlib.Path, split: str):
-    """Random access to a written split: `len(source)`, `source[i] -> {feature: array}`."""
+def read(directory: pathlib.Path, split: str) -> Sequence[Mapping[str, np.ndarray]]:
+    """Opens a split for random access: `source[i]` is {feature: array}."""
     builder = tfds.builder_from_directory(str(directory / 'candidate_lists' / '1.0.0'))
     return builder.as_data_source(split=split)

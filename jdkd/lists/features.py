@@ -1,18 +1,26 @@
-"""Features of the records that training reads."""
+"""Features of training records that do not depend on scores."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from jdkd.lists import candidates
+from jdkd.lists.candidates import Lists
 from jdkd.run import Run
 
 
-def record_features(run: Run, lists: candidates.Lists, positives) -> dict[str, np.ndarray]:
-    """Features of a record that do not depend on scores.
+def record_features(
+    run: Run, lists: Lists, positives: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns the features of candidate lists: query, passages, and text groups.
 
     Args:
-        run: For the text groups.
+        run: The run, for its text groups.
         lists: Candidate lists.
         positives: Rows of each query's positives.
+
+    Returns:
+        {feature: `[M, ...]` int32}; `relevant` holds the text groups of the query's positives,
+        padded with -1.
     """
     group = run.collection.group
     relevant = np.full((len(lists), run.max_relevant), -1, np.int32)

@@ -1,4 +1,4 @@
-"""From records to batches: Grain reads, shuffles, looks up tokens, batches; all by step number."""
+"""Loads batches with Grain: shuffles records, looks up their tokens and packs them into rows."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,18 @@ from jdkd.tokens.pairs import join_pairs, row_lengths
 from jdkd.tokens.store import TokenStore
 
 Features = Mapping[str, np.ndarray]
-BATCH_PASSAGES = 'batch_passages'  # Originals of the whole batch, also those of other processes.
+_BATCH_PASSAGES = 'batch_passages'  # Originals of the global batch, of all processes.
 
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderTokens:
-    """Token rows of lists for a dual-encoder: the query, and each candidate by itself.
+    """Looks up the tokens of lists for a dual-encoder: the query, and each candidate by itself.
 
     Attributes:
         queries: Token store of the split.
         passages: Token store of the collection.
-        length: Tokens of a candidate in training; longer ones are cut.
-        sep_id: Id of the separator, which ends a cut passage too.
+        length: Most tokens of a candidate in training; longer ones are cut.
+        sep_id: Id of the separator, which also ends a cut passage.
         dark: Whether dark examples are candidates.
     """
 
@@ -36,32 +36,32 @@ class DualEncoderTokens:
     dark: bool = True
 
     def lengths(self, records: Features) -> np.ndarray:
-        """`[M, N]` int32 tokens of the candidates."""
+        """Returns the `[M, N]` int32 tokens of each candidate."""
         lengths = np.minimum(self.passages.lengths[records['passages']], self.length)
         if self.dark and 'dark' in records:
             dark = records['dark'][..., : self.length]
-            of_dark = row_lengths(dark.reshape(-1, dark.shape[-1]), self.passages.pad_id)
-            lengths = np.concatenate([lengths, of_dark.reshape(dark.shape[:2])], axis=1)
+            flat = row_lengths(dark.reshape(-1, dark.shape[-1]), self.passages.pad_id)
+            lengths = np.concatenate([lengths, flat.reshape(dark.shape[:2])], axis=1)
         return lengths.astype(np.int32)
 
     def __call__(self, records: Features) -> tuple[dict, dict]:
-        """Texts of the candidates `{name: [B, N, L]}`, and the arrays beside them."""
+        """Returns the candidates' texts `{name: [B, N, L]}`, and the other features."""
         tokens = self.passages.rows(records['passages'], self.length, end=self.sep_id)
         if self.dark and 'dark' in records:
             tokens = np.concatenate([tokens, records['dark'][..., : self.length]], axis=1)
-        beside = {k: v for k, v in records.items() if k not in ('passages', 'dark')}
-        beside['query'] = self.queries.rows(records['query_row']).astype(np.int32)
-        return {'tokens': tokens}, beside
+        others = {k: v for k, v in records.items() if k not in ('passages', 'dark')}
+        others['query'] = self.queries.rows(records['query_row']).astype(np.int32)
+        return {'tokens': tokens}, others
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossEncoderTokens:
-    """Token rows of lists for a cross-encoder: the query joined with each passage.
+    """Looks up the tokens of lists for a cross-encoder: the query joined with each passage.
 
     Attributes:
         queries: Token store of the split.
         passages: Token store of the collection.
-        separators: Of a pair; see `join_pairs`.
+        separators: See `join_pairs`.
     """
 
     queries: TokenStore
@@ -69,57 +69,52 @@ class CrossEncoderTokens:
     separators: int = 1
 
     def lengths(self, records: Features) -> np.ndarray:
-        """`[M, N]` int32 tokens of the pairs."""
+        """Returns the `[M, N]` int32 tokens of each pair."""
         lengths = self.passages.lengths[records['passages']] + self.separators - 2
         return lengths + self.queries.lengths[records['query_row']][:, None]
 
     def __call__(self, records: Features) -> tuple[dict, dict]:
-        """Texts of the pairs `{name: [B, N, L]}`, and the arrays beside them."""
+        """Returns the pairs' texts `{name: [B, N, L]}`, and the other features."""
         shape = records['passages'].shape
         queries = self.queries.rows(np.repeat(records['query_row'], shape[1]))
         passages = self.passages.rows(records['passages'].ravel())
         tokens, token_types = join_pairs(queries, passages, self.queries.pad_id, self.separators)
         texts = {'tokens': tokens, 'token_types': token_types}
-        beside = {k: v for k, v in records.items() if k != 'passages'}
-        return {name: x.reshape(*shape, -1) for name, x in texts.items()}, beside
+        others = {k: v for k, v in records.items() if k != 'passages'}
+        return {name: x.reshape(*shape, -1) for name, x in texts.items()}, others
 
 
-Tokens = DualEncoderTokens | CrossEncoderTokens
+TokenLookup = DualEncoderTokens | CrossEncoderTokens
 
 
 @dataclasses.dataclass(frozen=True)
 class RowPacker:
-    """Makes batches of stacked records: their candidates' texts in the rows of a layout.
+    """Makes batches of stacked records: packs their candidates' texts into rows.
 
     Attributes:
-        to_tokens: Of the model.
-        layout: That every batch fits into.
-        parts: Of a batch, those that the records are.
+        to_tokens: Looks up the tokens of records.
+        layout: Layout of every batch.
+        parts: Numbers of the batch's parts that the records make up.
     """
 
-    to_tokens: Tokens
+    to_tokens: TokenLookup
     layout: packing.Layout
     parts: np.ndarray
 
     def __call__(self, records: Features) -> dict[str, Any]:
         lengths = self.to_tokens.lengths(records)
-        texts, beside = self.to_tokens(records)
-        rows = packing.pack(
-            texts,
-            lengths,
-            self.layout,
-            pad_id=self.to_tokens.queries.pad_id,
-            parts=self.parts,
-        )
-        return beside | rows | {'lengths': lengths}
+        texts, others = self.to_tokens(records)
+        pad_id = self.to_tokens.queries.pad_id
+        rows = packing.pack(texts, lengths, self.layout, pad_id=pad_id, parts=self.parts)
+        return others | rows | {'lengths': lengths}
 
 
 @dataclasses.dataclass(frozen=True)
 class InBatchScorer:
-    """Adds the assistants' logits of every query of a batch against every original of it.
+    """Adds the assistants' logits of each query against all originals of the global batch.
 
     Attributes:
-        to_rows: Applied to the records as well.
+        to_rows: Packs the records.
         scorers: K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
         scales: Logits per unit of score, one an assistant.
     """
@@ -129,24 +124,24 @@ class InBatchScorer:
     scales: Sequence[float]
 
     def __call__(self, records: Features) -> dict[str, Any]:
-        queries, passages = records['query_row'], records[BATCH_PASSAGES].ravel()
+        queries, passages = records['query_row'], records[_BATCH_PASSAGES].ravel()
         logits = [
             scale * scorer(queries, passages)
             for scale, scorer in zip(self.scales, self.scorers, strict=True)
         ]
-        own = {k: v for k, v in records.items() if k != BATCH_PASSAGES}
+        own = {k: v for k, v in records.items() if k != _BATCH_PASSAGES}
         return self.to_rows(own) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchOrder:
-    """Which lists each global batch has; a function of these numbers alone.
+    """The order of lists in global batches, determined by these fields alone.
 
     Attributes:
-        batch_size: Lists.
-        seed: Numbers that the shuffling depends on; each epoch is shuffled anew.
-        shuffle: False keeps the order.
-        epochs: None repeats for ever.
+        batch_size: Lists of a batch.
+        seed: Numbers that seed the shuffling; each epoch is shuffled anew.
+        shuffle: False keeps the order of the records.
+        epochs: Number of epochs; None repeats without end.
     """
 
     batch_size: int
@@ -155,17 +150,17 @@ class BatchOrder:
     epochs: int | None = None
 
     def batches(self, count: int) -> grain.MapDataset:
-        """Numbers of the lists of each batch, of so many lists in all.
+        """Returns the numbers of the lists of each batch, out of `count` lists.
 
         Raises:
-            ValueError: if there is less than one batch.
+            ValueError: There is less than one batch.
         """
         if count < self.batch_size:
             raise ValueError(
                 f'{count} candidate lists are less than one batch of {self.batch_size}; '
                 'lower batch_size, or use more queries.'
             )
-        # One number of several, such that (0, 1) and (1, 0) shuffle in different ways.
+        # Mixes the seeds into one, so that (0, 1) and (1, 0) shuffle differently.
         mixed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
         numbers = grain.MapDataset.range(count).seed(mixed)
         if self.shuffle:
@@ -174,46 +169,49 @@ class BatchOrder:
 
 
 def make_row_packer(
-    to_tokens: Tokens,
+    to_tokens: TokenLookup,
     records: Features,
     order: BatchOrder,
-    rows: packing.RowSpec,
+    spec: packing.RowSpec,
     mesh: Mesh,
     *,
     steps: int,
 ) -> RowPacker:
-    """What puts the first batches of an order into rows: the least that all of them fit into.
+    """Makes the row packer with the least padding that fits the first batches of an order.
 
     Args:
-        to_tokens: Of the model.
-        records: All of them, stacked: what `to_tokens.lengths` reads.
-        order: Of the records.
-        rows: How they are made.
-        mesh: What batches are for; each process makes the rows that its devices hold.
-        steps: How many batches there are.
+        to_tokens: Looks up the tokens of records.
+        records: All records, stacked, with the features that `to_tokens.lengths` reads.
+        order: Order of the records.
+        spec: How rows are made.
+        mesh: Devices of the batches; each process packs the rows that its devices hold.
+        steps: Number of batches.
     """
     lengths = to_tokens.lengths(records)
     numbers = order.batches(len(lengths))
-    layout = packing.fit_layout((lengths[numbers[k]] for k in range(steps)), rows)
-    return RowPacker(to_tokens, layout, meshes.local_rows(mesh, rows.parts))
+    layout = packing.fit_layout((lengths[numbers[k]] for k in range(steps)), spec)
+    return RowPacker(to_tokens, layout, meshes.local_rows(mesh, spec.parts))
 
 
 def batches(
-    source, to_batch: Callable[[Features], dict[str, Any]], order: BatchOrder, mesh: Mesh
+    source: Sequence[Features],
+    to_batch: Callable[[Features], dict[str, Any]],
+    order: BatchOrder,
+    mesh: Mesh,
 ) -> grain.DatasetIterator:
-    """An iterator of batches whose position can be saved.
+    """Iterates over batches; the position of the iterator can be saved.
 
-    Global batch k is a function of (source, order, k) alone, and so is the position after it. Each
-    process gets the lists of it that its devices hold; see `meshes.local_rows`.
+    Global batch k and the position after it depend on (source, order, k) alone. Each process gets
+    the lists that its devices hold; see `meshes.local_rows`.
 
     Args:
         source: From `dataset.read`, or any sequence of records.
-        to_batch: Makes a batch of stacked records: adds their token rows.
-        order: Of the records.
-        mesh: What batches are for.
+        to_batch: Makes a batch of stacked records, such as a `RowPacker`.
+        order: Order of the records.
+        mesh: Devices of the batches.
 
     Raises:
-        ValueError: if the source holds less than one batch, or devices do not divide it.
+        ValueError: The source holds less than one batch, or its lists do not divide among devices.
     """
     own = meshes.local_rows(mesh, order.batch_size)
 
@@ -221,13 +219,13 @@ def batches(
         if not isinstance(to_batch, InBatchScorer):
             return to_batch(_stack(source, numbers[own]))
         records = _stack(source, numbers)
-        mine = {name: values[own] for name, values in records.items()}
-        return to_batch(mine | {BATCH_PASSAGES: records['passages']})
+        local = {name: values[own] for name, values in records.items()}
+        return to_batch(local | {_BATCH_PASSAGES: records['passages']})
 
     data = order.batches(len(source)).map(read)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def _stack(source, numbers: np.ndarray) -> dict[str, np.ndarray]:
+def _stack(source: Sequence[Features], numbers: np.ndarray) -> dict[str, np.ndarray]:
     records = [source[int(i)] for i in numbers]
     return {name: np.stack([record[name] for record in records]) for name in records[0]}

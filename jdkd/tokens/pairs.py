@@ -1,4 +1,4 @@
-"""Rows of query and passage, and how many tokens rows hold."""
+"""Joins tokenised queries and passages, and counts the tokens of padded rows."""
 
 import numpy as np
 
@@ -6,21 +6,21 @@ import numpy as np
 def join_pairs(
     query_tokens: np.ndarray, passage_tokens: np.ndarray, pad_id: int, separators: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of [CLS] query [SEP] passage [SEP] out of tokenised queries and passages.
+    """Joins tokenised queries and passages to rows of [CLS] query [SEP] passage [SEP].
 
     Args:
-        query_tokens: `[M, Lq]` ids, each row [CLS] query [SEP] and padding on the right.
-        passage_tokens: `[M, Lp]` ids, each row [CLS] passage [SEP] and padding on the right.
-        pad_id: The padding token.
+        query_tokens: `[M, Lq]` ids, each row [CLS] query [SEP], padded on the right.
+        passage_tokens: `[M, Lp]` ids, each row [CLS] passage [SEP], padded on the right.
+        pad_id: Id of the padding token.
         separators: 1, or 2 for [CLS] query [SEP] [SEP] passage [SEP]; see `Family.separators`.
 
     Returns:
-        `[M, Lq + Lp - 2 + separators]` ids, padded on the right, and as many int32 token types:
-        1 on the passage and its [SEP] (both, if there are two before it), 0 elsewhere. A pair of
-        rows of padding gives a row of padding.
+        `[M, Lq + Lp - 2 + separators]` ids, padded on the right, and int32 token types of the same
+        shape: 1 on the passage and its [SEP], and on the second [SEP] before it, 0 elsewhere. Two
+        rows of padding give a row of padding.
 
     Raises:
-        ValueError: if the numbers of rows differ.
+        ValueError: The numbers of rows differ.
     """
     if len(query_tokens) != len(passage_tokens):
         raise ValueError(
@@ -32,7 +32,7 @@ def join_pairs(
     width = query_tokens.shape[1] + passage_tokens.shape[1] - 2 + separators
     columns = np.arange(width)[None]
     is_query = columns < query_length
-    # Column in the passage row: past its [CLS], or with a second [SEP] in place of that.
+    # Column in the passage row, whose [CLS] is dropped or replaced by a second [SEP].
     from_passage = columns - query_length + 2 - separators
     is_passage = ~is_query & (from_passage < passage_length)
     query = np.take_along_axis(query_tokens, np.minimum(columns, query_tokens.shape[1] - 1), axis=1)
@@ -48,6 +48,6 @@ def join_pairs(
 
 
 def row_lengths(tokens: np.ndarray, pad_id: int) -> np.ndarray:
-    """`[B]` tokens of each row of `[B, L]` ids on the host, as `real_tokens` counts them."""
+    """Returns the `[B]` tokens of each row of `[B, L]` ids, up to the last that is no padding."""
     real = tokens != pad_id
     return np.where(real.any(axis=1), tokens.shape[1] - real[:, ::-1].argmax(axis=1), 0)

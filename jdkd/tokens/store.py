@@ -1,4 +1,4 @@
-"""Token store: every text is tokenised once; the ids lie one after another, memory-mapped."""
+"""Token store: the ids of texts that are tokenised once, concatenated and memory-mapped."""
 
 import dataclasses
 import functools
@@ -10,15 +10,15 @@ from jdkd.tokens.pairs import row_lengths
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenStore:
-    """Ids of many texts without padding.
+    """Token ids of many texts without padding.
 
-    Lengths are stored, not found by looking for padding: a text may spell out the padding token.
+    Lengths are stored rather than inferred from padding: a text may spell out the padding token.
 
     Attributes:
-        ids: `[sum of lengths]` of all texts; uint16 where the vocabulary fits.
+        ids: `[sum of lengths]` ids of all texts; uint16 where the vocabulary fits.
         offsets: `[n + 1]` int64; text i has `ids[offsets[i]:offsets[i + 1]]`.
-        length: Tokens that no text exceeds.
-        pad_id: What rows are padded with.
+        length: Most tokens of a text.
+        pad_id: Id that pads rows.
     """
 
     ids: np.ndarray
@@ -28,7 +28,7 @@ class TokenStore:
 
     @classmethod
     def from_rows(cls, rows: np.ndarray, pad_id: int) -> 'TokenStore':
-        """The store of padded rows `[n, length]`; see `transformer.row_lengths`."""
+        """Makes a store of padded rows `[n, length]`; see `row_lengths`."""
         lengths = row_lengths(rows, pad_id)
         real = np.arange(rows.shape[1]) < lengths[:, None]
         return cls(rows[real], row_offsets(lengths), rows.shape[1], pad_id)
@@ -37,7 +37,7 @@ class TokenStore:
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """Ids of one text."""
+        """Returns the ids of one text."""
         return self.ids[self.offsets[row] : self.offsets[row + 1]]
 
     @property
@@ -46,18 +46,18 @@ class TokenStore:
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """`[n]` int32 tokens of each text, special ones included."""
+        """`[n]` int32 tokens of each text, special tokens included."""
         return np.diff(self.offsets).astype(np.int32)
 
     def rows(
         self, rows: np.ndarray, length: int | None = None, *, end: int | None = None
     ) -> np.ndarray:
-        """`[..., length]` ids of texts `[...]`, padded on the right.
+        """Returns `[..., length]` ids of texts `[...]`, padded on the right.
 
         Args:
-            rows: Texts to take, in any shape.
-            length: Tokens of a row, longer texts are cut; None for the store's.
-            end: What the last token of a cut text becomes: the separator; None to leave it.
+            rows: Numbers of the texts, in any shape.
+            length: Tokens of a row, to which longer texts are cut; None for the store's length.
+            end: Replaces the last token of a cut text, such as the separator; None leaves it.
         """
         rows, length = np.asarray(rows), self.length if length is None else length
         starts = self.offsets[rows][..., None]
@@ -72,4 +72,5 @@ class TokenStore:
 
 
 def row_offsets(lengths: np.ndarray) -> np.ndarray:
+    """Returns the `[n + 1]` offsets of concatenated texts of `[n]` lengths."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -1,4 +1,4 @@
-"""A model's tokenizer with what the rest of jdkd asks of it."""
+"""A model's tokenizer, which fills token stores and decodes ids."""
 
 import dataclasses
 import hashlib
@@ -16,21 +16,19 @@ from jdkd.runtime.parts import write_parts
 from jdkd.tokens import tokenizer_files
 from jdkd.tokens.store import TokenStore, row_offsets
 
-_CALL_TEXTS = 4096  # Texts a call of the batched tokenizer, to bound memory and move the bar.
-
-
-_PART_TEXTS = 64 * _CALL_TEXTS  # Texts whose ids are written at once.
+_CALL_TEXTS = 4096  # Texts a call of the batched tokenizer; bounds memory and moves the bar.
+_PART_TEXTS = 64 * _CALL_TEXTS  # Texts of a part file of a resumable stage.
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """A model's tokenizer with what the rest of jdkd asks of it.
+    """A model's tokenizer.
 
     Attributes:
-        directory: Where its files are.
-        fast: The tokenizers object.
+        directory: Directory of its files.
+        fast: The tokenizer of the tokenizers library.
         special: Ids of `cls`, `sep`, `pad` and `mask`.
-        last_id: The largest id; a vocabulary may have gaps.
+        last_id: Largest id; a vocabulary may have gaps.
         fingerprint: sha256 of its definition; equal tokenizers give equal ids.
     """
 
@@ -39,6 +37,11 @@ class Tokenizer:
     special: dict[str, int]
     last_id: int
     fingerprint: str
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of ids in stores."""
+        return np.dtype(np.uint16 if self.last_id < 2**16 else np.int32)
 
     def encode(self, texts: Sequence[str], length: int) -> TokenStore:
         """Tokenises a few texts in memory, truncated, with special tokens; see `write_store`."""
@@ -54,16 +57,16 @@ class Tokenizer:
         prefix: str = '',
         desc: str,
     ) -> None:
-        """Writes the token store of many texts; `load_store` reads it.
+        """Tokenises many texts and writes their token store, which `load_store` reads.
 
-        Made for a resumable stage. Memory is bounded by the ids of 2^18 texts, whatever their
-        number, and 12 bytes a text.
+        Serves as the build of a resumable stage. Memory is bounded by the ids of 2^18 texts and 12
+        bytes a text.
 
         Args:
-            directory: Of the stage.
-            texts: What to tokenise; taken in slices.
-            length: In tokens, special ones included; longer texts are truncated.
-            prefix: What the model was trained to see before each text (E5's `query: `).
+            directory: The stage's directory.
+            texts: The texts, which are taken in slices.
+            length: Most tokens of a text, special ones included; longer texts are truncated.
+            prefix: Text that the model was trained to see before each text (E5's `query: `).
             desc: Name of the progress bar.
         """
         fast = self._truncating(length)
@@ -71,20 +74,24 @@ class Tokenizer:
         bar = tqdm.tqdm(total=len(texts), desc=desc, disable=quiet)
 
         def write_part(i, file):
-            found = []
+            chunks = []
             for start in range(
                 i * _PART_TEXTS, min((i + 1) * _PART_TEXTS, len(texts)), _CALL_TEXTS
             ):
                 chunk = texts[start : start + _CALL_TEXTS]
-                found.append(_encode(fast, [prefix + text for text in chunk], self.dtype))
+                chunks.append(_encode(fast, [prefix + text for text in chunk], self.dtype))
                 bar.update(len(chunk))
-            ids, lengths = (np.concatenate(x) for x in zip(*found, strict=True))
+            ids, lengths = (np.concatenate(x) for x in zip(*chunks, strict=True))
             np.savez(file, ids=ids, lengths=lengths)
 
         with bar:
-            paths = write_parts(directory, 'part-{}.npz', -(-len(texts) // _PART_TEXTS), write_part)
-        if not distributed.is_primary():
-            return
+            count = -(-len(texts) // _PART_TEXTS)
+            paths = write_parts(directory, 'part-{}.npz', count, write_part)
+        if distributed.is_primary():
+            self._join_parts(directory, paths)
+
+    def _join_parts(self, directory: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
+        """Joins the part files of a store to ids.npy and offsets.npy, and removes them."""
         lengths = []
         for path in paths:
             with np.load(path) as part:
@@ -101,7 +108,7 @@ class Tokenizer:
             path.unlink()
 
     def load_store(self, directory: pathlib.Path, length: int) -> TokenStore:
-        """The store that `write_store` made with this tokenizer and length, memory-mapped."""
+        """Memory-maps the store that `write_store` wrote with this tokenizer and length."""
         # Plain views of the mapped files: memmap's own indexing is slow.
         ids, offsets = (
             np.asarray(np.load(directory / f'{name}.npy', mmap_mode='r'))
@@ -109,24 +116,19 @@ class Tokenizer:
         )
         return TokenStore(ids, offsets, length, self.special['pad'])
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Of ids."""
-        return np.dtype(np.uint16 if self.last_id < 2**16 else np.int32)
-
     def decode(self, ids: np.ndarray, *, mask: str = '') -> list[str]:
-        """Text of each row of ids.
+        """Decodes each row of ids to a text.
 
         Args:
             ids: `[n, length]`.
-            mask: What a mask token reads as: another tokenizer's mask token, or nothing.
+            mask: Text for mask tokens: another tokenizer's mask token, or nothing.
         """
         drop = {self.special[name] for name in ('cls', 'sep', 'pad')}
         texts = self.fast.decode_batch(
             [[t for t in row if t not in drop] for row in ids.tolist()], skip_special_tokens=False
         )
         own_mask = self.fast.id_to_token(self.special['mask'])
-        # WordPiece splits at underscores: what was max_len must not come back as max _ len.
+        # WordPiece splits at underscores: max_len must not come back as max _ len.
         return [re.sub(r' ?_ ?', '_', text.replace(own_mask, mask)) for text in texts]
 
     def _truncating(self, length: int) -> tokenizers.Tokenizer:
@@ -136,10 +138,16 @@ class Tokenizer:
 
 
 def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
+    """Loads the tokenizer of a checkpoint.
+
+    Raises:
+        FileNotFoundError: There are no tokenizer files.
+        ValueError: They are damaged, need their own code, or lack a special token.
+    """
     fast = tokenizer_files.load(directory)
     last_id = max(fast.get_vocab().values(), default=0)
     if last_id >= 2**31:
-        raise ValueError(f'The tokenizer in {directory} has the id {last_id}; 32 bits are read.')
+        raise ValueError(f'The tokenizer in {directory} has the id {last_id}, beyond 32 bits.')
     return Tokenizer(
         directory=pathlib.Path(directory),
         fast=fast,
@@ -152,7 +160,7 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
 def _encode(
     fast: tokenizers.Tokenizer, texts: Sequence[str], dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of all texts in one row, and `[len(texts)]` how many each has."""
+    """Returns the concatenated ids of all texts, and the `[len(texts)]` number of each."""
     rows = [encoding.ids for encoding in fast.encode_batch_fast(list(texts))]
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     ids = np.fromiter(itertools.chain.from_iterable(rows), dtype, lengths.sum())

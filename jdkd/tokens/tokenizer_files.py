@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, as the tokenizers library has it."""
+"""Reads the tokenizer files of a checkpoint with the tokenizers library."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import tokenizers
 from jdkd.runtime.checkpoint_files import check_size, read_json, reading
 from jdkd.runtime.messages import brief
 
-# What exports copy.
+# Files that exports copy.
 FILES = (
     'tokenizer.json',
     'tokenizer_config.json',
@@ -19,7 +19,7 @@ FILES = (
     'merges.txt',
 )
 
-# What tokenizers that do not say call their special tokens.
+# Usual special tokens, for tokenizers that do not name theirs.
 _SPECIAL = {
     'cls': ('[CLS]', '<s>'),
     'sep': ('[SEP]', '</s>'),
@@ -29,15 +29,15 @@ _SPECIAL = {
 
 
 def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
-    """The fast tokenizer of a directory, which neither truncates nor pads until told to.
+    """Loads the fast tokenizer of a directory, with truncation and padding off.
 
     Raises:
-        FileNotFoundError: if there are no tokenizer files.
-        ValueError: if they are damaged, or ask for code of their own.
+        FileNotFoundError: There are no tokenizer files.
+        ValueError: They are damaged, or need their own code.
     """
     directory = pathlib.Path(path)
     _check_links(directory)
-    read_json(directory / 'tokenizer_config.json')  # Which may ask for code.
+    read_json(directory / 'tokenizer_config.json')  # Rejects a config that needs its own code.
     if (directory / 'tokenizer.json').is_file():
         tokenizer = read_tokenizer_json(directory / 'tokenizer.json')
     else:
@@ -46,14 +46,14 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
                 f'{directory} has no tokenizer.json and no vocabulary; copy the tokenizer of the '
                 'checkpoint there.'
             )
-        import transformers  # Here, because it takes seconds.
+        import transformers  # Takes seconds.
 
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 directory, trust_remote_code=False, local_files_only=True
             ).backend_tokenizer
             _check_vocabulary(directory, tokenizer)
-        except Exception as error:  # Each class of tokenizer has errors of its own.
+        except Exception as error:  # Each tokenizer class raises errors of its own.
             raise ValueError(
                 f'{directory} has no tokenizer that transformers can read ({brief(error)}); put '
                 'its tokenizer.json there.'
@@ -64,53 +64,53 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
 
 
 def _check_vocabulary(directory: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
-    """transformers makes do with special tokens alone where it does not find its own file."""
+    """Checks that transformers has read the vocabulary, not just made up special tokens."""
     words = read_json(directory / 'vocab.json')
     if words is None:
         words = {*(directory / 'vocab.txt').read_text(encoding='utf-8').split('\n')} - {''}
     if tokenizer.get_vocab_size() < len(words):
-        raise ValueError(f'its vocabulary of {len(words)} tokens is not taken up')
+        raise ValueError(f'it ignores the vocabulary of {len(words)} tokens')
 
 
 def special_ids(path: str | os.PathLike) -> dict[str, int]:
-    """Ids of the special tokens `cls`, `sep`, `pad` and `mask` of a tokenizer directory.
+    """Finds the ids of `cls`, `sep`, `pad` and `mask` of the tokenizer of a directory.
 
     Raises:
-        FileNotFoundError: if there are no tokenizer files.
-        ValueError: if the vocabulary has no such token.
+        FileNotFoundError: There are no tokenizer files.
+        ValueError: The vocabulary lacks such a token.
     """
     directory = pathlib.Path(path)
-    told = read_json(directory / 'special_tokens_map.json') or {}
-    told |= read_json(directory / 'tokenizer_config.json') or {}
+    config = read_json(directory / 'special_tokens_map.json') or {}
+    config |= read_json(directory / 'tokenizer_config.json') or {}
     tokenizer = load(directory)
     ids = {}
     for role, usual in _SPECIAL.items():
-        token = told.get(f'{role}_token')
+        token = config.get(f'{role}_token')
         with reading(directory / 'tokenizer_config.json'):
             token = token['content'] if isinstance(token, dict) else token
-            found = [tokenizer.token_to_id(t) for t in ((token,) if token else usual)]
-        found = [i for i in found if i is not None]
-        if not found:
+            known = [tokenizer.token_to_id(t) for t in ((token,) if token else usual)]
+        known = [i for i in known if i is not None]
+        if not known:
             raise ValueError(
                 f'The tokenizer in {directory} has no {role} token '
                 f'({brief(token or " or ".join(usual))}); name it as {role}_token in its '
                 'tokenizer_config.json.'
             )
-        ids[role] = found[0]
+        ids[role] = known[0]
     return ids
 
 
 def read_tokenizer_json(file: pathlib.Path) -> tokenizers.Tokenizer:
-    """The tokenizer of a tokenizer.json.
+    """Reads a tokenizer.json.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: The file holds no usable tokenizer.
     """
     check_size(file)
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        tokenizer.encode('A few words.')  # Some faults show when it is used.
-    except BaseException as error:  # Of Exception itself, and where Rust panics not even of that.
+        tokenizer.encode('A few words.')  # Some defects show only in use.
+    except BaseException as error:  # A Rust panic is no Exception.
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise ValueError(
@@ -120,10 +120,12 @@ def read_tokenizer_json(file: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _check_links(folder: pathlib.Path) -> None:
-    """Checks that the files of a tokenizer, which exports copy, are the checkpoint's own.
+    """Checks that no tokenizer file, which exports copy, links outside the checkpoint.
+
+    Such a link may lead to a file that nobody meant to publish.
 
     Raises:
-        ValueError: if one is a link to elsewhere; it may be to what nobody meant to publish.
+        ValueError: One does.
     """
     folder = folder.resolve()
     # The Hugging Face cache keeps models--x/snapshots/<commit>/file -> ../../blobs/<hash>.

@@ -78,7 +78,7 @@ def test_a_draw_depends_on_seed_round_query_and_copy_alone():
 
 @pytest.mark.parametrize('many', [100, 0])  # Others are listed, or drawn and tried.
 def test_random_passages_fill_a_small_pool(many, monkeypatch):
-    monkeypatch.setattr(candidates, '_MANY', many)
+    monkeypatch.setattr(candidates, '_LARGE_COLLECTION', many)
     pool = np.full((3, 4), -1)
     pool[2, 0] = 5
     lists = draw([2], pool=pool, num_negatives=4)
@@ -91,7 +91,7 @@ def test_random_passages_fill_a_small_pool(many, monkeypatch):
 
 @pytest.mark.parametrize('many', [100, 0])
 def test_too_few_passages(many, monkeypatch):
-    monkeypatch.setattr(candidates, '_MANY', many)
+    monkeypatch.setattr(candidates, '_LARGE_COLLECTION', many)
     with pytest.raises(ValueError, match="query 'a' has only 6 distinct passages"):
         draw([0], pool=np.full((3, 1), -1), num_negatives=7)
 
