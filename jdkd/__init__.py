@@ -1,3 +1,36 @@
-"""jdkd distils dense passage retrievers in JAX."""
+"""jdkd distils dense passage retrievers in JAX.
+
+`jdkd.load` opens a retriever, `jdkd.distill` trains one, `jdkd.losses` are the pure losses; each is
+imported on first use, so `import jdkd` stays light.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jdkd.commands.train import Distilled, distill
+    from jdkd.distillation import losses
+    from jdkd.retriever import Hit, Retriever, load
 
 __version__ = '0.1.0'
+__all__ = ['Distilled', 'Hit', 'Retriever', 'distill', 'load', 'losses']
+
+_MODULES = {
+    'Distilled': 'jdkd.commands.train',
+    'distill': 'jdkd.commands.train',
+    'Hit': 'jdkd.retriever',
+    'Retriever': 'jdkd.retriever',
+    'load': 'jdkd.retriever',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'losses':
+        return importlib.import_module('jdkd.distillation.losses')
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    raise AttributeError(f"module 'jdkd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,49 +1,45 @@
-"""The command line.
+"""The command line: flags in, one function a mode.
 
-python -m jdkd.main --config configs/mta4dpr.py --config.rounds=3 --workdir runs/a
-python -m jdkd.main --config configs/mta4dpr.py --config.rounds=4 --workdir runs/a --update
-python -m jdkd.main --mode eval|search --workdir runs/a
-python -m jdkd.main --mode eval --config configs/eval.py --config.model=DIR \
-    --config.collections=beir:PATH,python_docs --workdir runs/zero_shot
-python -m jdkd.main --mode export --workdir runs/a --system=minilm_ft --push_to=org/name
-python -m jdkd.main --mode compare --workdir runs/a --with runs/b
-python -m jdkd.main --mode plan --topology v5e:2x4
+jdkd train --config mta4dpr:tiny --workdir runs/a
+jdkd train --config configs/mta4dpr.py --config.rounds=4 --workdir runs/a --update
+jdkd eval --workdir runs/a --against runs/b
+jdkd eval --config eval --config.model=DIR --config.collections=beir:PATH --workdir runs/zero_shot
+jdkd search --workdir runs/a
+jdkd export --workdir runs/a --system=minilm_ft --push_to=org/name
+jdkd compare --workdir runs/a --with runs/b
+jdkd plan --topology v5e:2x4
+
+`python -m jdkd.main --mode train` is the same as `jdkd train`.
 """
 
-import contextlib
-import functools
 import logging as stdlib_logging
 import pathlib
-import shutil
+import re
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jdkd import config as configs
-from jdkd import validation
-from jdkd.algorithm import iterate
-from jdkd.commands import evaluate, export, search, zero_shot
-from jdkd.corpus import importing
-from jdkd.planning import plan
-from jdkd.run import Run
-from jdkd.runtime import distributed, files, interrupts, lock
-from jdkd.runtime import mesh as meshes
+from jdkd.commands import compare, evaluate, export, plan, search, setup, train, zero_shot
+from jdkd.runtime import distributed, interrupts
 
 DEFAULT = 'configs/mta4dpr.py'
-_NO_SPACE = 2**20  # Bytes, below which a disk counts as full.
+MODES = ('train', 'eval', 'export', 'search', 'compare', 'plan')
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', DEFAULT, 'Config file, with an argument after a colon.', lock_config=True
+    'config',
+    DEFAULT,
+    'Config file or name of a packaged one, such as mta4dpr, with an argument after a colon.',
+    lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Where the run is kept; runs/<name of the config> by default.'
+    'workdir', None, 'Directory of the run; runs/<name of the config> by default.'
 )
-_MODE = flags.DEFINE_enum(
-    'mode', 'train', ['train', 'eval', 'export', 'search', 'compare', 'plan'], 'What to do.'
-)
+_MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _TOPOLOGY = flags.DEFINE_string(
     'topology', 'v5e:2x4', 'What --mode plan compiles for: a TPU topology, or local devices.'
 )
@@ -53,39 +49,71 @@ _SYSTEM = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     'output',
     None,
-    'Where to; <workdir>/student or <workdir>/exported/<system> by default, and '
-    '<workdir>/compared/<name> of --mode compare.',
+    'Directory to write; by default <workdir>/student or <workdir>/exported/<system>, for --mode '
+    'compare <workdir>/compared/<name>.',
 )
 _AGAINST = flags.DEFINE_string(
-    'against', None, 'Another workdir or a TREC run file that --mode eval compares with.'
+    'against', None, 'Another workdir or a TREC run file for --mode eval to compare with.'
 )
 _WITH = flags.DEFINE_string(
-    'with', None, 'Another finished workdir, whose run --mode compare shows beside this one.'
+    'with', None, 'Another finished workdir for --mode compare to show beside this one.'
 )
 _UPDATE = flags.DEFINE_bool(
     'update',
     False,
-    'Go on in a workdir of another config: what the changed fields decide is made anew, the rest '
-    'is kept, and what was there moves to <workdir>/replaced.',
+    'Continue in a workdir of another config: stages that depend on the changed fields are made '
+    'anew, the rest is kept; replaced files move to <workdir>/replaced.',
 )
 _PUSH_TO = flags.DEFINE_string(
-    'push_to', None, 'Repository on the Hugging Face hub that the export is uploaded to.'
+    'push_to', None, 'Repository on the Hugging Face hub to upload the export to.'
 )
 _COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'host:port of process 0, where several processes are started by hand.'
+    'coordinator', None, 'host:port of process 0, for several processes started by hand.'
 )
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many there are.')
-_PROCESS_INDEX = flags.DEFINE_integer('process_index', None, 'Which of them this one is.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.')
+_PROCESS_INDEX = flags.DEFINE_integer('process_index', None, 'Index of this process.')
 _HANG_SECONDS = flags.DEFINE_float(
     'hang_seconds',
     1800,
-    'Of several processes, one stops where a train step takes longer (with compiling); 0: never.',
+    'Seconds for a train step (with compilation) after which one of several processes stops; 0: no '
+    'limit.',
 )
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
+    """Runs the command that --mode names."""
+    _check_flags(argv)
+    mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
+    if mode == 'plan':
+        workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
+        plan.plan(configs.resolve(_CONFIG.value), _TOPOLOGY.value, workdir)
+        return
+    _start_processes()
+    workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
+    if mode == 'train':
+        train.train(configs.resolve(_CONFIG.value), workdir, update=_UPDATE.value)
+    elif mode == 'eval' and is_zero_shot:
+        config = configs.resolve(_CONFIG.value)
+        zero_shot.run(config, workdir, _AGAINST.value, update=_UPDATE.value)
+    elif mode == 'eval':
+        evaluate.evaluate(workdir, _AGAINST.value)
+    elif mode == 'search':
+        search.search(workdir)
+    elif mode == 'compare':
+        compare.compare(workdir, _WITH.value, _OUTPUT.value)
+    else:
+        export.export(workdir, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
+
+
+def _check_flags(argv: Sequence[str]) -> None:
+    """Checks that the flags belong to the mode.
+
+    Raises:
+        ValueError: naming the flag or argument that does not.
+    """
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
+    mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
     for flag, modes in (
         (_SYSTEM, ('export',)),
         (_OUTPUT, ('export', 'compare')),
@@ -94,26 +122,22 @@ def main(argv):
         (_WITH, ('compare',)),
         (_TOPOLOGY, ('plan',)),
     ):
-        if flag.present and _MODE.value not in modes:
+        if flag.present and mode not in modes:
             raise ValueError(
                 f'--{flag.name} is for --mode {" or ".join(modes)}; add that or leave it out.'
             )
-    if _MODE.value == 'compare' and not _WITH.value:
+    if mode == 'compare' and not _WITH.value:
         raise ValueError('--mode compare needs another finished run: add --with=WORKDIR.')
-    is_eval = _MODE.value == 'eval' and zero_shot.is_config(_CONFIG.value)
-    if _UPDATE.value and not (_MODE.value == 'train' or is_eval):
+    if _UPDATE.value and mode != 'train' and not (mode == 'eval' and is_zero_shot):
         raise ValueError('--update is for --mode train and for --mode eval with a --config of it.')
-    if zero_shot.is_config(_CONFIG.value) and _MODE.value in ('train', 'plan'):
+    if is_zero_shot and mode in ('train', 'plan'):
         raise ValueError(
             f'config {_config_name()} says what to measure; give --mode eval, or a config to '
-            f'{_MODE.value} with, for example {DEFAULT}.'
+            f'{mode} with, for example {DEFAULT}.'
         )
-    if _MODE.value == 'plan':
-        config = configs.resolve(_CONFIG.value)
-        validation.validate(config)
-        workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
-        print(plan.format_plan(plan.make_plan(config, _TOPOLOGY.value, workdir)))
-        return
+
+
+def _start_processes() -> None:
     distributed.start(
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
@@ -121,71 +145,7 @@ def main(argv):
         hang_seconds=_HANG_SECONDS.value,
     )
     if not distributed.is_primary() and logging.get_verbosity() == logging.INFO:
-        logging.set_verbosity(logging.WARNING)  # What is told once, process 0 tells.
-    if _MODE.value == 'search' and distributed.process_count() > 1:
-        raise ValueError('--mode search answers one user; start one process.')
-    workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
-    if _MODE.value == 'train':
-        config = configs.resolve(_CONFIG.value)
-        # Before the workdir exists.
-        distributed.from_primary(lambda: validation.before_start(config, workdir), 'the config')
-        with _held(workdir, config):
-            run = _run(config, workdir)
-            distributed.from_primary(lambda: validation.before_work(run), 'the collection')
-            iterate.train(run)
-        return
-    if is_eval:
-        config = configs.resolve(_CONFIG.value)
-        zero_shot.validate(config, workdir)
-        with _held(workdir, config):
-            pass
-    config = configs.load(workdir)
-    if zero_shot.is_config(config) and _MODE.value != 'eval':
-        raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
-    if _MODE.value == 'search':
-        search.search(_run(config, workdir))
-        return
-    with _held(workdir):
-        if zero_shot.is_config(config):
-            open_run = functools.partial(_run, collect=importing.import_collection)
-            zero_shot.evaluate(config, workdir.absolute(), open_run, _AGAINST.value)
-        elif _MODE.value == 'compare':
-            evaluate.compare(workdir, _WITH.value, _OUTPUT.value)
-        elif _MODE.value == 'eval':
-            evaluate.evaluate(_run(config, workdir), _AGAINST.value)
-        else:
-            export.export(_run(config, workdir), _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
-
-
-@contextlib.contextmanager
-def _held(workdir: pathlib.Path, config=None):
-    """What all that writes into a workdir goes on in: process 0 holds it for all of them.
-
-    Args:
-        workdir: Which.
-        config: What config.json is to hold; None if it is not looked at.
-    """
-    with contextlib.ExitStack() as stack:
-
-        def hold():
-            stack.enter_context(lock.hold(workdir, update=_UPDATE.value))
-            if config is not None:
-                configs.save(workdir, config)
-
-        try:
-            stack.enter_context(interrupts.handle_signals())
-            distributed.from_primary(hold, 'the workdir', writes=[workdir / configs.FILE])
-            yield
-        except Exception as e:
-            # Some libraries only say that writing failed.
-            empty = isinstance(e, RuntimeError) and shutil.disk_usage(workdir).free < _NO_SPACE
-            if not (empty or files.is_disk_full(e)):
-                raise
-            raise OSError(
-                f'the disk is full ({e}); free some space, and the same command goes on: what is '
-                f'finished in {workdir} is kept.'
-            ) from e
-        distributed.barrier('the end')
+        logging.set_verbosity(logging.WARNING)  # Process 0 logs for all.
 
 
 def _config_name() -> str:
@@ -195,13 +155,33 @@ def _config_name() -> str:
     return f'{stem}_{pathlib.Path(variant.partition("=")[2] or variant).name}' if variant else stem
 
 
-def _run(config, workdir: pathlib.Path, collect=importing.load_collection) -> Run:
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    workdir = workdir.absolute()
-    return Run(config, workdir, mesh, collect(config, workdir))
+def expand(argv: Sequence[str]) -> list[str]:
+    """Command line with `jdkd train` as `--mode=train`, and packaged configs by their paths.
+
+    Raises:
+        ValueError: if the first argument is no mode, or the mode is given twice.
+    """
+    program, *args = argv
+    if args and not args[0].startswith('-'):
+        mode = args.pop(0)
+        if mode not in MODES:
+            raise ValueError(f"'{mode}' is no command; use one of {', '.join(MODES)}.")
+        if any(re.match('--?mode(=|$)', arg) for arg in args):
+            raise ValueError(f"'{mode}' says what to do; leave --mode out.")
+        args.insert(0, f'--mode={mode}')
+    has_config = False
+    for i, arg in enumerate(args):
+        if match := re.match('(--?config=)(.*)', arg):
+            args[i] = match[1] + setup.find_config(match[2])
+        elif re.fullmatch('--?config', arg) and i + 1 < len(args):
+            args[i + 1] = setup.find_config(args[i + 1])
+        has_config |= bool(re.match('--?config(=|$)', arg))
+    if not has_config and not pathlib.Path(DEFAULT).is_file():
+        args.insert(0, f'--config={setup.find_config(pathlib.Path(DEFAULT).stem)}')
+    return [program, *args]
 
 
-def _parse(argv):
+def _parse(argv: list[str]) -> list[str]:
     try:
         configs.check_overrides(argv[1:], DEFAULT)
     except ValueError as e:
@@ -209,32 +189,40 @@ def _parse(argv):
     return app.parse_flags_with_usage(argv)
 
 
-def _is_for_users(record) -> bool:
-    """Libraries log every file that they touch: their INFO is shown with --verbosity=1 only."""
+def _is_for_users(record: stdlib_logging.LogRecord) -> bool:
+    """Hides the INFO of libraries, which log every file they touch, without --verbosity=1."""
     ours = pathlib.Path(__file__).parent in pathlib.Path(record.pathname).parents
     return ours or record.levelno >= stdlib_logging.WARNING or logging.get_verbosity() > 0
 
 
-def cli():
-    """Entry point; what a user got wrong is told in one sentence, without a traceback."""
+def cli() -> None:
+    """Runs `main`; a user's error ends it with one sentence and no traceback."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_for_users)
+    try:
+        sys.argv[:] = expand(sys.argv)  # From which overrides of the config are read.
+    except ValueError as e:
+        sys.exit(f'jdkd: {e}')
+    if __name__ != '__main__':  # The console script: --help shows this module's flags.
+        sys.modules['__main__'].__doc__ = __doc__
+        for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
         app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:
         sys.exit(interrupts.EXIT_CODES[signal.SIGINT])
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as e:
-        logging.debug('where it happened:', exc_info=True)
-        _leave(f'{e} (--verbosity=1 shows where)')
+        logging.debug('traceback:', exc_info=True)
+        _exit(f'{e} (--verbosity=1 shows where)')
     except Exception as e:
         if distributed.process_count() == 1:
             raise
         traceback.print_exc()
-        _leave(repr(e))
+        _exit(repr(e))
 
 
-def _leave(message: str):
+def _exit(message: str) -> None:
     if distributed.process_count() == 1:
         sys.exit(f'jdkd: {message}')
     distributed.exit_now(message)

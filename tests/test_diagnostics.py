@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from jdkd import diagnostics, report
+from jdkd import diagnostics
+from jdkd.report import run_report
 
 
 def test_flat_scores():
@@ -104,7 +105,7 @@ def test_a_teacher_must_beat_its_assistants():
 
 def test_the_page_lists_them_escaped():
     warnings = diagnostics.flatness_warnings('<i>', {'constant_share': 0.5}, 0)
-    assert report._warnings(warnings)[1].startswith(
+    assert run_report._warnings(warnings)[1].startswith(
         '<ul><li>round 0: &lt;i&gt;: 50.0% of the lists have equal scores'
     )
-    assert not report._warnings([])
+    assert not run_report._warnings([])

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
-from jdkd import diagnostics, report
+from jdkd import diagnostics
 from jdkd.algorithm import gen_dataset, student
 from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
 from jdkd.lists import candidates
+from jdkd.report import run_report
 from jdkd.retrieval import measures, significance
 from jdkd.run import Run
 from jdkd.systems import measuring
@@ -91,7 +92,7 @@ def train(run: Run) -> dict:
             }
         )
     test = final_test(run, teacher, rounds[0], systems, start, current)
-    found = report.write(
+    found = run_report.write(
         run, **test, teacher_eval=on_eval['teacher'], rounds=rounds, warnings=warnings
     )
     model.export(found)
@@ -213,7 +214,7 @@ def final_test(
 
     def build_stage(out):
         rankings = {name: s.rank(run.test)[0] for name, s in shown.items()}
-        rankings[report.TEACHER] = rerank(
+        rankings[run_report.TEACHER] = rerank(
             run, 'teacher', teacher, first_round['teacher'], shown[config.first_stage], run.test
         )
         found = {name: measuring.measure(run, r, run.test) for name, r in rankings.items()}

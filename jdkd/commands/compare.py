@@ -1,10 +1,11 @@
-"""Two finished runs on the same collection, side by side."""
+"""`jdkd compare`: two finished runs on the same collection, side by side."""
 
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from jdkd import config as configs
+from jdkd.commands.setup import hold_workdir, load_config
 from jdkd.corpus import storage
 from jdkd.corpus.collection import Collection
 from jdkd.report import drawing, examples, finished, page, pictures, tables
@@ -12,10 +13,21 @@ from jdkd.report.examples import Duel
 from jdkd.report.finished import Finished
 from jdkd.retrieval import significance
 from jdkd.run import STUDENT
-from jdkd.runtime import files, stages
+from jdkd.runtime import distributed, files, stages
 
 
-def compare(
+def compare(workdir: pathlib.Path, other: str, output: str | None = None) -> None:
+    """Holds the workdir and, on process 0, writes the comparison; see `write_comparison`."""
+    load_config(workdir)
+    directory = pathlib.Path(output) if output else None
+    with hold_workdir(workdir):
+        distributed.from_primary(
+            lambda: str(write_comparison(workdir, pathlib.Path(other), directory)),
+            'the comparison',
+        )
+
+
+def write_comparison(
     workdir: pathlib.Path, other: pathlib.Path, output: pathlib.Path | None = None
 ) -> pathlib.Path:
     """Writes report.json, report.html and pictures/ of two runs, and prints their measures.
@@ -34,15 +46,15 @@ def compare(
     """
     paths = dict(zip(_names(workdir, other), (workdir, other), strict=True))
     runs = {name: finished.read(path) for name, path in paths.items()}
-    collection = _shared(runs)
+    collection = _shared_collection(runs)
     ours, theirs = (
         examples.load(run.workdir / 'test', STUDENT, name) for name, run in runs.items()
     )
     common = [query_id for query_id in ours.per_query if query_id in theirs.per_query]
     if not common:
         raise ValueError(
-            f'{workdir} and {other} were tested on queries of which none is the same; give two '
-            'runs with the same collection.test_split.'
+            f'{workdir} and {other} were tested on disjoint sets of queries; give two runs with '
+            'the same collection.test_split.'
         )
     differences = significance.compare(
         {query_id: ours.per_query[query_id] for query_id in common},
@@ -61,9 +73,8 @@ def compare(
         'significance': {f'{ours.name} less {theirs.name}': differences},
         'collection': collection.name,
     }
-    split = a.config.collection.test_split
     measure = a.config.compare if a.config.compare in differences else next(iter(differences))
-    duel = examples.duel(collection, split, measure, ours, theirs)
+    duel = examples.duel(collection, a.config.collection.test_split, measure, ours, theirs)
     directory = output or workdir / 'compared' / theirs.name
     _write(directory, report, runs, duel)
     print(f'{tables.table(_measures(report))}\n')
@@ -73,7 +84,7 @@ def compare(
 
 
 def _names(workdir: pathlib.Path, other: pathlib.Path) -> tuple[str, str]:
-    """What two runs are called: the ends of their paths, as long as it takes to tell them apart."""
+    """Names two runs by the shortest ends of their paths that differ."""
     ours, theirs = workdir.resolve().parts, other.resolve().parts
     if ours == theirs:
         raise ValueError(f'{workdir} and {other} are the same run; give another with --with.')
@@ -83,29 +94,29 @@ def _names(workdir: pathlib.Path, other: pathlib.Path) -> tuple[str, str]:
     return '_'.join(ours[-length:]).strip('/_'), '_'.join(theirs[-length:]).strip('/_')
 
 
-def _shared(runs: Mapping[str, Finished]) -> Collection:
-    """The collection that runs were made from, as it was imported: D_eval may be drawn otherwise.
+def _shared_collection(runs: Mapping[str, Finished]) -> Collection:
+    """The imported collection of all runs; their D_eval may differ.
 
     Raises:
-        ValueError: if they were made from several.
+        ValueError: if the collections differ.
     """
-    found = {
+    collections = {
         name: storage.open_collection(run.workdir / 'collection') for name, run in runs.items()
     }
-    if len({collection.fingerprint for collection in found.values()}) > 1:
+    if len({collection.fingerprint for collection in collections.values()}) > 1:
         shown = ' and '.join(
             f'{collection.name!r} (sha256 {collection.fingerprint[:12]}...) in {runs[name].workdir}'
-            for name, collection in found.items()
+            for name, collection in collections.items()
         )
         raise ValueError(
             f'the collections differ: {shown}; only runs on the same texts and judgements can be '
             'compared.'
         )
-    return next(iter(found.values()))
+    return next(iter(collections.values()))
 
 
 def _measures(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Cells of all systems of both runs, the students last."""
+    """Table cells of all systems of both runs, students last."""
     rows = {
         (system, name): measures
         for name, test in report['test'].items()
@@ -114,14 +125,14 @@ def _measures(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     order = sorted(rows, key=lambda row: (row[0] == STUDENT, row[0]))
     columns = dict.fromkeys(measure for measures in rows.values() for measure in measures)
     cells = tables.percents({f'{system}, {name}': rows[system, name] for system, name in order})
-    return {row: {c: found.get(c, '') for c in columns} for row, found in cells.items()}
+    return {row: {c: values.get(c, '') for c in columns} for row, values in cells.items()}
 
 
 def _write(
     directory: pathlib.Path, report: Mapping[str, Any], runs: Mapping[str, Finished], duel: Duel
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    drawn = [*pictures.of_runs(runs), pictures.duels([duel])]
+    drawn = [*pictures.draw_training(runs), pictures.draw_duels([duel])]
     shown = {picture.name: page.picture(picture) for picture in drawn}
     changed = {
         field: dict(zip(runs, map(str, values), strict=True))

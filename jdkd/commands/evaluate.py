@@ -1,9 +1,12 @@
-"""Using a finished run: measure its student again, compare it, export its encoders."""
+"""`jdkd eval`: measures the student of a finished run again."""
 
 import pathlib
 import tempfile
 
+from jdkd import config as configs
 from jdkd.algorithm import student
+from jdkd.commands import zero_shot
+from jdkd.commands.setup import hold_workdir, open_run
 from jdkd.report import tables
 from jdkd.retrieval import index, measures, significance, vectors
 from jdkd.run import Run
@@ -12,19 +15,34 @@ from jdkd.systems import measuring
 from jdkd.systems.ranking import ranked
 
 
-def evaluate(run: Run, against: str | None = None) -> dict[str, float]:
+def evaluate(workdir: pathlib.Path, against: str | None = None) -> None:
+    """Measures what the config of a workdir says: the student, or a checkpoint on collections.
+
+    Args:
+        workdir: Of a finished run, or of a zero-shot evaluation.
+        against: Another workdir of the same kind and collection, or a TREC run file, to compare
+            with.
+    """
+    config = configs.load(workdir)
+    with hold_workdir(workdir):
+        if zero_shot.is_config(config):
+            zero_shot.evaluate(config, workdir, against)
+        else:
+            measure_student(open_run(config, workdir), against)
+
+
+def measure_student(run: Run, against: str | None = None) -> dict[str, float]:
     """Restores the final student from its checkpoint, retrieves for the test queries, measures.
 
-    Everything is encoded anew: nothing that training kept is read but the checkpoint. Writes
-    eval.json, eval.per_query.json and eval.trec into the workdir.
+    Encodes everything anew and reads nothing else that training kept. Writes eval.json,
+    eval.per_query.json and eval.trec into the workdir; of several processes, the first measures.
 
     Args:
         run: A finished run.
-        against: Another workdir of the same collection, or a TREC run file, that the student is
-            compared with.
+        against: As of `evaluate`.
 
     Returns:
-        {measure: value}; of several processes the first does all this.
+        {measure: value} on the test split.
     """
     system = student.load(run).final()
     passage_tokens = system.encoder.passage_tokens(run)
@@ -36,7 +54,7 @@ def evaluate(run: Run, against: str | None = None) -> dict[str, float]:
 
 def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> dict[str, float]:
     queries = system.embed(tokens, 'student: test', tower='query')
-    # On disk, as the collection may be larger than memory.
+    # On disk, since the collection may be larger than memory.
     with tempfile.TemporaryDirectory(dir=run.workdir, prefix='eval-') as temporary:
         directory = pathlib.Path(temporary)
         system.write_embeddings(directory, passage_tokens, 'passages', run.collection.passage_ids)
@@ -51,14 +69,14 @@ def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> d
     measured.save(run.workdir, 'eval')
     run_file = measures.to_run(ranking, run.test.ids, run.collection.passage_ids)
     measures.write_trec_run(run.workdir / 'eval.trec', run_file, student.NAME)
-    test, compared = {student.NAME: measured.means}, {}
+    test, differences = {student.NAME: measured.means}, {}
     if against:
         path = pathlib.Path(against)
         other = measuring.measure_file(run, path / 'run.trec' if path.is_dir() else path, run.test)
         test[against] = other.means
-        compared[against] = significance.compare(measured.per_query, other.per_query)
-    stages.write_json(run.workdir / 'eval.json', {'test': test, 'significance': compared})
+        differences[against] = significance.compare(measured.per_query, other.per_query)
+    stages.write_json(run.workdir / 'eval.json', {'test': test, 'significance': differences})
     print(tables.measures_table(test))
-    if compared:
-        print(f'\n{tables.table(tables.differences(compared), "student less")}')
+    if differences:
+        print(f'\n{tables.table(tables.differences(differences), "student less")}')
     return measured.means

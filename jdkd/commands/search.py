@@ -1,6 +1,7 @@
-"""Questions from the terminal: what the student, the first stage and the teacher find."""
+"""`jdkd search`: answers questions from the terminal by student, first stage and teacher."""
 
 import itertools
+import pathlib
 import shutil
 import sys
 import textwrap
@@ -10,31 +11,39 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from jdkd.algorithm import student
+from jdkd.commands.setup import load_config, open_run
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Run
+from jdkd.runtime import distributed
 from jdkd.systems import live
 from jdkd.systems.build import build
 
-_SHOWN = 5  # Passages a question.
-_WIDTH = 150  # Of the page, in characters, where standard output is no terminal.
-_LINES = 3  # Of text, at most, for each passage.
+_SHOWN = 5  # Passages per question.
+_WIDTH = 150  # Characters per line unless standard output is a terminal.
+_LINES = 3  # At most, for the text of each passage.
 
 # question -> the best passages, `[1, n]`.
 Searcher = Callable[[str], Ranking]
 
 
-def search(run: Run) -> None:
+def search(workdir: pathlib.Path) -> None:
     """Reads questions from standard input, line by line, and prints the best passages.
 
-    Side by side, each with the time it takes: the final student, by exact search; the first stage;
-    and the teacher, re-ranking the first stage's top passages. What cannot be asked a new
-    question, since its scores are imported, is named and left out.
+    Shows the results of three systems side by side, each with its latency: the final student by
+    exact search; the first stage; and the teacher, which re-ranks the first stage's top passages.
+    Names and leaves out systems whose scores are imported, since they have none for new questions.
+
+    Args:
+        workdir: Of a finished run.
     """
+    if distributed.process_count() > 1:
+        raise ValueError('--mode search answers one user; start one process.')
+    run = open_run(load_config(workdir), workdir)
     shown, left_out = searchers(run)
     for reason in left_out:
         print(f'Not shown: {reason}')
     for warm_up in ('a', 'a ' * run.config.student.query_length):
-        for find in shown.values():  # Compiles what would be counted as latency.
+        for find in shown.values():  # Compilation would count as latency.
             find(warm_up)
     prompt = 'question (empty line ends): ' if sys.stdin.isatty() else ''
     while True:
@@ -49,7 +58,10 @@ def search(run: Run) -> None:
 
 
 def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
-    """What questions can be asked of a finished run, by name, and why others cannot.
+    """Functions that answer new questions with a finished run's systems.
+
+    Returns:
+        {name as shown: function}, and for each system that is left out the reason.
 
     Raises:
         FileNotFoundError: if the run has not been trained to its end.
@@ -60,9 +72,9 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     weights = run.read_manifest('rounds/00/scores')['result']['teacher']
     members = [build(run, name) for name in weights]
     imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
-    found = {student.NAME: lambda question: live.rank(final, question, _SHOWN)}
+    shown = {student.NAME: lambda question: live.rank(final, question, _SHOWN)}
     if first.name not in imported:
-        found[first.name] = lambda question: live.rank(first, question, _SHOWN)
+        shown[first.name] = lambda question: live.rank(first, question, _SHOWN)
     if not imported:
         depth = config.depth
 
@@ -72,9 +84,9 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
             order = np.argsort(-scores, kind='stable')[:_SHOWN]
             return Ranking(rows[None, order], scores[None, order])
 
-        found[f'teacher on {first.name}'] = rerank
+        shown[f'teacher on {first.name}'] = rerank
     names = ', '.join(sorted(imported))
-    return found, [f'{names}: imported scores; none for a new question.'] if imported else []
+    return shown, [f'{names}: imported scores; none for a new question.'] if imported else []
 
 
 def _timed(find: Searcher, question: str) -> tuple[Ranking, float]:
@@ -82,12 +94,11 @@ def _timed(find: Searcher, question: str) -> tuple[Ranking, float]:
     return find(question), time.perf_counter() - start
 
 
-def page(run: Run, found: Mapping[str, tuple[Ranking, float]]) -> str:
-    """Rankings side by side."""
-    page = shutil.get_terminal_size((_WIDTH, 0)).columns
-    width = max(page // len(found) - 2, 30)
+def page(run: Run, rankings: Mapping[str, tuple[Ranking, float]]) -> str:
+    """Formats rankings, each with its seconds, side by side."""
+    width = max(shutil.get_terminal_size((_WIDTH, 0)).columns // len(rankings) - 2, 30)
     columns = []
-    for name, (ranking, seconds) in found.items():
+    for name, (ranking, seconds) in rankings.items():
         cells = [[_cut(f'        {name}, {1000 * seconds:.0f} ms', width)]]
         for row, score in zip(ranking.passages[0], ranking.scores[0], strict=True):
             cells.append(_cell(run, row, score, width))
@@ -100,9 +111,9 @@ def page(run: Run, found: Mapping[str, tuple[Ranking, float]]) -> str:
 
 
 def _cell(run: Run, row: int, score: float, width: int) -> list[str]:
-    """Score, title and the beginning of the text of a passage, as lines."""
+    """Lines with the score, the title and the beginning of the text of a passage."""
     title = _plain(run.collection.passages.titles[row] or run.collection.passage_ids[row], width)
-    # More than is shown, and not ten megabytes: whitespace is squeezed.
+    # A bounded prefix that still fills the lines once its whitespace is squeezed.
     text = _plain(run.collection.passages.texts[row], 10 * _LINES * width)
     text = textwrap.shorten(text, _LINES * (width - 8), placeholder=' ...')
     body = textwrap.wrap(text, width - 8, max_lines=_LINES, placeholder=' ...')
@@ -110,7 +121,7 @@ def _cell(run: Run, row: int, score: float, width: int) -> list[str]:
 
 
 def _plain(text: str, length: int) -> str:
-    """The beginning of a text, without what a terminal would obey instead of showing it."""
+    """The beginning of a text, without characters that control a terminal."""
     return ''.join(c if c.isprintable() else ' ' for c in text[: length + 1])
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -16,6 +16,7 @@ from absl import logging
 
 from jdkd import config as configs
 from jdkd.algorithm.teacher import Teacher, rerank
+from jdkd.commands.setup import hold_workdir, open_run
 from jdkd.corpus import importing
 from jdkd.corpus.sources import registry
 from jdkd.models import pretrained, weights
@@ -89,24 +90,38 @@ def names(collections: Sequence[str]) -> list[str]:
     return found
 
 
-def evaluate(
+def run(
     config: ml_collections.FrozenConfigDict,
     workdir: pathlib.Path,
-    open_run: Callable[[ml_collections.FrozenConfigDict, pathlib.Path], Run],
     against: str | None = None,
-) -> dict:
-    """Measures `config.model` and BM25 on each collection; writes report.json.
-
-    Every stage that is already in the workdir is read instead of built, so that an evaluation
-    which was killed goes on where it was.
+    *,
+    update: bool = False,
+) -> None:
+    """Checks a config and evaluates it in a workdir; see `evaluate`.
 
     Args:
         config: Of configs/eval.py, resolved.
-        workdir: Each collection has a directory in it.
-        open_run: Opens the run of a config in a workdir, with its collection as `store.fetch`
-            gives it: no split is asked for.
-        against: Workdir of another model's evaluation, or a TREC run file where there is one
-            collection; it is compared with.
+        workdir: Where the evaluation is kept.
+        against: See `evaluate`.
+        update: Whether measurements of another config may be replaced.
+    """
+    validate(config, workdir)
+    with hold_workdir(workdir, config, update=update):
+        evaluate(config, workdir, against)
+
+
+def evaluate(
+    config: ml_collections.FrozenConfigDict, workdir: pathlib.Path, against: str | None = None
+) -> dict:
+    """Measures `config.model` and BM25 on each collection; writes report.json.
+
+    Stages that are already in the workdir are read, so a killed evaluation resumes.
+
+    Args:
+        config: Of configs/eval.py, resolved.
+        workdir: Held by the caller; each collection has a directory in it.
+        against: Workdir of another model's evaluation, or a TREC run file if there is one
+            collection, to compare with.
 
     Returns:
         The report.
@@ -115,11 +130,11 @@ def evaluate(
         FileNotFoundError: if a collection or what is compared with is missing.
         ValueError: if a collection has none of the splits, or the checkpoint cannot be used.
     """
-    entry = model_entry(config)
+    workdir, entry = workdir.absolute(), model_entry(config)
     measured = {}
     theirs = {name: against and _theirs(against, name) for name in names(config.collections)}
     for source, (name, other) in zip(config.collections, theirs.items(), strict=True):
-        run = _open(config, entry, source, workdir / name, open_run)
+        run = _open(config, entry, source, workdir / name)
         measured[name] = _measure(run, other)
         logging.info('%s\n%s', name, tables.table(tables.percents(measured[name]['test'])))
     systems = (FIRST, OTHER, MODEL) if against else (FIRST, MODEL)
@@ -199,12 +214,12 @@ def _collection(config, source: str, name: str) -> ml_collections.FrozenConfigDi
     )
 
 
-def _open(config, entry, source: str, workdir: pathlib.Path, open_run) -> Run:
+def _open(config, entry, source: str, workdir: pathlib.Path) -> Run:
     """The run of one collection, whose test split is the first of `config.splits` it has."""
     told = config.to_dict()
     told['systems'] = {**told['systems'], MODEL: entry.to_dict()}
     told['collection'] = _collection(config, source, workdir.name).to_dict()
-    run = open_run(ml_collections.FrozenConfigDict(told), workdir)
+    run = open_run(ml_collections.FrozenConfigDict(told), workdir, importing.import_collection)
     there = [s for s in run.collection.queries if run.collection.measurable(s)]
     split = next((s for s in config.splits if s in there), None)
     if split is None:

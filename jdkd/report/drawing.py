@@ -1,7 +1,4 @@
-"""How pictures of a run are drawn: as inline SVG for a page, and as PNG.
-
-The same data gives the same bytes.
-"""
+"""Renders figures as inline SVG for a page and as PNG; the same data gives the same bytes."""
 
 import dataclasses
 import io
@@ -14,9 +11,9 @@ from matplotlib.figure import Figure
 
 from jdkd.runtime import files
 
-# Okabe and Ito's, which people with any kind of colour vision tell apart; the student is blue.
+# The palette of Okabe and Ito, for any kind of colour vision; the student is blue.
 _COLORS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #7F7F7F #B8A800'.split()
-LINES = ('-', '--', ':', '-.')  # One a run.
+LINES = ('-', '--', ':', '-.')  # One per run.
 MARKERS = ('o', 's', '^', 'D', 'v')
 _LONGEST = 60  # Characters of a name in a legend.
 _STYLE = {
@@ -29,21 +26,21 @@ _STYLE = {
     'figure.constrained_layout.use': True,
     'font.size': 10,
     'savefig.dpi': 110,
-    'svg.hashsalt': 'jdkd',  # Else each page has ids of its own.
-    'text.parse_math': False,  # Names are no formulas.
+    'svg.hashsalt': 'jdkd',  # The same ids in every page.
+    'text.parse_math': False,  # Names are not formulas.
 }
 _METADATA = ('Date', 'Creator', 'Format', 'Type')
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A drawing with its words.
+    """A rendered figure with its texts.
 
     Attributes:
-        name: Of its file.
-        title: What it is about.
-        caption: What it shows, for who has not seen one like it.
-        alt: Its main numbers, for who cannot see it.
+        name: Stem of its file.
+        title: Its title.
+        caption: Explanation for readers who are new to the method.
+        alt: Its main numbers, for screen readers.
         svg: An `<svg>` element.
         png: A PNG file.
     """
@@ -57,7 +54,7 @@ class Picture:
 
 
 def write(directory: pathlib.Path, drawn: Sequence[Picture]) -> None:
-    """Writes `<name>.png` of each picture, and removes those that an earlier report left."""
+    """Writes `<name>.png` of each picture and removes those of an earlier report."""
     directory.mkdir(exist_ok=True)
     for picture in drawn:
         with files.atomic_write(directory / f'{picture.name}.png', 'wb') as f:
@@ -66,17 +63,18 @@ def write(directory: pathlib.Path, drawn: Sequence[Picture]) -> None:
         left.unlink()
 
 
-def axes(rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure and its axes, one above the other."""
+def new_figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Makes a figure with axes one above the other."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8, 3.3 * rows))
         return figure, list(figure.subplots(rows, squeeze=False, sharex=True)[:, 0])
 
 
-def picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
+def render(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
+    """Renders a figure; see `Picture` for the texts."""
     svg, png = io.StringIO(), io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        # Without the time, and without the version of the library.
+        # Neither the time nor the version of the library.
         figure.savefig(svg, format='svg', metadata=dict.fromkeys(_METADATA))
         figure.savefig(png, format='png', metadata={'Software': None})
     text = svg.getvalue()
@@ -84,18 +82,14 @@ def picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Pi
 
 
 def label(text: str, run: str = '') -> str:
-    """What a legend calls something of a run; matplotlib hides labels that begin with `_`."""
+    """The label of a curve in the legend; matplotlib hides labels that begin with `_`."""
     text = f'{text}, {run}' if run else text
     return f' {text}' if text.startswith('_') else text
 
 
-def short(name: str) -> str:
-    """A name that leaves room for the drawing: of a long one, as of many fused, the ends."""
+def shorten(name: str) -> str:
+    """Elides the middle of a long name, as of many fused assistants."""
     return name if len(name) <= _LONGEST else f'{name[: _LONGEST - 16]}…{name[-15:]}'
-
-
-def plain(name: str) -> str:
-    return name.replace('_', ' ')
 
 
 def color(i: int) -> str:
@@ -103,7 +97,7 @@ def color(i: int) -> str:
 
 
 def marker(i: int) -> str:
-    """Beside a color: squares, then others, since colors come again; the student's is a circle."""
+    """The marker of curve i, which tells curves of one color apart; circles are the student's."""
     return MARKERS[1 + i // len(_COLORS) % (len(MARKERS) - 1)]
 
 

@@ -1,4 +1,4 @@
-"""Test queries on which two systems differ most, to be read."""
+"""Finds the test queries on which two systems differ most."""
 
 import dataclasses
 import pathlib
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from jdkd.corpus.collection import Collection
 from jdkd.retrieval import measures
 
-_EXAMPLES = 5  # Of wins, and of losses.
+_EXAMPLES = 5  # Wins, and as many losses.
 _LONGEST = 300  # Characters of a text.
 
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """A system and what is known of it, query by query; see `evaluate.Measured`."""
+    """Results of a system on the test split, query by query; see `measures.Measured`."""
 
     name: str
     per_query: Mapping[str, Mapping[str, float]]
@@ -21,12 +21,12 @@ class Tested:
 
 
 def load(directory: pathlib.Path, system: str, name: str | None = None) -> Tested:
-    """A system of a test stage.
+    """Loads the results of a system.
 
     Args:
-        directory: The stage.
-        system: Its name there.
-        name: What it is called; `system` by default.
+        directory: The test stage.
+        system: The system's name in it.
+        name: Name to show; `system` by default.
     """
     return Tested(
         name or system,
@@ -37,21 +37,21 @@ def load(directory: pathlib.Path, system: str, name: str | None = None) -> Teste
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A query, what it was measured at, and what was found; texts are cut.
+    """A query on which two systems differ; long texts are cut.
 
     Attributes:
-        query: Its text.
-        ours: The measure of the system that is looked at.
-        theirs: Of the one that it is compared with.
+        query: Text of the query.
+        ours: Measure of the first system.
+        theirs: Measure of the second.
         wanted: The judged passage of the highest grade, or the answers.
-        found: {system: the passage that it ranks first}, or '' where there is none.
+        top: {system: the passage it ranks first, '' if none}.
     """
 
     query: str
     ours: float
     theirs: float
     wanted: str
-    found: Mapping[str, str]
+    top: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Duel:
     """Two systems, query by query.
 
     Attributes:
-        ours: Name of the system that is looked at.
-        theirs: Of the one that it is compared with.
-        measure: What they are compared by.
+        ours: Name of the first system.
+        theirs: Name of the second.
+        measure: The measure of `differences`.
         differences: {query id: ours less theirs}.
-        wins: Where ours is better by most; of equal ones the first of the collection.
-        losses: Where it is worse by most.
+        wins: Queries on which ours is better by most; ties keep the collection's order.
+        losses: Queries on which it is worse by most.
     """
 
     ours: str
@@ -76,28 +76,24 @@ class Duel:
 
 
 def duel(
-    collection: Collection,
-    split: str,
-    measure: str,
-    ours: Tested,
-    theirs: Tested,
+    collection: Collection, split: str, measure: str, ours: Tested, theirs: Tested
 ) -> Duel | None:
-    """Compares two systems on the queries that both were measured on; None if there are none.
+    """Contrasts two systems on the queries that both were measured on; None if there are none.
 
     Args:
-        collection: Of the queries.
-        split: Of the queries.
-        measure: What they are compared by.
-        ours: The system that is looked at.
-        theirs: The one that it is compared with.
+        collection: Has the texts.
+        split: The test split.
+        measure: The measure to contrast.
+        ours: The first system.
+        theirs: The second.
     """
     our_values, their_values = ours.per_query, theirs.per_query
-    found = {
+    differences = {
         query_id: values[measure] - their_values[query_id][measure]
         for query_id, values in our_values.items()
         if measure in values and measure in their_values.get(query_id, ())
     }
-    if not found:
+    if not differences:
         return None
 
     def examples(query_ids):
@@ -107,20 +103,20 @@ def duel(
                 ours=our_values[query_id][measure],
                 theirs=their_values[query_id][measure],
                 wanted=_wanted(collection, split, query_id),
-                found={s.name: _passage(collection, s.first.get(query_id)) for s in (ours, theirs)},
+                top={s.name: _passage(collection, s.first.get(query_id)) for s in (ours, theirs)},
             )
             for query_id in query_ids
         ]
 
-    falling = sorted(found, key=lambda query_id: -found[query_id])[:_EXAMPLES]
-    rising = sorted(found, key=lambda query_id: found[query_id])[:_EXAMPLES]
+    falling = sorted(differences, key=lambda query_id: -differences[query_id])[:_EXAMPLES]
+    rising = sorted(differences, key=lambda query_id: differences[query_id])[:_EXAMPLES]
     return Duel(
         ours.name,
         theirs.name,
         measure,
-        found,
-        wins=examples(query_id for query_id in falling if found[query_id] > 0),
-        losses=examples(query_id for query_id in rising if found[query_id] < 0),
+        differences,
+        wins=examples(query_id for query_id in falling if differences[query_id] > 0),
+        losses=examples(query_id for query_id in rising if differences[query_id] < 0),
     )
 
 
@@ -137,7 +133,7 @@ def _passage(collection: Collection, passage_id: str | None) -> str:
 
 
 def _cut(text: str) -> str:
-    """The beginning of a text, on one line, without what a browser would obey."""
+    """The beginning of a text, on one line, without control characters."""
     text = ''.join(c if c.isprintable() else ' ' for c in text[: 4 * _LONGEST])
     text = ' '.join(text.split())
     return text if len(text) <= _LONGEST else f'{text[:_LONGEST].rstrip()} ...'

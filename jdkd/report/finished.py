@@ -1,4 +1,4 @@
-"""What a finished run left in its workdir, as pictures and comparisons need it."""
+"""Reads finished runs from their workdirs for pictures and comparisons."""
 
 import dataclasses
 import pathlib
@@ -19,10 +19,10 @@ class Finished:
     """A run that has reached its end.
 
     Attributes:
-        workdir: Where it is kept.
+        workdir: Its directory.
         config: Its config.
-        report: As in report.json.
-        records: Of the student's training, by step; see `metrics.read_series`.
+        report: Content of report.json.
+        records: Metrics of the student's training, by step; see `metrics.read_series`.
     """
 
     workdir: pathlib.Path
@@ -31,39 +31,40 @@ class Finished:
     records: Sequence[Mapping[str, float]]
 
 
-def of(workdir: pathlib.Path, config: ml_collections.FrozenConfigDict, report: Mapping) -> Finished:
-    """A run whose report is at hand."""
+def from_report(
+    workdir: pathlib.Path, config: ml_collections.FrozenConfigDict, report: Mapping
+) -> Finished:
+    """A finished run from its report."""
     return Finished(workdir, config, report, metrics.read_series(workdir, STUDENT))
 
 
 def read(workdir: pathlib.Path) -> Finished:
-    """A run as its workdir has it.
+    """Reads a finished run.
 
     Raises:
-        FileNotFoundError: if the workdir holds no run, or one that is not finished.
-        ValueError: if its config or what is read of it is damaged, of another version, or of
-            measurements alone.
+        FileNotFoundError: if the workdir holds no run, or an unfinished one.
+        ValueError: if its files are damaged or of another version, or it holds a zero-shot
+            evaluation.
     """
     config, report = configs.load(workdir), read_report(workdir)
     if 'teacher_eval' not in report:
         raise ValueError(
-            f'{workdir / FILE} is not of a training, or of an older jdkd; name the workdir of '
-            '--mode train, and give its command once more with --update if it is older.'
+            f'{workdir / FILE} is not of a training, or of an older jdkd; give the workdir of a '
+            'training run, and run its command again with --update if it is older.'
         )
     for stage in ('collection', 'test'):
         if stages.read_manifest(workdir / stage) is None:
             raise FileNotFoundError(
-                f'{workdir / stage} is not there; give the command of the run once more, which '
-                'makes it anew.'
+                f'{workdir / stage} is not there; run the same command again, which makes it anew.'
             )
-    return of(workdir, config, report)
+    return from_report(workdir, config, report)
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:
-    """The report of a finished run.
+    """Reads the report of a finished run.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the run has none yet.
     """
     path = workdir / FILE
     if not path.exists():

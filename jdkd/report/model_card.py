@@ -1,4 +1,4 @@
-"""Encoders of a run for others: a directory with a model card, and from there to the hub."""
+"""Exports encoders of a run with a model card."""
 
 import json
 import pathlib
@@ -13,16 +13,20 @@ from jdkd.systems.encoders import Encoder
 
 
 def write(
-    run: Run, name: str, encoder: Encoder, found: Mapping, directory: pathlib.Path | None = None
+    run: Run,
+    name: str,
+    encoder: Encoder,
+    report: Mapping,
+    directory: str | pathlib.Path | None = None,
 ) -> pathlib.Path:
     """Exports an encoder of a run, on process 0; see `export.export_sentence_transformer`.
 
     Args:
         run: The run.
         name: 'student' or the name of a system.
-        encoder: With its trained parameters.
-        found: The run's report, whose table goes into the model card.
-        directory: Where to; None for `<workdir>/student` or `<workdir>/exported/<name>`.
+        encoder: The encoder with its trained parameters.
+        report: The run's report, whose table goes into the model card.
+        directory: Target; None for `<workdir>/student` or `<workdir>/exported/<name>`.
 
     Returns:
         The directory.
@@ -42,14 +46,14 @@ def write(
         params=encoder.params,
         tokenizer_dir=encoder.tokenizer.directory,
         max_length=length,
-        model_card=model_card(run, name, encoder, found),
+        model_card=model_card(run, name, encoder, report),
         **prompts,
     )
     return directory
 
 
-def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
-    """README.md of an export: what it is, what it was measured at, how to load it."""
+def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
+    """README.md of an export: the model, its measures, how to load it."""
     spec, transformer = encoder.spec, encoder.model.transformer
     is_pairs = spec.kind == 'cross_encoder'
     kind = 'cross-encoder' if is_pairs else 'dual-encoder'
@@ -61,7 +65,7 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
         'base_model': None if pathlib.Path(spec.weights).expanduser().is_dir() else spec.weights,
         'license': encoder.source.license,
     }
-    # JSON is YAML in which no value can pass for more than one.
+    # JSON is YAML, and its quoting keeps each value one value.
     front = '\n'.join(f'{key}: {json.dumps(value)}' for key, value in meta.items() if value)
     title = 'Re-ranker' if is_pairs else 'Dense retriever'
     prefixes = ''
@@ -85,8 +89,8 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
         'tokens.'
     )
     measured = (
-        f'Measured on {found["collection"]["queries"][run.test.split]} test queries over '
-        f'{found["collection"]["passages"]} passages, times 100. `teacher_rerank` is the teacher, '
+        f'Measured on {report["collection"]["queries"][run.test.split]} test queries over '
+        f'{report["collection"]["passages"]} passages, times 100. `teacher_rerank` is the teacher, '
         f'{" + ".join(run.config.teacher.members)}, re-ranking the top passages of '
         f'{run.config.first_stage}:'
     )
@@ -95,11 +99,11 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
         f'| {f"**{system}**" if system == name else system} | '
         + ' | '.join(f'{100 * values[m]:.1f}' for m in measures)
         + ' |'
-        for system, values in found['test'].items()
+        for system, values in report['test'].items()
     )
 
     def fill(text):
-        # Nothing is broken inside code: its rest would begin a line, where markup may begin.
+        # Code is not broken: its rest would begin a line, where markup may begin.
         parts = re.split('(`.*?`)', text)
         parts[1::2] = [code.replace(' ', '\0') for code in parts[1::2]]
         text = textwrap.fill(''.join(parts), 100, break_long_words=False, break_on_hyphens=False)
@@ -123,13 +127,13 @@ def model_card(run: Run, name: str, encoder: Encoder, found: Mapping) -> str:
 |---{'|---' * len(measures)}|
 {rows}
 
-- config sha256: {found['config_sha256']}
-- collection sha256: {found['collection']['sha256']}
+- config sha256: {report['config_sha256']}
+- collection sha256: {report['collection']['sha256']}
 """
 
 
 def _code(text: str) -> str:
-    """Text from elsewhere for a model card: as code, in which there is no HTML and no markup."""
+    """Foreign text as inline code, in which neither HTML nor markup is active."""
     return '`' + ''.join(c if c.isprintable() else ' ' for c in text).replace('`', "'") + '`'
 
 

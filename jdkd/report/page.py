@@ -1,4 +1,4 @@
-"""HTML pages that need nothing beside themselves; all text from a run is escaped."""
+"""Self-contained HTML pages; all text from a run is escaped."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ summary{cursor:pointer;margin:.5rem 0}
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """A page of parts, which are HTML."""
+    """A page from parts that are HTML."""
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -43,11 +43,11 @@ def listing(items: Sequence[str]) -> str:
 
 
 def table(rows: Mapping[str, Mapping[str, str]], *, words: bool = False) -> str:
-    """Rows of cells by column; the first row has all columns.
+    """A table; the first row has all columns.
 
     Args:
         rows: {name: {column: cell}}.
-        words: Whether cells are texts, and not numbers.
+        words: Whether cells hold texts instead of numbers.
     """
     columns = list(next(iter(rows.values())))
     head = ''.join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
@@ -62,18 +62,18 @@ def table(rows: Mapping[str, Mapping[str, str]], *, words: bool = False) -> str:
 
 
 def picture(drawn: Picture) -> str:
-    """A picture, with its title and caption below it."""
+    """A picture with its title and caption below."""
     label = html.escape(f'{drawn.title}. {drawn.alt}')
     words = f'<b>{html.escape(drawn.title)}.</b> {html.escape(drawn.caption)}'
     svg = drawn.svg.replace('<svg', f'<svg role="img" aria-label="{label}"', 1)
     return f'<figure>{svg}<figcaption>{words}</figcaption></figure>'
 
 
-def duel(found: Duel) -> str:
-    """Queries on which two systems differ most, folded up."""
+def duel(duel: Duel) -> str:
+    """Queries on which two systems differ most, collapsed."""
     return ''.join(
-        _examples(f'{found.ours} {how} than {found.theirs}', found, examples)
-        for how, examples in (('better', found.wins), ('worse', found.losses))
+        _examples(f'{duel.ours} {how} than {duel.theirs}', duel, examples)
+        for how, examples in (('better', duel.wins), ('worse', duel.losses))
     )
 
 
@@ -85,7 +85,7 @@ def _examples(title: str, duel: Duel, examples: Sequence[Example]) -> str:
         cells = {
             duel.measure: f'{duel.ours} {example.ours:.2f}, {duel.theirs} {example.theirs:.2f}',
             'wanted': example.wanted,
-            **{f'first of {name}': text for name, text in example.found.items()},
+            **{f'first of {name}': text for name, text in example.top.items()},
         }
         lines = ''.join(
             f'<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>'

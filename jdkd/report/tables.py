@@ -1,16 +1,16 @@
-"""Measures and differences as cells, and cells as text tables."""
+"""Formats measures and differences as table cells, and cells as text tables."""
 
 from collections.abc import Mapping
 
 
 def measures_table(test: Mapping[str, Mapping[str, float]]) -> str:
-    """The test measures as a text table, times 100, by the first of them, the student last."""
+    """Text table of test measures, times 100, sorted by the first one, with the student last."""
     order = sorted(test, key=lambda name: (name == 'student', next(iter(test[name].values()), 0)))
     return table(percents({name: test[name] for name in order}))
 
 
 def percents(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, str]]:
-    """Measures as cells of a table."""
+    """Formats measures as cells, times 100."""
     return {
         name: {column: f'{100 * value:.1f}' for column, value in values.items()}
         for name, values in rows.items()
@@ -18,15 +18,15 @@ def percents(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, str
 
 
 def differences(significance: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, str]]:
-    """Differences and the p of their t-test as cells of a table: `+1.2 (p = 0.034)`."""
+    """Formats differences, times 100, with the p of their t-test: `+1.2 (p = 0.034)`."""
     return {
-        name: {column: _difference(found) for column, found in values.items()}
+        name: {column: _difference(test) for column, test in values.items()}
         for name, values in significance.items()
     }
 
 
 def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
-    """Rows of cells by column as a text table; the first row has all columns."""
+    """Text table of `{row: {column: cell}}`; the first row has all columns."""
     columns = list(next(iter(rows.values())))
     first = max(map(len, [corner, *rows]))
     widths = {c: max(8, len(c), *(len(r.get(c, '')) for r in rows.values())) for c in columns}
@@ -38,9 +38,9 @@ def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
 
 
 def p_value(p: float | None) -> str:
-    """What a test says."""
+    """Formats the p value of a test."""
     return 'p unknown' if p is None else 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
 
 
-def _difference(found: Mapping) -> str:
-    return f'{100 * found["difference"]:+.1f} ({p_value(found["p"])})'
+def _difference(test: Mapping) -> str:
+    return f'{100 * test["difference"]:+.1f} ({p_value(test["p"])})'

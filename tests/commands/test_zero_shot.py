@@ -11,12 +11,9 @@ import pytrec_eval
 from configs import eval as eval_config
 from jdkd import config as configs
 from jdkd.commands import zero_shot
-from jdkd.corpus import importing
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import encode
-from jdkd.run import Run
-from jdkd.runtime import mesh
 from tests.helpers import toy
 
 DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
@@ -31,13 +28,9 @@ def resolved(directory, *collections, **overrides):
     return configs.resolve(c)
 
 
-def open_run(config, workdir):
-    return Run(config, workdir, mesh.make_mesh(), importing.import_collection(config, workdir))
-
-
 def evaluate(workdir, *args, against=None, **overrides):
     workdir.mkdir(exist_ok=True)
-    return zero_shot.evaluate(resolved(*args, **overrides), workdir, open_run, against)
+    return zero_shot.evaluate(resolved(*args, **overrides), workdir, against)
 
 
 def read_run(path):

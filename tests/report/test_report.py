@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from jdkd import config as configs
-from jdkd import report
 from jdkd.commands import compare
 from jdkd.corpus import building, importing, storage
 from jdkd.corpus.sources import registry
-from jdkd.report import drawing, examples, finished, page, pictures, tables
+from jdkd.report import drawing, examples, finished, page, pictures, run_report, tables
 from jdkd.retrieval import measures
 from jdkd.runtime import metrics, stages
 from tests.helpers import toy
@@ -24,16 +23,16 @@ SCRIPT = '</h1><script>alert("1")</script>'
 MEASURED = {'MRR@10': 0.5}
 
 
-def found(difference, p):
+def paired_test(difference, p):
     return {'difference': difference, 'p': p, 'wins': 0, 'ties': 0, 'losses': 0}
 
 
 def test_differences_say_how_sure_they_are():
-    rows = {'bm25': {'MRR@10': found(0.0123, 0.0405), 'R@100': found(-0.2, 1e-9)}}
+    rows = {'bm25': {'MRR@10': paired_test(0.0123, 0.0405), 'R@100': paired_test(-0.2, 1e-9)}}
     assert tables.differences(rows) == {
         'bm25': {'MRR@10': '+1.2 (p = 0.041)', 'R@100': '-20.0 (p < 0.001)'}
     }
-    assert tables.differences({'x': {'m': found(0.5, None)}})['x']['m'] == '+50.0 (p unknown)'
+    assert tables.differences({'x': {'m': paired_test(0.5, None)}})['x']['m'] == '+50.0 (p unknown)'
 
 
 def test_columns_are_as_wide_as_their_cells():
@@ -63,7 +62,7 @@ def test_windows_of_selection_are_what_shares_so_far_say():
         {'step': 7, 'selected/a': 1.0, 'selected/a+b': 0.0},
         {'step': 8, 'selected/a': 0.75, 'selected/a+b': 0.25},
     ]
-    edges, shares = pictures.selection(records, 4)
+    edges, shares = pictures.selection_windows(records, 4)
     np.testing.assert_array_equal(edges, [0, 2, 4, 7, 8])
     np.testing.assert_allclose(shares['a'], [0, 1, 1, 0])
     np.testing.assert_allclose(shares['a+b'], [1, 0, 0, 1])
@@ -74,7 +73,7 @@ def test_windows_begin_with_the_records():
         {'step': 6, 'selected/a': 0.5, 'selected/b': 0.5},
         {'step': 8, 'selected/a': 0.25, 'selected/b': 0.75},
     ]
-    edges, shares = pictures.selection(records, 4)
+    edges, shares = pictures.selection_windows(records, 4)
     np.testing.assert_array_equal(edges, [4, 6, 8])
     np.testing.assert_allclose(shares['a'], [0.5, 0])
 
@@ -82,10 +81,10 @@ def test_windows_begin_with_the_records():
 def test_many_windows_of_selection_are_put_together(monkeypatch):
     monkeypatch.setattr(pictures, '_WINDOWS', 2)
     records = [{'step': s, 'selected/a': 1 / s, 'selected/b': 1 - 1 / s} for s in range(1, 9)]
-    edges, shares = pictures.selection(records, 8)
+    edges, shares = pictures.selection_windows(records, 8)
     np.testing.assert_array_equal(edges, [0, 4, 8])  # a in the first step alone
     np.testing.assert_allclose(shares['a'], [0.25, 0], atol=1e-9)
-    assert pictures.selection([{'step': 1, 'loss': 2.0}], 8)[1] == {}
+    assert pictures.selection_windows([{'step': 1, 'loss': 2.0}], 8)[1] == {}
 
 
 def collection(tmp_path) -> importing.Collection:
@@ -109,11 +108,11 @@ def test_a_duel_shows_where_two_systems_differ_most(tmp_path):
     np.testing.assert_allclose(list(duel.differences.values()), [0.8, 0.25, 0, -0.8])
     assert [e.query for e in duel.wins] == [texts.queries['test'][q] for q in queries[:2]]
     assert [(e.ours, e.theirs) for e in duel.losses] == [(0.2, 1.0)]
-    assert duel.wins[0].found == {'ours': texts.passages[3], 'theirs': ''}
+    assert duel.wins[0].top == {'ours': texts.passages[3], 'theirs': ''}
     grades = texts.qrels['test'][queries[0]]
     assert duel.wins[0].wanted == texts.passages[texts.id_index[max(grades, key=grades.get)]]
     assert examples.duel(texts, 'test', 'MRR@10', ours, system('theirs', {})) is None
-    drawn = pictures.duels([duel])
+    drawn = pictures.draw_duels([duel])
     assert drawn.alt == 'ours less theirs: 2 better, 1 equal, 1 worse'
 
 
@@ -135,9 +134,9 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
         },
         'eval_loss': {'loss': value, 'loss/teacher': value},
     }
-    told = {
+    report = {
         'test': {name: measured, 'student': measured},
-        'significance': {name: {'MRR@10': found(0.1, 0.5)}},
+        'significance': {name: {'MRR@10': paired_test(0.1, 0.5)}},
         'warnings': [{'message': name, 'round': 0}],
         'rounds': [r, r],
         'teacher_eval': measured,
@@ -153,12 +152,12 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
         | {'kept_share': 0.5, 'threshold': 0.1}
         for step in range(1, 9)
     ]
-    return finished.Finished(workdir, config, told, records)
+    return finished.Finished(workdir, config, report, records)
 
 
 def drawings(runs):
     r = next(iter(runs.values())).report['rounds'][0]
-    return [*pictures.of_runs(runs), pictures.histogram(0, r['score_histogram'])]
+    return [*pictures.draw_training(runs), pictures.draw_histogram(0, r['score_histogram'])]
 
 
 def test_pictures_are_the_same_bytes_each_time_and_say_their_numbers(tmp_path):
@@ -177,16 +176,16 @@ def test_pictures_are_the_same_bytes_each_time_and_say_their_numbers(tmp_path):
 
 def test_a_run_whose_metrics_are_lost_has_no_curves():
     run = dataclasses.replace(finished_run(), records=[])
-    assert [p.name for p in pictures.of_runs({'': run})] == ['rounds']
+    assert [p.name for p in pictures.draw_training({'': run})] == ['rounds']
 
 
 def test_the_report_shows_markup_and_does_not_hold_it():
     run = finished_run(name=SCRIPT)
     example = examples.Example(SCRIPT, 1.0, 0.0, SCRIPT, {SCRIPT: SCRIPT})
     duel = examples.Duel(SCRIPT, SCRIPT, 'MRR@10', {SCRIPT: 1.0}, [example], [])
-    drawn = [*drawings({SCRIPT: run}), *drawings({'': run}), pictures.duels([duel])]
+    drawn = [*drawings({SCRIPT: run}), *drawings({'': run}), pictures.draw_duels([duel])]
     drawn += [dataclasses.replace(drawn[-2], name='scores_01')]
-    text = report._page(run, {p.name: page.picture(p) for p in drawn}, [duel])
+    text = run_report.render(run, {p.name: page.picture(p) for p in drawn}, [duel])
     assert '<script' not in text and text.count(html.escape(SCRIPT)) >= 20
     # Nothing is fetched: all links stay inside the page.
     assert not re.search(r'(src|href)\s*=\s*"(?!#)|url\((?!#)|@import', text)
@@ -222,16 +221,16 @@ def test_what_differs_in_pictures_of_two_runs_is_told_apart():
     rounds = [{**r, **told} for r in b.report['rounds']]
     config = ml_collections.FrozenConfigDict({**b.config.to_dict(), 'compare': 'nDCG@10'})
     b = dataclasses.replace(b, config=config, report={**b.report, 'rounds': rounds})
-    drawn = pictures.by_round({'a': a, 'b': b})
+    drawn = pictures.draw_rounds({'a': a, 'b': b})
     assert 'student (MRR@10), a: 50.0 at the start' in drawn.alt
     assert 'student (nDCG@10), b: 12.5 at the start, 25.0 after round 0' in drawn.alt
 
 
 def test_a_legend_stays_legible():
-    assert drawing.short('bm25+minilm') == 'bm25+minilm'
+    assert drawing.shorten('bm25+minilm') == 'bm25+minilm'
     many = '+'.join(f'retriever_{i:02d}' for i in range(12))
-    assert drawing.short(many).startswith('retriever_00+') and len(drawing.short(many)) == 60
-    assert drawing.short(many).endswith('+retriever_11')
+    assert drawing.shorten(many).startswith('retriever_00+') and len(drawing.shorten(many)) == 60
+    assert drawing.shorten(many).endswith('+retriever_11')
     looks = [(drawing.color(i), drawing.marker(i)) for i in range(30)]
     assert len(set(looks)) == 30 and 'o' not in {mark for _, mark in looks}
 
@@ -239,7 +238,7 @@ def test_a_legend_stays_legible():
 def test_two_runs_are_compared_on_one_page(tmp_path, capsys):
     ours = keep(tmp_path / 'a/w', value=0.6, per_query=(1.0, 1.0, 0.5, 0.0))
     theirs = keep(tmp_path / 'b/w')
-    directory = compare.compare(ours, theirs)
+    directory = compare.write_comparison(ours, theirs)
     assert directory == ours / 'compared/b_w'
     said = json.loads((directory / 'report.json').read_text())
     assert said['config'] == {'value': [0.6, 0.5]} and said['common_queries'] == 4
@@ -253,27 +252,27 @@ def test_two_runs_are_compared_on_one_page(tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert 'student, a_w' in printed and str(directory / 'report.html') in printed
-    elsewhere = compare.compare(ours, theirs, tmp_path / 'out')
+    elsewhere = compare.write_comparison(ours, theirs, tmp_path / 'out')
     assert (elsewhere / 'report.html').read_text() == shown
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     ours = keep(tmp_path / 'ours')
     with pytest.raises(ValueError, match='the collections differ: .* in .*ours and .*other'):
-        compare.compare(ours, keep(tmp_path / 'other', seed=1))
-    with pytest.raises(ValueError, match='queries of which none is the same'):
-        compare.compare(ours, keep(tmp_path / 'split', test_split='train'))
+        compare.write_comparison(ours, keep(tmp_path / 'other', seed=1))
+    with pytest.raises(ValueError, match='disjoint sets of queries'):
+        compare.write_comparison(ours, keep(tmp_path / 'split', test_split='train'))
     with pytest.raises(ValueError, match='are the same run'):
-        compare.compare(ours, tmp_path / 'other/../ours')
+        compare.write_comparison(ours, tmp_path / 'other/../ours')
     with pytest.raises(FileNotFoundError, match='holds no run'):
-        compare.compare(ours, tmp_path / 'nothing')
+        compare.write_comparison(ours, tmp_path / 'nothing')
     (ours / 'test/student.per_query.json').write_text('{}')
     stages._verified.clear()  # As in another process.
     with pytest.raises(stages.DamagedError, match='is damaged'):
-        compare.compare(ours, tmp_path / 'split')
+        compare.write_comparison(ours, tmp_path / 'split')
     (ours / finished.FILE).write_text('{"test": {}}')
     with pytest.raises(ValueError, match='is not of a training'):
-        compare.compare(ours, tmp_path / 'split')
+        compare.write_comparison(ours, tmp_path / 'split')
     (ours / finished.FILE).unlink()
     with pytest.raises(FileNotFoundError, match='run --mode train'):
-        compare.compare(ours, tmp_path / 'split')
+        compare.write_comparison(ours, tmp_path / 'split')

@@ -1,0 +1,22 @@
+"""`jdkd plan`: what a run needs of devices, time, disk and memory."""
+
+import pathlib
+
+import ml_collections
+
+from jdkd import validation
+from jdkd.planning import plan as planning
+
+
+def plan(
+    config: ml_collections.FrozenConfigDict, topology: str, workdir: pathlib.Path | None
+) -> None:
+    """Prints the plan of a run; see `planning.make_plan`.
+
+    Args:
+        config: The run's config, resolved.
+        topology: For example `v5e:2x4`, or `local`.
+        workdir: Receives plan.json; None to write nothing.
+    """
+    validation.validate(config)
+    print(planning.format_plan(planning.make_plan(config, topology, workdir)))

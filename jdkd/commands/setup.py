@@ -1,0 +1,112 @@
+"""What commands share: finding a config, holding a workdir, opening a run."""
+
+import contextlib
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+import ml_collections
+
+from jdkd import config as configs
+from jdkd.corpus import importing
+from jdkd.corpus.collection import Collection
+from jdkd.run import Run
+from jdkd.runtime import distributed, files, interrupts, lock
+from jdkd.runtime import mesh as meshes
+
+_NO_SPACE = 2**20  # Bytes below which a disk counts as full.
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+def find_config(name: str) -> str:
+    """Completes the name of a packaged config, such as `mta4dpr:tiny`, to its path.
+
+    Args:
+        name: A config file or the bare name of a packaged one, with an argument after a colon.
+
+    Returns:
+        `name` itself unless it is the bare name of a packaged config.
+    """
+    file, colon, argument = name.partition(':')
+    if re.fullmatch(r'\w+', file) and not pathlib.Path(file).is_file():
+        # Installed, or in a checkout.
+        for directory in (_PACKAGE / 'configs', _PACKAGE.parent / 'configs'):
+            if (path := directory / f'{file}.py').is_file():
+                return f'{path}{colon}{argument}'
+    return name
+
+
+def load_config(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:
+    """The config of a training run.
+
+    Raises:
+        FileNotFoundError: if the workdir holds no run.
+        ValueError: if it holds measurements of a checkpoint instead.
+    """
+    config = configs.load(workdir)
+    if 'collections' in config:
+        raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
+    return config
+
+
+@contextlib.contextmanager
+def hold_workdir(
+    workdir: pathlib.Path,
+    config: ml_collections.FrozenConfigDict | None = None,
+    *,
+    update: bool = False,
+    exit_on_signals: bool = True,
+) -> Iterator[None]:
+    """Holds the workdir's lock; process 0 takes it for all processes.
+
+    Args:
+        workdir: The directory, made if need be.
+        config: Saved as config.json, or compared with the one there; None to leave that alone.
+        update: Whether what was made from another config may be replaced.
+        exit_on_signals: Whether SIGTERM and Ctrl-C end the process; see `interrupts`.
+
+    Raises:
+        RuntimeError: if another process holds the workdir.
+        ValueError: if the workdir belongs to a run of another config.
+        OSError: if it cannot be written, or the disk is full.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def hold():
+            stack.enter_context(lock.hold(workdir, update=update))
+            if config is not None:
+                configs.save(workdir, config)
+
+        try:
+            if exit_on_signals:
+                stack.enter_context(interrupts.handle_signals())
+            distributed.from_primary(hold, 'the workdir', writes=[workdir / configs.FILE])
+            yield
+        except Exception as e:
+            # Some libraries only say that writing failed.
+            is_full = isinstance(e, RuntimeError) and shutil.disk_usage(workdir).free < _NO_SPACE
+            if not (is_full or files.is_disk_full(e)):
+                raise
+            raise OSError(
+                f'the disk is full ({e}); free some space and run the same command again: it '
+                f'resumes from the finished work in {workdir}.'
+            ) from e
+        distributed.barrier('the end')
+
+
+def open_run(
+    config: ml_collections.FrozenConfigDict,
+    workdir: pathlib.Path,
+    collect: Callable[..., Collection] = importing.load_collection,
+) -> Run:
+    """Opens a run on the mesh of its config.
+
+    Args:
+        config: The run's config, resolved.
+        workdir: Its workdir.
+        collect: `importing.load_collection`, or `importing.import_collection` to keep all splits.
+    """
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    workdir = workdir.absolute()
+    return Run(config, workdir, mesh, collect(config, workdir))

@@ -1,0 +1,163 @@
+"""Writes the report of a training run: report.json, report.html, pictures and a table."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from absl import logging
+
+from jdkd import config as configs
+from jdkd import diagnostics
+from jdkd.report import drawing, examples, finished, page, pictures, tables
+from jdkd.report.examples import Duel
+from jdkd.report.finished import Finished
+from jdkd.run import STUDENT, Run
+from jdkd.runtime import distributed, files, stages
+
+TEACHER = 'teacher_rerank'
+_ROUND_FIELDS = (
+    'student',
+    'assistants',
+    'references',
+    'selected',
+    'replaced',
+    'hard_queries',
+    'score_histogram',
+    'one_hot',
+    'mean_cosine',
+    'teacher',
+    'scales',
+    'eval_loss',
+)
+
+
+def write(
+    run: Run,
+    *,
+    test: Mapping[str, Mapping[str, float]],
+    significance: Mapping[str, Mapping[str, Mapping]],
+    teacher_eval: Mapping[str, float],
+    rounds: Sequence[Mapping],
+    warnings: Sequence[diagnostics.RunWarning],
+) -> dict:
+    """Writes report.json, report.html and pictures/, and logs the table.
+
+    Args:
+        run: The run, with a finished stage `test`.
+        test: {system: {measure: value}} on the test split.
+        significance: {system: {measure: test of the student's difference}}; see
+            `significance.compare`.
+        teacher_eval: {measure: value} of the teacher on D_eval, re-ranking the first stage.
+        rounds: One entry per round; see `_ROUND_FIELDS`.
+        warnings: Warnings of all rounds.
+
+    Returns:
+        The report.
+    """
+    report = {
+        'test': test,
+        'significance': significance,
+        'warnings': list(warnings),
+        'rounds': [{key: r[key] for key in _ROUND_FIELDS} for r in rounds],
+        'teacher_eval': teacher_eval,
+        'config_sha256': configs.digest(run.config),
+        'collection': {
+            'name': run.collection.name,
+            'passages': len(run.collection),
+            'queries': {q.split: len(q) for q in (run.train, run.held_out, run.test)},
+            'unlabelled': int((~run.train.is_labelled).sum()),
+            'sha256': run.collection.fingerprint,
+        },
+        'wall_seconds': stages.read_seconds(run.workdir),
+    }
+    if not distributed.is_primary():
+        return report
+    stages.write_json(run.workdir / finished.FILE, report)
+    done = finished.from_report(run.workdir, run.config, report)
+    duels = _duels(run, done)
+    drawn = [
+        *pictures.draw_training({'': done}),
+        *([pictures.draw_duels(duels)] if duels else []),
+        *(pictures.draw_histogram(i, r['score_histogram']) for i, r in enumerate(report['rounds'])),
+    ]
+    with files.atomic_write(run.workdir / 'report.html') as f:
+        f.write(render(done, {p.name: page.picture(p) for p in drawn}, duels))
+    drawing.write(run.workdir / 'pictures', drawn)
+    difference = tables.table(tables.differences(significance), 'student less')
+    shown = f'{tables.measures_table(test)}\n\n{difference}'
+    if warnings:
+        shown += '\n\nwarnings\n' + '\n'.join(diagnostics.lines(warnings))
+    logging.info('test queries of %s\n%s', run.collection.name, shown)
+    return report
+
+
+def _duels(run: Run, done: Finished) -> list[Duel]:
+    """The student against the first stage, the teacher and the best assistant on D_eval."""
+    config, directory = run.config, run.workdir / 'test'
+    pool = done.report['rounds'][0]['assistants']
+    best = max(pool, key=lambda name: pool[name][config.compare], default=config.first_stage)
+    ours = examples.load(directory, STUDENT)
+    duels = [
+        examples.duel(
+            run.collection, run.test.split, config.compare, ours, examples.load(directory, name)
+        )
+        for name in dict.fromkeys([config.first_stage, TEACHER, best])
+    ]
+    return [duel for duel in duels if duel]
+
+
+def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> str:
+    """Renders the page of a run.
+
+    Args:
+        done: The run.
+        drawn: {name of a picture: its HTML}.
+        duels: Comparisons of the student with other systems.
+    """
+    report = done.report
+    collection = report['collection']
+    queries = ', '.join(f'{n} {split}' for split, n in collection['queries'].items())
+    return page.document(
+        collection['name'],
+        [
+            page.paragraph(
+                f'{collection["passages"]} passages; queries: {queries}; '
+                f'{collection["unlabelled"]} train queries have no label. Measures of the test '
+                f'queries, times 100; {TEACHER} is the teacher, re-ranking the top passages of '
+                f'{done.config.first_stage}.'
+            ),
+            page.table(tables.percents(report['test'])),
+            page.paragraph('The student less other systems; paired t-test over the queries.'),
+            page.table(tables.differences(report['significance'])),
+            *_warnings(report['warnings']),
+            *_pictures(drawn, 'rounds', 'queries'),
+            *map(page.duel, duels),
+            *_pictures(drawn, 'loss', 'selected', 'self_paced'),
+            *itertools.chain.from_iterable(
+                _round(i, r, drawn) for i, r in enumerate(report['rounds'])
+            ),
+            page.heading('Seconds by stage'),
+            page.paragraph('Of the call that finished each stage, without interrupted ones.'),
+            page.table({k: {'seconds': f'{v:.1f}'} for k, v in report['wall_seconds'].items()}),
+        ],
+    )
+
+
+def _round(i: int, r: Mapping, drawn: Mapping[str, str]) -> Iterator[str]:
+    yield page.heading(f'Round {i}')
+    yield page.paragraph('Measures on D_eval, times 100.')
+    yield page.table(tables.percents({STUDENT: r['student'], **r['assistants']}))
+    chosen = ', '.join(f'{n} {100 * s:.0f}%' for n, s in r['selected'].items() if s)
+    yield page.paragraph(
+        f'Selected assistants: {chosen or "none"}. Replaced: {r["replaced"] or "none"}. Train '
+        f'queries that the student gets wrong: {r["hard_queries"]}.'
+    )
+    yield drawn[f'scores_{i:02d}']
+
+
+def _pictures(drawn: Mapping[str, str], *names: str) -> Iterator[str]:
+    """HTML of the pictures among these names that were drawn."""
+    return (drawn[name] for name in names if name in drawn)
+
+
+def _warnings(warnings: Sequence[diagnostics.RunWarning]) -> list[str]:
+    return [page.heading('Warnings'), page.listing(diagnostics.lines(warnings))] if warnings else []

@@ -1,0 +1,174 @@
+"""Loads a dual-encoder and searches texts with it, in a notebook or a program."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jdkd.models import dual_encoder, pretrained, weights
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.retrieval import encode, index
+from jdkd.runtime import mesh as meshes
+from jdkd.systems import loading
+from jdkd.tokens.tokenizer import Tokenizer, load_tokenizer
+
+Kind = Literal['query', 'passage']
+_CHUNK = 65_536  # Texts that are tokenised at once, to bound memory.
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A passage that a search returns.
+
+    Attributes:
+        row: Its position among the indexed passages.
+        score: Inner product of its embedding with the query's.
+        passage: Its text.
+    """
+
+    row: int
+    score: float
+    passage: str
+
+
+@dataclasses.dataclass(eq=False)
+class Retriever:
+    """A dual-encoder that embeds, scores and searches texts; `load` makes one.
+
+    Prompts are added before queries and passages, and texts are cut to the length, that the
+    checkpoint states.
+
+    Attributes:
+        model: Flax module; `model.apply({'params': ...}, tokens)` gives embeddings.
+        params: Its parameters, on the devices.
+        tokenizer: Its tokenizer.
+        prompts: Text that is put before each query and each passage.
+        max_length: Tokens of the longest text; more are cut off.
+        mesh: Devices that compute.
+
+    >>> retriever = jdkd.load(directory)
+    >>> retriever.index(['the red cat', 'a dog sleeps', 'birds sing'])
+    Retriever(3 passages)
+    >>> hits = retriever.search('red cat', k=2)
+    >>> [hit.row for hit in hits], hits[0].passage
+    ([0, 1], 'the red cat')
+    >>> retriever.encode(['red cat'], kind='query').shape
+    (1, 8)
+    """
+
+    model: DualEncoder
+    params: Any
+    tokenizer: Tokenizer
+    prompts: dict[Kind, str]
+    max_length: int
+    mesh: Mesh
+    _passages: Sequence[str] = ()
+    _embeddings: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return f'Retriever({len(self._passages)} passages)'
+
+    def encode(self, texts: Sequence[str], *, kind: Kind = 'passage') -> np.ndarray:
+        """Embeds texts.
+
+        Args:
+            texts: Queries or passages.
+            kind: 'query' or 'passage', which decides the prompt and, of untied towers, the tower.
+
+        Returns:
+            `[n, dim]` float32.
+
+        Raises:
+            TypeError: if `texts` is a single string.
+            ValueError: if there are none, or `kind` is neither.
+        """
+        if isinstance(texts, str):
+            raise TypeError(f'encode takes a list of texts; give [{texts!r}].')
+        if kind not in self.prompts:
+            raise ValueError(f"kind={kind!r} is not supported; use 'query' or 'passage'.")
+        if not len(texts):
+            raise ValueError('there is nothing to encode; give at least one text.')
+        params = dual_encoder.tower(self.params, kind)
+        embeddings = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = [self.prompts[kind] + text for text in texts[start : start + _CHUNK]]
+            tokens = self.tokenizer.encode(chunk, self.max_length)
+            embeddings.append(
+                encode.embed(self.model, params, tokens, mesh=self.mesh, desc='encode')
+            )
+        return np.concatenate(embeddings)
+
+    def score(self, query: str, passages: Sequence[str]) -> np.ndarray:
+        """Scores passages for a query: `[n]` float32, higher is more relevant."""
+        return self.encode(passages) @ self.encode([query], kind='query')[0]
+
+    def index(self, passages: Sequence[str]) -> Self:
+        """Embeds the passages that `search` searches; replaces those indexed before.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if not len(passages):
+            raise ValueError('there is nothing to index; give at least one passage.')
+        self._embeddings, self._passages = self.encode(passages), passages
+        return self
+
+    def search(self, query: str, k: int = 10) -> list[Hit]:
+        """Finds the best passages for a query by exact search on the device.
+
+        Args:
+            query: A question or keywords.
+            k: Passages to return; fewer if fewer are indexed.
+
+        Returns:
+            Passages, best first; of equal scores, the one indexed first.
+
+        Raises:
+            ValueError: if nothing is indexed, or k is not positive.
+        """
+        if self._embeddings is None:
+            raise ValueError('there is nothing to search; call index(passages) first.')
+        if k < 1:
+            raise ValueError(f'k={k} must be at least 1.')
+        ranking = index.exact_search(self.encode([query], kind='query'), self._embeddings, k)
+        return [
+            Hit(int(row), float(score), self._passages[row])
+            for row, score in zip(ranking.passages[0], ranking.scores[0], strict=True)
+        ]
+
+
+def load(source: str | os.PathLike[str], *, revision: str | None = None) -> Retriever:
+    """Loads a dual-encoder: an exported student, a sentence-transformers directory or a hub name.
+
+    Pooling, normalisation, projection, towers, prompts and length are the checkpoint's; one without
+    sentence-transformers files takes the mean of its tokens.
+
+    Args:
+        source: A directory, or the name of a model on the Hugging Face hub.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        FileNotFoundError: if there is no such directory or model, or a file of it is missing.
+        ValueError: if the model is a cross-encoder, or of a kind that jdkd does not have.
+    """
+    checkpoint = pretrained.read_pretrained(weights.find_weights(os.fspath(source), revision))
+    if checkpoint.head is not None and checkpoint.pooling is None:
+        raise ValueError(f'{source} is a cross-encoder, which has no embeddings; load a retriever.')
+    mesh = meshes.make_mesh()
+    model, params = loading.as_dual_encoder(checkpoint)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_dir)
+    loading.check_tokenizer(str(source), checkpoint.config, tokenizer)
+    return Retriever(
+        model=model,
+        params=meshes.put(params, mesh),
+        tokenizer=tokenizer,
+        prompts={
+            'query': (checkpoint.query or checkpoint).query_prompt,
+            'passage': checkpoint.passage_prompt,
+        },
+        max_length=checkpoint.max_length,
+        mesh=mesh,
+    )
