@@ -105,7 +105,7 @@ def open_run(
     Args:
         config: The run's config, resolved.
         workdir: Its workdir.
-        collect: `importing.load_collection`, or `importing.import_collection` to keep all splits.
+        collect: `importing.load_collection`, or `importing.import_collection` for no training.
     """
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     workdir = workdir.absolute()
