@@ -107,7 +107,11 @@ def header(data=b'\0' * 8, **tensors):
             for path in ('../model', '/etc', 'a/../../model', '\0', '\u202e', 3)
         ),
         ('modules.json', [{'type': 'evil.Module', 'path': ''}], 'has the modules evil.Module'),
-        ('modules.json', [{}], "damaged or not of the kind.*KeyError: 'path'|KeyError: 'type'"),
+        (
+            'modules.json',
+            [{}],
+            "damaged or of an unexpected kind.*KeyError: 'path'|KeyError: 'type'",
+        ),
         ('modules.json', {}, 'holds a dict where a list belongs'),
         ('modules.json', b'[' * 100_000, 'is no JSON'),
         ('config.json', '\ufeff{}'.encode('utf-16'), 'is no JSON'),

@@ -264,5 +264,7 @@ def test_a_workdir_that_cannot_be_written_is_said_at_start(home, tmp_path):
     for workdir in (tmp_path / 'file', tmp_path / 'file/w'):
         log = kills.run(kills.command(home, workdir), tmp_path / 'log')
         log = (tmp_path / 'log').read_text()
-        assert f'{workdir} cannot be made or written' in log and 'choose another --workdir' in log
+        assert (
+            f'{workdir} cannot be created or written' in log and 'choose another --workdir' in log
+        )
         assert 'Traceback' not in log

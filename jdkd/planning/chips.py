@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import topologies
 
+from jdkd.runtime.mesh import Device
+
 LOCAL = 'local'
 
 
@@ -48,7 +50,7 @@ _BY_KIND = {
 }
 
 
-def find_chip(topology: str, devices: Sequence[jax.Device]) -> Chip | None:
+def find_chip(topology: str, devices: Sequence[Device]) -> Chip | None:
     """The chip of a topology, None if its figures are unknown.
 
     Args:
@@ -60,7 +62,7 @@ def find_chip(topology: str, devices: Sequence[jax.Device]) -> Chip | None:
     return CHIPS.get(topology.partition(':')[0])
 
 
-def find_devices(topology: str) -> list[jax.Device]:
+def find_devices(topology: str) -> list[Device]:
     """Devices to compile for, of a TPU topology such as `v5e:2x4` or of this process (`local`).
 
     Raises:

@@ -1,1 +1,1 @@
-"""What a run needs around the method: mesh, checkpoints, stages, logs, report."""
+"""Infrastructure of a run: mesh, processes, stages, checkpoints, files, metrics, interrupts."""

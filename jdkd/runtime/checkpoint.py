@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a training: train state and data iterator, together."""
+"""Saves and restores train state and data iterator together, with Orbax."""
 
 import concurrent.futures
 import pathlib
@@ -11,33 +11,34 @@ from jdkd.runtime import distributed, files
 
 
 class Checkpoints:
-    """The checkpoints of one training, numbered by its step, in a directory of its stage.
+    """The checkpoints of one training, in a directory of its stage.
 
-    The newest two are kept until it is done: what a kill left half-written, or what is not what
-    was written, is removed and the one before it gone on with.
+    The newest two are kept until training ends. A checkpoint that is damaged, or that a kill left
+    incomplete, is removed, and training resumes from the one before it.
     """
 
     def __init__(self, directory: pathlib.Path):
         self._directory = pathlib.Path(directory).absolute()
-        distributed.from_primary(lambda: _remove_damaged(self._directory), 'whole checkpoints')
+        distributed.from_primary(lambda: _remove_damaged(self._directory), 'intact checkpoints')
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True),
         )
         self._sealer = concurrent.futures.ThreadPoolExecutor(1)
-        self._sealing: concurrent.futures.Future | None = None
+        self._sealing: concurrent.futures.Future[None] | None = None
 
     def latest_step(self) -> int | None:
+        """Step of the latest checkpoint, None if there is none."""
         return distributed.from_primary(self._manager.latest_step, 'the latest checkpoint')
 
     def save(self, step: int, state: Any, iterator: Any) -> None:
-        """Saves in the background; the next save or `wait` waits for it.
+        """Saves in the background; the next `save` or `wait` waits for it.
 
         Args:
-            step: Updates done.
+            step: Number of updates done.
             state: Tree of arrays.
-            iterator: Grain iterator that gives the batch after this step; its state is the same on
-                all processes, however many there are.
+            iterator: Grain iterator whose next batch is that of the next step; its state is the
+                same on any number of processes.
         """
         self.wait()
         self._manager.save(
@@ -56,13 +57,13 @@ class Checkpoints:
             files.seal(self._directory / str(step))
 
     def wait(self) -> None:
-        """Until what is being saved is on disk; errors of saving are raised here."""
+        """Waits until the current save is on disk; raises its errors."""
         sealing, self._sealing = self._sealing, None
         if sealing:
             sealing.result()
 
     def restore(self, step: int, abstract_state: Any, iterator: Any) -> Any:
-        """The state on the shardings of `abstract_state`; the iterator is set in place."""
+        """Restores the state to the shardings of `abstract_state`; sets the iterator in place."""
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -70,16 +71,16 @@ class Checkpoints:
                 iterator=ocp.args.JsonRestore(),
             ),
         )
-        iterator.set_state(restored.iterator)
+        iterator.set_state(restored['iterator'])
         logging.info('restored step %d of %s', step, self._directory)
-        return restored.state
+        return restored['state']
 
     def restore_state(self, step: int, abstract_state: Any) -> Any:
-        """The state alone."""
+        """Restores the state without the iterator."""
         return _state(self._manager, step, abstract_state)
 
     def keep_only(self, step: int) -> None:
-        """Removes all but one, at the end of a training."""
+        """Removes all other checkpoints, at the end of a training."""
         self.wait()
         for other in self._manager.all_steps():
             if other != step:
@@ -100,12 +101,12 @@ class Checkpoints:
 
 
 def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> Any:
-    """The state of a checkpoint of a finished training, which its stage has found whole.
+    """Restores the state of a finished training, whose stage has verified the files.
 
     Args:
-        directory: The checkpoints.
-        step: Which.
-        abstract_state: Shapes and shardings.
+        directory: Directory of the checkpoints.
+        step: Step of the checkpoint.
+        abstract_state: Tree of shapes and shardings.
     """
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options) as manager:
@@ -115,13 +116,13 @@ def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> An
 def _state(manager: ocp.CheckpointManager, step: int, abstract_state: Any) -> Any:
     return manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-    ).state
+    )['state']
 
 
 def _remove_damaged(directory: pathlib.Path) -> None:
-    """Leaves the checkpoints alone that were finished and are still what was written."""
+    """Removes incomplete and damaged checkpoints."""
     for path in directory.glob('*'):
-        problem = files.check_seal(path) if path.name.isdigit() else f'{path} was being written'
+        problem = files.check_seal(path) if path.name.isdigit() else f'{path} is incomplete'
         if problem:
-            logging.warning('%s; going on without that checkpoint.', problem)
+            logging.warning('%s; resuming without that checkpoint.', problem)
             files.remove(path)

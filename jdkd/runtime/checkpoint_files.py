@@ -1,7 +1,7 @@
-"""Files of a checkpoint, which anyone may have written: data that is read, or refused by name.
+"""Reads the files of untrusted checkpoints; errors name the file.
 
-Nothing is unpickled and no code that comes with a checkpoint is run. Links are followed, because
-the Hugging Face cache is made of them.
+Never unpickles and never runs code of a checkpoint. Follows symbolic links, because the Hugging
+Face cache consists of them.
 """
 
 import contextlib
@@ -16,20 +16,17 @@ import safetensors
 
 from jdkd.runtime.messages import brief, shown
 
-_LARGEST_JSON = 2**27  # Bytes; the largest tokenizers have a quarter of that.
-_DTYPES = ('F64', 'F32', 'F16', 'BF16')  # Of weights; others would need scales, or be no weights.
+_MAX_JSON_BYTES = 2**27  # Four times the largest tokenizers.
+_DTYPES = ('F64', 'F32', 'F16', 'BF16')  # Quantised types would need scales.
 
 
 @contextlib.contextmanager
 def reading(file: pathlib.Path) -> Iterator[None]:
-    """For reading what a file holds: where it is not as the reader expects, the file is to blame.
-
-    Args:
-        file: What the message names.
+    """Converts errors that unexpected contents of a file cause into errors that name the file.
 
     Raises:
-        ValueError: for whatever computing with unexpected values raises; errors that name
-            themselves what is wrong (ValueError, OSError) pass.
+        ValueError: for lookup, type, arithmetic and similar errors. ValueError and OSError pass
+            unchanged: their messages explain themselves.
     """
     try:
         yield
@@ -42,16 +39,16 @@ def reading(file: pathlib.Path) -> Iterator[None]:
         safetensors.SafetensorError,
     ) as error:
         raise ValueError(
-            f'{file} is damaged or not of the kind that it should be ({type(error).__name__}: '
+            f'{file} is damaged or of an unexpected kind ({type(error).__name__}: '
             f'{brief(error)}); fetch the checkpoint again.'
         ) from error
 
 
 def join_inside(folder: pathlib.Path, name: Any, by: pathlib.Path) -> pathlib.Path:
-    """A path as a file of the folder names it.
+    """Joins a folder and a path that the file `by` names.
 
     Raises:
-        ValueError: if it is no path inside the folder.
+        ValueError: if the path leads out of the folder.
     """
     plain = isinstance(name, str) and name.isprintable() and len(name) < 256
     path = pathlib.PurePath(name if plain else '..')
@@ -61,10 +58,10 @@ def join_inside(folder: pathlib.Path, name: Any, by: pathlib.Path) -> pathlib.Pa
 
 
 def read_json(file: pathlib.Path, kind: type = dict) -> Any:
-    """The content of a JSON file, None where there is no such file.
+    """The content of a JSON file, None if there is no such file.
 
     Raises:
-        ValueError: if it is too large, no JSON, or not of the kind, or if it asks for code.
+        ValueError: if it is too large, invalid or of another type, or if it names Python code.
     """
     if not file.is_file():
         return None
@@ -80,20 +77,20 @@ def read_json(file: pathlib.Path, kind: type = dict) -> Any:
         )
     if kind is dict and content.get('auto_map'):
         raise ValueError(
-            f'{file} has auto_map: this checkpoint is made for Python code of its own, which is '
-            "never run here; give one that transformers' own classes load."
+            f'{file} has auto_map: this checkpoint needs Python code of its own, which jdkd never '
+            "runs; give one that transformers' own classes load."
         )
     return content
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a file of which only the header has been read.
+    """A tensor that is not read yet.
 
     Attributes:
-        file: Where it is.
-        name: Its name there.
-        shape: As the header says, which has been checked against the size of the file.
+        file: File that holds it.
+        name: Its name in the file.
+        shape: Its shape; the header has been checked against the size of the file.
         handle: The open file.
     """
 
@@ -103,10 +100,10 @@ class Tensor:
     handle: Any
 
     def read(self) -> np.ndarray:
-        """The array.
+        """Reads the array.
 
         Raises:
-            ValueError: if it is not of floating point numbers.
+            ValueError: if its numbers are not floating point.
         """
         dtype = self.handle.get_slice(self.name).get_dtype()
         if dtype not in _DTYPES:
@@ -119,10 +116,10 @@ class Tensor:
 
 
 def open_tensors(file: pathlib.Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, memory-mapped.
+    """Memory-maps the tensors of a safetensors file, by name.
 
     Raises:
-        ValueError: if its header is damaged, or promises what the file does not hold.
+        ValueError: if its header is damaged or does not match the size of the file.
     """
     with reading(file):
         handle = safetensors.safe_open(str(file), 'numpy')
@@ -133,11 +130,11 @@ def open_tensors(file: pathlib.Path) -> dict[str, Tensor]:
 
 
 def check_size(file: pathlib.Path) -> None:
-    """Checks that a JSON file is no larger than any that a checkpoint has.
+    """Checks that a JSON file is of plausible size.
 
     Raises:
-        ValueError: if it is.
+        ValueError: if it is larger than 128 MiB.
     """
     size = file.stat().st_size
-    if size > _LARGEST_JSON:
-        raise ValueError(f'{file} has {size} bytes, more than the {_LARGEST_JSON} that are read.')
+    if size > _MAX_JSON_BYTES:
+        raise ValueError(f'{file} has {size} bytes, more than the allowed {_MAX_JSON_BYTES}.')

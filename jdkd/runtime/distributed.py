@@ -208,20 +208,14 @@ def stop_requested(here: bool) -> bool:
 @contextlib.contextmanager
 def log_waiting(activity: str, every: float = 300) -> Iterator[None]:
     """Logs every `every` seconds that `activity` still goes on."""
-    done, start_time = threading.Event(), time.monotonic()
+    start_time = time.monotonic()
 
     def log():
-        while not done.wait(every):
-            minutes = (time.monotonic() - start_time) / 60
-            logging.warning('process %d: %s for %.0f minutes', process_index(), activity, minutes)
+        minutes = (time.monotonic() - start_time) / 60
+        logging.warning('process %d: %s for %.0f minutes', process_index(), activity, minutes)
 
-    thread = threading.Thread(target=log, daemon=True)
-    thread.start()
-    try:
+    with _repeat(log, every):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextlib.contextmanager
@@ -241,27 +235,38 @@ def hang_watchdog(activity: str) -> Iterator[Callable[[], None]]:
     if not limit_seconds:
         yield lambda: None
         return
-    last_progress, done = time.monotonic(), threading.Event()
+    last_progress = time.monotonic()
 
-    def watch():
-        while not done.wait(min(limit_seconds / 10, 10)):
-            if time.monotonic() - last_progress > limit_seconds:
-                exit_now(
-                    f'{activity}: no step has ended for {limit_seconds:g} seconds '
-                    '(--hang_seconds): a device or another process hangs. Start the same command '
-                    'again; the run resumes from its last checkpoint.',
-                    HUNG,
-                )
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    def check():
+        if time.monotonic() - last_progress > limit_seconds:
+            exit_now(
+                f'{activity}: no step has ended for {limit_seconds:g} seconds (--hang_seconds): a '
+                'device or another process hangs. Start the same command again; the run resumes '
+                'from its last checkpoint.',
+                HUNG,
+            )
 
     def report_progress():
         nonlocal last_progress
         last_progress = time.monotonic()
 
-    try:
+    with _repeat(check, min(limit_seconds / 10, 10)):
         yield report_progress
+
+
+@contextlib.contextmanager
+def _repeat(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Calls an action every `seconds` in a thread while the context lasts."""
+    done = threading.Event()
+
+    def loop():
+        while not done.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
         done.set()
         thread.join()

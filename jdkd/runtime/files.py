@@ -1,8 +1,8 @@
-"""Files that are whole or absent, and checksums that tell whether they still are what was written.
+"""Atomic writes, and checksums that detect damaged files.
 
-What is written in one go takes its place by a rename. What a long computation leaves on its way (a
-part of a token store, a shard of an index, a checkpoint) is sealed: its checksums stand beside a
-file, or inside a directory.
+A file that is written at once is renamed into place. Intermediate results of long computations
+(parts of a token store, shards of an index, checkpoints) are sealed: their checksums are written
+beside a file, or inside a directory.
 """
 
 import concurrent.futures
@@ -19,20 +19,20 @@ from typing import IO, Any
 
 from absl import logging
 
-SEAL = '.checksums'  # How the names of files of checksums end.
+SEAL = '.checksums'  # Suffix of the files that hold checksums.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# The last two are those of TFDS and numpy.
+# The last two are messages of TFDS and numpy.
 _FULL_TEXT = re.compile(
     '|'.join(map(os.strerror, _FULL)) + r'|Not enough disk space|\d+ requested and \d+ written'
 )
 
 
 @contextlib.contextmanager
-def atomic_write(path: pathlib.Path, mode: str = 'w') -> Iterator[IO]:
-    """Opens a file that takes the place of `path` when all is written: never half of it is there.
+def atomic_write(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
+    """Opens a file that replaces `path` when the context ends without an error.
 
     Args:
-        path: The file, which may exist.
+        path: The file to create or replace.
         mode: 'w' (UTF-8) or 'wb'.
     """
     temporary = path.with_name(path.name + '.tmp')
@@ -48,7 +48,7 @@ def atomic_write(path: pathlib.Path, mode: str = 'w') -> Iterator[IO]:
 
 
 def sha256(path: pathlib.Path) -> str:
-    """Of a file's bytes."""
+    """sha256 of the bytes of a file."""
     with open(path, 'rb') as f:
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -56,42 +56,41 @@ def sha256(path: pathlib.Path) -> str:
 def fingerprint(
     paths: Iterable[pathlib.Path], known: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """What files hold, by path: `size`, `mtime_ns` and `sha256`.
+    """Returns `size`, `mtime_ns` and `sha256` of files by path.
 
     Args:
-        paths: Which.
-        known: What this function returned before: a file of the same size and time is not read,
-            and one that is gone counts as unchanged.
+        paths: The files.
+        known: An earlier result: files of the same size and time are not read again, and missing
+            files count as unchanged.
 
     Raises:
-        FileNotFoundError: if a file is missing that is not known.
+        FileNotFoundError: if a file is missing and not known.
     """
-    found = {}
+    prints = {}
     for file in paths:
-        if str(file) in known and not file.exists():
-            logging.warning('%s is gone; going on with what was made of it.', file)
-            found[str(file)] = known[str(file)]
+        before = known.get(str(file), {})
+        if before and not file.exists():
+            logging.warning('%s is gone; its imported contents are kept.', file)
+            prints[str(file)] = before
             continue
         stat = file.stat()
-        entry = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
-        before = known.get(str(file), {})
-        same = entry.items() <= before.items()
-        entry['sha256'] = before['sha256'] if same else sha256(file)
-        found[str(file)] = entry
-    return found
+        entry: dict[str, Any] = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
+        unchanged = entry.items() <= before.items()
+        prints[str(file)] = entry | {'sha256': before['sha256'] if unchanged else sha256(file)}
+    return prints
 
 
 def checksums(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """`size` and `sha256` of every file of a directory, by relative path; of a file alone as ''.
+    """`size` and `sha256` of every file of a directory by relative path, or of one file as ''.
 
-    Files of checksums do not count.
+    Seals are left out.
     """
-    found = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
-    kept = [p for p in found if not p.name.endswith(SEAL)]
-    names = ['' if p == path else str(p.relative_to(path)) for p in kept]
-    sizes = [p.stat().st_size for p in kept]
+    files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
+    files = [p for p in files if not p.name.endswith(SEAL)]
+    names = ['' if p == path else str(p.relative_to(path)) for p in files]
+    sizes = [p.stat().st_size for p in files]
     with concurrent.futures.ThreadPoolExecutor(_threads()) as threads:
-        sums = threads.map(sha256, kept)
+        sums = threads.map(sha256, files)
         return {
             name: {'size': size, 'sha256': digest}
             for name, size, digest in zip(names, sizes, sums, strict=True)
@@ -99,45 +98,44 @@ def checksums(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def find_damage(path: pathlib.Path, recorded: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """What differs from the checksums of `path` that were recorded, None if nothing does.
+    """Describes the first difference between `path` and its recorded checksums, None if intact.
 
-    Sizes are compared before anything is read.
+    Compares sizes before it reads any file.
     """
     files = {name: path / name if name else path for name in recorded}
     for name, file in files.items():
         size = file.stat().st_size if file.is_file() else None
         if size != recorded[name]['size']:
-            found = 'is missing' if size is None else f'has {size} bytes'
-            return f'{file} {found} (it was written with {recorded[name]["size"]} bytes)'
+            state = 'is missing' if size is None else f'has {size} bytes'
+            return f'{file} {state} (it was written with {recorded[name]["size"]} bytes)'
 
-    def differs(name):
+    def compare_contents(name):
         try:
-            found = sha256(files[name])
+            current, written = sha256(files[name]), recorded[name]['sha256']
         except OSError as e:
             return f'{files[name]} cannot be read ({e.strerror})'
-        if found == recorded[name]['sha256']:
+        if current == written:
             return None
-        written = recorded[name]['sha256']
-        return f'{files[name]} has changed (sha256 {found[:12]}..., written {written[:12]}...)'
+        return f'{files[name]} has changed (sha256 {current[:12]}..., written {written[:12]}...)'
 
     with concurrent.futures.ThreadPoolExecutor(_threads()) as threads:
-        return next(filter(None, threads.map(differs, files)), None)
+        return next(filter(None, threads.map(compare_contents, files)), None)
 
 
 def seal(path: pathlib.Path, name: pathlib.Path | None = None) -> None:
-    """Writes the checksums of a finished file or directory, for `sealed`.
+    """Writes the checksums of a finished file or directory, for `check_seal`.
 
     Args:
-        path: Which.
-        name: What a file is going to be called; None if that is its name.
+        path: The file or directory.
+        name: The final name of a file that will be renamed.
     """
-    found = checksums(path)
+    sums = checksums(path)
     with atomic_write(_seal(path, name or path)) as f:
-        json.dump(found, f)
+        json.dump(sums, f)
 
 
 def check_seal(path: pathlib.Path) -> str | None:
-    """Why something cannot be relied on: it has changed since `seal`, or was not sealed."""
+    """Says why a file or directory is not what `seal` saw; None if it is."""
     try:
         recorded = json.loads(_seal(path, path).read_text(encoding='utf-8'))
         return find_damage(path, recorded)
@@ -148,7 +146,7 @@ def check_seal(path: pathlib.Path) -> str | None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file, a directory with all in it, or nothing."""
+    """Removes a file or a directory tree, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -156,9 +154,9 @@ def remove(path: pathlib.Path) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is that of a full disk.
+    """Whether an error, or one of its causes, means that the disk is full.
 
-    Libraries wrap it in errors of their own, which keep but the text.
+    Libraries wrap the error in their own, which keep only its text.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:

@@ -11,7 +11,10 @@ import sys
 import threading
 from collections.abc import Iterator
 
-EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}  # 75: EX_TEMPFAIL, "try again".
+EXIT_CODES: dict[int, int] = {
+    signal.SIGTERM: 75,
+    signal.SIGINT: 130,
+}  # 75: EX_TEMPFAIL, "try again".
 _GRACE_SECONDS = 20  # For saving; clouds give about 30.
 
 _exit_deferred = threading.Event()

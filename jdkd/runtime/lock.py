@@ -1,4 +1,4 @@
-"""One process at a time writes into a workdir; what it replaces there, it keeps."""
+"""Locks a workdir for one writer, and keeps the files that it replaces."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from absl import logging
 
 FILE = 'lock'
-REPLACED = 'replaced'  # What was damaged or made from another config, by number.
+REPLACED = 'replaced'  # Numbered directories of damaged and outdated files.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,8 +19,8 @@ class Held:
 
     Attributes:
         workdir: Absolute path.
-        update: Whether what was made from another config may be replaced.
-        number: Of the directory in `replaced/` for what this process replaces.
+        update: Whether files of another config may be replaced.
+        number: Number of the directory in `replaced/` for the files that this process replaces.
     """
 
     workdir: pathlib.Path
@@ -32,24 +32,24 @@ _held: list[Held] = []
 
 
 def current() -> Held | None:
-    """The workdir that this process holds."""
+    """The workdir that this process holds, if any."""
     return _held[-1] if _held else None
 
 
 @contextlib.contextmanager
 def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
-    """Holds a workdir, made if need be, for as long as the context lasts.
+    """Holds a workdir while the context lasts; creates it if necessary.
 
-    The operating system frees it when the process ends, however it ends.
+    The operating system releases it when the process ends, even by a kill.
 
     Args:
-        workdir: Which.
-        update: Whether what was made from another config may be replaced.
+        workdir: The workdir.
+        update: Whether files of another config may be replaced.
 
     Raises:
-        RuntimeError: if another process holds it, naming its number.
+        RuntimeError: if another process holds it, with its process id.
         ValueError: if a symbolic link leads out of it.
-        OSError: if it cannot be made or written.
+        OSError: if it cannot be created or written.
     """
     workdir = pathlib.Path(workdir).absolute()
     try:
@@ -57,8 +57,8 @@ def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
         file = (workdir / FILE).open('a+', encoding='ascii')
     except OSError as e:
         raise OSError(
-            f'{workdir} cannot be made or written ({e.strerror}: {e.filename}); choose another '
-            '--workdir, or mend that.'
+            f'{workdir} cannot be created or written ({e.strerror}: {e.filename}); choose another '
+            '--workdir, or fix that.'
         ) from e
     with file:
         try:
@@ -66,13 +66,13 @@ def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise RuntimeError(
-                f'{workdir} is in use by process {file.read() or "of unknown number"}; wait until '
-                'that has ended, or choose another --workdir.'
+                f'{workdir} is in use by process {file.read() or "of unknown id"}; wait until '
+                'it ends, or choose another --workdir.'
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        check(workdir)
+        check_workdir(workdir)
         numbers = [int(p.name) for p in workdir.glob(f'{REPLACED}/*') if p.name.isdigit()]
         _held.append(Held(workdir, update, 1 + max(numbers, default=0)))
         try:
@@ -81,12 +81,12 @@ def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
             _held.pop()
 
 
-def check(workdir: pathlib.Path) -> None:
-    """Before work begins: all of a workdir can be written, and nothing leads out of it.
+def check_workdir(workdir: pathlib.Path) -> None:
+    """Checks that all of a workdir is writable and that no link leads out of it.
 
     Raises:
-        ValueError: naming the symbolic link that leads elsewhere.
-        PermissionError: naming the directory that is not writable.
+        ValueError: naming a symbolic link that leads elsewhere.
+        PermissionError: naming a directory that is not writable.
     """
     root = workdir.resolve()
     for directory, names, files in os.walk(workdir):
@@ -96,22 +96,17 @@ def check(workdir: pathlib.Path) -> None:
             if path.is_symlink() and root not in path.resolve().parents:
                 raise ValueError(
                     f'{path} is a symbolic link that leads out of the workdir, to '
-                    f'{path.resolve()}, where nothing is to be written; put what it leads to in '
-                    'its place, or make the whole workdir a link.'
+                    f'{path.resolve()}; a run writes only inside its workdir. Replace the link by '
+                    'its target, or make the whole workdir a link.'
                 )
 
 
-def set_aside(path: pathlib.Path, why: str) -> None:
-    """Moves a file or directory of the workdir that this process holds to `replaced/<number>/`.
-
-    Args:
-        path: What.
-        why: For the log.
-    """
-    workdir, number = current().workdir, current().number
-    relative = path.absolute().relative_to(workdir)
-    while (target := workdir / REPLACED / f'{number:04d}' / relative).exists():
+def set_aside(path: pathlib.Path, reason: str) -> None:
+    """Moves a file or directory of the held workdir to `replaced/<number>/` and logs the reason."""
+    held = _held[-1]
+    relative, number = path.absolute().relative_to(held.workdir), held.number
+    while (target := held.workdir / REPLACED / f'{number:04d}' / relative).exists():
         number += 1
     target.parent.mkdir(parents=True, exist_ok=True)
     path.rename(target)
-    logging.warning('%s; moved to %s.', why, target)
+    logging.warning('%s; moved to %s.', reason, target)

@@ -1,4 +1,4 @@
-"""The named device mesh and the rules that place parameters on it."""
+"""Builds the device mesh and shards parameters and batches over it."""
 
 import math
 import re
@@ -10,18 +10,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ('data', 'model')
+Device = Any  # A jax.Device, which type checkers do not know as a type.
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 
 
-def make_mesh(
-    data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-    """A mesh with axes `data` and `model` over the given devices (default: all).
+def make_mesh(data: int = -1, model: int = 1, *, devices: Sequence[Device] | None = None) -> Mesh:
+    """Makes a mesh with axes `data` and `model`.
 
     Args:
-        data: Devices along the batch; -1 for as many as there are.
-        model: Devices along the parameters.
-        devices: The devices, also those of a topology that is only compiled for.
+        data: Number of devices that batches are split over; -1 for all that `model` leaves.
+        model: Number of devices that parameters are split over.
+        devices: The devices, possibly of a topology to compile for; all local ones by default.
 
     Raises:
         ValueError: if the product is not the number of devices.
@@ -42,7 +41,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Arrays of a batch are split along their first axis over `data`."""
+    """Splits the arrays of a batch over `data` along their first axis."""
     return NamedSharding(mesh, PartitionSpec('data'))
 
 
@@ -52,14 +51,14 @@ def path_name(path) -> str:
 
 
 def check_rules(params: Any, rules: Rules) -> None:
-    """Every parameter has a rule, and every rule has a parameter.
+    """Checks that every parameter matches a rule and that every rule is used.
 
     Args:
         params: Tree of arrays or shapes.
         rules: (regex, spec) pairs; the first regex found in a parameter's path decides.
 
     Raises:
-        ValueError: naming the parameter or the rule that has no counterpart.
+        ValueError: naming the parameter or the rule without a match.
     """
     used = set()
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
@@ -67,20 +66,20 @@ def check_rules(params: Any, rules: Rules) -> None:
     unused = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
     if unused:
         raise ValueError(
-            f"sharding rule '{unused[0]}' decides for no parameter; "
+            f"sharding rule '{unused[0]}' matches no parameter first; "
             'remove it or put it before the rule that hides it.'
         )
 
 
 def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
-    """A NamedSharding for every leaf of a train state or a parameter tree.
+    """Returns the NamedSharding of every leaf of a train state or parameter tree.
 
-    Optimizer moments carry the path of their parameter and so its rule. Scalars and other vectors
-    outside parameters are replicated.
+    The path of an optimizer moment contains that of its parameter, so both match the same rule.
+    Scalars and the counts of selected assistants are replicated.
 
     Args:
         mesh: The mesh.
-        tree: Arrays or shapes.
+        tree: Tree of arrays or shapes.
         rules: (regex, spec) pairs, checked by `check_rules`.
 
     Raises:
@@ -92,7 +91,7 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
         if leaf.ndim == 0 or name == 'selected':
             return replicated(mesh)
         pattern, spec = rules[_first_match(name, rules)]
-        # A rule for kernels may also decide for their bias: it then shards the last axis.
+        # A rule for kernels may also match their bias; the last axes of the spec then apply.
         spec = tuple(spec)[-leaf.ndim :]
         for size, axes in zip(leaf.shape, spec, strict=False):
             axes = (axes,) if isinstance(axes, str) else axes or ()
@@ -108,10 +107,9 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Numbers of the rows of a global batch that the devices of this process hold.
+    """Indices of the rows of a global batch that the devices of this process hold.
 
-    Together the processes hold every row; those that share the devices of one row, where `model`
-    spans processes, hold the same ones.
+    Together, the processes hold every row; if `model` spans processes, several hold the same rows.
 
     Raises:
         ValueError: if the batch does not divide over the devices of axis `data`.
@@ -122,38 +120,38 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
             f'a batch of {batch_size} does not divide over the {ways} devices of mesh axis data; '
             'change batch_size or mesh.data.'
         )
-    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique([np.arange(batch_size)[rows] for rows in held])
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique([np.arange(batch_size)[rows] for rows in slices])
 
 
 def to_device(batch: Any, sharding: NamedSharding) -> Any:
-    """Global arrays from this process' rows of a batch, a tree of arrays; see `local_rows`."""
-    # Meant, so that the guard against transfers which are not lets it pass.
+    """Makes global arrays from the rows of a batch that this process holds; see `local_rows`."""
+    # The transfer guard of the train loop forbids implicit transfers only.
     with jax.transfer_guard_host_to_device('allow'):
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def put(tree: Any, mesh: Mesh) -> Any:
-    """Values that every process has, as arrays that are replicated over a mesh."""
-    whole = replicated(mesh)
-    if mesh.is_multi_process:  # Device_put would compare the values of all processes.
-        host = jax.device_get(tree)
-        return jax.tree.map(
-            lambda x: jax.make_array_from_callback(np.shape(x), whole, np.asarray(x).__getitem__),
-            host,
-        )
-    return jax.device_put(tree, whole)
+    """Replicates values that every process has over a mesh."""
+    sharding = replicated(mesh)
+    if not mesh.is_multi_process:
+        return jax.device_put(tree, sharding)
+    # On several processes, device_put would compare their values.
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), sharding, np.asarray(x).__getitem__),
+        jax.device_get(tree),
+    )
 
 
 def to_local(tree: Any, mesh: Mesh) -> Any:
-    """Arrays of a mesh, replicated over the devices that this process has of it."""
+    """Replicates arrays of a mesh over the devices of this process."""
     tree = jax.device_put(tree, replicated(mesh))
     if not mesh.is_multi_process:
         return tree
-    here = replicated(mesh.local_mesh)
+    local = replicated(mesh.local_mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_single_device_arrays(
-            x.shape, here, [shard.data for shard in x.addressable_shards]
+            x.shape, local, [shard.data for shard in x.addressable_shards]
         ),
         tree,
     )

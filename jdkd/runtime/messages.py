@@ -1,4 +1,4 @@
-"""What others wrote, in messages of ours: control characters escaped, and never a screenful."""
+"""Quotes foreign text in messages: escapes control characters and shortens it."""
 
 import reprlib
 import textwrap
@@ -6,10 +6,10 @@ import textwrap
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 100
 
-# Like `repr`, but of long values only the ends.
+# Like `repr`, but shows only the ends of long values.
 shown = _repr.repr
 
 
 def brief(text: object) -> str:
-    """The beginning of a text, such as a library's error that quotes all that it was given."""
+    """The beginning of a text, such as an error of a library that quotes all of its input."""
     return textwrap.shorten(str(text), 300, placeholder=' ...')

@@ -1,9 +1,10 @@
-"""metrics.jsonl and TensorBoard events of a run."""
+"""Writes metrics of trainings to metrics.jsonl and TensorBoard, and reads them back."""
 
 import json
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
@@ -11,45 +12,34 @@ from tensorboardX.summary import scalar
 
 from jdkd.runtime import distributed, files
 
-# Training series by name, each with its own steps.
 STEP = 'step'
-SERIES = 'series'
+SERIES = 'series'  # The training that a record belongs to; each counts its own steps.
 FILE = 'metrics.jsonl'
 
 
 def read_series(workdir: pathlib.Path, series: str) -> list[dict[str, float]]:
-    """The records of a series in metrics.jsonl, in the order of their steps; none without a file.
+    """The records of a series in the order of their steps; none without a file.
 
-    Damaged lines are left out: curves are drawn from these, and nothing else depends on them.
+    Skips damaged lines, since only curves depend on these records.
     """
-    path = pathlib.Path(workdir) / FILE
-    lines = path.read_text(encoding='utf-8', errors='replace').splitlines() if path.exists() else []
-    records = filter(None, map(_parse, lines))
-    found = {record[STEP]: record for record in records if record[SERIES] == series}
-    return [found[step] for step in sorted(found)]
-
-
-def _parse(line: str) -> dict | None:
-    """The record of a line; None of half a line, of a write that was cut off."""
-    try:
-        record = json.loads(line)
-        return record if SERIES in record and isinstance(record[STEP], int) else None
-    except (ValueError, KeyError, TypeError):
-        return None
+    records = filter(None, map(_parse, _read_lines(pathlib.Path(workdir) / FILE)))
+    by_step = {record[STEP]: record for record in records if record[SERIES] == series}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 class MetricsWriter:
-    """Appends scalars by series and step; what is going to be written again is dropped first.
+    """Appends scalars to a series. Process 0 writes; on other processes, it does nothing.
 
-    Of several processes the first writes.
+    A resumed or updated run writes some steps again. Their records, and those beyond the end of the
+    training, are dropped first: of this series, only steps up to `resume_step` and the steps of
+    later stages, which may be finished, are kept.
 
     Args:
         workdir: Gets metrics.jsonl and tensorboard/<series>/.
         series: For example `student` or the name of an assistant in training.
-        resume_step: Where writing goes on: records of this series beyond it are dropped, as a
-            killed run wrote them after its checkpoint,
-        last_step: up to here, since later ones are of another stage, which may be finished,
-        total_steps: and beyond here, where an earlier config may have come.
+        resume_step: Step of the checkpoint that training resumes from.
+        last_step: Last step that this stage writes.
+        total_steps: Last step of all stages.
     """
 
     def __init__(
@@ -65,31 +55,29 @@ class MetricsWriter:
         if not self._writes:
             return
         self._series = series
-        self._kept = lambda step: step <= resume_step or last_step < step <= total_steps
-        self._path = pathlib.Path(workdir) / FILE
-        if self._path.exists():
-            lines = self._path.read_text(encoding='utf-8', errors='replace').splitlines()
-            # Always another file: copies of a workdir may share this one by hard links.
-            with files.atomic_write(self._path) as f:
-                f.writelines(f'{line}\n' for line in lines if self._keep(line))
-        self._file = self._path.open('a', encoding='utf-8')
+        path = pathlib.Path(workdir) / FILE
+        if path.exists():
+
+            def is_kept(line: str) -> bool:
+                record = _parse(line)
+                if record is None or record[SERIES] != series:
+                    return record is not None
+                return record[STEP] <= resume_step or last_step < record[STEP] <= total_steps
+
+            lines = _read_lines(path)
+            # A new file: copies of the workdir may share the old one by hard links.
+            with files.atomic_write(path) as f:
+                f.writelines(f'{line}\n' for line in lines if is_kept(line))
+        self._file = path.open('a', encoding='utf-8')
         directory = pathlib.Path(workdir) / 'tensorboard' / series
         directory.mkdir(parents=True, exist_ok=True)
-        # SummaryWriter has a thread of its own, and waits for ever when that meets a full disk.
+        # Not SummaryWriter, whose thread hangs when the disk is full.
         self._events = EventsWriter(str(directory / 'events'), f'.{time.time_ns()}')
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write_event(step=resume_step + 1, session_log=start)  # TensorBoard drops these too.
-
-    def _write_event(self, **fields) -> None:
-        self._events.write_event(event_pb2.Event(wall_time=time.time(), **fields))
-
-    def _keep(self, line: str) -> bool:
-        record = _parse(line)
-        if record is None:
-            return False
-        return record[SERIES] != self._series or self._kept(record[STEP])
+        # The start of a session makes TensorBoard drop the later steps too.
+        self._write_event(step=resume_step + 1, session_log={'status': 'START'})
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends the scalars of a step."""
         if not self._writes:
             return
         values = {name: float(value) for name, value in scalars.items()}
@@ -100,7 +88,25 @@ class MetricsWriter:
         self._events.flush()
 
     def close(self) -> None:
-        if not self._writes:
-            return
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
+
+    def _write_event(self, **fields: Any) -> None:
+        event = event_pb2.Event(wall_time=time.time(), **fields)  # pyright: ignore[reportAttributeAccessIssue]
+        self._events.write_event(event)
+
+
+def _read_lines(path: pathlib.Path) -> list[str]:
+    if not path.exists():
+        return []
+    return path.read_text(encoding='utf-8', errors='replace').splitlines()
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """The record of a line; None if the line is damaged, for example cut off by a kill."""
+    try:
+        record = json.loads(line)
+        return record if SERIES in record and isinstance(record[STEP], int) else None
+    except (ValueError, KeyError, TypeError):
+        return None

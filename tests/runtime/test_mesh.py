@@ -50,7 +50,7 @@ def test_split_parameters_compute_the_same():
 
 
 def test_a_rule_without_parameters_is_an_error():
-    with pytest.raises(ValueError, match="'nothing/' decides for no parameter"):
+    with pytest.raises(ValueError, match="'nothing/' matches no parameter first"):
         meshes.check_rules(params(), (('nothing/', ()), ('.*', ())))
 
 
