@@ -9,21 +9,20 @@ is compared bit for bit, see `outcome`.
 
 import argparse
 import collections
-import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
 import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 
-from tests.helpers import toy
+from tests.helpers import compilation, processes, toy
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -77,9 +76,6 @@ MOMENTS = (
     ('.student.tmp', 10),
     ('.student.tmp', 24),
 )
-# What takes long to import and starts no thread of JAX's, which a fork would not survive.
-_IMPORTED = 'jax orbax.checkpoint grain tensorflow_datasets transformers scann flax optax'.split()
-_IMPORTED += 'matplotlib.pyplot scipy.optimize pyarrow ir_measures tensorboardX'.split()
 _EVENTS = ('open', 'os.rename', 'os.mkdir', 'os.remove', 'os.rmdir')
 
 
@@ -102,7 +98,7 @@ class Kill:
 
 def command(home: pathlib.Path, workdir: pathlib.Path, *more: str) -> list[str]:
     config = ROOT / f'tests/helpers/tiny.py:{home}'
-    return ['jdkd', '--config', str(config), '--workdir', str(workdir), *more]
+    return ['--config', str(config), '--workdir', str(workdir), *more]
 
 
 def _kill_at(kill: Kill, workdir: pathlib.Path) -> None:
@@ -122,36 +118,25 @@ def _kill_at(kill: Kill, workdir: pathlib.Path) -> None:
     sys.addaudithook(hook)
 
 
-def _main(argv: list[str], log: pathlib.Path, kill: Kill | None) -> None:
+def _jdkd(kill: Kill | None, *argv: str) -> None:
     """In a process of its own."""
-    with log.open('w') as f:
-        os.dup2(f.fileno(), 1)
-        os.dup2(f.fileno(), 2)
-    sys.argv = argv
     if kill and kill.count:
         _kill_at(kill, pathlib.Path(argv[argv.index('--workdir') + 1]))
-    from jdkd import main
-
-    main.cli()
+    processes.jdkd(*argv)
 
 
-def start(argv: list[str], log: pathlib.Path, kill: Kill | None = None):
-    """The command line in a process, which begins where all has been imported already."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(_IMPORTED)
-    process = context.Process(target=_main, args=(argv, log, kill))
-    process.start()
-    return process
+def start(argv: list[str], log: pathlib.Path, kill: Kill | None = None) -> processes.Process:
+    return processes.Process(_jdkd, kill, *argv, stdout=log)
 
 
 def run(argv: list[str], log: pathlib.Path, kill: Kill | None = None) -> int:
     """Runs the command line to its end, or to its kill; returns the exit code."""
     process = start(argv, log, kill)
-    process.join(kill and kill.seconds)
-    if process.is_alive():
+    try:
+        return process.wait(kill and kill.seconds)
+    except subprocess.TimeoutExpired:
         process.kill()
-        process.join()
-    return process.exitcode
+        return process.returncode
 
 
 def flip(path: pathlib.Path) -> None:
@@ -229,29 +214,6 @@ def survive(
     return hit, ends
 
 
-@contextlib.contextmanager
-def quiet_environment(cache: pathlib.Path):
-    """One CPU device, and a cache of what XLA compiles, also of small programs."""
-    told = {
-        'XLA_FLAGS': '',
-        'JAX_PLATFORMS': 'cpu',
-        'JAX_COMPILATION_CACHE_DIR': str(cache),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-        'PYTHONPATH': str(ROOT),
-    }
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def main() -> None:
     from tests.helpers import tiny
 
@@ -260,7 +222,8 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    with tempfile.TemporaryDirectory() as scratch, quiet_environment(pathlib.Path(scratch, 'xla')):
+    compilation.share_cache()
+    with tempfile.TemporaryDirectory() as scratch:
         home = pathlib.Path(scratch)
         tiny.write(home)
         for name in ('warm', 'alone'):  # The first one fills the cache.

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -16,47 +15,24 @@ import pytest
 from jdkd.corpus import storage
 from jdkd.models import export, pretrained
 from jdkd.retrieval import vectors
-from tests.helpers import toy
+from tests.helpers import processes, toy
 
-ROOT = pathlib.Path(__file__).parents[1]
 TINY = ['--config', 'configs/mta4dpr.py:tiny']
 
 
-def command(*args):
-    return [sys.executable, '-m', 'jdkd.main', *map(str, args)]
-
-
-def environment():
-    # One real device, as on a laptop.
-    return {**os.environ, 'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
-
-
 def jdkd(*args, stdin='', ok=True):
-    done = subprocess.run(
-        command(*args),
-        cwd=ROOT,
-        env=environment(),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.run_jdkd(*args, stdin=stdin)
     assert (done.returncode == 0) == ok, done.stderr[-4000:]
     return done
 
 
-@pytest.fixture(scope='module', autouse=True)
-def compile_once(tmp_path_factory):
-    """The commands of this module share what XLA compiles."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path_factory.mktemp('xla')))
-        yield
-
-
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
+    """A run of the command as users give it; `jdkd` forks where all is imported."""
     workdir = tmp_path_factory.mktemp('runs') / 'tiny'
-    jdkd(*TINY, '--workdir', workdir)
+    command = [sys.executable, '-m', 'jdkd.main', *TINY, '--workdir', str(workdir)]
+    env = {**os.environ, **processes.ONE_DEVICE}
+    subprocess.run(command, cwd=processes.ROOT, env=env, check=True)
     return workdir
 
 

@@ -7,32 +7,32 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from jdkd.runtime import distributed
 from jdkd.runtime import mesh as meshes
-from tests.helpers import multiprocess, tiny, train_steps
+from tests.helpers import processes, tiny, train_steps
 
 # What HEARTBEAT_SECONDS is in these tests.
 SOON = 10
-MAIN = (
-    f'from jdkd.runtime import distributed; distributed.HEARTBEAT_SECONDS = {SOON}; '
-    'from jdkd import main; main.cli()'
-)
-# The second process never comes to what the first waits for.
-HANG = """
-import sys, time
-import jax
-from jax.experimental import multihost_utils
-from jdkd.runtime import distributed
-coordinator, count, index = (flag.partition('=')[2] for flag in sys.argv[1:])
-distributed.start(coordinator, int(count), int(index), hang_seconds=3)
-jax.devices()  # Which the processes exchange.
-if index == '1':
-    time.sleep(600)
-with distributed.hang_watchdog('training') as alive:
-    alive()
-    multihost_utils.sync_global_devices('a step')
-"""
+
+
+def run_jdkd(*args):
+    """The command line, in a process that soon misses another one."""
+    distributed.HEARTBEAT_SECONDS = SOON
+    processes.jdkd(*args)
+
+
+def hang(*flags):
+    """The second process never comes to what the first waits for."""
+    coordinator, count, index = (flag.partition('=')[2] for flag in flags)
+    distributed.start(coordinator, int(count), int(index), hang_seconds=3)
+    jax.devices()  # Which the processes exchange.
+    if index == '1':
+        time.sleep(600)
+    with distributed.hang_watchdog('training') as report_progress:
+        report_progress()
+        multihost_utils.sync_global_devices('a step')
 
 
 def check_equal(found, expected):
@@ -49,11 +49,11 @@ def test_train_steps_are_the_same_on_any_devices_and_processes(tmp_path):
     assert expected['2/loss'] != expected['1/loss'] and expected['next_index'] == 3
     check_equal(train_steps.run(meshes.make_mesh()), expected)
     check_equal(train_steps.run(meshes.make_mesh(model=2)), expected)
-    processes = multiprocess.start(
-        2, 'tests/helpers/train_steps.py', f'--output={tmp_path}', devices=4
+    both = processes.start_group(
+        2, train_steps.main, f'--output={tmp_path}', log=tmp_path / 'log', devices=4
     )
-    output = multiprocess.finish(processes)
-    assert [p.returncode for p in processes] == [0, 0], output
+    output = processes.finish(both)
+    assert [p.returncode for p in both] == [0, 0], output
     for model in (1, 2):
         check_equal(dict(np.load(tmp_path / f'{model}.npz')), expected)
 
@@ -75,14 +75,13 @@ def test_flags_of_processes_come_together():
 def home(tmp_path_factory):
     path = tmp_path_factory.mktemp('processes')
     tiny.write(path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('JAX_COMPILATION_CACHE_DIR', str(path / 'xla'))
-        yield path
+    return path
 
 
 def start(home, workdir, count, *more, devices=1):
-    command = ('-c', MAIN, '--config', f'tests/helpers/tiny.py:{home}', '--workdir', workdir, *more)
-    return multiprocess.start(count, *command, devices=devices)
+    args = (f'--config=tests/helpers/tiny.py:{home}', f'--workdir={workdir}', *more)
+    log = workdir.with_suffix('.log')
+    return processes.start_group(count, run_jdkd, *args, log=log, devices=devices)
 
 
 def report(workdir):
@@ -91,29 +90,29 @@ def report(workdir):
     return found
 
 
-def wait_for(path, processes):
+def wait_for(path, both):
     while not list(path.parent.glob(path.name)):
-        assert all(p.poll() is None for p in processes), multiprocess.finish(processes)
+        assert all(p.poll() is None for p in both), processes.finish(both)
         time.sleep(0.02)
 
 
 def test_a_run_of_two_processes_is_that_of_one_whatever_happens_to_them(home):
     """One is killed while it trains, one is frozen in a later round; then they come to the end."""
-    (one,) = processes = start(home, home / 'one', 1, devices=2)
-    output = multiprocess.finish(processes)
+    (one,) = both = start(home, home / 'one', 1, devices=2)
+    output = processes.finish(both)
     assert one.returncode == 0, output
     workdir = home / 'two'
     for step, what in ((2, signal.SIGKILL), (6, signal.SIGSTOP)):
-        first, second = processes = start(home, workdir, 2)
-        wait_for(workdir / f'rounds/0{step // 4}/train.tmp/checkpoints/{step}*', processes)
+        first, second = both = start(home, workdir, 2)
+        wait_for(workdir / f'rounds/0{step // 4}/train.tmp/checkpoints/{step}*', both)
         second.send_signal(what)
         since = time.monotonic()
         first.wait(timeout=6 * SOON)
         assert first.returncode not in (0, None) and time.monotonic() - since < 3 * SOON
         second.kill()
-        multiprocess.finish(processes)
-    first, second = processes = start(home, workdir, 2)
-    output = multiprocess.finish(processes)
+        processes.finish(both)
+    first, second = both = start(home, workdir, 2)
+    output = processes.finish(both)
     assert (first.returncode, second.returncode) == (0, 0), output
     assert report(workdir) == report(home / 'one')
     assert not list(workdir.rglob('*.tmp*'))
@@ -124,19 +123,19 @@ def test_a_run_of_two_processes_is_that_of_one_whatever_happens_to_them(home):
 
 def test_a_signal_to_one_process_makes_all_save_at_the_same_step(home):
     more = ('--config.steps_per_round=1000', '--config.checkpoint_every=20')
-    first, second = processes = start(home, home / 'signalled', 2, *more)
-    wait_for(home / 'signalled/rounds/00/train.tmp/checkpoints/20*', processes)
+    first, second = both = start(home, home / 'signalled', 2, *more)
+    wait_for(home / 'signalled/rounds/00/train.tmp/checkpoints/20*', both)
     second.send_signal(signal.SIGTERM)
-    output = multiprocess.finish(processes)
+    output = processes.finish(both)
     assert (first.returncode, second.returncode) == (75, 75), output
     saved = [p.name for p in (home / 'signalled/rounds/00/train.tmp/checkpoints').iterdir()]
     assert len(saved) == 2 and all(name.isdigit() for name in saved)
 
 
-def test_a_process_does_not_wait_for_ever_for_one_that_hangs():
-    first, second = processes = multiprocess.start(2, '-c', HANG)
+def test_a_process_does_not_wait_for_ever_for_one_that_hangs(tmp_path):
+    first, second = both = processes.start_group(2, hang, log=tmp_path / 'log')
     assert first.wait(timeout=300) == distributed.HUNG
     assert second.poll() is None
     second.kill()
-    output, _ = multiprocess.finish(processes)
+    output, _ = processes.finish(both)
     assert 'training: no step has ended for 3 seconds (--hang_seconds)' in output

@@ -1,7 +1,4 @@
-"""Train steps with every term of the loss, on the processes that this is started with.
-
-python tests/train_steps.py --output=DIRECTORY [--coordinator=... --num_processes=...]
-"""
+"""Train steps with every term of the loss, on one process or several."""
 
 import dataclasses
 import pathlib
@@ -9,7 +6,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from configs import common
 from jdkd.distillation.objective import Objective
@@ -92,19 +88,12 @@ def run(mesh) -> dict[str, np.ndarray]:
     return found | {'next_index': np.int32(batches.get_state()['next_index'])}
 
 
-def main(_):
-    given = flags.FLAGS
-    distributed.start(given.coordinator, given.num_processes, given.process_index)
+def main(*flags: str) -> None:
+    """In one of several processes: writes MODEL.npz for each width of the model axis."""
+    output, coordinator, count, index = (flag.partition('=')[2] for flag in flags)
+    distributed.start(coordinator, int(count), int(index))
     for model in (1, 2):
         found = run(meshes.make_mesh(model=model))
         if distributed.is_primary():
-            np.savez(pathlib.Path(given.output) / f'{model}.npz', **found)
+            np.savez(pathlib.Path(output) / f'{model}.npz', **found)
     distributed.barrier('the end')
-
-
-if __name__ == '__main__':
-    flags.DEFINE_string('output', None, 'Gets MODEL.npz for each width of the model axis.')
-    flags.DEFINE_string('coordinator', None, 'As of jdkd.main.')
-    flags.DEFINE_integer('num_processes', None, 'As of jdkd.main.')
-    flags.DEFINE_integer('process_index', None, 'As of jdkd.main.')
-    app.run(main)
