@@ -1,4 +1,4 @@
-"""What every stage of a run is given: its config, workdir, mesh and collection."""
+"""A run: the config, workdir, mesh and collection that its stages share."""
 
 import dataclasses
 import functools
@@ -20,12 +20,12 @@ class Queries:
     """Queries of a split, in the collection's order.
 
     Attributes:
-        split: Its name.
+        split: Name of the split.
         ids: Query ids.
         texts: Query texts.
-        positives: Rows of each query's positive passages; none of an unlabelled one.
-        best: Of these, those of the query's highest grade. A list's positive is one of them; the
-            others are only never a negative.
+        positives: Rows of each query's positive passages; an unlabelled query has none.
+        best: Rows of the positives with the query's highest grade. The positive of a list is one of
+            them; other positives are only kept out of the negatives.
     """
 
     split: str
@@ -45,6 +45,15 @@ class Queries:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
+    """A training or evaluation run in its workdir.
+
+    Attributes:
+        config: The config, resolved.
+        workdir: Absolute path of its directory.
+        mesh: Devices of all processes.
+        collection: Passages, queries and judgements.
+    """
+
     config: ml_collections.FrozenConfigDict
     workdir: pathlib.Path
     mesh: Mesh
@@ -52,30 +61,30 @@ class Run:
 
     @functools.cached_property
     def train(self) -> Queries:
-        """All of the split: unlabelled ones that are not wanted are left out on the way here."""
+        """Train queries; unlabelled ones only as far as the config keeps them."""
         split = self.config.collection.train_split
         return self._queries(split, list(self.collection.queries[split]))
 
     @functools.cached_property
     def held_out(self) -> Queries:
-        """The held-out queries of D_eval."""
+        """Queries of D_eval, held out of training."""
         split = self.config.collection.eval_split
         return self._queries(split, self.collection.labelled(split))
 
     @functools.cached_property
     def test(self) -> Queries:
-        """Those with a positive or an answer."""
+        """Test queries with a positive passage or an answer."""
         split = self.config.collection.test_split
         return self._queries(split, self.collection.measurable(split))
 
     @property
     def passages(self) -> Passages:
-        """Every passage as a str: a sequence that may be larger than memory."""
+        """Texts of all passages, a sequence that may be larger than memory."""
         return self.collection.passages
 
     @functools.cached_property
     def max_relevant(self) -> int:
-        """Most text groups that are judged relevant for one query; the shape of batches."""
+        """The largest number of text groups relevant for one query, which shapes batches."""
         group = self.collection.group
         queries = [*self.train.positives, *self.held_out.positives]
         return max(len(np.unique(group[rows])) for rows in queries)
@@ -85,7 +94,7 @@ class Run:
         return stages.build_stage(self.workdir / path, inputs, build, resumable=resumable)
 
     def read_manifest(self, path: str) -> dict | None:
-        """The manifest of a finished stage, None if it is not there."""
+        """The manifest of a finished stage; None if it is not finished."""
         return stages.read_manifest(self.workdir / path)
 
     def _queries(self, split: str, ids: Sequence[str]) -> Queries:
@@ -94,8 +103,8 @@ class Run:
             {passage: grade for passage, grade in qrels.get(i, {}).items() if grade > 0}
             for i in ids
         ]
-        found = self.collection.id_index.find(list(itertools.chain.from_iterable(positives)))
-        rows = np.split(found, np.cumsum([len(grades) for grades in positives]))[:-1]
+        flat = self.collection.id_index.find(list(itertools.chain.from_iterable(positives)))
+        rows = np.split(flat, np.cumsum([len(grades) for grades in positives]))[:-1]
         best = [
             own[np.fromiter(grades.values(), int) == max(grades.values(), default=0)]
             for own, grades in zip(rows, positives, strict=True)

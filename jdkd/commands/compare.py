@@ -60,11 +60,13 @@ def write_comparison(
         {query_id: ours.per_query[query_id] for query_id in common},
         {query_id: theirs.per_query[query_id] for query_id in common},
     )
-    if not differences:
+    a, b = runs.values()
+    measure = a.config.compare if a.config.compare in differences else next(iter(differences), '')
+    duel = examples.duel(collection, a.config.collection.test_split, measure, ours, theirs)
+    if duel is None:
         raise ValueError(
             f'{workdir} and {other} share no measure; give two runs with the same measures.'
         )
-    a, b = runs.values()
     report = {
         'runs': {name: str(run.workdir.absolute()) for name, run in runs.items()},
         'config': configs.differences(a.config, b.config),
@@ -73,8 +75,6 @@ def write_comparison(
         'significance': {f'{ours.name} less {theirs.name}': differences},
         'collection': collection.name,
     }
-    measure = a.config.compare if a.config.compare in differences else next(iter(differences))
-    duel = examples.duel(collection, a.config.collection.test_split, measure, ours, theirs)
     directory = output or workdir / 'compared' / theirs.name
     _write(directory, report, runs, duel)
     print(f'{tables.table(_measures(report))}\n')

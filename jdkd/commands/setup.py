@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import re
+import runpy
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -35,6 +36,18 @@ def find_config(name: str) -> str:
             if (path := directory / f'{file}.py').is_file():
                 return f'{path}{colon}{argument}'
     return name
+
+
+def read_config(name: str) -> ml_collections.ConfigDict:
+    """The config of a file or of a packaged name; see `find_config`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    file, colon, argument = find_config(name).partition(':')
+    if not pathlib.Path(file).is_file():
+        raise FileNotFoundError(f'there is no config file {file!r}; give one, or mta4dpr:tiny.')
+    return runpy.run_path(file)['get_config'](*([argument] if colon else []))
 
 
 def load_config(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:

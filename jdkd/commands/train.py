@@ -6,12 +6,11 @@ import pathlib
 from typing import Any
 
 import ml_collections
-from ml_collections import config_flags
 
 from jdkd import config as configs
 from jdkd import validation
 from jdkd.algorithm import iterate
-from jdkd.commands.setup import find_config, hold_workdir, open_run
+from jdkd.commands.setup import hold_workdir, open_run, read_config
 from jdkd.run import STUDENT
 from jdkd.runtime import distributed
 
@@ -83,7 +82,7 @@ def distill(
         RuntimeError: if another process uses the workdir.
     """
     if isinstance(config, str):
-        config = config_flags.ConfigFileFlagParser('config').parse(find_config(config))
+        config = read_config(config)
     workdir = pathlib.Path(workdir)
     report = train(configs.resolve(config), workdir, update=update, exit_on_signals=False)
     return Distilled(report, workdir / STUDENT)
