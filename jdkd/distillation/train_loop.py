@@ -62,7 +62,7 @@ def train_loop(
     """
     step = checkpoints.latest_step()
     if step is not None and step >= last_step:
-        return checkpoints.restore_state(last_step, trainer.abstract)
+        return checkpoints.restore(last_step, trainer.abstract)
     if step is not None and step > first_step:
         state = checkpoints.restore(step, trainer.abstract, batches)
     else:

@@ -62,22 +62,11 @@ class Checkpoints:
         if sealing:
             sealing.result()
 
-    def restore(self, step: int, abstract_state: Any, iterator: Any) -> Any:
+    def restore(self, step: int, abstract_state: Any, iterator: Any | None = None) -> Any:
         """Restores the state to the shardings of `abstract_state`; sets the iterator in place."""
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state),
-                iterator=ocp.args.JsonRestore(),
-            ),
-        )
-        iterator.set_state(restored['iterator'])
+        state = _restore(self._manager, step, abstract_state, iterator)
         logging.info('restored step %d of %s', step, self._directory)
-        return restored['state']
-
-    def restore_state(self, step: int, abstract_state: Any) -> Any:
-        """Restores the state without the iterator."""
-        return _state(self._manager, step, abstract_state)
+        return state
 
     def keep_only(self, step: int) -> None:
         """Removes all other checkpoints, at the end of a training."""
@@ -110,13 +99,19 @@ def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> An
     """
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options) as manager:
-        return _state(manager, step, abstract_state)
+        return _restore(manager, step, abstract_state)
 
 
-def _state(manager: ocp.CheckpointManager, step: int, abstract_state: Any) -> Any:
-    return manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-    )['state']
+def _restore(
+    manager: ocp.CheckpointManager, step: int, abstract_state: Any, iterator: Any | None = None
+) -> Any:
+    items: dict[str, Any] = {'state': ocp.args.StandardRestore(abstract_state)}
+    if iterator is not None:
+        items['iterator'] = ocp.args.JsonRestore()
+    restored = manager.restore(step, args=ocp.args.Composite(**items))
+    if iterator is not None:
+        iterator.set_state(restored['iterator'])
+    return restored['state']
 
 
 def _remove_damaged(directory: pathlib.Path) -> None:

@@ -1,0 +1,114 @@
+"""Processes agree on decisions, errors and the step at which they stop."""
+
+import json
+import time
+
+import pytest
+
+from jdkd.runtime import distributed
+from tests.helpers import multiprocess
+
+# Each process prints a JSON line of what it saw.
+PROGRAM = """
+import json, pathlib, sys, time
+from jdkd.runtime import distributed, stages
+
+coordinator, count, index = (flag.partition('=')[2] for flag in sys.argv[2:])
+distributed.start(coordinator, int(count), int(index))
+import jax
+jax.devices()
+workdir, seen = pathlib.Path(sys.argv[1]), {}
+
+def decide():
+    # Barriers and stages inside run as on a single process.
+    stages.build_stage(workdir / 'stage', {}, lambda out: None)
+    return [distributed.process_count(), 'é']
+
+seen['before'] = distributed.process_count(), distributed.is_primary()
+seen['decided'] = distributed.from_primary(decide, 'a decision', writes=[workdir / 'stage'])
+seen['after'] = distributed.process_count()
+
+def fail():
+    raise LookupError('no such thing')
+
+try:
+    distributed.from_primary(fail, 'a failure')
+except Exception as error:
+    seen['error'] = f'{type(error).__name__}: {error}'
+for step in range(1000):
+    distributed.barrier('a step')
+    if distributed.stop_requested(index == '1' and step == 2):
+        break
+seen['stopped'] = step
+print('SEEN', json.dumps(seen), flush=True)
+distributed.barrier('the end')
+"""
+
+
+def test_two_processes_agree(tmp_path):
+    processes = multiprocess.start(2, '-c', PROGRAM, tmp_path)
+    outputs = multiprocess.finish(processes, timeout=300)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    first, second = (
+        json.loads(line.removeprefix('SEEN '))
+        for output in outputs
+        for line in output.splitlines()
+        if line.startswith('SEEN ')
+    )
+    assert first['before'] == [2, True] and second['before'] == [2, False]
+    assert first['decided'] == second['decided'] == [1, 'é']
+    assert first['after'] == second['after'] == 2
+    assert first['error'] == 'LookupError: no such thing'
+    assert second['error'] == 'RuntimeError: process 0 failed: no such thing'
+    assert first['stopped'] == second['stopped'] > 2
+
+
+def test_a_single_process_waits_for_nobody(tmp_path):
+    assert distributed.process_count() == 1 and distributed.is_primary()
+    decision = object()  # Not JSON: nothing is sent.
+    assert distributed.from_primary(lambda: decision, 'x', writes=[tmp_path / 'no']) is decision
+    distributed.barrier('x')
+    assert distributed.stop_requested(True) and not distributed.stop_requested(False)
+    with distributed.hang_watchdog('x') as report_progress:
+        report_progress()
+
+
+def test_a_file_that_no_other_process_sees_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, 'process_count', lambda: 2)
+    monkeypatch.setattr(distributed, '_NFS_SECONDS', 0.2)
+    distributed.await_files([tmp_path])
+    with pytest.raises(TimeoutError, match='no was written by another process, but process 0 does'):
+        distributed.await_files([tmp_path / 'no'])
+
+
+def test_long_waits_are_logged(caplog):
+    with distributed.log_waiting('waiting for x', every=0.01):
+        time.sleep(0.1)
+    assert 'process 0: waiting for x for 0 minutes' in caplog.text
+    lines = len(caplog.records)
+    time.sleep(0.05)
+    assert len(caplog.records) == lines
+
+
+@pytest.mark.parametrize('progress', [True, False])
+def test_the_watchdog_exits_without_progress(monkeypatch, progress):
+    exits = []
+    monkeypatch.setattr(distributed, 'process_count', lambda: 2)
+    monkeypatch.setattr(distributed, '_hang_seconds', 0.5)
+    monkeypatch.setattr(distributed, 'exit_now', lambda message, code: exits.append(code))
+    with distributed.hang_watchdog('training') as report_progress:
+        for _ in range(20):
+            time.sleep(0.05)
+            if progress:
+                report_progress()
+    assert set(exits) == (set() if progress else {distributed.HUNG})
+
+
+def test_an_exit_names_the_process(monkeypatch, capsys):
+    codes = []
+    monkeypatch.setattr(distributed.os, '_exit', codes.append)
+    distributed.exit_now('no disk', 3)
+    monkeypatch.setattr(distributed, 'process_count', lambda: 2)
+    distributed.exit_now('no disk')
+    assert capsys.readouterr().err == 'jdkd: no disk\njdkd: process 0: no disk\n'
+    assert codes == [3, 1]
