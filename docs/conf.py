@@ -10,6 +10,7 @@ import jdkd  # noqa: E402
 
 project = 'jdkd'
 author = 'The jdkd authors'
+copyright = author
 version = release = jdkd.__version__
 
 extensions = [
@@ -32,8 +33,13 @@ autodoc_typehints_description_target = 'documented'
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
-# Objects of other projects have no page here, and the build makes no requests to find theirs.
-nitpick_ignore_regex = [(r'py:.*', r'(?!jdkd\.).*')]
+# Only the public API has a page, and the build makes no requests to find other projects' pages.
+nitpick_ignore_regex = [
+    (r'py:.*', r'(?!jdkd\.).*'),
+    (r'py:.*', r'jdkd\.(models|tokens|config)\..*'),
+]
+
+highlight_language = 'text'
 
 html_theme = 'furo'
 html_title = f'jdkd {release}'

@@ -201,3 +201,35 @@ def test_the_readme_s_student_answers(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.strip()
+
+
+def rooms() -> list[str]:
+    """Rooms of the architecture's drawing, row by row and from left to right."""
+    drawing = (ROOT / 'docs/explanation/rooms.svg').read_text()
+    return [name.removesuffix('.py') for name in re.findall(r'class="room"[^>]*>([^<]+)<', drawing)]
+
+
+def test_imports_go_down_the_drawing_of_the_rooms():
+    order = {room: i for i, room in enumerate(rooms())}
+    source = ROOT / 'jdkd'
+    assert set(order) == {
+        path.stem for path in source.iterdir() if path.is_dir() or path.suffix == '.py'
+    } - {'__init__', '__pycache__', 'configs', 'py'}
+    for path in source.rglob('*.py'):
+        room = path.relative_to(source).parts[0].removesuffix('.py')
+        if room in order:
+            for node in ast.walk(ast.parse(path.read_text())):
+                for other in imported_rooms(node):
+                    assert order.get(other, 99) >= order[room], f'{path} imports {other}'
+
+
+def imported_rooms(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module == 'jdkd':
+        names = [f'jdkd.{alias.name}' for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        names = [node.module or '']
+    else:
+        return []
+    return [name.split('.')[1] for name in names if name.startswith('jdkd.')]
