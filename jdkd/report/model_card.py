@@ -54,40 +54,25 @@ def write(
 
 def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
     """README.md of an export: the model, its measures, how to load it."""
-    spec, transformer = encoder.spec, encoder.model.transformer
+    spec = encoder.spec
     is_pairs = spec.kind == 'cross_encoder'
-    kind = 'cross-encoder' if is_pairs else 'dual-encoder'
     meta = {
         'library_name': 'sentence-transformers',
         'pipeline_tag': 'text-ranking' if is_pairs else 'sentence-similarity',
-        'tags': ['sentence-transformers', kind, 'jdkd'],
+        'tags': ['sentence-transformers', 'cross-encoder' if is_pairs else 'dual-encoder', 'jdkd'],
         # The hub refuses cards whose base_model is a path.
         'base_model': None if pathlib.Path(spec.weights).expanduser().is_dir() else spec.weights,
         'license': encoder.source.license,
     }
     # JSON is YAML, and its quoting keeps each value one value.
     front = '\n'.join(f'{key}: {json.dumps(value)}' for key, value in meta.items() if value)
-    title = 'Re-ranker' if is_pairs else 'Dense retriever'
     prefixes = ''
     if spec.query_prefix or spec.passage_prefix:
         prefixes = (
-            f'\nBefore queries it was given {_code(repr(spec.query_prefix))}, before passages '
+            f'\nQueries begin with the prompt {_code(repr(spec.query_prefix))}, passages with '
             f'{_code(repr(spec.passage_prefix))}'
         )
-        prefixes += ': give these too.\n' if is_pairs else '; the calls above do the same.\n'
-    start = f'layers {", ".join(map(str, spec.layers))} of' if spec.layers else 'all layers of'
-    if spec.hidden_size is not None:
-        start = 'random weights, with family and vocabulary of'
-    if not is_pairs and encoder.source.query is not None:
-        start = f'two towers, for queries and for passages, each {start}'
-    terms = _code(run.collection.license) if run.collection.license else 'not stated'
-    what = (
-        f'`{name}`, a {kind} of {transformer.num_layers} layers and {transformer.hidden_size} '
-        f'hidden units, begun as {start} {_code(spec.weights)}, {_training(run, name, spec)} on '
-        f'{_code(run.collection.name)} (terms of the texts: {terms}), '
-        f'with queries of up to {spec.query_length} and passages of up to {spec.passage_length} '
-        'tokens.'
-    )
+        prefixes += ': add them.\n' if is_pairs else '; the calls above add them.\n'
     measured = (
         f'Measured on {report["collection"]["queries"][run.test.split]} test queries over '
         f'{report["collection"]["passages"]} passages, times 100. `teacher_rerank` is the teacher, '
@@ -101,27 +86,19 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
         + ' |'
         for system, values in report['test'].items()
     )
-
-    def fill(text):
-        # Code is not broken: its rest would begin a line, where markup may begin.
-        parts = re.split('(`.*?`)', text)
-        parts[1::2] = [code.replace(' ', '\0') for code in parts[1::2]]
-        text = textwrap.fill(''.join(parts), 100, break_long_words=False, break_on_hyphens=False)
-        return text.replace('\0', ' ')
-
     return f"""---
 {front}
 ---
 
-# {title} trained with jdkd
+# {'Re-ranker' if is_pairs else 'Dense retriever'} trained with jdkd
 
-{fill(what)}
+{_fill(_description(run, name, encoder))}
 
 ```python
 {_CROSS_USAGE if is_pairs else _DUAL_USAGE}
 ```
 {prefixes}
-{fill(measured)}
+{_fill(measured)}
 
 | system | {' | '.join(measures)} |
 |---{'|---' * len(measures)}|
@@ -130,6 +107,33 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
 - config sha256: {report['config_sha256']}
 - collection sha256: {report['collection']['sha256']}
 """
+
+
+def _description(run: Run, name: str, encoder: Encoder) -> str:
+    """A sentence on the model, its start, its training and its lengths."""
+    spec, transformer = encoder.spec, encoder.model.transformer
+    is_pairs = spec.kind == 'cross_encoder'
+    start = f'layers {", ".join(map(str, spec.layers))} of' if spec.layers else 'all layers of'
+    if spec.hidden_size is not None:
+        start = 'random weights, with family and vocabulary of'
+    if not is_pairs and encoder.source.query is not None:
+        start = f'two towers, for queries and for passages, each {start}'
+    terms = _code(run.collection.license) if run.collection.license else 'not stated'
+    return (
+        f'`{name}`, a {"cross-encoder" if is_pairs else "dual-encoder"} of '
+        f'{transformer.num_layers} layers and {transformer.hidden_size} hidden units, begun as '
+        f'{start} {_code(spec.weights)}, {_training(run, name, spec)} on '
+        f'{_code(run.collection.name)} (terms of the texts: {terms}), with queries of up to '
+        f'{spec.query_length} and passages of up to {spec.passage_length} tokens.'
+    )
+
+
+def _fill(text: str) -> str:
+    """Wraps text; inline code is not broken, since its rest could begin a line as markup."""
+    parts = re.split('(`.*?`)', text)
+    parts[1::2] = [code.replace(' ', '\0') for code in parts[1::2]]
+    text = textwrap.fill(''.join(parts), 100, break_long_words=False, break_on_hyphens=False)
+    return text.replace('\0', ' ')
 
 
 def _code(text: str) -> str:

@@ -104,7 +104,7 @@ def test_the_students_card(run):
     assert 'on `python_docs` (terms of the texts: not stated)' in text
     assert 'Measured on 796 test queries over 8000 passages' in text
     assert 'config sha256: abc123 - collection sha256: def456' in text
-    assert 'Before queries' not in text
+    assert 'Queries begin' not in text
 
 
 def test_cards_of_other_systems(run, tmp_path):
@@ -118,10 +118,10 @@ def test_cards_of_other_systems(run, tmp_path):
     text = one_line(card)
     assert 'begun as all layers of' in text and 'CrossEncoder("path/to/this/directory")' in text
     assert 'fine-tuned for 150 steps on the labels, with hard negatives of bm25, on `pyth' in text
-    assert "Before queries it was given `'q: '`, before passages `''`: give these too." in text
+    assert "Queries begin with the prompt `'q: '`, passages with `''`: add them." in text
     card = model_card.model_card(run, 'minilm', encoder(passage_prefix='p: '), FOUND)
     assert 'not trained further, and measured on `python_docs`' in one_line(card)
-    assert "before passages `'p: '`; the calls above do the same." in one_line(card)
+    assert "passages with `'p: '`; the calls above add them." in one_line(card)
 
 
 def test_the_model_card_shows_markup_and_does_not_hold_it(run):
