@@ -23,6 +23,7 @@ import ml_collections
 
 from benchmarks import compared, tables
 from jdkd import config as configs
+from jdkd.config import Config
 from jdkd.corpus import importing
 from jdkd.runtime import files, metrics, stages
 
@@ -39,7 +40,7 @@ def _dark(config, kind: str) -> dict[str, int]:
 
 
 # Fields that differ from the full method's, given its config.
-VARIANTS: dict[str, Callable[[ml_collections.FrozenConfigDict], dict]] = {
+VARIANTS: dict[str, Callable[[Config], dict]] = {
     FULL: lambda c: {},
     'no_assistants': lambda c: _NO_ASSISTANTS,
     'single_assistant': lambda c: {'assistants': c.assistants[:1]},
@@ -61,17 +62,15 @@ VARIANTS: dict[str, Callable[[ml_collections.FrozenConfigDict], dict]] = {
 }
 
 
-def overridden(
-    config: ml_collections.FrozenConfigDict, variant: str
-) -> ml_collections.FrozenConfigDict:
+def overridden(config: Config, variant: str) -> Config:
     """The config of a variant, given that of the full method."""
     changed = ml_collections.ConfigDict(config.to_dict())
     with changed.ignore_type():
         changed.update_from_flattened_dict(VARIANTS[variant](config))
-    return ml_collections.FrozenConfigDict(changed)
+    return configs.resolve(changed)
 
 
-def arguments(config: ml_collections.FrozenConfigDict, variant: str) -> list[str]:
+def arguments(config: Config, variant: str) -> list[str]:
     """The same on a command line."""
     found = []
     for field, value in VARIANTS[variant](config).items():
@@ -108,7 +107,7 @@ def _run(workdir: pathlib.Path, args: Sequence[str]) -> None:
         raise RuntimeError(f'{workdir} stopped: {told}; the same command goes on.')
 
 
-def _finished(workdir: pathlib.Path, expected: ml_collections.FrozenConfigDict) -> bool:
+def _finished(workdir: pathlib.Path, expected: Config) -> bool:
     report = workdir / 'report.json'
     return report.exists() and (
         stages.read_json(report)['config_sha256'] == configs.digest(expected)

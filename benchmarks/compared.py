@@ -7,11 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-import ml_collections
-
 from benchmarks import measure
 from jdkd import config as configs
 from jdkd.commands import zero_shot
+from jdkd.config import Config
 from jdkd.corpus import storage
 from jdkd.corpus.collection import Collection
 from jdkd.retrieval import measures, significance
@@ -35,9 +34,7 @@ class Test:
     split: str
     workdir: pathlib.Path
 
-    def measure(
-        self, name: str, model: pathlib.Path, config: ml_collections.FrozenConfigDict
-    ) -> PerQuery:
+    def measure(self, name: str, model: pathlib.Path, config: Config) -> PerQuery:
         """Measures a checkpoint as the student of a run is, unless that is done.
 
         Args:

@@ -11,12 +11,11 @@ They are written as the embeddings of a run are, and read memory-mapped. Memory 
 import pathlib
 import tempfile
 
-import ml_collections
 import numpy as np
 from absl import app, flags
 
 from benchmarks import measure
-from configs import common
+from jdkd.config import IndexConfig
 from jdkd.retrieval import index, vectors
 from jdkd.runtime import stages
 from jdkd.runtime.parts import write_parts
@@ -106,9 +105,7 @@ def run(root: pathlib.Path, size: int, config) -> dict:
 
 def main(_):
     chosen = {'shard': _SHARD.value, 'reorder': _REORDER.value, 'leaves': _LEAVES.value}
-    config = common.get_config().index
-    config.update({key: value for key, value in chosen.items() if value is not None})
-    config = ml_collections.FrozenConfigDict(config)
+    config = IndexConfig(**{key: value for key, value in chosen.items() if value is not None})
     found = {'dim': _DIM.value, 'store': _STORE.value, 'index': config.to_dict(), 'sizes': []}
     with tempfile.TemporaryDirectory(dir=_DIRECTORY.value) as temporary:
         for size in map(int, _PASSAGES.value):

@@ -19,7 +19,6 @@ import math
 import pathlib
 from collections.abc import Iterator
 
-import ml_collections
 import numpy as np
 import optax
 import sentence_transformers
@@ -30,6 +29,7 @@ from sentence_transformers.util import dot_score, pairwise_dot_score
 
 from benchmarks import compared, tables
 from jdkd import config as configs
+from jdkd.config import Config
 from jdkd.corpus import importing
 from jdkd.lists import loader
 from jdkd.report import model_card
@@ -90,7 +90,7 @@ def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def optimizer(
-    model: torch.nn.Module, config: ml_collections.ConfigDict, factor: float = 1.0
+    model: torch.nn.Module, config: Config, factor: float = 1.0
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """`step.optimizer` but for the clipping, at `factor` times the learning rate."""
     parameters = list(model.parameters())

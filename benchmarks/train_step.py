@@ -5,12 +5,12 @@ import statistics
 import time
 
 import jax
-import ml_collections
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from configs import common
+from jdkd.config import resolve
+from jdkd.configs import common
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.trainer import make_trainer
 from jdkd.lists import packing
@@ -71,8 +71,9 @@ def prepared(path, batches, mesh: Mesh, **rows):
     config.loss.update(assistant=0.0, dark=0.0)
     config.rows.update(rows)
     config.optimizer.update(learning_rate=1e-5)
+    config = resolve(config)
     params = {'transformer': source.params}
-    training = Objective(ml_collections.FrozenConfigDict(config), config.optimizer, SCALE)
+    training = Objective(resolve(config), config.optimizer, SCALE)
     trainer = make_trainer(training, mesh=mesh, model=model, params=params)
     layout = packing.fit_layout([b.lengths for b in batches], trainer.rows)
     group = np.arange(batches[0].lengths.size, dtype=np.int32).reshape(batches[0].lengths.shape)

@@ -6,7 +6,7 @@
 
 import ml_collections
 
-from configs import mta4dpr
+from jdkd.configs import mta4dpr
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ Variants after the colon are those of configs/mta4dpr.py.
 
 import ml_collections
 
-from configs import mta4dpr
+from jdkd.configs import mta4dpr
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:

@@ -6,7 +6,7 @@ commits of the hub that hold safetensors.
 
 import ml_collections
 
-from configs import common
+from jdkd.configs import common
 
 
 def msmarco() -> ml_collections.ConfigDict:

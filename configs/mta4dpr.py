@@ -9,7 +9,7 @@
 
 import ml_collections
 
-from configs import common, full_scale
+from jdkd.configs import common, full_scale
 
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 REVISION = 'c9745ed1d9f207416be6d2e6f8de32d1f16199bf'

@@ -6,10 +6,10 @@ import itertools
 import pathlib
 from collections.abc import Sequence
 
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from jdkd.config import Config
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.runtime import stages
@@ -54,7 +54,7 @@ class Run:
         collection: Passages, queries and judgements.
     """
 
-    config: ml_collections.FrozenConfigDict
+    config: Config
     workdir: pathlib.Path
     mesh: Mesh
     collection: Collection

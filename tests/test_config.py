@@ -6,9 +6,9 @@ import absl.flags
 import pytest
 from ml_collections import config_flags
 
-from configs import adam, common, mta4dpr
 from jdkd import config as configs
 from jdkd import validation
+from jdkd.configs import adam, common, mta4dpr
 
 FILE = 'configs/mta4dpr.py'
 
@@ -89,7 +89,7 @@ def test_steps_follow_an_override():
     config.systems.minilm_ft.train.steps = 9
     found = configs.resolve(config)
     assert found.optimizer.total_steps == 21
-    assert found.systems.minilm_ft.train.total_steps == 9
+    assert found.systems['minilm_ft'].train.total_steps == 9
 
 
 def test_the_workdirs_config_comes_back(tmp_path):

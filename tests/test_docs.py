@@ -150,7 +150,7 @@ def test_the_snippet_parses_and_config_snippets_run(text, monkeypatch):
         exec(code, names)
         names['get_config']()
     elif text.startswith('c.'):
-        from configs import common
+        from jdkd.configs import common
 
         c = common.get_config()
         exec(code, {'c': c, 'common': common})
@@ -172,7 +172,7 @@ def test_the_readme_is_a_front_door():
 
 def test_documented_fields_exist():
     """Inline `section.field` in docs names a field of the config, or of a system."""
-    from configs import common
+    from jdkd.configs import common
 
     c = common.get_config()
     sections = {name: set(c[name]) for name in c if hasattr(c[name], 'keys')}

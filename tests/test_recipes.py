@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs import adam, mta4dpr
 from jdkd import config as configs
+from jdkd.configs import adam, mta4dpr
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.trainer import make_trainer
 from jdkd.models import cross_encoder, dual_encoder, pretrained
@@ -202,5 +202,5 @@ def test_recipes_name_no_other_models():
     for arg in VARIANTS:
         config = mta4dpr.get_config(arg)
         found = [config.student, *config.systems.values()]
-        named |= {entry.weights for entry in found if 'weights' in entry}
+        named |= {entry.weights for entry in found if hasattr(entry, 'weights')}
     assert named == set(MODELS)

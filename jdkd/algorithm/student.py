@@ -96,7 +96,7 @@ class Student:
                 'dataset': data['digest'],
                 'previous': previous.digest,
                 **{
-                    key: config[key].to_dict()
+                    key: getattr(config, key).to_dict()
                     for key in ('loss', 'selection', 'self_paced', 'rows', 'optimizer', 'student')
                 },
                 'batch_size': config.batch_size,

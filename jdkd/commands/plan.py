@@ -2,15 +2,12 @@
 
 import pathlib
 
-import ml_collections
-
 from jdkd import validation
+from jdkd.config import Config
 from jdkd.planning import plan as planning
 
 
-def plan(
-    config: ml_collections.FrozenConfigDict, topology: str, workdir: pathlib.Path | None
-) -> None:
+def plan(config: Config, topology: str, workdir: pathlib.Path | None) -> None:
     """Prints the plan of a run; see `planning.make_plan`.
 
     Args:

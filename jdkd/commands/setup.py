@@ -7,9 +7,8 @@ import runpy
 import shutil
 from collections.abc import Callable, Iterator
 
-import ml_collections
-
 from jdkd import config as configs
+from jdkd.config import Config, EvalConfig
 from jdkd.corpus import importing
 from jdkd.corpus.collection import Collection
 from jdkd.run import Run
@@ -50,7 +49,7 @@ def read_config(name: str) -> ml_collections.ConfigDict:
     return runpy.run_path(file)['get_config'](*([argument] if colon else []))
 
 
-def load_config(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:
+def load_config(workdir: pathlib.Path) -> Config:
     """The config of a training run.
 
     Raises:
@@ -58,7 +57,7 @@ def load_config(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:
         ValueError: if it holds measurements of a checkpoint instead.
     """
     config = configs.load(workdir)
-    if 'collections' in config:
+    if isinstance(config, EvalConfig):
         raise ValueError(f'{workdir} holds measurements, which --mode eval reads and no other.')
     return config
 
@@ -66,7 +65,7 @@ def load_config(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:
 @contextlib.contextmanager
 def hold_workdir(
     workdir: pathlib.Path,
-    config: ml_collections.FrozenConfigDict | None = None,
+    config: Config | EvalConfig | None = None,
     *,
     update: bool = False,
     exit_on_signals: bool = True,
@@ -109,7 +108,7 @@ def hold_workdir(
 
 
 def open_run(
-    config: ml_collections.FrozenConfigDict,
+    config: Config,
     workdir: pathlib.Path,
     collect: Callable[..., Collection] = importing.load_collection,
 ) -> Run:

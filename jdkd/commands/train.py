@@ -5,18 +5,17 @@ import os
 import pathlib
 from typing import Any
 
-import ml_collections
-
 from jdkd import config as configs
 from jdkd import validation
 from jdkd.algorithm import iterate
 from jdkd.commands.setup import hold_workdir, open_run, read_config
+from jdkd.config import Config
 from jdkd.run import STUDENT
 from jdkd.runtime import distributed
 
 
 def train(
-    config: ml_collections.FrozenConfigDict,
+    config: Config,
     workdir: pathlib.Path,
     *,
     update: bool = False,
@@ -57,7 +56,7 @@ class Distilled:
 
 
 def distill(
-    config: ml_collections.ConfigDict | str,
+    config: Config | str,
     workdir: str | os.PathLike[str],
     *,
     update: bool = False,

@@ -10,13 +10,13 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-import ml_collections
 import numpy as np
 from absl import logging
 
 from jdkd import config as configs
 from jdkd.algorithm.teacher import Teacher, rerank
 from jdkd.commands.setup import hold_workdir, open_run
+from jdkd.config import CollectionConfig, Config, EncoderSpec, EvalConfig, schema
 from jdkd.corpus import importing
 from jdkd.corpus.sources import registry
 from jdkd.models import pretrained, weights
@@ -36,12 +36,12 @@ MODEL, FIRST, OTHER = 'model', 'bm25', 'other'
 _LONGEST = 512  # Tokens; what BEIR's models read, also where a checkpoint takes more.
 
 
-def is_config(config: ml_collections.ConfigDict) -> bool:
+def is_config(config: Config | EvalConfig) -> bool:
     """Whether a config says what to measure (configs/eval.py) and not what to train."""
-    return 'collections' in config
+    return isinstance(config, EvalConfig)
 
 
-def validate(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> None:
+def validate(config: EvalConfig, workdir: pathlib.Path) -> None:
     """Checks what can be checked before anything is built; weights are not read.
 
     Args:
@@ -54,16 +54,11 @@ def validate(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> 
     raise_all(_errors(config, workdir))
 
 
-def _errors(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> Iterator[str]:
+def _errors(config: EvalConfig, workdir: pathlib.Path) -> Iterator[str]:
     for field, example in (('model', 'DIR'), ('collections', 'beir:PATH,python_docs')):
-        if not config[field]:
+        if not getattr(config, field):
             yield f'{field} is not set; say for example --config.{field}={example}.'
-    kinds = {'kind': (None, 'dual_encoder', 'cross_encoder'), **fields.ENCODER_OPTIONS}
-    for check, known in ((fields.no_options, kinds), (fields.out_of_range, fields.ENCODER)):
-        there = {field: rule for field, rule in known.items() if field in config.encoder}
-        yield from check(config.encoder, there, 'encoder.')
-    yield from fields.no_options(config, {'on_error': ('stop', 'skip')})
-    yield from fields.out_of_range(config, fields.RETRIEVAL)
+    yield from schema.errors(config)
     yield from fields.measure_errors(config)
     yield from fields.index_errors(config)
     yield from fields.spec_errors(f'systems.{FIRST}', config.systems[FIRST])
@@ -72,8 +67,7 @@ def _errors(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> I
         there = workdir / name / 'collection'
         yield from catch(importing.check_source, _collection(config, source, name), there)
     if config.model:
-        entry = {**config.encoder.to_dict(), 'weights': config.model}
-        entry = ml_collections.FrozenConfigDict(entry)
+        entry = EncoderSpec(**{**vars(config.encoder), 'weights': config.model})
         yield from checkpoints.errors({'model': entry}, fetch=False)
 
 
@@ -91,7 +85,7 @@ def names(collections: Sequence[str]) -> list[str]:
 
 
 def run(
-    config: ml_collections.FrozenConfigDict,
+    config: EvalConfig,
     workdir: pathlib.Path,
     against: str | None = None,
     *,
@@ -110,9 +104,7 @@ def run(
         evaluate(config, workdir, against)
 
 
-def evaluate(
-    config: ml_collections.FrozenConfigDict, workdir: pathlib.Path, against: str | None = None
-) -> dict:
+def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = None) -> dict:
     """Measures `config.model` and BM25 on each collection; writes report.json.
 
     Stages that are already in the workdir are read, so a killed evaluation resumes.
@@ -161,27 +153,23 @@ def evaluate(
     return found
 
 
-def model_entry(config: ml_collections.FrozenConfigDict) -> ml_collections.FrozenConfigDict:
+def model_entry(config: EvalConfig) -> EncoderSpec:
     """The model as an entry of `systems`, with kind and lengths as its checkpoint says."""
-    entry = config.encoder.to_dict()
+    entry = config.encoder
     source = pretrained.read_pretrained(
-        weights.find_weights(config.model, entry['revision']), layers=entry['layers'] or None
+        weights.find_weights(config.model, entry.revision), layers=entry.layers or None
     )
     is_classifier = source.head is not None and source.pooling is None
-    kind = entry['kind'] or ('cross_encoder' if is_classifier else 'dual_encoder')
+    kind = entry.kind or ('cross_encoder' if is_classifier else 'dual_encoder')
     longest = min(source.max_length, _LONGEST)
     query_length = passage_length = longest
     if kind == 'cross_encoder':
-        query_length = entry['query_length'] or longest // 4
+        query_length = entry.query_length or longest // 4
         # Both count special tokens of their own, of which a pair keeps fewer.
         passage_length = longest - query_length + 2 - FAMILIES[source.config.family].separators
     told = {'kind': kind, 'query_length': query_length, 'passage_length': passage_length}
-    return ml_collections.FrozenConfigDict(
-        entry
-        | {key: value for key, value in told.items() if entry[key] is None}
-        | {'weights': config.model, 'train': {'steps': 0}, 'scale': None}
-        | {'dropout': 0.0, 'remat': 'none'}
-    )
+    resolved = {key: value for key, value in told.items() if getattr(entry, key) is None}
+    return EncoderSpec(**{**vars(entry), **resolved, 'weights': config.model})
 
 
 def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measure: str) -> str:
@@ -206,20 +194,26 @@ def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measu
     return tables.table(rows, measure)
 
 
-def _collection(config, source: str, name: str) -> ml_collections.FrozenConfigDict:
-    """What configs of a training have as `collection`."""
-    options = config.options.to_dict().get(name, {})
-    return ml_collections.FrozenConfigDict(
-        {'source': source, 'options': options, 'on_error': config.on_error}
+def _collection(config, source: str, name: str) -> CollectionConfig:
+    """The section `collection` of a training run's config."""
+    return CollectionConfig(
+        source=source, options=config.options.get(name, {}), on_error=config.on_error
     )
 
 
 def _open(config, entry, source: str, workdir: pathlib.Path) -> Run:
     """The run of one collection, whose test split is the first of `config.splits` it has."""
-    told = config.to_dict()
-    told['systems'] = {**told['systems'], MODEL: entry.to_dict()}
-    told['collection'] = _collection(config, source, workdir.name).to_dict()
-    run = open_run(ml_collections.FrozenConfigDict(told), workdir, importing.import_collection)
+    run_config = Config(
+        collection=_collection(config, source, workdir.name),
+        systems={**config.systems, MODEL: entry},
+        measures=config.measures,
+        depth=config.depth,
+        ignore_identical_ids=config.ignore_identical_ids,
+        index=config.index,
+        mesh=config.mesh,
+        seed=config.seed,
+    )
+    run = open_run(run_config, workdir, importing.import_collection)
     there = [s for s in run.collection.queries if run.collection.measurable(s)]
     split = next((s for s in config.splits if s in there), None)
     if split is None:
@@ -227,8 +221,8 @@ def _open(config, entry, source: str, workdir: pathlib.Path) -> Run:
             f'{source} has judged queries in {", ".join(there) or "no split"}, but splits='
             f'{",".join(config.splits)} says what is measured; name one that it has.'
         )
-    told['collection']['test_split'] = split
-    return dataclasses.replace(run, config=ml_collections.FrozenConfigDict(told))
+    collection = run_config.collection.replace(test_split=split)
+    return dataclasses.replace(run, config=run_config.replace(collection=collection))
 
 
 def _measure(run: Run, against: pathlib.Path | None) -> dict:

@@ -51,7 +51,7 @@ def check_source(spec, directory: pathlib.Path) -> None:
         FileNotFoundError: A file of the source is missing and was not imported.
     """
     if not (directory / stages.MANIFEST).exists():
-        registry.open_source(spec.source, **spec.options.to_dict())
+        registry.open_source(spec.source, **dict(spec.options))
 
 
 def import_collection(config, workdir: pathlib.Path) -> Collection:
@@ -80,7 +80,7 @@ def import_collection(config, workdir: pathlib.Path) -> Collection:
 
 
 def _import(spec, directory: pathlib.Path) -> None:
-    options = spec.options.to_dict()
+    options = dict(spec.options)
     try:
         source = registry.open_source(spec.source, **options)
     except FileNotFoundError as error:

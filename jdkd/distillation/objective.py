@@ -39,8 +39,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
+from jdkd.config import Config, EncoderSpec, LossConfig, OptimizerConfig, SelectionConfig
 from jdkd.distillation import assistants, losses, schedules, self_paced
 from jdkd.distillation.batch_scores import ScoreFn
 
@@ -61,14 +61,14 @@ class Objective:
         dropout: The model's rate; 0 spares the random bits.
     """
 
-    config: ml_collections.FrozenConfigDict
-    optimizer: ml_collections.FrozenConfigDict
+    config: Config
+    optimizer: OptimizerConfig
     scale: float
     num_assistants: int = 0
     dropout: float = 0.0
 
     @classmethod
-    def of_student(cls, config: ml_collections.FrozenConfigDict) -> 'Objective':
+    def of_student(cls, config: Config) -> 'Objective':
         """Distillation of the student from teacher and assistants."""
         spec = config.student
         return cls(config, config.optimizer, spec.scale, len(config.assistants), spec.dropout)
@@ -76,22 +76,21 @@ class Objective:
     @classmethod
     def of_labels(
         cls,
-        config: ml_collections.FrozenConfigDict,
-        spec: ml_collections.FrozenConfigDict,
+        config: Config,
+        spec: EncoderSpec,
     ) -> 'Objective':
         """Contrastive training from labels alone, for a system with the entry `spec`."""
-        loss = {key: 0.0 for key in config.loss} | {'contrastive': 1.0, 'temperature': 1.0}
-        config = ml_collections.FrozenConfigDict({**config.to_dict(), 'loss': loss})
-        return cls(config, spec.train, spec.train.scale, dropout=spec.dropout)
+        loss = LossConfig(teacher=0.0, assistant=0.0, dark=0.0)
+        return cls(config.replace(loss=loss), spec.train, spec.train.scale, dropout=spec.dropout)
 
 
-def selects_assistants(config: ml_collections.FrozenConfigDict, num_assistants: int) -> bool:
+def selects_assistants(config: Config, num_assistants: int) -> bool:
     """Whether training selects assistants: there are some, and a loss term distils them."""
     return bool(num_assistants and (config.loss.assistant or config.loss.in_batch))
 
 
 def make_loss(
-    config: ml_collections.FrozenConfigDict, score_fn: ScoreFn, num_assistants: int
+    config: Config, score_fn: ScoreFn, num_assistants: int
 ) -> Callable[..., tuple[jax.Array, Metrics]]:
     """The loss of the module docstring.
 
@@ -165,7 +164,7 @@ def make_loss(
 
 
 def _select_assistants(
-    selection: ml_collections.FrozenConfigDict, weights_ChxK, batch: Batch, tau
+    selection: SelectionConfig, weights_ChxK, batch: Batch, tau
 ) -> tuple[Callable[..., jax.Array], Metrics]:
     """TASelect of Algorithm 1: the (fused) assistant closest to the teacher on the originals.
 

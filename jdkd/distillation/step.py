@@ -6,9 +6,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
+from jdkd.config import OptimizerConfig
 from jdkd.distillation.objective import Batch, Metrics
 
 Params = Any
@@ -33,7 +33,7 @@ class TrainState:
     selected: jax.Array
 
 
-def optimizer(config: ml_collections.FrozenConfigDict) -> optax.GradientTransformation:
+def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """AdamW with linear warm-up, cosine decay to 0 and clipping by the global norm.
 
     Args:

@@ -5,9 +5,9 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
-import ml_collections
 import numpy as np
 
+from jdkd.config import Config
 from jdkd.corpus import importing
 from jdkd.run import Run
 
@@ -65,7 +65,7 @@ def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
     return np.array([len(texts[int(row)].split()) for row in rows])
 
 
-def measure(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path | None) -> CorpusSize:
+def measure(config: Config, workdir: pathlib.Path | None) -> CorpusSize:
     """The size of the imported collection; else of `config.plan`, or of a collection read now.
 
     Args:
@@ -96,7 +96,7 @@ def measure(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path | Non
         return _measure_imported(config, pathlib.Path(scratch))
 
 
-def _measure_imported(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> CorpusSize:
+def _measure_imported(config: Config, workdir: pathlib.Path) -> CorpusSize:
     run = Run(config, workdir, None, importing.load_collection(config, workdir))
     return CorpusSize(
         passages=len(run.passages),

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
+from jdkd.config import Config
 from jdkd.planning.corpus_size import TOKENS_PER_WORD, count_words
 from jdkd.run import Run
 from jdkd.systems import loading, roles
@@ -24,7 +24,7 @@ def estimate_run(run: Run) -> dict[str, int]:
     return estimate(run.config, len(run.passages), queries, words, sketch_models(run.config))
 
 
-def sketch_models(config: ml_collections.FrozenConfigDict) -> dict[str, tuple[Any, Any]]:
+def sketch_models(config: Config) -> dict[str, tuple[Any, Any]]:
     """The module and parameter shapes of every encoder of a run, by its config field."""
     encoders = roles.encoders(config)
     return {field: loading.sketch_model(spec) for field, spec in encoders.items()}
@@ -37,7 +37,7 @@ def embedding_width(model: Any) -> int:
 
 
 def estimate(
-    config: ml_collections.FrozenConfigDict,
+    config: Config,
     passages: int,
     queries: int,
     words: np.ndarray,
@@ -92,7 +92,7 @@ def estimate(
     return {kind: int(size) for kind, size in sizes.items()}
 
 
-def _list_bytes(config: ml_collections.FrozenConfigDict) -> int:
+def _list_bytes(config: Config) -> int:
     """Bytes of the lists of a round, as arrays and again as records."""
     originals = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy

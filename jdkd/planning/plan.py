@@ -4,9 +4,9 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import ml_collections
 from absl import logging
 
+from jdkd.config import Config
 from jdkd.planning import chips, corpus_size, disk, workload
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.planning.roofline import TooLarge, bound_by
@@ -18,9 +18,7 @@ FILE = 'plan.json'
 _HOUR, _GB, _GIB = 3600, 1e9, 2**30
 
 
-def make_plan(
-    config: ml_collections.FrozenConfigDict, topology: str, workdir: pathlib.Path | None = None
-) -> dict[str, Any]:
+def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None) -> dict[str, Any]:
     """Compiles the step of every phase of a run for a topology and multiplies.
 
     Args:
@@ -67,9 +65,7 @@ def make_plan(
     return plan
 
 
-def _describe(
-    phase: workload.Phase, config: ml_collections.FrozenConfigDict, chip: chips.Chip | None
-) -> dict[str, Any]:
+def _describe(phase: workload.Phase, config: Config, chip: chips.Chip | None) -> dict[str, Any]:
     step, count = phase.traced.step, phase.steps(config.rounds)
     values = {
         'name': phase.name,
@@ -95,7 +91,7 @@ def _describe(
 
 
 def _host_memory(
-    config: ml_collections.FrozenConfigDict, size: CorpusSize, models: dict[str, tuple[Any, Any]]
+    config: Config, size: CorpusSize, models: dict[str, tuple[Any, Any]]
 ) -> dict[str, int]:
     """Approximate bytes of host memory of the largest stages, which follow one another.
 

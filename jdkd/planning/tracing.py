@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from jdkd.config import Config
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.trainer import Trainer, make_trainer
 from jdkd.lists import packing
@@ -102,7 +102,7 @@ def pair_lengths(spec, model: CrossEncoder, size: CorpusSize, shape) -> tuple[np
 
 
 def student_batch(
-    config: ml_collections.FrozenConfigDict, rows: packing.RowSpec, lengths: np.ndarray, sharding
+    config: Config, rows: packing.RowSpec, lengths: np.ndarray, sharding
 ) -> dict[str, Any]:
     """Shapes of a batch of the student's training; see `distillation.objective`.
 

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from jdkd.config import Config
 from jdkd.models import dual_encoder
 from jdkd.planning import tracing
 from jdkd.planning.corpus_size import SAMPLE, CorpusSize
@@ -43,7 +43,7 @@ class Phase:
 
 
 def list_phases(
-    config: ml_collections.FrozenConfigDict,
+    config: Config,
     models: Mapping[str, tuple[Any, Any]],
     mesh: Mesh,
     size: CorpusSize,
@@ -101,7 +101,7 @@ def list_phases(
     yield Phase('train student', 'student', traced, items, 'queries', 0, count)
 
 
-def advise(phase: Phase, config: ml_collections.FrozenConfigDict) -> str:
+def advise(phase: Phase, config: Config) -> str:
     """Names config changes that make a step fit into memory."""
     field = phase.field
     if phase.name == 'train student':

@@ -5,9 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from jdkd import config as configs
+from jdkd.config import Config
 from jdkd.run import STUDENT
 from jdkd.runtime import metrics, stages
 
@@ -26,14 +25,12 @@ class Finished:
     """
 
     workdir: pathlib.Path
-    config: ml_collections.FrozenConfigDict
+    config: Config
     report: Mapping[str, Any]
     records: Sequence[Mapping[str, float]]
 
 
-def from_report(
-    workdir: pathlib.Path, config: ml_collections.FrozenConfigDict, report: Mapping
-) -> Finished:
+def from_report(workdir: pathlib.Path, config: Config, report: Mapping) -> Finished:
     """A finished run from its report."""
     return Finished(workdir, config, report, metrics.read_series(workdir, STUDENT))
 

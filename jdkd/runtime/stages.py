@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import ml_collections
 from absl import logging
 
 import jdkd
@@ -42,8 +41,8 @@ class DamagedError(ValueError):
 
 
 def to_json(value: Any) -> Any:
-    """Converts ConfigDicts and tuples to plain JSON values."""
-    if isinstance(value, ml_collections.ConfigDict):
+    """Config sections and tuples as plain JSON values."""
+    if hasattr(value, 'to_dict'):
         value = value.to_dict()
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
+from jdkd.config import EncoderSpec
 from jdkd.lists import loader
 from jdkd.lists.candidates import Lists
 from jdkd.models import dual_encoder, pretrained
@@ -45,7 +45,7 @@ class Encoder:
     model: Any
     params: Any
     tokenizer: Tokenizer
-    spec: ml_collections.FrozenConfigDict
+    spec: EncoderSpec
     source: pretrained.Pretrained
 
     @property
@@ -250,7 +250,7 @@ class DualEncoderSystem:
             {
                 'system': self.digest,
                 'collection': self.run.collection.fingerprint,
-                'index': {key: config[key] for key in ('store', 'shard', 'threshold')},
+                'index': {key: getattr(config, key) for key in ('store', 'shard', 'threshold')},
             },
             lambda out: index.build(out, self.passages, config),
             resumable=True,
@@ -325,7 +325,7 @@ class CrossEncoderSystem:
         ).reshape(rows.shape)
 
 
-def load_encoder(run: Run, spec: ml_collections.FrozenConfigDict) -> Encoder:
+def load_encoder(run: Run, spec: EncoderSpec) -> Encoder:
     """The encoder of a config entry on the run's mesh; see `read_model`.
 
     Raises:

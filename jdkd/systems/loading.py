@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 
+from jdkd.config import EncoderSpec
 from jdkd.models import pretrained, weights
 from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import CrossEncoder
@@ -16,9 +16,7 @@ from jdkd.models.families import FAMILIES
 from jdkd.tokens.tokenizer import Tokenizer
 
 
-def read_model(
-    spec: ml_collections.FrozenConfigDict, seed: int
-) -> tuple[Any, Any, pretrained.Pretrained]:
+def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretrained]:
     """Module, parameters on the host and checkpoint of a config entry.
 
     Args:
@@ -83,7 +81,7 @@ def read_model(
     return model, params, source
 
 
-def sketch_model(spec: ml_collections.FrozenConfigDict) -> tuple[Any, Any]:
+def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
     """Module and shapes of the parameters of a config entry: `read_model` without tensors.
 
     Args:
@@ -113,15 +111,13 @@ def sketch_model(spec: ml_collections.FrozenConfigDict) -> tuple[Any, Any]:
     return model, params
 
 
-def _transformer(
-    spec: ml_collections.FrozenConfigDict, config: TransformerConfig
-) -> TransformerConfig:
+def _transformer(spec: EncoderSpec, config: TransformerConfig) -> TransformerConfig:
     """A checkpoint's encoder as an entry asks for it."""
     config = dataclasses.replace(config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat)
     return config if spec.hidden_size is None else of_size(config, spec.hidden_size)
 
 
-def _read_towers(spec: ml_collections.FrozenConfigDict) -> pretrained.Pretrained:
+def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
     """The checkpoint of a config entry, with that of the query tower where it has its own."""
 
     def read(name, revision):
@@ -140,7 +136,11 @@ def _read_towers(spec: ml_collections.FrozenConfigDict) -> pretrained.Pretrained
             f"'{spec.query_weights or spec.weights}' has a tower for queries, but a cross-encoder "
             'reads query and passage in one; leave query_weights out, or give another checkpoint.'
         )
-    alike = ['config', 'projection', *(f for f in ('pooling', 'normalize') if spec[f] is None)]
+    alike = [
+        'config',
+        'projection',
+        *(f for f in ('pooling', 'normalize') if getattr(spec, f) is None),
+    ]
     for field in alike:
         if getattr(query, field) != getattr(source, field):
             raise ValueError(
@@ -151,7 +151,7 @@ def _read_towers(spec: ml_collections.FrozenConfigDict) -> pretrained.Pretrained
     return source
 
 
-def check_lengths(spec: ml_collections.FrozenConfigDict, config: TransformerConfig) -> int:
+def check_lengths(spec: EncoderSpec, config: TransformerConfig) -> int:
     """The longest row that an entry asks for, in tokens.
 
     Raises:
@@ -169,9 +169,7 @@ def check_lengths(spec: ml_collections.FrozenConfigDict, config: TransformerConf
     return longest
 
 
-def check_tokenizer(
-    spec: ml_collections.FrozenConfigDict, config: TransformerConfig, tokenizer: Tokenizer
-) -> None:
+def check_tokenizer(spec: EncoderSpec, config: TransformerConfig, tokenizer: Tokenizer) -> None:
     """Checks that a model has an embedding of each token, and masks the one that pads.
 
     Raises:
@@ -211,9 +209,7 @@ def of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
     )
 
 
-def resolve(
-    spec: ml_collections.FrozenConfigDict, source: pretrained.Pretrained
-) -> ml_collections.FrozenConfigDict:
+def resolve(spec: EncoderSpec, source: pretrained.Pretrained) -> EncoderSpec:
     """A config entry with the fields that it leaves to the checkpoint filled in."""
     told = {
         'pooling': source.pooling or 'mean',
@@ -221,13 +217,11 @@ def resolve(
         'query_prefix': (source.query or source).query_prompt,
         'passage_prefix': source.passage_prompt,
     }
-    told = {key: value for key, value in told.items() if spec[key] is None}
-    return ml_collections.FrozenConfigDict({**spec.to_dict(), **told})
+    told = {key: value for key, value in told.items() if getattr(spec, key) is None}
+    return spec.replace(**told)
 
 
-def _one_label(
-    spec: ml_collections.FrozenConfigDict, source: pretrained.Pretrained
-) -> dict[str, Any]:
+def _one_label(spec: EncoderSpec, source: pretrained.Pretrained) -> dict[str, Any]:
     """Parameters of the checkpoint's head with the label alone that is ranked by."""
     count = len(source.labels)
     label = 0 if spec.label is None and count == 1 else spec.label

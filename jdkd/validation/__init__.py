@@ -5,8 +5,7 @@ An error that hides another, such as a missing file its contents, is reported fi
 
 import pathlib
 
-import ml_collections
-
+from jdkd.config import Config
 from jdkd.corpus import importing
 from jdkd.run import Run
 from jdkd.systems.roles import encoders
@@ -14,7 +13,7 @@ from jdkd.validation import checkpoints, fields, resources, roles
 from jdkd.validation.errors import catch, raise_all
 
 
-def validate(config: ml_collections.FrozenConfigDict) -> None:
+def validate(config: Config) -> None:
     """Checks a resolved config by itself, without reading files.
 
     Raises:
@@ -23,7 +22,7 @@ def validate(config: ml_collections.FrozenConfigDict) -> None:
     raise_all([*fields.errors(config), *roles.errors(config)])
 
 
-def before_start(config: ml_collections.FrozenConfigDict, workdir: pathlib.Path) -> None:
+def before_start(config: Config, workdir: pathlib.Path) -> None:
     """Checks a config and the devices, files and local checkpoints that it names.
 
     Reads no weights; `before_work` checks the checkpoints of the hub.

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-import ml_collections
-
+from jdkd.config import EncoderSpec
 from jdkd.models import pretrained, weights
 from jdkd.models.config import pick_layers
 from jdkd.systems import loading
@@ -11,7 +10,7 @@ from jdkd.tokens.tokenizer import load_tokenizer
 from jdkd.validation.errors import catch
 
 
-def errors(specs: Mapping[str, ml_collections.FrozenConfigDict], *, fetch: bool) -> Iterator[str]:
+def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
     """Errors of the checkpoints of encoders; reads no weights.
 
     Args:
@@ -19,15 +18,18 @@ def errors(specs: Mapping[str, ml_collections.FrozenConfigDict], *, fetch: bool)
         fetch: Whether to fetch checkpoints from the hub; otherwise they are skipped.
     """
     for field, spec in specs.items():
-        for key in ('weights', 'query_weights'):
-            if spec[key] is None:
+        towers = {
+            'weights': (spec.weights, spec.revision),
+            'query_weights': (spec.query_weights, spec.query_revision),
+        }
+        for key, (name, revision) in towers.items():
+            if name is None:
                 continue
-            revision = spec['revision' if key == 'weights' else 'query_revision']
             prefix = field if key == 'weights' else f'{field}.{key}'
             try:
-                directory = weights.local(spec[key])
+                directory = weights.local(name)
                 if directory is None and fetch:
-                    directory = weights.find_weights(spec[key], revision)
+                    directory = weights.find_weights(name, revision)
                 sketches = pretrained.read_sketches(directory) if directory else ()
             except (ValueError, OSError) as error:
                 yield f'{prefix}: {error}'
@@ -36,9 +38,7 @@ def errors(specs: Mapping[str, ml_collections.FrozenConfigDict], *, fetch: bool)
                 yield from _sketch_errors(prefix, spec, sketch)
 
 
-def _sketch_errors(
-    prefix: str, spec: ml_collections.FrozenConfigDict, sketch: pretrained.Sketch
-) -> Iterator[str]:
+def _sketch_errors(prefix: str, spec: EncoderSpec, sketch: pretrained.Sketch) -> Iterator[str]:
     config = sketch.config
     yield from catch(pick_layers, config, spec.layers or None, prefix=prefix)
     if spec.query_length is not None and spec.passage_length is not None:

@@ -4,9 +4,9 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-import ml_collections
 import numpy as np
 
+from jdkd.config import Config
 from jdkd.planning import disk
 from jdkd.retrieval import index, measures
 from jdkd.run import Run
@@ -16,7 +16,7 @@ from jdkd.systems import roles
 from jdkd.validation.errors import catch
 
 
-def device_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def device_errors(config: Config) -> Iterator[str]:
     """Errors of a mesh that does not match the devices, or of batches that it does not divide."""
     errors = list(mesh_errors(config))
     if errors:
@@ -45,15 +45,13 @@ def device_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
             )
 
 
-def mesh_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def mesh_errors(config: Config) -> Iterator[str]:
     """Errors of a mesh that does not match the devices."""
     if config.mesh.model >= 1:  # Otherwise its range is the error.
         yield from catch(meshes.make_mesh, config.mesh.data, config.mesh.model)
 
 
-def score_file_errors(
-    config: ml_collections.FrozenConfigDict, workdir: pathlib.Path
-) -> Iterator[str]:
+def score_file_errors(config: Config, workdir: pathlib.Path) -> Iterator[str]:
     """Errors of score files that are missing and were not imported before."""
     for name in roles.used(config):
         spec = config.systems.get(name)
@@ -118,7 +116,7 @@ def disk_errors(run: Run) -> Iterator[str]:
         )
 
 
-def _learns_without_labels(config: ml_collections.FrozenConfigDict) -> bool:
+def _learns_without_labels(config: Config) -> bool:
     loss = config.loss
     return bool(loss.teacher or (config.assistants and (loss.assistant or loss.in_batch)))
 

@@ -4,12 +4,11 @@ import math
 import re
 from collections.abc import Iterator
 
-import ml_collections
-
+from jdkd.config import Config
 from jdkd.systems.roles import _miner, retrievers, trained, used
 
 
-def errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def errors(config: Config) -> Iterator[str]:
     """Errors of fields that do not fit together."""
     systems = config.systems
     for name in systems:
@@ -44,12 +43,12 @@ def errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
     yield from _size_errors(config)
 
 
-def _kind(config: ml_collections.FrozenConfigDict, name: str) -> str | None:
+def _kind(config: Config, name: str) -> str | None:
     spec = config.systems.get(name)
     return None if spec is None else spec.kind
 
 
-def _kind_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def _kind_errors(config: Config) -> Iterator[str]:
     """Errors of systems in roles that their kind cannot fill."""
     for name in dict.fromkeys(retrievers(config)):
         if _kind(config, name) == 'cross_encoder':
@@ -88,7 +87,7 @@ def _kind_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
             )
 
 
-def _size_errors(config: ml_collections.FrozenConfigDict) -> Iterator[str]:
+def _size_errors(config: Config) -> Iterator[str]:
     """Errors of lengths and numbers that do not agree."""
     candidates = config.candidates
     if config.train_passage_length > config.student.passage_length:

@@ -8,10 +8,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import ablation, compared, sample, tables
-from configs import ablation as ablation_config
-from configs import mta4dpr
 from jdkd import config as configs
 from jdkd import validation
+from jdkd.configs import ablation as ablation_config
+from jdkd.configs import mta4dpr
 from jdkd.runtime import files, lock
 from tests.helpers import tiny
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compared
-from configs import mta4dpr
+from jdkd.configs import mta4dpr
 from jdkd.models.dual_encoder import DualEncoder
 from tests.helpers import toy
 

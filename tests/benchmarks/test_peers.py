@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import mta4dpr
 from jdkd import config as configs
+from jdkd.configs import mta4dpr
 from jdkd.distillation import step
 from jdkd.run import Queries
 from jdkd.runtime import stages

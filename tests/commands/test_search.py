@@ -1,11 +1,11 @@
 """A question asked now is answered as the same question is in a split."""
 
-import ml_collections
 import numpy as np
 import pytest
 
-from configs import common
+from jdkd import config as configs
 from jdkd.commands import search
+from jdkd.configs import common
 from jdkd.corpus import importing
 from jdkd.lists.candidates import Lists
 from jdkd.models.cross_encoder import CrossEncoder
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     c.systems.dual = common.encoder(str(home / 'dual'), **lengths)
     c.systems.cross = common.encoder(str(home / 'cross'), kind='cross_encoder', **lengths)
     c.systems.scores = common.scores(str(home / 'scores.trec'))
-    config = ml_collections.FrozenConfigDict(c.copy_and_resolve_references())
+    config = configs.resolve(c)
     return Run(config, home / 'w', mesh.make_mesh(), importing.load_collection(config, home / 'w'))
 
 

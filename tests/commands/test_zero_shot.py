@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from configs import eval as eval_config
 from jdkd import config as configs
 from jdkd.commands import zero_shot
+from jdkd.configs import eval as eval_config
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import encode

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common
+from jdkd.configs import common
 from jdkd.distillation import step as steps
 
 SHAPES = {'kernel': (4, 3), 'bias': (3,)}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import common
+from jdkd.configs import common
 from jdkd.distillation import losses
 from jdkd.lists import packing
 from jdkd.models.dual_encoder import DualEncoder

@@ -5,7 +5,7 @@
 
 import pathlib
 
-from configs import common
+from jdkd.configs import common
 
 
 def write(home: pathlib.Path) -> None:

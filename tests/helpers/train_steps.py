@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import common
+from jdkd.configs import common
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.trainer import make_trainer
 from jdkd.lists import loader

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from configs import common
+from jdkd.configs import common
 from jdkd.models import pretrained
 from jdkd.models.config import Disentangled, Rotary
 from jdkd.models.families import FAMILIES

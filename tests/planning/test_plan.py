@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import common, mta4dpr
 from jdkd import config as configs
+from jdkd.configs import common, mta4dpr
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.transformer import Transformer, TransformerConfig
@@ -220,7 +220,7 @@ def planned(tmp_path_factory):
     (home / 'config.py').write_text(
         f"""
 import ml_collections
-from configs import mta4dpr
+from jdkd.configs import mta4dpr
 
 def get_config():
     c = mta4dpr.get_config('tiny')

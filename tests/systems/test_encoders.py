@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from absl import logging
 
-from configs import common
+from jdkd.configs import common
 from jdkd.lists.candidates import Lists
 from jdkd.models import export
 from jdkd.models.cross_encoder import CrossEncoder

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from configs import mta4dpr
 from jdkd import config as configs
 from jdkd.algorithm.teacher import Teacher
+from jdkd.configs import mta4dpr
 from jdkd.corpus import importing
 from jdkd.lists.candidates import Lists
 from jdkd.models.cross_encoder import CrossEncoder

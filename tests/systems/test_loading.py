@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from configs import common
+from jdkd.configs import common
 from jdkd.models import export, pretrained
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import head_shapes

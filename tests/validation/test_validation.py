@@ -6,9 +6,9 @@ import shutil
 import pytest
 import safetensors.numpy
 
-from configs import common, mta4dpr
 from jdkd import config as configs
 from jdkd import validation
+from jdkd.configs import common, mta4dpr
 from jdkd.corpus import importing
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.planning import disk

@@ -9,6 +9,8 @@ from typing import Any
 
 import ml_collections
 
+from jdkd.config import schema
+from jdkd.config.fields import Config, EvalConfig
 from jdkd.runtime import lock, stages
 from jdkd.runtime.messages import brief
 
@@ -49,8 +51,12 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
                 raise ValueError(f"{path} has no field '{brief(name)}'; {hint}")
 
 
-def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
-    """The config that a run works with: references resolved, lists of names split, frozen."""
+def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
+    """The config that a run works with: references resolved, lists of names split, frozen.
+
+    Raises:
+        ValueError: if there is a field that no config has, or a system of an unknown kind.
+    """
     config = config.copy_and_resolve_references()
     for owner in [config, *(config[key] for key in ('teacher', 'candidates') if key in config)]:
         for key in _NAMES.intersection(owner):
@@ -58,10 +64,14 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDic
             names = [owner[key]] if isinstance(owner[key], str) else owner[key]
             with owner.ignore_type():
                 owner[key] = tuple(n for part in names for n in part.split(',') if n)
-    return ml_collections.FrozenConfigDict(config)
+    return _read_config(config.to_dict())
 
 
-def save(workdir: pathlib.Path, config: ml_collections.FrozenConfigDict) -> None:
+def _read_config(values: Mapping[str, Any]) -> Config | EvalConfig:
+    return schema.read(EvalConfig if 'collections' in values else Config, values)
+
+
+def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
     """Writes config.json, or checks that the workdir's is the same.
 
     Where this process holds the workdir to update it, another config is replaced and kept in
@@ -93,7 +103,7 @@ def save(workdir: pathlib.Path, config: ml_collections.FrozenConfigDict) -> None
     stages.write_json(path, {**ours, _FORMAT: stages.FORMAT, _SHA256: digest(config)})
 
 
-def load(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:
+def load(workdir: pathlib.Path) -> Config | EvalConfig:
     """The config of a run.
 
     Raises:
@@ -105,7 +115,7 @@ def load(workdir: pathlib.Path) -> ml_collections.FrozenConfigDict:
             f'{workdir} holds no run (it has no {FILE}); run --mode train with this --workdir '
             'first.'
         )
-    return ml_collections.FrozenConfigDict(_tuples(_read(workdir)))
+    return _read_config(_read(workdir))
 
 
 def _read(workdir: pathlib.Path) -> dict[str, Any]:
@@ -139,7 +149,7 @@ def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def digest(config: ml_collections.FrozenConfigDict) -> str:
+def digest(config: Config | EvalConfig) -> str:
     """sha256 of the resolved config."""
     return stages.digest(config)
 
@@ -158,12 +168,3 @@ def _flat(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, An
             yield from _flat(value, f'{prefix}{key}.')
         else:
             yield prefix + key, value
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has lists where configs have tuples."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
-    return value

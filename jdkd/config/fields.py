@@ -1,0 +1,339 @@
+"""Every field of a config, once: type, default, comment, and the range that validation checks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jdkd.config.schema import Schedule, Section, field
+
+DTYPES = ('float32', 'bfloat16')
+ON_ERROR = ('stop', 'skip')
+REMATERIALISATION = ('none', 'dots', 'full')
+POOLINGS = ('mean', 'cls', 'max')
+
+
+class OptimizerConfig(Section):
+    learning_rate: float = field(5e-5, 'at its peak; a cosine after the warm-up', 'above 0')
+    warmup_steps: int = field(20, 'steps of linear warm-up', 'at least 0')
+    total_steps: int = field(0, 'steps of the schedule; all of the training by default')
+    weight_decay: float = field(0.01, 'of AdamW', 'at least 0')
+    clip_norm: float = field(1.0, 'largest global norm of a gradient', 'above 0')
+    accumulate: int = field(1, 'steps whose mean gradient makes one update', 'at least 1')
+
+
+class FineTuningConfig(OptimizerConfig):
+    warmup_steps: int = field(10, 'steps of linear warm-up', 'at least 0')
+    steps: int = field(0, 'fine-tuning steps on the labels before round 0; 0: none', 'at least 0')
+    batch_size: int = field(32, 'queries', 'at least 1')
+    hard_negatives: int = field(1, 'per query', 'at least 1')
+    negatives_from: str = field('bm25', 'system whose top passages are the negatives')
+    depth: int = field(30, 'top passages that negatives are drawn from', 'at least 1')
+    scale: float = field(20.0, 'inverse temperature of the contrastive softmax', 'above 0')
+
+
+class EncoderSpec(Section):
+    """A dual-encoder or cross-encoder, used as it is or fine-tuned on the labels first."""
+
+    kind: str = field('dual_encoder', 'or cross_encoder', ('dual_encoder', 'cross_encoder'))
+    weights: str = field('', 'local directory, or name on the Hugging Face hub')
+    revision: str | None = field(None, 'commit on the hub, so that weights stay the same')
+    query_weights: str | None = field(
+        None,
+        'a query tower of its own, alike but for its weights; the name in `weights` gives two '
+        'towers that begin equal; None: one tower, or as the checkpoint has them',
+    )
+    query_revision: str | None = field(None, 'commit of `query_weights`')
+    layers: tuple | str = field((), 'layers to keep, from 0, or first:3 or even:3; (): all')
+    hidden_size: int | None = field(
+        None,
+        "width of a model from scratch with the checkpoint's family, vocabulary and proportions; "
+        "None: the checkpoint's width and weights",
+        'at least 1',
+    )
+    pooling: str | None = field(None, 'None: as the checkpoint says', (None, *POOLINGS))
+    normalize: bool | None = field(None, 'to unit length; None: as the checkpoint says')
+    head: str | None = field(
+        None,
+        "a cross-encoder's: linear (its family's) or cosine (begins as a dual-encoder); None: "
+        'linear if the checkpoint has one',
+        (None, 'linear', 'cosine'),
+    )
+    label: int | None = field(None, 'label to rank by, of a classifier with several', 'at least 0')
+    query_length: int = field(32, 'tokens, special ones included', 'at least 3')
+    passage_length: int = field(128, 'tokens, special ones included', 'at least 3')
+    query_prefix: str | None = field(
+        None, "text before each query (E5: 'query: '); '': none; None: as the checkpoint says"
+    )
+    passage_prefix: str | None = field(None, 'text before each passage; as query_prefix')
+    scale: float | None = field(
+        None, 'logits per unit of score; None: fitted to the labels of D_eval', 'above 0'
+    )
+    dtype: str = field('float32', 'of matrix products; bfloat16 on TPUs', DTYPES)
+    dropout: float = field(0.0, 'in training', 'at least 0 and below 1')
+    remat: str = field(
+        'none',
+        'rematerialisation in the backward pass: dots keeps matrix products, full keeps nothing',
+        REMATERIALISATION,
+    )
+    train: FineTuningConfig = field(FineTuningConfig, 'fine-tuning on the labels')
+
+
+class BM25Spec(Section):
+    kind: str = field('bm25', 'BM25', ('bm25',))
+    k1: float = field(0.9, 'saturation of term counts', 'at least 0')
+    b: float = field(0.4, 'normalisation by length', 'within 0 and 1')
+    language: str = field('english', 'of stemmer and stop words')
+    scale: float | None = field(
+        None, 'logits per unit of score; None: fitted to the labels of D_eval', 'above 0'
+    )
+
+
+class ScoresSpec(Section):
+    """Scores made elsewhere; `jdkd.retrieval.trec` reads the formats."""
+
+    kind: str = field('scores', 'scores of another ranker', ('scores',))
+    path: str = field('', 'run file or JSON lines, gzipped or not')
+    on_error: str = field('stop', 'at a bad line: stop, or skip (counted and logged)', ON_ERROR)
+    missing: float | None = field(None, 'score of pairs without one; None: an error', 'finite')
+    scale: float | None = field(
+        None, 'logits per unit of score; None: fitted to the labels of D_eval', 'above 0'
+    )
+
+
+SystemSpec = BM25Spec | EncoderSpec | ScoresSpec
+
+
+class CollectionConfig(Section):
+    source: str = field('python_docs', 'or KIND:PATH; `jdkd.corpus.sources.registry` has the kinds')
+    options: Mapping[str, Any] = field({}, 'of the source')
+    on_error: str = field(
+        'stop',
+        'at an unusable passage, query or judgement: stop, or skip (counted and logged)',
+        ON_ERROR,
+    )
+    train_split: str = field('train', 'split of the train queries')
+    eval_split: str = field('dev', 'D_eval; held out of train where the collection lacks it')
+    eval_fraction: float = field(0.1, 'of train queries, if held out', 'above 0 and below 1')
+    test_split: str = field('test', 'split of the test queries')
+    unlabelled: str = field(
+        'distil',
+        'train queries without a positive: distil (learn from teacher and assistants) or skip',
+        ('distil', 'skip'),
+    )
+    label_share: float = field(
+        1.0, 'of labelled train queries that keep their labels', 'above 0 and at most 1'
+    )
+
+
+class TeacherConfig(Section):
+    members: tuple[str, ...] = field((), "systems; the teacher's logit is their weighted sum")
+    weights: tuple[float, ...] | None = field(None, 'one per member; None: fitted to the labels')
+
+
+class CandidatesConfig(Section):
+    hard_negatives: int = field(5, 'in each list, beside the positive', 'at least 1')
+    retrievers: tuple[str, ...] = field(
+        (), 'systems that mine negatives, beside first_stage, assistants and student'
+    )
+    stand_ins: int = field(
+        10,
+        "retrieved passages, of which the teacher's best stands in for a missing positive",
+        'at least 1',
+    )
+    labelled: float = field(
+        0.5, "least share of labelled queries among a round's lists", 'within 0 and 1'
+    )
+    depth: int = field(30, 'top passages of each retriever to draw from', 'at least 1')
+    eval_lists: int = field(256, 'lists of D_eval for its loss', 'at least 1')
+    false_negatives: str = field(
+        'mask',
+        'negatives that the teacher scores above the positive: mask (out of InfoNCE) or keep',
+        ('mask', 'keep'),
+    )
+
+
+class DarkConfig(Section):
+    reinforced: int = field(4, 'reinforced negatives per list', 'at least 0')
+    noisy: int = field(2, 'noisy positives per list', 'at least 0')
+    splice: tuple[float, float] = field(
+        (0.1, 0.5), "share (low, high) of the positive's tokens spliced into a negative"
+    )
+    mask: tuple[float, float] = field(
+        (0.1, 0.5), "share (low, high) of the positive's tokens masked"
+    )
+
+
+class SelectionConfig(Section):
+    distance: str = field('kl', 'of an assistant to the teacher', ('kl', 'footrule', 'rbo'))
+    fusion: str = field(
+        'subsets',
+        'none, mean (of all), subsets (means of two or more) or rrf (subsets by reciprocal ranks)',
+        ('none', 'mean', 'subsets', 'rrf'),
+    )
+    per: str = field('batch', 'one choice per batch or per query', ('batch', 'query'))
+
+
+class SelfPacedConfig(Section):
+    weighting: str = field('hard', 'hard mask, or linear weights', ('hard', 'linear'))
+    share: Schedule = field(((0.0, 0.5), (1.0, 1.0)), 'share of lists kept; may be a schedule')
+
+
+class LossConfig(Section):
+    """Weights of the terms; 0 switches a term off, and every weight may be a schedule."""
+
+    contrastive: Schedule = field(1.0, 'InfoNCE over the batch')
+    teacher: Schedule = field(1.0, 'divergence from the teacher')
+    assistant: Schedule = field(1.0, 'divergence from the selected assistant')
+    dark: Schedule = field(1.0, 'lists with dark examples: times teacher, times assistant')
+    in_batch: Schedule = field(0.0, 'the selected assistant over all passages of the batch')
+    distance: str = field('kl', "kl, or margin_mse in the logits' own units", ('kl', 'margin_mse'))
+    temperature: Schedule = field(1.0, 'of score distributions over candidate lists')
+    in_batch_temperature: Schedule = field(16.0, 'of score distributions over the batch')
+
+
+class IndexConfig(Section):
+    kind: str = field('scann', 'or exact')
+    reorder: int = field(400, 'candidates that ScaNN scores exactly', 'at least 1')
+    threshold: float = field(0.2, 'of anisotropic quantization')
+    leaves: float = field(
+        0.1,
+        "share of ScaNN's leaves searched, from 20,000 passages on",
+        'above 0 and at most 1',
+    )
+    shard: int = field(250_000, 'most passages of one ScaNN index; bounds memory')
+    store: str = field('float32', 'of embeddings on disk', DTYPES)
+
+
+class RowsConfig(Section):
+    """Rows of tokens that training packs candidates into."""
+
+    lengths: int = field(4, 'different row lengths, at most', 'at least 1')
+    shared: int = field(
+        0,
+        'tokens of a row that several candidates share (fused attention on TPUs: 256 or 512); '
+        '0: each has a row of its own',
+        'at least 0',
+    )
+    texts: int = field(8, 'candidates per shared row, at most', 'at least 1')
+    chunks: int = field(1, 'of a batch, one after another (gradient caching)', 'at least 1')
+    parts: int = field(
+        0,
+        'of a batch, each with rows of its own; 0: one per device. Dropout depends on it: fix it '
+        'for equal results on any number of devices',
+        'at least 0',
+    )
+
+
+class PlanConfig(Section):
+    """Sizes for --mode plan where the collection is not at hand; None: counted."""
+
+    passages: int | None = field(None, 'passages', 'at least 1')
+    train_queries: int | None = field(None, 'train queries, with those of D_eval', 'at least 1')
+    test_queries: int | None = field(None, 'test queries', 'at least 1')
+    passage_tokens: float | None = field(None, 'mean tokens of a passage', 'at least 3')
+    query_tokens: float | None = field(None, 'mean tokens of a query', 'at least 3')
+
+
+class MeshConfig(Section):
+    data: int = field(
+        -1,
+        'devices along the batch; -1: all that model leaves',
+        '-1 (all that mesh.model leaves) or at least 1',
+    )
+    model: int = field(1, 'devices along the parameters', 'at least 1')
+
+
+SHARDING = (
+    (r'embeddings/word/', ('model', None)),
+    (r'attention/(position_)?(query|key|value)/', (None, 'model')),
+    (r'attention/output/kernel', ('model', None)),
+    (r'ffn/(up|gate)/', (None, 'model')),
+    (r'ffn/down/kernel', ('model', None)),
+    (r'.*', ()),
+)
+
+
+class Config(Section):
+    """The config of a training run."""
+
+    seed: int = field(0, 'of every random draw', 'at least 0')
+    collection: CollectionConfig = field(CollectionConfig, 'passages, queries and judgements')
+    systems: Mapping[str, SystemSpec] = field({}, 'every retriever and scorer, by name')
+    first_stage: str = field('bm25', 'system whose top passages the teacher re-ranks')
+    assistants: tuple[str, ...] = field((), 'systems; the pool of Algorithm 1')
+    teacher: TeacherConfig = field(TeacherConfig, 'the teacher')
+    student: EncoderSpec = field(EncoderSpec, 'the student')
+    candidates: CandidatesConfig = field(CandidatesConfig, 'candidate lists')
+    dark: DarkConfig = field(DarkConfig, 'dark examples')
+    selection: SelectionConfig = field(SelectionConfig, 'selection of the assistant')
+    self_paced: SelfPacedConfig = field(SelfPacedConfig, 'the self-paced mask')
+    loss: LossConfig = field(LossConfig, 'the terms of the loss')
+    rounds: int = field(2, 'rounds of Algorithm 1', 'at least 1')
+    steps_per_round: int = field(200, 'train steps of a round', 'at least 1')
+    batch_size: int = field(32, 'queries, over all devices', 'at least 1')
+    train_passage_length: int = field(
+        128, 'tokens in training; the student may encode longer passages', 'at least 3'
+    )
+    replay: float = field(
+        0.5, 'share of solved queries that stay in later rounds', 'within 0 and 1'
+    )
+    optimizer: OptimizerConfig = field(OptimizerConfig, "the student's optimizer")
+    depth: int = field(100, 'passages kept of every ranking', 'at least 1')
+    ignore_identical_ids: bool = field(
+        True, "whether a passage with the query's own id is no result, as in BEIR"
+    )
+    index: IndexConfig = field(IndexConfig, 'dense search')
+    measures: tuple[str, ...] = field(('MRR@10', 'nDCG@10', 'R@100'), 'names of ir_measures')
+    compare: str = field('MRR@10', 'measure on D_eval that decides replacement')
+    rows: RowsConfig = field(RowsConfig, 'rows of tokens in training')
+    plan: PlanConfig = field(PlanConfig, 'sizes for --mode plan')
+    mesh: MeshConfig = field(MeshConfig, 'devices')
+    sharding: tuple = field(SHARDING, 'the first rule whose regex matches a parameter path decides')
+    log_every: int = field(10, 'steps', 'at least 1')
+    checkpoint_every: int = field(50, 'steps', 'at least 1')
+
+
+class EvalEncoderSpec(Section):
+    """Overrides of what a checkpoint says, for zero-shot evaluation."""
+
+    kind: str | None = field(
+        None, 'None: as the checkpoint is', (None, 'dual_encoder', 'cross_encoder')
+    )
+    revision: str | None = EncoderSpec.declared('revision')
+    query_weights: str | None = EncoderSpec.declared('query_weights')
+    query_revision: str | None = EncoderSpec.declared('query_revision')
+    layers: tuple | str = EncoderSpec.declared('layers')
+    hidden_size: int | None = EncoderSpec.declared('hidden_size')
+    pooling: str | None = EncoderSpec.declared('pooling')
+    normalize: bool | None = EncoderSpec.declared('normalize')
+    head: str | None = EncoderSpec.declared('head')
+    label: int | None = EncoderSpec.declared('label')
+    query_length: int | None = field(
+        None,
+        "tokens; None: the checkpoint's max_seq_length, at most 512, of which a cross-encoder "
+        'gives a quarter to the query',
+        'at least 3',
+    )
+    passage_length: int | None = field(None, 'tokens; as query_length', 'at least 3')
+    query_prefix: str | None = EncoderSpec.declared('query_prefix')
+    passage_prefix: str | None = EncoderSpec.declared('passage_prefix')
+    dtype: str = EncoderSpec.declared('dtype')
+
+
+class EvalConfig(Section):
+    """The config of a zero-shot evaluation of a checkpoint over collections."""
+
+    model: str = field('', 'directory of a dual-encoder or cross-encoder, or its hub name')
+    collections: tuple[str, ...] = field('', 'sources, separated by commas: python_docs, beir:PATH')
+    options: Mapping[str, Any] = field({}, '{collection, as in the table: options of its source}')
+    on_error: str = CollectionConfig.declared('on_error')
+    splits: tuple[str, ...] = field(('test', 'dev'), 'the first that a collection has is measured')
+    encoder: EvalEncoderSpec = field(EvalEncoderSpec, 'overrides of what the checkpoint says')
+    systems: Mapping[str, SystemSpec] = field(
+        {}, 'bm25, measured beside; its passages are re-ranked'
+    )
+    measures: tuple[str, ...] = field(('nDCG@10', 'R@100'), 'names of ir_measures')
+    depth: int = Config.declared('depth')
+    ignore_identical_ids: bool = Config.declared('ignore_identical_ids')
+    index: IndexConfig = Config.declared('index')
+    mesh: MeshConfig = Config.declared('mesh')
+    seed: int = Config.declared('seed')
