@@ -7,6 +7,8 @@ import runpy
 import shutil
 from collections.abc import Callable, Iterator
 
+import ml_collections
+
 from jdkd import config as configs
 from jdkd.config import Config, EvalConfig
 from jdkd.corpus import importing
