@@ -168,7 +168,9 @@ def ranks(scores: Scores) -> Int[Array, '*lists list_size']:
 
 
 def footrule(a: Scores, b: Scores) -> PerList:
-    """Spearman's footrule sum_i |rank_a(i) - rank_b(i)| over its maximum floor(n^2 / 2), in [0, 1].
+    """Spearman's footrule over its maximum, in [0, 1].
+
+    `sum_i |rank_a(i) - rank_b(i)| / floor(n^2 / 2)`
 
     A list of one has distance 0.
 
@@ -191,8 +193,8 @@ def footrule(a: Scores, b: Scores) -> PerList:
 def rank_biased_distance(a: Scores, b: Scores, *, persistence: float = 0.9) -> PerList:
     """1 - rank-biased overlap, truncated to the list and normalised, in [0, 1].
 
-    sum_d p^(d-1) A_d / sum_d p^(d-1) with A_d = |top-d(a) and top-d(b)| / d (Webber et al., 2010,
-    without the extrapolation, which would hide reversals on short lists).
+    `sum_d p^(d-1) A_d / sum_d p^(d-1)` with `A_d = |top-d(a) and top-d(b)| / d` (Webber et al.,
+    2010, without the extrapolation, which would hide reversals on short lists).
 
     >>> import jax.numpy as jnp
     >>> float(rank_biased_distance(jnp.array([3.0, 2.0, 1.0]), jnp.array([9.0, 8.0, 7.0])))
