@@ -166,7 +166,9 @@ class Fingerprint:
     def update(self, table: pa.Table | pa.RecordBatch) -> None:
         for column, (lengths, characters) in zip(table.columns, self._columns, strict=True):
             # Lengths are hashed beside the characters, so that the borders of texts count.
-            lengths.update(np.asarray(pc.binary_length(column)).astype('<i8').tobytes())
+            lengths.update(
+                np.asarray(pc.call_function('binary_length', [column])).astype('<i8').tobytes()
+            )
             for chunk in getattr(column, 'chunks', [column]):
                 offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
                 start, end = int(offsets[0]), int(offsets[len(chunk)])

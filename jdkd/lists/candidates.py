@@ -209,7 +209,7 @@ def sample_lists(
     """
     lists = np.empty((len(rows), 1 + num_negatives), np.int32)
     for out, row, copy in zip(lists, rows, copies, strict=True):
-        rng = item_rng(seed, round_index, NEGATIVES, query_ids[row], int(copy))
+        rng = item_rng(seed, round_index, NEGATIVES, query_ids[int(row)], int(copy))
         mined = pool[row][pool[row] >= 0]
         if len(mined) < num_negatives:
             taken = np.concatenate([group[positives[row]], group[mined]])

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -53,5 +54,5 @@ def write(directory: pathlib.Path, splits: Mapping[str, Mapping[str, np.ndarray]
 
 def read(directory: pathlib.Path, split: str) -> Sequence[Mapping[str, np.ndarray]]:
     """Opens a split for random access: `source[i]` is {feature: array}."""
-    builder = tfds.builder_from_directory(str(directory / 'candidate_lists' / '1.0.0'))
+    builder: Any = tfds.builder_from_directory(str(directory / 'candidate_lists' / '1.0.0'))
     return builder.as_data_source(split=split)

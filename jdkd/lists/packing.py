@@ -7,6 +7,7 @@ parts of all batches share one layout, so that a step compiles once.
 
 import bisect
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -217,7 +218,7 @@ def _share_rows(
         row[i], column[i], slot[i] = r, size - left, num_texts[r]
         num_texts[r] += 1
         if num_texts[r] < slots:
-            bisect.insort(room, (left - lengths[i], r))
+            bisect.insort(room, (left - int(lengths[i]), r))
     return row, column, slot
 
 
@@ -232,16 +233,13 @@ def _tightest_tiles(longest: np.ndarray, max_lengths: int) -> list[tuple[int, in
     sizes, ends = sizes[::-1], np.cumsum(counts[::-1])
     n = len(sizes)
     # best[j]: fewest tokens that hold the rows longer than sizes[j], and the tiles that do.
-    best: list[tuple[int, list[tuple[int, int]]] | None] = [(0, []), *[None] * n]
+    best: list[tuple[float, list[tuple[int, int]]]] = [(0, []), *[(math.inf, [])] * n]
     for _ in range(max_lengths):
         new = list(best)
         for j in range(1, n + 1):
-            for i, before in enumerate(best[:j]):
-                if before is None:
-                    continue
+            for i, (tokens, tiles) in enumerate(best[:j]):
                 rows = ends[j - 1] - (ends[i - 1] if i else 0)
-                cost = before[0] + rows * sizes[i]
-                if new[j] is None or cost < new[j][0]:
-                    new[j] = (cost, [*before[1], (int(rows), int(sizes[i]))])
+                if (cost := tokens + rows * sizes[i]) < new[j][0]:
+                    new[j] = (cost, [*tiles, (int(rows), int(sizes[i]))])
         best = new
     return best[n][1]

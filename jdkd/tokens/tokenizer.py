@@ -127,7 +127,7 @@ class Tokenizer:
         texts = self.fast.decode_batch(
             [[t for t in row if t not in drop] for row in ids.tolist()], skip_special_tokens=False
         )
-        own_mask = self.fast.id_to_token(self.special['mask'])
+        own_mask = str(self.fast.id_to_token(self.special['mask']))
         # WordPiece splits at underscores: max_len must not come back as max _ len.
         return [re.sub(r' ?_ ?', '_', text.replace(own_mask, mask)) for text in texts]
 

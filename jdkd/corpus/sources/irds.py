@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ir_datasets
 
@@ -46,7 +47,7 @@ def open_source(
     )
 
 
-def _load(name: str, part: str) -> ir_datasets.Dataset:
+def _load(name: str, part: str) -> Any:
     try:
         dataset = ir_datasets.load(name)
     except KeyError:
@@ -66,8 +67,8 @@ class _Reader:
     """Streams the items of a dataset; ir_datasets itself rejects what it cannot read."""
 
     name: str
-    documents: ir_datasets.Dataset
-    splits: Mapping[str, tuple[str, ir_datasets.Dataset]]
+    documents: Any  # `ir_datasets.Dataset` gets its attributes when it is made.
+    splits: Mapping[str, tuple[str, Any]]
 
     def passages(self, on_error: OnError) -> Iterator[base.Passage]:
         del on_error

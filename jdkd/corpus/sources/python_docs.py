@@ -87,15 +87,15 @@ def open_source(packages: tuple[str, ...] = PACKAGES, max_passages: int = 8000) 
         raise ValueError(f'python_docs: max_passages must be at least 1, not {max_passages}.')
     entries = functools.cache(lambda: _read_entries(packages, max_passages))
 
-    def passages(_: base.OnError) -> Iterator[base.Passage]:
+    def passages(on_error: base.OnError) -> Iterator[base.Passage]:
         for name, (_, text) in entries().items():
             yield name, name, title(name), text
 
-    def queries(_: base.OnError) -> Iterator[base.Query]:
+    def queries(on_error: base.OnError) -> Iterator[base.Query]:
         for name, (summary, _) in entries().items():
             yield name, _split(name), f'q:{name}', summary
 
-    def qrels(_: base.OnError) -> Iterator[base.Judgement]:
+    def qrels(on_error: base.OnError) -> Iterator[base.Judgement]:
         for name in entries():
             yield name, _split(name), f'q:{name}', name, 1
 

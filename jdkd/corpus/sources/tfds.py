@@ -61,9 +61,9 @@ def open_source(
     return records.make_source(full_name, find_files, read, passages, queries, qrels, fields)
 
 
-def _make_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def _make_builder(dataset: str, data_dir: str | None) -> Any:
     if pathlib.Path(dataset).expanduser().is_dir():
-        builder = tfds.builder_from_directory(str(pathlib.Path(dataset).expanduser()))
+        builder: Any = tfds.builder_from_directory(str(pathlib.Path(dataset).expanduser()))
     else:
         try:
             builder = tfds.builder(dataset, data_dir=data_dir)
