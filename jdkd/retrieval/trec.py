@@ -197,13 +197,12 @@ def _parse_texts(line: str, position: int) -> Sequence[tuple[str, str, float]]:
 def _parse_json(line: str, position: int) -> Sequence[tuple[str, str, float]]:
     del position
     entry = parsing.parse_json_object(line)
-    query_id = parsing.get_id('line', entry, 'query_id')
+    query_id = parsing.check_id('line', 'query_id', entry.get('query_id'))
     if 'passage_id' in entry:
-        ids, scores = [parsing.get_id('line', entry, 'passage_id')], [entry['score']]
+        ids = [parsing.check_id('line', 'passage_id', entry['passage_id'])]
+        scores = [entry['score']]
     else:
-        ids = [
-            parsing.get_id('line', {'passage_id': i}, 'passage_id') for i in entry['passage_ids']
-        ]
+        ids = [parsing.check_id('line', 'passage_id', i) for i in entry['passage_ids']]
         scores = entry['scores']
         if len(ids) != len(scores):
             raise ValueError(f'{len(ids)} passage_ids and {len(scores)} scores')

@@ -134,15 +134,3 @@ def test_epochs_are_shuffled_anew_and_hold_every_record(written):
 def test_less_than_a_batch_is_an_error(written):
     with pytest.raises(ValueError, match='5 candidate lists are less than one batch of 8'):
         rows(written[1]['eval'], loader.BatchOrder(8, [0]))
-
-
-def test_cross_encoder_rows_join_query_and_passage():
-    tokens = loader.CrossEncoderTokens(
-        queries=TokenStore.from_rows(np.array([[1, 5, 2, 0]]), 0),
-        passages=TokenStore.from_rows(np.array([[1, 8, 2], [1, 2, 0]]), 0),
-    )
-    records = {'query_row': np.array([0]), 'passages': np.array([[0, 1]])}
-    found, _ = tokens(records)
-    np.testing.assert_array_equal(found['tokens'], [[[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]]])
-    np.testing.assert_array_equal(tokens.lengths(records), [[5, 4]])
-    np.testing.assert_array_equal(found['token_types'], [[[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]]])

@@ -69,7 +69,7 @@ class _Reader:
 
     def queries(self, on_error: OnError) -> Iterator[base.Query]:
         for where, split, query, entry in self._entries(on_error):
-            text = attempt(on_error, _BROKEN, parsing.get_text, where, entry, 'text')
+            text = attempt(on_error, _BROKEN, parsing.check_text, where, 'text', entry.get('text'))
             if text is not None:
                 yield where, split, query, text
 
@@ -85,7 +85,7 @@ class _Reader:
         for _, split, query, _, _ in self.qrels(base.count_errors({})):
             judged[split].add(query)
         for where, entry in parsing.read_json_lines(self.queries_file, on_error):
-            query = attempt(on_error, _BROKEN, parsing.get_id, where, entry, '_id')
+            query = attempt(on_error, _BROKEN, parsing.check_id, where, '_id', entry.get('_id'))
             splits = [split for split, ids in judged.items() if query in ids]
             for split in splits or ([self.unjudged] if self.unjudged else []):
                 if query is not None:
@@ -111,9 +111,10 @@ class _Reader:
 
 
 def _passage(where: str, entry: dict) -> base.Passage:
-    passage_id = parsing.get_id(where, entry, '_id')
-    title = parsing.get_text(where, entry, 'title', optional=True)
-    return where, passage_id, title, parsing.get_text(where, entry, 'text')
+    passage_id = parsing.check_id(where, '_id', entry.get('_id'))
+    title = entry.get('title')
+    title = '' if title is None else parsing.check_text(where, 'title', title)
+    return where, passage_id, title, parsing.check_text(where, 'text', entry.get('text'))
 
 
 def _find_qrels(root: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jdkd.corpus.sources.base import OnError
@@ -20,14 +20,6 @@ _NOT_IN_ID = re.compile(
 )
 _MAX_ID = 1024  # Characters; URLs of Wikipedia fit.
 _MAX_LINE = 2**26  # Bytes; passages of whole books fit, what a gzip bomb inflates to does not.
-
-
-class _Nothing:
-    def __repr__(self):
-        return 'nothing'
-
-
-_NOTHING = _Nothing()  # The value of a missing field.
 
 
 def read_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str]]:
@@ -122,17 +114,6 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_unique_fields).decode
-
-
-def get_id(where: str, entry: Mapping[str, Any], field: str) -> str:
-    """Returns an id, as `check_id`."""
-    return check_id(where, field, entry.get(field, _NOTHING))
-
-
-def get_text(where: str, entry: Mapping[str, Any], field: str, *, optional: bool = False) -> str:
-    """Returns a string, as `check_text`; '' for null or no field if it is optional."""
-    value = entry.get(field, _NOTHING)
-    return '' if optional and value in (None, _NOTHING) else check_text(where, field, value)
 
 
 def check_id(where: str, field: str, value: Any) -> str:

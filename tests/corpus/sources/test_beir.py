@@ -120,11 +120,11 @@ def test_names_missing_judgements(root):
         ('["d4"]', ':4: expected a JSON object, found list'),
         (
             '{"title": "t", "text": "x"}',
-            ":4: field '_id' must be a string or integer, found nothing",
+            ":4: field '_id' must be a string or integer, found None",
         ),
         ('{"_id": true, "text": "x"}', ":4: field '_id' must be a string or integer, found True"),
         ('{"_id": 1.5, "text": "x"}', ":4: field '_id' must be a string or integer, found 1.5"),
-        ('{"_id": "d4", "title": "t"}', ":4: field 'text' must be a string, found nothing"),
+        ('{"_id": "d4", "title": "t"}', ":4: field 'text' must be a string, found None"),
         ('{"_id": "d4", "text": null}', ":4: field 'text' must be a string, found None"),
         ('{"_id": "d4", "title": 4, "text": "x"}', ":4: field 'title' must be a string, found 4"),
         ('\n{"_id": "d1", "text": "x"}', ":5: passage id 'd1' occurs a second time"),
@@ -144,7 +144,7 @@ def test_names_file_and_line_of_a_bad_passage(root, line, message):
     ('line', 'message'),
     [
         ('{"_id": "q1", "text": "again"}', ":5: query id 'q1' occurs a second time"),
-        ('{"_id": "q1"}', ":5: field 'text' must be a string, found nothing"),
+        ('{"_id": "q1"}', ":5: field 'text' must be a string, found None"),
         ('{', ':5: not JSON'),
     ],
 )

@@ -1,0 +1,129 @@
+"""Lines, fields, JSON objects, ids and grades, and the errors that name file and line."""
+
+import gzip
+
+import pytest
+
+from jdkd.corpus.sources import base, parsing
+
+
+def write(path, content: bytes):
+    path.write_bytes(gzip.compress(content) if path.suffix == '.gz' else content)
+    return path
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.txt.gz'])
+def test_lines_keep_their_numbers_and_their_text(tmp_path, name):
+    content = '\ufeffone\r\n\n \ntwo \u2028x\n\ufeffthree'.encode()
+    file = write(tmp_path / name, content)
+    lines = list(parsing.read_lines(file, base.raise_error))
+    assert lines == [
+        (f'{file}:1', 'one'),
+        (f'{file}:4', 'two \u2028x'),
+        (f'{file}:5', '\ufeffthree'),
+    ]
+
+
+def test_lines_that_are_not_utf8_are_reported_and_left_out(tmp_path):
+    file = write(tmp_path / 'a', b'one\ncaf\xe9\nthree\n')
+    counts = {}
+    lines = [line for _, line in parsing.read_lines(file, base.count_errors(counts))]
+    assert lines == ['one', 'three']
+    message = f'{file}:2: not UTF-8; save the file as UTF-8.'
+    assert counts == {'not UTF-8': {'count': 1, 'first': message}}
+
+
+def test_long_lines_and_damaged_gzip_stop_whatever_the_handler(tmp_path, monkeypatch):
+    monkeypatch.setattr(parsing, '_MAX_LINE', 8)
+    ignore = base.count_errors({})
+    lines = parsing.read_lines(write(tmp_path / 'a', b'123456\n12345678\n'), ignore)
+    assert next(lines)[1] == '123456'
+    with pytest.raises(ValueError, match='a:2: the line is longer than 8 bytes'):
+        next(lines)
+    file = write(tmp_path / 'b.gz', b'one\n' * 50)
+    for damaged in (file.read_bytes()[:-9], b'plain'):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r'b.gz:\d+: the gzip data is cut short or damaged'):
+            list(parsing.read_lines(file, ignore))
+
+
+def test_fields_are_split_and_counted(tmp_path):
+    file = write(tmp_path / 'a', b'q1\tsome text\nq2\nq3\tx\ty\nq4\t\n')
+    counts = {}
+    rows = list(parsing.read_fields(file, ('id', 'text'), base.count_errors(counts)))
+    assert rows == [(f'{file}:1', ['q1', 'some text']), (f'{file}:4', ['q4', ''])]
+    assert counts['broken line']['count'] == 2
+    assert counts['broken line']['first'].endswith(
+        'a:2: expected id and text with tabs between them, found 1 field(s).'
+    )
+    file = write(tmp_path / 'b', b'q1  0\tp1 1\n')
+    columns = ('query', '0', 'passage', 'grade')
+    ((_, row),) = parsing.read_fields(file, columns, base.raise_error, sep=None)
+    assert row == ['q1', '0', 'p1', '1']
+
+
+def test_json_lines_are_objects(tmp_path):
+    file = write(tmp_path / 'a', b'{"x": 1}\n[1]\n{"x": 1, "x": 2}\n{\n{}\n')
+    counts = {}
+    entries = list(parsing.read_json_lines(file, base.count_errors(counts)))
+    assert entries == [(f'{file}:1', {'x': 1}), (f'{file}:5', {})]
+    assert counts['broken line']['count'] == 3
+    assert counts['broken line']['first'].startswith(
+        f'{file}:2: expected a JSON object, found list'
+    )
+    with pytest.raises(ValueError, match='a:2: expected a JSON object, found list'):
+        list(parsing.read_json_lines(file, base.raise_error))
+    with pytest.raises(ValueError, match="field 'x' is there twice"):
+        parsing.parse_json_object('{"y": {"x": 1, "z": 0, "x": 2}}')
+    with pytest.raises(ValueError, match='not JSON'):
+        parsing.parse_json_object('[' * 100_000)
+
+
+def test_ids_may_be_integers_and_texts_may_not():
+    assert parsing.check_id('a:1', '_id', 7) == '7' and parsing.check_id('a:1', '_id', '7') == '7'
+    for value in (True, 1.0, None, ['x']):
+        with pytest.raises(ValueError, match="a:1: field '_id' must be a string or integer, found"):
+            parsing.check_id('a:1', '_id', value)
+    assert parsing.check_text('a:1', 'text', '') == ''
+    for value in (7, None, {}):
+        with pytest.raises(ValueError, match="a:1: field 'text' must be a string, found"):
+            parsing.check_text('a:1', 'text', value)
+
+
+@pytest.mark.parametrize('item_id', ['', 'a b', 'a\tb', 'a\x7f', '\u2003', 'a\u202eb', '\ud800'])
+def test_ids_that_run_files_cannot_hold(item_id):
+    assert parsing.id_error('query', item_id).startswith('query id ')
+    assert 'rename it' in parsing.id_error('query', item_id)
+
+
+def test_ids_that_they_can_hold():
+    assert parsing.id_error('passage', 'https://en.wikipedia.org/wiki/Zürich#x=1') is None
+    assert parsing.id_error('passage', 'x' * 1024) is None
+    assert 'has 1025 characters, more than 1024' in parsing.id_error('passage', 'x' * 1025)
+
+
+def test_grades_are_short_integers():
+    grades = {
+        '1': 1,
+        '-1': -1,
+        '+2': 2,
+        '0': 0,
+        '007': 7,
+        '0' * 20 + '3': 3,
+        '9' * 9: 10**9 - 1,
+    }
+    assert {text: parsing.parse_grade('a:1', text) for text in grades} == grades
+    for text in ('', '-', '1.0', '1e3', '1_0', '٣', ' 1', '--1'):
+        with pytest.raises(ValueError, match='a:1: grade .* must be an integer'):
+            parsing.parse_grade('a:1', text)
+    with pytest.raises(ValueError, match='has more than 9 digits'):
+        parsing.parse_grade('a:1', '-1000000000')
+
+
+def test_a_plain_file_comes_before_a_gzipped_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match='x.tsv is missing: the layout .*same with .gz'):
+        parsing.find_file(tmp_path, 'x.tsv', 'the layout')
+    (tmp_path / 'x.tsv.gz').touch()
+    assert parsing.find_file(tmp_path, 'x.tsv', '') == tmp_path / 'x.tsv.gz'
+    (tmp_path / 'x.tsv').touch()
+    assert parsing.find_file(tmp_path, 'x.tsv', '') == tmp_path / 'x.tsv'

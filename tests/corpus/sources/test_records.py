@@ -1,0 +1,114 @@
+"""Collections of records: roles of fields, the three shapes, and what is reported once."""
+
+import pytest
+
+from jdkd.corpus.sources import base, records
+
+TABLES = {
+    'corpus': [{'_id': 1, 'title': 'Moon', 'text': 'is round'}, {'_id': '2', 'text': 'is hot'}],
+    'queries': [{'_id': 'a', 'text': 'what is round', 'pos': [1]}, {'_id': 'b', 'text': 'hot'}],
+    'qrels': [
+        {'query-id': 'a', 'corpus-id': 1, 'score': 1},
+        {'query-id': 'b', 'corpus-id': '2', 'score': 2.0},
+    ],
+    'pairs': [
+        {'query': 'q', 'text': 'one', 'short': {'text': ['x', 'y']}},
+        {'query': 'q', 'text': 'two', 'short': {'text': 'z'}},
+        {'query': 'r', 'text': 'one', 'short': {'text': None}},
+    ],
+}
+
+
+def make(tables=TABLES, passages=None, queries='queries', qrels=None, fields=None):
+    return records.make_source(
+        'tiny',
+        lambda table: [f'{table}.1', 'shared'],
+        lambda table, on_error: ((f'{table}:{i}', r) for i, r in enumerate(tables[table], 1)),
+        passages,
+        {'train': queries},
+        qrels and {'train': qrels},
+        fields,
+    )
+
+
+def read(source, on_error=base.raise_error):
+    streams = source.passages, source.queries, source.qrels, source.answers
+    return [list(stream(on_error)) for stream in streams]
+
+
+def test_three_tables():
+    source = make(passages='corpus', qrels='qrels')
+    passages, queries, qrels, answers = read(source)
+    assert passages == [('corpus:1', '1', 'Moon', 'is round'), ('corpus:2', '2', '', 'is hot')]
+    assert queries == [
+        ('queries:1', 'train', 'a', 'what is round'),
+        ('queries:2', 'train', 'b', 'hot'),
+    ]
+    assert qrels == [('qrels:1', 'train', 'a', '1', 1), ('qrels:2', 'train', 'b', '2', 2)]
+    assert answers == []
+    assert source.files == ('corpus.1', 'shared', 'queries.1', 'qrels.1')
+
+
+def test_positives_beside_the_queries():
+    tables = TABLES | {'queries': [{'_id': 'a', 'text': 'x', 'pos': [1, '2']}]}
+    source = make(tables, passages='corpus', fields={'positives': 'pos'})
+    assert list(source.qrels(base.raise_error)) == [
+        ('queries:1', 'train', 'a', '1', 1),
+        ('queries:1', 'train', 'a', '2', 1),
+    ]
+    with pytest.raises(ValueError, match="queries:2: there is no field 'pos'; there are _id"):
+        read(make(passages='corpus', fields={'positives': 'pos'}))
+
+
+def test_pairs_give_equal_texts_one_id():
+    source = make(queries='pairs', fields={'answers': 'short/text'})
+    passages, queries, qrels, answers = read(source)
+    assert [text for _, _, _, text in passages] == ['one', 'two']
+    assert [text for _, _, _, text in queries] == ['q', 'r']
+    one, two = (passage_id for _, passage_id, _, _ in passages)
+    q, r = (query for _, _, query, _ in queries)
+    assert [item[2:] for item in qrels] == [(q, one, 1), (q, two, 1), (r, one, 1)]
+    # The answers of a query are those of its first record.
+    assert [item[2:] for item in answers] == [(q, 'x'), (q, 'y')]
+    assert one == 'd0d7360ab79f58ab'  # The same in every run.
+
+
+def test_a_broken_record_is_reported_once_by_each_stream_that_needs_it():
+    broken = [{'_id': 'c'}, {'_id': 1.5, 'text': 'x'}, {'text': 'no id'}]
+    tables = TABLES | {'queries': TABLES['queries'] + broken}
+    counts = {}
+    source = make(tables, passages='corpus', qrels='qrels', fields={'answers': 'text'})
+    read(source, base.count_errors(counts))
+    # 'c' lacks a text to ask and, as answers, a text to give.
+    assert counts['broken record']['count'] == 4
+    assert counts['broken record']['first'].startswith("queries:3: there is no field 'text'")
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'fields': {'id': 'x'}}, "no role 'id'; it has passage_id, title"),
+        ({'qrels': 'qrels'}, 'qrels is given without passages; give both or neither'),
+        ({'passages': 'corpus'}, 'nothing says what is relevant: give the option qrels'),
+    ],
+)
+def test_refuses_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ('record', 'message'),
+    [
+        (
+            {'_id': '1', 'title': 4, 'text': 'x'},
+            "corpus:1: field 'title' must be a string",
+        ),
+        ({'_id': None, 'text': 'x'}, "field '_id' must be a string or integer, found None"),
+        ({'_id': '1', 'text': ['x']}, "field 'text' must be a string"),
+    ],
+)
+def test_refuses_records(record, message):
+    source = make(TABLES | {'corpus': [record]}, passages='corpus', qrels='qrels')
+    with pytest.raises(ValueError, match=message):
+        list(source.passages(base.raise_error))
