@@ -107,7 +107,7 @@ def main(_):
     devices = chips.find_devices(chips.LOCAL)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
     chip = chips.find_chip(chips.LOCAL, devices) or measured_chip(config.student.dtype)
-    models, size = disk.sketch_models(config), corpus_size.measure(config, workdir)
+    models, size = disk.sketch_models(config), corpus_size.measure(config, workdir, mesh)
     found = {}
     for phase in workload.list_phases(config, models, mesh, size):
         step = phase.traced.step

@@ -202,8 +202,9 @@ def _product_flops(jaxpr: Jaxpr, count_trips: bool) -> float:
         kind, params = eqn.primitive.name, eqn.params
         if kind == 'dot_general':
             (contracted, _), _ = params['dimension_numbers']
-            shape = eqn.invars[0].aval.shape
-            total += 2 * eqn.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+            left: Any = eqn.invars[0].aval
+            product: Any = eqn.outvars[0].aval
+            total += 2 * product.size * math.prod(left.shape[axis] for axis in contracted)
         elif kind == 'pallas_call':
             total += params['cost_estimate'].flops if params['cost_estimate'] else 0
         else:

@@ -71,13 +71,14 @@ def measure(config: Config, workdir: pathlib.Path | None) -> CorpusSize:
     Args:
         config: Config of the run.
         workdir: May hold the imported collection; None to ignore it.
+        mesh: Mesh of the run.
 
     Raises:
         ValueError: if the collection cannot be read, or `config.plan` has queries alone.
         FileNotFoundError: if there is no collection.
     """
     if workdir is not None and (workdir / 'collection').is_dir():
-        return _measure_imported(config, workdir)
+        return _measure_imported(config, workdir, mesh)
     plan = config.plan
     if plan.passages is None and (plan.train_queries or plan.test_queries):
         raise ValueError('plan.train_queries and plan.test_queries need plan.passages; set it too.')
@@ -93,7 +94,7 @@ def measure(config: Config, workdir: pathlib.Path | None) -> CorpusSize:
             query_tokens=plan.query_tokens,
         )
     with tempfile.TemporaryDirectory() as scratch:
-        return _measure_imported(config, pathlib.Path(scratch))
+        return _measure_imported(config, pathlib.Path(scratch), mesh)
 
 
 def _measure_imported(config: Config, workdir: pathlib.Path) -> CorpusSize:

@@ -39,7 +39,7 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
     chip = chips.find_chip(topology, devices)
     models = disk.sketch_models(config)
-    size = corpus_size.measure(config, workdir)
+    size = corpus_size.measure(config, workdir, mesh)
     phases = []
     for phase in workload.list_phases(config, models, mesh, size):
         phases.append(_describe(phase, config, chip))

@@ -100,7 +100,7 @@ class Traced:
             if 'RESOURCE_EXHAUSTED' not in str(error):
                 raise
             return TooLarge(str(error).splitlines()[0])
-        seconds, text = time.monotonic() - started, compiled.as_text()
+        seconds, text = time.monotonic() - started, compiled.as_text() or ''
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
         kept = {'parameters': array_bytes(self.params), 'optimizer': array_bytes(self.optimizer)}
         temporaries = memory.temp_size_in_bytes

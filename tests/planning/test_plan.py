@@ -197,7 +197,7 @@ def test_a_model_sketched_without_tensors_is_the_one_that_is_read(tmp_path, mode
 
 def test_numbers_that_the_config_tells_are_not_counted():
     config = configs.resolve(mta4dpr.get_config('msmarco'))
-    found = corpus_size.measure(config, None)
+    found = corpus_size.measure(config, None, meshes.make_mesh())
     assert (found.passages, found.train + found.held_out, found.test) == (8841823, 502939, 6980)
     assert found.held_out == 5029
     lengths = found.passage_lengths((4096,), 144)
@@ -209,7 +209,7 @@ def test_queries_alone_are_not_enough():
     config = mta4dpr.get_config('tiny')
     config.plan.train_queries = 10
     with pytest.raises(ValueError, match='need plan.passages'):
-        corpus_size.measure(configs.resolve(config), None)
+        corpus_size.measure(configs.resolve(config), None, meshes.make_mesh())
 
 
 @pytest.fixture(scope='module')

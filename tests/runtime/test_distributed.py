@@ -45,6 +45,8 @@ distributed.barrier('the end')
 """
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_agree(tmp_path):
     processes = multiprocess.start(2, '-c', PROGRAM, tmp_path)
     outputs = multiprocess.finish(processes, timeout=300)
