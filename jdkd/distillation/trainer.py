@@ -31,7 +31,7 @@ class Trainer:
     """
 
     mesh: Mesh
-    step: Callable
+    step: jax.stages.Wrapped
     loss: Callable
     probe: Callable
     init: Callable

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jdkd.config import Config
 from jdkd.corpus import importing
@@ -65,7 +66,7 @@ def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
     return np.array([len(texts[int(row)].split()) for row in rows])
 
 
-def measure(config: Config, workdir: pathlib.Path | None) -> CorpusSize:
+def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusSize:
     """The size of the imported collection; else of `config.plan`, or of a collection read now.
 
     Args:
@@ -97,8 +98,8 @@ def measure(config: Config, workdir: pathlib.Path | None) -> CorpusSize:
         return _measure_imported(config, pathlib.Path(scratch), mesh)
 
 
-def _measure_imported(config: Config, workdir: pathlib.Path) -> CorpusSize:
-    run = Run(config, workdir, None, importing.load_collection(config, workdir))
+def _measure_imported(config: Config, workdir: pathlib.Path, mesh: Mesh) -> CorpusSize:
+    run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
     return CorpusSize(
         passages=len(run.passages),
         train=len(run.train),

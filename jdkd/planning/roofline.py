@@ -102,6 +102,8 @@ class Traced:
             return TooLarge(str(error).splitlines()[0])
         seconds, text = time.monotonic() - started, compiled.as_text() or ''
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        if memory is None or cost is None:
+            raise RuntimeError('this compiler reports no memory or cost of a step')
         kept = {'parameters': array_bytes(self.params), 'optimizer': array_bytes(self.optimizer)}
         temporaries = memory.temp_size_in_bytes
         temporaries += memory.output_size_in_bytes - memory.alias_size_in_bytes

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jdkd.config import Config
+from jdkd.config import Config, ScoresSpec
 from jdkd.planning import disk
 from jdkd.retrieval import index, measures
 from jdkd.run import Run
@@ -55,7 +55,7 @@ def score_file_errors(config: Config, workdir: pathlib.Path) -> Iterator[str]:
     """Errors of score files that are missing and were not imported before."""
     for name in roles.used(config):
         spec = config.systems.get(name)
-        if spec is None or spec.kind != 'scores':
+        if not isinstance(spec, ScoresSpec):
             continue
         imported = workdir / f'systems/{name}/scores' / stages.MANIFEST
         if not imported.exists() and not pathlib.Path(spec.path).is_file():
