@@ -4,6 +4,8 @@ import pytest
 
 from tests import fuzz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize('name', fuzz.TARGETS)
 def test_damaged_files_are_parsed_or_refused_by_name(name):

@@ -18,6 +18,8 @@ from tests import kills
 from tests.helpers import tiny
 from tests.kills import Kill
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):

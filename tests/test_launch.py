@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Records its calls. A TPU is a directory with a home for each worker; what is sent to a worker runs

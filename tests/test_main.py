@@ -17,6 +17,8 @@ from jdkd.models import export, pretrained
 from jdkd.retrieval import vectors
 from tests.helpers import processes, toy
 
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
 TINY = ['--config', 'configs/mta4dpr.py:tiny']
 
 

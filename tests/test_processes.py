@@ -44,6 +44,8 @@ def check_equal(found, expected):
             np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_train_steps_are_the_same_on_any_devices_and_processes(tmp_path):
     expected = train_steps.run(meshes.make_mesh(devices=jax.devices()[:1]))
     assert expected['2/loss'] != expected['1/loss'] and expected['next_index'] == 3
@@ -96,6 +98,8 @@ def wait_for(path, both):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_a_run_of_two_processes_is_that_of_one_whatever_happens_to_them(home):
     """One is killed while it trains, one is frozen in a later round; then they come to the end."""
     (one,) = both = start(home, home / 'one', 1, devices=2)
@@ -121,6 +125,8 @@ def test_a_run_of_two_processes_is_that_of_one_whatever_happens_to_them(home):
     assert len(steps) == len(set(steps))
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_a_signal_to_one_process_makes_all_save_at_the_same_step(home):
     more = ('--config.steps_per_round=1000', '--config.checkpoint_every=20')
     first, second = both = start(home, home / 'signalled', 2, *more)
@@ -132,6 +138,8 @@ def test_a_signal_to_one_process_makes_all_save_at_the_same_step(home):
     assert len(saved) == 2 and all(name.isdigit() for name in saved)
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_a_process_does_not_wait_for_ever_for_one_that_hangs(tmp_path):
     first, second = both = processes.start_group(2, hang, log=tmp_path / 'log')
     assert first.wait(timeout=300) == distributed.HUNG

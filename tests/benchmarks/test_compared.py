@@ -61,6 +61,8 @@ def test_each_measure_is_over_the_queries_that_have_it():
     assert found['less']['less_full']['MRR@10']['difference'] == -0.25
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 def test_a_checkpoint_is_measured_once(tmp_path, monkeypatch):
     home = toy.write_collection(tmp_path / 'toy')
     toy.write_model(tmp_path / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))

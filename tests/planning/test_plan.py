@@ -23,6 +23,8 @@ from jdkd.runtime import mesh as meshes
 from jdkd.systems import loading
 from tests.helpers import toy
 
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
 
 def test_without_the_compiler_it_says_what_to_install():
     with pytest.raises(RuntimeError, match=r'pip install "jax\[tpu\]"'):

@@ -134,6 +134,7 @@ def test_passages_without_terms_are_an_error(tmp_path):
         bm25.build(tmp_path, ['...', '!!!'], **PARAMETERS)
 
 
+@pytest.mark.slow
 def test_an_index_is_the_same_in_every_process(tmp_path):
     """Strings hash in another way in each process; nothing may depend on it."""
     program = (

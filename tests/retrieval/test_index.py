@@ -68,6 +68,7 @@ def test_scann_finds_nearly_all_and_recall_says_so():
     )
 
 
+@pytest.mark.slow
 def test_a_tree_is_the_same_in_every_process(tmp_path):
     program = (
         'import pathlib, sys, ml_collections, numpy as np; from jdkd.retrieval import index; '
