@@ -92,13 +92,9 @@ def _write_passages(source: Source, directory: pathlib.Path, on_error: OnError) 
 def _write_columns(
     source: Source, directory: pathlib.Path, on_error: OnError, drop: frozenset[int]
 ) -> tuple[str, bytearray, bytearray]:
-    """Writes passages.arrow; returns its fingerprint, its id hashes and its text digests.
+    """Writes the usable passages but those numbered in `drop`.
 
-    Args:
-        source: The source to read.
-        directory: Where the file goes.
-        on_error: Handles unusable passages.
-        drop: Numbers of usable passages to leave out.
+    Returns their fingerprint, id hashes and text digests.
     """
     fingerprint, hashes, digests = Fingerprint(), bytearray(), bytearray()
     empty: list[str] = []
@@ -127,9 +123,7 @@ def _write_columns(
     return fingerprint.hexdigest(), hashes, digests
 
 
-def _usable_passages(
-    source: Source, on_error: OnError
-) -> Iterator[tuple[str, str, str, str, bytes]]:
+def _usable_passages(source: Source, on_error: OnError) -> Iterator[tuple[Any, ...]]:
     """Yields (where, id, title, text, text digest) of each passage that can be stored."""
     for where, passage_id, title, text in source.passages(on_error):
         digest, error = b'', parsing.id_error('passage', passage_id)

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +27,7 @@ class Column(Sequence[str]):
     def __len__(self) -> int:
         return len(self.data)
 
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-    def __getitem__(self, i):
+    def __getitem__(self, i: int | slice) -> Any:
         return self.data[i].to_pylist() if isinstance(i, slice) else self.data[int(i)].as_py()
 
     def __iter__(self) -> Iterator[str]:
@@ -143,11 +139,7 @@ class Passages(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-    def __getitem__(self, i):
+    def __getitem__(self, i: int | slice) -> Any:
         if isinstance(i, slice):
             return [join_title(*pair) for pair in zip(self.titles[i], self.texts[i], strict=True)]
         return join_title(self.titles[i], self.texts[i])

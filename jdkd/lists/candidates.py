@@ -148,15 +148,9 @@ def choose_labelled(
     of the loss. Both kinds are spread over the round at random.
 
     Args:
-        active: Rows of queries.
+        active, num_lists, seed, round_index: As for `choose_queries`.
         is_labelled: `[Q]` bool of all rows.
-        num_lists: M.
         share: Smallest share of lists of labelled queries.
-        seed: The run's seed.
-        round_index: The round.
-
-    Returns:
-        As `choose_queries`.
     """
     kinds = [active[is_labelled[active]], active[~is_labelled[active]]]
     count = round(share * num_lists)

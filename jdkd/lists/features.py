@@ -11,16 +11,14 @@ from jdkd.run import Run
 def record_features(
     run: Run, lists: Lists, positives: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Returns the features of candidate lists: query, passages, and text groups.
+    """Returns {feature: `[M, ...]` int32}: query, passages and text groups of candidate lists.
+
+    `relevant` holds the text groups of the query's positives, padded with -1.
 
     Args:
         run: The run, for its text groups.
         lists: Candidate lists.
         positives: Rows of each query's positives.
-
-    Returns:
-        {feature: `[M, ...]` int32}; `relevant` holds the text groups of the query's positives,
-        padded with -1.
     """
     group = run.collection.group
     relevant = np.full((len(lists), run.max_relevant), -1, np.int32)

@@ -198,10 +198,7 @@ def _place_texts(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.nd
 def _share_rows(
     lengths: np.ndarray, size: int, slots: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places texts in shared rows: the longest first, each into the fullest row with room.
-
-    Returns row, first column and slot of each text, as `_place_texts`.
-    """
+    """Like `_place_texts` for shared rows: the longest first, each into the fullest with room."""
     if lengths.max() > size:
         raise ValueError(
             f'a text of {lengths.max()} tokens is longer than rows.shared={size}; raise that, or '
@@ -223,12 +220,7 @@ def _share_rows(
 
 
 def _tightest_tiles(longest: np.ndarray, max_lengths: int) -> list[tuple[int, int]]:
-    """Finds the (rows, length) tiles, at most `max_lengths`, that hold given rows most tightly.
-
-    Args:
-        longest: Falling lengths of the rows to hold.
-        max_lengths: Most tiles.
-    """
+    """Finds at most `max_lengths` tiles that hold rows of falling lengths most tightly."""
     sizes, counts = np.unique(longest, return_counts=True)
     sizes, ends = sizes[::-1], np.cumsum(counts[::-1])
     n = len(sizes)

@@ -42,14 +42,9 @@ def open_source(
         _find_qrels(root),
         unjudged,
     )
-    return base.Source(
-        root.name,
-        [reader.corpus_file, reader.queries_file, *reader.qrels_files.values()],
-        reader.passages,
-        reader.queries,
-        reader.qrels,
-        reader.answers,
-    )
+    files = [reader.corpus_file, reader.queries_file, *reader.qrels_files.values()]
+    streams = reader.passages, reader.queries, reader.qrels, reader.answers
+    return base.Source(root.name, files, *streams)
 
 
 @dataclasses.dataclass(frozen=True)

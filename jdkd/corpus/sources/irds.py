@@ -37,14 +37,8 @@ def open_source(
     documents = _load(dataset if dataset in known else next(iter(splits.values())), 'docs')
     loaded = {split: (d, _load(d, 'queries')) for split, d in splits.items()}
     reader = _Reader(dataset, documents, loaded)
-    return base.Source(
-        name=dataset,
-        files=(),
-        passages=reader.passages,
-        queries=reader.queries,
-        qrels=reader.qrels,
-        answers=reader.answers,
-    )
+    streams = reader.passages, reader.queries, reader.qrels, reader.answers
+    return base.Source(dataset, (), *streams)
 
 
 def _load(name: str, part: str) -> Any:

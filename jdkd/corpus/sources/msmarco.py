@@ -47,14 +47,9 @@ def open_source(
     }
     queries = {split: parsing.find_file(root, pair[0], LAYOUT) for split, pair in pairs.items()}
     qrels = {split: parsing.find_file(root, pair[1], LAYOUT) for split, pair in pairs.items()}
+    files = [corpus, *queries.values(), *qrels.values()]
     reader = _Reader(corpus, queries, qrels)
-    return base.Source(
-        name=root.name,
-        files=[corpus, *queries.values(), *qrels.values()],
-        passages=reader.passages,
-        queries=reader.queries,
-        qrels=reader.qrels,
-    )
+    return base.Source(root.name, files, reader.passages, reader.queries, reader.qrels)
 
 
 def _names(root: pathlib.Path, kind: str) -> list[str]:
