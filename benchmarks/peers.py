@@ -29,6 +29,7 @@ from sentence_transformers.util import dot_score, pairwise_dot_score
 
 from benchmarks import compared, tables
 from jdkd import config as configs
+from jdkd.algorithm.scores import load_logits
 from jdkd.config import Config
 from jdkd.corpus import importing
 from jdkd.lists import loader
@@ -80,10 +81,9 @@ def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Query rows `[B]`, passage rows `[B, N_o]` and teacher logits `[B, N_o]` of each step."""
     config = run.config
     for i in range(config.rounds):
-        root = run.workdir / f'rounds/{i:02d}'
-        with np.load(root / 'candidates/train.npz') as f:
+        with np.load(run.workdir / f'rounds/{i:02d}/candidates/train.npz') as f:
             queries, passages = f['query'], f['passages']
-        teacher = np.load(root / 'scores/train.teacher.npy')[:, : passages.shape[1]]
+        teacher = load_logits(run, i, 'train')['teacher'][:, : passages.shape[1]]
         order = loader.BatchOrder(config.batch_size, [config.seed, i]).batches(len(queries))
         for k in range(config.steps_per_round):
             yield queries[order[k]], passages[order[k]], teacher[order[k]]

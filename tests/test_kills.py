@@ -64,7 +64,7 @@ DAMAGES = [
     (kills.flip, 'tokens/passages-*/ids.npy', 'rounds/01/candidates'),
     (kills.flip, 'systems/dense/embeddings-train/vectors-00000.npy', 'rounds/01/scores'),
     (kills.flip, 'systems/bm25/index/bm25s/data.csc.index.npy', ''),
-    (kills.flip, 'rounds/00/scores/train.teacher.npy', ''),
+    (kills.flip, 'rounds/00/scores/train.*.npy', ''),
     (kills.truncate, 'rounds/00/scores/manifest.json', ''),
     (kills.flip, 'rounds/01/candidates/train.npz', ''),
     (kills.flip, 'rounds/00/dataset/candidate_lists/1.0.0/*train.array_record*', ''),

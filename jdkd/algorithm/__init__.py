@@ -1,1 +1,1 @@
-"""Algorithm 1 of MTA4DPR: rounds of GenDataset, training, Compare and the pool's update."""
+"""Algorithm 1 of MTA4DPR: rounds of GenDataset, training, Compare and the update of the pool."""

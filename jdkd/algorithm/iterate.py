@@ -18,14 +18,15 @@ from absl import logging
 
 from jdkd import diagnostics
 from jdkd.algorithm import gen_dataset, student
+from jdkd.algorithm.lists import positives, read_stand_ins, round_path
 from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
 from jdkd.lists import candidates
-from jdkd.report import run_report
+from jdkd.report import model_card, run_report
 from jdkd.retrieval import measures, significance
-from jdkd.run import Run
+from jdkd.run import STUDENT, Run
 from jdkd.systems import measuring
 from jdkd.systems.build import build
-from jdkd.systems.encoders import DualEncoderSystem
+from jdkd.systems.dual import DualEncoderSystem
 from jdkd.systems.ranking import measure_inputs
 from jdkd.systems.system import System
 
@@ -35,68 +36,73 @@ _SAMPLE = 1024  # Passages whose embeddings are compared with each other.
 def train(run: Run) -> dict:
     """Runs Algorithm 1, measures on the test split, writes the report and exports the student.
 
-    Every stage that is already in the workdir is read instead of built, so that a run which was
-    killed goes on where it was.
+    Reads every stage that is already in the workdir instead of building it: a run that was killed
+    goes on where it was.
 
     Returns:
         The report.
     """
     config = run.config
-    miners = (config.first_stage, *config.candidates.retrievers)
-    used = {*miners, *config.teacher.members, *config.assistants}
-    model = student.load(run)  # First: it is told at once, what it cannot do.
-    systems = {name: build(run, name) for name in config.systems if name in used}
-    teacher = Teacher([systems[n] for n in config.teacher.members], config.teacher.weights)
-    pool = [systems[name] for name in config.assistants]
-    start = current = model.after_round(-1)
-    active = np.arange(len(run.train))
-    rounds, warnings = [], []
+    M = student.load(run)
+    trainer = M.make_trainer()  # Before hours of work: it may not fit the mesh.
+    systems = _build_systems(run)
+    miners = [systems[name] for name in (config.first_stage, *config.candidates.retrievers)]
+    T = Teacher([systems[name] for name in config.teacher.members], config.teacher.weights)
+    TA = [systems[name] for name in config.assistants]
+    start = current = M.after_round(-1)
+    Q = np.arange(len(run.train))
+    rounds, warnings, teacher_eval = [], [], {}
     for i in range(config.rounds):
-        logging.info('round %d: %d of %d train queries', i, len(active), len(run.train))
+        logging.info('round %d: %d of %d train queries', i, len(Q), len(run.train))
         scores, data = gen_dataset.generate(
             run,
             i,
-            teacher=teacher,
-            miners=[systems[name] for name in miners],
-            pool=pool,
+            teacher=T,
+            miners=miners,
+            pool=TA,
             student=current,
-            encoder=model.start,
-            active=active,
+            encoder=M.start,
+            active=Q,
         )
         warnings += diagnostics.log(diagnostics.score_warnings(i, scores))
         if i == 0:
-            first = systems[config.first_stage]
-            on_eval = measure_teacher(run, teacher, scores, first, pool)
+            on_eval = measure_teacher(run, T, scores, miners[0], TA)
+            teacher_eval = on_eval['teacher']
             warnings += diagnostics.log(
-                diagnostics.teacher_warnings(config.compare, on_eval, first.name)
+                diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
             )
-        trained = model.train_round(i, data, current, pool, scores['scales'])
-        current = model.after_round(i)
-        compared = compare(run, i, current, pool, [systems[config.first_stage], start])
+        trained = M.train_round(trainer, i, data, current, TA, scores['scales'])
+        current = M.after_round(i)
+        compared = compare(run, i, current, TA, [miners[0], start])
         warnings += diagnostics.log(
             diagnostics.comparison_warnings(
                 i, config.compare, compared, config.first_stage, start.name
             )
         )
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
-        pool = [current if a.name == replaced else a for a in pool]
-        wrong = np.load(run.workdir / f'rounds/{i:02d}/eval/wrong.npy')
-        active = harder_queries(wrong, config.replay, seed=config.seed, round_index=i)
-        rounds.append(
-            {
-                **scores,
-                **trained,
-                **compared,
-                'replaced': replaced,
-                'hard_queries': int(wrong.sum()),
-            }
-        )
-    test = final_test(run, teacher, rounds[0], systems, start, current)
-    found = run_report.write(
-        run, **test, teacher_eval=on_eval['teacher'], rounds=rounds, warnings=warnings
+        TA = [current if assistant.name == replaced else assistant for assistant in TA]
+        wrong = np.load(run.workdir / round_path(i, 'eval') / 'wrong.npy')
+        Q = harder_queries(wrong, config.replay, seed=config.seed, round_index=i)
+        changes = {'replaced': replaced, 'hard_queries': int(wrong.sum())}
+        rounds.append({**scores, **trained, **compared, **changes})
+    test = final_test(run, T, rounds[0], systems, start, current)
+    outcome = run_report.write(
+        run, **test, teacher_eval=teacher_eval, rounds=rounds, warnings=warnings
     )
-    model.export(found)
-    return found
+    model_card.write(run, STUDENT, current.encoder, outcome)
+    return outcome
+
+
+def _build_systems(run: Run) -> dict[str, System]:
+    """The systems that the run uses by name, in the order of the config."""
+    config = run.config
+    used = {
+        config.first_stage,
+        *config.candidates.retrievers,
+        *config.teacher.members,
+        *config.assistants,
+    }
+    return {name: build(run, name) for name in config.systems if name in used}
 
 
 def compare(
@@ -106,49 +112,45 @@ def compare(
     pool: Sequence[System],
     references: Sequence[System],
 ) -> dict:
-    """Compare of Algorithm 1: student and assistants on D_eval, by full-corpus retrieval.
+    """Compare of Algorithm 1: measures student and assistants on D_eval by full-corpus retrieval.
 
-    Args:
-        run: The run.
-        round_index: Of the round.
-        current: The student after it.
-        pool: The assistants.
-        references: What they are compared with beside each other; nothing depends on these.
+    `current` is the student after the round; `references` are measured for the report alone.
 
     Returns:
         `student` {measure: value}, `assistants` and `references` {name: {measure: value}}, and
         the `mean_cosine` of the student's passages. The stage also holds the measures of each
-        query, the student's run on D_eval and which train queries it gets wrong: of unlabelled
-        ones, those where it does not rank first what stands in for a positive.
+        query, the student's run file on D_eval and the train queries that it gets wrong: those
+        without a positive (or its stand-in) at rank 1.
     """
+    systems = {s.name: s for s in (current, *pool, *references)}.values()
 
     def build_stage(out):
-        found = {}
-        for system in {s.name: s for s in (current, *pool, *references)}.values():
+        means = {}
+        for system in systems:
             ranking, facts = system.rank(run.held_out)
             measured = measuring.measure(run, ranking, run.held_out)
             measured.save(out, system.name)
-            found[system.name] = {**measured.means, **facts}
+            means[system.name] = {**measured.means, **facts}
         ranked, _ = current.rank(run.held_out)
         found_run = measures.to_run(ranked, run.held_out.ids, run.collection.passage_ids)
         measures.write_trec_run(out / 'eval.trec', found_run, current.name)
         ranked, _ = current.rank(run.train)
-        wrong = measures.wrong_queries(ranked, gen_dataset.targets(run), run.collection.group)
+        wrong = measures.wrong_queries(ranked, positives(run), run.collection.group)
         np.save(out / 'wrong.npy', wrong)
         passages = current.passages
         sample = np.linspace(0, len(passages) - 1, min(len(passages), _SAMPLE)).astype(np.int64)
         return {
-            'student': found[current.name],
-            'assistants': {a.name: found[a.name] for a in pool},
-            'references': {r.name: found[r.name] for r in references},
+            'student': means[current.name],
+            'assistants': {a.name: means[a.name] for a in pool},
+            'references': {r.name: means[r.name] for r in references},
             'mean_cosine': diagnostics.mean_cosine(passages[sample]),
         }
 
-    stand_ins = gen_dataset.stand_ins(run)
+    stand_ins = read_stand_ins(run)
     return run.stage(
-        f'rounds/{round_index:02d}/eval',
+        round_path(round_index, 'eval'),
         {
-            **measure_inputs(run, {s.name: s for s in (current, *pool, *references)}.values()),
+            **measure_inputs(run, systems),
             'stand_ins': stand_ins and stand_ins['digest'],
         },
         build_stage,
@@ -160,13 +162,7 @@ def worst_beaten(
     assistants: Mapping[str, Mapping[str, float]],
     measure: str,
 ) -> str | None:
-    """Worst of Algorithm 1: the worst assistant, if the student beats it; ties keep it.
-
-    Args:
-        student_measures: {measure: value}.
-        assistants: {name: {measure: value}}.
-        measure: The one that decides.
-    """
+    """Worst of Algorithm 1: the worst assistant if the student beats it; ties keep it."""
     if not assistants:
         return None
     worst = min(assistants, key=lambda name: assistants[name][measure])
@@ -175,15 +171,9 @@ def worst_beaten(
 
 
 def harder_queries(wrong: np.ndarray, replay: float, *, seed: int, round_index: int) -> np.ndarray:
-    """Rows of the next round's queries: all wrong ones and a random share of the solved ones.
+    """Rows of the next round's queries: all wrong ones and a share `replay` of the solved ones.
 
-    Where that leaves none, all of them.
-
-    Args:
-        wrong: `[Q]` bool, no positive at rank 1.
-        replay: Share of the solved queries to keep.
-        seed: Of the run.
-        round_index: The round that ends.
+    Where that leaves none, all queries.
     """
     rng = candidates.item_rng(seed, round_index, candidates.REPLAY, '')
     solved = np.flatnonzero(~wrong)
@@ -200,7 +190,7 @@ def final_test(
     start: System,
     final: System,
 ) -> dict[str, dict]:
-    """Measures every system on the test split; writes run.trec of the final student.
+    """Measures every system on the test split; writes the final student's run.trec.
 
     Returns:
         `test` {system: {measure: value}}, and `significance` of the student's differences from
@@ -217,25 +207,25 @@ def final_test(
         rankings[run_report.TEACHER] = rerank(
             run, 'teacher', teacher, first_round['teacher'], shown[config.first_stage], run.test
         )
-        found = {name: measuring.measure(run, r, run.test) for name, r in rankings.items()}
-        for name, measured in found.items():
+        measured_systems = {
+            name: measuring.measure(run, ranking, run.test) for name, ranking in rankings.items()
+        }
+        for name, measured in measured_systems.items():
             measured.save(out, name)
-        ours = found['student'].per_query
+        ours = measured_systems['student'].per_query
         return {
-            'test': {name: measured.means for name, measured in found.items()},
+            'test': {name: measured.means for name, measured in measured_systems.items()},
             'significance': {
-                name: significance.compare(ours, found[name].per_query)
+                name: significance.compare(ours, measured_systems[name].per_query)
                 for name in (config.first_stage, 'student_init')
             },
         }
 
-    found = run.stage(
+    tested = run.stage(
         'test',
         {
             **measure_inputs(run, shown.values()),
-            'teacher': {
-                m.name: [m.digest, first_round['teacher'][m.name]] for m in teacher.members
-            },
+            'teacher': teacher.inputs(first_round['teacher']),
             'first': config.first_stage,
         },
         build_stage,
@@ -243,4 +233,4 @@ def final_test(
     ranking, _ = final.rank(run.test)
     final_run = measures.to_run(ranking, run.test.ids, run.collection.passage_ids)
     measures.write_trec_run(run.workdir / 'run.trec', final_run, 'student')
-    return found
+    return tested

@@ -1,4 +1,4 @@
-"""The teacher: what its logits are, and what they say of the lists."""
+"""The teacher: an ensemble of scorers, its logits, and its re-ranking of the first stage."""
 
 import dataclasses
 import pathlib
@@ -20,11 +20,11 @@ from jdkd.systems.system import System
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """An ensemble of named scorers: its logit is the weighted sum of theirs.
+    """An ensemble whose logit is the weighted sum of its members' scores.
 
     Attributes:
         members: The scorers.
-        weights: One a member; None to fit them to the labels.
+        weights: One weight a member; None to fit them to the labels.
     """
 
     members: Sequence[System]
@@ -37,35 +37,36 @@ class Teacher:
         lists: Lists,
         directory: pathlib.Path,
     ) -> np.ndarray:
-        """`[M, N]` logits, given the weights by name; see `scoring.score_in_parts`."""
+        """Logits `[M, N]` of lists, with weights by name; see `scoring.score_in_parts`."""
         return sum(
             weights[m.name] * scoring.score_in_parts(m, queries, lists, directory, m.name)
             for m in self.members
         )
 
-    def weights_on(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Weights by name: those given, or fitted to scores `[M, N]` of each member."""
+    def weights_by_name(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The config's weights by name; without them, weights fitted to scores `[M, N]`."""
         names = [m.name for m in self.members]
         weights = self.weights
         if weights is None:
             weights = fit_weights([scores[name] for name in names])
         return dict(zip(names, weights, strict=True))
 
+    def inputs(self, weights: Mapping[str, float]) -> dict[str, list]:
+        """Everything that decides its logits, as inputs of the stages that read them."""
+        return {m.name: [m.digest, weights[m.name]] for m in self.members}
+
 
 def fit_weights(scores: Sequence[np.ndarray]) -> list[float]:
-    """Non-negative weights whose sum of scores explains the labels best.
+    """Fits non-negative weights of scores to the labels.
 
     Minimises the mean listwise cross-entropy -log softmax(sum_m w_m s_m)[positive] (ours), which
     also calibrates the distribution: its softmax at temperature 1 is as sharp as it is right.
 
-    Args:
-        scores: For each member `[M, N]` raw scores, the positive at index 0.
 
-    Returns:
-        One weight a member.
+    Scores are raw, `[M, N]` for each member, with the positive at index 0.
     """
     stacked = np.stack(scores).astype(np.float64)
-    # Members differ in scale by orders of magnitude; the search runs on scores of unit spread.
+    # Scores of members differ by orders of magnitude: the search runs on unit spread.
     spread = np.maximum(stacked.std(axis=(1, 2)), 1e-12)
     stacked /= spread[:, None, None]
 
@@ -77,34 +78,33 @@ def fit_weights(scores: Sequence[np.ndarray]) -> list[float]:
         gradient = np.einsum('kmn,mn->k', stacked, error) / len(logits)
         return -log_p[:, 0].mean(), gradient
 
-    found = scipy.optimize.minimize(
+    optimum = scipy.optimize.minimize(
         loss_and_gradient,
         np.ones(len(scores)),
         jac=True,
         method='L-BFGS-B',
         bounds=[(0, None)] * len(scores),
     )
-    return [float(w) for w in found.x / spread]
+    return [float(w) for w in optimum.x / spread]
 
 
 def score_histogram(
     teacher: np.ndarray, labelled: np.ndarray, num_originals: int, num_reinforced: int
 ) -> dict:
-    """The teacher's logits by kind of candidate, and how many of each lie between (ADAM's figure).
+    """Histograms of the teacher's logits by kind of candidate, and the share in the gap (ADAM).
 
-    "Between" is the gap that ADAM fills: above the upper quartile of the hard negatives and below
-    the lower quartile of the positives. Where these overlap there is no gap, and it is what both
-    have in common.
+    ADAM fills the gap above the upper quartile of the hard negatives and below the lower quartile
+    of the positives. Where these overlap there is no gap, and their overlap takes its place.
 
     Args:
         teacher: `[M, N]` logits: positive, hard negatives, reinforced negatives, noisy positives.
-        labelled: `[M]` bool, False where the positive is a stand-in, which is another kind.
-        num_originals: Positive and hard negatives.
-        num_reinforced: Reinforced negatives.
+        labelled: `[M]` bool, False where the positive is a stand-in, a kind of its own.
+        num_originals: N_o; reinforced negatives and then noisy positives follow.
+        num_reinforced: Number of reinforced negatives.
 
     Returns:
-        `edges` of the bins, `counts` and `between` (a share) by kind, and the two quartiles as the
-        `gap`, of which the first is the higher where there is none.
+        `edges` of the bins, `counts` and `between` (the share in the gap) by kind, and the `gap`:
+        the two quartiles, the first of which is the higher where they overlap.
     """
     end = num_originals + num_reinforced
     kinds = {
@@ -128,13 +128,12 @@ def score_histogram(
 
 
 def false_negatives(teacher: np.ndarray, rule: str) -> np.ndarray:
-    """Originals that the contrastive term must not push away.
+    """Marks hard negatives that may be relevant, which the contrastive term must not push away.
 
     Args:
         teacher: `[M, N_o]` logits, the positive at index 0.
-        rule: `mask` takes hard negatives that the teacher scores above the positive out of the
-            contrastive term; the KL terms keep them, since the teacher's distribution says how
-            relevant they are. `keep` treats them as negatives.
+        rule: `mask` marks those that the teacher scores above the positive; the KL terms keep
+            them, since the teacher's distribution says how relevant they are. `keep` marks none.
 
     Returns:
         `[M, N_o]` bool.
@@ -156,32 +155,26 @@ def rerank(
     first: System,
     queries: Queries,
 ) -> Ranking:
-    """The first stage's top passages in the order of a teacher's scores, kept as a stage.
+    """Re-ranks a first stage's top passages with a teacher, as a stage.
 
-    Args:
-        run: The run.
-        name: Of the teacher; the stage is `systems/<name>/reranking-<split>`.
-        teacher: Scores.
-        weights: Of its members, by name.
-        first: Its top passages are scored.
-        queries: A split's.
+    `name` is the teacher's: the stage is `systems/<name>/reranking-<split>`.
     """
 
     def build_stage(out):
         ranking, _ = first.rank(queries)
-        # Slots without a passage are scored as the first one of their query and then put last.
-        known = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
-        found = np.flatnonzero(known[:, 0] >= 0).astype(np.int32)
-        if not len(found):
+        # A slot without a passage is scored as its query's first passage and then put last.
+        filled = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
+        rows = np.flatnonzero(filled[:, 0] >= 0).astype(np.int32)
+        if not len(rows):
             raise ValueError(
                 f"first_stage '{first.name}' finds no passage for any query of split "
                 f"'{queries.split}', so that there is nothing to re-rank; name another system."
             )
-        logits = teacher.score(weights, queries, Lists.from_originals(found, known[found]), out)
+        logits = teacher.score(weights, queries, Lists.from_originals(rows, filled[rows]), out)
         if not distributed.is_primary():
             return
-        scores = np.full(known.shape, -np.inf, np.float32)
-        scores[found] = np.where(ranking.passages[found] >= 0, logits, -np.inf)
+        scores = np.full(filled.shape, -np.inf, np.float32)
+        scores[rows] = np.where(ranking.passages[rows] >= 0, logits, -np.inf)
         order = np.argsort(-scores, axis=1, kind='stable')
         Ranking(
             np.take_along_axis(ranking.passages, order, axis=1),
@@ -193,7 +186,7 @@ def rerank(
         path,
         {
             **ranking_inputs(run, [first]),
-            'teacher': {m.name: [m.digest, weights[m.name]] for m in teacher.members},
+            'teacher': teacher.inputs(weights),
         },
         build_stage,
         resumable=True,
@@ -204,20 +197,21 @@ def rerank(
 def measure_teacher(
     run: Run, teacher: Teacher, scores: Mapping, first: System, pool: Sequence[System]
 ) -> dict[str, dict[str, float]]:
-    """{system: {measure: value}} on D_eval: the pool, and `teacher` re-ranking the first stage."""
+    """{system: {measure: value}} on D_eval: `teacher`, re-ranking the first stage, and the pool."""
 
     def build_stage(out):
         ranking = rerank(run, 'teacher', teacher, scores['teacher'], first, run.held_out)
-        found = {'teacher': measuring.measure(run, ranking, run.held_out)}
+        measured = {'teacher': measuring.measure(run, ranking, run.held_out)}
         for system in pool:
-            found[system.name] = measuring.measure(run, system.rank(run.held_out)[0], run.held_out)
-        return {name: measured.means for name, measured in found.items()}
+            ranking, _ = system.rank(run.held_out)
+            measured[system.name] = measuring.measure(run, ranking, run.held_out)
+        return {name: m.means for name, m in measured.items()}
 
     return run.stage(
         'rounds/00/teacher_eval',
         {
             **measure_inputs(run, {s.name: s for s in (first, *pool)}.values()),
-            'teacher': {m.name: [m.digest, scores['teacher'][m.name]] for m in teacher.members},
+            'teacher': teacher.inputs(scores['teacher']),
             'first': first.name,
         },
         build_stage,

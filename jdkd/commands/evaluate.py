@@ -9,10 +9,10 @@ from jdkd.commands import zero_shot
 from jdkd.commands.setup import hold_workdir, open_run
 from jdkd.report import tables
 from jdkd.retrieval import index, measures, significance, vectors
-from jdkd.run import Run
+from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
-from jdkd.systems.ranking import ranked
+from jdkd.systems.ranking import checked_ranking
 
 
 def evaluate(workdir: pathlib.Path, against: str | None = None) -> None:
@@ -59,17 +59,17 @@ def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> d
         directory = pathlib.Path(temporary)
         system.write_embeddings(directory, passage_tokens, 'passages', run.collection.passage_ids)
         passages = vectors.load(directory)
-        ranking, _ = ranked(
+        ranking, _ = checked_ranking(
             run,
-            student.NAME,
+            STUDENT,
             run.test,
             lambda depth: (index.search(queries, passages, depth, run.config.index), {}),
         )
     measured = measuring.measure(run, ranking, run.test)
     measured.save(run.workdir, 'eval')
     run_file = measures.to_run(ranking, run.test.ids, run.collection.passage_ids)
-    measures.write_trec_run(run.workdir / 'eval.trec', run_file, student.NAME)
-    test, differences = {student.NAME: measured.means}, {}
+    measures.write_trec_run(run.workdir / 'eval.trec', run_file, STUDENT)
+    test, differences = {STUDENT: measured.means}, {}
     if against:
         path = pathlib.Path(against)
         other = measuring.measure_file(run, path / 'run.trec' if path.is_dir() else path, run.test)

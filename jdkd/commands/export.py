@@ -6,6 +6,7 @@ from jdkd.algorithm import student
 from jdkd.commands.setup import hold_workdir, load_config, open_run
 from jdkd.models import hub
 from jdkd.report import finished, model_card
+from jdkd.run import STUDENT
 from jdkd.runtime import distributed
 from jdkd.systems import fine_tuning
 
@@ -27,7 +28,7 @@ def export(
         if push_to:
             hub.check_repo(push_to)
         report = finished.read_report(run.workdir)
-        if name == student.NAME:
+        if name == STUDENT:
             encoder = student.load(run).final().encoder
         else:
             encoder = fine_tuning.load_trained(run, name)

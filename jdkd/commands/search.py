@@ -13,9 +13,8 @@ import numpy as np
 from jdkd.algorithm import student
 from jdkd.commands.setup import load_config, open_run
 from jdkd.retrieval.index import Ranking
-from jdkd.run import Run
+from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
-from jdkd.systems import live
 from jdkd.systems.build import build
 
 _SHOWN = 5  # Passages per question.
@@ -72,15 +71,15 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     weights = run.read_manifest('rounds/00/scores')['result']['teacher']
     members = [build(run, name) for name in weights]
     imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
-    shown = {student.NAME: lambda question: live.rank(final, question, _SHOWN)}
+    shown = {STUDENT: lambda question: final.search(question, _SHOWN)}
     if first.name not in imported:
-        shown[first.name] = lambda question: live.rank(first, question, _SHOWN)
+        shown[first.name] = lambda question: first.search(question, _SHOWN)
     if not imported:
         depth = config.depth
 
         def rerank(question):
-            rows = live.rank(first, question, depth).passages[0]
-            scores = sum(weights[m.name] * live.score(m, question, rows) for m in members)
+            rows = first.search(question, depth).passages[0]
+            scores = sum(weights[m.name] * m.score(question, rows) for m in members)
             order = np.argsort(-scores, kind='stable')[:_SHOWN]
             return Ranking(rows[None, order], scores[None, order])
 

@@ -28,19 +28,11 @@ def fusion_weights(
 ) -> Float[np.ndarray, 'choices {num_assistants}']:
     """Weights that average assistants: one row for each assistant, then one for each fused one.
 
+    `mean` fuses all; `subsets` and `rrf` fuse every subset of at least two (above K = 4, where
+    subsets are many, all); `none` fuses none.
+
     >>> fusion_weights(2, 'subsets').tolist()
     [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
-
-    Args:
-        num_assistants: K, at least 1.
-        fusion: `none`; `mean`, one fused assistant of all; `subsets` or `rrf`, one for every subset
-            of at least two (above K = 4, where subsets are many, one of all).
-
-    Returns:
-        `[num_choices, num_assistants]` float32, each row summing to 1.
-
-    Raises:
-        ValueError: if `fusion` is none of these.
     """
     if fusion not in FUSIONS:
         raise ValueError(f"selection.fusion is '{fusion}'; use one of {', '.join(FUSIONS)}.")
@@ -81,15 +73,6 @@ def fuse(
     >>> fused = fuse(pool, fusion_weights(2, 'mean'), fusion='mean')
     >>> [round(float(p), 4) for p in jnp.exp(fused[2])]
     [0.7, 0.3]
-
-    Args:
-        assistants: `[K, ..., list_size]` logits.
-        weights: `[num_choices, K]` from `fusion_weights`.
-        fusion: As for `fusion_weights`.
-        temperature: Temperature of the distributions.
-
-    Returns:
-        `[num_choices, ..., list_size]` float32 logits.
     """
     rows = jnp.asarray(weights).reshape(np.shape(weights) + (1,) * (assistants.ndim - 1))
     return jax.vmap(lambda row: _fuse(assistants, row, fusion, temperature))(rows)
@@ -103,18 +86,7 @@ def fuse_selected(
     fusion: str,
     temperature: Scalar = 1.0,
 ) -> Float[Array, 'batch list_size']:
-    """Logits of each list's selected choice: `fuse` without the other choices.
-
-    Args:
-        assistants: `[K, batch, list_size]` logits.
-        weights: `[num_choices, K]` from `fusion_weights`.
-        selected: `[batch]` int, from `select`.
-        fusion: As for `fusion_weights`.
-        temperature: Temperature of the distributions.
-
-    Returns:
-        `[batch, list_size]` float32 logits.
-    """
+    """Logits of each list's choice from `select`: `fuse` without the other choices."""
     weights_KxBx1 = jnp.asarray(weights)[selected].T[..., None]
     return _fuse(assistants, weights_KxBx1, fusion, temperature)
 
@@ -139,13 +111,8 @@ def reciprocal_ranks(
     softmax would be uniform: each list's are standardised and scaled to the mean standard deviation
     of the members' logits (ours), so that ranks give the order and members the spread.
 
-    Args:
-        assistants: `[K, ..., list_size]` logits.
-        weights: `[K, ..., 1]`, broadcast over lists: equal for members, else 0, with sum 1.
-        offset: Added to the ranks.
-
-    Returns:
-        `[..., list_size]` float32 logits; zeros where the members' ranks cancel out.
+    `weights` are equal for members, 0 for the others, with sum 1. Where the members' ranks cancel
+    out, logits are 0.
     """
     logits = assistants.astype(jnp.float32)
     shares = (weights > 0) / (offset + jax.scipy.stats.rankdata(-logits, axis=-1))
@@ -158,11 +125,7 @@ def reciprocal_ranks(
 
 
 def ranks(scores: Scores) -> Int[Array, '*lists list_size']:
-    """Rank of each candidate in its list, 0 the best; ties in list order.
-
-    Args:
-        scores: `[..., list_size]`.
-    """
+    """Rank of each candidate in its list, 0 the best; ties in list order."""
     order = jnp.argsort(-scores, axis=-1, stable=True)
     return jnp.argsort(order, axis=-1)
 
@@ -177,13 +140,6 @@ def footrule(a: Scores, b: Scores) -> PerList:
     >>> import jax.numpy as jnp
     >>> float(footrule(jnp.array([3.0, 2.0, 1.0]), jnp.array([1.0, 2.0, 3.0])))
     1.0
-
-    Args:
-        a: `[..., list_size]` scores.
-        b: `[..., list_size]` scores.
-
-    Returns:
-        `[...]` float32.
     """
     n = a.shape[-1]
     displacement = jnp.sum(jnp.abs(ranks(a) - ranks(b)), axis=-1)
@@ -194,19 +150,12 @@ def rank_biased_distance(a: Scores, b: Scores, *, persistence: float = 0.9) -> P
     """1 - rank-biased overlap, truncated to the list and normalised, in [0, 1].
 
     `sum_d p^(d-1) A_d / sum_d p^(d-1)` with `A_d = |top-d(a) and top-d(b)| / d` (Webber et al.,
-    2010, without the extrapolation, which would hide reversals on short lists).
+    2010, without the extrapolation, which would hide reversals on short lists). The smaller the
+    persistence p in (0, 1), the more the top counts.
 
     >>> import jax.numpy as jnp
     >>> float(rank_biased_distance(jnp.array([3.0, 2.0, 1.0]), jnp.array([9.0, 8.0, 7.0])))
     0.0
-
-    Args:
-        a: `[..., list_size]` scores.
-        b: `[..., list_size]` scores.
-        persistence: p in (0, 1); the smaller, the more the top counts.
-
-    Returns:
-        `[...]` float32.
     """
     n = a.shape[-1]
     depth = jnp.arange(1, n + 1)
@@ -226,17 +175,7 @@ def distances(
 ) -> Float[Array, 'choices batch']:
     """Distance of every (fused) assistant to the teacher on every list.
 
-    Args:
-        choices: `[num_choices, batch, list_size]` logits from `fuse`.
-        teacher: `[batch, list_size]` logits.
-        distance: `kl` (the KL divergence of the assistant from the teacher), `footrule` or `rbo`.
-        temperature: Temperature of the distributions that `kl` compares.
-
-    Returns:
-        `[num_choices, batch]` float32.
-
-    Raises:
-        ValueError: if `distance` is none of these.
+    That is `kl` (the KL divergence of the assistant from the teacher), `footrule` or `rbo`.
     """
     teacher = jnp.broadcast_to(teacher.astype(jnp.float32), choices.shape)
     if distance == 'kl':
@@ -251,22 +190,14 @@ def distances(
 def select(
     distances: Float[Array | np.ndarray, 'choices batch'], *, per: str = 'batch'
 ) -> Int[Array, ' batch']:
-    """Index of the closest choice for each list: the argmin over choices; ties take the first.
+    """Index of the closest choice, per `query` or by the mean distance per (global) `batch`.
+
+    Ties take the first.
 
     >>> import jax.numpy as jnp
     >>> distances = jnp.array([[0.1, 0.9], [0.4, 0.2]])
     >>> select(distances).tolist(), select(distances, per='query').tolist()
     ([1, 1], [0, 1])
-
-    Args:
-        distances: `[num_choices, batch]`.
-        per: `batch`, one choice for the whole (global) batch by the mean distance; or `query`.
-
-    Returns:
-        `[batch]` int32.
-
-    Raises:
-        ValueError: if `per` is neither.
     """
     if per == 'batch':
         best = jnp.argmin(jnp.mean(distances, axis=1))

@@ -1,7 +1,7 @@
 """Distillation and contrastive losses: pure functions in float32.
 
-Scores are logits: the higher, the more relevant. Shapes are written `[..., list_size]`, where a
-list holds the candidate passages of one query. Every function averages over lists, never over
+Scores are logits: the higher, the more relevant. A list holds the candidate passages of one query;
+`where` is False for candidates that do not exist. Every function averages over lists, never over
 elements, so longer lists do not shrink a loss.
 """
 
@@ -21,19 +21,13 @@ PerList = Float[Array, '*lists']
 def log_distribution(
     logits: Scores, *, temperature: Scalar = 1.0, where: Mask | None = None
 ) -> Float[Array, '*lists list_size']:
-    """Log of the score distribution: log_softmax(logits / temperature) over the last axis.
+    """Log of the score distribution, log_softmax(logits / temperature), over each list.
+
+    A temperature above 1 flattens the distribution; masked candidates get a large negative number.
 
     >>> import jax.numpy as jnp
     >>> jnp.exp(log_distribution(jnp.array([0.0, 0.0]))).tolist()
     [0.5, 0.5]
-
-    Args:
-        logits: `[..., list_size]`.
-        temperature: Divides the logits; above 1 it flattens the distribution.
-        where: `[..., list_size]` bool, False for candidates that do not exist.
-
-    Returns:
-        `[..., list_size]` float32; masked candidates hold a large negative number.
     """
     logits = logits.astype(jnp.float32) / temperature
     if where is not None:
@@ -47,19 +41,11 @@ def listwise_kl(
     """tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)) for each list.
 
     The factor tau^2 keeps the size of the gradient independent of tau (Hinton et al., 2015, 2.1).
+    No gradient flows into the teacher; terms with p = 0 count as 0.
 
     >>> import jax.numpy as jnp
     >>> float(listwise_kl(jnp.array([0., 0.]), jnp.array([0., 0.])))
     0.0
-
-    Args:
-        student: `[..., list_size]` logits.
-        teacher: `[..., list_size]` logits; no gradient flows into them.
-        temperature: tau, shared by both.
-        where: `[..., list_size]` bool, False for candidates that do not exist.
-
-    Returns:
-        `[...]` float32, non-negative, 0 for a list of one. Terms with p = 0 count as 0.
     """
     log_p = log_distribution(jax.lax.stop_gradient(teacher), temperature=temperature, where=where)
     log_q = log_distribution(student, temperature=temperature, where=where)
@@ -72,23 +58,16 @@ def listwise_kl(
 
 
 def margin_mse(student: Scores, teacher: Scores, *, where: Mask | None = None) -> PerList:
-    """Margin-MSE: mean_j ((s_0 - s_j) - (t_0 - t_j))^2 for each list.
+    """Margin-MSE: mean_j ((s_0 - s_j) - (t_0 - t_j))^2 for each list, the positive at index 0.
 
     From Hofstaetter et al., 2020 (https://arxiv.org/abs/2010.02666), with each candidate after
     the positive as the negative once. Adding a constant to either side changes nothing; a factor
-    does: margins are compared in units of the logits, without a temperature.
+    does: margins are compared in units of the logits, without a temperature. No gradient flows
+    into the teacher; a list with nothing beside its positive has loss 0.
 
     >>> import jax.numpy as jnp
     >>> float(margin_mse(jnp.array([3.0, 1.0]), jnp.array([2.0, 1.0])))
     1.0
-
-    Args:
-        student: `[..., list_size]` logits, the positive at index 0.
-        teacher: `[..., list_size]` logits; no gradient flows into them.
-        where: `[..., list_size]` bool, False for candidates that do not exist.
-
-    Returns:
-        `[...]` float32, 0 for a list with nothing beside its positive.
     """
     difference = student.astype(jnp.float32) - jax.lax.stop_gradient(teacher).astype(jnp.float32)
     error = difference[..., :1] - difference[..., 1:]
@@ -101,20 +80,7 @@ def margin_mse(student: Scores, teacher: Scores, *, where: Mask | None = None) -
 def distillation(
     student: Scores, teacher: Scores, *, distance: str, temperature: Scalar
 ) -> PerList:
-    """The student's distance to a teacher or a (fused) assistant on each list.
-
-    Args:
-        student: `[..., list_size]` logits, the positive at index 0.
-        teacher: `[..., list_size]` logits.
-        distance: `kl` or `margin_mse`.
-        temperature: For `kl`; `margin_mse` has none.
-
-    Returns:
-        `[...]` float32.
-
-    Raises:
-        ValueError: if `distance` is neither.
-    """
+    """The student's distance to a teacher or assistant on each list: `kl` or `margin_mse`."""
     if distance == 'kl':
         return listwise_kl(student, teacher, temperature=temperature)
     if distance == 'margin_mse':
@@ -131,19 +97,12 @@ def info_nce(
     """-log softmax(logits)[label] for each query (van den Oord et al., 2018).
 
     With in-batch negatives, `logits` scores every query of the global batch against every passage
-    of it, and `where` masks the passages that are no negatives of a query.
+    of it, and `where` masks the passages that are no negatives of a query. `labels` are the columns
+    of the positives, which must not be masked.
 
     >>> import jax.numpy as jnp
     >>> round(float(info_nce(jnp.zeros((1, 4)), jnp.array([0]))[0]), 4)  # log 4
     1.3863
-
-    Args:
-        logits: `[num_queries, num_passages]`.
-        labels: `[num_queries]` int, the column of each query's positive.
-        where: `[num_queries, num_passages]` bool; the positive's column must be True.
-
-    Returns:
-        `[num_queries]` float32.
     """
     log_q = log_distribution(logits, where=where)
     return -jnp.take_along_axis(log_q, labels[:, None], axis=-1)[:, 0]
@@ -161,10 +120,10 @@ def negatives_mask(
     query's own positive always stays.
 
     Args:
-        group: `[num_queries, list_size]` int, the text group of every candidate (candidates with
-            one text share one group); the positive is at index 0.
-        relevant: `[num_queries, max_relevant]` int, groups of the judged passages, padded with -1.
-        false_negative: `[num_queries, list_size]` bool, for the query's own list.
+        group: Text group of every candidate (candidates with one text share one group); the
+            positive is at index 0.
+        relevant: Groups of the judged passages, padded with -1.
+        false_negative: Marks for the query's own list.
 
     Returns:
         `[num_queries, num_queries * list_size]` bool.

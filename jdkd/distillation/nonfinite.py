@@ -31,12 +31,8 @@ def find_lists(
     devices, with the rows of the others emptied, without dropout. Each takes about as long as a
     step, after one compilation.
 
-    Args:
-        trainer: Its `probe` is run.
-        params: Parameters before the step; `step.make_train_step` keeps them.
-        host_batch: The step's batch.
-        progress: Part of training done before the step.
-        bad: From `nonfinite_metrics`.
+    `params` are those before the step, which `step.make_train_step` keeps, and `progress` the part
+    of training done by then; `bad` is from `nonfinite_metrics`.
 
     Returns:
         The rows; None where they are unknown: only the update is not finite, or there are several

@@ -13,18 +13,11 @@ TEMPERATURES = ('temperature', 'in_batch_temperature')
 
 
 def value(schedule: Schedule, progress: float | jax.Array) -> float | jax.Array:
-    """The value of a schedule at a point of training.
+    """The value of a schedule at a progress in [0, 1]; a number stays one, known to the compiler.
 
     >>> import jax.numpy as jnp
     >>> float(value(((0.0, 1.0), (0.5, 0.0)), jnp.array(0.25)))
     0.5
-
-    Args:
-        schedule: A number, or knots in the order of their progress.
-        progress: Scalar in [0, 1], the finished part of training.
-
-    Returns:
-        A constant schedule's number itself, known to the compiler; else a float32 scalar.
     """
     if is_constant(schedule):
         return schedule
@@ -38,17 +31,7 @@ def is_constant(schedule: Schedule) -> bool:
 
 
 def check(name: str, schedule: Schedule, *, low: float, high: float = float('inf')) -> None:
-    """Checks a schedule of a config.
-
-    Args:
-        name: The field.
-        schedule: Its value.
-        low: The smallest value allowed.
-        high: The largest value allowed.
-
-    Raises:
-        ValueError: if it is neither a number nor knots, or a value is out of range.
-    """
+    """Raises a ValueError if a config field is no schedule, or has a value out of its range."""
     knots = ((0.0, schedule),) if _is_number(schedule) else schedule
     if (
         not isinstance(knots, Sequence)

@@ -13,18 +13,11 @@ from jdkd.distillation.losses import PerList, Scalar, Scores
 
 
 def confidence(teacher: Scores, *, temperature: Scalar = 1.0) -> PerList:
-    """p_T(positive | positive and hard negatives) for each list.
+    """p_T(positive | positive and hard negatives) for each list of originals, positives first.
 
     >>> import jax.numpy as jnp
     >>> float(confidence(jnp.array([1.0, 1.0, 1.0, 1.0])))
     0.25
-
-    Args:
-        teacher: `[..., list_size]` logits over originals, the positive at index 0.
-        temperature: Divides the logits.
-
-    Returns:
-        `[...]` float32 in (0, 1).
     """
     return jax.nn.softmax(teacher.astype(jnp.float32) / temperature, axis=-1)[..., 0]
 
@@ -42,17 +35,6 @@ def weights(
     >>> import jax.numpy as jnp
     >>> weights(jnp.array([0.9, 0.1, 0.6, 0.4]), 0.5)[0].tolist()
     [1.0, 0.0, 1.0, 1.0]
-
-    Args:
-        confidence: `[batch]`.
-        share: Scalar in (0, 1].
-        weighting: `hard` or `linear`.
-
-    Returns:
-        `[batch]` float32 weights in [0, 1] and the scalar threshold.
-
-    Raises:
-        ValueError: if `weighting` is neither.
     """
     confidence = jax.lax.stop_gradient(confidence)
     threshold = jnp.quantile(confidence, 1.0 - share, method='lower')

@@ -1,5 +1,6 @@
-"""The train loop of every training: of the student in each round, and of systems from labels."""
+"""The training of every encoder: of the student in each round, and of systems from labels."""
 
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,107 +13,104 @@ import tqdm
 from jdkd.distillation import nonfinite
 from jdkd.distillation.step import TrainState
 from jdkd.distillation.trainer import Trainer
+from jdkd.run import Run
 from jdkd.runtime import distributed, interrupts
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
 
+CHECKPOINTS = 'checkpoints'  # Directory in a stage that trains.
+
 
 def train_loop(
+    run: Run,
+    name: str,
+    directory: pathlib.Path,
     trainer: Trainer,
     start: Callable[[], TrainState],
     batches: grain.DatasetIterator,
-    checkpoints: Checkpoints,
-    writer: MetricsWriter,
     *,
-    first_step: int,
-    last_step: int,
+    steps: range,
+    planned_steps: int,
     total_steps: int,
-    query_ids: Sequence[str],
-    log_every: int,
-    checkpoint_every: int,
     choices: Sequence[str] = (),
     desc: str,
 ) -> TrainState:
-    """Takes the steps of one round, or after a restart those that are left.
+    """Trains an encoder in the directory of a resumable stage, and leaves its last checkpoint.
 
     A step's metrics are read while the next step runs, so the device never waits for the host.
 
     Args:
+        run: Its config has `log_every` and `checkpoint_every`.
+        name: The encoder's, for its metrics.
+        directory: A restart goes on from the checkpoints there.
         trainer: The compiled training.
-        start: Makes the state at `first_step`; called only without a later checkpoint.
-        batches: Iterator of host batches from the first step on; a restart sets it forward.
-        checkpoints: Written every `checkpoint_every` steps and after the last one.
-        writer: Gets the metrics of every `log_every`-th step.
-        first_step: Steps done before this round.
-        last_step: Steps done after it.
-        total_steps: Length of the whole training, for its schedules.
-        query_ids: Ids of the split's queries, to name those of a batch that fails.
-        log_every: In steps.
-        checkpoint_every: In steps.
+        start: Makes the state before the first of `steps`.
+        batches: Host batches from there on; a restart sets the iterator forward.
+        steps: Steps to take, counted over all rounds.
+        planned_steps: All steps that the run takes, for the metrics.
+        total_steps: Length of the schedules.
         choices: Names of the (fused) assistants, for the metrics.
         desc: Text of the progress bar.
-
-    Returns:
-        The state after `last_step`.
 
     Raises:
         FloatingPointError: at the first step whose loss, gradient or parameters are not finite,
             naming the term and the queries. No such state is saved.
     """
-    step = checkpoints.latest_step()
-    if step is not None and step >= last_step:
-        return checkpoints.restore(last_step, trainer.abstract)
-    if step is not None and step > first_step:
-        state = checkpoints.restore(step, trainer.abstract, batches)
-    else:
-        state, step = start(), first_step
-    sharding = meshes.batch_sharding(trainer.mesh)
-    log = _StepLog(writer, step, last_step, log_every, choices, desc)
-    pending = None  # The last step: its metrics, not read yet, its host batch and its size.
+    sharding, every = meshes.batch_sharding(trainer.mesh), run.config.checkpoint_every
+    with Checkpoints(directory / CHECKPOINTS) as checkpoints:
+        step = checkpoints.latest_step() or steps.start
+        spans = {'last_step': steps.stop, 'total_steps': planned_steps}
+        writer = MetricsWriter(run.workdir, name, resume_step=step, **spans)
+        state = start() if step == steps.start else None
+        if state is None:
+            state = checkpoints.restore(step, trainer.abstract, batches)
+        log = _StepLog(writer, step, steps.stop, run.config.log_every, choices, desc)
+        pending = None  # The last step: its metrics, not read yet, its host batch and its size.
 
-    def settle():
-        """Checks and logs the pending step."""
-        metrics, host_batch, batch_size = pending
-        metrics = jax.device_get(metrics)
-        if bad := nonfinite.nonfinite_metrics(metrics):
-            with jax.transfer_guard('allow'):
-                # The state is the one before that step; see `step.make_train_step`.
-                done = log.step / total_steps
-                rows = nonfinite.find_lists(trainer, state.params, host_batch, done, bad)
-            kept = checkpoints.latest_step()
-            left = 'No checkpoint was made yet.'
-            if kept is not None:
-                left = f'The checkpoint of step {kept} is kept.'
-            ids = [query_ids[i] for i in host_batch['query_row']]
-            failed = f'step {log.step + 1} ({desc})'
-            raise FloatingPointError(nonfinite.message(failed, bad, rows, ids, left))
-        log.finish_step(metrics, batch_size)
+        def settle(metrics, host_batch, batch_size):
+            """Checks and logs the step before."""
+            metrics = jax.device_get(metrics)
+            if bad := nonfinite.nonfinite_metrics(metrics):
+                with jax.transfer_guard('allow'):
+                    # The state is the one before that step; see `step.make_train_step`.
+                    done = log.step / total_steps
+                    rows = nonfinite.find_lists(trainer, state.params, host_batch, done, bad)
+                kept = checkpoints.latest_step()
+                left = 'No checkpoint was made yet.'
+                if kept is not None:
+                    left = f'The checkpoint of step {kept} is kept.'
+                ids = [run.train.ids[i] for i in host_batch['query_row']]
+                failed = f'step {log.step + 1} ({desc})'
+                raise FloatingPointError(nonfinite.message(failed, bad, rows, ids, left))
+            log.finish_step(metrics, batch_size)
 
-    watchdog, guard = distributed.hang_watchdog(desc), jax.transfer_guard('disallow')
-    with log.bar, interrupts.defer_exit() as stop, watchdog as alive, guard:
-        while step < last_step:
-            alive()
-            before = time.monotonic()
-            host_batch = next(batches)
-            log.waited += time.monotonic() - before
-            batch = meshes.to_device(host_batch, sharding)
-            state, metrics = trainer.step(state, batch)
-            step += 1
-            if pending:
-                settle()
-            pending = (metrics, host_batch, batch['group'].shape[0])
-            stopping = distributed.stop_requested(stop.is_set())
-            if step == last_step or step % checkpoint_every == 0 or stopping:
-                settle()  # A non-finite state is never saved.
-                pending = None
-                with jax.transfer_guard('allow'):  # Orbax fetches the state as it likes.
-                    checkpoints.save(step, state, batches)
-            if stopping:
-                checkpoints.wait()
-                writer.close()
-                distributed.barrier('all is saved')
-                interrupts.exit_after_saving()
+        watchdog, guard = distributed.hang_watchdog(desc), jax.transfer_guard('disallow')
+        with log.bar, interrupts.defer_exit() as stop, watchdog as alive, guard:
+            while step < steps.stop:
+                alive()
+                before = time.monotonic()
+                host_batch = next(batches)
+                log.waited += time.monotonic() - before
+                batch = meshes.to_device(host_batch, sharding)
+                state, metrics = trainer.step(state, batch)
+                step += 1
+                if pending:
+                    settle(*pending)
+                pending = metrics, host_batch, batch['group'].shape[0]
+                stopping = distributed.stop_requested(stop.is_set())
+                if step == steps.stop or step % every == 0 or stopping:
+                    settle(*pending)  # A non-finite state is never saved.
+                    pending = None
+                    with jax.transfer_guard('allow'):  # Orbax fetches the state as it likes.
+                        checkpoints.save(step, state, batches)
+                if stopping:
+                    checkpoints.wait()
+                    writer.close()
+                    distributed.barrier('all is saved')
+                    interrupts.exit_after_saving()
+        writer.close()
+        checkpoints.keep_only(steps.stop)
     return state
 
 
@@ -158,12 +156,6 @@ def evaluate(
     trainer: Trainer, params: Any, host_batch: dict[str, np.ndarray], query_ids: Sequence[str]
 ) -> dict[str, Any]:
     """Metrics of one batch without an update, on the host.
-
-    Args:
-        trainer: The compiled training.
-        params: Parameters to evaluate.
-        host_batch: The batch.
-        query_ids: Ids of the split's queries.
 
     Raises:
         FloatingPointError: if a metric is not finite, naming it and the queries.

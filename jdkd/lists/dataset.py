@@ -1,5 +1,6 @@
 """D_train and D_eval as TFDS array_record datasets, written and read without TensorFlow."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -56,3 +57,22 @@ def read(directory: pathlib.Path, split: str) -> Sequence[Mapping[str, np.ndarra
     """Opens a split for random access: `source[i]` is {feature: array}."""
     builder: Any = tfds.builder_from_directory(str(directory / 'candidate_lists' / '1.0.0'))
     return builder.as_data_source(split=split)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithFeatures:
+    """Records with features from memory beside their own.
+
+    Attributes:
+        source: The records.
+        features: `[M, ...]` arrays by name, one row a record.
+    """
+
+    source: Sequence[Mapping[str, np.ndarray]]
+    features: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        return {**self.source[i], **{name: values[i] for name, values in self.features.items()}}

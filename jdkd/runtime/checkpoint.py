@@ -90,16 +90,23 @@ class Checkpoints:
 
 
 def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> Any:
-    """Restores the state of a finished training, whose stage has verified the files.
+    """Restores the state of a finished training, or a part of it, and reads nothing else.
+
+    The training's stage has verified the files.
 
     Args:
         directory: Directory of the checkpoints.
         step: Step of the checkpoint.
-        abstract_state: Tree of shapes and shardings.
+        abstract_state: Tree of shapes and shardings, with the names that the state has.
     """
-    options = ocp.CheckpointManagerOptions(create=False)
-    with ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options) as manager:
-        return _restore(manager, step, abstract_state)
+    path = pathlib.Path(directory).absolute() / str(step) / 'state'
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        args = ocp.args.PyTreeRestore(
+            abstract_state,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+            partial_restore=True,
+        )
+        return checkpointer.restore(path, args)
 
 
 def _restore(

@@ -1,6 +1,7 @@
 """BM25 as a system: it searches, and scores any text with the collection's statistics."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -9,15 +10,13 @@ from jdkd.retrieval import bm25
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Queries, Run
 from jdkd.systems.ranking import keep_ranking
-from jdkd.systems.system import ListScorer, Scorer
+from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer
 
 
 @dataclasses.dataclass(frozen=True)
-class BM25System:
-    name: str
-    digest: str
-    scale: float | None
-    run: Run
+class BM25System(BaseSystem):
+    may_saturate: ClassVar[bool] = False  # It scores 0 wherever query and passage share no term.
+
     model: bm25.BM25
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
@@ -28,17 +27,38 @@ class BM25System:
     def list_scorer(self, queries: Queries) -> ListScorer:
         all_terms = self.model.query_terms(queries.texts)
 
-        def score(lists: Lists) -> np.ndarray:
+        def score_lists(lists: Lists) -> np.ndarray:
             terms, num_dark = all_terms[lists.query], lists.dark.shape[1]
-            scores = self.model.list_scores(terms, lists.passages)
+            originals = self.model.list_scores(terms, lists.passages)
             if not num_dark:
-                return scores
+                return originals
             terms = terms[np.repeat(np.arange(terms.shape[0]), num_dark)]
-            found = self.model.text_scores(terms, lists.tokenizer.decode(lists.flat_dark()))
-            return np.concatenate([scores, found.reshape(-1, num_dark)], axis=1)
+            dark = self.model.text_scores(terms, lists.tokenizer.decode(lists.flat_dark()))
+            return np.concatenate([originals, dark.reshape(-1, num_dark)], axis=1)
 
-        return score
+        return score_lists
 
-    def scorer(self, queries: Queries) -> Scorer:
+    def batch_scorer(self, queries: Queries) -> BatchScorer:
         terms = self.model.query_terms(queries.texts)
         return lambda rows, passages: self.model.all_scores(terms[rows], passages)
+
+    def search(self, question: str, depth: int) -> Ranking:
+        return self.model.search([question], depth)
+
+    def score(self, question: str, passages: np.ndarray) -> np.ndarray:
+        terms = self.model.query_terms([question])
+        return self.model.list_scores(terms, passages[None])[0]
+
+
+def load(run: Run, name: str, spec) -> BM25System:
+    """BM25 over the run's collection; its index is the stage `systems/<name>/index`."""
+    parameters = {'k1': spec.k1, 'b': spec.b, 'language': spec.language}
+    path = f'systems/{name}/index'
+    manifest = run.stage(
+        path,
+        {'collection': run.collection.fingerprint, **parameters},
+        lambda out: bm25.build(out, run.passages, **parameters),
+        resumable=True,
+    )
+    model = bm25.load(run.workdir / path, **parameters)
+    return BM25System(name, manifest['digest'], spec.scale, run, model)

@@ -1,4 +1,4 @@
-"""An encoder's entry in the config: the module, parameters and checkpoint that it asks for."""
+"""Loads the model of a config entry: its module, parameters and checkpoint."""
 
 import dataclasses
 from typing import Any
@@ -15,57 +15,30 @@ from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.families import FAMILIES
 from jdkd.tokens.tokenizer import Tokenizer
 
+_TOKENS = np.zeros((1, 8), np.int32)  # Inputs to initialise a module with.
+
 
 def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretrained]:
-    """Module, parameters on the host and checkpoint of a config entry.
+    """Reads the model of a config entry.
 
     Args:
-        spec: `kind` is `dual_encoder` or `cross_encoder`; `weights`, `revision`, `layers`, ...
-        seed: For what the checkpoint lacks: the head of a cross-encoder, all of a smaller model.
+        spec: The entry of a `dual_encoder` or a `cross_encoder`.
+        seed: For parameters that the checkpoint lacks: the head of a cross-encoder, or all of a
+            smaller model.
+
+    Returns:
+        The module, its parameters on the host, and the checkpoint.
 
     Raises:
-        FileNotFoundError: if the weights are nowhere to be found.
-        ValueError: if they cannot be used as the entry says.
+        FileNotFoundError: if the weights cannot be found.
+        ValueError: if they cannot be used as the entry asks.
     """
     source = _read_towers(spec)
-    transformer, example = _transformer(spec, source.config), np.zeros((1, 8), np.int32)
+    transformer = _transformer(spec, source.config)
     if spec.hidden_size is not None:
         source = dataclasses.replace(source, head=None, projection=None)
-    if spec.kind == 'cross_encoder':
-        head = spec.head or ('cosine' if source.head is None else 'linear')
-        if head == 'linear' and source.head is None and not spec.train.steps:
-            raise ValueError(
-                f"'{spec.weights}' has no classifier, so its linear head would score at random; "
-                "set head='cosine', or train it from labels with train.steps."
-            )
-        if spec.label is not None and (head != 'linear' or source.head is None):
-            raise ValueError(
-                f"label={spec.label} chooses an output of a checkpoint's classifier, but "
-                f"'{spec.weights}' is used with no such; leave it out."
-            )
-        model = CrossEncoder(transformer, head=head)
-        fresh = model.init(jax.random.key(seed), example, example)['params']
-        params = jax.device_get(fresh)
-        if spec.hidden_size is None:
-            params['transformer'] = source.params
-        if head == 'linear' and source.head is not None:
-            params |= _one_label(spec, source)
-    else:
-        told = resolve(spec, source)
-        model = DualEncoder(transformer, told.pooling, told.normalize, source.projection)
-
-        def tower(source, key):
-            if spec.hidden_size is not None:
-                return jax.device_get(model.init(key, example)['params'])
-            params = {'transformer': source.params}
-            if source.projection is not None:
-                params['projection'] = source.projection_params
-            return params
-
-        key = jax.random.key(seed)
-        params = tower(source, key)
-        if source.query is not None:
-            params = {'query': tower(source.query, jax.random.fold_in(key, 1)), 'passage': params}
+    make = _cross_encoder if spec.kind == 'cross_encoder' else _dual_encoder
+    model, params = make(spec, transformer, source, jax.random.key(seed))
     longest = check_lengths(spec, transformer)
     if longest > source.max_length and not spec.train.steps:
         logging.warning(
@@ -81,44 +54,93 @@ def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretr
     return model, params, source
 
 
+def _cross_encoder(
+    spec: EncoderSpec,
+    transformer: TransformerConfig,
+    source: pretrained.Pretrained,
+    key: jax.Array,
+) -> tuple[CrossEncoder, Any]:
+    head = spec.head or ('cosine' if source.head is None else 'linear')
+    if head == 'linear' and source.head is None and not spec.train.steps:
+        raise ValueError(
+            f"'{spec.weights}' has no classifier, so its linear head would score at random; "
+            "set head='cosine', or train it from labels with train.steps."
+        )
+    if spec.label is not None and (head != 'linear' or source.head is None):
+        raise ValueError(
+            f"label={spec.label} chooses an output of a checkpoint's classifier, but "
+            f"'{spec.weights}' is used with no such; leave it out."
+        )
+    model = CrossEncoder(transformer, head=head)
+    params = jax.device_get(model.init(key, _TOKENS, _TOKENS)['params'])
+    if spec.hidden_size is None:
+        params['transformer'] = source.params
+    if head == 'linear' and source.head is not None:
+        params |= _one_label(spec, source)
+    return model, params
+
+
+def _dual_encoder(
+    spec: EncoderSpec,
+    transformer: TransformerConfig,
+    source: pretrained.Pretrained,
+    key: jax.Array,
+) -> tuple[DualEncoder, Any]:
+    resolved = resolve(spec, source)
+    model = DualEncoder(transformer, resolved.pooling, resolved.normalize, source.projection)
+
+    def tower(source, key):
+        if spec.hidden_size is not None:
+            return jax.device_get(model.init(key, _TOKENS)['params'])
+        params = {'transformer': source.params}
+        if source.projection is not None:
+            params['projection'] = source.projection_params
+        return params
+
+    params = tower(source, key)
+    if source.query is not None:
+        params = {'query': tower(source.query, jax.random.fold_in(key, 1)), 'passage': params}
+    return model, params
+
+
 def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
-    """Module and shapes of the parameters of a config entry: `read_model` without tensors.
+    """Module and parameter shapes of a config entry: `read_model` without tensors.
 
     Args:
-        spec: As of `read_model`; of the weights only configs have to be there.
+        spec: As for `read_model`; only the configs of the checkpoint are read.
 
     Raises:
-        FileNotFoundError: if these are nowhere to be found.
-        ValueError: if the model is of a kind that we do not have.
+        FileNotFoundError: if the configs cannot be found.
+        ValueError: if the model is of an unknown kind.
     """
     directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
     towers = pretrained.read_sketches(directory, tensors=False)
-    source, example = towers[0], np.zeros((1, 8), np.int32)
+    source = towers[0]
     picked, _ = pick_layers(source.config, spec.layers or None)
     transformer = _transformer(spec, picked)
     check_lengths(spec, transformer)
     if spec.kind == 'cross_encoder':
         classifies = source.classifies and spec.hidden_size is None
         model = CrossEncoder(transformer, spec.head or ('linear' if classifies else 'cosine'))
-        return model, jax.eval_shape(model.init, jax.random.key(0), example, example)['params']
+        return model, jax.eval_shape(model.init, jax.random.key(0), _TOKENS, _TOKENS)['params']
     pooling = spec.pooling or source.pooling or 'mean'
     normalize = source.normalize if spec.normalize is None else spec.normalize
     projection = source.projection if spec.hidden_size is None else None
     model = DualEncoder(transformer, pooling, normalize, projection)
-    params = jax.eval_shape(model.init, jax.random.key(0), example)['params']
+    params = jax.eval_shape(model.init, jax.random.key(0), _TOKENS)['params']
     if spec.query_weights is not None or len(towers) > 1:
         params = {'query': params, 'passage': params}
     return model, params
 
 
 def _transformer(spec: EncoderSpec, config: TransformerConfig) -> TransformerConfig:
-    """A checkpoint's encoder as an entry asks for it."""
+    """A checkpoint's architecture, changed as a config entry asks."""
     config = dataclasses.replace(config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat)
     return config if spec.hidden_size is None else of_size(config, spec.hidden_size)
 
 
 def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
-    """The checkpoint of a config entry, with that of the query tower where it has its own."""
+    """The checkpoint of a config entry, with that of its query tower if it has its own."""
 
     def read(name, revision):
         path = weights.find_weights(name, revision)
@@ -152,7 +174,7 @@ def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
 
 
 def check_lengths(spec: EncoderSpec, config: TransformerConfig) -> int:
-    """The longest row that an entry asks for, in tokens.
+    """The longest row of a config entry, in tokens.
 
     Raises:
         ValueError: if the model has fewer positions.
@@ -170,7 +192,7 @@ def check_lengths(spec: EncoderSpec, config: TransformerConfig) -> int:
 
 
 def check_tokenizer(spec: EncoderSpec, config: TransformerConfig, tokenizer: Tokenizer) -> None:
-    """Checks that a model has an embedding of each token, and masks the one that pads.
+    """Checks that a model has an embedding for each token, and masks the padding token.
 
     Raises:
         ValueError: if not.
@@ -178,9 +200,9 @@ def check_tokenizer(spec: EncoderSpec, config: TransformerConfig, tokenizer: Tok
     if tokenizer.special['pad'] != config.pad_id:
         raise ValueError(
             f"'{spec.weights}' masks token {config.pad_id} (pad_token_id in config.json), "
-            f'but its tokenizer pads with {tokenizer.special["pad"]}; mend one of the two.'
+            f'but its tokenizer pads with {tokenizer.special["pad"]}; correct one of the two.'
         )
-    # XLA would read the last embedding for a token beyond it, and say nothing.
+    # XLA would silently read the last embedding for a token beyond it.
     token, last = max(tokenizer.fast.get_vocab().items(), key=lambda item: item[1])
     if last >= config.vocab_size:
         raise ValueError(
@@ -191,10 +213,10 @@ def check_tokenizer(spec: EncoderSpec, config: TransformerConfig, tokenizer: Tok
 
 
 def of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
-    """The config with heads as large and feed-forward layers as many times as wide as before.
+    """The config at another width, with the same head size and feed-forward ratio.
 
     Raises:
-        ValueError: if its width is no multiple of a head's.
+        ValueError: if the width is no multiple of the head size.
     """
     if hidden_size % config.head_size:
         raise ValueError(
@@ -210,19 +232,19 @@ def of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
 
 
 def resolve(spec: EncoderSpec, source: pretrained.Pretrained) -> EncoderSpec:
-    """A config entry with the fields that it leaves to the checkpoint filled in."""
-    told = {
+    """A config entry, with the fields that it leaves to the checkpoint filled in."""
+    defaults = {
         'pooling': source.pooling or 'mean',
         'normalize': source.normalize,
         'query_prefix': (source.query or source).query_prompt,
         'passage_prefix': source.passage_prompt,
     }
-    told = {key: value for key, value in told.items() if getattr(spec, key) is None}
-    return spec.replace(**told)
+    missing = {key: value for key, value in defaults.items() if getattr(spec, key) is None}
+    return spec.replace(**missing)
 
 
 def _one_label(spec: EncoderSpec, source: pretrained.Pretrained) -> dict[str, Any]:
-    """Parameters of the checkpoint's head with the label alone that is ranked by."""
+    """Parameters of the checkpoint's head, for the label that ranks alone."""
     count = len(source.labels)
     label = 0 if spec.label is None and count == 1 else spec.label
     if label is None or not 0 <= label < count:

@@ -1,4 +1,4 @@
-"""Measures of a system's rankings on a split."""
+"""Measures rankings on a split."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,36 +11,35 @@ from jdkd.run import Queries, Run
 
 def measure(run: Run, ranking: Ranking, queries: Queries) -> Measured:
     """The config's measures of a ranking."""
-    found = measures.to_run(ranking, queries.ids, run.collection.passage_ids)
-    return _measure(run, found, queries)
+    scores = measures.to_run(ranking, queries.ids, run.collection.passage_ids)
+    return _measure(run, scores, queries)
 
 
 def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measured:
-    """The config's measures of a run made elsewhere; see `jdkd.retrieval.trec` for its formats.
+    """The config's measures of a run file made elsewhere; `jdkd.retrieval.trec` lists the formats.
 
     Raises:
         FileNotFoundError: if the file is not there.
         ValueError: if it is not of this collection, or has none of the queries.
     """
-    scores = trec.read(path, run.collection)
-    ids = run.collection.passage_ids
-    found = {}
-    for query_id in scores.queries.keys() & set(queries.ids):
-        rows, values = scores.of(query_id)
-        found[query_id] = measures.in_order(dict(zip(ids.take(rows), values, strict=True)))
-    if not found:
+    read, ids = trec.read(path, run.collection), run.collection.passage_ids
+    scores = {}
+    for query_id in read.queries.keys() & set(queries.ids):
+        rows, values = read.of(query_id)
+        scores[query_id] = measures.in_order(dict(zip(ids.take(rows), values, strict=True)))
+    if not scores:
         raise ValueError(
             f'{path} has none of the {len(queries)} queries of split {queries.split!r}; give a '
             'run of that split.'
         )
-    return _measure(run, found, queries)
+    return _measure(run, scores, queries)
 
 
-def _measure(run: Run, found: Mapping[str, Mapping[str, float]], queries: Queries) -> Measured:
+def _measure(run: Run, scores: Mapping[str, Mapping[str, float]], queries: Queries) -> Measured:
     qrels = run.collection.qrels.get(queries.split, {})
     strings = run.collection.answers.get(queries.split, {})
     return measures.measure(
-        found,
+        scores,
         {i: qrels.get(i, {}) for i in queries.ids},
         run.config.measures,
         {i: _has_answer(run, strings[i]) for i in queries.ids if i in strings},
@@ -48,6 +47,6 @@ def _measure(run: Run, found: Mapping[str, Mapping[str, float]], queries: Querie
 
 
 def _has_answer(run: Run, strings: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a passage, by its id, holds an answer; titles do not count, as in DPR."""
-    row, texts = run.collection.id_index, run.collection.passages.texts
-    return lambda passage_id: answers.has_answer(texts[row[passage_id]], strings)
+    """A test whether a passage, by its id, holds an answer; as in DPR, titles do not count."""
+    rows, texts = run.collection.id_index, run.collection.passages.texts
+    return lambda passage_id: answers.has_answer(texts[rows[passage_id]], strings)

@@ -1,4 +1,4 @@
-"""Rankings of a split's queries, kept as stages."""
+"""Ranks the collection for a split's queries, and keeps the rankings as stages."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ from jdkd.systems.system import Search, System
 
 
 def own_passages(run: Run, queries: Queries) -> np.ndarray:
-    """`[Q]` int32: for each query the passage that is no result of it; -1 for none.
+    """`[Q]` int32: the passage that each query excludes from its results; -1 for none.
 
     With `ignore_identical_ids` that is the passage with the query's id, as in BEIR: in some
     collections (ArguAna, Quora) the query itself is a passage and would come first.
@@ -24,25 +24,18 @@ def own_passages(run: Run, queries: Queries) -> np.ndarray:
     return run.collection.id_index.find(queries.ids)
 
 
-def ranked(
+def checked_ranking(
     run: Run, name: str, queries: Queries, search: Search
 ) -> tuple[Ranking, dict[str, float]]:
-    """What a search finds for queries less their own passages, to the config's full depth.
-
-    Args:
-        run: The run.
-        name: Of the system that searches.
-        queries: What is searched for.
-        search: The search.
+    """Searches to the config's full depth, without the queries' own passages.
 
     Raises:
         FloatingPointError: if a score is not finite, naming system, query and passage.
     """
     depth = min(run.config.depth, len(run.collection))
     own = own_passages(run, queries)
-    if (own < 0).all():
-        return _checked(run, name, queries, *search(depth))
-    # Where the id is the passage's by chance, a judged passage may go: BEIR's figures miss it too.
+    excludes = bool((own >= 0).any())
+    # A query may share a judged passage's id by chance: BEIR's figures lose that passage too.
     lost = sum(row in rows for row, rows in zip(own, queries.positives, strict=True))
     if lost:
         logging.warning(
@@ -53,50 +46,39 @@ def ranked(
             lost,
             queries.split,
         )
-    ranking, facts = _checked(run, name, queries, *search(depth + 1))
-    return index.without(ranking, own, depth), facts
-
-
-def _checked(run: Run, name: str, queries: Queries, ranking: Ranking, facts: dict):
-    found = Lists.from_originals(np.arange(len(queries)), ranking.passages)
-    known = np.where(ranking.passages < 0, 0, ranking.scores)
-    check_finite(name, known, run, queries, found)
-    return ranking, facts
+    ranking, facts = search(depth + excludes)
+    lists = Lists.from_originals(np.arange(len(queries)), ranking.passages)
+    scores = np.where(ranking.passages < 0, 0, ranking.scores)
+    check_finite(name, scores, run, queries, lists)
+    return (index.without(ranking, own, depth) if excludes else ranking), facts
 
 
 def ranking_inputs(run: Run, systems: Iterable[System], *, depth: int | None = None) -> dict:
-    """All that decides what systems find, as inputs of the stages that are made from it.
-
-    Args:
-        run: The run.
-        systems: Which; their digests are named.
-        depth: How much of the rankings is used; None for all.
-    """
+    """Everything that decides systems' rankings to a depth, as inputs of stages that read them."""
     config, systems = run.config, list(systems)
     return {
         'systems': {s.name: s.digest for s in systems},
         'collection': run.collection.fingerprint,
         'depth': config.depth if depth is None else depth,
         'ignore_identical_ids': config.ignore_identical_ids,
-        # BM25 and imported scores have none.
-        'index': config.index.to_dict() if any(hasattr(s, 'encoder') for s in systems) else None,
+        'index': config.index.to_dict() if any(s.is_encoder for s in systems) else None,
     }
 
 
 def measure_inputs(run: Run, systems: Iterable[System]) -> dict:
-    """The same for stages that measure systems."""
+    """`ranking_inputs` of stages that measure the systems."""
     return {**ranking_inputs(run, systems), 'measures': run.config.measures}
 
 
 def keep_ranking(
-    system: 'System', queries: Queries, search: Search
+    system: System, queries: Queries, search: Search
 ) -> tuple[Ranking, dict[str, float]]:
-    """A system's ranking of a split, see `ranked`, kept as a stage."""
+    """A system's `checked_ranking` of a split, kept as a stage."""
     run = system.run
     path = f'systems/{system.name}/ranking-{queries.split}'
 
     def build(out):
-        ranking, facts = ranked(run, system.name, queries, search)
+        ranking, facts = checked_ranking(run, system.name, queries, search)
         ranking.save(out, 'ranking')
         return facts
 

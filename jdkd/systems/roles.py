@@ -1,18 +1,18 @@
-"""Which systems a config uses, and what for."""
+"""The systems that a config uses, by their roles."""
 
 from jdkd.config import Config, EncoderSpec, SystemSpec
 
 
 def used(config: Config) -> list[str]:
-    """Names of the systems that a run builds, also of those that are no entries, each once."""
+    """Names of the systems that a run builds, each once, also those without an entry."""
     names = dict.fromkeys([*retrievers(config), *config.teacher.members])
-    found = list(names)
-    for name in found:  # Grows: a system that mines for another may be trained itself.
-        miner = _miner(config, name)
+    queue = list(names)
+    for name in queue:  # Grows: a system that mines for another may be trained itself.
+        miner = miner_of(config, name)
         if miner is not None and miner not in names:
             names[miner] = None
-            found.append(miner)
-    return found
+            queue.append(miner)
+    return queue
 
 
 def retrievers(config: Config) -> list[str]:
@@ -22,26 +22,24 @@ def retrievers(config: Config) -> list[str]:
 
 def trained(config: Config) -> dict[str, EncoderSpec]:
     """Entries of the systems that are trained from labels, by name."""
-    return {name: config.systems[name] for name in used(config) if _miner(config, name) is not None}
+    names = [name for name in used(config) if miner_of(config, name) is not None]
+    return {name: config.systems[name] for name in names}
 
 
-def _miner(config: Config, name: str) -> str | None:
-    """Who mines the negatives that a system is trained with; None where it is not trained."""
-    entry = config.systems.get(name)
-    is_trained = isinstance(entry, EncoderSpec) and entry.train.steps
-    return entry.train.negatives_from if is_trained else None
+def miner_of(config: Config, name: str) -> str | None:
+    """The system that mines a system's training negatives; None if it is not trained."""
+    spec = config.systems.get(name)
+    is_trained = isinstance(spec, EncoderSpec) and spec.train.steps
+    return spec.train.negatives_from if is_trained else None
 
 
 def encoders(
     config: Config,
 ) -> dict[str, EncoderSpec]:
-    """Entries of the encoders that a run loads, by their field, the student's the last."""
-    named = {f'systems.{name}': config.systems.get(name) for name in used(config)}
-    return {
-        field: entry
-        for field, entry in {**named, 'student': config.student}.items()
-        if isinstance(entry, EncoderSpec)
-    }
+    """Entries of the encoders that a run loads, by their field, the student's last."""
+    specs = {f'systems.{name}': config.systems.get(name) for name in used(config)}
+    specs['student'] = config.student
+    return {field: spec for field, spec in specs.items() if isinstance(spec, EncoderSpec)}
 
 
 def system_spec(config: Config, name: str) -> SystemSpec:

@@ -1,4 +1,4 @@
-"""Scores of candidate lists, in parts that processes share and a restart keeps."""
+"""Scores candidate lists, in parts that processes share and a restart keeps."""
 
 import pathlib
 
@@ -9,45 +9,43 @@ from jdkd.run import Queries, Run
 from jdkd.runtime.parts import write_parts
 from jdkd.systems.system import System
 
-_LISTS = 4096  # Scored at once: what a restart may have to do again.
+_PART_LISTS = 4096  # Lists a file: the most that a restart scores again.
 
 
 def score_in_parts(
     system: System, queries: Queries, lists: Lists, directory: pathlib.Path, name: str
 ) -> np.ndarray:
-    """A system's scores of many lists, `[M, N_o + N_d]` float32, of which each process does some.
+    """Scores lists with a system; each process scores some of them.
 
-    Args:
-        system: The scorer.
-        queries: Of the lists.
-        lists: What is scored.
-        directory: Of a resumable stage: a restart does not score again what is there.
-        name: Of the files there, one for 4,096 lists.
-
-    Raises:
-        FloatingPointError: if a score is not finite, naming system, query and passage.
+    Writes `<name>.<part>.npy` for every 4,096 lists into the directory of a resumable stage, where
+    a restart keeps them. Returns `[M, N_o + N_d]` float32 raw scores; see `check_finite`.
     """
     scorer = system.list_scorer(queries)
 
     def write(i, file):
-        part = lists[i * _LISTS : (i + 1) * _LISTS]
+        part = lists[i * _PART_LISTS : (i + 1) * _PART_LISTS]
         scores = scorer(part)
         check_finite(system.name, scores, system.run, queries, part)
         np.save(file, scores)
 
-    paths = write_parts(directory, f'{name}.{{}}.npy', -(-len(lists) // _LISTS), write)
+    count = _num_parts(len(lists))
+    write_parts(directory, f'{name}.{{}}.npy', count, write)
+    return read_parts(directory, name, len(lists))
+
+
+def _num_parts(num_lists: int) -> int:
+    """Files that hold the scores of so many lists."""
+    return -(-num_lists // _PART_LISTS)
+
+
+def read_parts(directory: pathlib.Path, name: str, num_lists: int) -> np.ndarray:
+    """The scores that `score_in_parts` wrote, of so many lists."""
+    paths = [directory / f'{name}.{i:05d}.npy' for i in range(_num_parts(num_lists))]
     return np.concatenate([np.load(path) for path in paths])
 
 
 def check_finite(name: str, scores: np.ndarray, run: Run, queries: Queries, lists: Lists) -> None:
-    """Checks scores of candidate lists.
-
-    Args:
-        name: What gave them.
-        scores: `[M, ..., N]`.
-        run: The run.
-        queries: Of the lists.
-        lists: What was scored.
+    """Checks the scores `[M, ..., N]` that a system, or a group of systems, gave lists.
 
     Raises:
         FloatingPointError: if a score is not finite, naming system, query and passage.

@@ -1,50 +1,111 @@
-"""What Algorithm 1 asks of a system, and what all systems share."""
+"""The interface of all systems."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval.index import Ranking
-from jdkd.run import Queries
+from jdkd.run import Queries, Run
 
 # (rows of queries [B], rows of passages [C]) -> raw scores [B, C] float32.
-Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+BatchScorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # lists -> raw scores [M, N_o + N_d] float32.
 ListScorer = Callable[[Lists], np.ndarray]
-# depth -> that many passages a query, and facts such as the index' recall.
+# depth -> ranking of that many passages a query, and facts such as the index' recall.
 Search = Callable[[int], tuple[Ranking, dict[str, float]]]
 
 
 class System(Protocol):
-    """What Algorithm 1 needs of a retriever or a scorer.
+    """A retriever or a re-ranker.
 
     Attributes:
-        name: As in the config and the report.
-        digest: Of all that decides its scores.
-        scale: Logits per unit of score; None to fit it to the labels.
+        is_encoder: Whether it has a model, so that the config's `index` decides its rankings.
+        may_saturate: Whether many scores at an end of their range mean that information was lost.
     """
 
-    name: str
-    digest: str
-    scale: float | None
+    is_encoder: ClassVar[bool]
+    may_saturate: ClassVar[bool]
+
+    @property
+    def name(self) -> str:
+        """Its name in the config and the report."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes with everything that decides its scores."""
+        ...
+
+    @property
+    def scale(self) -> float | None:
+        """Logits per unit of score; None to fit it to the labels."""
+        ...
+
+    @property
+    def run(self) -> Run:
+        """The run that it belongs to."""
+        ...
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        """The collection ranked for each query, and facts such as the index' recall."""
+        """Ranks the collection for each query; also gives facts such as the index' recall."""
         ...
 
     def list_scorer(self, queries: Queries) -> ListScorer:
         """Scores candidate lists of a split's queries: originals, then dark examples.
 
-        The stages that it reads are built here: what is returned can be called by one process.
+        Builds the stages that it reads, so a single process may call the scorer.
         """
         ...
 
-    def scorer(self, queries: Queries) -> Scorer:
+    def batch_scorer(self, queries: Queries) -> BatchScorer:
         """Scores every query of a batch against every passage of it, cheaply, while training.
 
         Raises:
-            ValueError: if the system cannot; `jdkd.validation` says so beforehand.
+            ValueError: if the system cannot; `jdkd.validation` reports that beforehand.
         """
         ...
+
+    def coverage(self, queries: Queries, lists: Lists) -> float | None:
+        """Share of the pairs of candidate lists that it has scores for; None if it scores any."""
+        ...
+
+    def search(self, question: str, depth: int) -> Ranking:
+        """Ranks the collection exactly for a question that is in no split; keeps nothing.
+
+        Returns:
+            `passages` and `scores` of shape `[1, depth]`.
+
+        Raises:
+            ValueError: if the system cannot search, or only for queries that it has scores for.
+        """
+        ...
+
+    def score(self, question: str, passages: np.ndarray) -> np.ndarray:
+        """Raw scores `[n]` float32 of a question that is in no split with rows `[n]` of passages.
+
+        Raises:
+            ValueError: if the system has imported scores.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseSystem:
+    """Fields and defaults of the systems here; see `System`."""
+
+    is_encoder: ClassVar[bool] = False
+    may_saturate: ClassVar[bool] = True
+
+    name: str
+    digest: str
+    scale: float | None
+    run: Run
+
+    def coverage(self, queries: Queries, lists: Lists) -> float | None:
+        return None
+
+    def search(self, question: str, depth: int) -> Ranking:
+        raise ValueError(f"system '{self.name}' cannot search for a new question.")

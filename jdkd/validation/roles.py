@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from jdkd.config import Config
-from jdkd.systems.roles import _miner, retrievers, trained, used
+from jdkd.systems.roles import miner_of, retrievers, trained, used
 
 
 def errors(config: Config) -> Iterator[str]:
@@ -57,7 +57,7 @@ def _kind_errors(config: Config) -> Iterator[str]:
                 'teacher.members, not in assistants, first_stage or candidates.retrievers.'
             )
     for name in used(config):
-        miner = _miner(config, name)
+        miner = miner_of(config, name)
         if miner is not None and _kind(config, miner) == 'cross_encoder':
             yield (
                 f'systems.{name}.train.negatives_from names the cross-encoder {miner!r}, which '
@@ -66,7 +66,7 @@ def _kind_errors(config: Config) -> Iterator[str]:
         chain = [name]
         while miner is not None and miner not in chain:
             chain.append(miner)
-            miner = _miner(config, miner)
+            miner = miner_of(config, miner)
         if miner == name:
             yield (
                 f'systems.{name}.train.negatives_from goes round in a circle '

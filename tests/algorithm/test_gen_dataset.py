@@ -3,11 +3,12 @@
 import pathlib
 import types
 
-import ml_collections
 import numpy as np
 import pytest
 
-from jdkd.algorithm import gen_dataset, iterate
+from jdkd.algorithm import iterate
+from jdkd.algorithm import lists as round_lists
+from jdkd.config import CandidatesConfig, Config, ScoresSpec
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.run import Run
@@ -22,18 +23,10 @@ def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
     qrels = {'train': {'a': {'p0': 1}}, 'dev': {'b': {'p0': 1}}}
     collection = Collection('c', passages, queries, qrels)
     (tmp_path / 'run.trec').write_text('a Q0 p3 1 9 x\na Q0 p0 2 8 x\na Q0 p5 3 7 x\n')
-    config = ml_collections.ConfigDict(
-        {
-            'depth': 3,
-            'ignore_identical_ids': True,
-            'candidates': {'depth': 2},
-            'collection': {'train_split': 'train', 'eval_split': 'dev'},
-        }
-    )
+    config = Config(depth=3, candidates=CandidatesConfig(depth=2))
     run = Run(config, tmp_path / 'run', None, collection)
-    spec = {'path': str(tmp_path / 'run.trec'), 'on_error': 'stop', 'missing': None, 'scale': None}
-    miner = imported.load(run, 'other', ml_collections.ConfigDict(spec))
-    gen_dataset._runs(run, 'rounds/00/runs', [miner])
+    miner = imported.load(run, 'other', ScoresSpec(path=str(tmp_path / 'run.trec')))
+    round_lists.mine(run, 0, [miner])
     # The two best but for the positive; of the other query the run says nothing.
     np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/train.npy'), [[3, -1]])
     np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/eval.npy'), [[-1, -1]])
@@ -41,13 +34,11 @@ def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
 
 @pytest.mark.parametrize('eval_queries, lists', [(50, 16), (20, 16), (6, 8)])
 def test_the_lists_of_d_eval_are_whole_batches_on_any_number_of_devices(eval_queries, lists):
-    config = ml_collections.ConfigDict(
-        {'batch_size': 8, 'steps_per_round': 3, 'candidates': {'eval_lists': 16}}
-    )
+    config = Config(batch_size=8, steps_per_round=3, candidates=CandidatesConfig(eval_lists=16))
     for devices in (1, 3):
         mesh = types.SimpleNamespace(shape={'data': devices})
         run = types.SimpleNamespace(config=config, held_out=range(eval_queries), mesh=mesh)
-        assert gen_dataset._num_lists(run) == {'train': 24, 'eval': lists}
+        assert round_lists.num_lists(run) == {'train': 24, 'eval': lists}
 
 
 def test_lists_are_made_for_the_highest_grade():
@@ -57,8 +48,7 @@ def test_lists_are_made_for_the_highest_grade():
     queries = {'train': {'a': 'x', 'b': 'y', 'c': 'z'}}
     grades = {'a': {'p2': 1, 'p0': 2, 'p3': 0, 'p1': 2}, 'b': {'p3': 1}, 'c': {'p0': -1}}
     collection = Collection('c', passages, queries, {'train': grades})
-    config = ml_collections.ConfigDict({'collection': {'train_split': 'train'}})
-    found = Run(config, pathlib.Path(), None, collection).train
+    found = Run(Config(), pathlib.Path(), None, collection).train
     assert [rows.tolist() for rows in found.positives] == [[2, 0, 1], [3], []]
     assert [rows.tolist() for rows in found.best] == [[0, 1], [3], []]
 

@@ -13,7 +13,6 @@ from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval.index import Ranking
 from jdkd.run import Run
 from jdkd.runtime import mesh
-from jdkd.systems import live
 from jdkd.systems.build import build
 from tests.helpers import toy
 
@@ -43,7 +42,7 @@ def test_ranks_as_in_a_split(run, name):
     system = build(run, name)
     ranking, _ = system.rank(run.test)
     for i, question in enumerate(run.test.texts):
-        found = live.rank(system, question, 10)
+        found = system.search(question, 10)
         assert found.passages.shape == found.scores.shape == (1, 10)
         np.testing.assert_allclose(found.scores[0], ranking.scores[i], atol=1e-6)
 
@@ -54,16 +53,16 @@ def test_scores_as_in_a_split(run, name):
     passages = np.array([[3, 0, 29, 7]] * len(run.test), np.int32)
     lists = Lists.from_originals(np.arange(len(run.test), dtype=np.int32), passages)
     for expected, question in zip(system.list_scorer(run.test)(lists), run.test.texts, strict=True):
-        found = live.score(system, question, passages[0])
+        found = system.score(question, passages[0])
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_imported_scores_have_none_for_a_new_question(run):
     system = build(run, 'scores')
     with pytest.raises(ValueError, match="'scores' cannot search for a new question"):
-        live.rank(system, 'cat', 3)
+        system.search('cat', 3)
     with pytest.raises(ValueError, match="'scores' has imported scores: none for a new question"):
-        live.score(system, 'cat', np.array([0]))
+        system.score('cat', np.array([0]))
 
 
 def test_rankings_stand_side_by_side(run, monkeypatch):

@@ -5,12 +5,12 @@ import shutil
 import types
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 import tokenizers
 from absl import logging
 
+from jdkd.config import EncoderSpec, schema
 from jdkd.configs import common
 from jdkd.lists.candidates import Lists
 from jdkd.models import export
@@ -20,6 +20,7 @@ from jdkd.models.transformer import TransformerConfig
 from jdkd.run import Queries
 from jdkd.runtime import mesh, stages
 from jdkd.systems import encoders, loading
+from jdkd.systems.dual import DualEncoderSystem
 from jdkd.tokens.store import TokenStore
 
 TINY = TransformerConfig(
@@ -58,9 +59,8 @@ def write(directory, model, seed=0, **kwargs):
 
 def entry(directory, **overrides):
     lengths = {'query_length': 10, 'passage_length': 15}
-    return ml_collections.FrozenConfigDict(
-        common.encoder(str(directory), **{**lengths, **overrides})
-    )
+    c = common.encoder(str(directory), **{**lengths, **overrides})
+    return schema.read(EncoderSpec, c.copy_and_resolve_references())
 
 
 def test_all_is_as_the_checkpoint_says(tmp_path):
@@ -219,7 +219,7 @@ def test_queries_may_have_a_tower_of_their_own(tmp_path):
         np.testing.assert_array_equal, encoder.params, {'query': query, 'passage': passage}
     )
     assert (encoder.spec.query_prefix, encoder.spec.passage_prefix) == ('q ', 'p ')
-    system = encoders.DualEncoderSystem('a', 'digest', None, run, encoder)
+    system = DualEncoderSystem('a', 'digest', None, run, encoder)
     rows = np.array([[5, 6, 0]], np.int32)
     for name, params in (('query', query), ('passage', passage)):
         found = system.embed(TokenStore.from_rows(rows, TINY.pad_id), '', tower=name)

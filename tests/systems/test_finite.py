@@ -3,7 +3,6 @@
 import json
 import re
 
-import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -20,7 +19,7 @@ from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import scoring
 from jdkd.systems.build import build
-from jdkd.systems.ranking import ranked
+from jdkd.systems.ranking import checked_ranking
 from tests.helpers import toy
 
 MODELS = {
@@ -93,11 +92,8 @@ def test_a_pair_names_query_and_passage(run, tmp_path):
 def test_scores_and_rankings_name_system_query_and_passage(run, tmp_path):
     path = run.workdir.parent / 'scores.jsonl'
     path.write_text(json.dumps({'query_id': 'train1', 'passage_ids': ['p1'], 'scores': [1]}))
-    told = run.config.to_dict()
-    told['systems']['llm'] = dict(
-        kind='scores', path=str(path), on_error='stop', missing=float('inf'), scale=None
-    )
-    config = ml_collections.FrozenConfigDict(told)
+    spec = configs.ScoresSpec(path=str(path), missing=float('inf'))
+    config = run.config.replace(systems={**run.config.systems, 'llm': spec})
     system = build(Run(config, run.workdir, run.mesh, run.collection), 'llm')
     at = run.train.ids.index('train1')
     lists = Lists.from_originals(np.array([at, at]), np.array([[1, 1], [1, 2]]))
@@ -113,4 +109,4 @@ def test_scores_and_rankings_name_system_query_and_passage(run, tmp_path):
 
     said = f"'bm25' gives query '{run.train.ids[2]}' and passage 'p7' the score nan, and 1 of"
     with pytest.raises(FloatingPointError, match=said):
-        ranked(run, 'bm25', run.train, search)
+        checked_ranking(run, 'bm25', run.train, search)

@@ -3,10 +3,10 @@
 import logging
 from unittest import mock
 
-import ml_collections
 import numpy as np
 import pytest
 
+from jdkd.config import Config, ScoresSpec
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.lists.candidates import Lists
@@ -22,14 +22,13 @@ def run(tmp_path):
     queries = {'train': {'a': 'x', 'b': 'y', 'c': 'z'}}
     collection = Collection('c', passages, queries, {})
     (tmp_path / 'run.trec').write_text(TEXT)
-    config = ml_collections.ConfigDict({'depth': 3, 'ignore_identical_ids': True})
+    config = Config(depth=3)
     return Run(config, tmp_path / 'run', None, collection)
 
 
 def load(run, **changes):
     path = run.workdir.parent / 'run.trec'
-    spec = {'path': str(path), 'on_error': 'stop', 'missing': None, 'scale': None, **changes}
-    return imported.load(run, 'llm', ml_collections.ConfigDict(spec, convert_dict=False))
+    return imported.load(run, 'llm', ScoresSpec(path=str(path), **changes))
 
 
 POSITIVES = [np.array([2])] * 3

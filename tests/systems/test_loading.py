@@ -3,12 +3,12 @@
 import json
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
 
+from jdkd.config import EncoderSpec, schema
 from jdkd.configs import common
 from jdkd.models import export, pretrained
 from jdkd.models.config import TransformerConfig
@@ -45,8 +45,8 @@ def checkpoint(directory, labels, **changes):
 
 
 def read(directory, **changes):
-    entry = common.encoder(str(directory), kind='cross_encoder', **changes)
-    return read_model(ml_collections.FrozenConfigDict(entry), 0)
+    c = common.encoder(str(directory), kind='cross_encoder', **changes)
+    return read_model(schema.read(EncoderSpec, c.copy_and_resolve_references()), 0)
 
 
 def test_several_labels_need_a_choice(tmp_path):

@@ -1,0 +1,151 @@
+"""Draws the candidate lists of a round: from mined passages, with dark examples."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from jdkd.lists import candidates, dark
+from jdkd.lists.candidates import Lists
+from jdkd.run import Queries, Run
+from jdkd.systems.encoders import Encoder
+from jdkd.systems.ranking import ranking_inputs
+from jdkd.systems.system import System
+
+SPLITS = ('train', 'eval')  # D_train and D_eval.
+STAND_INS = 'rounds/00/stand_ins'
+
+
+def round_path(round_index: int, stage: str) -> str:
+    """Path of a round's stage in the workdir."""
+    return f'rounds/{round_index:02d}/{stage}'
+
+
+def split_queries(run: Run, split: str) -> Queries:
+    """The queries of `train` or `eval`."""
+    return run.train if split == 'train' else run.held_out
+
+
+def read_stand_ins(run: Run) -> dict | None:
+    """Manifest of the passages that stand in for positives; None if all train queries have one."""
+    return None if run.train.is_labelled.all() else run.read_manifest(STAND_INS)
+
+
+def positives(run: Run, split: str = 'train') -> list[np.ndarray]:
+    """Rows of each query's positives, or of the passage that stands in for them."""
+    queries = split_queries(run, split)
+    rows = list(queries.positives)
+    if not queries.is_labelled.all():
+        stand_ins = np.load(run.workdir / STAND_INS / 'passages.npy')
+        for query, passage in zip(np.flatnonzero(~queries.is_labelled), stand_ins, strict=True):
+            rows[query] = np.array([passage])
+    return rows
+
+
+def num_lists(run: Run) -> dict[str, int]:
+    """Lists of a round for each split."""
+    config = run.config
+    # D_eval in whole batches, on any number of devices; queries repeat where it has fewer.
+    batches = min(config.candidates.eval_lists, len(run.held_out)) // config.batch_size
+    return {
+        'train': config.steps_per_round * config.batch_size,
+        'eval': max(batches, 1) * config.batch_size,
+    }
+
+
+def mine(run: Run, round_index: int, retrievers: Sequence[System]) -> dict:
+    """Keeps the passages that each query's hard negatives are drawn from, as a stage."""
+    depth = run.config.candidates.depth
+
+    def build(out):
+        for split in SPLITS:
+            queries = split_queries(run, split)
+            rankings = [r.rank(queries)[0].passages for r in retrievers]
+            pool = candidates.mining_pool(rankings, queries.positives, run.collection.group, depth)
+            np.save(out / f'{split}.npy', pool)
+
+    inputs = ranking_inputs(run, retrievers, depth=depth)
+    return run.stage(round_path(round_index, 'runs'), inputs, build)
+
+
+def draw(
+    run: Run, split: str, round_index: int, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws a round's lists for some queries from its mined passages.
+
+    Returns:
+        `[M]` rows of queries, `[M]` their copies, `[M, N_o]` rows of the originals.
+    """
+    config, queries = run.config, split_queries(run, split)
+    relevant, group = positives(run, split), run.collection.group
+    seeds = {'seed': config.seed, 'round_index': round_index}
+    rows, copies = candidates.choose_labelled(
+        rows,
+        queries.is_labelled,
+        num_lists(run)[split],
+        share=config.candidates.labelled,
+        **seeds,
+    )
+    pool = np.load(run.workdir / round_path(round_index, 'runs') / f'{split}.npy')
+    for row in np.flatnonzero(~queries.is_labelled):  # Mining has left out judged positives only.
+        pool[row][group[pool[row]] == group[relevant[row]]] = -1
+    passages = candidates.sample_lists(
+        rows,
+        copies,
+        query_ids=queries.ids,
+        positives=relevant,
+        best=[b if len(b) else r for b, r in zip(queries.best, relevant, strict=True)],
+        pool=pool,
+        group=group,
+        num_negatives=config.candidates.hard_negatives,
+        **seeds,
+    )
+    return rows, copies, passages
+
+
+def keep_lists(
+    run: Run, round_index: int, mined: dict, encoder: Encoder, active: Iterable[int]
+) -> dict:
+    """Keeps the lists of both splits with their dark examples, as a stage.
+
+    `mined` is the manifest of `mine`; `active` are rows of the train queries of this round. The
+    encoder is the student's, for its tokenizer and lengths.
+    """
+    config, path = run.config, round_path(round_index, 'candidates')
+
+    def build(out):
+        for split in SPLITS:
+            queries = split_queries(run, split)
+            rows = active if split == 'train' else np.arange(len(queries))
+            rows, copies, passages = draw(run, split, round_index, rows)
+            examples = dark.generate(
+                passages,
+                encoder.passage_tokens(run, prefix=False),
+                query_ids=[queries.ids[r] for r in rows],
+                copies=copies,
+                special=encoder.tokenizer.special,
+                length=config.train_passage_length - len(encoder.passage_prefix_ids),
+                config=config.dark,
+                seed=config.seed,
+                round_index=round_index,
+            )
+            np.savez(out / f'{split}.npz', query=rows, passages=passages, dark=examples)
+
+    stand_ins = read_stand_ins(run)
+    inputs = {
+        'runs': mined['digest'],
+        'stand_ins': stand_ins and stand_ins['digest'],
+        'active': candidates.array_digest(active),
+        'lists': num_lists(run),
+        'labelled': stand_ins and config.candidates.labelled,
+        'hard_negatives': config.candidates.hard_negatives,
+        'dark': config.dark.to_dict(),
+        'length': config.train_passage_length,
+        'seed': config.seed,
+    }
+    return run.stage(path, inputs, build)
+
+
+def load_lists(run: Run, round_index: int, split: str, encoder: Encoder) -> Lists:
+    """The candidate lists of a round."""
+    with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as f:
+        return Lists(f['query'], f['passages'], f['dark'], encoder.tokenizer)

@@ -1,0 +1,122 @@
+"""Scores of a round's lists: kept raw, once for each system, and read as logits."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import logging
+
+from jdkd import diagnostics
+from jdkd.algorithm import calibration
+from jdkd.algorithm.lists import SPLITS, load_lists, round_path, split_queries
+from jdkd.algorithm.teacher import Teacher, score_histogram
+from jdkd.run import Run
+from jdkd.runtime import distributed
+from jdkd.systems import scoring
+from jdkd.systems.encoders import Encoder
+from jdkd.systems.system import System
+
+
+def keep_scores(
+    run: Run,
+    round_index: int,
+    drawn: dict,
+    teacher: Teacher,
+    pool: Sequence[System],
+    encoder: Encoder,
+) -> dict:
+    """Scores a round's lists of both splits with the teacher's members and the assistants.
+
+    `drawn` is the manifest of the lists, and `encoder` the student's, whose tokenizer made their
+    dark examples. The manifest's result has the `teacher` weights and `scales` that were fitted,
+    the `score_histogram`, the `coverage` of imported scores and the `flatness` of all scores.
+    """
+    systems = {s.name: s for s in [*teacher.members, *pool]}
+    fitted = calibration.read_fitted(run)
+    scales = _scales(fitted, {s.name: s.scale for s in pool})
+
+    def build(out):
+        drawn_lists = {split: load_lists(run, round_index, split, encoder) for split in SPLITS}
+        raw, coverage, logits = {}, {}, {}
+        for split, lists in drawn_lists.items():
+            queries = split_queries(run, split)
+            for name, system in systems.items():
+                share = system.coverage(queries, lists)
+                if share is not None:
+                    coverage.setdefault(name, {})[split] = share
+                    logging.info('%s scores %.1f%% of the pairs of %s', name, 100 * share, split)
+            raw[split] = {
+                name: scoring.score_in_parts(s, queries, lists, out, f'{split}.{name}')
+                for name, s in systems.items()
+            }
+        if not distributed.is_primary():
+            return None
+        for split, lists in drawn_lists.items():
+            logits[split] = _logits(raw[split], fitted['teacher'], scales)
+            for group, values in logits[split].items():
+                scoring.check_finite(group, values, run, split_queries(run, split), lists)
+        num_originals = drawn_lists['train'].passages.shape[1]
+        histogram = score_histogram(
+            logits['train']['teacher'],
+            run.train.is_labelled[drawn_lists['train'].query],
+            num_originals,
+            run.config.dark.reinforced,
+        )
+        flatness = {
+            name: _flatness(system, raw['train'][name][:, :num_originals])
+            for name, system in systems.items()
+        }
+        return {
+            **fitted,
+            'score_histogram': histogram,
+            'coverage': coverage,
+            'flatness': flatness,
+        }
+
+    inputs = {
+        'candidates': drawn['digest'],
+        'teacher': {m.name: m.digest for m in teacher.members},
+        'weights': teacher.weights,
+        'assistants': {s.name: [s.digest, s.scale] for s in pool},
+        'fitted': fitted,
+    }
+    return run.stage(round_path(round_index, 'scores'), inputs, build, resumable=True)
+
+
+def load_logits(run: Run, round_index: int, split: str) -> dict[str, np.ndarray]:
+    """Logits of a round's lists: `teacher` `[M, N]` and, with a pool, `assistants` `[M, K, N]`."""
+    path = round_path(round_index, 'scores')
+    manifest = run.read_manifest(path)
+    given = {name: scale for name, (_, scale) in manifest['inputs']['assistants'].items()}
+    weights, scales = manifest['result']['teacher'], _scales(manifest['result'], given)
+    with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as lists:
+        count = len(lists['query'])
+    raw = {
+        name: scoring.read_parts(run.workdir / path, f'{split}.{name}', count)
+        for name in weights | scales
+    }
+    return _logits(raw, weights, scales)
+
+
+def _scales(fitted: Mapping, given: Mapping[str, float | None]) -> dict[str, float]:
+    """Logits per unit of score of each assistant: fitted, or as its config entry gives it."""
+    return {name: fitted['scales'].get(name, scale) for name, scale in given.items()}
+
+
+def _logits(
+    raw: Mapping[str, np.ndarray], weights: Mapping[str, float], scales: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """Logits of teacher and assistants from raw scores by system; see `load_logits`."""
+    logits = {'teacher': sum(w * raw[name] for name, w in weights.items()).astype(np.float32)}
+    if scales:
+        assistants = np.stack([scale * raw[name] for name, scale in scales.items()], axis=1)
+        logits['assistants'] = assistants.astype(np.float32)
+    return logits
+
+
+def _flatness(system: System, originals: np.ndarray) -> dict[str, float]:
+    """Shares of constant lists and, where they mean a loss, of saturated scores."""
+    starts = np.arange(0, originals.size + 1, originals.shape[1])
+    flatness = {'constant_share': diagnostics.constant_share(originals.ravel(), starts)}
+    if system.may_saturate:
+        flatness['saturated_share'] = diagnostics.saturated_share(originals.ravel())
+    return flatness

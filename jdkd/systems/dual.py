@@ -1,0 +1,164 @@
+"""Dual-encoders as systems: they embed, search and score lists."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from jdkd.lists.candidates import Lists
+from jdkd.models import dual_encoder
+from jdkd.retrieval import encode, index, vectors
+from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.vectors import Vectors
+from jdkd.run import Queries
+from jdkd.systems.encoders import Encoder
+from jdkd.systems.ranking import keep_ranking
+from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer
+from jdkd.tokens.store import TokenStore
+
+_RECALL_SAMPLE = 256  # Queries whose approximate ranking is checked against exact search.
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoderSystem(BaseSystem):
+    is_encoder: ClassVar[bool] = True
+
+    encoder: Encoder
+
+    def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
+        def search(depth):
+            passages, query_vectors = self.passages, self.queries(queries)
+            config = self.run.config.index
+            ranking = index.search(query_vectors, passages, depth, config, self._index())
+            sample = slice(0, _RECALL_SAMPLE)
+            exact = index.exact_search(query_vectors[sample], passages, depth)
+            approximate = Ranking(ranking.passages[sample], ranking.scores[sample])
+            return ranking, {'index_recall': index.recall(approximate, exact)}
+
+        return keep_ranking(self, queries, search)
+
+    def list_scorer(self, queries: Queries) -> ListScorer:
+        query_vectors, passages = self.queries(queries), self.passages
+
+        def score_lists(lists: Lists) -> np.ndarray:
+            own = query_vectors[lists.query]
+            originals = np.einsum('md,mnd->mn', own, passages[lists.passages])
+            num_dark = lists.dark.shape[1]
+            if not num_dark:
+                return originals
+
+            def name(row):
+                query = queries.ids[lists.query[row // num_dark]]
+                return f"dark example {row % num_dark} of query '{query}'"
+
+            tokens = self.encoder.dark_tokens(lists)
+            dark = self.embed(tokens, f'{self.name}: dark examples', name=name)
+            dark = dark.reshape(*lists.dark.shape[:2], -1)
+            return np.concatenate([originals, np.einsum('md,mnd->mn', own, dark)], axis=1)
+
+        return score_lists
+
+    def batch_scorer(self, queries: Queries) -> BatchScorer:
+        query_vectors, passages = self.queries(queries), self.passages
+        return lambda rows, columns: query_vectors[rows] @ passages[columns].T
+
+    def search(self, question: str, depth: int) -> Ranking:
+        return index.exact_search(self._embed_question(question), self.passages, depth)
+
+    def score(self, question: str, passages: np.ndarray) -> np.ndarray:
+        return self.passages[passages] @ self._embed_question(question)[0]
+
+    def _embed_question(self, question: str) -> np.ndarray:
+        """`[1, dim]` float32."""
+        return self.embed(self.encoder.question_tokens(question), 'question', tower='query')
+
+    def embed(
+        self,
+        tokens: TokenStore,
+        desc: str,
+        rows: range | None = None,
+        *,
+        tower: str = 'passage',
+        name: Callable[[int], str] = 'row {}'.format,
+    ) -> np.ndarray:
+        """Embeddings `[n, dim]` float32 of texts, in memory.
+
+        The tower is `passage` or `query`; `name` names a row of `tokens` in error messages.
+        """
+        encoder = self.encoder
+        params = dual_encoder.tower(encoder.params, tower)
+        return encode.embed(
+            encoder.model, params, tokens, rows=rows, mesh=self.run.mesh, desc=desc, name=name
+        )
+
+    def write_embeddings(
+        self,
+        directory: pathlib.Path,
+        tokens: TokenStore,
+        kind: str,
+        ids: Sequence[str],
+        *,
+        tower: str = 'passage',
+    ) -> None:
+        """Writes the embeddings of any number of texts; `vectors.load` reads them.
+
+        `kind` says for the progress bar what the texts are.
+        """
+        encode.write_embeddings(
+            directory,
+            self.encoder.model,
+            dual_encoder.tower(self.encoder.params, tower),
+            tokens,
+            store=self.run.config.index.store,
+            mesh=self.run.mesh,
+            desc=f'{self.name}: {kind}',
+            name=lambda row: f"{tower} '{ids[row]}'",
+        )
+
+    @functools.cached_property
+    def passages(self) -> Vectors:
+        """`[P, dim]` embeddings of the collection, memory-mapped."""
+        ids = self.run.collection.passage_ids
+        return self._embeddings('passages', self.encoder.passage_tokens(self.run), ids)
+
+    def queries(self, queries: Queries) -> Vectors:
+        """`[Q, dim]` embeddings of a split's queries, memory-mapped."""
+        tokens = self.encoder.query_tokens(self.run, queries)
+        return self._embeddings(queries.split, tokens, queries.ids, 'query')
+
+    def _embeddings(
+        self, kind: str, tokens: TokenStore, ids: Sequence[str], tower: str = 'passage'
+    ) -> Vectors:
+        path = f'systems/{self.name}/embeddings-{kind}'
+        self.run.stage(
+            path,
+            {
+                'system': self.digest,
+                'collection': self.run.collection.fingerprint,
+                'store': self.run.config.index.store,
+            },
+            lambda out: self.write_embeddings(out, tokens, kind, ids, tower=tower),
+            resumable=True,
+        )
+        return vectors.load(self.run.workdir / path)
+
+    def _index(self) -> pathlib.Path | None:
+        """ScaNN's index of the collection, built for the first search; None for other kinds."""
+        config = self.run.config.index
+        if config.kind != 'scann':
+            return None
+        path = f'systems/{self.name}/index'
+        self.run.stage(
+            path,
+            {
+                'system': self.digest,
+                'collection': self.run.collection.fingerprint,
+                'index': {key: getattr(config, key) for key in ('store', 'shard', 'threshold')},
+            },
+            lambda out: index.build(out, self.passages, config),
+            resumable=True,
+        )
+        return self.run.workdir / path

@@ -1,0 +1,68 @@
+"""What all trained encoders share: batches of candidate lists, and restored parameters."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from jdkd.distillation.train_loop import CHECKPOINTS
+from jdkd.lists import loader
+from jdkd.lists.packing import RowSpec
+from jdkd.run import Queries, Run
+from jdkd.runtime import checkpoint
+from jdkd.runtime import mesh as meshes
+from jdkd.systems.encoders import Encoder
+from jdkd.systems.system import System
+
+
+def make_batches(
+    run: Run,
+    encoder: Encoder,
+    queries: Queries,
+    source: Sequence,
+    lists: loader.Features,
+    order: loader.BatchOrder,
+    rows: RowSpec,
+    *,
+    length: int,
+    steps: int,
+    pool: Sequence[tuple[System, float]] = (),
+) -> grain.DatasetIterator:
+    """Batches of candidate lists as an encoder reads them; see `loader.batches`.
+
+    Args:
+        run, encoder, queries: The run, the encoder that trains and the lists' split.
+        source: Records of the lists.
+        lists: Stacked features that decide the lengths of the candidates.
+        order, steps: Lists of each batch, and the number of batches.
+        rows: Layout of the candidates' texts in rows of tokens.
+        length: Tokens of a candidate for a dual-encoder; longer ones are cut.
+        pool: Assistants that score whole batches, with their scales.
+    """
+    query_ids, passage_ids = encoder.query_tokens(run, queries), encoder.passage_tokens(run)
+    if encoder.spec.kind == 'cross_encoder':
+        to_tokens = loader.CrossEncoderTokens(query_ids, passage_ids, encoder.separators)
+    else:
+        sep_id, dark = encoder.tokenizer.special['sep'], bool(run.config.loss.dark)
+        to_tokens = loader.DualEncoderTokens(query_ids, passage_ids, length, sep_id, dark)
+    to_batch = loader.make_row_packer(to_tokens, lists, order, rows, run.mesh, steps=steps)
+    if pool:
+        scorers = [system.batch_scorer(queries) for system, _ in pool]
+        to_batch = loader.InBatchScorer(to_batch, scorers, [scale for _, scale in pool])
+    return loader.batches(source, to_batch, order, run.mesh)
+
+
+def restore_encoder(run: Run, encoder: Encoder, directory: pathlib.Path, step: int) -> Encoder:
+    """The encoder with the parameters of a stage's checkpoint, on this process's devices."""
+    tree: Any = {'params': encoder.params}
+    abstract = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding),
+        tree,
+        meshes.shardings(run.mesh, tree, run.config.sharding),
+    )
+    restored = checkpoint.restore_state(directory / CHECKPOINTS, step, abstract)
+    return dataclasses.replace(encoder, params=meshes.to_local(restored['params'], run.mesh))

@@ -1,0 +1,116 @@
+"""What one round hands to the next: parameters, scores, queries and the pool."""
+
+import itertools
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from jdkd import config as configs
+from jdkd.algorithm import calibration, gen_dataset, iterate, student, teacher
+from jdkd.algorithm.lists import load_lists
+from jdkd.corpus import importing
+from jdkd.lists import loader
+from jdkd.report import model_card, run_report
+from jdkd.retrieval import measures
+from jdkd.run import Run
+from jdkd.runtime import mesh as meshes
+from jdkd.systems.build import build
+from tests.helpers import tiny
+
+WRONG = np.array([True, False, True, False])  # Train queries that the student gets wrong.
+
+
+@pytest.fixture(scope='module')
+def two_rounds(tmp_path_factory):
+    """A run of two rounds in which the student replaces `dense`, and each round's first state."""
+    home = tmp_path_factory.mktemp('rounds')
+    tiny.write(home)
+    c = tiny.get_config(str(home))
+    c.index.kind, c.rounds, c.replay = 'exact', 2, 0.5
+    config, workdir = configs.resolve(c), home / 'w'
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
+    states, train_loop = [], student.train_loop
+
+    def spy(run, name, directory, trainer, start, *args, **kwargs):
+        states.append(jax.device_get(start()))
+        return train_loop(run, name, directory, trainer, start, *args, **kwargs)
+
+    fitted = itertools.count(2)  # On random scores a fit would give 0.
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (calibration, teacher):
+            patch.setattr(module, 'fit_weights', lambda scores: [next(fitted) for _ in scores])
+        patch.setattr(student, 'train_loop', spy)
+        patch.setattr(iterate, 'worst_beaten', lambda *_: 'dense')
+        patch.setattr(measures, 'wrong_queries', lambda *_: WRONG)
+        patch.setattr(run_report, 'write', lambda *_, **rounds: rounds)
+        patch.setattr(model_card, 'write', lambda *_: None)
+        outcome = iterate.train(run)
+    model = student.load(run)
+    first = model.after_round(0)
+    pool = [first, build(run, 'tuned'), build(run, 'bm25')]
+    return types.SimpleNamespace(
+        run=run, states=states, rounds=outcome['rounds'], model=model, first=first, pool=pool
+    )
+
+
+def test_round_1_starts_from_the_state_that_round_0_ended_in(two_rounds):
+    start, state = two_rounds.states
+    last = jax.device_get(two_rounds.first.encoder.params)
+    jax.tree.map(np.testing.assert_array_equal, state.params, last)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.params, last)
+    assert max(jax.tree.leaves(moved)) > 0
+    # So do its step and the optimizer's moments; the counts of selections begin anew.
+    assert (start.step, state.step) == (0, 4)
+    assert max(np.abs(x).max() for x in jax.tree.leaves(state.opt_state)) > 0
+    assert not state.selected.any()
+
+
+@pytest.mark.parametrize('split', ['train', 'eval'])
+def test_logits_of_assistants_are_their_scale_times_their_scores(two_rounds, split):
+    run = two_rounds.run
+    queries = run.train if split == 'train' else run.held_out
+    records = gen_dataset.load_records(run, 1, split)
+    lists = load_lists(run, 1, split, two_rounds.model.start)
+    found = np.stack([records[i]['assistants'] for i in range(len(records))], axis=1)
+    scales = two_rounds.rounds[1]['scales']
+    assert set(scales) == {'dense', 'tuned', 'bm25'}
+    for system, logits in zip(two_rounds.pool, found, strict=True):
+        # The student has replaced `dense`, with the scale of its config.
+        scale = 20.0 if system is two_rounds.first else scales[system.name]
+        expected = scale * system.list_scorer(queries)(lists)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+        assert np.ptp(logits) > 0
+    expected = sum(
+        weight * build(run, name).list_scorer(queries)(lists)
+        for name, weight in two_rounds.rounds[1]['teacher'].items()
+    )
+    found = np.stack([records[i]['teacher'] for i in range(len(records))])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_round_1_has_the_wrong_queries_and_a_share_of_the_solved(two_rounds):
+    def queries(round_index):
+        lists = load_lists(two_rounds.run, round_index, 'train', two_rounds.model.start)
+        return set(lists.query.tolist())
+
+    assert queries(0) == {0, 1, 2, 3}
+    replayed = queries(1) - {0, 2}
+    assert {0, 2} <= queries(1) and len(replayed) == 1 and replayed < {1, 3}
+
+
+def test_in_batch_logits_of_a_lists_own_columns_are_its_stored_ones(two_rounds):
+    model, run = two_rounds.model, two_rounds.run
+    scales = two_rounds.rounds[1]['scales']
+    pool = [(s, scales.get(s.name, s.scale)) for s in two_rounds.pool]
+    order = loader.BatchOrder(run.config.batch_size, [run.config.seed, 1])
+    batches = model._batches(model.make_trainer(), 1, 'train', order, 4, pool)
+    for batch in (next(batches) for _ in range(4)):
+        num_originals = batch['group'].shape[1]
+        for i, (wide, own) in enumerate(zip(batch['in_batch'], batch['assistants'], strict=True)):
+            columns = slice(i * num_originals, (i + 1) * num_originals)
+            np.testing.assert_allclose(
+                wide[:, columns], own[:, :num_originals], rtol=1e-5, atol=1e-5
+            )

@@ -1,0 +1,89 @@
+"""Rankings of a split: a query's own passage, the depth, and the inputs of what reads them."""
+
+import types
+
+import numpy as np
+import pytest
+from absl import logging
+
+from jdkd.config import Config
+from jdkd.corpus.collection import Collection
+from jdkd.corpus.passages import Passages
+from jdkd.retrieval.index import Ranking
+from jdkd.run import Run
+from jdkd.systems import ranking
+from jdkd.systems.cross import CrossEncoderSystem
+from jdkd.systems.dual import DualEncoderSystem
+from jdkd.systems.imported import ImportedScores
+from jdkd.systems.lexical import BM25System
+
+
+def make_run(tmp_path, **changes):
+    passages = Passages.from_columns([f'p{i}' for i in range(5)], [''] * 5, ['x'] * 5)
+    queries = {'test': {'p1': 'x', 'q': 'y'}}
+    collection = Collection('c', passages, queries, {'test': {'p1': {'p3': 1}, 'q': {'p0': 1}}})
+    config = Config(depth=3, measures=('MRR@10',)).replace(**changes)
+    return Run(config, tmp_path, None, collection)
+
+
+class Search:
+    """Ranks passages 0, 1, 2, ... for every query."""
+
+    def __init__(self):
+        self.depths = []
+
+    def __call__(self, depth):
+        self.depths.append(depth)
+        rows = np.tile(np.arange(depth, dtype=np.int32), (2, 1))
+        return Ranking(rows, -rows.astype(np.float32)), {'index_recall': 1.0}
+
+
+def test_a_querys_own_passage_is_left_out_and_the_depth_kept(tmp_path):
+    run, search = make_run(tmp_path), Search()
+    found, facts = ranking.checked_ranking(run, 'bm25', run.test, search)
+    np.testing.assert_array_equal(found.passages, [[0, 2, 3], [0, 1, 2]])
+    assert search.depths == [4] and facts == {'index_recall': 1.0}
+
+
+@pytest.mark.parametrize(('depth', 'expected'), [(3, 3), (9, 5)])
+def test_the_config_may_keep_it_and_the_collection_bounds_the_depth(tmp_path, depth, expected):
+    run, search = make_run(tmp_path, ignore_identical_ids=False, depth=depth), Search()
+    found, _ = ranking.checked_ranking(run, 'bm25', run.test, search)
+    np.testing.assert_array_equal(found.passages[0], range(expected))
+    assert search.depths == [expected]
+
+
+def test_losing_a_judged_passage_is_warned_of(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging, 'warning', lambda text, *args: lines.append(text % args))
+    run = make_run(tmp_path)
+    ranking.checked_ranking(run, 'bm25', run.test, Search())
+    assert not lines
+    run.collection.qrels['test']['p1']['p1'] = 1
+    run = make_run(tmp_path)
+    run.collection.qrels['test']['p1']['p1'] = 1
+    ranking.checked_ranking(run, 'bm25', run.test, Search())
+    assert '1 queries of split' in lines[0] and 'ignore_identical_ids=False' in lines[0]
+
+
+def test_a_ranking_is_kept_as_a_stage(tmp_path):
+    run, search = make_run(tmp_path), Search()
+    system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
+    first, facts = ranking.keep_ranking(system, run.test, search)
+    again, facts_again = ranking.keep_ranking(system, run.test, search)
+    np.testing.assert_array_equal(again.passages, first.passages)
+    assert facts == facts_again and len(search.depths) == 1
+    assert (tmp_path / 'systems/a/ranking-test/manifest.json').exists()
+
+
+def test_the_index_is_an_input_of_encoders_alone(tmp_path):
+    run = make_run(tmp_path)
+    bm25 = BM25System('bm25', 'b', None, run, None)
+    scores = ImportedScores('llm', 's', None, run, tmp_path, None, None)
+    inputs = ranking.ranking_inputs(run, [bm25, scores])
+    assert inputs['index'] is None and inputs['systems'] == {'bm25': 'b', 'llm': 's'}
+    assert inputs['depth'] == 3 and ranking.ranking_inputs(run, [bm25], depth=2)['depth'] == 2
+    for kind in (DualEncoderSystem, CrossEncoderSystem):
+        encoder = kind('a', 'd', None, run, None)
+        assert ranking.ranking_inputs(run, [bm25, encoder])['index'] == run.config.index.to_dict()
+    assert list(ranking.measure_inputs(run, [bm25])['measures']) == ['MRR@10']
