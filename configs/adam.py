@@ -1,6 +1,6 @@
 """ADAM: one teacher, dark examples, self-pacing; no assistants, one round.
 
-Variants after the colon are those of configs/mta4dpr.py.
+Takes the variants of configs/mta4dpr.py.
 """
 
 import ml_collections
@@ -12,8 +12,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The config; `arg` is what follows the colon of --config."""
     c = mta4dpr.get_config(arg)
     if arg not in ('', 'tiny'):
-        c.candidates.retrievers = c.assistants  # hard negatives of several systems all the same
+        c.candidates.retrievers = c.assistants  # they still mine hard negatives
     c.assistants = ()
-    c.steps_per_round = c.rounds * c.steps_per_round  # as many steps in all
+    c.steps_per_round = c.rounds * c.steps_per_round  # the same steps in all
     c.rounds = 1
     return c

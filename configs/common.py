@@ -1,4 +1,7 @@
-"""Builds the ConfigDicts that configs/*.py fill in; `jdkd.config.fields` declares every field."""
+"""Builds the ConfigDicts that the other configs fill in.
+
+`jdkd/config/fields.py` declares every field, with its default, range and comment.
+"""
 
 import ml_collections
 from ml_collections import config_dict

@@ -1,4 +1,4 @@
-"""A checkpoint measured over several collections it was not trained on: a table as BEIR's.
+"""Zero-shot evaluation of a checkpoint over several collections, as BEIR does.
 
 python -m jdkd.main --mode eval --config configs/eval.py --config.model=DIR \
     --config.collections=beir:PATH,beir:PATH,python_docs --workdir runs/zero_shot
@@ -10,5 +10,5 @@ from jdkd.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config."""
+    """A zero-shot evaluation; set `model` and `collections`."""
     return common.get_eval_config()

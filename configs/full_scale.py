@@ -1,7 +1,7 @@
-"""Full-scale recipes for a host with accelerators: a student of 66M parameters from public models.
+"""Full-scale recipes for accelerators: a student of 66M parameters, taught by public models.
 
-Sizes are those of the closest published systems, named beside them. Revisions are pinned, to
-commits of the hub that hold safetensors.
+Sizes follow the closest published systems, named beside them. Revisions pin commits on the hub
+that hold safetensors.
 """
 
 import ml_collections
@@ -10,7 +10,7 @@ from jdkd.configs import common
 
 
 def msmarco() -> ml_collections.ConfigDict:
-    """MS MARCO passages, 8.8M, much as SimLM distils (Wang et al., 2023)."""
+    """8.8M MS MARCO passages, in the sizes of SimLM's distillation (Wang et al., 2023)."""
     c = _shared(query_length=32, passage_length=144)
     c.collection.source = 'irds:msmarco-passage'
     c.collection.options.splits = {
@@ -18,10 +18,10 @@ def msmarco() -> ml_collections.ConfigDict:
         'test': 'msmarco-passage/dev/small',
     }
     c.collection.eval_fraction = 0.01
-    # https://ir-datasets.com/msmarco-passage.html; tokens are about what BERT makes of the texts.
+    # https://ir-datasets.com/msmarco-passage.html; mean numbers of BERT tokens are approximate.
     c.plan.update(passages=8_841_823, train_queries=502_939, test_queries=6_980)
     c.plan.update(passage_tokens=75.0, query_tokens=9.0)
-    c.ignore_identical_ids = False  # Queries and passages are numbered each by itself.
+    c.ignore_identical_ids = False  # Queries and passages have separate numberings.
     c.rows.shared = 256
 
     c.systems.ranker = _encoder(  # ELECTRA-base, MRR@10 43.8 on dev
@@ -29,16 +29,16 @@ def msmarco() -> ml_collections.ConfigDict:
         '67ecb9805eecae3635292feab4c61a8c28a6dc82',
         kind='cross_encoder',
         query_length=32,
-        passage_length=160,  # with the query its 192
-        passage_prefix='-: ',  # as it was trained: a title, here none, and a colon
+        passage_length=160,  # 192 with the query, as it was trained
+        passage_prefix='-: ',  # it was trained on a title (none here) and a colon
     )
-    c.teacher.weights = (1.0,)  # logits as they are
+    c.teacher.weights = (1.0,)  # its own logits, unscaled
     c.systems.simlm = _encoder(
         'intfloat/simlm-base-msmarco-finetuned',
         '329aac830098d9a5a027e53e932e0eec6a736cb2',
         query_length=32,
         passage_length=144,
-        passage_prefix='- [SEP] ',  # a title, here none, stood first
+        passage_prefix='- [SEP] ',  # it was trained on a title (none here) first
         pooling='cls',
         normalize=True,
     )
@@ -65,11 +65,11 @@ def nq() -> ml_collections.ConfigDict:
     # https://ir-datasets.com/dpr-w100.html; passages of 100 words and a title.
     c.plan.update(passages=21_015_324, train_queries=58_880, test_queries=6_515)
     c.plan.update(passage_tokens=140.0, query_tokens=12.0)
-    c.ignore_identical_ids = False  # Queries and passages are numbered each by itself.
+    c.ignore_identical_ids = False  # Queries and passages have separate numberings.
     c.rows.shared = 512
 
     c.systems.ranker = _reranker(query_length=32, passage_length=224)
-    c.systems.ranker.train.steps = 5000  # from labels first: teachers must know the collection
+    c.systems.ranker.train.steps = 5000  # fine-tuned first: a teacher must know the collection
     c.systems.ranker.train.hard_negatives = 7
     c.systems.ranker.train.depth = 100
     c.systems.ranker.train.learning_rate = 2e-5
@@ -77,23 +77,23 @@ def nq() -> ml_collections.ConfigDict:
     c.assistants = ('mpnet', 'e5', 'bge')
 
     c.candidates.hard_negatives = 15
-    c.batch_size = 128  # DPR's, as are epochs and learning rate
+    c.batch_size = 128  # with DPR's epochs and learning rate
     c.rounds, c.steps_per_round = 3, 6000  # 40 epochs in all
     c.optimizer.learning_rate = 2e-5
     c.optimizer.warmup_steps = 1200
-    c.measures = ('AnswerR@20', 'AnswerR@100', 'MRR@10')  # The first two as DPR has them.
+    c.measures = ('AnswerR@20', 'AnswerR@100', 'MRR@10')  # the first two are DPR's
     return c
 
 
 def own(source: str) -> ml_collections.ConfigDict:
-    """A collection of your own that has train queries, such as beir:PATH."""
+    """Your own collection with train queries, such as beir:PATH."""
     c = _shared(query_length=64, passage_length=256)
     c.collection.source = source
     c.rows.shared = 512
 
     c.systems.ranker = _reranker(query_length=64, passage_length=320)
     c.assistants = ('mpnet', 'e5', 'bge')
-    # Labels are few: start from a retriever, TAS-B (Hofstaetter et al., 2021), and as it pools.
+    # Labels are few: start from a retriever, TAS-B (Hofstaetter et al., 2021), with its pooling.
     c.student.weights = 'sentence-transformers/msmarco-distilbert-base-tas-b'
     c.student.revision = '052349d4e6adbfebfe01c62f92c0f3633b5d4d78'
     c.student.pooling = c.student.normalize = None
@@ -101,7 +101,10 @@ def own(source: str) -> ml_collections.ConfigDict:
 
     c.candidates.hard_negatives = 15
     c.batch_size = 64
-    c.rounds, c.steps_per_round = 2, 2000  # for some 10,000 train queries; fewer need fewer
+    c.rounds, c.steps_per_round = (
+        2,
+        2000,
+    )  # for about 10,000 train queries
     c.optimizer.learning_rate = 1e-5
     c.optimizer.warmup_steps = 200
     c.measures = ('nDCG@10', 'MRR@10', 'R@100')
@@ -110,10 +113,10 @@ def own(source: str) -> ml_collections.ConfigDict:
 
 
 def get_config(variant: str) -> ml_collections.ConfigDict | None:
-    """The recipe msmarco, nq or KIND=WHAT (your own collection); None for another variant."""
-    kind, _, what = variant.partition('=')
-    if kind and what:
-        return own(f'{kind}:{what}')
+    """The recipe `msmarco`, `nq` or `KIND=SOURCE`; None for any other variant."""
+    kind, _, source = variant.partition('=')
+    if kind and source:
+        return own(f'{kind}:{source}')
     return {'msmarco': msmarco, 'nq': nq}.get(variant, lambda: None)()
 
 
@@ -122,7 +125,7 @@ def _encoder(weights: str, revision: str, **overrides) -> ml_collections.ConfigD
 
 
 def _reranker(**lengths) -> ml_collections.ConfigDict:
-    """A public cross-encoder that has seen many collections."""
+    """A public cross-encoder, trained on many collections."""
     return _encoder(
         'BAAI/bge-reranker-base',
         'a2ea80a31f4bb01c0b2db0a472a1512b6e5a4400',
@@ -132,7 +135,7 @@ def _reranker(**lengths) -> ml_collections.ConfigDict:
 
 
 def _shared(query_length: int, passage_length: int) -> ml_collections.ConfigDict:
-    """What the recipes have in common; lengths are the student's, in tokens."""
+    """The fields that all recipes share; lengths are the student's, in tokens."""
     c = common.get_config()
     c.systems.bm25 = common.bm25()
     c.systems.e5 = _encoder(

@@ -1,4 +1,4 @@
-"""Configs: checked overrides on the command line, and the resolved copy in the workdir."""
+"""Checks overrides on the command line, and keeps the resolved config in the workdir."""
 
 import difflib
 import pathlib
@@ -15,21 +15,20 @@ from jdkd.runtime import lock, stages
 from jdkd.runtime.messages import brief
 
 FILE = 'config.json'
-_FORMAT, _SHA256 = 'format', 'sha256'  # In the file beside the fields of the config.
-# Fields that list names.
+_FORMAT, _SHA256 = 'format', 'sha256'  # Keys of config.json beside the config's fields.
+# Fields that list names: the command line gives a,b as one string.
 _NAMES = {'assistants', 'members', 'retrievers', 'measures', 'collections', 'splits'}
 
 
 def check_overrides(argv: Sequence[str], default: str) -> None:
-    """Every `--config.x.y` on a command line names a field of its config file.
+    """Checks that every `--config.x.y` on a command line names a field of its config file.
 
     Args:
         argv: The command line.
-        default: The config file where it names none.
+        default: The config file of a command line without --config.
 
     Raises:
-        ValueError: naming the fields that are nearest to one that does not exist, or the config
-            file that does not.
+        ValueError: if there is no such config file, or no such field; names the nearest fields.
     """
     path = default
     for i, arg in enumerate(argv):
@@ -52,15 +51,16 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
-    """The config that a run works with: references resolved, lists of names split, frozen.
+    """Turns a ConfigDict into the typed, frozen config that a run reads.
+
+    Resolves references and splits lists of names.
 
     Raises:
-        ValueError: if there is a field that no config has, or a system of an unknown kind.
+        ValueError: if a field is unknown, or the kind of a system.
     """
     config = config.copy_and_resolve_references()
     for owner in [config, *(config[key] for key in ('teacher', 'candidates') if key in config)]:
         for key in _NAMES.intersection(owner):
-            # On the command line, a,b is one string.
             names = [owner[key]] if isinstance(owner[key], str) else owner[key]
             with owner.ignore_type():
                 owner[key] = tuple(n for part in names for n in part.split(',') if n)
@@ -72,14 +72,13 @@ def _read_config(values: Mapping[str, Any]) -> Config | EvalConfig:
 
 
 def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
-    """Writes config.json, or checks that the workdir's is the same.
+    """Writes config.json, or checks that the one in the workdir is equal.
 
-    Where this process holds the workdir to update it, another config is replaced and kept in
-    `replaced/`; `stages` does the same to what was made from it.
+    With --update, a different config moves to `replaced/`, as do the stages built from it.
 
     Raises:
-        ValueError: if the workdir belongs to a run of another config, naming what differs, or of a
-            newer version.
+        ValueError: if the workdir holds a run of another config, naming the fields that differ, or
+            a run of a newer version.
     """
     ours = stages.to_json(config)
     path = workdir / FILE
@@ -96,19 +95,19 @@ def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
             more = f' and {len(changed) - 3} more fields' if len(changed) > 3 else ''
             raise ValueError(
                 f'{workdir} holds a run of another config ({"; ".join(changed[:3])}{more}); '
-                'choose another --workdir, or add --update to make anew what these fields decide.'
+                'choose another --workdir, or add --update to rebuild what these fields decide.'
             )
-        lock.set_aside(path, f'the config is another one ({"; ".join(changed)})')
+        lock.set_aside(path, f'the config changed ({"; ".join(changed)})')
     workdir.mkdir(parents=True, exist_ok=True)
     stages.write_json(path, {**ours, _FORMAT: stages.FORMAT, _SHA256: digest(config)})
 
 
 def load(workdir: pathlib.Path) -> Config | EvalConfig:
-    """The config of a run.
+    """Reads the config of a workdir.
 
     Raises:
         FileNotFoundError: if the workdir holds no run.
-        ValueError: if its config is damaged, or of a newer version.
+        ValueError: if config.json is damaged, or of a newer version.
     """
     if not (workdir / FILE).exists():
         raise FileNotFoundError(
@@ -121,26 +120,25 @@ def load(workdir: pathlib.Path) -> Config | EvalConfig:
 def _read(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / FILE
     try:
-        found = stages.read_json(path)
-        written, sha256 = found.pop(_FORMAT, 0), found.pop(_SHA256, None)
-        if sha256 != (stages.digest(found) if written else None):
+        values = stages.read_json(path)
+        written, sha256 = values.pop(_FORMAT, 0), values.pop(_SHA256, None)
+        if sha256 != (stages.digest(values) if written else None):
             raise ValueError
     except (ValueError, AttributeError, TypeError):
         raise ValueError(
-            f'{path} is damaged, or was edited: it is not what was written; remove it and give the '
-            'command of the run once more, which writes it anew and keeps what was made from the '
-            'same config.'
+            f'{path} is damaged or was edited; remove it and run the same command again: it writes '
+            'the file and keeps the stages built from the same config.'
         ) from None
     if written > stages.FORMAT:
         raise ValueError(
             f'{workdir} holds a run of a newer jdkd (format {written}; this one reads '
             f'{stages.FORMAT}); upgrade jdkd, or choose another --workdir.'
         )
-    return found
+    return values
 
 
 def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
-    """{field: its value in a, in b} of the fields that differ; None where one has it not."""
+    """Maps each field that differs to its values in both configs; None where a field is absent."""
     flat_a, flat_b = (dict(_flat(stages.to_json(config))) for config in (a, b))
     return {
         field: (flat_a.get(field), flat_b.get(field))
@@ -155,7 +153,7 @@ def digest(config: Config | EvalConfig) -> str:
 
 
 def _paths(config: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
-    """Dotted names of all fields, inner ones too."""
+    """Dotted names of all fields and sections."""
     for key, value in config.items():
         yield prefix + key
         if isinstance(value, Mapping | ml_collections.ConfigDict):
