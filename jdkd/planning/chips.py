@@ -51,12 +51,7 @@ _BY_KIND = {
 
 
 def find_chip(topology: str, devices: Sequence[Device]) -> Chip | None:
-    """The chip of a topology, None if its figures are unknown.
-
-    Args:
-        topology: A topology as for `find_devices`.
-        devices: Its devices.
-    """
+    """The chip of a topology and its devices; None if its figures are unknown."""
     if topology == LOCAL:
         return _BY_KIND.get(devices[0].device_kind)
     return CHIPS.get(topology.partition(':')[0])

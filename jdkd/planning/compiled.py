@@ -87,13 +87,10 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
 
 
 def main_memory(text: str) -> float:
-    """Approximate bytes that a compiled computation reads from and writes to main memory.
+    """Approximate bytes that a computation (`compiled.as_text()`) moves to or from main memory.
 
     The compiler's own count includes traffic within the chip, which is several times as fast, and
     counts loops once. Operands count whole, even where an operation reads only a part.
-
-    Args:
-        text: `compiled.as_text()`.
     """
     bodies, entry = _computations(text)
     # Fusions keep intermediate results within the chip, so only loop bodies are followed.
@@ -132,13 +129,7 @@ def _count_calls(
     entry: str,
     through: Collection[str] = ('body', 'calls', 'to_apply', 'branch_computations'),
 ) -> dict[str, int]:
-    """Counts how often each computation runs, as far as the lengths of loops are known.
-
-    Args:
-        bodies: Lines of every computation.
-        entry: Name of the entry.
-        through: Kinds of calls to follow.
-    """
+    """Counts how often each computation runs, as far as the lengths of loops are known."""
     counts: dict[str, int] = {}
 
     def call(name: str, count: int) -> None:

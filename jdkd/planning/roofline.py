@@ -59,13 +59,9 @@ def bound_by(seconds: Mapping[str, float]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """A step that the compiler could not fit into memory.
+    """A step that the compiler could not fit into memory."""
 
-    Attributes:
-        reason: First line of the compiler's error.
-    """
-
-    reason: str
+    reason: str  # First line of the compiler's error.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,10 +107,8 @@ def student_batch(
     """Shapes of a batch of the student's training; see `distillation.objective`.
 
     Args:
-        config: Config of the run.
-        rows: How candidates are packed into rows.
+        config, rows, sharding: The config, its row packing, and the sharding of the arrays.
         lengths: `[batches, B, N]` token counts of the candidates of some batches.
-        sharding: Sharding of the arrays.
     """
     _, B, N = lengths.shape
     originals = 1 + config.candidates.hard_negatives

@@ -64,9 +64,14 @@ class Checkpoints:
 
     def restore(self, step: int, abstract_state: Any, iterator: Any | None = None) -> Any:
         """Restores the state to the shardings of `abstract_state`; sets the iterator in place."""
-        state = _restore(self._manager, step, abstract_state, iterator)
+        items: dict[str, Any] = {'state': ocp.args.StandardRestore(abstract_state)}
+        if iterator is not None:
+            items['iterator'] = ocp.args.JsonRestore()
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        if iterator is not None:
+            iterator.set_state(restored['iterator'])
         logging.info('restored step %d of %s', step, self._directory)
-        return state
+        return restored['state']
 
     def keep_only(self, step: int) -> None:
         """Removes all other checkpoints, at the end of a training."""
@@ -92,7 +97,7 @@ class Checkpoints:
 def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> Any:
     """Restores the state of a finished training, or a part of it, and reads nothing else.
 
-    The training's stage has verified the files.
+    The stage of the training has verified the files.
 
     Args:
         directory: Directory of the checkpoints.
@@ -107,18 +112,6 @@ def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> An
             partial_restore=True,
         )
         return checkpointer.restore(path, args)
-
-
-def _restore(
-    manager: ocp.CheckpointManager, step: int, abstract_state: Any, iterator: Any | None = None
-) -> Any:
-    items: dict[str, Any] = {'state': ocp.args.StandardRestore(abstract_state)}
-    if iterator is not None:
-        items['iterator'] = ocp.args.JsonRestore()
-    restored = manager.restore(step, args=ocp.args.Composite(**items))
-    if iterator is not None:
-        iterator.set_state(restored['iterator'])
-    return restored['state']
 
 
 def _remove_damaged(directory: pathlib.Path) -> None:

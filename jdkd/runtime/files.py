@@ -29,12 +29,7 @@ _FULL_TEXT = re.compile(
 
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
-    """Opens a file that replaces `path` when the context ends without an error.
-
-    Args:
-        path: The file to create or replace.
-        mode: 'w' (UTF-8) or 'wb'.
-    """
+    """Opens a file, with mode 'w' (UTF-8) or 'wb', that replaces `path` unless an error occurs."""
     temporary = path.with_name(path.name + '.tmp')
     try:
         with temporary.open(mode, encoding=None if 'b' in mode else 'utf-8') as f:
@@ -123,12 +118,7 @@ def find_damage(path: pathlib.Path, recorded: Mapping[str, Mapping[str, Any]]) -
 
 
 def seal(path: pathlib.Path, name: pathlib.Path | None = None) -> None:
-    """Writes the checksums of a finished file or directory, for `check_seal`.
-
-    Args:
-        path: The file or directory.
-        name: The final name of a file that will be renamed.
-    """
+    """Writes the checksums of a finished file or directory, which will be renamed to `name`."""
     sums = checksums(path)
     with atomic_write(_seal(path, name or path)) as f:
         json.dump(sums, f)

@@ -78,9 +78,8 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
     Scalars and the counts of selected assistants are replicated.
 
     Args:
-        mesh: The mesh.
+        mesh, rules: The mesh and the rules that `check_rules` has checked.
         tree: Tree of arrays or shapes.
-        rules: (regex, spec) pairs, checked by `check_rules`.
 
     Raises:
         ValueError: if a dimension is not divisible by the devices it is split over.

@@ -11,12 +11,7 @@ from jdkd.runtime import distributed, files
 
 
 def write_part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Writes a file or directory of a resumable stage, unless it exists undamaged.
-
-    Args:
-        path: A path inside the directory that `build` is given.
-        write: Called with the path of a file or directory to create.
-    """
+    """Writes a file or directory of a resumable stage with `write`, unless it exists undamaged."""
     if path.exists():
         if not (problem := files.check_seal(path)):
             return

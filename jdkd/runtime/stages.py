@@ -11,6 +11,7 @@ A long stage may be resumable: its temporary directory outlives a kill, and `jdk
 skips the files that are finished.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -77,25 +78,21 @@ def build_stage(
 ) -> dict[str, Any]:
     """Builds a stage unless it exists; returns its manifest.
 
-    All processes call it and process 0 decides. All of them build, because a build may contain
-    other stages and computations on all devices. The files of process 0 are kept. The others write
-    into directories that are deleted, or share the work of `parts` in the same directory.
-    Call a stage of host work alone within `distributed.from_primary`.
+    All processes call it and build, because a build may contain other stages and computations on
+    all devices. The files of process 0 are kept; the others write into directories that are
+    deleted, or share the work of `parts`. Call a stage of host work alone within
+    `distributed.from_primary`.
 
     Args:
         directory: Directory of the stage.
-        inputs: Everything that determines its contents: config fields and digests of the stages
-            before it.
-        build: Called with an empty directory to write into; its result (JSON or None) becomes the
-            `result` of the manifest.
+        inputs: What determines its contents: config fields and digests of the stages before it.
+        build: Writes into the empty directory that it is given; returns JSON or None.
         resumable: Whether `build` continues in the directory that a stopped call with the same
-            inputs left behind. It then writes with `parts.write_part` or `parts.write_parts`; only
-            process 0 writes other files.
+            inputs left behind. It then writes with `parts`; only process 0 writes other files.
 
     Returns:
-        The manifest: `inputs` and their `digest`, `result`, `outputs` (size and sha256 of each
-        file), `seconds` of the call that finished it, without the stages built inside, and the
-        `version` of jdkd.
+        The manifest: `inputs` and their `digest`, the `result` of `build`, `outputs` (size and
+        sha256 of each file), `seconds` without the stages built inside, and `version` of jdkd.
 
     Raises:
         ValueError: if the stage has other inputs and must not be updated, or is of a newer version.
@@ -119,18 +116,13 @@ def build_stage_from_files(
     inputs: Mapping[str, Any],
     build: Callable[[pathlib.Path], Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Builds a stage from files outside the workdir; unchanged files are not read again.
+    """Builds a stage from files outside the workdir, on process 0; returns its manifest.
 
-    Process 0 alone builds it; the other processes need not see the files.
+    Unchanged files are not read again. Other processes need not see the files.
 
     Args:
-        directory: Directory of the stage.
-        paths: Files whose contents are inputs of the stage.
-        inputs: The other inputs.
-        build: As for `build_stage`; its result gets the entry `files` of `files.fingerprint`.
-
-    Returns:
-        The manifest.
+        directory, inputs, build: As for `build_stage`; the result gets `files`, the fingerprint.
+        paths: Files whose contents are inputs too.
 
     Raises:
         ValueError: if a file or another input has changed.
@@ -138,10 +130,9 @@ def build_stage_from_files(
     """
 
     def build_on_primary():
-        try:
+        manifest = None
+        with contextlib.suppress(DamagedError):  # `build_stage` reports it.
             manifest = _read_unverified(directory)
-        except DamagedError:  # Reported by `build_stage`.
-            manifest = None
         prints = files.fingerprint(paths, manifest['result']['files'] if manifest else {})
         contents = {path: entry['sha256'] for path, entry in prints.items()}
         return build_stage(
@@ -189,8 +180,7 @@ def _find_reusable(
     """Finds an intact stage with these inputs; sets a damaged or replaced one aside.
 
     Returns:
-        The manifest of the intact stage, or None; and that of a damaged stage with these inputs, or
-        None.
+        The manifest of the intact stage, if any; that of a damaged stage with these inputs, if any.
     """
     damaged = None
     try:
@@ -286,11 +276,9 @@ def _build(
 def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) -> bool:
     """Creates the directory to build in; returns whether it resumes an earlier build."""
     started = temporary / _STARTED
-    try:
+    with contextlib.suppress(FileNotFoundError, ValueError):
         if resumable and read_json(started) == inputs:
             return True
-    except (FileNotFoundError, ValueError):
-        pass
     if lock.current() and started.exists():
         lock.set_aside(temporary, f'{temporary} was begun from other inputs')
     elif temporary.exists():

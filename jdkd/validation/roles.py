@@ -20,8 +20,8 @@ def errors(config: Config) -> Iterator[str]:
     for name in used(config):
         if name not in systems:
             yield f"'{name}' is no entry of config.systems; there are: {', '.join(systems)}."
-    for field in ('assistants', 'teacher.members'):
-        names = config.assistants if field == 'assistants' else config.teacher.members
+    roles = {'assistants': config.assistants, 'teacher.members': config.teacher.members}
+    for field, names in roles.items():
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             yield f"{field} names '{twice[0]}' more than once; once is enough."
@@ -43,22 +43,18 @@ def errors(config: Config) -> Iterator[str]:
     yield from _size_errors(config)
 
 
-def _kind(config: Config, name: str) -> str | None:
-    spec = config.systems.get(name)
-    return None if spec is None else spec.kind
-
-
 def _kind_errors(config: Config) -> Iterator[str]:
     """Errors of systems in roles that their kind cannot fill."""
+    kinds = {name: spec.kind for name, spec in config.systems.items()}
     for name in dict.fromkeys(retrievers(config)):
-        if _kind(config, name) == 'cross_encoder':
+        if kinds.get(name) == 'cross_encoder':
             yield (
                 f"system '{name}' is a cross-encoder and cannot search a collection; use it in "
                 'teacher.members, not in assistants, first_stage or candidates.retrievers.'
             )
     for name in used(config):
         miner = miner_of(config, name)
-        if miner is not None and _kind(config, miner) == 'cross_encoder':
+        if miner is not None and kinds.get(miner) == 'cross_encoder':
             yield (
                 f'systems.{name}.train.negatives_from names the cross-encoder {miner!r}, which '
                 'cannot search a collection; name a retriever, for example bm25.'
@@ -73,14 +69,15 @@ def _kind_errors(config: Config) -> Iterator[str]:
                 f'({" <- ".join([*chain, name])}); let one of them mine with bm25.'
             )
     for name in dict.fromkeys([*config.teacher.members, *config.assistants]):
-        if _kind(config, name) == 'scores' and config.dark.reinforced + config.dark.noisy:
+        if kinds.get(name) != 'scores':
+            continue
+        if config.dark.reinforced + config.dark.noisy:
             yield (
                 f"system '{name}' has imported scores and cannot score dark examples, which are "
                 'new text; set dark.reinforced=0 and dark.noisy=0, or take it out of '
                 'teacher.members and assistants.'
             )
-    for name in config.assistants:
-        if _kind(config, name) == 'scores' and config.loss.in_batch:
+        if name in config.assistants and config.loss.in_batch:
             yield (
                 f"assistant '{name}' has imported scores, which do not reach beyond a query's own "
                 'list; set loss.in_batch=0, or take it out of assistants.'
@@ -100,9 +97,8 @@ def _size_errors(config: Config) -> Iterator[str]:
             f'rows.shared={config.rows.shared} does not hold the longest candidate, '
             f'train_passage_length={config.train_passage_length}; raise it, or lower that.'
         )
-    depths = {'candidates': candidates}
-    depths |= {f'systems.{name}.train': spec.train for name, spec in trained(config).items()}
-    for field, owner in depths.items():
+    fine_tuning = {f'systems.{name}.train': spec.train for name, spec in trained(config).items()}
+    for field, owner in {'candidates': candidates, **fine_tuning}.items():
         if owner.depth > config.depth:
             yield (
                 f'{field}.depth={owner.depth} is more than is kept of a ranking, '
@@ -115,11 +111,9 @@ def _size_errors(config: Config) -> Iterator[str]:
                 f'{field}.hard_negatives={owner.hard_negatives} is more than the {owner.depth} '
                 f'passages ({field}.depth) of each of {miners} rankings; raise that depth.'
             )
-    trainings = {'optimizer': (config.optimizer, 'steps_per_round', config.steps_per_round)}
-    for name, spec in trained(config).items():
-        field = f'systems.{name}.train'
-        trainings[field] = (spec.train, f'{field}.steps', spec.train.steps)
-    for field, (training, length, steps) in trainings.items():
+    trainings = [('optimizer', config.optimizer, 'steps_per_round', config.steps_per_round)]
+    trainings += [(name, own, f'{name}.steps', own.steps) for name, own in fine_tuning.items()]
+    for field, training, length, steps in trainings:
         if training.warmup_steps >= training.total_steps:
             yield (
                 f'{field}.warmup_steps={training.warmup_steps} leaves nothing of the '
