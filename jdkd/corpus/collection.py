@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from jdkd.config import CollectionConfig
 from jdkd.corpus.passages import Column, IdIndex, Passages
 
 
@@ -117,7 +118,9 @@ def has_positive(grades: Mapping[str, int]) -> bool:
     return any(grade > 0 for grade in grades.values())
 
 
-def prepare_for_training(collection: Collection, spec, *, seed: int) -> Collection:
+def prepare_for_training(
+    collection: Collection, spec: CollectionConfig, *, seed: int
+) -> Collection:
     """Holds out D_eval and keeps the labels and queries to train on.
 
     Args:

@@ -4,6 +4,7 @@ import pathlib
 
 from absl import logging
 
+from jdkd.config import CollectionConfig, Config
 from jdkd.corpus.building import build_collection
 from jdkd.corpus.collection import Collection, prepare_for_training
 from jdkd.corpus.sources import registry
@@ -11,7 +12,7 @@ from jdkd.corpus.storage import open_collection
 from jdkd.runtime import distributed, stages
 
 
-def load_collection(config, workdir: pathlib.Path) -> Collection:
+def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
     """Imports the collection of a config and prepares its splits for training.
 
     See `import_collection` and `prepare_for_training`.
@@ -39,7 +40,7 @@ def load_collection(config, workdir: pathlib.Path) -> Collection:
     return collection
 
 
-def check_source(spec, directory: pathlib.Path) -> None:
+def check_source(spec: CollectionConfig, directory: pathlib.Path) -> None:
     """Checks that a collection can be read, before a run begins.
 
     Args:
@@ -54,7 +55,7 @@ def check_source(spec, directory: pathlib.Path) -> None:
         registry.open_source(spec.source, **dict(spec.options))
 
 
-def import_collection(config, workdir: pathlib.Path) -> Collection:
+def import_collection(config: Config, workdir: pathlib.Path) -> Collection:
     """Opens the collection of a config; first imports it into `workdir/collection` if needed.
 
     A second start does not read the source's files again: their sizes and times, or else their
@@ -79,7 +80,7 @@ def import_collection(config, workdir: pathlib.Path) -> Collection:
     return open_collection(directory)
 
 
-def _import(spec, directory: pathlib.Path) -> None:
+def _import(spec: CollectionConfig, directory: pathlib.Path) -> None:
     options = dict(spec.options)
     try:
         source = registry.open_source(spec.source, **options)

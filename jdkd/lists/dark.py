@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jdkd.config import DarkConfig
 from jdkd.lists.candidates import DARK, item_rng
 from jdkd.tokens.store import TokenStore
 
@@ -78,7 +79,7 @@ def generate(
     copies: np.ndarray,
     special: dict[str, int],
     length: int,
-    config,
+    config: DarkConfig,
     seed: int,
     round_index: int,
 ) -> np.ndarray:
@@ -95,7 +96,7 @@ def generate(
         copies: `[M]` number of earlier lists of the query.
         special: Ids of `cls`, `sep`, `pad`, `mask`.
         length: Most tokens of a dark example, special ones included.
-        config: `config.dark`: `reinforced`, `noisy` (counts), `splice`, `mask` (ranges of shares).
+        config: Counts and ranges of shares: `config.dark`.
         seed: The run's seed.
         round_index: The round.
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from jdkd.config import RowsConfig
+
 _LENGTH_MULTIPLE = 8  # Of the lengths of rows: devices compute with whole registers.
 
 
@@ -34,7 +36,7 @@ class RowSpec:
     chunks: int = 1
 
 
-def resolve_rows(config, ways: int, *, share: bool = True) -> RowSpec:
+def resolve_rows(config: RowsConfig, ways: int, *, share: bool = True) -> RowSpec:
     """Resolves the defaults of `config.rows`.
 
     Args:
