@@ -3,17 +3,16 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from jax.sharding import Mesh
 
+from jdkd.config import EncoderSpec
 from jdkd.models import dual_encoder, pretrained, weights
-from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import encode, index
 from jdkd.runtime import mesh as meshes
-from jdkd.systems import loading
-from jdkd.tokens.tokenizer import Tokenizer, load_tokenizer
+from jdkd.systems.encoders import Encoder, read_encoder
 
 Kind = Literal['query', 'passage']
 _CHUNK = 65_536  # Texts that are tokenised at once, to bound memory.
@@ -42,11 +41,7 @@ class Retriever:
     checkpoint states.
 
     Attributes:
-        model: Flax module; `model.apply({'params': ...}, tokens)` gives embeddings.
-        params: Its parameters, on the devices.
-        tokenizer: Its tokenizer.
-        prompts: Text that is put before each query and each passage.
-        max_length: Tokens of the longest text; more are cut off.
+        encoder: Flax module, parameters, tokenizer and what the checkpoint says of them.
         mesh: Devices that compute.
 
     >>> retriever = jdkd.load(directory)
@@ -59,11 +54,7 @@ class Retriever:
     (1, 8)
     """
 
-    model: DualEncoder
-    params: Any
-    tokenizer: Tokenizer
-    prompts: dict[Kind, str]
-    max_length: int
+    encoder: Encoder
     mesh: Mesh
     _passages: Sequence[str] = ()
     _embeddings: np.ndarray | None = None
@@ -87,17 +78,19 @@ class Retriever:
         """
         if isinstance(texts, str):
             raise TypeError(f'encode takes a list of texts; give [{texts!r}].')
-        if kind not in self.prompts:
+        spec = self.encoder.spec
+        prompts = {'query': spec.query_prefix, 'passage': spec.passage_prefix}
+        if kind not in prompts:
             raise ValueError(f"kind={kind!r} is not supported; use 'query' or 'passage'.")
         if not len(texts):
             raise ValueError('there is nothing to encode; give at least one text.')
-        params = dual_encoder.tower(self.params, kind)
+        params = dual_encoder.tower(self.encoder.params, kind)
         embeddings = []
         for start in range(0, len(texts), _CHUNK):
-            chunk = [self.prompts[kind] + text for text in texts[start : start + _CHUNK]]
-            tokens = self.tokenizer.encode(chunk, self.max_length)
+            chunk = [f'{prompts[kind]}{text}' for text in texts[start : start + _CHUNK]]
+            tokens = self.encoder.tokenizer.encode(chunk, spec.passage_length)
             embeddings.append(
-                encode.embed(self.model, params, tokens, mesh=self.mesh, desc='encode')
+                encode.embed(self.encoder.model, params, tokens, mesh=self.mesh, desc='encode')
             )
         return np.concatenate(embeddings)
 
@@ -154,21 +147,12 @@ def load(source: str | os.PathLike[str], *, revision: str | None = None) -> Retr
         FileNotFoundError: if there is no such directory or model, or a file of it is missing.
         ValueError: if the model is a cross-encoder, or of a kind that jdkd does not have.
     """
-    checkpoint = pretrained.read_pretrained(weights.find_weights(os.fspath(source), revision))
-    if checkpoint.head is not None and checkpoint.pooling is None:
-        raise ValueError(f'{source} is a cross-encoder, which has no embeddings; load a retriever.')
     mesh = meshes.make_mesh()
-    model, params = loading.as_dual_encoder(checkpoint)
-    tokenizer = load_tokenizer(checkpoint.tokenizer_dir)
-    loading.check_tokenizer(str(source), checkpoint.config, tokenizer)
-    return Retriever(
-        model=model,
-        params=meshes.put(params, mesh),
-        tokenizer=tokenizer,
-        prompts={
-            'query': (checkpoint.query or checkpoint).query_prompt,
-            'passage': checkpoint.passage_prompt,
-        },
-        max_length=checkpoint.max_length,
-        mesh=mesh,
+    directory = weights.find_weights(os.fspath(source), revision)
+    sketch = pretrained.read_sketches(directory)[0]
+    if sketch.classifies and sketch.pooling is None:
+        raise ValueError(f'{source} is a cross-encoder, which has no embeddings; load a retriever.')
+    spec = EncoderSpec(
+        weights=str(directory), query_length=sketch.max_length, passage_length=sketch.max_length
     )
+    return Retriever(read_encoder(spec, mesh), mesh)

@@ -18,7 +18,7 @@ from jdkd.runtime import distributed, files, interrupts, lock
 from jdkd.runtime import mesh as meshes
 
 _NO_SPACE = 2**20  # Bytes below which a disk counts as full.
-_PACKAGE = pathlib.Path(__file__).parents[1]
+_CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
 
 def find_config(name: str) -> str:
@@ -32,10 +32,9 @@ def find_config(name: str) -> str:
     """
     file, colon, argument = name.partition(':')
     if re.fullmatch(r'\w+', file) and not pathlib.Path(file).is_file():
-        # Installed, or in a checkout.
-        for directory in (_PACKAGE / 'configs', _PACKAGE.parent / 'configs'):
-            if (path := directory / f'{file}.py').is_file():
-                return f'{path}{colon}{argument}'
+        packaged = _CONFIGS / f'{file}.py'
+        if packaged.is_file():
+            return f'{packaged}{colon}{argument}'
     return name
 
 

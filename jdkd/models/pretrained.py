@@ -76,6 +76,7 @@ class Sketch:
         normalize: As of `Pretrained`.
         projection: As of `Pretrained`.
         classifies: Whether it is a sequence classifier.
+        max_length: As of `Pretrained`.
     """
 
     config: TransformerConfig
@@ -84,6 +85,7 @@ class Sketch:
     normalize: bool
     projection: Projection | None
     classifies: bool
+    max_length: int
 
 
 def read_sketches(path: str | os.PathLike, *, tensors: bool = True) -> list[Sketch]:
@@ -111,6 +113,7 @@ def read_sketches(path: str | os.PathLike, *, tensors: bool = True) -> list[Sket
                 tower.normalize,
                 tower.projection,
                 _is_classifier(raw, tower.encoder / 'config.json'),
+                _max_length(tower.encoder, config),
             )
         )
     return found

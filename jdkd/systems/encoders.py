@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jdkd.config import EncoderSpec
 from jdkd.lists.candidates import Lists
@@ -108,12 +109,17 @@ class Encoder:
 
 
 def load_encoder(run: Run, spec: EncoderSpec) -> Encoder:
-    """Loads the encoder of a config entry onto the run's mesh; see `read_model`.
+    """Loads the encoder of a config entry onto the run's mesh; see `read_encoder`."""
+    return read_encoder(spec, run.mesh, run.config.seed)
+
+
+def read_encoder(spec: EncoderSpec, mesh: Mesh, seed: int = 0) -> Encoder:
+    """Reads an encoder and its tokenizer onto this process' devices; see `read_model`.
 
     Raises:
         ValueError: also if the tokenizer is not the model's, or untied towers have one each.
     """
-    model, params, source = read_model(spec, run.config.seed)
+    model, params, source = read_model(spec, seed)
     tokenizer = load_tokenizer(source.tokenizer_dir)
     if source.query is not None:
         other = load_tokenizer(source.query.tokenizer_dir)
@@ -125,7 +131,7 @@ def load_encoder(run: Run, spec: EncoderSpec) -> Encoder:
     check_tokenizer(spec, source.config, tokenizer)
     return Encoder(
         model=model,
-        params=meshes.put(params, run.mesh.local_mesh),
+        params=meshes.put(params, mesh.local_mesh),
         tokenizer=tokenizer,
         spec=resolve(spec, source),
         source=source,

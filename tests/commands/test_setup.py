@@ -1,0 +1,74 @@
+"""What commands share: command lines, configs by name, the workdir's lock."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from jdkd import config as configs
+from jdkd import main
+from jdkd.commands import setup
+
+CONFIGS = setup._CONFIGS
+
+
+@pytest.mark.parametrize(
+    ('args', 'expected'),
+    [
+        (['train', '--rounds=1'], ['--mode=train', '--rounds=1']),
+        (['--mode', 'plan'], ['--mode', 'plan']),
+        (
+            ['eval', '--config', 'eval', '--config.depth=9'],
+            ['--mode=eval', '--config', f'{CONFIGS}/eval.py', '--config.depth=9'],
+        ),
+        (['--config=mta4dpr:beir=a:b'], [f'--config={CONFIGS}/mta4dpr.py:beir=a:b']),
+        (['search', '--workdir', 'train'], ['--mode=search', '--workdir', 'train']),
+    ],
+)
+def test_command_lines_are_expanded(args, expected):
+    assert main.expand(['jdkd', *args]) == ['jdkd', *expected]
+
+
+def test_commands_that_do_not_exist():
+    with pytest.raises(ValueError, match="'serch' is no command; use one of train, eval"):
+        main.expand(['jdkd', 'serch'])
+    with pytest.raises(ValueError, match="'train' says what to do; leave --mode out"):
+        main.expand(['jdkd', 'train', '--mode=eval'])
+
+
+def test_a_file_goes_before_a_packaged_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert setup.find_config('adam:tiny') == f'{CONFIGS}/adam.py:tiny'
+    for name in ('nothing', 'configs/adam.py', 'a/adam', 'adam.py'):
+        assert setup.find_config(name) == name
+    (tmp_path / 'adam').write_text('def get_config(a=""): return {"a": a}')
+    assert setup.find_config('adam:x') == 'adam:x'
+    assert setup.read_config('adam:x') == {'a': 'x'} and setup.read_config('adam') == {'a': ''}
+    assert setup.read_config('mta4dpr:tiny').rounds == 2
+    with pytest.raises(FileNotFoundError, match="there is no config file 'nothing'"):
+        setup.read_config('nothing:x')
+
+
+def test_the_workdir_is_held_from_its_config_to_the_end(tmp_path):
+    config = configs.resolve(setup.read_config('mta4dpr:tiny'))
+    with setup.hold_workdir(tmp_path / 'w', config):
+        assert configs.load(tmp_path / 'w') == config
+        code = f'from jdkd.runtime import lock\nwith lock.hold({str(tmp_path / "w")!r}): pass'
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+        assert 'is in use by process' in done.stderr
+    other = configs.resolve(setup.read_config('mta4dpr'))
+    with pytest.raises(ValueError, match='holds a run of another config'):
+        with setup.hold_workdir(tmp_path / 'w', other):
+            raise AssertionError
+    with setup.hold_workdir(tmp_path / 'w', other, update=True):
+        assert configs.load(tmp_path / 'w') == other
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(OSError, match='the disk is full .* resumes from the finished work in'):
+        with setup.hold_workdir(tmp_path / 'w', exit_on_signals=False):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+    with pytest.raises(RuntimeError, match='other'):
+        with setup.hold_workdir(tmp_path / 'w'):
+            raise RuntimeError('other')
