@@ -24,35 +24,3 @@ from jdkd.config.fields import (
 )
 from jdkd.config.files import FILE, check_overrides, differences, digest, load, resolve, save
 from jdkd.config.schema import Schedule, Section
-
-__all__ = [
-    'FILE',
-    'BM25Spec',
-    'CandidatesConfig',
-    'CollectionConfig',
-    'Config',
-    'DarkConfig',
-    'EncoderSpec',
-    'EvalConfig',
-    'EvalEncoderSpec',
-    'FineTuningConfig',
-    'IndexConfig',
-    'LossConfig',
-    'MeshConfig',
-    'OptimizerConfig',
-    'PlanConfig',
-    'RowsConfig',
-    'Schedule',
-    'ScoresSpec',
-    'Section',
-    'SelectionConfig',
-    'SelfPacedConfig',
-    'SystemSpec',
-    'TeacherConfig',
-    'check_overrides',
-    'differences',
-    'digest',
-    'load',
-    'resolve',
-    'save',
-]

@@ -30,11 +30,9 @@ class FineTuningConfig(OptimizerConfig):
     scale: float = field(20.0, 'inverse temperature of the contrastive softmax', 'above 0')
 
 
-class EncoderSpec(Section):
-    """A dual-encoder or cross-encoder, used as it is or fine-tuned on the labels first."""
+class EncoderFields(Section):
+    """The fields of a checkpoint that training and zero-shot evaluation share."""
 
-    kind: str = field('dual_encoder', 'or cross_encoder', ('dual_encoder', 'cross_encoder'))
-    weights: str = field('', 'local directory, or name on the Hugging Face hub')
     revision: str | None = field(None, 'commit on the hub, so that weights stay the same')
     query_weights: str | None = field(
         None,
@@ -58,16 +56,23 @@ class EncoderSpec(Section):
         (None, 'linear', 'cosine'),
     )
     label: int | None = field(None, 'label to rank by, of a classifier with several', 'at least 0')
-    query_length: int = field(32, 'tokens, special ones included', 'at least 3')
-    passage_length: int = field(128, 'tokens, special ones included', 'at least 3')
     query_prefix: str | None = field(
         None, "text before each query (E5: 'query: '); '': none; None: as the checkpoint says"
     )
     passage_prefix: str | None = field(None, 'text before each passage; as query_prefix')
+    dtype: str = field('float32', 'of matrix products; bfloat16 on TPUs', DTYPES)
+
+
+class EncoderSpec(EncoderFields):
+    """A dual-encoder or cross-encoder, used as it is or fine-tuned on the labels first."""
+
+    kind: str = field('dual_encoder', 'or cross_encoder', ('dual_encoder', 'cross_encoder'))
+    weights: str = field('', 'local directory, or name on the Hugging Face hub')
+    query_length: int = field(32, 'tokens, special ones included', 'at least 3')
+    passage_length: int = field(128, 'tokens, special ones included', 'at least 3')
     scale: float | None = field(
         None, 'logits per unit of score; None: fitted to the labels of D_eval', 'above 0'
     )
-    dtype: str = field('float32', 'of matrix products; bfloat16 on TPUs', DTYPES)
     dropout: float = field(0.0, 'in training', 'at least 0 and below 1')
     remat: str = field(
         'none',
@@ -252,12 +257,23 @@ SHARDING = (
 )
 
 
-class Config(Section):
-    """The config of a training run."""
+class RetrievalConfig(Section):
+    """The fields that training and zero-shot evaluation share."""
 
     seed: int = field(0, 'of every random draw', 'at least 0')
-    collection: CollectionConfig = field(CollectionConfig, 'passages, queries and judgements')
     systems: Mapping[str, SystemSpec] = field({}, 'every retriever and scorer, by name')
+    depth: int = field(100, 'passages kept of every ranking', 'at least 1')
+    ignore_identical_ids: bool = field(
+        True, "whether a passage with the query's own id is no result, as in BEIR"
+    )
+    index: IndexConfig = field(IndexConfig, 'dense search')
+    mesh: MeshConfig = field(MeshConfig, 'devices')
+
+
+class Config(RetrievalConfig):
+    """The config of a training run."""
+
+    collection: CollectionConfig = field(CollectionConfig, 'passages, queries and judgements')
     first_stage: str = field('bm25', 'system whose top passages the teacher re-ranks')
     assistants: tuple[str, ...] = field((), 'systems; the pool of Algorithm 1')
     teacher: TeacherConfig = field(TeacherConfig, 'the teacher')
@@ -277,36 +293,21 @@ class Config(Section):
         0.5, 'share of solved queries that stay in later rounds', 'within 0 and 1'
     )
     optimizer: OptimizerConfig = field(OptimizerConfig, "the student's optimizer")
-    depth: int = field(100, 'passages kept of every ranking', 'at least 1')
-    ignore_identical_ids: bool = field(
-        True, "whether a passage with the query's own id is no result, as in BEIR"
-    )
-    index: IndexConfig = field(IndexConfig, 'dense search')
     measures: tuple[str, ...] = field(('MRR@10', 'nDCG@10', 'R@100'), 'names of ir_measures')
     compare: str = field('MRR@10', 'measure on D_eval that decides replacement')
     rows: RowsConfig = field(RowsConfig, 'rows of tokens in training')
     plan: PlanConfig = field(PlanConfig, 'sizes for --mode plan')
-    mesh: MeshConfig = field(MeshConfig, 'devices')
     sharding: tuple = field(SHARDING, 'the first rule whose regex matches a parameter path decides')
     log_every: int = field(10, 'steps', 'at least 1')
     checkpoint_every: int = field(50, 'steps', 'at least 1')
 
 
-class EvalEncoderSpec(Section):
+class EvalEncoderSpec(EncoderFields):
     """Overrides of what a checkpoint says, for zero-shot evaluation."""
 
     kind: str | None = field(
         None, 'None: as the checkpoint is', (None, 'dual_encoder', 'cross_encoder')
     )
-    revision: str | None = EncoderSpec.declared('revision')
-    query_weights: str | None = EncoderSpec.declared('query_weights')
-    query_revision: str | None = EncoderSpec.declared('query_revision')
-    layers: tuple | str = EncoderSpec.declared('layers')
-    hidden_size: int | None = EncoderSpec.declared('hidden_size')
-    pooling: str | None = EncoderSpec.declared('pooling')
-    normalize: bool | None = EncoderSpec.declared('normalize')
-    head: str | None = EncoderSpec.declared('head')
-    label: int | None = EncoderSpec.declared('label')
     query_length: int | None = field(
         None,
         "tokens; None: the checkpoint's max_seq_length, at most 512, of which a cross-encoder "
@@ -314,26 +315,15 @@ class EvalEncoderSpec(Section):
         'at least 3',
     )
     passage_length: int | None = field(None, 'tokens; as query_length', 'at least 3')
-    query_prefix: str | None = EncoderSpec.declared('query_prefix')
-    passage_prefix: str | None = EncoderSpec.declared('passage_prefix')
-    dtype: str = EncoderSpec.declared('dtype')
 
 
-class EvalConfig(Section):
+class EvalConfig(RetrievalConfig):
     """The config of a zero-shot evaluation of a checkpoint over collections."""
 
     model: str = field('', 'directory of a dual-encoder or cross-encoder, or its hub name')
     collections: tuple[str, ...] = field('', 'sources, separated by commas: python_docs, beir:PATH')
     options: Mapping[str, Any] = field({}, '{collection, as in the table: options of its source}')
-    on_error: str = CollectionConfig.declared('on_error')
+    on_error: str = field('stop', 'at unusable data: stop, or skip', ON_ERROR)
     splits: tuple[str, ...] = field(('test', 'dev'), 'the first that a collection has is measured')
     encoder: EvalEncoderSpec = field(EvalEncoderSpec, 'overrides of what the checkpoint says')
-    systems: Mapping[str, SystemSpec] = field(
-        {}, 'bm25, measured beside; its passages are re-ranked'
-    )
     measures: tuple[str, ...] = field(('nDCG@10', 'R@100'), 'names of ir_measures')
-    depth: int = Config.declared('depth')
-    ignore_identical_ids: bool = Config.declared('ignore_identical_ids')
-    index: IndexConfig = Config.declared('index')
-    mesh: MeshConfig = Config.declared('mesh')
-    seed: int = Config.declared('seed')

@@ -55,13 +55,6 @@ class Section:
         super().__init_subclass__()
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
-    @classmethod
-    def declared(cls, name: str) -> Any:
-        """The declaration of a field, for another section that has the same one."""
-        (f,) = (f for f in _fields(cls) if f.name == name)
-        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory
-        return field(default, **f.metadata)
-
     def to_dict(self) -> dict[str, Any]:
         """Its fields as nested dicts, in alphabetical order, as config.json holds them."""
         return _plain(self)
