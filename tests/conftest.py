@@ -1,6 +1,11 @@
-"""Eight virtual CPU devices, so that sharded steps are tested without accelerators."""
+"""Settings of all tests: eight virtual CPU devices, one compilation cache, long modules first.
+
+The devices let sharded steps be tested without accelerators.
+"""
 
 import os
+
+import pytest
 
 from tests.helpers import compilation
 
@@ -9,3 +14,10 @@ os.environ['XLA_FLAGS'] = (
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 compilation.share_cache()
+compilation.disable_optimisations()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts modules with slow tests first, so that parallel workers end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)

@@ -1,4 +1,4 @@
-"""One cache of what XLA compiles, for all processes of the tests and for later runs."""
+"""Less compiling: one cache for all test processes and later runs, and few optimisations."""
 
 import os
 import pathlib
@@ -14,3 +14,13 @@ def share_cache() -> None:
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+
+
+def disable_optimisations() -> None:
+    """Makes this process compile fast: what a test compiles runs for moments.
+
+    Child processes are not affected.
+    """
+    import jax  # Which reads the variables of `share_cache` when it is imported.
+
+    jax.config.update('jax_disable_most_optimizations', True)

@@ -20,15 +20,6 @@ from tests.helpers import reference
 VARIANTS = list(reference.VARIANTS)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _compile_fast():
-    """Small models take longer to compile than to run."""
-    before = jax.config.read('jax_disable_most_optimizations')
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)
-
-
 @pytest.fixture(scope='module', params=VARIANTS)
 def live(request, tmp_path_factory):
     """(a random classifier of transformers, the same read by jdkd)."""

@@ -1,9 +1,6 @@
 """What a run costs: parts by hand, and a plan of a run on this machine's devices."""
 
 import json
-import pathlib
-import subprocess
-import sys
 import types
 
 import jax
@@ -21,7 +18,7 @@ from jdkd.planning import chips, compiled, corpus_size, plan, roofline
 from jdkd.planning.chips import CHIPS, Chip
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import loading
-from tests.helpers import toy
+from tests.helpers import processes, toy
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -239,10 +236,9 @@ def get_config():
 """
     )
     workdir = home / 'run'
-    command = [sys.executable, '-m', 'jdkd.main', '--mode=plan', '--topology=local']
-    command += [f'--config={home}/config.py', f'--workdir={workdir}']
-    root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    args = ['--mode=plan', '--topology=local', f'--config={home}/config.py']
+    eight = processes.environment(devices=8)
+    done = processes.run_jdkd(*args, f'--workdir={workdir}', env=eight)
     assert done.returncode == 0, done.stderr[-3000:]
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     return json.loads((workdir / plan.FILE).read_text()), done.stdout, size
