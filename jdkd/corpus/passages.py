@@ -1,4 +1,4 @@
-"""Passages as columns that may be larger than memory, found by id without a dict of ids."""
+"""Passages as columns that may be larger than memory, indexed by id without a dict of ids."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""The collection on disk: what comes back, what is refused or left out, and when it is read."""
+"""Importing collections: what is stored, refused or left out, and when files are read again."""
 
 import gzip
 import json
@@ -152,14 +152,14 @@ def test_stops_with_the_place_or_leaves_out_and_counts(tmp_path, changes, messag
 
 def test_what_is_left_out_leaves_the_rest_as_it_is(tmp_path):
     bad = [('a b', '', 'x'), *PASSAGES[:2], ('a', '', 'again'), *PASSAGES[2:], ('d', '', 'again')]
-    found = build(
+    result = build(
         tmp_path,
         bad,
         [*QUERIES, ('train', 'q4', '')],
         [*QRELS, ('train', 'q1', 'z', 1)],
         on_error='skip',
     )
-    assert {kind: entry['count'] for kind, entry in found['skipped'].items()} == {
+    assert {kind: entry['count'] for kind, entry in result['skipped'].items()} == {
         'unusable passage': 1,
         'repeated passage': 2,
         'unusable query': 1,

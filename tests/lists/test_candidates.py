@@ -40,8 +40,8 @@ def test_pool_leaves_out_positives_equal_texts_and_repeats():
 def test_the_best_of_all_rankings_take_turns():
     first = np.array([[3, 0, 5, 6], [1, -1, -1, -1]])
     second = np.array([[4, 7, 0, 2], [-1, -1, -1, -1]])
-    found = candidates.interleave([first, second], GROUP, depth=3)
-    np.testing.assert_array_equal(found, [[3, 0, 7], [1, -1, -1]])  # 4 reads like 3
+    merged = candidates.interleave([first, second], GROUP, depth=3)
+    np.testing.assert_array_equal(merged, [[3, 0, 7], [1, -1, -1]])  # 4 reads like 3
 
 
 def test_lists_begin_with_a_positive_and_repeat_nothing():
@@ -116,8 +116,8 @@ def test_queries_with_labels_have_their_share_of_the_lists():
     np.testing.assert_array_equal(draw(share=0.1), plain)
     everything = np.ones(30, bool)
     for flags in (everything, ~everything):
-        found = candidates.choose_labelled(active, flags, 24, share=1, seed=0, round_index=0)
-        np.testing.assert_array_equal(found, plain)
+        chosen = candidates.choose_labelled(active, flags, 24, share=1, seed=0, round_index=0)
+        np.testing.assert_array_equal(chosen, plain)
 
 
 def test_every_query_comes_once_before_any_comes_twice():

@@ -14,35 +14,35 @@ POSITIVE, NEGATIVE = np.arange(100, 120), np.arange(200, 230)
 @pytest.mark.parametrize('seed', range(5))
 def test_reinforced_negative_holds_a_contiguous_span_of_the_positive(seed):
     rng = np.random.default_rng(seed)
-    found = dark.reinforced_negative(rng, POSITIVE, NEGATIVE, fraction=(0.2, 0.4), length=60)
-    span = found[found < 200]
+    example = dark.reinforced_negative(rng, POSITIVE, NEGATIVE, fraction=(0.2, 0.4), length=60)
+    span = example[example < 200]
     assert 4 <= len(span) <= 8  # 20% to 40% of 20 tokens
     np.testing.assert_array_equal(np.diff(span), 1)
-    at = np.flatnonzero(found < 200)
+    at = np.flatnonzero(example < 200)
     np.testing.assert_array_equal(np.diff(at), 1)  # in one place
-    np.testing.assert_array_equal(found[found >= 200], NEGATIVE)  # around it the negative
+    np.testing.assert_array_equal(example[example >= 200], NEGATIVE)  # around it the negative
 
 
 def test_the_negative_gives_way_to_the_length_limit():
     rng = np.random.default_rng(0)
-    found = dark.reinforced_negative(rng, POSITIVE, NEGATIVE, fraction=(0.5, 0.5), length=16)
-    assert len(found) == 16 and np.sum(found < 200) == 10
+    example = dark.reinforced_negative(rng, POSITIVE, NEGATIVE, fraction=(0.5, 0.5), length=16)
+    assert len(example) == 16 and np.sum(example < 200) == 10
 
 
 def test_an_empty_positive_changes_nothing():
     rng = np.random.default_rng(0)
     empty = np.array([], int)
-    found = dark.reinforced_negative(rng, empty, NEGATIVE, fraction=(0.1, 0.5), length=50)
-    np.testing.assert_array_equal(found, NEGATIVE)
+    example = dark.reinforced_negative(rng, empty, NEGATIVE, fraction=(0.1, 0.5), length=50)
+    np.testing.assert_array_equal(example, NEGATIVE)
     assert len(dark.noisy_positive(rng, empty, fraction=(0.1, 0.5), mask_id=3)) == 0
 
 
 @pytest.mark.parametrize('share', [0.1, 0.5])
 def test_noisy_positive_masks_that_share(share):
     rng = np.random.default_rng(0)
-    found = dark.noisy_positive(rng, POSITIVE, fraction=(share, share), mask_id=3)
-    assert np.sum(found == 3) == share * 20
-    np.testing.assert_array_equal(found[found != 3], POSITIVE[found != 3])
+    noisy = dark.noisy_positive(rng, POSITIVE, fraction=(share, share), mask_id=3)
+    assert np.sum(noisy == 3) == share * 20
+    np.testing.assert_array_equal(noisy[noisy != 3], POSITIVE[noisy != 3])
     assert POSITIVE[0] == 100  # the original is untouched
 
 
@@ -66,13 +66,13 @@ def generate(passages, query_ids, copies, **kwargs):
 
 
 def test_rows_are_whole_sequences_and_specials_are_never_masked():
-    found = generate([[0, 1, 2], [1, 0, 3]], ['a', 'b'], [0, 0])
-    assert found.shape == (2, 5, 10) and found.dtype == np.uint16
-    for row in found.reshape(-1, 10):
+    examples = generate([[0, 1, 2], [1, 0, 3]], ['a', 'b'], [0, 0])
+    assert examples.shape == (2, 5, 10) and examples.dtype == np.uint16
+    for row in examples.reshape(-1, 10):
         size = np.count_nonzero(row)
         assert row[0] == 1 and row[size - 1] == 2 and (row[size:] == 0).all()
-    assert (found[:, :3] != 3).all()  # reinforced negatives have no masks
-    assert (found[:, 3:] == 3).any(axis=-1).all()  # noisy positives do
+    assert (examples[:, :3] != 3).all()  # reinforced negatives have no masks
+    assert (examples[:, 3:] == 3).any(axis=-1).all()  # noisy positives do
 
 
 def test_the_same_item_gives_the_same_examples_whatever_is_around_it():
@@ -83,5 +83,5 @@ def test_the_same_item_gives_the_same_examples_whatever_is_around_it():
 
 
 def test_a_shorter_limit_holds():
-    found = generate([[0, 1, 2]], ['a'], [0], length=6)
-    assert found.shape[-1] == 6 and ((found == 2).sum(axis=-1) == 1).all()
+    examples = generate([[0, 1, 2]], ['a'], [0], length=6)
+    assert examples.shape[-1] == 6 and ((examples == 2).sum(axis=-1) == 1).all()

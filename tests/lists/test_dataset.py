@@ -75,12 +75,16 @@ def test_batches_join_records_with_their_tokens(written):
     train = splits['train']
     np.testing.assert_array_equal(batch['query_row'], train['query_row'][:4])
     np.testing.assert_array_equal(batch['query'], tokens.queries.rows(train['query_row'][:4]))
-    (found,) = batch['tokens']
-    assert (batch['lengths'] == 6).all() and found.shape == (20, 8) and (found[:, 6:] == 0).all()
-    found = found[batch['slots'], :6]
-    np.testing.assert_array_equal(found[:, 3:], train['dark'][:4])
+    (rows_of_batch,) = batch['tokens']
+    assert (
+        (batch['lengths'] == 6).all()
+        and rows_of_batch.shape == (20, 8)
+        and (rows_of_batch[:, 6:] == 0).all()
+    )
+    rows_of_batch = rows_of_batch[batch['slots'], :6]
+    np.testing.assert_array_equal(rows_of_batch[:, 3:], train['dark'][:4])
     np.testing.assert_array_equal(
-        found[:, :3], tokens.passages.rows(train['passages'][:4], 6, end=2)
+        rows_of_batch[:, :3], tokens.passages.rows(train['passages'][:4], 6, end=2)
     )
     np.testing.assert_array_equal(batch['teacher'], train['teacher'][:4])
 

@@ -26,8 +26,8 @@ DUAL = loader.DualEncoderTokens(QUERIES, PASSAGES, length=4, sep_id=2)
 
 def numbers(count: int, batches: int, **fields) -> list[list[int]]:
     order = loader.BatchOrder(**{'batch_size': 2, 'seed': [0], **fields})
-    found = order.batches(count)
-    return [found[k].tolist() for k in range(batches)]
+    order_batches = order.batches(count)
+    return [order_batches[k].tolist() for k in range(batches)]
 
 
 def mesh():
@@ -74,10 +74,10 @@ def test_cross_encoder_rows_join_query_and_passage():
         passages=TokenStore.from_rows(np.array([[1, 8, 2], [1, 2, 0]]), 0),
     )
     records = {'query_row': np.array([0]), 'passages': np.array([[0, 1]])}
-    found, _ = tokens(records)
-    np.testing.assert_array_equal(found['tokens'], [[[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]]])
+    texts, _ = tokens(records)
+    np.testing.assert_array_equal(texts['tokens'], [[[1, 5, 2, 8, 2, 0], [1, 5, 2, 2, 0, 0]]])
     np.testing.assert_array_equal(tokens.lengths(records), [[5, 4]])
-    np.testing.assert_array_equal(found['token_types'], [[[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]]])
+    np.testing.assert_array_equal(texts['token_types'], [[[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]]])
 
 
 def test_an_order_depends_on_its_fields_alone():

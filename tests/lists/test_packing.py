@@ -1,4 +1,4 @@
-"""Rows of tokens: every text is found again, in whatever rows, and next to nothing is padding."""
+"""Rows of tokens: every text comes back, in any layout, with next to no padding."""
 
 import numpy as np
 import pytest
@@ -25,12 +25,12 @@ def some_batches(count=5, shape=(8, 6), longest=40, seed=0):
 
 def texts_in(packed, layout):
     """The texts of all slots, by number."""
-    found = []
+    texts = []
     for i, tile in enumerate(packed['tokens']):
         segments = packed['segments'][i] if layout.slots > 1 else tile > 0
         for row, of in zip(tile, segments, strict=True):
-            found += [row[of == 1 + slot] for slot in range(layout.slots)]
-    return found
+            texts += [row[of == 1 + slot] for slot in range(layout.slots)]
+    return texts
 
 
 @pytest.mark.parametrize('rows', KINDS, ids=str)

@@ -6,13 +6,13 @@ from jdkd.tokens.store import TokenStore, row_offsets
 
 
 def test_rows_are_padded_and_cut_with_their_separator(tokenizer):
-    found = tokenizer.encode(['a list', 'length of a list of a list', ''], 6)
+    store = tokenizer.encode(['a list', 'length of a list of a list', ''], 6)
     np.testing.assert_array_equal(
-        found.rows(np.arange(3)), [[1, 12, 10, 2, 0, 0], [1, 7, 8, 9, 12, 2], [1, 2, 0, 0, 0, 0]]
+        store.rows(np.arange(3)), [[1, 12, 10, 2, 0, 0], [1, 7, 8, 9, 12, 2], [1, 2, 0, 0, 0, 0]]
     )
-    assert found.dtype == np.uint16
-    np.testing.assert_array_equal(found.lengths, [4, 6, 2])
-    np.testing.assert_array_equal(found[0], [1, 12, 10, 2])
+    assert store.dtype == np.uint16
+    np.testing.assert_array_equal(store.lengths, [4, 6, 2])
+    np.testing.assert_array_equal(store[0], [1, 12, 10, 2])
 
 
 def test_rows_of_a_store_have_any_shape_and_length(tokenizer):

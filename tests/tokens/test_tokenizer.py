@@ -45,15 +45,15 @@ def test_a_written_store_equals_one_in_memory_also_after_a_kill(tokenizer, tmp_p
     texts.down_at = None
     stage(texts)
     assert taken == [0, 4, 8, 12, 16, 16, 20, 24]  # what was written is not tokenised again
-    found = tokenizer.load_store(tmp_path / 'store', 9)
+    store = tokenizer.load_store(tmp_path / 'store', 9)
     assert sorted(p.name for p in (tmp_path / 'store').iterdir()) == [
         'ids.npy',
         'manifest.json',
         'offsets.npy',
     ]
-    np.testing.assert_array_equal(found.ids, expected.ids)
-    np.testing.assert_array_equal(found.offsets, expected.offsets)
-    assert found.dtype == np.uint16 and found.length == 9
+    np.testing.assert_array_equal(store.ids, expected.ids)
+    np.testing.assert_array_equal(store.offsets, expected.offsets)
+    assert store.dtype == np.uint16 and store.length == 9
 
 
 def test_decoding_gives_words_and_identifiers_back(tokenizer):
@@ -83,10 +83,10 @@ def test_large_vocabularies_take_32_bits(tokenizer):
     for last, dtype in ((2**16 - 1, np.uint16), (2**16, np.int32)):
         content['model']['vocab']['a'] = last
         path.write_text(json.dumps(content))
-        found = load_tokenizer(tokenizer.directory)
-        assert found.last_id == last and found.encode(['a'], 4).dtype == dtype
-        np.testing.assert_array_equal(found.encode(['a'], 4)[0], [1, last, 2])
-        fingerprints.add(found.fingerprint)
+        loaded = load_tokenizer(tokenizer.directory)
+        assert loaded.last_id == last and loaded.encode(['a'], 4).dtype == dtype
+        np.testing.assert_array_equal(loaded.encode(['a'], 4)[0], [1, last, 2])
+        fingerprints.add(loaded.fingerprint)
     assert len(fingerprints) == 3
 
 

@@ -1,4 +1,4 @@
-"""What every source of a collection provides, and how errors in its data are handled."""
+"""The interface of sources of collections, and handlers of errors in their data."""
 
 import dataclasses
 import pathlib
@@ -20,7 +20,7 @@ Answer = tuple[str, str, str, Any]  # where, split, query id, answer
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A collection to import: reads nothing before it is asked to, and keeps nothing.
+    """A collection to import: streams its items on request, and keeps nothing.
 
     Attributes:
         name: Name of the collection in reports.

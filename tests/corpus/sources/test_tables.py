@@ -189,11 +189,11 @@ class Squad(tfds.core.GeneratorBasedBuilder):
 def test_tfds_reads_as_the_table_does_and_without_tensorflow(root):
     Squad(data_dir=str(root), file_format='array_record').download_and_prepare()
     options = {'queries': {'train': 'train'}, 'fields': SQUAD_FIELDS, 'name': 'squad'}
-    found = load(root / 'squad/1.0.0', kind='tfds', **options)
+    dataset = load(root / 'squad/1.0.0', kind='tfds', **options)
     assert 'tensorflow' not in sys.modules
     write(root / 'train.jsonl', SQUAD)
     table = load(root, queries={'train': 'train.jsonl'}, fields=SQUAD_FIELDS, name='squad')
-    assert found.fingerprint == table.fingerprint
+    assert dataset.fingerprint == table.fingerprint
     source = registry.open_source('tfds:squad', data_dir=str(root), **options)
     assert [text for _, _, _, text in source.passages(None)] == ['The Sun is hot.']
     with pytest.raises(ValueError, match="has no split 'dev'; it has train"):
