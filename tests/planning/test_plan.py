@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jdkd import config as configs
-from jdkd.configs import common, mta4dpr
+from jdkd.config import EncoderSpec
+from jdkd.configs import mta4dpr
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.transformer import Transformer, TransformerConfig
@@ -23,7 +24,7 @@ from tests.helpers import processes, toy
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 
-def test_without_the_compiler_it_says_what_to_install():
+def test_a_missing_compiler_is_named():
     with pytest.raises(RuntimeError, match=r'pip install "jax\[tpu\]"'):
         chips.find_devices('v99:1x1')
 
@@ -50,8 +51,8 @@ def test_collectives_of_a_compiled_computation():
         return place(x), place(a @ b)
 
     inputs = array((32, 64), 'data'), array((8, 64), None, 'model'), array((64, 4), 'model')
-    found = compiled.collectives(jax.jit(fn).lower(*inputs).compile().as_text(), mesh.size)
-    assert found == {
+    sums = compiled.collectives(jax.jit(fn).lower(*inputs).compile().as_text(), mesh.size)
+    assert sums == {
         'all-gather': compiled.Collective(1, 4 * 32 * 64, 4 * 32 * 64 * 3 / 4),
         'all-reduce': compiled.Collective(1, 4 * 8 * 4, 2 * 4 * 8 * 4 / 2),
     }
@@ -69,9 +70,9 @@ def test_collectives_of_a_compiled_computation():
         ('f32[16]{0} all-to-all(%x), dimensions={0}', 64, 56),
     ],
 )
-def test_what_a_collective_moves(operation, size, sent):
-    (found,) = compiled.collectives(f'%a = {operation}', 8).values()
-    assert found == compiled.Collective(1, size, sent)
+def test_bytes_of_a_collective(operation, size, sent):
+    (sums,) = compiled.collectives(f'%a = {operation}', 8).values()
+    assert sums == compiled.Collective(1, size, sent)
 
 
 def test_a_collective_within_one_device_is_none_and_one_in_two_places_is_one():
@@ -84,7 +85,7 @@ def test_a_collective_within_one_device_is_none_and_one_in_two_places_is_one():
     assert compiled.collectives(twice, 2) == {'all-gather': compiled.Collective(1, 32, 16.0)}
 
 
-def test_what_stands_in_a_loop_counts_as_often_as_it_goes_round():
+def test_loops_count_every_trip():
     mesh = meshes.make_mesh(2, 1, devices=jax.devices()[:2])
 
     def array(shape, *spec):
@@ -113,7 +114,7 @@ ENTRY %main (b: (f32[8])) -> (f32[8]) {
     assert compiled.collectives(text, 2) == {'all-reduce': compiled.Collective(4, 4 * 32, 4 * 32.0)}
 
 
-def test_main_memory_leaves_out_what_is_moved_within_the_chip():
+def test_main_memory_leaves_out_traffic_within_the_chip():
     text = """
 %body (p: (f32[8])) -> (f32[8]) {
   %p = (f32[8]{0}) parameter(0)
@@ -184,9 +185,8 @@ def test_operations_counted_by_hand_are_those_that_are_compiled(gated):
 )
 def test_a_model_sketched_without_tensors_is_the_one_that_is_read(tmp_path, model, overrides):
     toy.write_model(tmp_path / 'model', model)
-    spec = common.encoder(str(tmp_path / 'model'), query_length=8, passage_length=16)
-    spec.update(overrides)
-    spec = configs.resolve(spec)
+    lengths = {'query_length': 8, 'passage_length': 16}
+    spec = EncoderSpec(weights=str(tmp_path / 'model'), **lengths, **overrides)
     read, params, _ = loading.read_model(spec, 0)
     (tmp_path / 'model' / 'model.safetensors').unlink()
     sketched, shapes = loading.sketch_model(spec)
@@ -194,12 +194,12 @@ def test_a_model_sketched_without_tensors_is_the_one_that_is_read(tmp_path, mode
     assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, params)
 
 
-def test_numbers_that_the_config_tells_are_not_counted():
+def test_numbers_in_the_config_are_not_counted():
     config = configs.resolve(mta4dpr.get_config('msmarco'))
-    found = corpus_size.measure(config, None, meshes.make_mesh())
-    assert (found.passages, found.train + found.held_out, found.test) == (8841823, 502939, 6980)
-    assert found.held_out == 5029
-    lengths = found.passage_lengths((4096,), 144)
+    size = corpus_size.measure(config, None, meshes.make_mesh())
+    assert (size.passages, size.train + size.held_out, size.test) == (8841823, 502939, 6980)
+    assert size.held_out == 5029
+    lengths = size.passage_lengths((4096,), 144)
     assert lengths.max() == 144 and 70 < lengths.mean() < 76
     assert set(CHIPS) == {'v4', 'v5e', 'v5p', 'v6e'}
 
@@ -244,10 +244,14 @@ def get_config():
     return json.loads((workdir / plan.FILE).read_text()), done.stdout, size
 
 
-def test_a_plan_has_each_stage_as_often_as_the_run_takes_it(planned):
-    found, shown, _ = planned
-    assert found['chips'] == 8 and found['texts']['passages'] == 30 and found['rounds'] == 2
-    stages = {stage['name']: stage for stage in found['stages']}
+def test_a_plan_counts_the_steps_of_each_phase(planned):
+    plan_json, shown, _ = planned
+    assert (
+        plan_json['chips'] == 8
+        and plan_json['texts']['passages'] == 30
+        and plan_json['rounds'] == 2
+    )
+    stages = {stage['name']: stage for stage in plan_json['stages']}
     assert list(stages) == [
         'train cross',
         'encode with minilm',
@@ -266,17 +270,17 @@ def test_a_plan_has_each_stage_as_often_as_the_run_takes_it(planned):
         'encode with student': 3 * 38,
         'train student': 2 * 10 * 8,
     }
-    # Nothing is said of the time on a chip that is not known.
-    assert 'chip_hours' not in found and stages['train student']['hours'] is None
+    # An unknown chip has no time bound.
+    assert 'chip_hours' not in plan_json and stages['train student']['hours'] is None
 
 
-def test_a_plan_tells_memory_and_communication_of_a_step(planned):
-    found, _, params = planned
-    step = found['stages'][-1]
+def test_a_plan_has_memory_and_communication_of_a_step(planned):
+    plan_json, _, params = planned
+    step = plan_json['stages'][-1]
     memory = step['memory']
     assert memory['parameters'] == params
     assert 2 * params <= memory['optimizer'] < 2 * params + 100
     assert memory['total'] >= 3 * params + memory['temporaries']
     # The gradients of all devices are summed.
     assert step['collectives']['all-reduce']['size'] >= params
-    assert found['disk']['checkpoints'] > 0 and found['host']['import'] > 0
+    assert plan_json['disk']['checkpoints'] > 0 and plan_json['host']['import'] > 0

@@ -1,4 +1,4 @@
-"""Files whole or absent, checksums, and full disks by whatever name."""
+"""Atomic writes, checksums, and full disks under any name."""
 
 import errno
 import pathlib
@@ -20,7 +20,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == 'new' and list(tmp_path.iterdir()) == [path]
 
 
-def test_damage_is_found_in_any_file(tmp_path):
+def test_damage_in_any_file_is_named(tmp_path):
     (tmp_path / 'b').mkdir()
     for name in ('a', 'b/c', 'b/d'):
         (tmp_path / name).write_text(name)
@@ -33,7 +33,7 @@ def test_damage_is_found_in_any_file(tmp_path):
 
 
 @pytest.mark.parametrize('is_directory', [True, False])
-def test_what_is_sealed_can_be_relied_on_until_it_changes(tmp_path, is_directory):
+def test_a_seal_holds_until_the_contents_change(tmp_path, is_directory):
     path = tmp_path / 'part'
     if is_directory:
         path.mkdir()
@@ -70,7 +70,7 @@ def chained(error: Exception) -> Exception:
         (ValueError('a list of 10 was requested'), False),
     ],
 )
-def test_a_full_disk_is_told_from_other_errors(error, full):
+def test_a_full_disk_differs_from_other_errors(error, full):
     assert files.is_disk_full(error) == full
 
 

@@ -42,11 +42,11 @@ def test_split_parameters_compute_the_same():
     mesh = meshes.make_mesh(model=2)
     tokens = np.random.default_rng(0).integers(4, 64, (8, 10))
     split = jax.device_put(params(), meshes.shardings(mesh, params(), rules))
-    found = jax.jit(lambda p, t: DualEncoder(CONFIG).apply({'params': p}, t))(
+    outputs = jax.jit(lambda p, t: DualEncoder(CONFIG).apply({'params': p}, t))(
         split, jax.device_put(tokens, meshes.batch_sharding(mesh))
     )
     expected = DualEncoder(CONFIG).apply({'params': params()}, tokens)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
 def test_a_rule_without_parameters_is_an_error():

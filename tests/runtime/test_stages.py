@@ -1,4 +1,4 @@
-"""Stages: whole or absent, built once, never overwritten."""
+"""Stages: complete or absent, built once, never overwritten."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def test_a_half_built_stage_is_built_again(tmp_path):
     assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == ['manifest.json', 'whole']
 
 
-def test_a_resumable_stage_goes_on_at_the_first_part_that_is_missing(tmp_path):
+def test_a_resumable_stage_continues_at_the_first_missing_part(tmp_path):
     written = []
 
     def build(stop_at):
@@ -68,7 +68,7 @@ def test_a_resumable_stage_goes_on_at_the_first_part_that_is_missing(tmp_path):
     ]
 
 
-def test_what_was_left_of_other_inputs_is_not_gone_on_with(tmp_path):
+def test_leftovers_of_other_inputs_are_not_resumed(tmp_path):
     def fails(out):
         (out / 'half').write_text('')
         raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def test_other_inputs_are_refused_and_nothing_is_lost(tmp_path):
     assert (tmp_path / 'a/x').read_text() == '1'
 
 
-def test_other_inputs_replace_a_stage_where_that_is_asked_for(tmp_path, caplog):
+def test_update_replaces_a_stage_of_other_inputs(tmp_path, caplog):
     workdir = tmp_path / 'w'
 
     def made(n, update=False):
@@ -128,7 +128,7 @@ def test_other_inputs_replace_a_stage_where_that_is_asked_for(tmp_path, caplog):
         ),
     ],
 )
-def test_a_damaged_stage_is_named_kept_and_made_again(tmp_path, caplog, damage, named):
+def test_a_damaged_stage_is_named_kept_and_rebuilt(tmp_path, caplog, damage, named):
     workdir = tmp_path / 'w'
 
     def build(out):
@@ -162,7 +162,7 @@ def test_a_stage_of_a_newer_version_is_refused(tmp_path, monkeypatch):
             stages.build_stage(tmp_path / 'a', {}, lambda out: None)
 
 
-def test_a_build_that_gives_something_else_than_before_is_told(tmp_path, caplog):
+def test_a_rebuild_with_other_outputs_is_a_warning(tmp_path, caplog):
     for text in '12':
         with lock.hold(tmp_path):
             stages.build_stage(
@@ -173,7 +173,7 @@ def test_a_build_that_gives_something_else_than_before_is_told(tmp_path, caplog)
 
 
 @pytest.mark.parametrize('damage', ['flip', 'unsealed'])
-def test_a_part_that_was_damaged_meanwhile_is_made_again(tmp_path, caplog, damage):
+def test_a_damaged_part_is_rebuilt(tmp_path, caplog, damage):
     written = []
 
     def build(stop):

@@ -1,4 +1,4 @@
-"""Configs that cannot work, each with the sentence that says so, and all sentences at once."""
+"""Configs that cannot work: the error of each, and all errors at once."""
 
 import json
 import shutil
@@ -94,7 +94,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('systems.minilm_ft.train.negatives_from', 'minilm_ft', 'minilm_ft <- minilm_ft'),
     ],
 )
-def test_what_cannot_work_is_said_before_it_is_tried(field, value, message):
+def test_a_field_that_cannot_work_is_an_error(field, value, message):
     config = mta4dpr.get_config()
     validate(configs.resolve(config))
     owner = config
@@ -138,7 +138,7 @@ def test_an_entry_that_is_not_used_may_be_anything():
     validate(configs.resolve(config))
 
 
-def test_all_faults_of_a_config_are_told_at_once():
+def test_all_errors_of_a_config_are_raised_together():
     config = mta4dpr.get_config()
     config.rounds, config.student.dropout, config.assistants = 0, 2.0, ('minilm', 'nobody')
     config.measures, config.teacher.weights = ('MRR@10', 'best'), (1.0,)
@@ -148,7 +148,7 @@ def test_all_faults_of_a_config_are_told_at_once():
     first, *lines = str(caught.value).splitlines()
     # With no rounds, nothing is left of the steps that warm up.
     assert first == '8 things are wrong:' and all(line.startswith('- ') for line in lines)
-    for said in (
+    for part in (
         'rounds=0',
         'student.dropout=2.0',
         "'nobody' is no entry",
@@ -158,7 +158,7 @@ def test_all_faults_of_a_config_are_told_at_once():
         "unknown collection source 'csv:x'",
         'optimizer.warmup_steps=8',
     ):
-        assert sum(said in line for line in lines) == 1, said
+        assert sum(part in line for line in lines) == 1, part
 
 
 def small(home, **overrides):
@@ -214,7 +214,7 @@ def before_start(home, **overrides):
         ({'collection__options': {'questions': {'qa': 'no.csv'}}}, 'no.csv is missing; the option'),
     ],
 )
-def test_what_is_named_must_be_there_and_fit(home, overrides, message):
+def test_checkpoints_devices_and_files_must_fit(home, overrides, message):
     before_start(home)
     with pytest.raises(ValueError, match=message):
         before_start(home, **overrides)
@@ -274,13 +274,13 @@ def opened(home, **overrides):
         ),
     ],
 )
-def test_the_collection_must_give_what_is_asked(home, overrides, message):
+def test_the_collection_must_be_large_enough(home, overrides, message):
     validation.before_work(opened(home))
     with pytest.raises(ValueError, match=message):
         validation.before_work(opened(home, **overrides))
 
 
-def test_scann_is_asked_for_only_where_it_indexes(home, monkeypatch):
+def test_scann_is_required_only_where_it_indexes(home, monkeypatch):
     monkeypatch.setattr(index, 'scann', None)
     validation.before_work(opened(home))  # 30 passages are searched exactly.
     monkeypatch.setattr(index, '_HASH_FROM', 30)
@@ -288,7 +288,7 @@ def test_scann_is_asked_for_only_where_it_indexes(home, monkeypatch):
         validation.before_work(opened(home))
 
 
-def test_a_disk_that_is_too_small_is_said_with_both_figures(home, monkeypatch):
+def test_a_disk_that_is_too_small_is_an_error_with_both_figures(home, monkeypatch):
     usage = shutil.disk_usage(home)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=50 * 2**10))
     run = opened(home)
@@ -297,11 +297,11 @@ def test_a_disk_that_is_too_small_is_said_with_both_figures(home, monkeypatch):
     total = sum(disk.estimate_run(run).values())
     assert f'will write about {total / 2**20:.1f} MiB (tokens ' in str(caught.value)
     assert 'has 0.0 MiB free' in str(caught.value)
-    (run.workdir / 'systems').mkdir()  # What has begun is not asked.
+    (run.workdir / 'systems').mkdir()  # A run that has begun passes.
     validation.before_work(run)
 
 
-def test_the_estimate_follows_what_is_known(home):
+def test_the_disk_estimate_follows_the_config(home):
     few, more = disk.estimate_run(opened(home)), disk.estimate_run(opened(home, rounds=5))
     # minilm and minilm_ft once; the student before training and after each of 2 or 5 rounds.
     rows = 30 + 12
