@@ -127,7 +127,7 @@ def summary(
 
     Returns:
         {variant: `seeds`, `mean` {measure: value}, `spread` over seeds (standard deviation, None
-        for one seed), `less_<reference>` as from `significance.compare`, and the differences
+        for one seed), `less_<reference>` as from `significance.paired_tests`, and the differences
         `by_seed` {measure: {seed: difference}}}.
     """
     found = {}
@@ -146,7 +146,7 @@ def summary(
         both = [seed for seed in by_seed if seed in measured.get(reference, {})]
         if variant != reference and both:
             sides = [mean_per_query([x[s] for s in both]) for x in (by_seed, measured[reference])]
-            found[variant][f'less_{reference}'] = significance.compare(*sides, titles)
+            found[variant][f'less_{reference}'] = significance.paired_tests(*sides, titles)
             found[variant]['by_seed'] = {
                 m: {s: of_seeds[s][m] - means_of[reference][s][m] for s in both} for m in values
             }

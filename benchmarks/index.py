@@ -17,6 +17,7 @@ from absl import app, flags
 from benchmarks import measure
 from jdkd.config import IndexConfig
 from jdkd.retrieval import index, vectors
+from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import stages
 from jdkd.runtime.parts import write_parts
 
@@ -63,17 +64,17 @@ class Mixture:
 
 def run(root: pathlib.Path, size: int, config) -> dict:
     mixture, result = Mixture(_DIM.value), {'passages': size}
-    count = -(-size // vectors.PART)
+    count = -(-size // vectors.FILE_ROWS)
 
     def write(i, file):
-        part = mixture.passages(i, min(vectors.PART, size - i * vectors.PART))
+        part = mixture.passages(i, min(vectors.FILE_ROWS, size - i * vectors.FILE_ROWS))
         vectors.save(file, part, _STORE.value)
 
     inputs = {'size': size, 'dim': _DIM.value, 'store': _STORE.value}
     stages.build_stage(
         root / f'vectors-{size}',
         inputs,
-        lambda out: write_parts(out, vectors.NAME, count, write) and None,
+        lambda out: write_parts(out, vectors.FILE_NAME, count, write) and None,
         resumable=True,
     )
     passages = vectors.load(root / f'vectors-{size}')
@@ -94,11 +95,11 @@ def run(root: pathlib.Path, size: int, config) -> dict:
     index.exact_search(sample, passages[: 2 * 65_536], _DEPTH)  # Compiles.
     with measure.peak(result, 'exact'):
         exact = index.exact_search(sample, passages, _DEPTH)
-    head = index.Ranking(found.passages[: len(sample)], found.scores[: len(sample)])
+    head = Ranking(found.passages[: len(sample)], found.scores[: len(sample)])
     result['build']['mib_on_disk'] = round(sum(files) / 2**20)
     for name, number in (('search', len(queries)), ('exact', len(sample))):
         result[name]['queries_per_second'] = round(number / result[name]['seconds'], 1)
-    result['recall_at_100'] = round(index.recall(head, exact), 4)
+    result['recall_at_100'] = round(head.recall(exact), 4)
     print(result, flush=True)
     return result
 

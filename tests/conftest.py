@@ -5,6 +5,7 @@ The devices let sharded steps be tested without accelerators.
 
 import os
 
+import jaxtyping
 import pytest
 
 from tests.helpers import compilation
@@ -15,6 +16,8 @@ os.environ['XLA_FLAGS'] = (
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 compilation.share_cache()
 compilation.disable_optimisations()
+# Checks array shapes at run time; must precede the first import of these packages.
+jaxtyping.install_import_hook(['jdkd.models'], 'beartype.beartype')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -129,12 +129,12 @@ def header(data=b'\0' * 8, **tensors):
         ('model.safetensors', header(a={**FLOAT, 'shape': [-1]}), 'damaged'),
         ('model.safetensors', header(a={**FLOAT, 'dtype': 'EVIL'}), 'damaged'),
         ('tokenizer.json', {'model': {'type': 'Evil'}}, 'is no tokenizer'),
-        ('sentence_bert_config.json', {'max_seq_length': -5}, 'it is a number of tokens'),
+        ('sentence_bert_config.json', {'max_seq_length': -5}, 'it must be a number of tokens'),
         ('tokenizer_config.json', {'cls_token': [1]}, 'damaged'),
         ('1_Pooling/config.json', {'pooling_mode': [{}]}, 'asks for pooling {}'),
         ('2_Dense/config.json', {'out_features': 10**30, 'in_features': 8}, 'implies'),
         ('config_sentence_transformers.json', {'prompts': [1]}, 'damaged'),
-        ('config_sentence_transformers.json', {'prompts': {'query': 1}}, 'a prompt is a string'),
+        ('config_sentence_transformers.json', {'prompts': {'query': 1}}, 'prompt must be a string'),
     ],
 )
 def test_checkpoints_that_lie(model, file, content, message):

@@ -99,6 +99,7 @@ def checkpoint(name, layers=None) -> pretrained.Pretrained:
         pooling=told.get('pooling'),
         normalize=told.get('normalize', False),
         projection=None,
+        classifies=classifies,
         projection_params=None,
         query_prompt='',
         passage_prompt='',

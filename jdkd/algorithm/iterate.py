@@ -22,7 +22,7 @@ from jdkd.algorithm.lists import positives, read_stand_ins, round_path
 from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
 from jdkd.lists import candidates
 from jdkd.report import model_card, run_report
-from jdkd.retrieval import measures, significance
+from jdkd.retrieval import measures, significance, trec
 from jdkd.run import STUDENT, Run
 from jdkd.systems import measuring
 from jdkd.systems.build import build
@@ -132,8 +132,8 @@ def compare(
             measured.save(out, system.name)
             means[system.name] = {**measured.means, **facts}
         ranked, _ = current.rank(run.held_out)
-        found_run = measures.to_run(ranked, run.held_out.ids, run.collection.passage_ids)
-        measures.write_trec_run(out / 'eval.trec', found_run, current.name)
+        found_run = trec.from_ranking(ranked, run.held_out.ids, run.collection.passage_ids)
+        trec.write(out / 'eval.trec', found_run, current.name)
         ranked, _ = current.rank(run.train)
         wrong = measures.wrong_queries(ranked, positives(run), run.collection.group)
         np.save(out / 'wrong.npy', wrong)
@@ -195,7 +195,7 @@ def final_test(
     Returns:
         `test` {system: {measure: value}}, and `significance` of the student's differences from
         the first stage and from its own start, {system: {measure: ...}}; see
-        `significance.compare`. The stage also holds the measures of each query.
+        `significance.paired_tests`. The stage also holds the measures of each query.
     """
     config = run.config
     shown = {config.first_stage: systems[config.first_stage]}
@@ -216,7 +216,7 @@ def final_test(
         return {
             'test': {name: measured.means for name, measured in measured_systems.items()},
             'significance': {
-                name: significance.compare(ours, measured_systems[name].per_query)
+                name: significance.paired_tests(ours, measured_systems[name].per_query)
                 for name in (config.first_stage, 'student_init')
             },
         }
@@ -231,6 +231,6 @@ def final_test(
         build_stage,
     )['result']
     ranking, _ = final.rank(run.test)
-    final_run = measures.to_run(ranking, run.test.ids, run.collection.passage_ids)
-    measures.write_trec_run(run.workdir / 'run.trec', final_run, 'student')
+    final_run = trec.from_ranking(ranking, run.test.ids, run.collection.passage_ids)
+    trec.write(run.workdir / 'run.trec', final_run, 'student')
     return tested

@@ -9,8 +9,7 @@ import scipy.optimize
 import scipy.special
 
 from jdkd.lists.candidates import Lists
-from jdkd.retrieval import index
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 from jdkd.runtime import distributed
 from jdkd.systems import measuring, scoring
@@ -191,7 +190,7 @@ def rerank(
         build_stage,
         resumable=True,
     )
-    return index.load_ranking(run.workdir / path, 'ranking')
+    return Ranking.load(run.workdir / path, 'ranking')
 
 
 def measure_teacher(

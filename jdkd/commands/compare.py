@@ -56,7 +56,7 @@ def write_comparison(
             f'{workdir} and {other} were tested on disjoint sets of queries; give two runs with '
             'the same collection.test_split.'
         )
-    differences = significance.compare(
+    differences = significance.paired_tests(
         {query_id: ours.per_query[query_id] for query_id in common},
         {query_id: theirs.per_query[query_id] for query_id in common},
     )

@@ -8,7 +8,7 @@ from jdkd.algorithm import student
 from jdkd.commands import zero_shot
 from jdkd.commands.setup import hold_workdir, open_run
 from jdkd.report import tables
-from jdkd.retrieval import index, measures, significance, vectors
+from jdkd.retrieval import index, significance, trec, vectors
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
@@ -67,14 +67,14 @@ def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> d
         )
     measured = measuring.measure(run, ranking, run.test)
     measured.save(run.workdir, 'eval')
-    run_file = measures.to_run(ranking, run.test.ids, run.collection.passage_ids)
-    measures.write_trec_run(run.workdir / 'eval.trec', run_file, STUDENT)
+    run_file = trec.from_ranking(ranking, run.test.ids, run.collection.passage_ids)
+    trec.write(run.workdir / 'eval.trec', run_file, STUDENT)
     test, differences = {STUDENT: measured.means}, {}
     if against:
         path = pathlib.Path(against)
         other = measuring.measure_file(run, path / 'run.trec' if path.is_dir() else path, run.test)
         test[against] = other.means
-        differences[against] = significance.compare(measured.per_query, other.per_query)
+        differences[against] = significance.paired_tests(measured.per_query, other.per_query)
     stages.write_json(run.workdir / 'eval.json', {'test': test, 'significance': differences})
     print(tables.measures_table(test))
     if differences:

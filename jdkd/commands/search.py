@@ -12,7 +12,7 @@ import numpy as np
 
 from jdkd.algorithm import student
 from jdkd.commands.setup import load_config, open_run
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
 from jdkd.systems.build import build

@@ -23,7 +23,7 @@ from jdkd.models import pretrained, weights
 from jdkd.models.families import FAMILIES
 from jdkd.report import tables
 from jdkd.retrieval import measures as evaluation
-from jdkd.retrieval import significance
+from jdkd.retrieval import significance, trec
 from jdkd.run import Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
@@ -247,14 +247,14 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
     means = run.stage('test', measure_inputs(run, (first, model)), build_stage)['result']
     test = {name: {m: of[m] for m in run.config.measures} for name, of in means.items()}
     for name, file in ((FIRST, 'bm25.trec'), (MODEL, 'run.trec')):
-        ranked = evaluation.to_run(rankings[name], run.test.ids, run.collection.passage_ids)
-        evaluation.write_trec_run(run.workdir / file, ranked, name)
+        ranked = trec.from_ranking(rankings[name], run.test.ids, run.collection.passage_ids)
+        trec.write(run.workdir / file, ranked, name)
     ours, theirs = (evaluation.load_per_query(run.workdir / 'test', n) for n in (MODEL, FIRST))
-    compared = {FIRST: significance.compare(ours, theirs)}
+    compared = {FIRST: significance.paired_tests(ours, theirs)}
     if against:
         other = measuring.measure_file(run, against, run.test)
         test[OTHER] = other.means
-        compared[OTHER] = significance.compare(ours, other.per_query)
+        compared[OTHER] = significance.paired_tests(ours, other.per_query)
     own = own_passages(run, run.test)
     return {
         'test': test,

@@ -1,4 +1,4 @@
-"""What an encoder is made of, as data: every family is one choice of these fields."""
+"""Encoder configs: every model family is one choice of these fields."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 
 from jdkd.runtime.messages import shown
 
-# Under the names that Hugging Face configs use.
+# By the names that Hugging Face configs use.
 ACTIVATIONS = {
     'gelu': functools.partial(nn.gelu, approximate=False),
     'gelu_new': functools.partial(nn.gelu, approximate=True),
@@ -24,18 +24,18 @@ ACTIVATIONS = {
     'tanh': jnp.tanh,
 }
 REMAT = ('none', 'dots', 'full')
-_LARGEST = 2**24  # Of any size; checkpoints come from anywhere, and products must fit 64 bits.
+_MAX_SIZE = 2**24  # Checkpoints are not trusted; products of sizes must fit 64 bits.
 
 
 @dataclasses.dataclass(frozen=True)
 class RelativeBias:
-    """A learned bias on each head's logits for each bucket of distances, shared by all layers.
+    """A learned logit bias per head and bucket of distances, shared by all layers.
 
-    From T5 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683), as MPNet has it.
+    From T5 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683), as used by MPNet.
 
     Attributes:
-        num_buckets: Half of them for keys before the query, half for keys after it.
-        max_distance: From here on all distances share the last bucket.
+        num_buckets: Half of them are for keys before the query, half for keys after it.
+        max_distance: Distances from here on share the last bucket.
     """
 
     num_buckets: int = 32
@@ -49,12 +49,12 @@ class Disentangled:
     See https://arxiv.org/abs/2006.03654 and, for the buckets, https://arxiv.org/abs/2111.09543.
 
     Attributes:
-        num_buckets: Buckets of distances on each side of the query; 0 for one a distance.
-        max_distance: Distances are cut off here.
-        terms: Of 'c2p' (the query's content to positions) and 'p2c' (positions to the key's
-            content), those that are added.
-        share_key: Whether positions go through the query and key projections of the contents.
-        norm: Whether the position embeddings are normalised.
+        num_buckets: Buckets of distances on each side of the query; 0 for one per distance.
+        max_distance: Distances are clipped to this.
+        terms: The terms to add, out of 'c2p' (the query's content to positions) and 'p2c'
+            (positions to the key's content).
+        share_key: Whether positions use the query and key projections of the contents.
+        norm: Whether position embeddings are layer-normalised.
     """
 
     num_buckets: int = 0
@@ -65,7 +65,7 @@ class Disentangled:
 
     @property
     def span(self) -> int:
-        """Positions on each side of the query that have an embedding."""
+        """Number of positions with an embedding on each side of the query."""
         return self.num_buckets or self.max_distance
 
     def __post_init__(self):
@@ -74,7 +74,7 @@ class Disentangled:
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Queries and keys turned by their positions (Su et al. 2021).
+    """Rotates queries and keys by their positions (Su et al. 2021).
 
     See https://arxiv.org/abs/2104.09864.
 
@@ -94,34 +94,34 @@ class TransformerConfig:
     Attributes:
         vocab_size: Rows of the word embedding.
         hidden_size: D.
-        num_layers: Blocks of attention and feed-forward.
+        num_layers: Number of attention and feed-forward blocks.
         num_heads: H; divides `hidden_size`.
         intermediate_size: Width of the feed-forward layers.
-        max_positions: Longest row, in tokens.
-        type_vocab_size: Number of token types (segments); 0 where the family has none.
+        max_positions: Maximum row length in tokens.
+        type_vocab_size: Number of token types (segments); 0 if the family has none.
         layer_norm_eps: Added to the variance in layer norms.
         activation: A key of `ACTIVATIONS`; 'gelu' is the exact one (erf).
-        pad_id: The token that is masked.
-        embedding_size: Width of the embeddings where they are projected to D; None for D.
-        project_first: Whether that projection comes before the norm of the embeddings, and has no
-            bias (DeBERTa), or after it (ELECTRA).
+        pad_id: Id of the padding token.
+        embedding_size: Width of the embeddings if they are projected to D; None for D.
+        project_first: Whether that projection precedes the norm of the embeddings and has no bias
+            (DeBERTa), or follows it (ELECTRA).
         position_embeddings: Whether absolute positions have learned embeddings.
         position_offset: Rows of that table before the first position.
-        relative: What attention knows of relative positions, if anything.
+        relative: How attention uses relative positions, if at all.
         use_bias: Whether dense layers and norms have biases.
-        norm_first: Whether norms stand in the residual branches (but for the first, which the
-            norm of the embeddings precedes) with one after the last layer, or after each sum.
+        norm_first: Whether norms precede each residual branch (except the first, which follows the
+            norm of the embeddings), with one more after the last layer; else they follow each sum.
         gated: Whether the feed-forward layers multiply the activation by a second projection
             (Shazeer 2020, https://arxiv.org/abs/2002.05202).
-        local_layers: Layers that attend in a window only.
-        window: Tokens to each side of the query in that window.
+        local_layers: Indices of layers that attend only in a window.
+        window: Tokens in that window to each side of the query.
         head_pooling: 'cls' or 'mean': the state that the family's sequence classifier reads.
-        head_activation: What follows that classifier's first dense layer.
-        dropout: Rate, in training only, on the embeddings and on each residual branch. Attention
-            probabilities are never dropped, so that fused attention kernels stay possible.
-        dtype: 'float32' or 'bfloat16': what the matrix products run in.
-        remat: What the backward pass computes again instead of keeping it: 'none', all but the
-            products with weights ('dots'), or whole layers ('full').
+        head_activation: Activation after that classifier's first dense layer.
+        dropout: Rate in training, on the embeddings and each residual branch. Attention
+            probabilities are never dropped, so that fused kernels remain possible.
+        dtype: 'float32' or 'bfloat16', in which matrix products run.
+        remat: Rematerialisation: 'none' keeps everything for the backward pass, 'dots' keeps
+            products with weights, 'full' keeps only the inputs of layers.
         family: The key of `families.FAMILIES` that names the tensors in a checkpoint.
     """
 
@@ -191,15 +191,18 @@ class TransformerConfig:
 def pick_layers(
     config: TransformerConfig, layers: Sequence[int | str] | str | None
 ) -> tuple[TransformerConfig, tuple[int, ...]]:
-    """The config with some layers alone, and which they are.
+    """Selects layers of a checkpoint.
 
     Args:
-        config: Of the checkpoint.
-        layers: Those to keep, counted from 0, in this order; or 'first:3', or 'even:3' for three
-            from the first to the last; None for all of them.
+        config: Config of the checkpoint.
+        layers: Indices to keep, from 0, in this order; or 'first:3', or 'even:3' for three evenly
+            spaced from the first to the last; None for all.
+
+    Returns:
+        The config of the selection and the indices of its layers in the checkpoint.
 
     Raises:
-        ValueError: if the checkpoint has no such layers, or its family cannot do without others.
+        ValueError: if the checkpoint has no such layers, or its family does not work with them.
     """
     if layers is None:
         return config, tuple(range(config.num_layers))
@@ -212,19 +215,20 @@ def pick_layers(
         )
     if config.norm_first and [i for i in picks if i == 0] != list(picks[:1]):
         raise ValueError(
-            f'layers={layers!r} cannot be kept: the first layer of {config.family}, and no other, '
-            'is without a norm before its attention; begin with layer 0, once.'
+            f'layers={layers!r} cannot be kept: only the first layer of {config.family} has no '
+            'norm before its attention; begin with layer 0 and use it once.'
         )
     local = tuple(new for new, old in enumerate(picks) if old in config.local_layers)
     return dataclasses.replace(config, num_layers=len(picks), local_layers=local), picks
 
 
 def _layer_indices(layers: Sequence[int | str] | str, num_layers: int) -> tuple[int, ...]:
-    """What `layers` of `pick_layers` means for so many layers."""
+    """Resolves the argument `layers` of `pick_layers`."""
     if isinstance(layers, str):
         layers = (layers,)
-    if not any(isinstance(layer, str) for layer in layers):
-        return tuple(layers)
+    indices = tuple(layer for layer in layers if not isinstance(layer, str))
+    if len(indices) == len(layers):
+        return indices
     rule = re.fullmatch(r'(first|even):([1-9]\d*)', ','.join(map(str, layers)))
     if not rule:
         raise ValueError(f'layers={layers!r} is not supported; use indices, first:N or even:N.')
@@ -237,19 +241,19 @@ def _layer_indices(layers: Sequence[int | str] | str, num_layers: int) -> tuple[
 
 
 def _check_numbers(config: Any, positive: Sequence[str]) -> None:
-    """Integers have to be such and within bounds, floats finite and not negative."""
+    """Checks that ints are integers within bounds and that floats are finite and not negative."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.type is int:
             low = int(field.name in positive)
-            right = isinstance(value, numbers.Integral) and low <= value <= _LARGEST
-            expected = f'an integer from {low} to {_LARGEST}'
+            valid = isinstance(value, numbers.Integral) and low <= value <= _MAX_SIZE
+            expected = f'an integer from {low} to {_MAX_SIZE}'
         elif field.type is float:
-            right = isinstance(value, numbers.Real) and 0 <= value < math.inf
+            valid = isinstance(value, numbers.Real) and 0 <= value < math.inf
             expected = 'a number that is not negative'
         else:
             continue
-        if not right or isinstance(value, bool):
+        if not valid or isinstance(value, bool):
             raise ValueError(
                 f'{field.name}={shown(value)} is not supported; it must be {expected}.'
             )

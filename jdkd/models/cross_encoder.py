@@ -1,28 +1,36 @@
-"""The cross-encoder: a query and a passage, read together, to one relevance logit."""
+"""The cross-encoder: reads a query and a passage together and scores their relevance."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
+from jaxtyping import Array, Bool, Float
 
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES
-from jdkd.models.transformer import Dropout, Transformer, layer_norm, real_tokens
+from jdkd.models.transformer import (
+    Dropout,
+    RowNumbers,
+    TokenArray,
+    Transformer,
+    flat_shapes,
+    layer_norm,
+    real_tokens,
+)
 
 HEADS = ('cosine', 'linear')
 
 
 class CrossEncoder(nn.Module):
-    """Scores rows of a query and a passage, as `join_pairs` makes them.
+    """Scores rows of a query and a passage, as built by `join_pairs`.
 
     Attributes:
-        transformer: Sizes of the encoder.
-        head: 'linear' is the head of the family's `*ForSequenceClassification`: for checkpoints
-            that were trained so. 'cosine' is a learned scale times the cosine of the mean query
-            state and the mean passage state (special tokens included) plus a learned bias: where
-            the encoder comes from a dual-encoder it ranks well before the first step, and each
-            segment sees the other in every layer.
+        transformer: Config of the encoder.
+        head: 'linear' is the head of the family's `*ForSequenceClassification`, for checkpoints
+            trained with one. 'cosine' is a learned scale times the cosine between the mean query
+            state and the mean passage state (special tokens included) plus a learned bias: if the
+            encoder comes from a dual-encoder, it ranks well before the first step, and each text
+            sees the other in every layer.
         num_labels: Outputs of the linear head.
     """
 
@@ -33,41 +41,40 @@ class CrossEncoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: jax.Array,
-        token_types: jax.Array,
+        tokens: TokenArray,
+        token_types: TokenArray,
         *,
-        dropout_rows: jax.Array | None = None,
-    ) -> jax.Array:
-        """Relevance of each row.
+        dropout_rows: RowNumbers | None = None,
+    ) -> Float[Array, ' batch'] | Float[Array, 'batch {self.num_labels}']:
+        """Scores each row.
 
         Args:
-            tokens: `[B, L]` integer ids, padded with `transformer.pad_id`.
-            token_types: `[B, L]` integers, 0 on the query and 1 on the passage; the encoder sees
-                them where its family marks the second text so.
-            dropout_rows: Of the rows, to drop out; see `Transformer`.
+            tokens: Ids, padded with `transformer.pad_id`.
+            token_types: 0 on the query and 1 on the passage. The encoder sees them if its family
+                marks the second text of a pair this way.
+            dropout_rows: Row numbers that seed dropout; see `Transformer`.
 
         Returns:
-            `[B]` float32 logits, no sigmoid, no bounds; `[B, num_labels]` for several labels.
+            Unbounded float32 logits; one per label if there are several labels.
 
         Raises:
-            ValueError: if `head` is not supported, or not with several labels.
+            ValueError: if `head` is not supported, or does not support several labels.
         """
         if self.head not in HEADS:
             raise ValueError(f'head={self.head!r} is not supported; use one of {", ".join(HEADS)}.')
         encoder = Transformer(self.transformer, name='transformer')
         mask = real_tokens(tokens, self.transformer.pad_id)
         if self.head == 'linear':
-            if not FAMILIES[self.transformer.family].segments:
-                token_types = None
-            states = encoder(tokens, token_types, dropout_rows=dropout_rows)
+            types = token_types if FAMILIES[self.transformer.family].segments else None
+            states = encoder(tokens, types, dropout_rows=dropout_rows)
             logits = self._classify(states, mask, dropout_rows)
             return logits[:, 0] if self.num_labels == 1 else logits
         if self.num_labels != 1:
             raise ValueError(
                 f"head='cosine' has one label, not {self.num_labels}; use head='linear'."
             )
-        # A dual-encoder has only ever seen token type 0: the embedding of type 1 would shift
-        # every passage state by something untrained. The segments are for pooling alone.
+        # A dual-encoder has only seen token type 0: the untrained embedding of type 1 would shift
+        # every passage state. Token types serve pooling alone.
         states = encoder(tokens, dropout_rows=dropout_rows)
         query = safe_normalize(mean_pool(states, mask & (token_types == 0)))
         passage = safe_normalize(mean_pool(states, mask & (token_types == 1)))
@@ -76,13 +83,16 @@ class CrossEncoder(nn.Module):
         return scale * jnp.sum(query * passage, axis=-1) + bias
 
     def _classify(
-        self, states: jax.Array, mask: jax.Array, dropout_rows: jax.Array | None
-    ) -> jax.Array:
-        """`[B, num_labels]` logits: pooling, dense, activation, dense."""
+        self,
+        states: Float[Array, 'batch length hidden'],
+        mask: Bool[Array, 'batch length'],
+        dropout_rows: RowNumbers | None,
+    ) -> Float[Array, 'batch {self.num_labels}']:
+        """Applies the linear head: pooling, dense layer, activation, dense layer."""
         config = self.transformer
 
         def dense(features, name, use_bias=True):
-            # In float32, as every score: bfloat16 logits tie.
+            # In float32, since bfloat16 logits would tie.
             return nn.Dense(
                 features,
                 dtype=jnp.float32,
@@ -105,10 +115,9 @@ class CrossEncoder(nn.Module):
 
 
 def head_shapes(config: TransformerConfig, num_labels: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of the linear head, by its path (`classifier/kernel`)."""
+    """Returns the shape of each parameter of the linear head by path, as `classifier/kernel`."""
     model = CrossEncoder(config, 'linear', num_labels)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)['params']
     del params['transformer']
-    flat = traverse_util.flatten_dict(params, sep='/')
-    return {path: leaf.shape for path, leaf in flat.items()}
+    return flat_shapes(params)

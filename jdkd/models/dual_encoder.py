@@ -1,4 +1,4 @@
-"""The dual-encoder: queries and passages to vectors whose inner product is the score."""
+"""The dual-encoder: maps queries and passages to vectors whose inner product is the score."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,12 +7,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
-from jdkd.models.transformer import Transformer, real_tokens
+from jdkd.models.transformer import RowNumbers, TokenArray, Transformer, real_tokens
 
 POOLINGS = ('mean', 'cls', 'max')
-# Of a projection: those of encoders that torch has as modules of their own, and none.
+# Activations of a projection: those that torch has as modules, and none.
 PROJECTION_ACTIVATIONS = {
     'identity': lambda x: x,
     **{name: ACTIVATIONS[name] for name in ('tanh', 'relu', 'gelu')},
@@ -21,11 +22,11 @@ PROJECTION_ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """A dense layer between pooling and normalisation: the Dense of sentence-transformers.
+    """A dense layer between pooling and normalisation, as `Dense` of sentence-transformers.
 
     Attributes:
         out_dim: Dimensions of the embeddings.
-        bias: Whether it has one.
+        bias: Whether the layer has a bias.
         activation: A key of `PROJECTION_ACTIVATIONS`.
     """
 
@@ -41,46 +42,38 @@ class Projection:
             )
 
 
-def mean_pool(states: jax.Array, where: jax.Array) -> jax.Array:
-    """Mean of the chosen states of each row.
-
-    Args:
-        states: `[B, L, D]`.
-        where: `[B, L]` bool.
-
-    Returns:
-        `[B, D]` float32; zeros where a row has nothing chosen.
-    """
+def mean_pool(
+    states: Float[Array, 'batch length hidden'], where: Bool[Array, 'batch length']
+) -> Float[Array, 'batch hidden']:
+    """Averages the selected states of each row, in float32; zeros if a row selects none."""
     weights = where.astype(jnp.float32)
-    # Selected before they are multiplied: a state that is not chosen may be anything.
+    # Select before multiplying: states that are not selected may hold anything, NaN included.
     states = jnp.where(where[..., None], states.astype(jnp.float32), 0.0)
     return jnp.sum(states, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)[:, None]
 
 
-def max_pool(states: jax.Array, where: jax.Array) -> jax.Array:
-    """Largest value of each unit over the chosen states of each row.
-
-    Args:
-        states: `[B, L, D]`.
-        where: `[B, L]` bool.
-
-    Returns:
-        `[B, D]` float32; zeros where a row has nothing chosen.
-    """
+def max_pool(
+    states: Float[Array, 'batch length hidden'], where: Bool[Array, 'batch length']
+) -> Float[Array, 'batch hidden']:
+    """Takes each unit's maximum over the selected states, in float32; zeros if there are none."""
     states = jnp.where(where[..., None], states.astype(jnp.float32), -jnp.inf)
     return jnp.where(jnp.any(where, axis=1)[:, None], jnp.max(states, axis=1), 0.0)
 
 
-def pool_segments(states: jax.Array, where: jax.Array, pooling: str) -> jax.Array:
-    """Pools each of several texts in a row.
+def pool_segments(
+    states: Float[Array, 'batch length hidden'],
+    where: Bool[Array, 'batch texts length'],
+    pooling: str,
+) -> Float[Array, 'batch texts hidden']:
+    """Pools each of several texts in a row, in float32.
 
     Args:
-        states: `[B, L, D]`.
-        where: `[B, S, L]` bool, the tokens of each text.
-        pooling: As of `DualEncoder`.
+        states: Finite token states.
+        where: The tokens of each text.
+        pooling: See `DualEncoder`.
 
     Returns:
-        `[B, S, D]` float32; zeros for a text without tokens.
+        Pooled states; zeros for a text without tokens.
     """
     if pooling == 'max':
         return jnp.stack([max_pool(states, w) for w in jnp.unstack(where, axis=1)], axis=1)
@@ -89,28 +82,28 @@ def pool_segments(states: jax.Array, where: jax.Array, pooling: str) -> jax.Arra
         chosen = jnp.take_along_axis(states, first, axis=1).astype(jnp.float32)
         return jnp.where(jnp.any(where, axis=2)[:, :, None], chosen, 0.0)
     weights = where.astype(jnp.float32)
-    # States that are not chosen are finite: 0 takes them out of the sum.
+    # A weight of 0 suffices here, because states that are not selected are finite.
     sums = jnp.einsum(
         'bsl,bld->bsd', weights, states.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
     )
     return sums / jnp.maximum(jnp.sum(weights, axis=2), 1.0)[:, :, None]
 
 
-def safe_normalize(x: jax.Array) -> jax.Array:
-    """`[..., D]` vectors to unit length in float32; zero stays zero, with a zero gradient."""
+def safe_normalize(x: Float[Array, '*batch dim']) -> Float[Array, '*batch dim']:
+    """Scales vectors to unit length in float32; zero stays zero, with a zero gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The inner `where` keeps the derivative of rsqrt at 0, an infinity, out of the gradient. Not
-    # `square > 0`, which would make a zero of a NaN.
+    # The inner `where` keeps the infinite derivative of rsqrt at 0 out of the gradient. Testing
+    # `square > 0` would turn NaN into zero.
     zero = square == 0
     return jnp.where(zero, 0.0, x * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
 
 
 def tower(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The parameters that embed queries or passages.
+    """Returns the parameters that embed queries or passages.
 
     Args:
-        params: Of `DualEncoder`, which then embeds both; or of untied towers, one tree each:
+        params: Parameters of one `DualEncoder` for both, or of untied towers:
             `{'query': ..., 'passage': ...}`.
         name: 'query' or 'passage'.
     """
@@ -118,13 +111,13 @@ def tower(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 class DualEncoder(nn.Module):
-    """One encoder for queries and passages alike; untied towers are two sets of its parameters.
+    """One encoder for queries and passages; untied towers are two sets of its parameters.
 
     Attributes:
-        transformer: Sizes of the encoder.
-        pooling: 'mean' or 'max' over the tokens, special ones included, or the first one, 'cls'.
-        normalize: Whether embeddings have unit length, so that the score is the cosine.
-        projection: A dense layer after pooling; None for none.
+        transformer: Config of the encoder.
+        pooling: 'mean' or 'max' over all tokens, special ones included, or 'cls' for the first.
+        normalize: Whether embeddings have unit length, so that scores are cosines.
+        projection: A dense layer after pooling, if any.
     """
 
     transformer: TransformerConfig
@@ -135,24 +128,24 @@ class DualEncoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: jax.Array,
-        segments: jax.Array | None = None,
+        tokens: TokenArray,
+        segments: TokenArray | None = None,
         *,
         num_segments: int = 1,
-        dropout_rows: jax.Array | None = None,
-    ) -> jax.Array:
-        """Embeddings of rows of tokens.
+        dropout_rows: RowNumbers | None = None,
+    ) -> Float[Array, 'batch dim'] | Float[Array, 'batch {num_segments} dim']:
+        """Embeds rows of tokens.
 
         Args:
-            tokens: `[B, L]` integer ids, padded with `transformer.pad_id`.
-            segments: `[B, L]` int32 for rows of several texts: 1 to `num_segments` for the text
-                that a token belongs to, 0 for padding. None: a row is a text.
-            num_segments: S, texts of a row at most.
-            dropout_rows: Of the rows, to drop out; see `Transformer`.
+            tokens: Ids, padded with `transformer.pad_id`.
+            segments: For rows that hold several texts, int32: the index of the token's text, 1 to
+                `num_segments`, or 0 for padding. None if each row is one text.
+            num_segments: Maximum number of texts in a row.
+            dropout_rows: Row numbers that seed dropout; see `Transformer`.
 
         Returns:
-            `[B, D]` float32, `[B, S, D]` where segments are given, with `projection.out_dim` for
-            D where there is one; zeros for a text without tokens.
+            float32 embeddings of the rows, or with `segments` of each text in each row; zeros for
+            a text without tokens.
 
         Raises:
             ValueError: if `pooling` is not supported.
@@ -177,12 +170,12 @@ class DualEncoder(nn.Module):
                 self.projection.out_dim,
                 use_bias=self.projection.bias,
                 dtype=jnp.float32,
-                # TPUs would multiply in bfloat16 by default.
+                # The default on TPUs is to multiply in bfloat16.
                 precision=jax.lax.Precision.HIGHEST,
                 kernel_init=nn.initializers.normal(0.02),
                 name='projection',
             )
             embeddings = PROJECTION_ACTIVATIONS[self.projection.activation](dense(embeddings))
-            # A bias must not make an embedding of nothing.
+            # A bias must not give a text without tokens an embedding.
             embeddings = jnp.where(jnp.any(mask, axis=-1)[..., None], embeddings, 0.0)
         return safe_normalize(embeddings) if self.normalize else embeddings

@@ -1,4 +1,4 @@
-"""Weights out: directories that sentence-transformers and transformers load."""
+"""Writes models as directories that sentence-transformers and transformers load."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from jdkd.models.cross_encoder import CrossEncoder, head_shapes
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, tower
 from jdkd.models.families import FAMILIES, Slot, slot
 from jdkd.models.transformer import param_shapes
-from jdkd.runtime import checkpoint_files as files_lib
+from jdkd.runtime.checkpoint_files import read_json
 from jdkd.tokens import tokenizer_files
 
 MARKER = 'jdkd_export.json'
@@ -36,27 +36,27 @@ def export_sentence_transformer(
     query_prompt: str = '',
     passage_prompt: str = '',
 ) -> None:
-    """Writes a directory for sentence-transformers and transformers, all of it or nothing.
+    """Writes a directory for sentence-transformers and transformers, completely or not at all.
 
-    A dual-encoder is for `SentenceTransformer(directory)`, in the layout that is read since
-    version 2; a cross-encoder is a sequence classifier with one label for
-    `CrossEncoder(directory)`, which then gives our raw logits, without a sigmoid. All in float32.
+    `SentenceTransformer(directory)` loads a dual-encoder, in the layout that is read since version
+    2. `CrossEncoder(directory)` loads a cross-encoder, as a sequence classifier whose scores are
+    our logits without a sigmoid. All tensors are float32.
 
     Args:
-        directory: Where to; replaced if it is empty or an earlier export.
+        directory: The directory; replaced if it is empty or an earlier export.
         model: The module.
-        params: Its parameters; see `dual_encoder.tower` for untied towers, which become a Router.
-        tokenizer_dir: Whose tokenizer files are copied, with `max_length` as their limit.
-        max_length: Longest text, or pair of texts, in tokens; longer ones are truncated.
+        params: Its parameters; untied towers (see `dual_encoder.tower`) become a Router.
+        tokenizer_dir: Directory of the tokenizer files to copy; `max_length` becomes their limit.
+        max_length: Maximum length of a text, or pair of texts, in tokens; longer ones are cut.
         model_card: Text of README.md.
-        query_prompt: What a dual-encoder sees before queries, for `encode_query`.
-        passage_prompt: What it sees before passages, for `encode_document`.
+        query_prompt: Text that `encode_query` puts before queries.
+        passage_prompt: Text that `encode_document` puts before passages.
 
     Raises:
-        FileExistsError: if the directory holds something that is no export of ours.
+        FileExistsError: if the directory holds anything but an export by jdkd.
         FileNotFoundError: if there are no tokenizer files.
-        ValueError: if the model cannot be expressed there, the parameters are not its own, or one
-            of them is not finite.
+        ValueError: if the format cannot express the model, the parameters do not match it, or a
+            parameter is not finite.
     """
     target = pathlib.Path(directory)
     if target.exists() and not (
@@ -72,54 +72,49 @@ def export_sentence_transformer(
             f'max_length={max_length} is not between 1 and the max_positions='
             f'{config.max_positions} of the model.'
         )
-    copied = [
-        file
-        for name in tokenizer_files.FILES
-        if (file := pathlib.Path(tokenizer_dir, name)).is_file()
-    ]
-    if not copied:
-        raise FileNotFoundError(
-            f'{tokenizer_dir} has no tokenizer files ({", ".join(tokenizer_files.FILES)}).'
-        )
-    encoders = ['']
     if isinstance(model, CrossEncoder):
-        files = _cross_encoder(model, params)
+        files, encoders = _cross_encoder(model, params), ['']
     else:
-        untied = 'transformer' not in params
-        towers = {
-            name: modules_json.folders(model, name if untied else None)
-            for name in (modules_json.ROUTES if untied else ('passage',))
-        }
-        encoders = [folders['Transformer'] for folders in towers.values()]
-        prompts = {'query_prompt': query_prompt, 'passage_prompt': passage_prompt}
-        files = modules_json.files(model, untied=untied, max_length=max_length, **prompts)
-        for name, folders in towers.items():
-            files |= _dual_encoder(model, tower(params, name), folders)
-    told = files_lib.read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
+        files, encoders = _dual_encoder(model, params, max_length, query_prompt, passage_prompt)
+    tokenizer_config = read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
+    tokenizer_config |= {'model_max_length': max_length}
+    copies = _tokenizer_files(pathlib.Path(tokenizer_dir))
     for folder in encoders:
-        path = os.path.join(folder, 'tokenizer_config.json')
-        files[path] = told | {'model_max_length': max_length}
-    files[MARKER] = {'format_version': _FORMAT_VERSION}
+        files |= {os.path.join(folder, file.name): file for file in copies}
+        files[os.path.join(folder, 'tokenizer_config.json')] = tokenizer_config
+    _write(target, files | {MARKER: {'format_version': _FORMAT_VERSION}, 'README.md': model_card})
 
+
+def _tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    paths = [pathlib.Path(directory, name) for name in tokenizer_files.FILES]
+    paths = [path for path in paths if path.is_file()]
+    if not paths:
+        raise FileNotFoundError(
+            f'{directory} has no tokenizer files ({", ".join(tokenizer_files.FILES)}).'
+        )
+    return paths
+
+
+def _write(target: pathlib.Path, files: Mapping[str, Any]) -> None:
+    """Replaces a directory with files by their paths: paths to copy, texts, tensors or JSON."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f'.{target.name}.tmp')
-    shutil.rmtree(scratch, ignore_errors=True)  # Of an export that was killed.
+    shutil.rmtree(scratch, ignore_errors=True)  # Left by an export that was killed.
     new = scratch / 'new'
-    new.mkdir(parents=True)
     try:
-        for folder in encoders:
-            (new / folder).mkdir(exist_ok=True)
-            for file in copied:
-                shutil.copyfile(file, new / folder / file.name)
         for name, content in files.items():
-            (new / name).parent.mkdir(exist_ok=True)
-            if name.endswith('.safetensors'):
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, pathlib.Path):
+                shutil.copyfile(content, path)
+            elif path.suffix == '.safetensors':
                 # transformers refuses safetensors that do not name a format.
-                safetensors.numpy.save_file(content, new / name, metadata={'format': 'pt'})
+                safetensors.numpy.save_file(content, path, metadata={'format': 'pt'})
             else:
-                text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + '\n'
-                (new / name).write_text(text, encoding='utf-8')
-        (new / 'README.md').write_text(model_card, encoding='utf-8')
+                if not isinstance(content, str):
+                    content = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+                    content += '\n'
+                path.write_text(content, encoding='utf-8')
         if target.exists():
             target.rename(scratch / 'old')
         new.rename(target)
@@ -128,9 +123,29 @@ def export_sentence_transformer(
 
 
 def _dual_encoder(
+    model: DualEncoder,
+    params: Mapping[str, Any],
+    max_length: int,
+    query_prompt: str,
+    passage_prompt: str,
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the files of all modules by path, and the folders of the encoders."""
+    untied = 'transformer' not in params
+    towers = {
+        name: modules_json.folders(model, name if untied else None)
+        for name in (modules_json.ROUTES if untied else ('passage',))
+    }
+    prompts = {'query_prompt': query_prompt, 'passage_prompt': passage_prompt}
+    files = modules_json.files(model, untied=untied, max_length=max_length, **prompts)
+    for name, folders in towers.items():
+        files |= _tower(model, tower(params, name), folders)
+    return files, [folders['Transformer'] for folders in towers.values()]
+
+
+def _tower(
     model: DualEncoder, params: Mapping[str, Any], folders: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Content of config.json and of each file of tensors of one tower, by path."""
+    """Returns config.json and the tensors of one tower by path."""
     if model.pooling not in POOLINGS:
         raise ValueError(
             f'pooling={model.pooling!r} cannot be exported; use one of {", ".join(POOLINGS)}.'
@@ -151,17 +166,16 @@ def _dual_encoder(
 
 
 def _cross_encoder(model: CrossEncoder, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a sequence classifier."""
+    """Returns config.json and the tensors of a sequence classifier by path."""
     if model.head != 'linear':
         raise ValueError(
             f'a cross-encoder with head={model.head!r} cannot be exported, because no other '
-            "library has such a head; train it with head='linear'."
+            "library has that head; train it with head='linear'."
         )
     head = {name: value for name, value in params.items() if name != 'transformer'}
     labels = [f'LABEL_{i}' for i in range(model.num_labels)]
     content = _encoder_config(model.transformer, labels)
-    # Else CrossEncoder.predict would squash the logits with a sigmoid. Version 4 is the first to
-    # read this.
+    # Otherwise CrossEncoder.predict would apply a sigmoid. Read since version 4.
     content['sentence_transformers'] = {
         'activation_fn': 'torch.nn.modules.linear.Identity',
         'version': '4.0.0',
@@ -173,7 +187,7 @@ def _cross_encoder(model: CrossEncoder, params: Mapping[str, Any]) -> dict[str, 
 def _to_tensors(
     config: TransformerConfig, params: Mapping[str, Any], head: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Hugging Face's tensors by name, contiguous float32; a sequence classifier's with a head."""
+    """Returns Hugging Face's tensors by name; those of a sequence classifier if given its head."""
     family = FAMILIES[config.family]
     tensors = _stacked(params, param_shapes(config), family.modules)
     if head is None:
@@ -190,15 +204,14 @@ def _stacked(
     shapes: Mapping[str, tuple[int, ...]],
     modules: Mapping[str, str | Slot],
 ) -> dict[str, np.ndarray]:
-    """Checked parameters under the names of `modules`, in the other layout."""
+    """Checks parameters and returns them by their names in `modules`, in that layout, float32."""
     flat = traverse_util.flatten_dict(jax.device_get(dict(params)), sep='/')
-    found = {path: np.shape(value) for path, value in flat.items()}
-    if found != shapes:
-        path = sorted(p for p in found | shapes if found.get(p) != shapes.get(p))[0]
+    actual = {path: np.shape(value) for path, value in flat.items()}
+    if actual != shapes:
+        path = min(p for p in {**actual, **shapes} if actual.get(p) != shapes.get(p))
         raise ValueError(
-            f'The parameters are not those of the config: {path} has shape {found.get(path)}, '
-            f'expected {shapes.get(path)} (None: there is none); give the config they were made '
-            'with.'
+            f'The parameters do not match the config: {path} has shape {actual.get(path)}, '
+            f'expected {shapes.get(path)} (None: absent); give the config they were created with.'
         )
     stacks = {}
     for path, value in flat.items():
@@ -214,7 +227,7 @@ def _stacked(
 
 
 def _encoder_config(config: TransformerConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Content of config.json; a sequence classifier's with labels."""
+    """Returns the content of config.json; that of a sequence classifier if given its labels."""
     family = FAMILIES[config.family]
     content = {
         'architectures': [family.classifier if labels else family.architecture],

@@ -1,7 +1,6 @@
-"""Model families of the Hugging Face hub, as data: what they call things, where they differ.
+"""Model families of the Hugging Face hub: names of tensors and config fields, as data.
 
-A family needs code only where its config.json says something in a way of its own: a pair of
-functions, `read` and `write`.
+A family needs code only if its config.json has fields in a form of its own; see `config_json`.
 """
 
 import dataclasses
@@ -9,11 +8,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jdkd.models.config import Disentangled, RelativeBias, Rotary, TransformerConfig
+from jdkd.models import config_json
+from jdkd.models.config import RelativeBias, TransformerConfig
 
 
 class Slot(NamedTuple):
-    """Where a parameter is in a checkpoint: part of a tensor whose first axis stacks `parts`."""
+    """Location of a parameter in a checkpoint: one of the `parts` stacked on a tensor's axis 0."""
 
     name: str
     part: int = 0
@@ -22,26 +22,26 @@ class Slot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What one family of models calls things in a Hugging Face checkpoint.
+    """Names that a model family uses in Hugging Face checkpoints.
 
     Attributes:
         architecture: The encoder's class, for config.json.
         classifier: The sequence classifier's class, whose `head` we read.
-        prefix: What a tensor's name may begin with, if saved from a model with a head.
+        prefix: Prefix of tensor names in checkpoints of models with a head.
         modules: Path of our module -> name of theirs, or a `Slot`; `{i}` is the layer.
-        head: The same for `CrossEncoder(head='linear')`, under the whole name.
+        head: The same for `CrossEncoder(head='linear')`, with full names.
         fields: Field of `TransformerConfig` -> key of config.json.
-        defaults: What else the family's `TransformerConfig` has, also where config.json lacks a
-            key of `fields`.
-        fixed: Keys of config.json that may have this one value only.
-        read: From config.json to more fields. Raises ValueError with what it cannot be.
-        write: From the config to more keys of config.json.
-        ignored: Regexes, on the whole name, of tensors that are not needed.
-        unused: Shape, in config fields, of tensors that `architecture` has and no embedding
-            needs. They are exported as zeros: transformers would warn that they are missing.
-        separators: [SEP] tokens between the two texts of a pair.
+        defaults: Further fields of the family's `TransformerConfig`, and values for keys of
+            `fields` that config.json lacks.
+        fixed: Keys of config.json for which only this value is supported.
+        read: Maps config.json to further fields. Raises ValueError for unsupported values.
+        write: Maps the config to further keys of config.json.
+        ignored: Regexes that match the full names of tensors we do not need.
+        unused: Shape, as config fields, of tensors that `architecture` has but embeddings do not
+            need. Exported as zeros, since transformers warns about missing tensors.
+        separators: Number of [SEP] tokens between the two texts of a pair.
         segments: Whether the second text of a pair has token type 1.
-        dropout_first: Whether the classifier drops out before its first dense layer too.
+        dropout_first: Whether the classifier also drops out before its first dense layer.
     """
 
     architecture: str
@@ -100,101 +100,6 @@ def _without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in keys}
 
 
-def _read_offset(raw: Mapping[str, Any]) -> dict[str, Any]:
-    # fairseq counts positions from the one after the padding's.
-    offset = (1 if raw.get('pad_token_id') is None else raw['pad_token_id']) + 1
-    return {
-        'position_offset': offset,
-        'max_positions': raw.get('max_position_embeddings', 512) - offset,
-    }
-
-
-def _write_offset(config: TransformerConfig) -> dict[str, Any]:
-    return {'max_position_embeddings': config.max_positions + config.position_offset}
-
-
-def _read_deberta(raw: Mapping[str, Any]) -> dict[str, Any]:
-    terms = raw.get('pos_att_type') or ()
-    terms = terms.lower().split('|') if isinstance(terms, str) else terms
-    terms = tuple(sorted(term.strip() for term in terms))
-    if not set(terms) <= {'c2p', 'p2c'}:
-        raise ValueError(f'pos_att_type={terms}; only c2p and p2c are supported')
-    if not raw.get('relative_attention'):
-        raise ValueError('relative_attention=False; only true is supported')
-    if raw.get('pooler_hidden_size', raw.get('hidden_size')) != raw.get('hidden_size'):
-        raise ValueError(
-            f'pooler_hidden_size={raw["pooler_hidden_size"]}; only hidden_size is supported'
-        )
-    span = raw.get('max_relative_positions', -1)
-    return {
-        'embedding_size': raw.get('embedding_size'),
-        'relative': Disentangled(
-            num_buckets=max(raw.get('position_buckets', -1), 0),
-            max_distance=span if span > 0 else raw.get('max_position_embeddings', 512),
-            terms=terms,
-            share_key=raw.get('share_att_key', False),
-            norm='layer_norm' in raw.get('norm_rel_ebd', 'none').lower(),
-        ),
-    }
-
-
-def _write_deberta(config: TransformerConfig) -> dict[str, Any]:
-    relative = config.relative
-    return {
-        'relative_attention': True,
-        'position_buckets': relative.num_buckets or -1,
-        'max_relative_positions': relative.max_distance,
-        'pos_att_type': list(relative.terms),
-        'share_att_key': relative.share_key,
-        'norm_rel_ebd': 'layer_norm' if relative.norm else 'none',
-        'pooler_hidden_size': config.hidden_size,
-        # There is no null for "as wide as the states".
-        **({'embedding_size': config.embedding_size} if config.embedding_size else {}),
-    }
-
-
-_LAYER_TYPES = ('full_attention', 'sliding_attention')
-
-
-def _read_modernbert(raw: Mapping[str, Any]) -> dict[str, Any]:
-    every = raw.get('global_attn_every_n_layers', 3)
-    types = raw.get('layer_types') or [
-        _LAYER_TYPES[bool(i % every)] for i in range(raw.get('num_hidden_layers', 0))
-    ]
-    if not set(types) <= set(_LAYER_TYPES):
-        raise ValueError(f'layer_types={types}; only {" and ".join(_LAYER_TYPES)} are supported')
-    usual = Rotary()
-    old = (
-        raw.get('global_rope_theta', usual.theta),
-        raw.get('local_rope_theta', usual.local_theta),
-    )
-    thetas = []
-    for kind, theta in zip(_LAYER_TYPES, old, strict=True):
-        rope = (raw.get('rope_parameters') or {}).get(kind) or {}
-        if raw.get('rope_scaling') or rope.get('rope_type', 'default') != 'default':
-            raise ValueError('scaled rotary positions; only the default rope_type is supported')
-        thetas.append(float(rope.get('rope_theta', theta)))
-    return {
-        'relative': Rotary(*thetas),
-        'local_layers': tuple(i for i, kind in enumerate(types) if kind == _LAYER_TYPES[1]),
-        'window': raw.get('local_attention', 128) // 2,
-    }
-
-
-def _write_modernbert(config: TransformerConfig) -> dict[str, Any]:
-    thetas = (config.relative.theta, config.relative.local_theta)
-    return {
-        'rope_parameters': {
-            kind: {'rope_type': 'default', 'rope_theta': theta}
-            for kind, theta in zip(_LAYER_TYPES, thetas, strict=True)
-        },
-        'layer_types': [_LAYER_TYPES[i in config.local_layers] for i in range(config.num_layers)],
-        'local_attention': 2 * config.window,
-        # Those of the defaults would be out of a small vocabulary.
-        **{f'{role}_token_id': None for role in ('bos', 'eos', 'cls', 'sep')},
-    }
-
-
 _ROBERTA = Family(
     architecture='RobertaModel',
     classifier='RobertaForSequenceClassification',
@@ -204,8 +109,8 @@ _ROBERTA = Family(
     fields=_without(_FIELDS, 'max_positions'),
     defaults={'pad_id': 1},
     fixed=_ABSOLUTE,
-    read=_read_offset,
-    write=_write_offset,
+    read=config_json.read_offset,
+    write=config_json.write_offset,
     ignored=(*_IGNORED, r'lm_head\..*'),
     unused=_POOLER,
     separators=2,
@@ -295,10 +200,10 @@ FAMILIES = {
         head=_TWO_LAYER_HEAD,
         fields=_without(_FIELDS, 'max_positions', 'type_vocab_size', 'pad_id'),
         defaults={'type_vocab_size': 0, 'pad_id': 1, 'relative': RelativeBias()},
-        # In transformers these two are constants, whatever config.json says.
+        # transformers ignores config.json and uses these constants.
         fixed={'relative_attention_num_buckets': 32, 'pad_token_id': 1},
-        read=_read_offset,
-        write=_write_offset,
+        read=config_json.read_offset,
+        write=config_json.write_offset,
         ignored=(*_IGNORED, r'lm_head\..*'),
         unused=_POOLER,
         separators=2,
@@ -332,10 +237,10 @@ FAMILIES = {
             'project_first': True,
             'head_activation': 'gelu',
         },
-        # The xlarge models of version 2 have a convolution after the first layer.
+        # The xlarge models of version 2 add a convolution after the first layer.
         fixed={'conv_kernel_size': 0},
-        read=_read_deberta,
-        write=_write_deberta,
+        read=config_json.read_deberta,
+        write=config_json.write_deberta,
         ignored=(
             *_IGNORED,
             r'(lm_predictions|mask_predictions|cls)\..*',
@@ -384,18 +289,18 @@ FAMILIES = {
         fixed={
             key: False for key in ('attention_bias', 'mlp_bias', 'norm_bias', 'classifier_bias')
         },
-        read=_read_modernbert,
-        write=_write_modernbert,
+        read=config_json.read_modernbert,
+        write=config_json.write_modernbert,
         ignored=(*_IGNORED, r'(head|decoder)\..*'),
     ),
 }
 
 
 def slot(path: str, modules: Mapping[str, str | Slot]) -> Slot:
-    """Where the parameter at `path` is in a checkpoint, given `Family.modules`."""
+    """Returns the location in a checkpoint of the parameter at `path`, given `Family.modules`."""
     module, leaf = path.rsplit('/', 1)
     layer = re.match(r'layer_(\d+)/', module)
-    found = modules[re.sub(r'^layer_\d+/', 'layer_{i}/', module)]
-    found = Slot(found) if isinstance(found, str) else found
-    name = found.name.format(i=layer and layer[1])
-    return found._replace(name=f'{name}.{"bias" if leaf == "bias" else "weight"}')
+    target = modules[re.sub(r'^layer_\d+/', 'layer_{i}/', module)]
+    target = Slot(target) if isinstance(target, str) else target
+    name = target.name.format(i=layer and layer[1])
+    return target._replace(name=f'{name}.{"bias" if leaf == "bias" else "weight"}')

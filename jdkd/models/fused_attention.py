@@ -1,9 +1,9 @@
-"""Softmax attention as one TPU kernel a pass, for rows that its fast memory holds whole.
+"""Softmax attention as one Pallas TPU kernel per pass, for rows that fit into fast memory whole.
 
-Heads stay side by side as dense layers leave them, `[B, L, H * d]`: states of heads of 64 units,
-put on an axis of their own, fill half of the 128 lanes that a TPU stores and moves. The backward
-pass computes the weights again, so that nothing but its inputs is kept: of the L^2 weights of a
-head none is ever written (Dao et al. 2022, https://arxiv.org/abs/2205.14135, in one block).
+Heads stay side by side as dense layers leave them, `[B, L, H * d]`: heads of 64 units on an axis
+of their own would fill half of the 128 lanes that a TPU stores and moves. The backward pass
+recomputes the weights, so only its inputs are kept and none of a head's L^2 weights is ever written
+(Dao et al. 2022, https://arxiv.org/abs/2205.14135, in one block).
 """
 
 import functools
@@ -13,71 +13,73 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LANES = 128  # Of a TPU; blocks are whole multiples.
-LONGEST = 512  # Tokens of a row: several arrays of L^2 float32 are held at once.
-_MASKED = -1e30
+LANES = 128  # Lanes of a TPU; blocks are whole multiples.
+MAX_LENGTH = 512  # Tokens in a row: several arrays of L^2 float32 are held at once.
+MASKED_LOGIT = -1e30  # Finite, so that a row without any allowed key gives no NaN.
 
 
 def fits(length: int, heads: int, head_size: int) -> bool:
-    """Whether the kernel takes rows of this length, and heads of this size, on each device."""
+    """Whether the kernel supports this row length, heads per device and head size."""
     whole = LANES % head_size == 0 or head_size % LANES == 0
-    return length % LANES == 0 and length <= LONGEST and whole and heads * head_size % LANES == 0
+    return length % LANES == 0 and length <= MAX_LENGTH and whole and heads * head_size % LANES == 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def fused_attention(query, key, value, ask, answer, head_size, scale):
-    """softmax(scale * query key^T) value, head by head, with the softmax in float32.
+def fused_attention(query, key, value, query_segments, key_segments, head_size, scale):
+    """Computes softmax(scale * query key^T) value for each head, with the softmax in float32.
 
     Args:
         query: `[B, L, H * d]`; see `fits`.
         key: `[B, L, H * d]`.
         value: `[B, L, H * d]`.
-        ask: `[B, L]` int32; a query attends to the keys whose `answer` equals its `ask`.
-        answer: `[B, L]` int32.
+        query_segments: `[B, L]` int32; a query attends to the keys of the same segment.
+        key_segments: `[B, L]` int32.
         head_size: d.
-        scale: Of the products.
+        scale: Factor on the products.
 
     Returns:
         `[B, L, H * d]` in the dtype of `value`. Gradients flow to query, key and value.
     """
     arrays = (query, key, value)
-    return _call(_forward, 'attention', arrays, ask, answer, 1, head_size, scale)[0]
+    segments = (query_segments, key_segments)
+    return _call(_forward, 'attention', arrays, *segments, 1, head_size, scale)[0]
 
 
-def _vjp_forward(query, key, value, ask, answer, head_size, scale):
-    out = fused_attention(query, key, value, ask, answer, head_size, scale)
-    return out, (query, key, value, ask, answer)
+def _vjp_forward(query, key, value, query_segments, key_segments, head_size, scale):
+    arrays = (query, key, value, query_segments, key_segments)
+    return fused_attention(*arrays, head_size, scale), arrays
 
 
 def _vjp_backward(head_size, scale, saved, gradient):
-    *arrays, ask, answer = saved
-    # Weights are computed with keys along the rows: two of three products need no transpose.
-    arrays = (*arrays, gradient)
-    found = _call(_backward, 'attention_gradient', arrays, answer, ask, 3, head_size, scale)
-    return *found, None, None
+    *arrays, query_segments, key_segments = saved
+    # The weights are computed transposed, with keys as rows: then two of the three products need
+    # no transpose.
+    arrays, segments = (*arrays, gradient), (key_segments, query_segments)
+    gradients = _call(_backward, 'attention_gradient', arrays, *segments, 3, head_size, scale)
+    return *gradients, None, None
 
 
 fused_attention.defvjp(_vjp_forward, _vjp_backward)
 
 
-def _call(kernel, name, arrays, down, along, outputs, head_size, scale):
-    """A kernel over the rows and the blocks of heads.
+def _call(kernel, name, arrays, row_segments, column_segments, num_outputs, head_size, scale):
+    """Calls a kernel over rows of the batch and blocks of heads.
 
     Args:
-        kernel: Takes `down` as `[L, 1]` and `along` as `[1, L]`, blocks `[L, W]` of arrays, and
-            as many blocks to write as there are outputs.
-        name: Of the kernel, in profiles.
+        kernel: Receives row segments `[L, 1]`, column segments `[1, L]`, a block `[L, W]` of each
+            array, and as many blocks to write as there are outputs.
+        name: Name of the kernel in profiles.
         arrays: `[B, L, H * d]` each.
-        down: `[B, L]` int32, what rows of the weights are compared by.
-        along: `[B, L]` int32, the same of their columns.
-        outputs: How many, each as the first of the arrays.
+        row_segments: `[B, L]` int32 segments along the rows of the weights.
+        column_segments: `[B, L]` int32 segments along the columns of the weights.
+        num_outputs: Number of outputs, each shaped as the first array.
         head_size: d.
-        scale: Of the products.
+        scale: Factor on the products.
     """
     B, L, D = arrays[0].shape
     W = max(LANES, head_size)
     block = pl.BlockSpec((None, L, W), lambda row, heads: (row, 0, heads))
-    products = 2 if outputs == 1 else 5
+    products = 2 if num_outputs == 1 else 5
     return pl.pallas_call(
         functools.partial(kernel, head_size=head_size, scale=scale),
         grid=(B, D // W),
@@ -86,68 +88,64 @@ def _call(kernel, name, arrays, down, along, outputs, head_size, scale):
             pl.BlockSpec((None, 1, L), lambda row, heads: (row, 0, 0)),
             *(block for _ in arrays),
         ],
-        out_specs=[block] * outputs,
-        out_shape=[jax.ShapeDtypeStruct((B, L, D), arrays[0].dtype)] * outputs,
+        out_specs=[block] * num_outputs,
+        out_shape=[jax.ShapeDtypeStruct((B, L, D), arrays[0].dtype)] * num_outputs,
         compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel', 'parallel')),
         cost_estimate=pl.CostEstimate(
             flops=2 * products * B * L * L * D,
             transcendentals=B * L * L * D // head_size,
-            bytes_accessed=(len(arrays) + outputs) * B * L * D * arrays[0].dtype.itemsize,
+            bytes_accessed=(len(arrays) + num_outputs) * B * L * D * arrays[0].dtype.itemsize,
         ),
         name=name,
-    )(down[:, :, None], along[:, None, :], *arrays)
+    )(row_segments[:, :, None], column_segments[:, None, :], *arrays)
 
 
-def _forward(down, along, query, key, value, out, *, head_size, scale):
+def _forward(row_segments, column_segments, query, key, value, out, *, head_size, scale):
     query, key, value = query[...], key[...], value[...]
-    allowed = down[...] == along[...]
+    allowed = row_segments[...] == column_segments[...]
     total = jnp.zeros(query.shape, jnp.float32)
-    for own in _heads(query.shape, head_size):
-        weights = _masked(_product(query, own(key), (1, 1), scale), allowed)
+    for select in _head_selectors(query.shape, head_size):
+        logits = _product(query, select(key), (1, 1), scale)
+        weights = jnp.where(allowed, logits, MASKED_LOGIT)
         weights = jnp.exp(weights - jnp.max(weights, axis=1, keepdims=True))
-        sums = _product(weights.astype(value.dtype), own(value), (1, 0))
+        sums = _product(weights.astype(value.dtype), select(value), (1, 0))
         total += sums / jnp.sum(weights, axis=1, keepdims=True)
     out[...] = total.astype(out.dtype)
 
 
-def _backward(
-    down, along, query, key, value, gradient, query_out, key_out, value_out, *, head_size, scale
-):
+def _backward(row_segments, column_segments, query, key, value, gradient, *outs, head_size, scale):
     query, key, value, gradient = query[...], key[...], value[...], gradient[...]
-    allowed = down[...] == along[...]
-    totals = [jnp.zeros(query.shape, jnp.float32) for _ in range(3)]
-    for own in _heads(query.shape, head_size):
-        weights = _masked(_product(own(key), query, (1, 1), scale), allowed)
+    allowed = row_segments[...] == column_segments[...]
+    totals = [jnp.zeros(query.shape, jnp.float32) for _ in range(3)]  # Of query, key and value.
+    for select in _head_selectors(query.shape, head_size):
+        logits = _product(select(key), query, (1, 1), scale)
+        weights = jnp.where(allowed, logits, MASKED_LOGIT)
         weights = jnp.exp(weights - jnp.max(weights, axis=0, keepdims=True))
         weights /= jnp.sum(weights, axis=0, keepdims=True)
-        towards = _product(own(value), gradient, (1, 1))
-        mean = jnp.sum(weights * towards, axis=0, keepdims=True)
-        change = (scale * weights * (towards - mean)).astype(key.dtype)
-        totals[0] += _product(change, own(key), (0, 0))
-        totals[1] += _product(change, own(query), (1, 0))
-        totals[2] += _product(weights.astype(value.dtype), own(gradient), (1, 0))
-    for total, out in zip(totals, (query_out, key_out, value_out), strict=True):
+        d_weights = _product(select(value), gradient, (1, 1))
+        mean = jnp.sum(weights * d_weights, axis=0, keepdims=True)
+        d_logits = (scale * weights * (d_weights - mean)).astype(key.dtype)
+        totals[0] += _product(d_logits, select(key), (0, 0))
+        totals[1] += _product(d_logits, select(query), (1, 0))
+        totals[2] += _product(weights.astype(value.dtype), select(gradient), (1, 0))
+    for total, out in zip(totals, outs, strict=True):
         out[...] = total.astype(out.dtype)
 
 
-def _heads(shape, head_size):
-    """For each head of a block, what sets the units of the others to 0.
+def _head_selectors(shape, head_size):
+    """Returns, for each head of a block, a function that zeroes the units of the other heads.
 
-    The products have the width of a block, which is the least that a TPU multiplies: it takes as
-    long as cutting heads out would, and moves nothing.
+    Products span a whole block, the least that a TPU multiplies: they take as long as on heads cut
+    out, and move nothing.
     """
     if shape[1] == head_size:
         return [lambda x: x]
     lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-    inside = [lane // head_size == h for h in range(shape[1] // head_size)]
-    return [lambda x, of=of: jnp.where(of, x, jnp.zeros_like(x)) for of in inside]
+    masks = [lane // head_size == h for h in range(shape[1] // head_size)]
+    return [lambda x, mask=mask: jnp.where(mask, x, jnp.zeros_like(x)) for mask in masks]
 
 
 def _product(a, b, axes, scale=1.0):
     contract = (((axes[0],), (axes[1],)), ((), ()))
-    found = jax.lax.dot_general(a, b, contract, preferred_element_type=jnp.float32)
-    return found if scale == 1.0 else scale * found
-
-
-def _masked(logits, allowed):
-    return jnp.where(allowed, logits, _MASKED)
+    product = jax.lax.dot_general(a, b, contract, preferred_element_type=jnp.float32)
+    return product if scale == 1.0 else scale * product

@@ -7,20 +7,20 @@ from absl import logging
 
 
 def push(directory: pathlib.Path, repo: str) -> str:
-    """Uploads an exported directory to the Hugging Face hub, into a repository made if need be.
+    """Uploads a directory to the Hugging Face hub and creates the repository if it is missing.
 
     Args:
-        directory: What is uploaded, all of it.
-        repo: `organisation/name`; the token is the one of `hf auth login` or `$HF_TOKEN`.
+        directory: The directory, uploaded as a whole.
+        repo: `organisation/name`; the token comes from `hf auth login` or `$HF_TOKEN`.
 
     Returns:
-        The address of the upload's commit.
+        URL of the commit.
 
     Raises:
-        ValueError: if `repo` is no name of a repository.
+        ValueError: if `repo` is not the name of a repository.
         ConnectionError: if the hub cannot be reached or refuses.
     """
-    import huggingface_hub  # Here, because it takes a third of a second.
+    import huggingface_hub  # Takes a third of a second to import.
 
     check_repo(repo)
     api = huggingface_hub.HfApi()
@@ -29,7 +29,7 @@ def push(directory: pathlib.Path, repo: str) -> str:
         commit = api.upload_folder(
             repo_id=repo, folder_path=directory, commit_message='Exported by jdkd'
         )
-    except Exception as error:  # Each transport has errors of its own.
+    except Exception as error:  # Each transport raises its own errors.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
         raise ConnectionError(
             f"{directory} is complete, but could not be pushed to '{repo}' ({reason}); check the "
@@ -40,10 +40,10 @@ def push(directory: pathlib.Path, repo: str) -> str:
 
 
 def check_repo(repo: str) -> None:
-    """Before anything is exported for it.
+    """Checks the name of a repository on the hub.
 
     Raises:
-        ValueError: if `repo` is no name of a repository.
+        ValueError: if it is not of the form `organisation/name`.
     """
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo):
         raise ValueError(f"--push_to='{repo}' is no repository; give organisation/name.")

@@ -1,9 +1,9 @@
-"""What sentence-transformers keeps around an encoder: pooling, projection, unit length, prompts.
+"""Reads and writes the modules that sentence-transformers puts around an encoder.
 
-modules.json lists the modules of a directory in the order in which they are applied, each with a
-folder of its own; a Router begins with modules for queries and others for passages: untied towers.
-Read are the spellings of versions 2 to 5 and of 6; written are those of the former, which every
-version loads (that knows the Router: since version 5).
+modules.json lists the modules of a checkpoint (encoder, pooling, projection, normalisation) in
+order, each with its own folder. For untied towers the first module is a Router, with a route for
+queries and one for passages. We read the spellings of versions 2 to 6 and write those of versions 2
+to 5, which every version loads (Routers since version 5).
 Source: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 """
 
@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, Projection
-from jdkd.runtime import checkpoint_files as files_lib
-from jdkd.runtime.checkpoint_files import join_inside, read_json, reading
+from jdkd.runtime.checkpoint_files import join_inside, open_tensors, read_json, reading
 from jdkd.runtime.messages import brief, shown
 from jdkd.tokens import tokenizer_files
 
 _ORDER = ('Transformer', 'Pooling', 'Dense', 'Normalize')
 _TYPES = 'sentence_transformers.models'
-# Our towers as a Router calls its routes.
+# Tower -> route of a Router.
 ROUTES = {'query': 'query', 'passage': 'document'}
-# Keys of a module's config.json that may have this one value only.
+# Keys of a module's config.json for which only this value is supported.
 _FIXED = {
     'include_prompt': True,
     'use_residual': False,
@@ -35,7 +34,7 @@ _FIXED = {
 }
 # Key of `dual_encoder.PROJECTION_ACTIVATIONS` -> class of torch.
 _ACTIVATIONS = {
-    'tanh': 'torch.nn.modules.activation.Tanh',  # First: what a Dense that does not tell has.
+    'tanh': 'torch.nn.modules.activation.Tanh',  # The default of Dense.
     'identity': 'torch.nn.modules.linear.Identity',
     'relu': 'torch.nn.modules.activation.ReLU',
     'gelu': 'torch.nn.modules.activation.GELU',
@@ -44,17 +43,17 @@ _ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Modules:
-    """What a directory says of the way from token states to embeddings.
+    """The modules of a checkpoint.
 
     Attributes:
-        encoder: Where the encoder and its tokenizer are.
-        pooling: One of `dual_encoder.POOLINGS`; None where no file tells.
-        projection: The dense layer after pooling, if there is one.
+        encoder: Directory of the encoder and its tokenizer.
+        pooling: One of `dual_encoder.POOLINGS`; None if no file tells.
+        projection: The dense layer after pooling, if any.
         projection_params: Its `kernel` `[D, out_dim]` and `bias` `[out_dim]`, float32.
-        normalize: Whether embeddings get unit length.
-        query_prompt: What is put before queries.
-        passage_prompt: What is put before passages.
-        query: Where queries have a tower of their own, its modules; the rest is of passages.
+        normalize: Whether embeddings have unit length.
+        query_prompt: Text put before queries.
+        passage_prompt: Text put before passages.
+        query: Modules of the tower of queries if they have their own; all else is of passages.
     """
 
     encoder: pathlib.Path
@@ -68,36 +67,36 @@ class Modules:
 
 
 def read(root: pathlib.Path) -> Modules:
-    """Reads modules.json and all that it names; a directory without one is an encoder alone.
+    """Reads modules.json and the modules in it; a directory without it is only an encoder.
 
     Raises:
         FileNotFoundError: if a projection has no safetensors.
-        ValueError: if the modules do something that `DualEncoder` cannot, or a file is damaged or
-            names another outside the directory.
+        ValueError: if `DualEncoder` does not support the modules, or a file is damaged or names
+            another outside the directory.
     """
-    found = _prompts(root / 'config_sentence_transformers.json')
+    prompts = _prompts(root / 'config_sentence_transformers.json')
     file = root / 'modules.json'
     modules = read_json(file, list)
     if modules is None:
-        return Modules(encoder=root, **found)
+        return Modules(encoder=root, **prompts)
     with reading(file):
         chain = [(_kind(m['type']), join_inside(root, m['path'], file)) for m in modules]
     if chain and chain[0][0] in ('Router', 'Asym'):
         routes = _routes(chain[0][1])
         query, passage = (
-            dataclasses.replace(_chain(root, [*routes[route], *chain[1:]]), **found)
+            dataclasses.replace(_chain(root, [*routes[route], *chain[1:]]), **prompts)
             for route in ROUTES.values()
         )
         return dataclasses.replace(passage, query=query)
-    return dataclasses.replace(_chain(root, chain), **found)
+    return dataclasses.replace(_chain(root, chain), **prompts)
 
 
 def folders(model: DualEncoder, tower: str | None = None) -> dict[str, str]:
-    """Where each module is written, in the order in which they are applied.
+    """Returns the folder to write each module to, in the order of application.
 
     Args:
         model: The dual-encoder.
-        tower: 'query' or 'passage' of untied towers; None for tied ones.
+        tower: 'query' or 'passage' for untied towers; None for tied ones.
     """
     has = {'Dense': model.projection is not None, 'Normalize': model.normalize}
     kinds = [kind for kind in _ORDER if has.get(kind, True)]
@@ -109,17 +108,17 @@ def folders(model: DualEncoder, tower: str | None = None) -> dict[str, str]:
 def files(
     model: DualEncoder, *, untied: bool, max_length: int, query_prompt: str, passage_prompt: str
 ) -> dict[str, Any]:
-    """What `read` reads, but for tensors: content of each JSON file by its path.
+    """Returns the content of each JSON file by its path, for `read`.
 
     Args:
         model: The dual-encoder.
         untied: Whether queries and passages have a tower each.
-        max_length: Longest text, in tokens.
-        query_prompt: What is put before queries.
-        passage_prompt: What is put before passages.
+        max_length: Maximum length of a text in tokens.
+        query_prompt: Text put before queries.
+        passage_prompt: Text put before passages.
     """
     modules = [('Router', '')] if untied else [*folders(model).items()]
-    found = {
+    contents: dict[str, Any] = {
         'modules.json': [
             {'idx': i, 'name': str(i), 'path': path, 'type': f'{_TYPES}.{kind}'}
             for i, (kind, path) in enumerate(modules)
@@ -131,25 +130,25 @@ def files(
         },
     }
     if not untied:
-        return found | _module_files(model, folders(model), max_length)
+        return contents | _module_files(model, folders(model), max_length)
     towers = {route: folders(model, tower) for tower, route in ROUTES.items()}
-    found['router_config.json'] = {
+    contents['router_config.json'] = {
         'types': {
             path: f'{_TYPES}.{kind}' for paths in towers.values() for kind, path in paths.items()
         },
         'structure': {route: list(paths.values()) for route, paths in towers.items()},
-        # What is said to be neither a query nor a passage is taken for a passage.
+        # Texts of no given kind are encoded as passages.
         'parameters': {'default_route': ROUTES['passage'], 'allow_empty_key': True},
     }
     for paths in towers.values():
-        found |= _module_files(model, paths, max_length)
-    return found
+        contents |= _module_files(model, paths, max_length)
+    return contents
 
 
 def _module_files(
     model: DualEncoder, paths: dict[str, str], max_length: int
 ) -> dict[str, dict[str, Any]]:
-    """Content of the JSON file of each module of a tower, by its path."""
+    """Returns the content of the JSON file of each module of a tower by its path."""
     width = model.transformer.hidden_size
     contents = {
         'Transformer': {'max_seq_length': max_length, 'do_lower_case': False},
@@ -176,22 +175,20 @@ def _module_files(
 
 
 def _prompts(file: pathlib.Path) -> dict[str, str]:
-    told = (read_json(file) or {}).get('prompts') or {}
-    names = ('document', 'passage', 'corpus')  # Of passages; as `encode_document` looks for them.
+    prompts = (read_json(file) or {}).get('prompts') or {}
+    names = ('document', 'passage', 'corpus')  # In the order in which `encode_document` tries them.
     with reading(file):
-        query, passage = told.get('query'), next(filter(None, map(told.get, names)), None)
+        query, passage = prompts.get('query'), next(filter(None, map(prompts.get, names)), None)
     for prompt in (query, passage):
         if not isinstance(prompt or '', str):
-            raise ValueError(f'{file} has the prompt {shown(prompt)}; a prompt is a string.')
+            raise ValueError(f'{file} has the prompt {shown(prompt)}; a prompt must be a string.')
     return {'query_prompt': query or '', 'passage_prompt': passage or ''}
 
 
 def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
-    """Kind and folder of each module of a Router's routes, by the name of the route."""
-    file = next(
-        (f for name in ('router_config.json', 'config.json') if (f := folder / name).is_file()),
-        None,
-    )
+    """Returns kind and folder of each module of a Router by route."""
+    candidates = (folder / 'router_config.json', folder / 'config.json')
+    file = next((file for file in candidates if file.is_file()), None)
     if file is None:
         raise FileNotFoundError(f'{folder} has no router_config.json; fetch the checkpoint again.')
     raw = read_json(file)
@@ -212,7 +209,7 @@ def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
 
 
 def _chain(root: pathlib.Path, chain: Sequence[tuple[str, pathlib.Path]]) -> Modules:
-    """The modules of one tower, by kind and folder."""
+    """Reads the modules of one tower, given kind and folder of each."""
     kinds, folders = [kind for kind, _ in chain], dict(chain)
     if not re.fullmatch('Transformer( Pooling( Dense)?( Normalize)?)?', ' '.join(kinds)):
         raise ValueError(
@@ -220,19 +217,18 @@ def _chain(root: pathlib.Path, chain: Sequence[tuple[str, pathlib.Path]]) -> Mod
             'Transformer, Pooling, Dense and Normalize, in this order, each once, the last two '
             'optional.'
         )
-    found = {}
     _check_lower_case(folders['Transformer'])
-    if 'Pooling' in folders:
-        found['pooling'] = _pooling(folders['Pooling'])
-    if 'Dense' in folders:
-        found['projection'], found['projection_params'] = _projection(folders['Dense'])
+    pooling = _pooling(folders['Pooling']) if 'Pooling' in folders else None
+    projection, params = _projection(folders['Dense']) if 'Dense' in folders else (None, None)
     if 'Normalize' in folders:
         _module_config(folders['Normalize'])
-    return Modules(encoder=folders['Transformer'], normalize='Normalize' in folders, **found)
+    return Modules(
+        folders['Transformer'], pooling, projection, params, normalize='Normalize' in folders
+    )
 
 
 def _kind(type_name: str) -> str:
-    """`Pooling` in all spellings; the whole name of a class that is not sentence-transformers'."""
+    """Returns the class name of a sentence-transformers module; other libraries' names in full."""
     library, _, path = type_name.partition('.')
     return path.rsplit('.', 1)[-1] if library == 'sentence_transformers' else type_name
 
@@ -243,14 +239,14 @@ def _module_config(folder: pathlib.Path) -> dict[str, Any]:
         if raw.get(key) not in (None, value):
             raise ValueError(
                 f'{folder}/config.json has {key}={shown(raw[key])}; only {value!r} is supported; '
-                'give a checkpoint that was made so.'
+                'give a checkpoint with that value.'
             )
     return raw
 
 
 def _pooling(folder: pathlib.Path) -> str:
     raw = _module_config(folder)
-    modes = raw.get('pooling_mode')  # Since version 6; before, a flag a mode.
+    modes = raw.get('pooling_mode')  # Since version 6; before, one flag per mode.
     if modes is None:
         flags = [key for key, value in raw.items() if key.startswith('pooling_mode_') and value]
         modes = [
@@ -260,8 +256,8 @@ def _pooling(folder: pathlib.Path) -> str:
     modes = [str(mode) for mode in (modes if isinstance(modes, list) else [modes])]
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
-            f'{folder}/config.json asks for pooling {brief(" and ".join(modes)) or "of no kind"}; '
-            f'supported is one of {", ".join(POOLINGS)}, alone: give a checkpoint with that.'
+            f'{folder}/config.json asks for pooling {brief(" and ".join(modes)) or "none"}; '
+            f'supported is one of {", ".join(POOLINGS)}.'
         )
     return modes[0]
 
@@ -287,14 +283,14 @@ def _projection(folder: pathlib.Path) -> tuple[Projection, dict[str, np.ndarray]
         expected = {'linear.weight': (raw['out_features'], raw['in_features'])}
     if projection.bias:
         expected['linear.bias'] = (raw['out_features'],)
-    tensors = files_lib.open_tensors(file)
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != expected:
+    tensors = open_tensors(file)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if shapes != expected:
         raise ValueError(
-            f'{file} has tensors of shapes {shown(found)}, but its config.json implies '
+            f'{file} has tensors of shapes {shown(shapes)}, but its config.json implies '
             f'{shown(expected)}; fetch the checkpoint again.'
         )
-    # Theirs is [out, in], ours [in, out].
+    # Kernels are [out, in] there and [in, out] here.
     params = {'kernel': np.ascontiguousarray(tensors['linear.weight'].read().T, np.float32)}
     if projection.bias:
         params['bias'] = tensors['linear.bias'].read().astype(np.float32)
@@ -302,7 +298,7 @@ def _projection(folder: pathlib.Path) -> tuple[Projection, dict[str, np.ndarray]
 
 
 def _check_lower_case(encoder: pathlib.Path) -> None:
-    """sentence-transformers may lower the case of texts before the tokenizer sees them."""
+    """Checks that the tokenizer lowercases texts if sentence-transformers would do it before."""
     if not (read_json(encoder / 'sentence_bert_config.json') or {}).get('do_lower_case'):
         return
     file = encoder / 'tokenizer.json'

@@ -1,26 +1,28 @@
-"""What attention knows of relative positions: logit biases by distance, rotations by position.
+"""Relative positions in attention: logit biases by distance and rotations by position.
 
-Both relative families depend on the distance of key and query alone, of which a row of L tokens
-has 2L - 1. They are computed by distance and laid out over the L x L pairs by `skew`, a pad and
-two reshapes, where gathers would be slow on a TPU, and slower still in the backward pass.
+Relative biases depend only on the distance between key and query, of which a row of L tokens has
+2L - 1. They are computed once per distance, and `skew` lays them out over the L x L pairs with a
+pad and two reshapes: gathers would be slow on a TPU, and slower still in the backward pass.
 """
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from jdkd.models.config import Disentangled, RelativeBias
 
 
 def distances(length: int) -> np.ndarray:
-    """`[2L - 1]` distances, key minus query, that a row of L tokens has, in order."""
+    """Returns the `[2L - 1]` distances, key minus query, in a row of L tokens, in rising order."""
     return np.arange(1 - length, length)
 
 
-def skew(by_distance: jax.Array) -> jax.Array:
-    """`[..., L, 2L - 1]` values by query and distance to `[..., L, L]` by query and key."""
+def skew(
+    by_distance: Float[Array, '*batch length distances'],
+) -> Float[Array, '*batch length length']:
+    """Maps values by query and distance `[..., L, 2L - 1]` to values by query and key."""
     *batch, length, width = by_distance.shape
     x = jnp.pad(by_distance, [(0, 0)] * (len(batch) + 1) + [(0, 1)])
     # With rows one longer than in the next reshape, each row starts one distance lower.
@@ -30,7 +32,7 @@ def skew(by_distance: jax.Array) -> jax.Array:
 
 
 def bias_buckets(distance: np.ndarray, relative: RelativeBias) -> np.ndarray:
-    """Bucket of each distance: exact for small ones, then logarithmic up to `max_distance`."""
+    """Returns each distance's bucket: exact when near, then logarithmic up to `max_distance`."""
     num_side = relative.num_buckets // 2
     num_exact = num_side // 2
     # In float32 as in the original, so that distances on a bucket's edge fall on the same side.
@@ -43,8 +45,8 @@ def bias_buckets(distance: np.ndarray, relative: RelativeBias) -> np.ndarray:
 
 
 def disentangled_rows(distance: np.ndarray, relative: Disentangled) -> np.ndarray:
-    """Row of the position embeddings for each distance."""
-    offset = -distance  # Theirs is query minus key.
+    """Returns the row of DeBERTa's position embeddings for each distance."""
+    offset = -distance  # DeBERTa counts query minus key.
     if relative.num_buckets:
         mid = relative.num_buckets // 2
         near = np.maximum(np.abs(offset), mid).astype(np.float32)
@@ -55,32 +57,38 @@ def disentangled_rows(distance: np.ndarray, relative: Disentangled) -> np.ndarra
 
 
 def rotary_angles(length: int, size: int, theta: float) -> np.ndarray:
-    """`[L, size / 2]` float32 angles of each position."""
+    """Returns the `[L, size / 2]` float32 rotation angles of each position."""
     frequency = (1.0 / theta ** (np.arange(0, size, 2) / size)).astype(np.float32)
     return np.arange(length, dtype=np.float32)[:, None] * frequency
 
 
-def rotate(x_BxLxHxd: jax.Array, angles: np.ndarray) -> jax.Array:
-    """Queries or keys turned by `[L, d / 2]` angles, in float32."""
+def rotate(
+    x: Float[Array, 'batch length heads size'], angles: Float[np.ndarray, 'length size//2']
+) -> Float[Array, 'batch length heads size']:
+    """Rotates queries or keys by the angles of their positions, in float32."""
     cos, sin = (f(angles)[:, None] for f in (np.cos, np.sin))
-    first, second = jnp.split(x_BxLxHxd.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BxLxHxd.dtype)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
 
 
 def disentangled_bias(
-    query: jax.Array, key: jax.Array, *, to_key: jax.Array | None, to_query: jax.Array | None
-) -> jax.Array:
-    """Logits, before scaling, that contents give to positions.
+    query: Float[Array, 'batch length heads size'],
+    key: Float[Array, 'batch length heads size'],
+    *,
+    to_key: Float[Array, 'distances heads size'] | None,
+    to_query: Float[Array, 'distances heads size'] | None,
+) -> Float[Array, 'batch heads length length']:
+    """Computes DeBERTa's logits between contents and relative positions, before scaling.
 
     Args:
-        query: `[B, L, H, d]`.
-        key: `[B, L, H, d]`.
-        to_key: `[2L - 1, H, d]` keys of the distances, for c2p; None to leave it out.
-        to_query: `[2L - 1, H, d]` queries of the distances, for p2c; None to leave it out.
+        query: Queries of the contents.
+        key: Keys of the contents.
+        to_key: Keys of the 2L - 1 distances, for the c2p term; None to leave the term out.
+        to_query: Queries of the distances, for the p2c term; None to leave the term out.
 
     Returns:
-        `[B, H, L, L]` float32.
+        float32 logits.
     """
 
     def by_pair(contents, positions):
@@ -93,6 +101,6 @@ def disentangled_bias(
     if to_key is not None:
         bias += by_pair(query, to_key)
     if to_query is not None:
-        # Rows are keys here, from which distances run the other way.
+        # Here rows are keys, so distances run the other way.
         bias += by_pair(key, to_query[::-1]).swapaxes(-1, -2)
     return bias

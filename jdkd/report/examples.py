@@ -13,7 +13,7 @@ _LONGEST = 300  # Characters of a text.
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """Results of a system on the test split, query by query; see `measures.Measured`."""
+    """Results of a system on the test split, query by query; see `measures.Measurements`."""
 
     name: str
     per_query: Mapping[str, Mapping[str, float]]

@@ -45,7 +45,7 @@ def write(
         run: The run, with a finished stage `test`.
         test: {system: {measure: value}} on the test split.
         significance: {system: {measure: test of the student's difference}}; see
-            `significance.compare`.
+            `significance.paired_tests`.
         teacher_eval: {measure: value} of the teacher on D_eval, re-ranking the first stage.
         rounds: One entry per round; see `_ROUND_FIELDS`.
         warnings: Warnings of all rounds.

@@ -1,25 +1,25 @@
-"""BM25: bm25s for search, and the same formula for any text with the collection's statistics.
+"""BM25: searches with bm25s, and scores any text with the statistics of the collection.
 
-bm25s is imported where it is used: it runs JAX as it is imported, and several processes must have
-found each other before any of them does (`distributed.start`).
+bm25s is imported inside functions: importing it initialises JAX, which must not happen before
+several processes have connected (`distributed.start`).
 """
 
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
 
 import numpy as np
 import scipy.sparse
 import Stemmer
 
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import distributed, stages
 from jdkd.runtime.parts import write_parts
 
-_PART = 65_536  # Passages whose terms are counted at once.
+_PASSAGES_PER_PART = 65_536  # Passages whose terms are counted at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,11 @@ class BM25:
     (Robertson et al. with the idf of Lucene; bm25s' method `lucene`).
 
     Attributes:
-        retriever: The bm25s index, memory-mapped: for each term the passages that hold it, in
-            order, and what it adds to their scores.
+        retriever: The memory-mapped bm25s index: for each term its passages in order, and the
+            score that it adds to each.
         average_length: avgdl, in tokens.
-        k1, b: The formula's.
-        language: Of the stemmer and the stop words.
+        k1, b: Parameters of the formula.
+        language: Language of the stemmer and the stop words.
     """
 
     retriever: Any
@@ -49,156 +49,128 @@ class BM25:
 
     @functools.cached_property
     def idf(self) -> np.ndarray:
-        """`[V]` float32."""
+        """Inverse document frequencies, `[V]` float32."""
         return _idf(np.diff(self.retriever.scores['indptr']), len(self))
 
     def search(self, queries: Sequence[str], depth: int) -> Ranking:
-        """The best passages of each query; a passage that shares no term scores 0.
-
-        Args:
-                queries: Texts.
-            depth: Passages to return.
-        """
+        """Returns the best passages of each query; passages that share no term score 0."""
         depth = min(depth, len(self))
         tokens = _tokenize(queries, self.language)
         rows, scores = self.retriever.retrieve(tokens, k=depth, show_progress=False)
         return Ranking(rows.astype(np.int32), scores.astype(np.float32))
 
     def query_terms(self, queries: Sequence[str]) -> scipy.sparse.csr_matrix:
-        """`[len(queries), V]` how often each term stands in a query."""
+        """Counts the terms of each query, `[len(queries), V]`."""
         return self._counts(queries)[0]
 
     def list_scores(self, terms: scipy.sparse.csr_matrix, passages: np.ndarray) -> np.ndarray:
-        """Scores `[M, N]` float32 of candidate lists.
+        """Scores candidate lists.
 
         Args:
             terms: `[M, V]` from `query_terms`, the query of each list.
             passages: `[M, N]` rows of the collection.
+
+        Returns:
+            `[M, N]` float32.
         """
         out = np.zeros(passages.shape, np.float32)
         for term, lists, counts in _by_term(terms):
-            out[lists] += counts[:, None] * self._added(term, passages[lists])
+            out[lists] += counts[:, None] * self._term_scores(term, passages[lists])
         return out
 
     def all_scores(self, terms: scipy.sparse.csr_matrix, passages: np.ndarray) -> np.ndarray:
-        """Scores `[Q, C]` float32 of each query, as `[Q, V]` terms, with each of `[C]` passages."""
+        """Scores each query, as `[Q, V]` terms, with each of `[C]` passages: `[Q, C]` float32."""
         out = np.zeros((terms.shape[0], len(passages)), np.float32)
         for term, queries, counts in _by_term(terms):
-            out[queries] += counts[:, None] * self._added(term, passages)
+            out[queries] += counts[:, None] * self._term_scores(term, passages)
         return out
 
     def text_scores(self, terms: scipy.sparse.csr_matrix, texts: Sequence[str]) -> np.ndarray:
-        """Scores `[n]` float32 of pairs of a query, as `[n, V]` terms, and a new text.
+        """Scores pairs of a query, as `[n, V]` terms, and a new text: `[n]` float32.
 
-        Texts are weighed with the collection's statistics; unknown terms add nothing but length.
+        The statistics are those of the collection; unknown terms only count for the text's length.
         """
-        counts, sizes = self._counts(texts)
-        weights = _weights(counts, sizes, self.idf, self.average_length, self.k1, self.b)
+        counts, lengths = self._counts(texts)
+        weights = _weights(counts, lengths, self.idf, self.average_length, self.k1, self.b)
         return np.asarray(terms.multiply(weights).sum(axis=1), np.float32).ravel()
 
-    def _added(self, term: int, passages: np.ndarray) -> np.ndarray:
-        """What a term adds to the scores of passages, in the shape of these."""
+    def _term_scores(self, term: int, passages: np.ndarray) -> np.ndarray:
+        """Returns what a term adds to the scores of passages, in their shape."""
         scores = self.retriever.scores
         start, end = scores['indptr'][term : term + 2]
-        holding, added = scores['indices'][start:end], scores['data'][start:end]
-        at = np.minimum(np.searchsorted(holding, passages.astype(holding.dtype)), len(holding) - 1)
-        return np.where(holding[at] == passages, added[at], np.float32(0))
+        rows, added = scores['indices'][start:end], scores['data'][start:end]
+        at = np.minimum(np.searchsorted(rows, passages.astype(rows.dtype)), len(rows) - 1)
+        return np.where(rows[at] == passages, added[at], np.float32(0))
 
-    def _counts(self, texts):
+    def _counts(self, texts: Sequence[str]) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+        """Counts known terms, `[n, V]`, and all words, `[n]`, of texts."""
         vocabulary = self.retriever.vocab_dict
-        words = _tokenize(texts, self.language)
-        ids = [[vocabulary[w] for w in text if w in vocabulary] for text in words]
-        return _count_matrix(ids, len(self.idf)), np.array([len(text) for text in words])
+        texts_words = _tokenize(texts, self.language)
+        ids = [[vocabulary[w] for w in words if w in vocabulary] for words in texts_words]
+        return _count_matrix(ids, len(self.idf)), _lengths(texts_words)
 
 
 def build(
     directory: pathlib.Path, passages: Sequence[str], *, k1: float, b: float, language: str
 ) -> None:
-    """Indexes passages into a directory; `load` reads it.
+    """Indexes passages; `load` reads the index.
 
-    Made for a resumable stage. Terms are counted in parts on disk, from which the index is put
-    together in memory-mapped files: memory is bounded by the words of 65,536 passages and the
-    vocabulary, whatever their number.
+    A builder of a resumable stage. Each part of the collection first has its terms counted into a
+    file, from which the index is assembled in memory-mapped files. Memory is therefore bounded by
+    the vocabulary and the words of 65,536 passages.
 
     Args:
-        directory: Of the stage.
-        passages: Texts; taken in slices.
-        k1, b: The formula's.
-        language: Of the stemmer and the stop words.
+        directory: Directory of the stage.
+        passages: Texts; read in slices.
+        k1, b: Parameters of the formula.
+        language: Language of the stemmer and the stop words.
 
     Raises:
         ValueError: if no passage holds a term.
     """
     import bm25s
 
-    def count(i, file):
-        words = _tokenize(passages[i * _PART : (i + 1) * _PART], language)
-        known = sorted({word for text in words for word in text})
-        number = {word: j for j, word in enumerate(known)}
-        counts = _count_matrix([[number[word] for word in text] for text in words], len(known))
-        np.savez(
-            file,
-            words=np.frombuffer('\n'.join(known).encode(), np.uint8),
-            data=counts.data,
-            indices=counts.indices,
-            indptr=counts.indptr,
-            sizes=np.array([len(text) for text in words]),
-        )
+    size = _PASSAGES_PER_PART
 
-    paths = write_parts(directory, 'counts-{}.npz', -(-len(passages) // _PART), count)
+    def count(i, file):
+        _write_counts(file, _tokenize(passages[i * size : (i + 1) * size], language))
+
+    paths = write_parts(directory, 'counts-{}.npz', -(-len(passages) // size), count)
     if not distributed.is_primary():
         return
-    known, total = set(), 0
-    for path in paths:
-        part = _read_counts(path)
-        known.update(part.words)
-        total += part.sizes.sum()
-    if not total:
+    vocabulary, frequencies, num_words = _merge_counts(paths)
+    if not num_words:
         raise ValueError(
             f"BM25 finds no terms in {len(passages)} passages with language '{language}'."
         )
-    # Sorted: bm25s would number terms in an order that differs from process to process, and so
-    # would the rounding of sums over them.
-    vocabulary = {word: i for i, word in enumerate(sorted(known))}
-    del known
-    holding = np.zeros(len(vocabulary), np.int64)  # Passages that hold each term.
-    for path in paths:
-        part = _read_counts(path)
-        holding[part.terms(vocabulary)] += part.counts.getnnz(axis=0)
-    idf, average_length = _idf(holding, len(passages)), total / len(passages)
-    indptr = np.concatenate([[0], np.cumsum(holding)])
-    data, indices = (
-        _on_disk(directory / f'{name}.npy', dtype, indptr[-1])
-        for name, dtype in (('data', np.float32), ('indices', np.int32))
-    )
-    free = indptr[:-1].copy()  # Where the next passage of each term goes.
+    average_length = num_words / len(passages)
+    idf, indptr = _idf(frequencies, len(passages)), np.append(0, np.cumsum(frequencies))
+    data = _allocate(directory / 'data.npy', np.float32, indptr[-1])
+    indices = _allocate(directory / 'indices.npy', np.int32, indptr[-1])
+    ends = indptr[:-1].copy()  # Where the next passage of each term goes.
     for i, path in enumerate(paths):
         part = _read_counts(path)
         terms = part.terms(vocabulary)
-        weights = _weights(part.counts, part.sizes, idf[terms], average_length, k1, b).tocsc()
-        sizes = np.diff(weights.indptr)
-        at = np.repeat(free[terms] - weights.indptr[:-1], sizes) + np.arange(weights.nnz)
-        data[at], indices[at] = weights.data, weights.indices + i * _PART
-        free[terms] += sizes
+        weights = _weights(part.counts, part.lengths, idf[terms], average_length, k1, b).tocsc()
+        added = np.diff(weights.indptr)
+        at = np.repeat(ends[terms] - weights.indptr[:-1], added) + np.arange(weights.nnz)
+        data[at], indices[at] = weights.data, weights.indices + i * size
+        ends[terms] += added
+    scores = {'data': data, 'indices': indices, 'indptr': indptr, 'num_docs': len(passages)}
     retriever = bm25s.BM25(k1=k1, b=b, method='lucene', idf_method='lucene')
-    retriever.scores = {
-        'data': data,
-        'indices': indices,
-        'indptr': indptr,
-        'num_docs': len(passages),
-    }
-    retriever.vocab_dict, retriever.nonoccurrence_array = vocabulary, None
+    retriever.scores, retriever.vocab_dict = scores, vocabulary
+    retriever.nonoccurrence_array = None
     retriever.save(str(directory / 'bm25s'))
     stages.write_json(directory / 'statistics.json', {'average_length': average_length})
     for path in (*paths, directory / 'data.npy', directory / 'indices.npy'):
         path.unlink()
 
 
-def _on_disk(path: pathlib.Path, dtype: type, size: int) -> np.ndarray:
-    """`[size]` of a new memory-mapped file that has its place on the disk already.
+def _allocate(path: pathlib.Path, dtype: type, size: int) -> np.ndarray:
+    """Returns a new memory-mapped array `[size]` whose blocks are allocated on disk.
 
     Raises:
-        OSError: if the disk is full, which writing into the map would answer with a signal.
+        OSError: if the disk is full; writing into a map without blocks would kill the process.
     """
     array = np.lib.format.open_memmap(path, 'w+', dtype, (size,))
     with path.open('r+b') as f:
@@ -207,11 +179,11 @@ def _on_disk(path: pathlib.Path, dtype: type, size: int) -> np.ndarray:
 
 
 def load(directory: pathlib.Path, *, k1: float, b: float, language: str) -> BM25:
-    """Loads what `build` wrote with the same parameters, memory-mapped."""
+    """Loads an index that `build` wrote with the same parameters, memory-mapped."""
     import bm25s
 
     retriever = bm25s.BM25.load(str(directory / 'bm25s'), mmap=True)
-    # Plain views of the mapped files: memmap's own indexing is slow.
+    # Plain views, because indexing np.memmap is slow.
     for name in ('data', 'indices', 'indptr'):
         retriever.scores[name] = np.asarray(retriever.scores[name])
     average_length = stages.read_json(directory / 'statistics.json')['average_length']
@@ -220,26 +192,41 @@ def load(directory: pathlib.Path, *, k1: float, b: float, language: str) -> BM25
 
 @dataclasses.dataclass(frozen=True)
 class _Counts:
-    """Terms of a part of the collection.
+    """Word counts of one part of the collection.
 
     Attributes:
-        words: In order, no others than the part's.
-        counts: `[m, len(words)]` how often each stands in a passage.
-        sizes: `[m]` words of each passage.
+        words: The part's words, sorted.
+        counts: `[m, len(words)]` count of each word in each passage.
+        lengths: `[m]` number of words in each passage.
     """
 
     words: list[str]
     counts: scipy.sparse.csr_matrix
-    sizes: np.ndarray
+    lengths: np.ndarray
 
     def terms(self, vocabulary: dict[str, int]) -> np.ndarray:
-        """Numbers of the words in the collection's vocabulary."""
+        """Returns the ids of the words in the collection's vocabulary."""
         return np.array([vocabulary[word] for word in self.words], np.int64)
+
+
+def _write_counts(file: IO, texts_words: Sequence[Sequence[str]]) -> None:
+    """Counts the words of each text of a part; `_read_counts` reads the file."""
+    words = sorted({word for words in texts_words for word in words})
+    ids = {word: i for i, word in enumerate(words)}
+    counts = _count_matrix([[ids[word] for word in text] for text in texts_words], len(words))
+    np.savez(
+        file,
+        words=np.frombuffer('\n'.join(words).encode(), np.uint8),
+        data=counts.data,
+        indices=counts.indices,
+        indptr=counts.indptr,
+        sizes=_lengths(texts_words),
+    )
 
 
 def _read_counts(path: pathlib.Path) -> _Counts:
     with np.load(path) as f:
-        # No word holds a line break: bm25s' words are of letters, digits and underscores.
+        # Words of bm25s consist of letters, digits and underscores, so none holds a line break.
         words = f['words'].tobytes().decode().split('\n') if len(f['words']) else []
         counts = scipy.sparse.csr_matrix(
             (f['data'], f['indices'], f['indptr']), shape=(len(f['sizes']), len(words))
@@ -247,18 +234,42 @@ def _read_counts(path: pathlib.Path) -> _Counts:
         return _Counts(words, counts, f['sizes'])
 
 
-def _by_term(terms: scipy.sparse.csr_matrix):
-    """(term, rows that hold it, how often) for each term of a `[n, V]` matrix, in order."""
+def _merge_counts(paths: Sequence[pathlib.Path]) -> tuple[dict[str, int], np.ndarray, np.int64]:
+    """Returns the vocabulary, the number of passages with each term, and the number of words."""
+    words, num_words = set(), np.int64(0)
+    for path in paths:
+        part = _read_counts(path)
+        words.update(part.words)
+        num_words += part.lengths.sum()
+    # Sorted, since the order in bm25s, and with it the rounding of sums, varies between processes.
+    vocabulary = {word: i for i, word in enumerate(sorted(words))}
+    del words
+    frequencies = np.zeros(len(vocabulary), np.int64)
+    for path in paths:
+        part = _read_counts(path)
+        frequencies[part.terms(vocabulary)] += part.counts.getnnz(axis=0)
+    return vocabulary, frequencies, num_words
+
+
+def _by_term(
+    terms: scipy.sparse.csr_matrix,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields each term of a `[n, V]` matrix, in order, with its rows and its counts in them."""
     order = np.argsort(terms.indices, kind='stable')
     rows = np.repeat(np.arange(terms.shape[0]), np.diff(terms.indptr))[order]
-    found, starts = np.unique(terms.indices[order], return_index=True)
-    groups = zip(np.split(rows, starts[1:]), np.split(terms.data[order], starts[1:]), strict=True)
-    for term, (rows_of_term, counts) in zip(found, groups, strict=False):
-        yield term, rows_of_term, counts
+    ids, starts = np.unique(terms.indices[order], return_index=True)
+    for term, *group in zip(
+        ids, np.split(rows, starts[1:]), np.split(terms.data[order], starts[1:]), strict=False
+    ):
+        yield term, *group
 
 
-def _idf(holding: np.ndarray, num_passages: int) -> np.ndarray:
-    return np.log(1 + (num_passages - holding + 0.5) / (holding + 0.5)).astype(np.float32)
+def _idf(frequencies: np.ndarray, num_passages: int) -> np.ndarray:
+    return np.log(1 + (num_passages - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
+
+
+def _lengths(sequences: Sequence[Sequence]) -> np.ndarray:
+    return np.array([len(sequence) for sequence in sequences])
 
 
 def _tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
@@ -274,8 +285,8 @@ def _tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
 
 
 def _count_matrix(ids: Sequence[Sequence[int]], size: int) -> scipy.sparse.csr_matrix:
-    sizes = [len(row) for row in ids]
-    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    """Counts the ids in each row, `[len(ids), size]`."""
+    indptr = np.append(0, np.cumsum([len(row) for row in ids]))
     indices = np.fromiter((i for row in ids for i in row), np.int32, indptr[-1])
     counts = scipy.sparse.csr_matrix(
         (np.ones(len(indices), np.float32), indices, indptr), shape=(len(ids), size)
@@ -284,9 +295,17 @@ def _count_matrix(ids: Sequence[Sequence[int]], size: int) -> scipy.sparse.csr_m
     return counts
 
 
-def _weights(counts, sizes, idf, average_length, k1, b) -> scipy.sparse.csr_matrix:
+def _weights(
+    counts: scipy.sparse.csr_matrix,
+    lengths: np.ndarray,
+    idf: np.ndarray,
+    average_length: float,
+    k1: float,
+    b: float,
+) -> scipy.sparse.csr_matrix:
+    """Returns what each term adds to the score of each text, in the shape of `counts`."""
     weights = counts.copy()
-    norm = k1 * (1 - b + b * sizes / average_length)
+    norm = k1 * (1 - b + b * lengths / average_length)
     per_entry = np.repeat(norm, np.diff(counts.indptr)).astype(np.float32)
     weights.data = idf[counts.indices] * counts.data / (counts.data + per_entry)
     return weights

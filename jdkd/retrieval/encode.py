@@ -1,4 +1,4 @@
-"""Encoding many texts on the device: sorted by length, in few compiled shapes."""
+"""Runs encoders over many texts: sorted by length, in few compiled shapes."""
 
 import functools
 import pathlib
@@ -7,8 +7,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import tqdm
-from jax.sharding import Mesh
+from flax import linen as nn
+from jax.sharding import AbstractMesh, Mesh
 
+from jdkd.models.cross_encoder import CrossEncoder
+from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import vectors
 from jdkd.runtime import distributed
 from jdkd.runtime import mesh as meshes
@@ -16,21 +19,22 @@ from jdkd.runtime.parts import write_parts
 from jdkd.tokens.pairs import join_pairs
 from jdkd.tokens.store import TokenStore
 
-# Token lengths that are compiled; from 64 on, four between a power of two and the next.
+# Compiled token lengths; from 64 on, four between a power of two and the next.
 BUCKETS = (16, 24, 32, 48, *((4 + i) * 2**n for n in range(4, 11) for i in range(4)))
-# Of a batch, per device. A CPU keeps what a layer makes of 2,048 in its caches: a sixth faster.
-_TOKENS = {'cpu': 2048}
-_TOKENS_OTHERWISE = 8192
+# Tokens per batch and device. At 2,048 a layer's outputs fit into a CPU's caches: a sixth faster.
+_CPU_BATCH_TOKENS = 2048
+_BATCH_TOKENS = 8192
 
 
 def buckets(max_length: int) -> np.ndarray:
-    """Lengths that rows of at most so many tokens are padded to, rising."""
+    """Returns the lengths, rising, that rows of up to `max_length` tokens are padded to."""
     return np.array([*(b for b in BUCKETS if b < max_length), max_length])
 
 
 def rows_per_batch(bucket: int, mesh: Mesh) -> int:
-    """Rows of so many tokens that are computed together."""
-    tokens = _TOKENS.get(mesh.devices.flat[0].platform, _TOKENS_OTHERWISE)
+    """Returns how many rows of `bucket` tokens form a batch."""
+    on_cpu = mesh.devices.flat[0].platform == 'cpu'
+    tokens = _CPU_BATCH_TOKENS if on_cpu else _BATCH_TOKENS
     return max(tokens // bucket, 1) * mesh.shape['data']
 
 
@@ -44,39 +48,37 @@ def map_rows(
     desc: str,
     name: Callable[[int], str] = 'row {}'.format,
 ) -> np.ndarray:
-    """Applies a jitted function of a batch of token rows to any number of rows.
+    """Applies a jitted function to any number of token rows, in batches.
 
-    Rows are sorted by length, the longest first, and a batch is padded to the shortest bucket that
-    holds it: little computation is spent on padding, and each bucket compiles once. Batches are
-    gathered as they are needed, while the device computes those before, so that the host holds
-    the result, three batches and 16 bytes a row.
-
-    Of several processes, each does its own rows on its own devices.
+    Rows are sorted by length, longest first, and each batch is padded to the shortest bucket that
+    holds it, so that little is spent on padding and each bucket compiles once. Batches are gathered
+    while the device computes earlier ones; the host holds the result, three batches and 16 bytes
+    per row. Each process maps its own rows on its own devices.
 
     Args:
-        fn: `fn(**batch) -> [rows, ...]`, row by row; compiled per bucket.
-        rows: (numbers `[m]`, bucket) -> arrays `[m, bucket]`, padded on the right.
-        lengths: `[n]` real tokens of each row.
-        max_length: Tokens that no row exceeds.
-        mesh: Rows are split over the `data` axis of this process' part of it.
-        desc: Name of the progress bar.
-        name: What messages call a row.
+        fn: `fn(**batch) -> [rows, ...]`, independent for each row; compiled per bucket.
+        rows: (row numbers `[m]`, bucket) -> arrays `[m, bucket]`, padded on the right.
+        lengths: `[n]` number of real tokens of each row.
+        max_length: Upper limit of the lengths.
+        mesh: Mesh whose local `data` axis splits the rows.
+        desc: Label of the progress bar.
+        name: Name of a row in messages.
 
     Returns:
         `[n, ...]` float32 in the order of the input.
 
     Raises:
-        ValueError: if there is no row.
-        FloatingPointError: at the first batch with a result that is not finite, naming the row.
+        ValueError: if there are no rows.
+        FloatingPointError: at the first batch with a result that is not finite; names the row.
     """
     mesh = mesh.local_mesh
-    n, ways = len(lengths), mesh.shape['data']
+    n, num_devices = len(lengths), mesh.shape['data']
     if not n:
         raise ValueError(f'{desc}: nothing to encode; there must be at least one row.')
     sharding = meshes.batch_sharding(mesh)
-    padded_to = buckets(max_length)
-    # A single question is no batch of thousands; powers of two, so that few shapes are added.
-    at_most = -(-(1 << (n - 1).bit_length()) // ways) * ways
+    bucket_lengths = buckets(max_length)
+    # Few rows make a smaller batch, of a power of two so that few shapes are added.
+    max_rows = -(-(1 << (n - 1).bit_length()) // num_devices) * num_devices
     order = np.argsort(-lengths, kind='stable')
     out, pending = None, []
 
@@ -85,11 +87,11 @@ def map_rows(
         result = np.asarray(result, np.float32)[: len(numbers)]
         if out is None:
             out = np.empty((n, *result.shape[1:]), np.float32)
-        good = np.isfinite(result).reshape(len(result), -1).all(axis=1)
-        if not good.all():
+        finite = np.isfinite(result).reshape(len(result), -1).all(axis=1)
+        if not finite.all():
             raise FloatingPointError(
-                f'{desc}: what the model makes of {name(int(numbers[~good][0]))} is not finite, '
-                f'and so are {(~good).sum()} of the {len(good)} rows of its batch; look at the '
+                f"{desc}: the model's output for {name(int(numbers[~finite][0]))} is not finite, "
+                f'like {(~finite).sum()} of the {len(finite)} rows of its batch; check the '
                 "model's weights, or compute in float32 (dtype)."
             )
         out[numbers] = result
@@ -98,13 +100,13 @@ def map_rows(
     with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=quiet) as bar:
         start = 0
         while start < n:
-            bucket = int(padded_to[np.searchsorted(padded_to, lengths[order[start]])])
-            size = min(rows_per_batch(bucket, mesh), at_most)
+            bucket = int(bucket_lengths[np.searchsorted(bucket_lengths, lengths[order[start]])])
+            size = min(rows_per_batch(bucket, mesh), max_rows)
             numbers = order[start : start + size]
-            # The last batch repeats its rows, so that no shape is added.
+            # The last batch repeats rows to keep its shape.
             batch = rows(np.resize(numbers, size), bucket)
-            batch = {name: array.astype(np.int32) for name, array in batch.items()}
-            # Dispatched before the results of the batches before are fetched.
+            batch = {key: array.astype(np.int32) for key, array in batch.items()}
+            # Dispatch before fetching the results of earlier batches.
             pending.append((numbers, fn(**meshes.to_device(batch, sharding))))
             if len(pending) > 2:
                 collect(*pending.pop(0))
@@ -116,14 +118,14 @@ def map_rows(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def embed_batch(model, mesh, params, tokens):
-    """Embeddings of rows of tokens, on an abstract mesh."""
-    with jax.sharding.use_abstract_mesh(mesh):  # For fused attention.
-        return model.apply({'params': params}, tokens)
+def apply_batch(model: nn.Module, mesh: AbstractMesh, params, **batch: jax.Array) -> jax.Array:
+    """Applies a model to a batch of token rows, on an abstract mesh."""
+    with jax.sharding.use_abstract_mesh(mesh):  # Fused attention reads it.
+        return model.apply({'params': params}, **batch)
 
 
 def embed(
-    model,
+    model: DualEncoder,
     params,
     tokens: TokenStore,
     *,
@@ -132,20 +134,20 @@ def embed(
     desc: str,
     name: Callable[[int], str] = 'row {}'.format,
 ) -> np.ndarray:
-    """Embeddings `[n, dim]` float32 of texts by a dual-encoder, in memory.
+    """Embeds texts in memory, `[n, dim]` float32.
 
     Args:
-        model: `DualEncoder` module.
+        model: Module.
         params: Its parameters, on the mesh.
-        tokens: Of the texts.
-        rows: Those to embed; None for all.
-        mesh: Where to compute.
-        desc: Name of the progress bar.
-        name: What messages call a text of `tokens`.
+        tokens: Tokens of the texts.
+        rows: Texts to embed; None for all.
+        mesh: Mesh to compute on.
+        desc: Label of the progress bar.
+        name: Name of a text of `tokens` in messages.
     """
     rows = range(len(tokens)) if rows is None else rows
     return map_rows(
-        lambda tokens: embed_batch(model, mesh.local_mesh.abstract_mesh, params, tokens),
+        functools.partial(apply_batch, model, mesh.local_mesh.abstract_mesh, params),
         lambda numbers, bucket: {'tokens': tokens.rows(rows.start + numbers, bucket)},
         lengths=tokens.lengths[rows.start : rows.stop],
         max_length=tokens.length,
@@ -157,7 +159,7 @@ def embed(
 
 def write_embeddings(
     directory: pathlib.Path,
-    model,
+    model: DualEncoder,
     params,
     tokens: TokenStore,
     *,
@@ -165,51 +167,43 @@ def write_embeddings(
     mesh: Mesh,
     desc: str,
     name: Callable[[int], str] = 'row {}'.format,
-    part: int = vectors.PART,
+    file_rows: int = vectors.FILE_ROWS,
 ) -> None:
     """Writes the embeddings of any number of texts; `vectors.load` reads them.
 
-    Made for a resumable stage: what is written is bit for bit the same whether or not it was
-    interrupted. Several processes, each with a mesh of its own devices, write their share of the
-    parts. The host holds one part in memory (and its copy, if it is rounded): 4 bytes times
-    `part` times the dimensions, beside what `map_rows` says and 4 bytes a text for its length.
+    A builder of a resumable stage: an interruption does not change a bit of the output. Processes,
+    each with a mesh of its own devices, share out the files. Besides `map_rows` and 4 bytes per
+    text for its length, the host holds the embeddings of one file (and a copy if it is rounded).
 
     Args:
-        directory: Of the stage.
-        model: `DualEncoder` module.
+        directory: Directory of the stage.
+        model: Module.
         params: Its parameters, on the mesh.
-        tokens: Of the texts.
+        tokens: Tokens of the texts.
         store: 'float32' or 'bfloat16'; see `vectors.save`.
-        mesh: Where to compute.
-        desc: Name of the progress bars.
-        name: What messages call a text.
-        part: Texts a file.
+        mesh: Mesh to compute on.
+        desc: Label of the progress bars.
+        name: Name of a text in messages.
+        file_rows: Texts per file.
 
     Raises:
-        ValueError: if `store` is neither.
+        ValueError: if `store` is not supported.
     """
     if store not in vectors.STORES:
         raise ValueError(f"index.store is '{store}'; use one of {', '.join(vectors.STORES)}.")
-    count = -(-len(tokens) // part)
+    count = -(-len(tokens) // file_rows)
 
     def write(i, file):
-        rows = range(i * part, min((i + 1) * part, len(tokens)))
+        rows = range(i * file_rows, min((i + 1) * file_rows, len(tokens)))
         label = f'{desc} {i + 1}/{count}' if count > 1 else desc
-        found = embed(model, params, tokens, rows=rows, mesh=mesh, desc=label, name=name)
-        vectors.save(file, found, store)
+        embeddings = embed(model, params, tokens, rows=rows, mesh=mesh, desc=label, name=name)
+        vectors.save(file, embeddings, store)
 
-    write_parts(directory, vectors.NAME, count, write)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def score_batch(model, mesh, params, tokens, token_types):
-    """Logits of rows of pairs, on an abstract mesh."""
-    with jax.sharding.use_abstract_mesh(mesh):  # For fused attention.
-        return model.apply({'params': params}, tokens, token_types)
+    write_parts(directory, vectors.FILE_NAME, count, write)
 
 
 def score_pairs(
-    model,
+    model: CrossEncoder,
     params,
     queries: TokenStore,
     query_rows: np.ndarray,
@@ -221,23 +215,23 @@ def score_pairs(
     desc: str,
     name: Callable[[int], str] = 'row {}'.format,
 ) -> np.ndarray:
-    """Logits `[n]` float32 of pairs by a cross-encoder; nothing is tokenised again.
+    """Scores tokenised pairs with a cross-encoder, `[n]` float32 logits.
 
     Args:
-        model: `CrossEncoder` module.
+        model: Module.
         params: Its parameters, on the mesh.
         queries: Tokens of queries.
         query_rows: `[n]` query of each pair.
         passages: Tokens of passages.
         passage_rows: `[n]` passage of each pair.
-        separators: Of a pair; see `cross_encoder.join_pairs`.
-        mesh: Where to compute.
-        desc: Name of the progress bar.
-        name: What messages call a pair.
+        separators: [SEP] tokens between the texts of a pair; see `join_pairs`.
+        mesh: Mesh to compute on.
+        desc: Label of the progress bar.
+        name: Name of a pair in messages.
     """
-    more = separators - 2  # Tokens of a pair beyond those of its two texts.
+    extra = separators - 2  # Tokens of a pair beyond those of its two texts.
 
-    def joined(numbers, bucket):
+    def join(numbers, bucket):
         tokens, token_types = join_pairs(
             queries.rows(query_rows[numbers]),
             passages.rows(passage_rows[numbers]),
@@ -247,10 +241,10 @@ def score_pairs(
         return {'tokens': tokens[:, :bucket], 'token_types': token_types[:, :bucket]}
 
     return map_rows(
-        lambda **batch: score_batch(model, mesh.local_mesh.abstract_mesh, params, **batch),
-        joined,
-        lengths=queries.lengths[query_rows] + passages.lengths[passage_rows] + more,
-        max_length=queries.length + passages.length + more,
+        functools.partial(apply_batch, model, mesh.local_mesh.abstract_mesh, params),
+        join,
+        lengths=queries.lengths[query_rows] + passages.lengths[passage_rows] + extra,
+        max_length=queries.length + passages.length + extra,
         mesh=mesh,
         desc=desc,
         name=name,

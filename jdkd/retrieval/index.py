@@ -1,7 +1,6 @@
-"""Searching embeddings by inner product: ScaNN, and exact search as its oracle."""
+"""Searches embeddings by inner product: exactly on the device, or with ScaNN."""
 
 import concurrent.futures
-import dataclasses
 import functools
 import math
 import os
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.runtime import distributed
 from jdkd.runtime.parts import write_part
@@ -22,57 +22,18 @@ except ImportError:  # Wheels exist for Linux on x86-64 only.
     scann = None
 
 KINDS = ('scann', 'exact')
-_HASH_FROM = 1000  # Passages from which ScaNN's codes can be trained; fewer are searched exactly.
-_TREE_FROM = 20_000  # Passages from which ScaNN's guide partitions first.
-_TRAINED_ON = 250_000  # Passages of a shard that its leaves are made from.
-BUILDERS = 4  # Shards that are indexed side by side.
-_QUERY_BLOCK = 32_768  # Queries whose candidates are kept at once.
-_RESCORED = 2**26  # Bytes of the vectors of candidates that are gathered at once.
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """The best passages of each query, best first.
-
-    Attributes:
-        passages: `[num_queries, depth]` int32 rows of the collection; -1 where there is none.
-        scores: `[num_queries, depth]` float32, not increasing along a row.
-    """
-
-    passages: np.ndarray
-    scores: np.ndarray
-
-    def save(self, directory: pathlib.Path, name: str) -> None:
-        np.save(directory / f'{name}.passages.npy', self.passages)
-        np.save(directory / f'{name}.scores.npy', self.scores)
-
-
-def load_ranking(directory: pathlib.Path, name: str) -> Ranking:
-    return Ranking(
-        np.load(directory / f'{name}.passages.npy'), np.load(directory / f'{name}.scores.npy')
-    )
-
-
-def without(ranking: Ranking, rows: np.ndarray, depth: int) -> Ranking:
-    """A ranking less one passage of each query, cut to a depth.
-
-    Args:
-        ranking: The ranking.
-        rows: `[num_queries]` int32, the passage to leave out; -1 for none.
-        depth: Passages to keep.
-    """
-    gone = (ranking.passages == rows[:, None]) | (ranking.passages < 0)
-    order = np.argsort(gone, axis=1, kind='stable')[:, :depth]
-    gone, passages, scores = (
-        np.take_along_axis(x, order, axis=1) for x in (gone, ranking.passages, ranking.scores)
-    )
-    return Ranking(np.where(gone, np.int32(-1), passages), np.where(gone, -np.inf, scores))
+_HASH_FROM = 1000  # Passages that ScaNN's codes need for training; fewer are searched exactly.
+_TREE_FROM = 20_000  # Passages from which an index partitions first, as ScaNN's guide advises.
+_TREE_SAMPLE = 250_000  # Passages of a shard that train its tree.
+BUILDERS = 4  # Shards indexed in parallel.
+_QUERY_BLOCK = 32_768  # Queries whose candidates are in memory at once.
+_RESCORED_BYTES = 2**26  # Bytes of candidates' vectors that are gathered at once.
 
 
 @functools.partial(jax.jit, static_argnames='depth')
 def _top_block(queries, block, offset, best_scores, best_rows, depth):
     scores = jnp.matmul(queries, block.T, precision=jax.lax.Precision.HIGHEST)
-    # top_k takes the earlier of two equal scores: ties keep the order of the collection.
+    # top_k prefers the earlier of equal scores, so ties keep the order of the collection.
     scores, rows = jax.lax.top_k(scores, min(depth, block.shape[0]))
     scores = jnp.concatenate([best_scores, scores], axis=1)
     rows = jnp.concatenate([best_rows, offset + rows], axis=1)
@@ -88,17 +49,17 @@ def exact_search(
     query_block: int = 1024,
     passage_block: int = 65_536,
 ) -> Ranking:
-    """Exact inner-product search on the device, in blocks; ties are in the order of the rows.
+    """Searches exactly by inner product on the device; ties keep the order of the rows.
 
-    The device holds the queries, one block of passages and `[query_block, passage_block]` scores,
-    the host one block of passages.
+    The device holds the queries, one block of passages and `[query_block, passage_block]` scores;
+    the host holds one block of passages.
 
     Args:
         queries: `[num_queries, dim]`.
         passages: `[num_passages, dim]`; may be memory-mapped.
-        depth: Passages to return for each query, at most num_passages.
-        query_block: Queries a block.
-        passage_block: Passages a block.
+        depth: Passages to return for each query, limited to num_passages.
+        query_block: Queries per block.
+        passage_block: Passages per block.
     """
     depth = min(depth, len(passages))
     starts = range(0, len(queries), query_block)
@@ -110,26 +71,26 @@ def exact_search(
     for p in range(0, len(passages), passage_block):
         block_p = jnp.asarray(passages[p : p + passage_block], jnp.float32)
         for i, block_q in enumerate(blocks):
-            # Waited for, since blocks of scores that are computed side by side would add up.
+            # Wait, since the memory of blocks computed in parallel would add up.
             best[i] = jax.block_until_ready(_top_block(block_q, block_p, p, *best[i], depth))
     scores, rows = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*best, strict=True))
     return Ranking(rows, scores)
 
 
-def check(config) -> None:
+def check_config(config) -> None:
     """Checks `config.index`.
 
     Raises:
-        ValueError: if `kind` is none of `KINDS`, or `shard` is too small.
+        ValueError: if `kind` is not in `KINDS`, or `shard` is too small.
     """
     if config.kind not in KINDS:
         raise ValueError(f"index.kind is '{config.kind}'; use one of {', '.join(KINDS)}.")
-    if config.shard < 2 * _HASH_FROM:  # Half of it may be the size of a shard.
+    if config.shard < 2 * _HASH_FROM:  # Shards may have half of this size.
         raise ValueError(f'index.shard={config.shard} is too small; set at least {2 * _HASH_FROM}.')
 
 
 def check_installed(num_passages: int) -> None:
-    """Checks that ScaNN is there where so many passages ask for it.
+    """Checks that ScaNN is installed if a collection of this size needs it.
 
     Raises:
         ImportError: if not.
@@ -142,25 +103,25 @@ def check_installed(num_passages: int) -> None:
 
 
 def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> None:
-    """Writes ScaNN's index (Guo et al., 2020) of passages; `search` reads it.
+    """Writes a ScaNN index (Guo et al., 2020); `search` reads it.
 
-    Made for a resumable stage, which processes share out. The passages are cut into shards of equal
-    size, at most `config.shard`, and each has an index of its own: anisotropic hashing of two
-    dimensions a code, after a partitioning tree where there are many. An index holds half a byte
-    for two dimensions of a passage (twice, under a tree) and no vectors: those that it finds are
-    scored from `passages`. Fewer than 1,000 passages have no index, as they are searched exactly.
-    Memory is bounded by four shards, indexed side by side: two times their vectors in float32.
+    A builder of a resumable stage, shared among processes. The passages are cut into equal shards
+    of at most `config.shard`, each with its own index: anisotropic hashing of two dimensions per
+    code, after a partitioning tree if there are many passages. An index holds half a byte for two
+    dimensions of a passage (twice that under a tree) and no vectors: candidates are rescored from
+    `passages`. Fewer than 1,000 passages get no index, since they are searched exactly. Memory is
+    bounded by twice the float32 vectors of the four shards that are indexed in parallel.
 
     Args:
-        directory: Of the stage.
+        directory: Directory of the stage.
         passages: `[num_passages, dim]`.
-        config: `config.index`: `shard`, `threshold`.
+        config: `config.index`; uses `shard` and `threshold`.
 
     Raises:
         ImportError: if ScaNN is not installed.
         ValueError: if `config.shard` is too small.
     """
-    check(config)
+    check_config(config)
     check_installed(len(passages))
     if len(passages) < _HASH_FROM:
         return
@@ -181,21 +142,21 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
 
 
 def _train(vectors: np.ndarray, threshold: float):
-    # How many are found is said in each search.
+    # Each search sets its own number of neighbours.
     builder = scann.scann_ops_pybind.builder(vectors, 1, 'dot_product')
     if len(vectors) >= _TREE_FROM:
-        # SOAR (Sun et al., 2023) puts each passage into two leaves, the second where the first
-        # leaf's error is not: half as many leaves need to be searched for the same recall.
-        # Centres that start at random would make another tree in every process.
+        # SOAR (Sun et al., 2023) assigns each passage to a second leaf whose error is orthogonal to
+        # the first's: the same recall needs half as many leaves. Random initial centres would give
+        # another tree in every process.
         builder = builder.tree(
             _leaves(len(vectors)),
             1,
-            training_sample_size=_TRAINED_ON,
+            training_sample_size=_TREE_SAMPLE,
             random_init=False,
             soar_lambda=1.5,
             overretrieve_factor=2.0,
         )
-    # Several threads would round in another way in every process.
+    # With several threads rounding would vary between processes.
     builder = builder.set_n_training_threads(1)
     return builder.score_ah(2, anisotropic_quantization_threshold=threshold).build()
 
@@ -211,25 +172,25 @@ def search(
     config,
     directory: pathlib.Path | None = None,
 ) -> Ranking:
-    """The best passages of each query by inner product; ties are in the order of the rows.
+    """Returns the best passages of each query by inner product; ties keep the order of the rows.
 
-    With ScaNN, the candidates of all shards with the best approximate scores are scored exactly.
-    Memory, beside the ranking, is bounded by the codes of one shard and the candidates of
-    32,768 queries, 16 bytes each.
+    ScaNN proposes candidates from all shards by approximate scores, which are then scored exactly.
+    Besides the ranking, memory is bounded by the codes of one shard and 16 bytes per candidate of
+    32,768 queries.
 
     Args:
         queries: `[num_queries, dim]` float32.
         passages: `[num_passages, dim]` float32; may be memory-mapped.
-        depth: Passages to return for each query, at most num_passages.
-        config: `config.index`: `kind` is `scann` or `exact`; `reorder` candidates are scored
-            exactly, after a search of the share `leaves` of a tree's leaves.
-        directory: What `build` wrote from the same passages; None to build it and throw it away.
+        depth: Passages to return for each query, limited to num_passages.
+        config: `config.index`: `kind` is `scann` or `exact`; `reorder` candidates are rescored,
+            from a search of the share `leaves` of a tree's leaves.
+        directory: Output of `build` for the same passages; None to build a temporary index.
 
     Raises:
         ImportError: if ScaNN is not installed.
-        ValueError: if the kind is neither.
+        ValueError: if the kind is not supported.
     """
-    check(config)
+    check_config(config)
     if config.kind == 'exact' or len(passages) < _HASH_FROM:
         return exact_search(queries, passages, depth)
     if directory is None:
@@ -238,62 +199,62 @@ def search(
             return search(queries, passages, depth, config, pathlib.Path(temporary))
     depth = min(depth, len(passages))
     count = min(max(config.reorder, depth), len(passages))
-    found = []
+    blocks = []
     for start in range(0, len(queries), _QUERY_BLOCK):
         block = np.ascontiguousarray(queries[start : start + _QUERY_BLOCK], np.float32)
         candidates = _candidates(block, len(passages), count, config, directory)
-        found.append(_rescored(block, passages, candidates, depth))
-    return Ranking(
-        np.concatenate([f.passages for f in found]), np.concatenate([f.scores for f in found])
-    )
+        blocks.append(_rescore(block, passages, candidates, depth))
+    return Ranking(*map(np.concatenate, zip(*blocks, strict=True)))
 
 
 def _candidates(
     queries: np.ndarray, num_passages: int, count: int, config, directory: pathlib.Path
 ) -> np.ndarray:
-    """`[num_queries, count]` rows with the best approximate scores of all shards, -1 for none."""
-    best = None
+    """Returns the rows with the best approximate scores, `[num_queries, count]`; -1 for none."""
+    best_rows = np.empty((len(queries), 0), np.int32)
+    best_scores = np.empty((len(queries), 0), np.float32)
     for i, rows in enumerate(_shards(num_passages, config.shard)):
         searcher = scann.scann_ops_pybind.load_searcher(str(_shard_directory(directory, i)))
         leaves = max(math.ceil(config.leaves * _leaves(len(rows))), 1)
         found, scores = searcher.search_batched_parallel(
             queries, min(count, len(rows)), leaves_to_search=leaves
         )
-        # Where the leaves hold fewer, ScaNN fills up with row 0 and no score.
+        # If the leaves hold fewer passages, ScaNN fills up with row 0 and NaN.
         missing = np.isnan(scores)
         found = np.where(missing, -1, found.astype(np.int32) + np.int32(rows.start))
         scores = np.where(missing, -np.inf, scores).astype(np.float32)
-        if best is not None:
-            found = np.concatenate([best[0], found], axis=1)
-            scores = np.concatenate([best[1], scores], axis=1)
-            at = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-            found, scores = (np.take_along_axis(x, at, axis=1) for x in (found, scores))
-        best = found, scores
-    return best[0]
+        best_rows = np.concatenate([best_rows, found], axis=1)
+        best_scores = np.concatenate([best_scores, scores], axis=1)
+        if best_rows.shape[1] > count:
+            at = np.argpartition(-best_scores, count - 1, axis=1)[:, :count]
+            best_rows, best_scores = (
+                np.take_along_axis(x, at, axis=1) for x in (best_rows, best_scores)
+            )
+    return best_rows
 
 
-def _rescored(
+def _rescore(
     queries: np.ndarray, passages: np.ndarray | Vectors, candidates: np.ndarray, depth: int
-) -> Ranking:
-    """The best of `candidates` `[num_queries, count]` by their exact inner products."""
-    # In the order of rows, so that a stable sort leaves ties in it.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows and scores of the best `[num_queries, count]` candidates by exact scores."""
+    # In the order of the rows, which the stable sort below keeps for ties.
     candidates = np.sort(candidates, axis=1)
     rows = np.empty((len(queries), depth), np.int32)
     scores = np.empty((len(queries), depth), np.float32)
-    size = max(_RESCORED // (candidates.shape[1] * queries.shape[1] * 4), 1)
+    size = max(_RESCORED_BYTES // (candidates.shape[1] * queries.shape[1] * 4), 1)
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
-        known = candidates[part]
-        exact = np.einsum('qd,qnd->qn', queries[part], passages[np.maximum(known, 0)])
-        exact = np.where(known < 0, -np.inf, exact).astype(np.float32)
+        block = candidates[part]
+        exact = np.einsum('qd,qnd->qn', queries[part], passages[np.maximum(block, 0)])
+        exact = np.where(block < 0, -np.inf, exact).astype(np.float32)
         order = np.argsort(-exact, axis=1, kind='stable')[:, :depth]
-        rows[part] = np.take_along_axis(known, order, axis=1)
+        rows[part] = np.take_along_axis(block, order, axis=1)
         scores[part] = np.take_along_axis(exact, order, axis=1)
-    return Ranking(rows, scores)
+    return rows, scores
 
 
 def _shards(num_passages: int, largest: int) -> list[range]:
-    """Rows in as few ranges of equal size as there can be; equal, so that none is tiny."""
+    """Cuts rows into as few ranges as possible, of equal size so that none is tiny."""
     count = -(-num_passages // largest)
     edges = [num_passages * i // count for i in range(count + 1)]
     return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
@@ -301,12 +262,3 @@ def _shards(num_passages: int, largest: int) -> list[range]:
 
 def _shard_directory(directory: pathlib.Path, i: int) -> pathlib.Path:
     return directory / f'shard-{i:05d}'
-
-
-def recall(approximate: Ranking, exact: Ranking) -> float:
-    """Mean share of the exact top passages that the approximate search returned too."""
-    shares = [
-        len(np.intersect1d(a, e)) / len(e)
-        for a, e in zip(approximate.passages, exact.passages, strict=True)
-    ]
-    return float(np.mean(shares))

@@ -1,4 +1,4 @@
-"""Measures of a ranking, by ir_measures (trec_eval's numbers), and TREC run files."""
+"""Measures rankings with ir_measures, whose numbers are those of trec_eval."""
 
 import dataclasses
 import itertools
@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 import ir_measures
 import numpy as np
 
-from jdkd.retrieval.index import Ranking
-from jdkd.runtime import distributed, files, stages
+from jdkd.retrieval.ranking import Ranking
+from jdkd.runtime import stages
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What a run was measured at, as fractions.
+class Measurements:
+    """Measured values of a system, as fractions.
 
     Attributes:
         means: {measure: mean over the queries}.
         per_query: {query id: {measure: value}}.
-        first: {query id: id of the passage that is ranked first}.
+        first: {query id: id of the passage at rank 1}.
     """
 
     means: dict[str, float]
@@ -28,39 +28,19 @@ class Measured:
     first: dict[str, str]
 
     def save(self, directory: pathlib.Path, name: str) -> None:
-        """Writes what is known of each query: `<name>.per_query.json` and `<name>.first.json`."""
+        """Writes `<name>.per_query.json` and `<name>.first.json`."""
         stages.write_json(directory / f'{name}.per_query.json', self.per_query)
         stages.write_json(directory / f'{name}.first.json', self.first)
 
 
 def load_per_query(directory: pathlib.Path, name: str) -> dict[str, dict[str, float]]:
-    """What `Measured.save` wrote."""
+    """Loads `Measurements.per_query`, which `Measurements.save` wrote."""
     return stages.read_json(directory / f'{name}.per_query.json')
 
 
 def load_first(directory: pathlib.Path, name: str) -> dict[str, str]:
-    """The passages ranked first; what `Measured.save` wrote."""
+    """Loads `Measurements.first`, which `Measurements.save` wrote."""
     return stages.read_json(directory / f'{name}.first.json')
-
-
-def to_run(
-    ranking: Ranking, query_ids: Sequence[str], passage_ids: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """A run {query id: {passage id: score}}, each query's passages best first.
-
-    Equal scores are ordered by falling passage id, as trec_eval does, so that every measure and
-    every reader of the run sees the same order.
-    """
-    return {
-        query_id: in_order({passage_ids[p]: s for p, s in zip(rows, scores, strict=True) if p >= 0})
-        for query_id, rows, scores in zip(query_ids, ranking.passages, ranking.scores, strict=True)
-    }
-
-
-def in_order(scores: Mapping[str, float]) -> dict[str, float]:
-    """Passages of one query, best first as trec_eval sorts them: its scores are float32."""
-    pairs = [(float(np.float32(score)), pid) for pid, score in scores.items()]
-    return {pid: score for score, pid in sorted(pairs, reverse=True)}
 
 
 def measure(
@@ -68,22 +48,21 @@ def measure(
     qrels: Mapping[str, Mapping[str, int]],
     measures: Sequence[str],
     has_answer: Mapping[str, Callable[[str], bool]] | None = None,
-) -> Measured:
-    """Measures of a run, each over the queries that have what it goes by; no result counts as 0.
+) -> Measurements:
+    """Measures a run over the queries that have judgements or answers; no result counts as 0.
 
     Args:
-        run: From `to_run`.
+        run: {query id: {passage id: score}}, best first, from `trec.from_ranking`.
         qrels: {query id: {passage id: grade}}.
-        measures: Names that ir_measures parses, for example `MRR@10`, `nDCG@10`, `R@100`, `MAP`;
-            or `AnswerR@20`: whether one of the first 20 passages holds an answer, judged or not,
-            the top-20 accuracy of DPR (Karpukhin et al., 2020, section 5).
-        has_answer: {query id: whether a passage, by its id, holds an answer}, for `AnswerR`.
+        measures: Names that ir_measures parses, such as `MRR@10`, `nDCG@10`, `R@100` or `MAP`; or
+            `AnswerR@20`, whether one of the first 20 passages holds an answer, judged or not: the
+            top-20 accuracy of DPR (Karpukhin et al., 2020, section 5).
+        has_answer: {query id: whether the passage of an id holds an answer}, for `AnswerR`.
 
     Raises:
-        ValueError: if a name is not a measure, or no query has what one goes by.
+        ValueError: if a name is not a measure, or no query has the judgements or answers it needs.
     """
-    # Measures of ir_measures come from several tools, which break ties in several ways: they are
-    # given the order itself.
+    # The tools behind ir_measures break ties differently, so they get ranks as scores.
     ranks = {q: {pid: -rank for rank, pid in enumerate(ranked)} for q, ranked in run.items()}
     judged = {query_id: grades for query_id, grades in qrels.items() if grades}
     depths = {name: _answer_depth(name) for name in measures}
@@ -91,7 +70,7 @@ def measure(
     by_grade = {name: _parse(name) for name, depth in depths.items() if not depth}
     answered = _answer_qrels(run, has_answer or {}, max(depths.values())) if by_answer else {}
     means, per_query = {}, {query_id: {} for query_id in (*judged, *answered)}
-    for parsed, grades, what in (
+    for parsed, grades, needed in (
         (by_grade, judged, 'judgements'),
         (by_answer, answered, 'answers'),
     ):
@@ -99,21 +78,20 @@ def measure(
             continue
         if not grades:
             raise ValueError(
-                f'measures={",".join(parsed)} goes by {what}, of which the queries have none; '
-                'take it out.'
+                f'measures={",".join(parsed)} needs {needed}, but the queries have none; remove it.'
             )
-        found = ir_measures.calc(set(parsed.values()), grades, ranks)
-        values = {(v.query_id, v.measure): float(v.value) for v in found.per_query}
+        results = ir_measures.calc(set(parsed.values()), grades, ranks)
+        values = {(v.query_id, v.measure): float(v.value) for v in results.per_query}
         for name, m in parsed.items():
-            means[name] = float(found.aggregated[m])
+            means[name] = float(results.aggregated[m])
             for query_id in grades:
                 per_query[query_id][name] = values[query_id, m]
     first = {query_id: next(iter(ranked)) for query_id, ranked in run.items() if ranked}
-    return Measured({name: means[name] for name in measures}, per_query, first)
+    return Measurements({name: means[name] for name in measures}, per_query, first)
 
 
-def check(measures: Sequence[str]) -> None:
-    """Before hours are spent on what is to be measured.
+def check_names(measures: Sequence[str]) -> None:
+    """Checks the names of measures, before any work.
 
     Raises:
         ValueError: if a name is not a measure.
@@ -123,21 +101,21 @@ def check(measures: Sequence[str]) -> None:
             _parse(name)
 
 
-def check_grounds(
+def check_available(
     measures: Sequence[str], split: str, has_positives: bool, has_answers: bool
 ) -> None:
-    """Checks that a split has what measures go by.
+    """Checks that a split has the judgements or answers that measures need.
 
     Raises:
-        ValueError: if it lacks judgements or answers.
+        ValueError: if it lacks them.
     """
     for name in measures:
         by_answer = bool(_answer_depth(name))
         if not (has_answers if by_answer else has_positives):
             raise ValueError(
-                f'measures={",".join(measures)}: {name} goes by '
-                f'{"answers" if by_answer else "judgements"}, of which the queries of split '
-                f'{split!r} have none; take it out.'
+                f'measures={",".join(measures)}: {name} needs '
+                f'{"answers" if by_answer else "judgements"}, but the queries of split {split!r} '
+                'have none; remove it.'
             )
 
 
@@ -147,22 +125,26 @@ def _parse(name: str) -> ir_measures.Measure:
     except (NameError, ValueError) as e:
         raise ValueError(
             f"measures names '{name}', which ir_measures does not know; "
-            "use for example 'RR@10', 'nDCG@10' or 'R@100'."
+            "use 'RR@10', 'nDCG@10' or 'R@100', for example."
         ) from e
 
 
 def _answer_depth(name: str) -> int:
-    """20 of `AnswerR@20`; 0 of another measure."""
+    """Returns 20 for `AnswerR@20`, and 0 for other measures."""
     match = re.fullmatch(r'AnswerR@([1-9]\d*)', name)
     return int(match[1]) if match else 0
 
 
-def _answer_qrels(run, has_answer, depth: int) -> dict[str, dict[str, int]]:
-    """Judgements of each query's first passages by whether they hold an answer."""
+def _answer_qrels(
+    run: Mapping[str, Mapping[str, float]],
+    has_answer: Mapping[str, Callable[[str], bool]],
+    depth: int,
+) -> dict[str, dict[str, int]]:
+    """Judges each query's first passages by whether they hold an answer."""
     judged = {}
     for query_id, holds in has_answer.items():
         first = itertools.islice(run.get(query_id, ()), depth)
-        # A query without results is judged too, so that it counts as 0.
+        # Queries without results are judged too, to count as 0.
         judged[query_id] = {passage_id: int(holds(passage_id)) for passage_id in first} or {'': 0}
     return judged
 
@@ -170,12 +152,15 @@ def _answer_qrels(run, has_answer, depth: int) -> dict[str, dict[str, int]]:
 def wrong_queries(
     ranking: Ranking, positives: Sequence[np.ndarray], group: np.ndarray
 ) -> np.ndarray:
-    """`[num_queries]` bool: neither a positive nor a passage of equal text at rank 1.
+    """Marks queries whose first passage is neither a positive nor equal to one in text.
 
     Args:
-        ranking: Of the queries; without any passage, a query is wrong.
+        ranking: Ranking of the queries; an empty one is wrong.
         positives: Rows of each query's positive passages.
         group: `[P]` text group of each passage.
+
+    Returns:
+        `[num_queries]` bool.
     """
     return np.array(
         [
@@ -183,13 +168,3 @@ def wrong_queries(
             for row, rows in zip(ranking.passages[:, 0], positives, strict=True)
         ]
     )
-
-
-def write_trec_run(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
-    """Writes `query Q0 passage rank score tag` lines; of several processes the first does."""
-    if not distributed.is_primary():
-        return
-    with files.atomic_write(path) as f:
-        for query_id, ranked in run.items():
-            for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
-                f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')

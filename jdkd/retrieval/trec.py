@@ -1,10 +1,10 @@
-"""Rankings and scores made elsewhere, as arrays: 12 bytes a pair of query and passage.
+"""Reads rankings and scores of other systems, as arrays of 12 bytes per pair, and writes run files.
 
-What is read, told apart by the first line; each file may be gzipped (`.gz` after its name):
+The first line of a file tells its format; each file may be gzipped (`.gz` after its name):
 
-    query Q0 passage rank score tag                      a TREC run
+    query Q0 passage rank score tag                      a TREC run file
     query<TAB>passage<TAB>rank                           MS MARCO's runs; the score is -rank
-    query<TAB>passage<TAB>query text<TAB>passage text    MS MARCO's top 1000; in the file's order
+    query<TAB>passage<TAB>query text<TAB>passage text    MS MARCO's top 1000, in file order
     {"query_id": ..., "passage_id": ..., "score": ...}
     {"query_id": ..., "passage_ids": [...], "scores": [...]}
 """
@@ -19,10 +19,11 @@ import numpy as np
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.sources import base, parsing
 from jdkd.corpus.sources.base import OnError
-from jdkd.runtime import stages
+from jdkd.retrieval.ranking import Ranking
+from jdkd.runtime import distributed, files, stages
 from jdkd.runtime.messages import brief, shown
 
-_CHUNK = 2**16  # Pairs that are looked up at a time.
+_CHUNK = 2**16  # Pairs looked up at a time.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Scores:
     Attributes:
         queries: {query id: i}.
         starts: `[Q + 1]` int64; query i has the pairs `starts[i]:starts[i + 1]`.
-        rows: `[N]` int32 rows of passages, rising for each query.
+        rows: `[N]` int32 rows of passages, rising within a query.
         values: `[N]` float64 scores.
     """
 
@@ -42,18 +43,13 @@ class Scores:
     values: np.ndarray
 
     def of(self, query_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and scores of a query, both empty if it is not there."""
+        """Returns rows and scores of a query, both empty for an unknown query."""
         i = self.queries.get(query_id)
         part = slice(0) if i is None else slice(self.starts[i], self.starts[i + 1])
         return self.rows[part], self.values[part]
 
     def look_up(self, query_id: str, passages: np.ndarray) -> np.ndarray:
-        """`[C]` float64 scores of passages for a query, NaN where there is none.
-
-        Args:
-            query_id: Of the query.
-            passages: `[C]` rows.
-        """
+        """Returns float64 scores of passages, `[C]` rows, for a query; NaN where there is none."""
         rows, values = self.of(query_id)
         if not len(rows):
             return np.full(len(passages), np.nan)
@@ -68,7 +64,7 @@ class Scores:
 
 
 def load(directory: pathlib.Path) -> Scores:
-    """What `Scores.save` wrote, memory-mapped."""
+    """Loads scores that `Scores.save` wrote, memory-mapped."""
     queries = {query: i for i, query in enumerate(stages.read_json(directory / 'queries.json'))}
     arrays = {
         name: np.asarray(np.load(directory / f'{name}.npy', mmap_mode='r'))
@@ -77,86 +73,85 @@ def load(directory: pathlib.Path) -> Scores:
     return Scores(queries, **arrays)
 
 
-def read(path: pathlib.Path, collection: Collection, fault: OnError = base.raise_error) -> Scores:
+def read(
+    path: pathlib.Path, collection: Collection, on_error: OnError = base.raise_error
+) -> Scores:
     """Reads a file in one of the formats above.
 
     Args:
         path: The file.
-        collection: Whose queries and passages it must name.
-        fault: Told of lines that are not of the format, name an unknown query or passage, have a
-            score that is not finite, or give a pair a second score; the first one stays.
+        collection: Collection of its queries and passages.
+        on_error: Receives lines that do not have the format, name an unknown query or passage,
+            have a score that is not finite, or score a pair again; the first score is kept.
 
     Raises:
-        ValueError: for a first line of no known format, or an empty file.
+        ValueError: if the first line has no known format, or the file is empty.
     """
-    known = dict.fromkeys(q for split in collection.queries.values() for q in split)
-    known = {query: i for i, query in enumerate(known)}
-    pairs = _pairs(pathlib.Path(path), fault)
+    queries = dict.fromkeys(q for split in collection.queries.values() for q in split)
+    query_index = {query: i for i, query in enumerate(queries)}
+    pairs = _pairs(pathlib.Path(path), on_error)
     chunks = []
     while chunk := list(itertools.islice(pairs, _CHUNK)):
-        lines, queries, passages, values = zip(*chunk, strict=True)
-        rows = collection.id_index.find(passages)
-        numbers = np.array([known.get(q, -1) for q in queries], np.int32)
-        values = np.array(values, np.float64)
-        # Scores are computed with in float32.
-        finite = np.abs(values) <= np.finfo(np.float32).max
-        good = (rows >= 0) & (numbers >= 0) & finite
-        for i in np.flatnonzero(~good):
-            fault(*_pair_fault(f'{path}:{lines[i]}', chunk[i], rows[i], numbers[i], collection))
-        chunks.append([x[good] for x in (numbers, rows, values, np.array(lines))])
+        lines, query_ids, passage_ids, scores = zip(*chunk, strict=True)
+        rows = collection.id_index.find(passage_ids)
+        numbers = np.array([query_index.get(q, -1) for q in query_ids], np.int32)
+        values = np.array(scores, np.float64)
+        finite = np.abs(values) <= np.finfo(np.float32).max  # Later computations are in float32.
+        valid = (rows >= 0) & (numbers >= 0) & finite
+        for i in np.flatnonzero(~valid):
+            on_error(*_pair_error(f'{path}:{lines[i]}', chunk[i], rows[i], numbers[i], collection))
+        chunks.append([x[valid] for x in (numbers, rows, values, np.array(lines))])
     if not chunks:
-        raise ValueError(f'{path} holds no scores; give a run or a file of scores.')
+        raise ValueError(f'{path} holds no scores; give a run file or a file of scores.')
     numbers, rows, values, lines = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    order = np.lexsort((rows, numbers))  # Stable: of a pair's scores the file's first comes first.
+    order = np.lexsort((rows, numbers))  # Stable: a pair's first score in the file stays first.
     numbers, rows, values, lines = (x[order] for x in (numbers, rows, values, lines))
-    again = np.zeros(len(rows), bool)
-    again[1:] = (numbers[1:] == numbers[:-1]) & (rows[1:] == rows[:-1])
-    names = list(known)
-    for i in np.flatnonzero(again & (values != np.roll(values, 1))):
-        fault(
+    repeated = np.zeros(len(rows), bool)
+    repeated[1:] = (numbers[1:] == numbers[:-1]) & (rows[1:] == rows[:-1])
+    names = list(queries)
+    for i in np.flatnonzero(repeated & (values != np.roll(values, 1))):
+        on_error(
             'second score',
             f"{path}:{lines[i]}: passage '{collection.passage_ids[rows[i]]}' has two scores for "
             f"query '{names[numbers[i]]}'; keep one.",
         )
-    numbers, rows, values = (x[~again] for x in (numbers, rows, values))
-    found, starts = np.unique(numbers, return_index=True)
+    numbers, rows, values = (x[~repeated] for x in (numbers, rows, values))
+    scored, starts = np.unique(numbers, return_index=True)
     return Scores(
-        {names[number]: i for i, number in enumerate(found)},
+        {names[number]: i for i, number in enumerate(scored)},
         np.append(starts, len(rows)).astype(np.int64),
         rows,
         values,
     )
 
 
-def _pair_fault(
+def _pair_error(
     where: str, pair: tuple, row: int, query: int, collection: Collection
 ) -> tuple[str, str]:
+    """Returns kind and message of the error in a pair."""
     _, query_id, passage_id, value = pair
-    if query < 0:
-        unknown = 'query', query_id
-    elif row < 0:
-        unknown = 'passage', passage_id
-    else:
+    if query >= 0 and row >= 0:
         return (
             'score that is not finite',
             f'{where}: the score is {value}; give a finite number of float32.',
         )
+    kind, unknown_id = ('query', query_id) if query < 0 else ('passage', passage_id)
     return (
-        f'unknown {unknown[0]}',
-        f'{where}: {unknown[0]} {shown(unknown[1])} is not in collection '
-        f'{collection.name!r}; the file must be of this collection, or be read with on_error=skip.',
+        f'unknown {kind}',
+        f'{where}: {kind} {shown(unknown_id)} is not in collection {collection.name!r}; give a '
+        'file of this collection, or set on_error=skip.',
     )
 
 
-def _pairs(path: pathlib.Path, fault: OnError) -> Iterator[tuple[int, str, str, float]]:
-    """(line, query id, passage id, score) of each pair."""
+def _pairs(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[int, str, str, float]]:
+    """Yields line number, query id, passage id and score of each pair."""
     parse = None
-    for position, (where, line) in enumerate(parsing.read_lines(path, fault)):
+    for position, (where, line) in enumerate(parsing.read_lines(path, on_error)):
         parse = parse or _format(where, line)
         try:
             parsed = parse(line, position)
         except (ValueError, TypeError, LookupError, OverflowError) as error:
-            fault('broken line', f'{where}: {_EXPECTED[parse]} ({brief(error)}).')
+            on_error('broken line', f'{where}: {_EXPECTED[parse]} ({brief(error)}).')
             continue
         number = int(where.rpartition(':')[2])
         for query_id, passage_id, score in parsed:
@@ -221,3 +216,35 @@ _EXPECTED = {
     _parse_texts: 'not a line of four fields with tabs: query, passage and their texts',
     _parse_json: 'not an object with query_id, and passage_id and score or passage_ids and scores',
 }
+
+
+def from_ranking(
+    ranking: Ranking, query_ids: Sequence[str], passage_ids: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Converts a ranking to {query id: {passage id: score}}, each query's passages best first.
+
+    Like trec_eval it orders equal scores by falling passage id, so that every measure and every
+    reader of a run file sees the same order.
+    """
+    return {
+        query_id: sort_scores(
+            {passage_ids[p]: s for p, s in zip(rows, scores, strict=True) if p >= 0}
+        )
+        for query_id, rows, scores in zip(query_ids, ranking.passages, ranking.scores, strict=True)
+    }
+
+
+def sort_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """Sorts the passages of one query best first as trec_eval does, whose scores are float32."""
+    pairs = [(float(np.float32(score)), pid) for pid, score in scores.items()]
+    return {pid: score for score, pid in sorted(pairs, reverse=True)}
+
+
+def write(path: pathlib.Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
+    """Writes a TREC run file; of several processes, only the primary one writes."""
+    if not distributed.is_primary():
+        return
+    with files.atomic_write(path) as f:
+        for query_id, ranked in run.items():
+            for rank, (passage_id, score) in enumerate(ranked.items(), start=1):
+                f.write(f'{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n')

@@ -1,4 +1,4 @@
-"""Embeddings of a collection on disk: numbered npy files, memory-mapped, read as one array."""
+"""Embeddings of a collection on disk: numbered npy files, memory-mapped and read as one array."""
 
 import dataclasses
 import pathlib
@@ -6,17 +6,17 @@ import pathlib
 import ml_dtypes
 import numpy as np
 
-PART = 65_536  # Vectors a file.
+FILE_ROWS = 65_536  # Vectors per file.
+FILE_NAME = 'vectors-{}.npy'
 STORES = ('float32', 'bfloat16')
-NAME = 'vectors-{}.npy'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vectors:
-    """`[n, dim]` vectors in parts; slices and rows of them are float32 arrays in memory.
+    """`[n, dim]` vectors in several arrays; indexing reads float32 copies into memory.
 
     Attributes:
-        parts: `[m, dim]` each, float32 or bfloat16, of one length but the last.
+        parts: Arrays `[m, dim]`, float32 or bfloat16, all equally long except the last.
     """
 
     parts: tuple[np.ndarray, ...]
@@ -30,41 +30,45 @@ class Vectors:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """`[..., dim]` float32: a slice without step, or the vectors of rows in any shape."""
-        size, (total, dim) = len(self.parts[0]), self.shape
+        """Reads a slice without step, or rows in an array of any shape: `[..., dim]` float32."""
         if isinstance(rows, slice):
-            start, stop, _ = rows.indices(total)
-            numbers = range(start // size, -(-stop // size))
-            at = [max(start - i * size, 0) for i in numbers]
-            found = [self.parts[i][a : stop - i * size] for i, a in zip(numbers, at, strict=True)]
-            out = np.empty((max(stop - start, 0), dim), np.float32)
-            return np.concatenate(found, out=out, casting='unsafe') if found else out
-        rows = np.asarray(rows)
-        flat = rows.ravel()
-        # Part by part and from front to back, as the disk is read best.
-        order = np.argsort(flat, kind='stable')
-        edges = np.searchsorted(flat[order], [*(np.arange(len(self.parts)) * size), total])
-        if edges[0] or edges[-1] != len(flat):
+            start, stop, _ = rows.indices(len(self))
+            return self._read_slice(start, max(start, stop))
+        return self._read_rows(np.asarray(rows))
+
+    def _read_slice(self, start: int, stop: int) -> np.ndarray:
+        size = len(self.parts[0])
+        out = np.empty((stop - start, self.shape[1]), np.float32)
+        for i in range(start // size, -(-stop // size)):
+            first, last = max(start, i * size), min(stop, (i + 1) * size)
+            out[first - start : last - start] = self.parts[i][first - i * size : last - i * size]
+        return out
+
+    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
+        total, dim = self.shape
+        if rows.size and not 0 <= rows.min() <= rows.max() < total:
             raise IndexError(f'rows must lie between 0 and {total - 1}.')
-        touched = np.flatnonzero(np.diff(edges))
-        if len(touched) == 1:
-            found = self.parts[touched[0]][rows - touched[0] * size]
-            return found.astype(np.float32, copy=False)
+        if len(self.parts) == 1:
+            return self.parts[0][rows].astype(np.float32, copy=False)
+        flat = rows.ravel()
+        order = np.argsort(flat, kind='stable')  # Disks read fastest from front to back.
+        starts = len(self.parts[0]) * np.arange(len(self.parts) + 1)
+        edges = np.searchsorted(flat[order], starts)
         out = np.empty((len(flat), dim), np.float32)
-        for i in touched:
-            at = order[edges[i] : edges[i + 1]]
-            out[at] = self.parts[i][flat[at] - i * size]
+        for i in np.flatnonzero(np.diff(edges)):
+            selected = order[edges[i] : edges[i + 1]]
+            out[selected] = self.parts[i][flat[selected] - starts[i]]
         return out.reshape(*rows.shape, dim)
 
 
 def save(file, vectors: np.ndarray, store: str) -> None:
-    """Writes `[m, dim]` vectors as npy.
+    """Writes `[m, dim]` float32 vectors as npy.
 
     Args:
-        file: Open for writing.
-        vectors: float32.
-        store: 'float32', or 'bfloat16' for half the bytes and 8 bits of precision; npy knows no
-            bfloat16 and has its bits as uint16.
+        file: File open for writing.
+        vectors: The vectors.
+        store: 'float32', or 'bfloat16' for half the bytes at 8 bits of precision. npy has no
+            bfloat16, so its bits are stored as uint16.
     """
     if store == 'bfloat16':
         vectors = vectors.astype(ml_dtypes.bfloat16).view(np.uint16)
@@ -72,17 +76,17 @@ def save(file, vectors: np.ndarray, store: str) -> None:
 
 
 def load(directory: pathlib.Path) -> Vectors:
-    """The vectors that a directory holds, memory-mapped.
+    """Loads the vectors in a directory, memory-mapped.
 
     Raises:
         FileNotFoundError: if there are none.
     """
-    paths = sorted(pathlib.Path(directory).glob(NAME.format('*')))
+    paths = sorted(pathlib.Path(directory).glob(FILE_NAME.format('*')))
     if not paths:
-        raise FileNotFoundError(f'{directory} holds no {NAME.format("*")}.')
+        raise FileNotFoundError(f'{directory} holds no {FILE_NAME.format("*")}.')
 
     def view(path):
-        # A plain view of the mapped file: memmap's own indexing is slow.
+        # A plain view, because indexing np.memmap is slow.
         part = np.asarray(np.load(path, mmap_mode='r'))
         return part.view(ml_dtypes.bfloat16) if part.dtype == np.uint16 else part
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval import encode
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer

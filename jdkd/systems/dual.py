@@ -11,7 +11,7 @@ import numpy as np
 from jdkd.lists.candidates import Lists
 from jdkd.models import dual_encoder
 from jdkd.retrieval import encode, index, vectors
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.run import Queries
 from jdkd.systems.encoders import Encoder
@@ -36,7 +36,7 @@ class DualEncoderSystem(BaseSystem):
             sample = slice(0, _RECALL_SAMPLE)
             exact = index.exact_search(query_vectors[sample], passages, depth)
             approximate = Ranking(ranking.passages[sample], ranking.scores[sample])
-            return ranking, {'index_recall': index.recall(approximate, exact)}
+            return ranking, {'index_recall': approximate.recall(exact)}
 
         return keep_ranking(self, queries, search)
 

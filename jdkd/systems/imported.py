@@ -9,7 +9,7 @@ from jdkd import diagnostics
 from jdkd.corpus.sources import base
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval import trec
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 from jdkd.runtime import stages
 from jdkd.systems.ranking import checked_ranking

@@ -7,7 +7,7 @@ import numpy as np
 
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval import bm25
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 from jdkd.systems.ranking import keep_ranking
 from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer

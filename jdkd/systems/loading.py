@@ -114,7 +114,7 @@ def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
         ValueError: if the model is of an unknown kind.
     """
     directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
-    towers = pretrained.read_sketches(directory, tensors=False)
+    towers = pretrained.read_architectures(directory, tensors=False)
     source = towers[0]
     picked, _ = pick_layers(source.config, spec.layers or None)
     transformer = _transformer(spec, picked)

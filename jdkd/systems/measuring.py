@@ -4,18 +4,18 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from jdkd.retrieval import answers, measures, trec
-from jdkd.retrieval.index import Ranking
-from jdkd.retrieval.measures import Measured
+from jdkd.retrieval.measures import Measurements
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 
 
-def measure(run: Run, ranking: Ranking, queries: Queries) -> Measured:
+def measure(run: Run, ranking: Ranking, queries: Queries) -> Measurements:
     """The config's measures of a ranking."""
-    scores = measures.to_run(ranking, queries.ids, run.collection.passage_ids)
+    scores = trec.from_ranking(ranking, queries.ids, run.collection.passage_ids)
     return _measure(run, scores, queries)
 
 
-def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measured:
+def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measurements:
     """The config's measures of a run file made elsewhere; `jdkd.retrieval.trec` lists the formats.
 
     Raises:
@@ -26,7 +26,7 @@ def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measured:
     scores = {}
     for query_id in read.queries.keys() & set(queries.ids):
         rows, values = read.of(query_id)
-        scores[query_id] = measures.in_order(dict(zip(ids.take(rows), values, strict=True)))
+        scores[query_id] = trec.sort_scores(dict(zip(ids.take(rows), values, strict=True)))
     if not scores:
         raise ValueError(
             f'{path} has none of the {len(queries)} queries of split {queries.split!r}; give a '
@@ -35,7 +35,7 @@ def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measured:
     return _measure(run, scores, queries)
 
 
-def _measure(run: Run, scores: Mapping[str, Mapping[str, float]], queries: Queries) -> Measured:
+def _measure(run: Run, scores: Mapping[str, Mapping[str, float]], queries: Queries) -> Measurements:
     qrels = run.collection.qrels.get(queries.split, {})
     strings = run.collection.answers.get(queries.split, {})
     return measures.measure(

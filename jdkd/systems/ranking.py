@@ -6,8 +6,7 @@ import numpy as np
 from absl import logging
 
 from jdkd.lists.candidates import Lists
-from jdkd.retrieval import index
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 from jdkd.systems.scoring import check_finite
 from jdkd.systems.system import Search, System
@@ -50,7 +49,7 @@ def checked_ranking(
     lists = Lists.from_originals(np.arange(len(queries)), ranking.passages)
     scores = np.where(ranking.passages < 0, 0, ranking.scores)
     check_finite(name, scores, run, queries, lists)
-    return (index.without(ranking, own, depth) if excludes else ranking), facts
+    return (ranking.without(own, depth) if excludes else ranking), facts
 
 
 def ranking_inputs(run: Run, systems: Iterable[System], *, depth: int | None = None) -> dict:
@@ -83,4 +82,4 @@ def keep_ranking(
         return facts
 
     manifest = run.stage(path, ranking_inputs(run, [system]), build)
-    return index.load_ranking(run.workdir / path, 'ranking'), manifest['result']
+    return Ranking.load(run.workdir / path, 'ranking'), manifest['result']

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from jdkd.lists.candidates import Lists
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 
 # (rows of queries [B], rows of passages [C]) -> raw scores [B, C] float32.

@@ -30,7 +30,7 @@ def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
                 directory = weights.local(name)
                 if directory is None and fetch:
                     directory = weights.find_weights(name, revision)
-                sketches = pretrained.read_sketches(directory) if directory else ()
+                sketches = pretrained.read_architectures(directory) if directory else ()
             except (ValueError, OSError) as error:
                 yield f'{prefix}: {error}'
                 continue
@@ -38,7 +38,9 @@ def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
                 yield from _sketch_errors(prefix, spec, sketch)
 
 
-def _sketch_errors(prefix: str, spec: EncoderSpec, sketch: pretrained.Sketch) -> Iterator[str]:
+def _sketch_errors(
+    prefix: str, spec: EncoderSpec, sketch: pretrained.Architecture
+) -> Iterator[str]:
     config = sketch.config
     yield from catch(pick_layers, config, spec.layers or None, prefix=prefix)
     if spec.query_length is not None and spec.passage_length is not None:

@@ -42,12 +42,12 @@ def measure_errors(config: Config | EvalConfig) -> Iterator[str]:
     if not config.measures:
         yield 'measures is empty; name at least one, for example nDCG@10.'
     for measure in config.measures:
-        yield from catch(measures.check, [measure])
+        yield from catch(measures.check_names, [measure])
 
 
 def index_errors(config: Config | EvalConfig) -> Iterator[str]:
     """Errors in `index` beyond ranges."""
-    yield from catch(index.check, config.index)
+    yield from catch(index.check_config, config.index)
     if math.isnan(config.index.threshold):
         yield f'index.threshold={config.index.threshold} is no number.'
 

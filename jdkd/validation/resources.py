@@ -91,7 +91,7 @@ def collection_errors(run: Run) -> Iterator[str]:
         )
     for queries in (run.held_out, run.test):
         yield from catch(
-            measures.check_grounds,
+            measures.check_available,
             config.measures,
             queries.split,
             any(len(rows) for rows in queries.positives),

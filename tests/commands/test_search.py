@@ -10,7 +10,7 @@ from jdkd.corpus import importing
 from jdkd.lists.candidates import Lists
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Run
 from jdkd.runtime import mesh
 from jdkd.systems.build import build

@@ -16,13 +16,15 @@ B, L, H, D = 3, 7, 2, 4
 @pytest.mark.parametrize('packed', [False, True])
 def test_float32_is_what_jax_computes_gradients_too(window, has_bias, packed):
     rng = np.random.default_rng(0)
-    query, key, value, seed = rng.normal(size=(4, B, L, H, D)).astype(np.float32)
-    bias = rng.normal(size=(1, H, L, L)).astype(np.float32) if has_bias else None
+    query, key, value, seed = jnp.asarray(rng.normal(size=(4, B, L, H, D)), jnp.float32)
+    bias = jnp.asarray(rng.normal(size=(1, H, L, L)), jnp.float32) if has_bias else None
     segments = (np.arange(L) < np.array([[7], [3], [0]])).astype(np.int32)
     mask = segments[:, None, None] > 0
     if packed:
         segments[0, 4:] = 2
         mask = segments[:, None, :, None] == segments[:, None, None]
+
+    segments = jnp.asarray(segments)
 
     def theirs(query, key, value):
         return jax.nn.dot_product_attention(
@@ -37,7 +39,7 @@ def test_float32_is_what_jax_computes_gradients_too(window, has_bias, packed):
     found, grads = jax.vjp(ours, query, key, value)
     assert jnp.isfinite(found).all()
     np.testing.assert_allclose(found[:2], expected[:2], atol=1e-6)
-    seed[2] = 0.0  # Of a row with nothing in it, only that it is finite matters.
+    seed = seed.at[2].set(0.0)  # Of a row with nothing in it, only that it is finite matters.
     for a, b in zip(grads(seed), expected_grads(seed), strict=True):
         np.testing.assert_allclose(a[:2], b[:2], atol=1e-6)
         assert jnp.isfinite(a).all()
@@ -50,11 +52,12 @@ def test_the_kernel_for_tpus_agrees_in_its_interpreter(head_size, packed):
     shape = (2, 128, 256 // head_size, head_size)
     query, key, value, seed = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for _ in range(4))
     segments = np.repeat(np.array([[1, 2, 0], [1, 1, 0]], np.int32), [50, 60, 18], axis=1)
+    segments = jnp.asarray(segments)
     how = dict(segments=segments, packed=packed, scale=0.2)
     expected, expected_grads = jax.vjp(lambda *x: attention(*x, **how), query, key, value)
     with pltpu.force_tpu_interpret_mode():
         found, grads = jax.vjp(
-            lambda *x: attentions._fused(*x, segments, packed, 0.2), query, key, value
+            lambda *x: attentions._fused(*x, segments, packed=packed, scale=0.2), query, key, value
         )
         # Padding has no gradient.
         seed = jnp.where(segments[..., None, None] > 0, seed, 0)

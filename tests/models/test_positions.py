@@ -21,8 +21,8 @@ def test_skew_is_a_lookup_by_distance(length):
 
 def test_disentangled_bias_by_hand():
     rng = np.random.default_rng(0)
-    query, key = rng.normal(size=(2, 1, 4, 2, 3)).astype(np.float32)
-    to_key, to_query = rng.normal(size=(2, 7, 2, 3)).astype(np.float32)
+    query, key = jnp.asarray(rng.normal(size=(2, 1, 4, 2, 3)), jnp.float32)
+    to_key, to_query = jnp.asarray(rng.normal(size=(2, 7, 2, 3)), jnp.float32)
     found = positions.disentangled_bias(query, key, to_key=to_key, to_query=to_query)
     for head in range(2):
         for q in range(4):

@@ -280,7 +280,7 @@ def copy(saved, tmp_path):
     ('file', 'changes', 'message'),
     [
         ('1_Pooling', {'pooling_mode': 'weightedmean'}, 'pooling weightedmean; supported is one'),
-        ('1_Pooling', {'pooling_mode': 'lasttoken'}, 'pooling lasttoken; .* mean, cls, max, alone'),
+        ('1_Pooling', {'pooling_mode': 'lasttoken'}, 'pooling lasttoken; .* one of mean, cls, max'),
         ('1_Pooling', {'pooling_mode': ['mean', 'max']}, 'asks for pooling mean and max'),
         ('1_Pooling', {'include_prompt': False}, 'include_prompt=False; only True is supported'),
         ('2_Dense', {'use_residual': True}, 'use_residual=True; only False'),

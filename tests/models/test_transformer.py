@@ -140,7 +140,7 @@ def test_dropout_acts_in_training_only():
 
     def train(config, seed):
         rngs = {'dropout': jax.random.key(seed)}
-        return apply(config, params, tokens, dropout_rows=np.arange(len(tokens)), rngs=rngs)
+        return apply(config, params, tokens, dropout_rows=jnp.arange(len(tokens)), rngs=rngs)
 
     np.testing.assert_array_equal(apply(config, params, tokens), apply(TINY, params, tokens))
     np.testing.assert_array_equal(train(TINY, 0), apply(TINY, params, tokens))

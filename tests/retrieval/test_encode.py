@@ -100,7 +100,7 @@ def write(directory, params, *, store='float32'):
         directory,
         {'store': store},
         lambda out: encode.write_embeddings(
-            out, MODEL, params, tokens, store=store, mesh=mesh, desc='test', part=16
+            out, MODEL, params, tokens, store=store, mesh=mesh, desc='test', file_rows=16
         ),
         resumable=True,
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jdkd.retrieval import index
+from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 
 
@@ -58,7 +59,7 @@ def test_scann_finds_nearly_all_and_recall_says_so():
     queries, passages = vectors(64, 32, seed=1), vectors(4000, 32)
     exact = index.exact_search(queries, passages, 20)
     found = index.search(queries, passages, 20, scann())
-    recall = index.recall(found, exact)
+    recall = found.recall(exact)
     shared = [len(set(a) & set(b)) for a, b in zip(found.passages, exact.passages, strict=True)]
     assert recall == pytest.approx(np.mean(shared) / 20)
     assert recall > 0.9
@@ -104,7 +105,7 @@ def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatc
     found = index.search(queries, passages, 20, config, tmp_path)
     index.build(tmp_path, passages, config)
     assert sizes == {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
-    assert index.recall(found, index.exact_search(queries, passages, 20)) > 0.9
+    assert found.recall(index.exact_search(queries, passages, 20)) > 0.9
     again = index.search(queries, passages, 20, config)  # built anew
     np.testing.assert_array_equal(found.passages, again.passages)
 
@@ -134,7 +135,7 @@ def test_scann_on_a_handful_of_passages_is_exact(tmp_path):
     queries, passages = vectors(5, seed=1), vectors(40)
     index.build(tmp_path, passages, scann())
     found = index.search(queries, passages, 10, scann(), tmp_path)
-    assert index.recall(found, index.exact_search(queries, passages, 10)) == 1
+    assert found.recall(index.exact_search(queries, passages, 10)) == 1
 
 
 def test_tiny_shards_are_an_error(tmp_path):
@@ -150,6 +151,6 @@ def test_unknown_kind():
 def test_rankings_are_kept(tmp_path):
     ranking = index.exact_search(vectors(3, seed=1), vectors(9), 4)
     ranking.save(tmp_path, 'a')
-    found = index.load_ranking(tmp_path, 'a')
+    found = Ranking.load(tmp_path, 'a')
     np.testing.assert_array_equal(found.passages, ranking.passages)
     np.testing.assert_array_equal(found.scores, ranking.scores)

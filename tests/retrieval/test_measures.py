@@ -7,7 +7,7 @@ import pytrec_eval
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.retrieval import measures, trec
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 
 IDS = ['p0', 'p1', 'p2', 'p3']
 QRELS = {'a': {'p1': 1}, 'b': {'p3': 1, 'p0': 0}}
@@ -19,7 +19,7 @@ def ranking():
 
 
 def test_measures_by_hand():
-    run = measures.to_run(ranking(), ['a', 'b'], IDS)
+    run = trec.from_ranking(ranking(), ['a', 'b'], IDS)
     found = measures.measure(run, QRELS, ['MRR@10', 'nDCG@10', 'R@2', 'R@100', 'MAP']).means
     assert found['MRR@10'] == found['MAP'] == pytest.approx(0.5)  # rank 2 in both
     assert found['nDCG@10'] == pytest.approx(1 / np.log2(3))
@@ -27,7 +27,7 @@ def test_measures_by_hand():
 
 
 def test_a_query_without_results_counts_as_zero():
-    run = measures.to_run(ranking(), ['a', 'b'], IDS)
+    run = trec.from_ranking(ranking(), ['a', 'b'], IDS)
     for missing in ({'a': run['a']}, {'a': run['a'], 'b': {}}):
         found = measures.measure(missing, QRELS, ['MRR@10', 'R@2'])
         assert found.means['MRR@10'] == pytest.approx(0.25)
@@ -35,7 +35,7 @@ def test_a_query_without_results_counts_as_zero():
 
 
 def test_queries_without_judgements_do_not_count():
-    run = measures.to_run(ranking(), ['a', 'b'], IDS)
+    run = trec.from_ranking(ranking(), ['a', 'b'], IDS)
     found = measures.measure(run, {'a': QRELS['a']}, ['MRR@10', 'R@1'])
     assert found.per_query == {'a': {'MRR@10': 0.5, 'R@1': 0}} and found.means['R@1'] == 0
 
@@ -50,7 +50,7 @@ def test_every_digit_is_trec_evals(tmp_path):
     scores[:15] = rng.integers(0, 4, (15, 20))  # many ties
     scores[15:20] = 0.75 + np.arange(20) * 2.0**-24  # apart in the last bit
     qrels = {q: {ids[p]: int(rng.integers(0, 3)) for p in range(0, 60, 2)} for q in query_ids}
-    run = measures.to_run(Ranking(passages, scores), query_ids, ids)
+    run = trec.from_ranking(Ranking(passages, scores), query_ids, ids)
     keys = {
         'MRR@100': 'recip_rank',
         'nDCG@10': 'ndcg_cut_10',
@@ -61,7 +61,7 @@ def test_every_digit_is_trec_evals(tmp_path):
     found = measures.measure(run, qrels, list(keys))
     found.save(tmp_path, 'x')
     assert measures.load_per_query(tmp_path, 'x') == found.per_query
-    measures.write_trec_run(tmp_path / 'run.trec', run, 'x')
+    trec.write(tmp_path / 'run.trec', run, 'x')
     with (tmp_path / 'run.trec').open() as f:
         read = pytrec_eval.parse_run(f)
     judge = pytrec_eval.RelevanceEvaluator(
@@ -88,7 +88,7 @@ def test_a_cut_reciprocal_rank_is_the_rank_of_the_first_relevant_passage():
 
 def test_answers_in_passages_are_relevance_too():
     """The accuracy of DPR: one of the first k passages holds an answer, judged or not."""
-    run = measures.to_run(ranking(), ['a', 'b'], IDS)  # p0 p1 p2 and p2 p3 p0
+    run = trec.from_ranking(ranking(), ['a', 'b'], IDS)  # p0 p1 p2 and p2 p3 p0
     asked = []
 
     def holds(passage_id):
@@ -107,10 +107,10 @@ def test_answers_in_passages_are_relevance_too():
 
 @pytest.mark.parametrize(
     ('name', 'message'),
-    [('AnswerR@3', 'AnswerR@3 goes by answers, of which'), ('R@3', 'R@3 goes by judgements')],
+    [('AnswerR@3', 'AnswerR@3 needs answers, but'), ('R@3', 'R@3 needs judgements')],
 )
 def test_measures_need_what_they_go_by(name, message):
-    run = measures.to_run(ranking(), ['a', 'b'], IDS)
+    run = trec.from_ranking(ranking(), ['a', 'b'], IDS)
     qrels, has_answer = ({'a': {}}, {'a': bool}) if name == 'R@3' else (QRELS, {})
     with pytest.raises(ValueError, match=message):
         measures.measure(run, qrels, [name], has_answer)
@@ -119,9 +119,9 @@ def test_measures_need_what_they_go_by(name, message):
 def test_unknown_measure():
     with pytest.raises(ValueError, match="'MRP@10', which ir_measures does not know"):
         measures.measure({}, QRELS, ['MRP@10'])
-    measures.check(['AnswerR@20', 'MRR@10'])
+    measures.check_names(['AnswerR@20', 'MRR@10'])
     with pytest.raises(ValueError, match="'AnswerR@x', which ir_measures does not know"):
-        measures.check(['MRR@10', 'AnswerR@x'])
+        measures.check_names(['MRR@10', 'AnswerR@x'])
 
 
 def test_wrong_queries():
@@ -136,8 +136,8 @@ def test_wrong_queries():
 
 
 def test_run_files_come_back(tmp_path):
-    run = measures.to_run(ranking(), ['a', 'b'], IDS)
-    measures.write_trec_run(tmp_path / 'run.trec', run, 'student')
+    run = trec.from_ranking(ranking(), ['a', 'b'], IDS)
+    trec.write(tmp_path / 'run.trec', run, 'student')
     assert (tmp_path / 'run.trec').read_text().splitlines()[0] == 'a Q0 p0 1 3 student'
     queries = {'test': {'a': 'x', 'b': 'y'}}
     collection = Collection('c', Passages.from_columns(IDS, [''] * 4, ['x'] * 4), queries, {})

@@ -10,7 +10,7 @@ from jdkd.retrieval import vectors
 def written(tmp_path):
     array = np.random.default_rng(0).normal(size=(23, 4)).astype(np.float32)
     for i in range(3):
-        with (tmp_path / vectors.NAME.format(f'{i:05d}')).open('wb') as f:
+        with (tmp_path / vectors.FILE_NAME.format(f'{i:05d}')).open('wb') as f:
             vectors.save(f, array[i * 10 : (i + 1) * 10], 'float32')
     return array, vectors.load(tmp_path)
 

@@ -9,7 +9,7 @@ from absl import logging
 from jdkd.config import Config
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
-from jdkd.retrieval.index import Ranking
+from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Run
 from jdkd.systems import ranking
 from jdkd.systems.cross import CrossEncoderSystem

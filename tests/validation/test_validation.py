@@ -270,7 +270,7 @@ def opened(home, **overrides):
         ),
         (
             {'measures': ('MRR@10', 'AnswerR@5')},
-            "AnswerR@5 goes by answers, .* split 'dev' have no",
+            "AnswerR@5 needs answers, .* split 'dev' have no",
         ),
     ],
 )
