@@ -215,8 +215,8 @@ def pick_layers(
         )
     if config.norm_first and [i for i in picks if i == 0] != list(picks[:1]):
         raise ValueError(
-            f'layers={layers!r} cannot be kept: only the first layer of {config.family} has no '
-            'norm before its attention; begin with layer 0 and use it once.'
+            f'layers={layers!r} cannot be kept: only the first layer of {config.family} works '
+            'without a norm before its attention; begin with layer 0, and use it once.'
         )
     local = tuple(new for new, old in enumerate(picks) if old in config.local_layers)
     return dataclasses.replace(config, num_layers=len(picks), local_layers=local), picks
