@@ -149,7 +149,7 @@ def load(source: str | os.PathLike[str], *, revision: str | None = None) -> Retr
     """
     mesh = meshes.make_mesh()
     directory = weights.find_weights(os.fspath(source), revision)
-    sketch = pretrained.read_sketches(directory)[0]
+    sketch = pretrained.read_architectures(directory)[0]
     if sketch.classifies and sketch.pooling is None:
         raise ValueError(f'{source} is a cross-encoder, which has no embeddings; load a retriever.')
     spec = EncoderSpec(
