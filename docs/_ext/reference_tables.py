@@ -8,7 +8,7 @@ import docutils.nodes
 from absl import flags
 from sphinx.util.docutils import SphinxDirective
 
-import jdkd.main  # noqa: F401  Defines the flags.
+from jdkd import main
 from jdkd.config import BM25Spec, Config, EncoderSpec, EvalConfig, ScoresSpec, schema
 
 # Sections that other sections share have one place on the page.
@@ -73,8 +73,8 @@ def _flags() -> Iterator[str]:
         defined for module, defined in by_module.items() if module.split('.')[0] == 'jdkd'
     )
     for flag in ours:
-        default = '' if flag.default in (None, False) else f' = `{flag.default}`'
-        yield f'`--{flag.name}`{default}'
+        default = main.DEFAULT if flag.name == 'config' else flag.default
+        yield f'`--{flag.name}`' + ('' if default in (None, False) else f' = `{default}`')
         choices = getattr(flag.parser, 'enum_values', None)
         shown = f' *({", ".join(choices)})*' if choices else ''
         yield f': {inspect.cleandoc(flag.help).replace("<", "&lt;")}{shown}'
