@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -54,16 +55,19 @@ def all_commands() -> list:
 
 
 def has_placeholder(words: list[str]) -> bool:
-    return any(word in ('FILE', 'DIR', 'VERB') for word in words)
+    return not {'FILE', 'DIR', 'VERB'}.isdisjoint(words)
 
 
 def check_jdkd(words: list[str]) -> None:
     """Arguments of jdkd.main: flags exist, take these values, and name fields that exist."""
     defined = flags.FLAGS.flags_by_module_dict()['jdkd.main']
     known = {flag.name: flag for flag in defined}
-    words = ['--mode', words[0], *words[1:]] if not words[0].startswith('-') else words
+    if words[:1] != ['VERB']:
+        words = jdkd.main.expand(['jdkd', *words])[1:]
     rest = iter(words)
     for word in rest:
+        if word == 'VERB':
+            continue
         assert word.startswith('--'), f'{word} is no flag'
         name, equals, value = word.removeprefix('--').partition('=')
         if name.startswith('config.') or name == 'verbosity':
@@ -233,3 +237,12 @@ def imported_rooms(node: ast.AST) -> list[str]:
     else:
         return []
     return [name.split('.')[1] for name in names if name.startswith('jdkd.')]
+
+
+def test_the_notebook_was_executed_and_its_code_parses():
+    cells = json.loads((ROOT / 'docs/guides/notebook.ipynb').read_text())['cells']
+    code = [cell for cell in cells if cell['cell_type'] == 'code']
+    assert [cell['execution_count'] for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        ast.parse(''.join(cell['source']).removeprefix('%%capture\n'))
+        assert all(output['output_type'] != 'error' for output in cell['outputs'])
