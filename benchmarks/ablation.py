@@ -1,14 +1,14 @@
-"""What each part of the method is worth: variants of one run, over seeds, against the full method.
+"""Measures what each part of the method is worth: variants against the full method, over seeds.
 
 python -m benchmarks.ablation --name=squad --workdir=runs/ablation_squad --seeds=0,1 \
     --config=configs/ablation.py:beir=squad_1k
 
-All other flags are given to jdkd.main as they are. A variant begins as a copy of the full run of
-its seed, by hard links, so that all stages which it does not touch are shared; the full run of
-another seed begins as one of the first seed. The same command goes on where it was stopped, and
-with more seeds or variants it makes those. Figures go to benchmarks/results/ablation_<name>.json
-after every run, and from there into the docs (benchmarks/tables.py). With --test they are of the
-test split of that collection, such as more queries or other texts, instead of the runs' own.
+All other flags are passed to jdkd.main. A variant starts as a copy of its seed's full run, by hard
+links, so that it shares every stage that it does not touch; the full run of another seed starts as
+a copy of the first seed's. The same command continues after a stop, and adds seeds or variants.
+Figures go to benchmarks/results/ablation_<name>.json after every run, and from there into the docs
+(benchmarks/tables.py). --test measures on the test split of another collection, such as more
+queries or other texts.
 """
 
 import argparse

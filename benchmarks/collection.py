@@ -1,10 +1,10 @@
-"""Memory and time of importing a collection and of opening it.
+"""Measures memory and time of importing a collection and of opening it.
 
     python -m benchmarks.collection [PASSAGES]
 
-Writes a generated collection in BEIR layout, as long as MS MARCO's passages, then imports it
-in a process of its own and opens it in another. Peak memory is that process' resident set; "own"
-leaves out the pages of files, which the operating system takes back when it needs the room.
+Generates a collection in BEIR layout with passages as long as MS MARCO's, imports it in one process
+and opens it in another. Peak memory is the resident set of each; "own" leaves out pages of files,
+which the operating system reclaims when it needs memory.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Checkpoints compared query by query: what ablation.py and peers.py share."""
+"""Compares checkpoints query by query, for ablation.py and peers.py."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""Encoding speed against SentenceTransformer.encode: the same checkpoint and passages, in turns.
+"""Measures encoding speed beside SentenceTransformer.encode, in turns on the same passages.
 
 python -m benchmarks.encode --weights sentence-transformers/all-MiniLM-L6-v2 \
     --corpus squad/corpus.jsonl --passages 1024 --length 144

@@ -1,4 +1,4 @@
-"""ScaNN against exact search on generated vectors: recall, speed, build time and peak memory.
+"""Measures ScaNN beside exact search on generated vectors: recall, speed, build time and memory.
 
 python -m benchmarks.index --passages 8000,100000,1000000
 

@@ -1,4 +1,4 @@
-"""What benchmarks share: seconds and peak memory of a piece of work, and figures as JSON."""
+"""Measures seconds and peak memory, and writes figures as JSON; all benchmarks use it."""
 
 import contextlib
 import json

@@ -1,8 +1,8 @@
-"""How far jdkd is from transformers: the largest deviation, by family, of random small models.
+"""Measures how far jdkd is from transformers: the largest deviation of small models, by family.
 
     python -m benchmarks.parity [VARIANT ...]
 
-Needs PyTorch. Models and comparisons are those of tests/models.
+Needs PyTorch. tests/helpers/reference.py builds models and comparisons.
 """
 
 import sys
@@ -10,7 +10,7 @@ import tempfile
 
 import numpy as np
 
-from tests.models import reference
+from tests.helpers import reference
 
 LENGTHS = (130, 60, 2, 17, 9, 40, 3, 25)
 COLUMNS = ('hidden', 'logit', 'embedding', 'gradient')
@@ -40,8 +40,8 @@ def deviations(variant: str) -> dict[str, float]:
 def main(variants: list[str]) -> None:
     print(f'{"family":20}', *(f'{column:>10}' for column in COLUMNS))
     for variant in variants or reference.VARIANTS:
-        found = deviations(variant)
-        print(f'{variant:20}', *(f'{found[column]:10.1e}' for column in COLUMNS), flush=True)
+        largest = deviations(variant)
+        print(f'{variant:20}', *(f'{largest[column]:10.1e}' for column in COLUMNS), flush=True)
 
 
 if __name__ == '__main__':

@@ -1,14 +1,13 @@
-"""What sentence-transformers makes of the same student, lists, teacher scores and steps.
+"""Trains the same student by losses of sentence-transformers, on the same lists, scores and steps.
 
 python -m benchmarks.peers --name=squad --workdir=runs/peers_squad \
     --runs=runs/ablation_squad/seed_0/full,runs/ablation_squad/seed_1/full
 
-For each finished run, its student is exported as it was before training and trained by losses of
-sentence-transformers in float32: batch by batch on the lists that the run itself was trained on,
-those of later rounds too, with the same optimizer and schedule, by the same teacher logits, without
-dropout; there are no dark examples. Then it is measured by `--mode eval` as any checkpoint is. A
-peer such as mnrl@2 has twice the run's learning rate. The command goes on where it was stopped;
-figures go to benchmarks/results/peers_<name>.json.
+Exports each run's student as it was before training, and trains it in float32, batch by batch, on
+the lists of the run, later rounds included, with its optimizer, schedule and teacher logits, but
+without dropout and dark examples. `--mode eval` then measures it like any checkpoint. A peer such
+as mnrl@2 has twice the run's learning rate. The command continues after a stop. Figures go to
+benchmarks/results/peers_<name>.json.
 
 Needs torch and sentence-transformers beside jdkd.
 """

@@ -1,13 +1,13 @@
-"""What a plan for this machine's devices says, beside what its steps and a finished run took.
+"""Compares a plan for this machine with measured steps and a finished run.
 
 python -m jdkd.main --config configs/mta4dpr.py --workdir runs/mta4dpr
 python -m benchmarks.planned --workdir=runs/mta4dpr
 
-Every step is compiled as `--mode plan --topology=local` compiles it and runs on arrays of ones. On
-a CPU, memory is what the process then holds more than before, and the peaks are those of a large
-matrix product and of adding one to a large array; a GPU or TPU has published peaks, and its memory
-is not measured. The disk is compared with the files of the workdir, where the estimate counts one
-more checkpoint, while one replaces another, and none of their compression.
+Compiles every step as `--mode plan --topology=local` does, and runs it on arrays of ones. On a CPU,
+memory is the growth of the process, and peak rates are those of a large matrix product and of
+adding one to a large array; GPUs and TPUs have published peaks, and their memory is not measured.
+The plan's disk is compared with the files of the workdir: it counts one checkpoint more, during
+replacement, and no compression.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""Plans of one config for several topologies, side by side.
+"""Collects plans of one config for several topologies.
 
 for t in v5e:2x4 v5p:2x2x2; do
     python -m jdkd.main --mode plan --topology=$t --config configs/mta4dpr.py:nq --workdir=nq/$t

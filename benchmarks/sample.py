@@ -1,8 +1,8 @@
-"""A collection in BEIR layout with fewer judged queries: passages stay, labels become sparse.
+"""Draws a few of the judged queries of a collection in BEIR layout; all passages stay.
 
 python -m benchmarks.sample --source squad --target squad_1k --queries train=1000,dev=500
 
-With --rest=dev, the judged queries of dev that are not drawn are tested on with those of test.
+--rest=dev adds the judged queries of dev that are not drawn to test.
 """
 
 import pathlib

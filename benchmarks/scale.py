@@ -1,10 +1,9 @@
-"""Token store, embeddings and BM25 of a generated corpus of any size: seconds and peak memory.
+"""Measures seconds and memory of token store, embeddings and BM25 of a generated corpus.
 
 python -m benchmarks.scale --weights sentence-transformers/all-MiniLM-L6-v2 --passages 1000000
 
-The texts are drawn as they are read, words by Zipf's law, so that they take no memory themselves;
-the encoder is tiny and random. Memory is anonymous (RssAnon), without the pages of memory-mapped
-files, sampled every 20 ms.
+Texts are drawn while they are read, words by Zipf's law, and so take no memory. The encoder is tiny
+and random. Memory is anonymous (RssAnon), without memory-mapped files, sampled every 20 ms.
 """
 
 import pathlib

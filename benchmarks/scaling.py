@@ -1,9 +1,9 @@
-"""One train step over more and more virtual devices of this CPU, beside the step on one device.
+"""Times a train step on growing numbers of virtual devices of this CPU.
 
 python -m benchmarks.scaling --weights sentence-transformers/all-MiniLM-L6-v2
 
-The devices share the cores, and the batch is always the same: what a step takes longer than on one
-device is the price of its partition and collectives, and a tensor-parallel mesh pays more of it.
+The devices share the cores and the batch is always the same, so time above that of one device is
+the price of partition and collectives. A tensor-parallel mesh pays more of it.
 Meshes are data x model; all take their turns in one run.
 """
 

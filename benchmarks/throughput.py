@@ -1,4 +1,4 @@
-"""Training, encoding and scoring beside PyTorch: the same texts, checkpoint and loss, in one run.
+"""Measures training, encoding and scoring beside PyTorch, on the same texts and checkpoint.
 
 python -m benchmarks.throughput --weights sentence-transformers/all-MiniLM-L6-v2
 

@@ -1,4 +1,4 @@
-"""The train step that benchmarks time, on texts as long as MS MARCO's passages are."""
+"""Builds the train step that benchmarks time, on texts as long as MS MARCO's passages."""
 
 import dataclasses
 import statistics
