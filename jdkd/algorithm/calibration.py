@@ -24,7 +24,7 @@ _FITTED = 'rounds/00/fitted'
 
 def read_fitted(run: Run) -> dict:
     """`teacher` {member: weight} and `scales` {assistant: scale} as fitted in the first round."""
-    return run.read_manifest(_FITTED)['result']
+    return lists.read_manifest(run, _FITTED)['result']
 
 
 def fit(run: Run, mined: dict, teacher: Teacher, pool: Sequence[System]) -> None:

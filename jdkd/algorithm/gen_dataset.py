@@ -78,7 +78,7 @@ def generate(
     return {**scores['result'], 'one_hot': _one_hot_shares(run, round_index)}, written
 
 
-def load_records(run: Run, round_index: int, split: str) -> Sequence:
+def load_records(run: Run, round_index: int, split: str) -> dataset.WithFeatures:
     """D_train or D_eval of a round: its records, with the logits of teacher and assistants."""
     source = dataset.read(run.workdir / round_path(round_index, 'dataset'), split)
     return dataset.WithFeatures(source, load_logits(run, round_index, split))

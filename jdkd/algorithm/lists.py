@@ -1,6 +1,6 @@
 """Draws the candidate lists of a round: from mined passages, with dark examples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,6 +18,14 @@ STAND_INS = 'rounds/00/stand_ins'
 def round_path(round_index: int, stage: str) -> str:
     """Path of a round's stage in the workdir."""
     return f'rounds/{round_index:02d}/{stage}'
+
+
+def read_manifest(run: Run, path: str) -> dict:
+    """The manifest of a stage that must be there."""
+    manifest = run.read_manifest(path)
+    if manifest is None:
+        raise FileNotFoundError(f'{run.workdir / path} is missing; train the run first.')
+    return manifest
 
 
 def split_queries(run: Run, split: str) -> Queries:
@@ -103,7 +111,7 @@ def draw(
 
 
 def keep_lists(
-    run: Run, round_index: int, mined: dict, encoder: Encoder, active: Iterable[int]
+    run: Run, round_index: int, mined: dict, encoder: Encoder, active: np.ndarray
 ) -> dict:
     """Keeps the lists of both splits with their dark examples, as a stage.
 
@@ -120,7 +128,7 @@ def keep_lists(
             examples = dark.generate(
                 passages,
                 encoder.passage_tokens(run, prefix=False),
-                query_ids=[queries.ids[r] for r in rows],
+                query_ids=[queries.ids[int(row)] for row in rows],
                 copies=copies,
                 special=encoder.tokenizer.special,
                 length=config.train_passage_length - len(encoder.passage_prefix_ids),

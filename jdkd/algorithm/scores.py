@@ -7,7 +7,7 @@ from absl import logging
 
 from jdkd import diagnostics
 from jdkd.algorithm import calibration
-from jdkd.algorithm.lists import SPLITS, load_lists, round_path, split_queries
+from jdkd.algorithm.lists import SPLITS, load_lists, read_manifest, round_path, split_queries
 from jdkd.algorithm.teacher import Teacher, score_histogram
 from jdkd.run import Run
 from jdkd.runtime import distributed
@@ -85,7 +85,7 @@ def keep_scores(
 def load_logits(run: Run, round_index: int, split: str) -> dict[str, np.ndarray]:
     """Logits of a round's lists: `teacher` `[M, N]` and, with a pool, `assistants` `[M, K, N]`."""
     path = round_path(round_index, 'scores')
-    manifest = run.read_manifest(path)
+    manifest = read_manifest(run, path)
     given = {name: scale for name, (_, scale) in manifest['inputs']['assistants'].items()}
     weights, scales = manifest['result']['teacher'], _scales(manifest['result'], given)
     with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as lists:
@@ -106,7 +106,8 @@ def _logits(
     raw: Mapping[str, np.ndarray], weights: Mapping[str, float], scales: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
     """Logits of teacher and assistants from raw scores by system; see `load_logits`."""
-    logits = {'teacher': sum(w * raw[name] for name, w in weights.items()).astype(np.float32)}
+    teacher = np.asarray(sum(w * raw[name] for name, w in weights.items()))
+    logits = {'teacher': teacher.astype(np.float32)}
     if scales:
         assistants = np.stack([scale * raw[name] for name, scale in scales.items()], axis=1)
         logits['assistants'] = assistants.astype(np.float32)

@@ -95,7 +95,7 @@ class Student:
         """
         config, sections = self.run.config, ('loss', 'selection', 'self_paced', 'rows')
         sections += ('optimizer', 'student')
-        scaled_pool = [(system, scales.get(system.name, system.scale)) for system in pool]
+        scaled_pool = [(s, scales[s.name] if s.scale is None else s.scale) for s in pool]
         inputs = {
             'dataset': data['digest'],
             'previous': previous.digest,

@@ -37,10 +37,11 @@ class Teacher:
         directory: pathlib.Path,
     ) -> np.ndarray:
         """Logits `[M, N]` of lists, with weights by name; see `scoring.score_in_parts`."""
-        return sum(
+        scores = (
             weights[m.name] * scoring.score_in_parts(m, queries, lists, directory, m.name)
             for m in self.members
         )
+        return np.asarray(sum(scores))
 
     def weights_by_name(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The config's weights by name; without them, weights fitted to scores `[M, N]`."""
@@ -115,7 +116,7 @@ def score_histogram(
     }
     kinds = {name: scores.ravel() for name, scores in kinds.items() if scores.size}
     edges = np.histogram_bin_edges(teacher, bins=40)
-    positives = kinds.get('positive', kinds.get('stand_in'))
+    positives = kinds['positive' if 'positive' in kinds else 'stand_in']
     gap = np.quantile(kinds['hard_negative'], 0.75), np.quantile(positives, 0.25)
     low, high = sorted(gap)
     return {

@@ -37,7 +37,7 @@ def fusion_weights(
     if fusion not in FUSIONS:
         raise ValueError(f"selection.fusion is '{fusion}'; use one of {', '.join(FUSIONS)}.")
     everyone = range(num_assistants)
-    subsets = [(k,) for k in everyone]
+    subsets: list[tuple[int, ...]] = [(k,) for k in everyone]
     if fusion in ('subsets', 'rrf') and num_assistants <= 4:
         for size in range(2, num_assistants + 1):
             subsets += itertools.combinations(everyone, size)

@@ -69,7 +69,8 @@ def cross_encoder_scores(
 
     def score(params, batch, key):
         def apply(*inputs, **dropout):
-            return model.apply({'params': params}, *inputs, **dropout)[:, None]
+            scores: Any = model.apply({'params': params}, *inputs, **dropout)
+            return scores[:, None]
 
         inputs = [batch['tokens'], batch['token_types']]
         lists_BxN = _candidates(apply, inputs, batch['slots'], key, rows)[..., 0]

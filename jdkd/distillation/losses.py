@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 _MASK_LOGIT = -1e30  # Finite: a fully masked list has a finite softmax and no NaN gradient.
 
-Scalar = float | int | Array | np.ndarray
+Scalar = float | int | Array
 Scores = Float[Array | np.ndarray, '*lists list_size']
 Mask = Bool[Array | np.ndarray, '*lists list_size']
 PerList = Float[Array, '*lists']

@@ -44,7 +44,7 @@ def find_lists(
     sharding = meshes.batch_sharding(trainer.mesh)
     num_originals = host_batch['group'].shape[1]
     for i in range(len(host_batch['group'])):
-        alone = {
+        alone: dict[str, Any] = {
             name: np.repeat(value[i : i + 1], copies, axis=0)
             for name, value in host_batch.items()
             if not isinstance(value, tuple)

@@ -45,7 +45,7 @@ from jdkd.distillation import assistants, losses, schedules, self_paced
 from jdkd.distillation.batch_scores import ScoreFn
 
 Batch = Mapping[str, Any]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Objective:
     def of_student(cls, config: Config) -> 'Objective':
         """Distillation of the student from teacher and assistants."""
         spec = config.student
+        if spec.scale is None:
+            raise ValueError('student.scale is None; set it: only systems have theirs fitted.')
         return cls(config, config.optimizer, spec.scale, len(config.assistants), spec.dropout)
 
     @classmethod
@@ -149,9 +151,11 @@ def make_loss(
                 schedules.value(config.self_paced.share, progress),
                 weighting=config.self_paced.weighting,
             )
-            terms['dark'] = now('dark') * self_paced.weighted_mean(sum(dark.values()), keep_B)
+            terms['dark'] = now('dark') * self_paced.weighted_mean(
+                jnp.asarray(sum(dark.values())), keep_B
+            )
             metrics |= {'kept_share': jnp.mean(keep_B > 0), 'threshold': threshold}
-        total = sum(terms.values())
+        total = jnp.asarray(sum(terms.values()))
         metrics |= {f'loss/{name}': value for name, value in terms.items()} | {'loss': total}
         metrics |= {
             f'schedule/{name}': now(name)

@@ -1,6 +1,7 @@
 """Loss weights, temperatures and kept shares that may change in the course of training."""
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def value(schedule: Schedule, progress: float | jax.Array) -> float | jax.Array:
     return jnp.interp(progress, at, values)
 
 
-def is_constant(schedule: Schedule) -> bool:
+def is_constant(schedule: Schedule) -> TypeGuard[float]:
     """Whether a schedule is a number; a loss term with the weight 0 is not even computed."""
     return isinstance(schedule, int | float)
 
@@ -56,5 +57,5 @@ def check(name: str, schedule: Schedule, *, low: float, high: float = float('inf
             raise ValueError(f'{name}={schedule!r}: {knot_value} must be {span}.')
 
 
-def _is_number(x) -> bool:
+def _is_number(x: object) -> TypeGuard[float]:
     return isinstance(x, int | float) and not isinstance(x, bool)

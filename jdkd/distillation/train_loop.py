@@ -62,8 +62,9 @@ def train_loop(
         step = checkpoints.latest_step() or steps.start
         spans = {'last_step': steps.stop, 'total_steps': planned_steps}
         writer = MetricsWriter(run.workdir, name, resume_step=step, **spans)
-        state = start() if step == steps.start else None
-        if state is None:
+        if step == steps.start:
+            state = start()
+        else:
             state = checkpoints.restore(step, trainer.abstract, batches)
         log = _StepLog(writer, step, steps.stop, run.config.log_every, choices, desc)
         pending = None  # The last step: its metrics, not read yet, its host batch and its size.
@@ -80,7 +81,7 @@ def train_loop(
                 left = 'No checkpoint was made yet.'
                 if kept is not None:
                     left = f'The checkpoint of step {kept} is kept.'
-                ids = [run.train.ids[i] for i in host_batch['query_row']]
+                ids = [run.train.ids[int(i)] for i in host_batch['query_row']]
                 failed = f'step {log.step + 1} ({desc})'
                 raise FloatingPointError(nonfinite.message(failed, bad, rows, ids, left))
             log.finish_step(metrics, batch_size)
@@ -164,7 +165,7 @@ def evaluate(
     metrics = jax.device_get(trainer.loss(params, batch))
     if bad := nonfinite.nonfinite_metrics(metrics):
         rows = nonfinite.find_lists(trainer, params, host_batch, 1.0, bad)
-        ids = [query_ids[i] for i in host_batch['query_row']]
+        ids = [query_ids[int(i)] for i in host_batch['query_row']]
         raise FloatingPointError(
             nonfinite.message('the loss on D_eval', bad, rows, ids, 'The trained state is kept.')
         )

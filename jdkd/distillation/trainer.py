@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jdkd.distillation import assistants, batch_scores, objective, step
 from jdkd.distillation.objective import Objective
+from jdkd.distillation.step import TrainState
 from jdkd.lists import packing
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.runtime import mesh as meshes
@@ -35,7 +36,7 @@ class Trainer:
     loss: Callable
     probe: Callable
     init: Callable
-    abstract: step.TrainState
+    abstract: TrainState
     rows: packing.RowSpec
 
 

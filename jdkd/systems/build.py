@@ -1,5 +1,6 @@
 """Builds a system by its name in the config: loads it, or trains it from labels first."""
 
+from jdkd.config import BM25Spec, ScoresSpec
 from jdkd.run import Run
 from jdkd.systems import fine_tuning, imported, lexical
 from jdkd.systems.cross import CrossEncoderSystem
@@ -18,9 +19,9 @@ def build(run: Run, name: str) -> System:
         ValueError: if there is no such entry, or its kind is unknown.
     """
     spec = system_spec(run.config, name)
-    if spec.kind == 'bm25':
+    if isinstance(spec, BM25Spec):
         return lexical.load(run, name, spec)
-    if spec.kind == 'scores':
+    if isinstance(spec, ScoresSpec):
         return imported.load(run, name, spec)
     if spec.kind not in KINDS:
         raise ValueError(f"systems.{name}.kind is '{spec.kind}'; use one of {', '.join(KINDS)}.")

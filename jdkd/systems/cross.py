@@ -38,12 +38,12 @@ class CrossEncoderSystem(BaseSystem):
         ids = self.run.collection.passage_ids
 
         def score_lists(lists: Lists) -> np.ndarray:
-            query_names = [f"query '{queries.ids[row]}'" for row in lists.query]
+            query_names = [f"query '{queries.ids[int(row)]}'" for row in lists.query]
             num_originals, num_dark = lists.passages.shape[1], lists.dark.shape[1]
 
             def original(pair):
                 i, j = divmod(pair, num_originals)
-                return f"{query_names[i]} with passage '{ids[lists.passages[i, j]]}'"
+                return f"{query_names[i]} with passage '{ids[int(lists.passages[i, j])]}'"
 
             def example(pair):
                 return f'{query_names[pair // num_dark]} with dark example {pair % num_dark}'

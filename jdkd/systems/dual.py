@@ -51,7 +51,7 @@ class DualEncoderSystem(BaseSystem):
                 return originals
 
             def name(row):
-                query = queries.ids[lists.query[row // num_dark]]
+                query = queries.ids[int(lists.query[row // num_dark])]
                 return f"dark example {row % num_dark} of query '{query}'"
 
             tokens = self.encoder.dark_tokens(lists)

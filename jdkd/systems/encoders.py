@@ -47,26 +47,33 @@ class Encoder:
         """[SEP] tokens between the texts of a pair."""
         return FAMILIES[self.model.transformer.family].separators
 
+    @property
+    def query_prefix(self) -> str:
+        return self.spec.query_prefix or ''
+
+    @property
+    def passage_prefix(self) -> str:
+        return self.spec.passage_prefix or ''
+
     def passage_tokens(self, run: Run, *, prefix: bool = True) -> TokenStore:
         """Token store of the collection, with the prefix that the model reads or without it."""
-        spec = self.spec
-        passage_prefix = spec.passage_prefix if prefix else ''
-        return self._store(run, 'passages', passage_prefix, run.passages, spec.passage_length)
+        text = self.passage_prefix if prefix else ''
+        return self._store(run, 'passages', text, run.passages, self.spec.passage_length)
 
     def query_tokens(self, run: Run, queries: Queries) -> TokenStore:
         """Token store of a split's queries."""
-        spec = self.spec
-        return self._store(run, queries.split, spec.query_prefix, queries.texts, spec.query_length)
+        length = self.spec.query_length
+        return self._store(run, queries.split, self.query_prefix, queries.texts, length)
 
     def question_tokens(self, question: str) -> TokenStore:
         """Tokens of one question, in memory."""
-        return self.tokenizer.encode([self.spec.query_prefix + question], self.spec.query_length)
+        return self.tokenizer.encode([self.query_prefix + question], self.spec.query_length)
 
     @property
     def passage_prefix_ids(self) -> np.ndarray:
         """Ids of the passage prefix, without special tokens."""
         # The space at its end is the beginning of the next word.
-        prefix = self.spec.passage_prefix.rstrip()
+        prefix = self.passage_prefix.rstrip()
         return np.array(self.tokenizer.fast.encode(prefix, add_special_tokens=False).ids, np.int32)
 
     def prefixed(self, dark: np.ndarray) -> np.ndarray:
@@ -78,12 +85,13 @@ class Encoder:
     def dark_tokens(self, lists: Lists) -> TokenStore:
         """Tokens of the `M * N_d` dark examples for this encoder."""
         ids = lists.flat_dark()
+        assert lists.tokenizer is not None  # There are dark examples.
         same = lists.tokenizer.fingerprint == self.tokenizer.fingerprint
-        if same and not self.spec.passage_prefix and ids.shape[1] <= self.spec.passage_length:
+        if same and not self.passage_prefix and ids.shape[1] <= self.spec.passage_length:
             return TokenStore.from_rows(ids, self.pad_id)
         mask = self.tokenizer.fast.id_to_token(self.tokenizer.special['mask'])
-        prefix = self.spec.passage_prefix
-        texts = [prefix + text for text in lists.tokenizer.decode(ids, mask=mask)]
+        assert mask is not None
+        texts = [self.passage_prefix + text for text in lists.tokenizer.decode(ids, mask=mask)]
         return self.tokenizer.encode(texts, self.spec.passage_length)
 
     def _store(self, run: Run, split: str, prefix: str, texts, length: int) -> TokenStore:

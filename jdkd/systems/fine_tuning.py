@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from jdkd.config import EncoderSpec
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.train_loop import train_loop
 from jdkd.distillation.trainer import make_trainer
@@ -109,7 +110,7 @@ def load_trained(run: Run, name: str) -> Encoder:
         ValueError: if there is no such system, or it has no weights.
     """
     spec = system_spec(run.config, name)
-    if spec.kind not in ('dual_encoder', 'cross_encoder'):
+    if not isinstance(spec, EncoderSpec):
         raise ValueError(
             f"system '{name}' is of kind {spec.kind} and has no weights to export; name a "
             'dual_encoder or a cross_encoder.'

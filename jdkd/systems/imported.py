@@ -56,9 +56,10 @@ class ImportedScores(BaseSystem):
         is_missing = np.isnan(scores)
         if is_missing.any() and self.missing is None:
             i, j = np.argwhere(is_missing)[0]
-            passage = self.run.collection.passage_ids[lists.passages[i, j]]
+            passage = self.run.collection.passage_ids[int(lists.passages[i, j])]
+            query = queries.ids[int(lists.query[i])]
             raise ValueError(
-                f"{self.path} has no score for query '{queries.ids[lists.query[i]]}' and passage "
+                f"{self.path} has no score for query '{query}' and passage "
                 f"'{passage}', and has scores for {1 - is_missing.mean():.1%} of the pairs; add "
                 f'the rest, or set systems.{self.name}.missing to the score of pairs that it lacks.'
             )
@@ -68,7 +69,7 @@ class ImportedScores(BaseSystem):
 
     def _look_up(self, queries: Queries, lists: Lists) -> np.ndarray:
         pairs = zip(lists.query, lists.passages, strict=True)
-        return np.stack([self.scores.look_up(queries.ids[q], rows) for q, rows in pairs])
+        return np.stack([self.scores.look_up(queries.ids[int(q)], rows) for q, rows in pairs])
 
     def coverage(self, queries: Queries, lists: Lists) -> float:
         return float(1 - np.isnan(self._look_up(queries, lists)).mean())

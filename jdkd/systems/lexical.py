@@ -33,6 +33,7 @@ class BM25System(BaseSystem):
             if not num_dark:
                 return originals
             terms = terms[np.repeat(np.arange(terms.shape[0]), num_dark)]
+            assert lists.tokenizer is not None  # There are dark examples.
             dark = self.model.text_scores(terms, lists.tokenizer.decode(lists.flat_dark()))
             return np.concatenate([originals, dark.reshape(-1, num_dark)], axis=1)
 

@@ -87,7 +87,9 @@ def _dual_encoder(
     key: jax.Array,
 ) -> tuple[DualEncoder, Any]:
     resolved = resolve(spec, source)
-    model = DualEncoder(transformer, resolved.pooling, resolved.normalize, source.projection)
+    model = DualEncoder(
+        transformer, str(resolved.pooling), bool(resolved.normalize), source.projection
+    )
 
     def tower(source, key):
         if spec.hidden_size is not None:
@@ -252,5 +254,6 @@ def _one_label(spec: EncoderSpec, source: pretrained.Pretrained) -> dict[str, An
             f"'{spec.weights}' has {count} labels ({', '.join(source.labels)}); set label to the "
             f'number, from 0 to {count - 1}, of the one to rank by.'
         )
+    assert source.head is not None  # It has labels.
     classifier = jax.tree.map(lambda x: x[..., label : label + 1], source.head['classifier'])
     return {**source.head, 'classifier': classifier}

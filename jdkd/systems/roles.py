@@ -22,20 +22,23 @@ def retrievers(config: Config) -> list[str]:
 
 def trained(config: Config) -> dict[str, EncoderSpec]:
     """Entries of the systems that are trained from labels, by name."""
-    names = [name for name in used(config) if miner_of(config, name) is not None]
-    return {name: config.systems[name] for name in names}
+    specs = {name: config.systems.get(name) for name in used(config)}
+    return {
+        name: spec
+        for name, spec in specs.items()
+        if isinstance(spec, EncoderSpec) and spec.train.steps
+    }
 
 
 def miner_of(config: Config, name: str) -> str | None:
     """The system that mines a system's training negatives; None if it is not trained."""
     spec = config.systems.get(name)
-    is_trained = isinstance(spec, EncoderSpec) and spec.train.steps
-    return spec.train.negatives_from if is_trained else None
+    if not isinstance(spec, EncoderSpec) or not spec.train.steps:
+        return None
+    return spec.train.negatives_from
 
 
-def encoders(
-    config: Config,
-) -> dict[str, EncoderSpec]:
+def encoders(config: Config) -> dict[str, EncoderSpec]:
     """Entries of the encoders that a run loads, by their field, the student's last."""
     specs = {f'systems.{name}': config.systems.get(name) for name in used(config)}
     specs['student'] = config.student

@@ -55,11 +55,11 @@ def check_finite(name: str, scores: np.ndarray, run: Run, queries: Queries, list
         return
     row, column = bad[0][0], bad[0][-1]
     dark = column - lists.passages.shape[1]
-    passage = f'dark example {dark}'
+    query, passage = queries.ids[int(lists.query[row])], f'dark example {dark}'
     if dark < 0:
-        passage = f"passage '{run.collection.passage_ids[lists.passages[row, column]]}'"
+        passage = f"passage '{run.collection.passage_ids[int(lists.passages[row, column])]}'"
     raise FloatingPointError(
-        f"'{name}' gives query '{queries.ids[lists.query[row]]}' and {passage} the score "
+        f"'{name}' gives query '{query}' and {passage} the score "
         f'{scores[tuple(bad[0])]}, and {len(bad)} of {scores.size} scores of split '
         f"'{queries.split}' are not finite; look at its weights or its file, or take it out of the "
         'config.'

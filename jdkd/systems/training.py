@@ -23,7 +23,7 @@ def make_batches(
     run: Run,
     encoder: Encoder,
     queries: Queries,
-    source: Sequence,
+    source: Any,
     lists: loader.Features,
     order: loader.BatchOrder,
     rows: RowSpec,
