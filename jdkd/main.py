@@ -86,21 +86,20 @@ def main(argv: Sequence[str]) -> None:
     mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
     if mode == 'plan':
         workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
-        plan.plan(configs.resolve(_CONFIG.value), _TOPOLOGY.value, workdir)
+        plan.plan(setup.resolve_training(_CONFIG.value), _TOPOLOGY.value, workdir)
         return
     _start_processes()
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
     if mode == 'train':
-        train.train(configs.resolve(_CONFIG.value), workdir, update=_UPDATE.value)
+        train.train(setup.resolve_training(_CONFIG.value), workdir, update=_UPDATE.value)
     elif mode == 'eval' and is_zero_shot:
-        config = configs.resolve(_CONFIG.value)
-        zero_shot.run(config, workdir, _AGAINST.value, update=_UPDATE.value)
+        zero_shot.run(_CONFIG.value, workdir, _AGAINST.value, update=_UPDATE.value)
     elif mode == 'eval':
         evaluate.evaluate(workdir, _AGAINST.value)
     elif mode == 'search':
         search.search(workdir)
     elif mode == 'compare':
-        compare.compare(workdir, _WITH.value, _OUTPUT.value)
+        compare.compare(workdir, str(_WITH.value), _OUTPUT.value)
     else:
         export.export(workdir, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
 

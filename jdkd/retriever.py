@@ -128,7 +128,7 @@ class Retriever:
             raise ValueError(f'k={k} must be at least 1.')
         ranking = index.exact_search(self.encode([query], kind='query'), self._embeddings, k)
         return [
-            Hit(int(row), float(score), self._passages[row])
+            Hit(int(row), float(score), self._passages[int(row)])
             for row, score in zip(ranking.passages[0], ranking.scores[0], strict=True)
         ]
 

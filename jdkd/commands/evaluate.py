@@ -7,6 +7,7 @@ from jdkd import config as configs
 from jdkd.algorithm import student
 from jdkd.commands import zero_shot
 from jdkd.commands.setup import hold_workdir, open_run
+from jdkd.config import EvalConfig
 from jdkd.report import tables
 from jdkd.retrieval import index, significance, trec, vectors
 from jdkd.run import STUDENT, Run
@@ -25,7 +26,7 @@ def evaluate(workdir: pathlib.Path, against: str | None = None) -> None:
     """
     config = configs.load(workdir)
     with hold_workdir(workdir):
-        if zero_shot.is_config(config):
+        if isinstance(config, EvalConfig):
             zero_shot.evaluate(config, workdir, against)
         else:
             measure_student(open_run(config, workdir), against)

@@ -68,7 +68,10 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     config = run.config
     final = student.load(run).final()
     first = build(run, config.first_stage)
-    weights = run.read_manifest('rounds/00/scores')['result']['teacher']
+    scores = run.read_manifest('rounds/00/scores')
+    if scores is None:
+        raise FileNotFoundError(f'{run.workdir} has no scores of round 0; run --mode train again.')
+    weights = scores['result']['teacher']
     members = [build(run, name) for name in weights]
     imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
     shown = {STUDENT: lambda question: final.search(question, _SHOWN)}
@@ -79,7 +82,7 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
 
         def rerank(question):
             rows = first.search(question, depth).passages[0]
-            scores = sum(weights[m.name] * m.score(question, rows) for m in members)
+            scores = np.sum([weights[m.name] * m.score(question, rows) for m in members], axis=0)
             order = np.argsort(-scores, kind='stable')[:_SHOWN]
             return Ranking(rows[None, order], scores[None, order])
 

@@ -50,6 +50,18 @@ def read_config(name: str) -> ml_collections.ConfigDict:
     return runpy.run_path(file)['get_config'](*([argument] if colon else []))
 
 
+def resolve_training(config: ml_collections.ConfigDict) -> Config:
+    """Resolves a config to train with.
+
+    Raises:
+        ValueError: if it is the config of an evaluation.
+    """
+    resolved = configs.resolve(config)
+    if isinstance(resolved, EvalConfig):
+        raise ValueError('the config says what to measure; give one to train with: mta4dpr.')
+    return resolved
+
+
 def load_config(workdir: pathlib.Path) -> Config:
     """The config of a training run.
 

@@ -5,10 +5,11 @@ import os
 import pathlib
 from typing import Any
 
-from jdkd import config as configs
+import ml_collections
+
 from jdkd import validation
 from jdkd.algorithm import iterate
-from jdkd.commands.setup import hold_workdir, open_run, read_config
+from jdkd.commands.setup import hold_workdir, open_run, read_config, resolve_training
 from jdkd.config import Config
 from jdkd.run import STUDENT
 from jdkd.runtime import distributed
@@ -56,7 +57,7 @@ class Distilled:
 
 
 def distill(
-    config: Config | str,
+    config: Config | ml_collections.ConfigDict | str,
     workdir: str | os.PathLike[str],
     *,
     update: bool = False,
@@ -82,6 +83,8 @@ def distill(
     """
     if isinstance(config, str):
         config = read_config(config)
+    if not isinstance(config, Config):
+        config = resolve_training(config)
     workdir = pathlib.Path(workdir)
-    report = train(configs.resolve(config), workdir, update=update, exit_on_signals=False)
+    report = train(config, workdir, update=update, exit_on_signals=False)
     return Distilled(report, workdir / STUDENT)

@@ -1,7 +1,7 @@
-"""A checkpoint measured over several collections as it is, beside BM25: a table as BEIR's.
+"""`jdkd eval --config eval`: measures a checkpoint and BM25 over several collections, as BEIR does.
 
 Thakur et al., BEIR (NeurIPS 2021). Each collection is a run of its own in the workdir, with two
-systems, so that its token stores, embeddings and rankings are stages as in training.
+systems, so its token stores, embeddings and rankings are stages as in training.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+import ml_collections
 import numpy as np
 from absl import logging
 
@@ -36,20 +37,15 @@ MODEL, FIRST, OTHER = 'model', 'bm25', 'other'
 _LONGEST = 512  # Tokens; what BEIR's models read, also where a checkpoint takes more.
 
 
-def is_config(config: Config | EvalConfig) -> bool:
-    """Whether a config says what to measure (configs/eval.py) and not what to train."""
-    return isinstance(config, EvalConfig)
-
-
 def validate(config: EvalConfig, workdir: pathlib.Path) -> None:
-    """Checks what can be checked before anything is built; weights are not read.
+    """Checks a config before any work; reads no weights.
 
     Args:
-        config: Of configs/eval.py, resolved.
-        workdir: Where the evaluation is kept, or will be.
+        config: The config, resolved.
+        workdir: Directory of the evaluation, which may not exist yet.
 
     Raises:
-        ValueError: with every field that cannot work and how to mend it.
+        ValueError: naming all errors, each with its remedy.
     """
     raise_all(_errors(config, workdir))
 
@@ -64,28 +60,28 @@ def _errors(config: EvalConfig, workdir: pathlib.Path) -> Iterator[str]:
     yield from fields.spec_errors(f'systems.{FIRST}', config.systems[FIRST])
     yield from resources.mesh_errors(config)
     for source, name in zip(config.collections, names(config.collections), strict=True):
-        there = workdir / name / 'collection'
-        yield from catch(importing.check_source, _collection(config, source, name), there)
+        imported = workdir / name / 'collection'
+        yield from catch(importing.check_source, _collection(config, source, name), imported)
     if config.model:
-        entry = EncoderSpec(**{**vars(config.encoder), 'weights': config.model})
-        yield from checkpoints.errors({'model': entry}, fetch=False)
+        spec = EncoderSpec(**{**vars(config.encoder), 'weights': config.model})
+        yield from checkpoints.errors({'model': spec}, fetch=False)
 
 
 def names(collections: Sequence[str]) -> list[str]:
-    """What reports and directories call each collection: the end of its source, made unique."""
-    found: list[str] = []
+    """Names collections in reports and directories by the ends of their sources, made unique."""
+    unique: list[str] = []
     for source in collections:
         kind, _, name = source.partition(':')
         if f'{kind}:PATH' in registry.SOURCES:
             name = pathlib.Path(name).expanduser().resolve().name
         name = re.sub(r'[^\w.-]|^\.+', '_', name or source)
         numbered = (f'{name}-{i}' for i in itertools.count(2))
-        found.append(next(n for n in itertools.chain([name], numbered) if n not in found))
-    return found
+        unique.append(next(n for n in itertools.chain([name], numbered) if n not in unique))
+    return unique
 
 
 def run(
-    config: EvalConfig,
+    config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     against: str | None = None,
     *,
@@ -94,14 +90,16 @@ def run(
     """Checks a config and evaluates it in a workdir; see `evaluate`.
 
     Args:
-        config: Of configs/eval.py, resolved.
-        workdir: Where the evaluation is kept.
+        config: As configs/eval.py makes it.
+        workdir: Directory of the evaluation.
         against: See `evaluate`.
         update: Whether measurements of another config may be replaced.
     """
-    validate(config, workdir)
-    with hold_workdir(workdir, config, update=update):
-        evaluate(config, workdir, against)
+    resolved = configs.resolve(config)
+    assert isinstance(resolved, EvalConfig)
+    validate(resolved, workdir)
+    with hold_workdir(workdir, resolved, update=update):
+        evaluate(resolved, workdir, against)
 
 
 def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = None) -> dict:
@@ -110,7 +108,7 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
     Stages that are already in the workdir are read, so a killed evaluation resumes.
 
     Args:
-        config: Of configs/eval.py, resolved.
+        config: The config, resolved.
         workdir: Held by the caller; each collection has a directory in it.
         against: Workdir of another model's evaluation, or a TREC run file if there is one
             collection, to compare with.
@@ -119,14 +117,17 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
         The report.
 
     Raises:
-        FileNotFoundError: if a collection or what is compared with is missing.
+        FileNotFoundError: if a collection or the other measurements are missing.
         ValueError: if a collection has none of the splits, or the checkpoint cannot be used.
     """
-    workdir, entry = workdir.absolute(), model_entry(config)
+    workdir, spec = workdir.absolute(), model_spec(config)
     measured = {}
-    theirs = {name: against and _theirs(against, name) for name in names(config.collections)}
+    theirs = {
+        name: _their_run_file(against, name) if against else None
+        for name in names(config.collections)
+    }
     for source, (name, other) in zip(config.collections, theirs.items(), strict=True):
-        run = _open(config, entry, source, workdir / name)
+        run = _open(config, spec, source, workdir / name)
         measured[name] = _measure(run, other)
         logging.info('%s\n%s', name, tables.table(tables.percents(measured[name]['test'])))
     systems = (FIRST, OTHER, MODEL) if against else (FIRST, MODEL)
@@ -135,57 +136,57 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
         system: {m: float(np.mean([v[m] for v in test.values()])) for m in config.measures}
         for system, test in tests.items()
     }
-    found = {
+    report = {
         'test': tests.pop(MODEL),
         **tests,
         'average': average,
         'significance': {name: m['significance'] for name, m in measured.items()},
         'collections': {name: m['collection'] for name, m in measured.items()},
-        'checkpoint': stages.to_json(entry),
+        'checkpoint': stages.to_json(spec),
         'against': against,
         'config_sha256': configs.digest(config),
         'wall_seconds': stages.read_seconds(workdir),
     }
     if not distributed.is_primary():
-        return found
-    stages.write_json(workdir / 'report.json', found)
+        return report
+    stages.write_json(workdir / 'report.json', report)
     print('\n\n'.join(table(measured, average, measure) for measure in config.measures))
-    return found
+    return report
 
 
-def model_entry(config: EvalConfig) -> EncoderSpec:
-    """The model as an entry of `systems`, with kind and lengths as its checkpoint says."""
-    entry = config.encoder
+def model_spec(config: EvalConfig) -> EncoderSpec:
+    """The spec of the model, with kind and lengths as its checkpoint says."""
+    encoder = config.encoder
     source = pretrained.read_pretrained(
-        weights.find_weights(config.model, entry.revision), layers=entry.layers or None
+        weights.find_weights(config.model, encoder.revision), layers=encoder.layers or None
     )
     is_classifier = source.head is not None and source.pooling is None
-    kind = entry.kind or ('cross_encoder' if is_classifier else 'dual_encoder')
+    kind = encoder.kind or ('cross_encoder' if is_classifier else 'dual_encoder')
     longest = min(source.max_length, _LONGEST)
     query_length = passage_length = longest
     if kind == 'cross_encoder':
-        query_length = entry.query_length or longest // 4
-        # Both count special tokens of their own, of which a pair keeps fewer.
+        query_length = encoder.query_length or longest // 4
+        # Both count their own special tokens, of which a pair keeps fewer.
         passage_length = longest - query_length + 2 - FAMILIES[source.config.family].separators
-    told = {'kind': kind, 'query_length': query_length, 'passage_length': passage_length}
-    resolved = {key: value for key, value in told.items() if getattr(entry, key) is None}
-    return EncoderSpec(**{**vars(entry), **resolved, 'weights': config.model})
+    defaults = {'kind': kind, 'query_length': query_length, 'passage_length': passage_length}
+    defaults = {key: value for key, value in defaults.items() if getattr(encoder, key) is None}
+    return EncoderSpec(**{**vars(encoder), **defaults, 'weights': config.model})
 
 
 def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measure: str) -> str:
-    """One measure over all collections as a text table, times 100.
+    """Text table of one measure over all collections, times 100.
 
     Args:
         measured: {collection: its `test`, `significance` and `collection`}.
         average: {system: {measure: value}}.
-        measure: Which.
+        measure: The measure.
     """
     rows = {}
-    for name, found in measured.items():
-        facts = found['collection']
-        cells = tables.percents({name: {s: v[measure] for s, v in found['test'].items()}})[name]
+    for name, results in measured.items():
+        facts = results['collection']
+        cells = tables.percents({name: {s: v[measure] for s, v in results['test'].items()}})[name]
         less = tables.differences(
-            {name: {f'less {s}': v[measure] for s, v in found['significance'].items()}}
+            {name: {f'less {s}': v[measure] for s, v in results['significance'].items()}}
         )[name]
         about = {'split': facts['split'], 'queries': str(facts['queries'])}
         rows[name] = about | {'passages': str(facts['passages'])} | cells | less
@@ -201,11 +202,11 @@ def _collection(config, source: str, name: str) -> CollectionConfig:
     )
 
 
-def _open(config, entry, source: str, workdir: pathlib.Path) -> Run:
-    """The run of one collection, whose test split is the first of `config.splits` it has."""
+def _open(config: EvalConfig, spec: EncoderSpec, source: str, workdir: pathlib.Path) -> Run:
+    """Opens the run of one collection; its test split is the first of `config.splits` it has."""
     run_config = Config(
         collection=_collection(config, source, workdir.name),
-        systems={**config.systems, MODEL: entry},
+        systems={**config.systems, MODEL: spec},
         measures=config.measures,
         depth=config.depth,
         ignore_identical_ids=config.ignore_identical_ids,
@@ -214,11 +215,11 @@ def _open(config, entry, source: str, workdir: pathlib.Path) -> Run:
         seed=config.seed,
     )
     run = open_run(run_config, workdir, importing.import_collection)
-    there = [s for s in run.collection.queries if run.collection.measurable(s)]
-    split = next((s for s in config.splits if s in there), None)
+    splits = [s for s in run.collection.queries if run.collection.measurable(s)]
+    split = next((s for s in config.splits if s in splits), None)
     if split is None:
         raise ValueError(
-            f'{source} has judged queries in {", ".join(there) or "no split"}, but splits='
+            f'{source} has judged queries in {", ".join(splits) or "no split"}, but splits='
             f'{",".join(config.splits)} says what is measured; name one that it has.'
         )
     collection = run_config.collection.replace(test_split=split)
@@ -226,7 +227,7 @@ def _open(config, entry, source: str, workdir: pathlib.Path) -> Run:
 
 
 def _measure(run: Run, against: pathlib.Path | None) -> dict:
-    """Measures of both systems on one collection, and how the model differs from others."""
+    """Measures both systems on one collection, and tests the model's differences from others."""
     first, model = build(run, FIRST), build(run, MODEL)
     rankings = {FIRST: first.rank(run.test)[0]}
     is_pairs = run.config.systems[MODEL].kind == 'cross_encoder'
@@ -237,28 +238,28 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
         rankings[MODEL] = model.rank(run.test)[0]
 
     def build_stage(out):
-        found = {
+        measured = {
             name: measuring.measure(run, ranking, run.test) for name, ranking in rankings.items()
         }
-        for name, measured in found.items():
-            measured.save(out, name)
-        return {name: measured.means for name, measured in found.items()}
+        for name, results in measured.items():
+            results.save(out, name)
+        return {name: results.means for name, results in measured.items()}
 
     means = run.stage('test', measure_inputs(run, (first, model)), build_stage)['result']
-    test = {name: {m: of[m] for m in run.config.measures} for name, of in means.items()}
+    test = {name: {m: values[m] for m in run.config.measures} for name, values in means.items()}
     for name, file in ((FIRST, 'bm25.trec'), (MODEL, 'run.trec')):
         ranked = trec.from_ranking(rankings[name], run.test.ids, run.collection.passage_ids)
         trec.write(run.workdir / file, ranked, name)
     ours, theirs = (evaluation.load_per_query(run.workdir / 'test', n) for n in (MODEL, FIRST))
-    compared = {FIRST: significance.paired_tests(ours, theirs)}
+    differences = {FIRST: significance.paired_tests(ours, theirs)}
     if against:
         other = measuring.measure_file(run, against, run.test)
         test[OTHER] = other.means
-        compared[OTHER] = significance.paired_tests(ours, other.per_query)
+        differences[OTHER] = significance.paired_tests(ours, other.per_query)
     own = own_passages(run, run.test)
     return {
         'test': test,
-        'significance': compared,
+        'significance': differences,
         'collection': {
             'source': run.config.collection.source,
             'split': run.test.split,
@@ -270,7 +271,8 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
     }
 
 
-def _theirs(against: str, name: str) -> pathlib.Path:
+def _their_run_file(against: str, name: str) -> pathlib.Path:
+    """The run file of a collection in another evaluation, or `against` itself if it is one."""
     path = pathlib.Path(against)
     path = path if path.is_file() else path / name / 'run.trec'
     if not path.is_file():

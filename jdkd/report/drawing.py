@@ -4,8 +4,10 @@ import dataclasses
 import io
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,10 +18,10 @@ _COLORS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #7F7F7F #B8A800'.spli
 LINES = ('-', '--', ':', '-.')  # One per run.
 MARKERS = ('o', 's', '^', 'D', 'v')
 _LONGEST = 60  # Characters of a name in a legend.
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     'axes.axisbelow': True,
     'axes.grid': True,
-    'axes.prop_cycle': matplotlib.cycler(color=_COLORS),
+    'axes.prop_cycle': cycler(color=_COLORS),
     'axes.spines.right': False,
     'axes.spines.top': False,
     'grid.color': '#e4e4e4',

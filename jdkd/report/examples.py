@@ -122,7 +122,7 @@ def duel(
 
 def _wanted(collection: Collection, split: str, query_id: str) -> str:
     grades = collection.qrels.get(split, {}).get(query_id, {})
-    best = max(grades, key=grades.get, default=None)
+    best = max(grades, key=lambda passage_id: grades[passage_id], default=None)
     if best is not None and grades[best] > 0:
         return _passage(collection, best)
     return _cut(' / '.join(collection.answers.get(split, {}).get(query_id, [])))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jdkd import config as configs
-from jdkd.config import Config
+from jdkd.config import Config, EvalConfig
 from jdkd.run import STUDENT
 from jdkd.runtime import metrics, stages
 
@@ -44,7 +44,7 @@ def read(workdir: pathlib.Path) -> Finished:
             evaluation.
     """
     config, report = configs.load(workdir), read_report(workdir)
-    if 'teacher_eval' not in report:
+    if isinstance(config, EvalConfig) or 'teacher_eval' not in report:
         raise ValueError(
             f'{workdir / FILE} is not of a training, or of an older jdkd; give the workdir of a '
             'training run, and run its command again with --update if it is older.'

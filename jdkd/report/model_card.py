@@ -39,7 +39,10 @@ def write(
     length, prompts = spec.query_length + spec.passage_length - 1, {}
     if spec.kind == 'dual_encoder':
         length = max(spec.query_length, spec.passage_length)
-        prompts = {'query_prompt': spec.query_prefix, 'passage_prompt': spec.passage_prefix}
+        prompts = {
+            'query_prompt': spec.query_prefix or '',
+            'passage_prompt': spec.passage_prefix or '',
+        }
     export.export_sentence_transformer(
         directory,
         model=encoder.model,

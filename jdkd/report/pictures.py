@@ -195,6 +195,7 @@ def selection_windows(
     ]
     choices = dict.fromkeys(k.removeprefix(prefix) for r in kept for k in r if k.startswith(prefix))
     edges, shares = [], {choice: [] for choice in choices}
+    before, counts = 0, dict.fromkeys(choices, 0.0)
     for r in kept:
         begun = (r['step'] - 1) // steps_per_round * steps_per_round
         edges = edges or [begun]
@@ -219,8 +220,8 @@ def draw_self_paced(runs: Runs) -> Picture | None:
         for i, (key, shown) in enumerate(labels.items()):
             steps, values = _series(run, key)
             if len(steps):
-                style = {'color': color(i), 'linestyle': line}
-                axes.plot(steps, values, label=label(shown, name), **style)
+                shade = color(i)
+                axes.plot(steps, values, label=label(shown, name), color=shade, linestyle=line)
                 alt.append(f'{label(shown, name)}: from {values[0]:.2f} to {values[-1]:.2f}')
     _mark_rounds(axes, runs)
     axes.set_ylim(0, 1.03)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jdkd.config import Config, ScoresSpec
+from jdkd.config import Config, EvalConfig, ScoresSpec
 from jdkd.planning import disk
 from jdkd.retrieval import index, measures
 from jdkd.run import Run
@@ -45,7 +45,7 @@ def device_errors(config: Config) -> Iterator[str]:
             )
 
 
-def mesh_errors(config: Config) -> Iterator[str]:
+def mesh_errors(config: Config | EvalConfig) -> Iterator[str]:
     """Errors of a mesh that does not match the devices."""
     if config.mesh.model >= 1:  # Otherwise its range is the error.
         yield from catch(meshes.make_mesh, config.mesh.data, config.mesh.model)

@@ -191,9 +191,9 @@ def test_answers_are_looked_for_in_the_retrieved_texts(tmp_path):
 )
 def test_lengths_and_prompts_are_the_checkpoints(tmp_path, max_length, overrides, expected):
     toy.write_model(tmp_path / 'model', DUAL, max_length=max_length, query_prompt='red ')
-    entry = zero_shot.model_entry(resolved(tmp_path / 'model', tmp_path, encoder=overrides))
-    assert (entry.query_length, entry.passage_length) == expected
-    assert entry.kind == 'dual_encoder' and entry.query_prefix is None
+    spec = zero_shot.model_spec(resolved(tmp_path / 'model', tmp_path, encoder=overrides))
+    assert (spec.query_length, spec.passage_length) == expected
+    assert spec.kind == 'dual_encoder' and spec.query_prefix is None
 
 
 def test_names_are_unique():

@@ -6,7 +6,6 @@ import json
 import pathlib
 import re
 
-import ml_collections
 import numpy as np
 import pytest
 
@@ -143,10 +142,7 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
         'collection': {'name': name, 'passages': 3, 'queries': {name: 4}, 'unlabelled': 0},
         'wall_seconds': {name: 1.0},
     }
-    config = ml_collections.FrozenConfigDict(
-        {'compare': 'MRR@10', 'steps_per_round': 4, 'first_stage': name, 'value': value}
-        | {'collection': {'test_split': 'test'}}
-    )
+    config = configs.Config(compare='MRR@10', steps_per_round=4, first_stage=name, replay=value)
     records = [
         {'step': step, 'loss': value, 'loss/teacher': value, f'selected/{name}': 1.0}
         | {'kept_share': 0.5, 'threshold': 0.1}
@@ -219,7 +215,7 @@ def test_what_differs_in_pictures_of_two_runs_is_told_apart():
     a, b = finished_run(), finished_run()
     told = {'student': {'nDCG@10': 0.25}, 'references': {'student_init': {'nDCG@10': 0.125}}}
     rounds = [{**r, **told} for r in b.report['rounds']]
-    config = ml_collections.FrozenConfigDict({**b.config.to_dict(), 'compare': 'nDCG@10'})
+    config = b.config.replace(compare='nDCG@10')
     b = dataclasses.replace(b, config=config, report={**b.report, 'rounds': rounds})
     drawn = pictures.draw_rounds({'a': a, 'b': b})
     assert 'student (MRR@10), a: 50.0 at the start' in drawn.alt
@@ -241,7 +237,7 @@ def test_two_runs_are_compared_on_one_page(tmp_path, capsys):
     directory = compare.write_comparison(ours, theirs)
     assert directory == ours / 'compared/b_w'
     said = json.loads((directory / 'report.json').read_text())
-    assert said['config'] == {'value': [0.6, 0.5]} and said['common_queries'] == 4
+    assert said['config'] == {'replay': [0.6, 0.5]} and said['common_queries'] == 4
     compared = said['significance']['a_w less b_w']['MRR@10']
     assert compared['difference'] == pytest.approx(0.125)
     assert (compared['wins'], compared['ties'], compared['losses']) == (1, 3, 0)
