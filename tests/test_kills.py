@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, damaged, updated or out of disk end as one left alone."""
+"""Runs that are killed, stopped, damaged, updated or out of disk end like undisturbed ones."""
 
 import itertools
 import json
@@ -255,7 +255,8 @@ def test_a_full_disk_is_said_and_nothing_is_lost(home, small_disk):
         if not code:
             break
         assert code == 1, log.read_text()[-3000:]
-        assert re.search(r'jdkd: the disk is full .*the same command goes on', log.read_text())
+        message = r'jdkd: the disk is full .*run the same command again'
+        assert re.search(message, log.read_text())
     assert size > 1000
     assert kills.outcome(small_disk / 'w') == kills.outcome(home / 'alone')
 

@@ -48,9 +48,7 @@ def estimate(
     Numbers of texts, parameters and lists are exact; tokens are guessed from words.
 
     Args:
-        config: Config of the run.
-        passages: Number of passages of the collection.
-        queries: Number of queries of all splits that the run uses.
+        config, passages, queries: The config and the numbers of texts of the run.
         words: Word counts of a sample of passages.
         models: Modules and parameter shapes from `sketch_models`.
     """

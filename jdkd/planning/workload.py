@@ -53,10 +53,9 @@ def list_phases(
     Queries count as passages where both are encoded: there are few of them.
 
     Args:
-        config: Config of the run.
+        config, size: The config and the collection size of the run.
         models: Module and parameter shapes of every encoder, by its config field.
         mesh: The mesh to compile for.
-        size: Size of the collection.
     """
     encoders = roles.encoders(config)
     lists = config.steps_per_round * config.batch_size

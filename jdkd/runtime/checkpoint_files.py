@@ -45,11 +45,7 @@ def reading(file: pathlib.Path) -> Iterator[None]:
 
 
 def join_inside(folder: pathlib.Path, name: Any, by: pathlib.Path) -> pathlib.Path:
-    """Joins a folder and a path that the file `by` names.
-
-    Raises:
-        ValueError: if the path leads out of the folder.
-    """
+    """Joins a folder and a path that the file `by` names; raises a ValueError if it leads out."""
     plain = isinstance(name, str) and name.isprintable() and len(name) < 256
     path = pathlib.PurePath(name if plain else '..')
     if path.is_absolute() or '..' in path.parts:
@@ -130,11 +126,7 @@ def open_tensors(file: pathlib.Path) -> dict[str, Tensor]:
 
 
 def check_size(file: pathlib.Path) -> None:
-    """Checks that a JSON file is of plausible size.
-
-    Raises:
-        ValueError: if it is larger than 128 MiB.
-    """
+    """Raises a ValueError for a JSON file larger than 128 MiB."""
     size = file.stat().st_size
     if size > _MAX_JSON_BYTES:
         raise ValueError(f'{file} has {size} bytes, more than the allowed {_MAX_JSON_BYTES}.')
