@@ -3,54 +3,50 @@
 import json
 import time
 
+import jax
 import pytest
 
-from jdkd.runtime import distributed
-from tests.helpers import multiprocess
-
-# Each process prints a JSON line of what it saw.
-PROGRAM = """
-import json, pathlib, sys, time
 from jdkd.runtime import distributed, stages
+from tests.helpers import processes
 
-coordinator, count, index = (flag.partition('=')[2] for flag in sys.argv[2:])
-distributed.start(coordinator, int(count), int(index))
-import jax
-jax.devices()
-workdir, seen = pathlib.Path(sys.argv[1]), {}
 
-def decide():
-    # Barriers and stages inside run as on a single process.
-    stages.build_stage(workdir / 'stage', {}, lambda out: None)
-    return [distributed.process_count(), 'é']
+def see(workdir, *flags):
+    """In one of two processes: prints a JSON line of what it saw."""
+    coordinator, count, index = (flag.partition('=')[2] for flag in flags)
+    distributed.start(coordinator, int(count), int(index))
+    jax.devices()
+    seen = {}
 
-seen['before'] = distributed.process_count(), distributed.is_primary()
-seen['decided'] = distributed.from_primary(decide, 'a decision', writes=[workdir / 'stage'])
-seen['after'] = distributed.process_count()
+    def decide():
+        # Barriers and stages inside run as on a single process.
+        stages.build_stage(workdir / 'stage', {}, lambda out: None)
+        return [distributed.process_count(), 'é']
 
-def fail():
-    raise LookupError('no such thing')
+    def fail():
+        raise LookupError('no such thing')
 
-try:
-    distributed.from_primary(fail, 'a failure')
-except Exception as error:
-    seen['error'] = f'{type(error).__name__}: {error}'
-for step in range(1000):
-    distributed.barrier('a step')
-    if distributed.stop_requested(index == '1' and step == 2):
-        break
-seen['stopped'] = step
-print('SEEN', json.dumps(seen), flush=True)
-distributed.barrier('the end')
-"""
+    seen['before'] = distributed.process_count(), distributed.is_primary()
+    seen['decided'] = distributed.from_primary(decide, 'a decision', writes=[workdir / 'stage'])
+    seen['after'] = distributed.process_count()
+    try:
+        distributed.from_primary(fail, 'a failure')
+    except Exception as error:
+        seen['error'] = f'{type(error).__name__}: {error}'
+    for step in range(1000):
+        distributed.barrier('a step')
+        if distributed.stop_requested(index == '1' and step == 2):
+            break
+    seen['stopped'] = step
+    print('SEEN', json.dumps(seen), flush=True)
+    distributed.barrier('the end')
 
 
 @pytest.mark.slow
 @pytest.mark.processes
 def test_two_processes_agree(tmp_path):
-    processes = multiprocess.start(2, '-c', PROGRAM, tmp_path)
-    outputs = multiprocess.finish(processes, timeout=300)
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    both = processes.start_group(2, see, tmp_path, log=tmp_path / 'log')
+    outputs = processes.finish(both, timeout=300)
+    assert [process.returncode for process in both] == [0, 0], outputs
     first, second = (
         json.loads(line.removeprefix('SEEN '))
         for output in outputs
