@@ -17,7 +17,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 compilation.share_cache()
 compilation.disable_optimisations()
 # Checks array shapes at run time; must precede the first import of these packages.
-jaxtyping.install_import_hook(['jdkd.models'], 'beartype.beartype')
+CHECKED = ['jdkd.models']
+CHECKED += [f'jdkd.distillation.{name}' for name in ('assistants', 'losses', 'self_paced')]
+jaxtyping.install_import_hook(CHECKED, 'beartype.beartype')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
