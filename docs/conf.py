@@ -40,6 +40,7 @@ nitpick_ignore_regex = [
 ]
 
 highlight_language = 'text'
+smartquotes = False  # Or two dashes of a flag become one.
 
 html_theme = 'furo'
 html_title = f'jdkd {release}'

@@ -77,7 +77,8 @@ def _flags() -> Iterator[str]:
         yield f'`--{flag.name}`' + ('' if default in (None, False) else f' = `{default}`')
         choices = getattr(flag.parser, 'enum_values', None)
         shown = f' *({", ".join(choices)})*' if choices else ''
-        yield f': {inspect.cleandoc(flag.help).replace("<", "&lt;")}{shown}'
+        text = inspect.cleandoc(flag.help.rpartition('>: ')[2]).replace('<', '&lt;')
+        yield f': {text}{shown}'
         yield ''
 
 
