@@ -170,6 +170,16 @@ def test_links_and_named_files_exist(page):
         assert (ROOT / path).exists(), path
 
 
+def test_flags_in_the_text_exist():
+    scripts = [*(ROOT / 'launch').glob('*.sh'), *(ROOT / 'benchmarks').glob('*.py')]
+    text = '\n'.join(script.read_text() for script in scripts)
+    known = {flag.name for flag in flags.FLAGS.flags_by_module_dict()['jdkd.main']} | {'verbosity'}
+    for page in PAGES:
+        for flag in re.findall(r'`--([a-z_]+)', page.read_text()):
+            shown = f'--{flag}' in text or f"'{flag}'" in text
+            assert flag in known or shown, f'{page.name}: --{flag}'
+
+
 def test_the_readme_is_a_front_door():
     assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
 
