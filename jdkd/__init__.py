@@ -7,13 +7,15 @@ imported on first use, so `import jdkd` stays light.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jdkd.version import __version__
+
 if TYPE_CHECKING:
     from jdkd.commands.train import Distilled, distill
     from jdkd.distillation import losses
     from jdkd.retriever import Hit, Retriever, load
 
-__version__ = '0.1.0'
-__all__ = ['Distilled', 'Hit', 'Retriever', 'distill', 'load', 'losses']
+
+__all__ = ['__version__', 'Distilled', 'Hit', 'Retriever', 'distill', 'load', 'losses']
 
 _MODULES = {
     'Distilled': 'jdkd.commands.train',

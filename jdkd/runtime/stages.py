@@ -23,8 +23,8 @@ from typing import Any
 
 from absl import logging
 
-import jdkd
 from jdkd.runtime import distributed, files, lock
+from jdkd.version import __version__
 
 FORMAT = 5
 MANIFEST = 'manifest.json'
@@ -268,7 +268,7 @@ def _build(
         'inputs': inputs,
         'result': to_json(result),
         'seconds': round(seconds - inner, 3),
-        'version': jdkd.__version__,
+        'version': __version__,
     }
     return functools.partial(_finish, directory, temporary, body, damaged)
 
