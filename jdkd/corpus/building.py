@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from jdkd.corpus import passages as passages_lib
 from jdkd.corpus import storage
-from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import SCHEMA, Column, Fingerprint, IdIndex
 from jdkd.corpus.sources import base, parsing
 from jdkd.corpus.sources.base import OnError, Source
@@ -37,8 +36,6 @@ def build_collection(
     """Reads a source into an empty directory, where `storage.open_collection` finds it.
 
     Args:
-        source: The source to read.
-        directory: An empty directory.
         on_error: What to do with unusable passages, queries and judgements: `stop` raises at the
             first one; `skip` leaves them out, counts and logs them.
 
@@ -58,7 +55,17 @@ def build_collection(
     header = {'name': source.name, 'license': source.license, 'passages': fingerprint}
     stages.write_json(directory / 'collection.json', header)
     base.log_skipped(source.name, skipped)
-    _log_unlabelled(storage.open_collection(directory))
+    collection = storage.open_collection(directory)
+    for split, ids in collection.queries.items():
+        if unlabelled := len(ids) - len(collection.measurable(split)):
+            logging.warning(
+                '%s: %d of the %d queries of split %r have no positive and no answer; they are '
+                'not measured, and in training they are only distilled (collection.unlabelled).',
+                source.name,
+                unlabelled,
+                len(ids),
+                split,
+            )
     return {'skipped': skipped}
 
 
@@ -92,10 +99,7 @@ def _write_passages(source: Source, directory: pathlib.Path, on_error: OnError) 
 def _write_columns(
     source: Source, directory: pathlib.Path, on_error: OnError, drop: frozenset[int]
 ) -> tuple[str, bytearray, bytearray]:
-    """Writes the usable passages but those numbered in `drop`.
-
-    Returns their fingerprint, id hashes and text digests.
-    """
+    """Writes the usable passages not in `drop`; returns fingerprint, id hashes, text digests."""
     fingerprint, hashes, digests = Fingerprint(), bytearray(), bytearray()
     empty: list[str] = []
     usable = tqdm(_usable_passages(source, on_error), source.name, unit=' passages', disable=None)
@@ -114,12 +118,8 @@ def _write_columns(
     if not hashes:
         raise ValueError(f'collection {source.name!r} has no passages; it needs at least one.')
     if empty:
-        logging.warning(
-            '%s: %d passages are empty, the first at %s; no query will find them.',
-            source.name,
-            len(empty),
-            empty[0],
-        )
+        message = '%s: %d passages are empty, the first at %s; no query will find them.'
+        logging.warning(message, source.name, len(empty), empty[0])
     return fingerprint.hexdigest(), hashes, digests
 
 
@@ -153,10 +153,8 @@ def _make_batches(passages: Iterable[tuple]) -> Iterator[list[tuple]]:
 def _repeated_rows(ids: Column, hashes: np.ndarray, order: np.ndarray) -> frozenset[int]:
     """Finds the rows whose id an earlier row has."""
     at = np.flatnonzero(hashes[1:] == hashes[:-1])
-    rows = np.unique(order[np.concatenate([at, at + 1])])  # Two ids may share a hash.
-    first: dict[str, int] = {}
-    for row, passage_id in zip(rows.tolist(), ids.take(rows), strict=True):
-        first.setdefault(passage_id, row)
+    rows = np.unique(order[np.concatenate([at, at + 1])])[::-1]  # Two ids may share a hash.
+    first = dict(zip(ids.take(rows), rows.tolist(), strict=True))
     return frozenset(rows.tolist()) - frozenset(first.values())
 
 
@@ -187,22 +185,16 @@ def _read_queries(source: Source, on_error: OnError) -> dict[str, dict[str, str]
 
 
 def _read_qrels(
-    source: Source,
-    queries: Mapping[str, Mapping[str, str]],
-    id_index: IdIndex,
-    on_error: OnError,
+    source: Source, queries: Mapping[str, Mapping[str, str]], id_index: IdIndex, on_error: OnError
 ) -> dict[str, dict[str, dict[str, int]]]:
     qrels: dict[str, dict[str, dict[str, int]]] = {}
     judgements = iter(source.qrels(on_error))
     while chunk := list(itertools.islice(judgements, _BATCH_PASSAGES)):
         rows = id_index.find([passage for _, _, _, passage, _ in chunk])
         for (where, split, query, passage, grade), row in zip(chunk, rows, strict=True):
-            unknown = None
-            if query not in queries.get(split, ()):
-                unknown = f'query {shown(query)}'
-            elif row < 0:
-                unknown = f'passage {shown(passage)}'
-            if unknown:
+            is_query = query in queries.get(split, ())
+            if not is_query or row < 0:
+                unknown = f'passage {shown(passage)}' if is_query else f'query {shown(query)}'
                 on_error(
                     'judgement of something unknown',
                     f'{where}: the judgement names {unknown}, which does not exist; add it or '
@@ -237,17 +229,3 @@ def _read_answers(
         else:
             answers.setdefault(split, {}).setdefault(query, []).append(answer)
     return answers
-
-
-def _log_unlabelled(collection: Collection) -> None:
-    for split, queries in collection.queries.items():
-        unlabelled = len(queries) - len(collection.measurable(split))
-        if unlabelled:
-            logging.warning(
-                '%s: %d of the %d queries of split %r have no positive and no answer; they are '
-                'not measured, and in training they are only distilled (collection.unlabelled).',
-                collection.name,
-                unlabelled,
-                len(queries),
-                split,
-            )

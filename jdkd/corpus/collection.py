@@ -17,23 +17,18 @@ class Collection:
     """Passages, and the queries and judgements of each split.
 
     Passages may be larger than memory; queries and judgements are dicts (about 1 KB a query).
-
-    Attributes:
-        name: Name in reports.
-        passages: Each passage as a str, and the columns behind them.
-        queries: {split: {query id: text}}, with or without judgements.
-        qrels: {split: {query id: {passage id: grade}}}; a positive has a grade above 0.
-        answers: {split: {query id: [answer, ...]}}: strings that a relevant passage contains (see
-            `jdkd.retrieval.answers`), in addition to judgements or instead of them.
-        license: Terms of the texts; None if unknown.
+    Answers are strings that a relevant passage contains (see `jdkd.retrieval.answers`), in addition
+    to judgements or instead of them.
     """
 
     name: str
     passages: Passages
-    queries: Mapping[str, Mapping[str, str]]
+    queries: Mapping[str, Mapping[str, str]]  # {split: {query id: text}}
+    # {split: {query id: {passage id: grade}}}; a positive has a grade above 0.
     qrels: Mapping[str, Mapping[str, Mapping[str, int]]]
+    # {split: {query id: [answer, ...]}}
     answers: Mapping[str, Mapping[str, list[str]]] = dataclasses.field(default_factory=dict)
-    license: str | None = None
+    license: str | None = None  # Terms of the texts; None if unknown.
 
     def __repr__(self) -> str:
         splits = ', '.join(f'{split} {len(q)}' for split, q in self.queries.items())
@@ -62,8 +57,13 @@ class Collection:
         Raises:
             ValueError: The collection lacks the split.
         """
+        if split not in self.queries:
+            raise ValueError(
+                f'collection {self.name!r} has no split {split!r}; it has '
+                f'{", ".join(map(repr, self.queries)) or "none"}.'
+            )
         qrels = self.qrels.get(split, {})
-        return [q for q in self._split(split) if has_positive(qrels.get(q, {}))]
+        return [q for q in self.queries[split] if any(g > 0 for g in qrels.get(q, {}).values())]
 
     def measurable(self, split: str) -> list[str]:
         """Returns the ids of a split's queries that have a positive or an answer, in order.
@@ -71,16 +71,8 @@ class Collection:
         Raises:
             ValueError: The collection lacks the split.
         """
-        qrels, answers = self.qrels.get(split, {}), self.answers.get(split, {})
-        return [q for q in self._split(split) if has_positive(qrels.get(q, {})) or q in answers]
-
-    def _split(self, split: str) -> Mapping[str, str]:
-        if split not in self.queries:
-            raise ValueError(
-                f'collection {self.name!r} has no split {split!r}; it has '
-                f'{", ".join(map(repr, self.queries)) or "none"}.'
-            )
-        return self.queries[split]
+        usable = self.answers.get(split, {}).keys() | self.labelled(split)
+        return [q for q in self.queries[split] if q in usable]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -113,25 +105,12 @@ class Collection:
         return digest.hexdigest()
 
 
-def has_positive(grades: Mapping[str, int]) -> bool:
-    """Tells whether some passage is relevant."""
-    return any(grade > 0 for grade in grades.values())
-
-
 def prepare_for_training(
     collection: Collection, spec: CollectionConfig, *, seed: int
 ) -> Collection:
-    """Holds out D_eval and keeps the labels and queries to train on.
-
-    Args:
-        collection: The imported collection.
-        spec: `config.collection`.
-        seed: The run's seed.
-    """
-    split = spec.train_split
-    collection = hold_out(
-        collection, split, spec.eval_split, fraction=spec.eval_fraction, seed=seed
-    )
+    """Holds out D_eval and keeps the labels and queries to train on."""
+    split, fraction = spec.train_split, spec.eval_fraction
+    collection = hold_out(collection, split, spec.eval_split, fraction=fraction, seed=seed)
     collection = keep_labels(collection, split, share=spec.label_share, seed=seed)
     return drop_unlabelled(collection, split) if spec.unlabelled == 'skip' else collection
 
@@ -176,15 +155,9 @@ def hold_out(
 
 
 def keep_labels(collection: Collection, split: str, *, share: float, seed: int = 0) -> Collection:
-    """Keeps the judgements of a share of a split's labelled queries, and removes the others.
+    """Keeps the judgements of a share (above 0) of a split's labelled queries, and all its queries.
 
     Keeps those with the smallest hashes of (seed, id), at least one: a larger share keeps them too.
-
-    Args:
-        collection: The collection.
-        split: The split; it keeps all its queries.
-        share: Share of the labelled queries, above 0.
-        seed: The run's seed.
     """
     ids = collection.labelled(split)
     kept = _smallest_hashes(ids, max(round(share * len(ids)), 1), f'{seed}:labels')

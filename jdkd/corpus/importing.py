@@ -13,9 +13,7 @@ from jdkd.runtime import distributed, stages
 
 
 def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
-    """Imports the collection of a config and prepares its splits for training.
-
-    See `import_collection` and `prepare_for_training`.
+    """Imports the collection of a config and prepares its splits; see `prepare_for_training`.
 
     Raises:
         ValueError: As `import_collection`; also if a split is missing, or has nothing to train on
@@ -25,7 +23,6 @@ def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
     imported = import_collection(config, workdir)
     collection = prepare_for_training(imported, spec, seed=config.seed)
     logging.info('%r', collection)
-    # Checked before hours of training, not after.
     usable = {
         spec.train_split: collection.labelled,
         spec.eval_split: collection.labelled,
@@ -41,11 +38,7 @@ def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
 
 
 def check_source(spec: CollectionConfig, directory: pathlib.Path) -> None:
-    """Checks that a collection can be read, before a run begins.
-
-    Args:
-        spec: `config.collection`: `source` and `options`.
-        directory: Where the collection is, if it has been imported.
+    """Checks that a collection can be read, or has been imported into `directory`.
 
     Raises:
         ValueError: The source or an option is unknown, or an option is missing.
@@ -60,10 +53,6 @@ def import_collection(config: Config, workdir: pathlib.Path) -> Collection:
 
     A second start does not read the source's files again: their sizes and times, or else their
     contents, show that they are the same. If the source is gone, the imported data is used.
-
-    Args:
-        config: With `collection`: `source`, `options`, `on_error`.
-        workdir: The run's directory.
 
     Raises:
         ValueError: The source is unknown, its data is bad, or a file of it has changed since the

@@ -16,13 +16,9 @@ _ITERATION_CHUNK = 4096  # Texts converted to str at once while iterating.
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Column(Sequence[str]):
-    """A column of texts as a sequence of str; a slice is a list.
+    """A column of texts as a sequence of str; a slice is a list."""
 
-    Attributes:
-        data: large_string, in memory or memory-mapped.
-    """
-
-    data: pa.ChunkedArray
+    data: pa.ChunkedArray  # large_string, in memory or memory-mapped.
 
     def __len__(self) -> int:
         return len(self.data)
@@ -42,17 +38,11 @@ class Column(Sequence[str]):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class IdIndex(Mapping[str, int]):
-    """Maps passage ids to rows in 12 bytes a passage, which may be memory-mapped.
-
-    Attributes:
-        ids: The ids.
-        hashes: `[P]` uint64, `id_hashes` of the ids, sorted.
-        order: `[P]` int32, the row of each hash.
-    """
+    """Maps passage ids to rows in 12 bytes a passage, which may be memory-mapped."""
 
     ids: Column
-    hashes: np.ndarray
-    order: np.ndarray
+    hashes: np.ndarray  # `[P]` uint64, `id_hashes` of the ids, sorted.
+    order: np.ndarray  # `[P]` int32, the row of each hash.
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
         """Returns `[len(ids)]` int32 rows, -1 for an unknown id."""
@@ -87,24 +77,16 @@ class IdIndex(Mapping[str, int]):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Passages(Sequence[str]):
-    """The passages of a collection, each a str of title and text; a slice is a list.
+    """The passages of a collection, each a str of title and text; a slice is a list."""
 
-    Attributes:
-        ids: Passage ids; the position in this column is the passage's row everywhere.
-        titles: Titles, possibly empty.
-        texts: Texts.
-        id_index: Passage id -> row.
-        group: `[P]` int32: the first row whose passage is equal but for case and whitespace. Rows
-            of one group are one text under several ids: none can be a negative of another.
-        fingerprint: sha256 of the three columns.
-    """
-
-    ids: Column
-    titles: Column
+    ids: Column  # The position in this column is the passage's row everywhere.
+    titles: Column  # Possibly empty.
     texts: Column
-    id_index: IdIndex
+    id_index: IdIndex  # Passage id -> row.
+    # `[P]` int32: the first row whose passage is equal but for case and whitespace. Rows of one
+    # group are one text under several ids: none can be a negative of another.
     group: np.ndarray
-    fingerprint: str
+    fingerprint: str  # sha256 of the three columns.
 
     @classmethod
     def from_columns(
@@ -158,9 +140,8 @@ class Fingerprint:
     def update(self, table: pa.Table | pa.RecordBatch) -> None:
         for column, (lengths, characters) in zip(table.columns, self._columns, strict=True):
             # Lengths are hashed beside the characters, so that the borders of texts count.
-            lengths.update(
-                np.asarray(pc.call_function('binary_length', [column])).astype('<i8').tobytes()
-            )
+            sizes = np.asarray(pc.call_function('binary_length', [column]))
+            lengths.update(sizes.astype('<i8').tobytes())
             for chunk in getattr(column, 'chunks', [column]):
                 offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
                 start, end = int(offsets[0]), int(offsets[len(chunk)])
@@ -197,11 +178,7 @@ def sorted_hashes(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def equal_text_groups(digests: bytes | bytearray) -> np.ndarray:
-    """Returns `[P]` int32: for each passage the first row of the same digest.
-
-    Args:
-        digests: The concatenated `text_digest` of all passages.
-    """
+    """Returns `[P]` int32, each passage's first row of equal text, from their joined digests."""
     high, low = np.frombuffer(digests, '<u8').reshape(-1, 2).T
     order = np.lexsort((low, high))  # Stable: the first row of a digest comes first.
     first = np.ones(len(order), bool)

@@ -21,12 +21,11 @@ from jdkd.corpus.passages import Passages
 from jdkd.runtime import stages
 
 _ROWS_PER_BATCH = 2**16
+_KEYS = [('split', pa.large_string()), ('query', pa.large_string())]
 _TABLES = {
-    'queries': pa.schema({name: pa.large_string() for name in ('split', 'query', 'text')}),
-    'qrels': pa.schema(
-        {name: pa.large_string() for name in ('split', 'query', 'passage')} | {'grade': pa.int32()}
-    ),
-    'answers': pa.schema({name: pa.large_string() for name in ('split', 'query', 'answer')}),
+    'queries': pa.schema([*_KEYS, ('text', pa.large_string())]),
+    'qrels': pa.schema([*_KEYS, ('passage', pa.large_string()), ('grade', pa.int32())]),
+    'answers': pa.schema([*_KEYS, ('answer', pa.large_string())]),
 }
 
 
@@ -62,21 +61,13 @@ def write_splits(
     answers: Mapping[str, Mapping[str, list[str]]],
 ) -> None:
     """Writes queries, judgements and answers; see `Collection` for their form."""
-    rows = {
-        'queries': [(s, q, text) for s, split in queries.items() for q, text in split.items()],
-        'qrels': [
-            (s, q, passage, grade)
-            for s, split in qrels.items()
-            for q, grades in split.items()
-            for passage, grade in grades.items()
-        ],
-        'answers': [
-            (s, q, answer)
-            for s, split in answers.items()
-            for q, strings in split.items()
-            for answer in strings
-        ],
-    }
+    rows: dict[str, list[tuple]] = {name: [] for name in _TABLES}
+    for s, split in queries.items():
+        rows['queries'] += [(s, q, text) for q, text in split.items()]
+    for s, split in qrels.items():
+        rows['qrels'] += [(s, q, *grade) for q, grades in split.items() for grade in grades.items()]
+    for s, split in answers.items():
+        rows['answers'] += [(s, q, answer) for q, strings in split.items() for answer in strings]
     for name, schema in _TABLES.items():
         columns = zip(*rows[name], strict=True) if rows[name] else [()] * len(schema)
         arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]

@@ -1,6 +1,7 @@
 """Candidate lists: a query's positive or its stand-in, then mined hard negatives."""
 
 import dataclasses
+import functools
 import hashlib
 import zlib
 from collections.abc import Sequence
@@ -31,19 +32,12 @@ def array_digest(array: np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """Candidate lists of fixed length, one row a list.
+    """Candidate lists of fixed length, one row a list."""
 
-    Attributes:
-        query: `[M]` int32, row of the query in its split; a query may have several lists.
-        passages: `[M, N_o]` int32 rows of the collection, the positive at index 0.
-        dark: `[M, N_d, L]` ids of dark examples, padded, without a prefix; N_d may be 0.
-        tokenizer: Tokenizer of the ids of `dark`; None without dark examples.
-    """
-
-    query: np.ndarray
-    passages: np.ndarray
-    dark: np.ndarray
-    tokenizer: Tokenizer | None = None
+    query: np.ndarray  # `[M]` int32, row of the query in its split; a query may have several lists.
+    passages: np.ndarray  # `[M, N_o]` int32 rows of the collection, the positive at index 0.
+    dark: np.ndarray  # `[M, N_d, L]` ids of dark examples, padded, without a prefix; N_d may be 0.
+    tokenizer: Tokenizer | None = None  # Of the ids of `dark`; None without dark examples.
 
     @classmethod
     def from_originals(cls, query: np.ndarray, passages: np.ndarray) -> 'Lists':
@@ -118,12 +112,6 @@ def choose_queries(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Chooses the query of each list: all of `active` in random order, then again while needed.
 
-    Args:
-        active: Rows of queries.
-        num_lists: M.
-        seed: The run's seed.
-        round_index: The round.
-
     Returns:
         `[M]` int32 rows and `[M]` int32 copies, the number of earlier lists of the query.
     """
@@ -148,19 +136,15 @@ def choose_labelled(
     of the loss. Both kinds are spread over the round at random.
 
     Args:
-        active, num_lists, seed, round_index: As for `choose_queries`.
         is_labelled: `[Q]` bool of all rows.
         share: Smallest share of lists of labelled queries.
     """
-    kinds = [active[is_labelled[active]], active[~is_labelled[active]]]
+    labelled, others = active[is_labelled[active]], active[~is_labelled[active]]
     count = round(share * num_lists)
-    seeds = {'seed': seed, 'round_index': round_index}
-    if not all(map(len, kinds)) or len(kinds[0]) * num_lists >= count * len(active):
-        return choose_queries(active, num_lists, **seeds)
-    chosen = [
-        choose_queries(rows, n, **seeds)
-        for rows, n in zip(kinds, (count, num_lists - count), strict=True)
-    ]
+    choose = functools.partial(choose_queries, seed=seed, round_index=round_index)
+    if not len(labelled) or not len(others) or len(labelled) * num_lists >= count * len(active):
+        return choose(active, num_lists)
+    chosen = choose(labelled, count), choose(others, num_lists - count)
     order = item_rng(seed, round_index, ORDER, '').permutation(num_lists)
     rows, copies = (np.concatenate(both)[order] for both in zip(*chosen, strict=True))
     return rows, copies
@@ -192,8 +176,6 @@ def sample_lists(
         pool: `[Q, U]` from `mining_pool`.
         group: `[P]` text group of each passage.
         num_negatives: N_o - 1.
-        seed: The run's seed.
-        round_index: The round.
 
     Returns:
         `[M, 1 + num_negatives]` int32 rows of the collection.

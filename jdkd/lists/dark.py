@@ -5,6 +5,7 @@ positive, in discrete (token) space, and noisy positives are positives with mask
 ratios and the way of mixing are ours; `config.dark` sets the ratios.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,13 +29,9 @@ def reinforced_negative(
 
     Args:
         rng: Source of randomness.
-        positive: Token ids without special tokens.
-        negative: Token ids without special tokens.
+        positive, negative: Token ids without special tokens, like the result.
         fraction: Range of the uniform share of the positive's tokens that are spliced in.
         length: Most tokens of the result.
-
-    Returns:
-        Token ids without special tokens.
     """
     if not len(positive):
         return negative[:length]
@@ -47,22 +44,12 @@ def reinforced_negative(
 
 
 def noisy_positive(
-    rng: np.random.Generator,
-    positive: np.ndarray,
-    *,
-    fraction: tuple[float, float],
-    mask_id: int,
+    rng: np.random.Generator, positive: np.ndarray, *, fraction: tuple[float, float], mask_id: int
 ) -> np.ndarray:
-    """Replaces some tokens of the positive with the mask token.
+    """Replaces some tokens of the positive, which has no special ones, with the mask token.
 
     Args:
-        rng: Source of randomness.
-        positive: Token ids without special tokens.
         fraction: Range of the uniform share of tokens that are masked, at least one.
-        mask_id: Id of the mask token.
-
-    Returns:
-        Token ids without special tokens.
     """
     noisy = positive.copy()
     if len(noisy):
@@ -96,9 +83,6 @@ def generate(
         copies: `[M]` number of earlier lists of the query.
         special: Ids of `cls`, `sep`, `pad`, `mask`.
         length: Most tokens of a dark example, special ones included.
-        config: Counts and ranges of shares: `config.dark`.
-        seed: The run's seed.
-        round_index: The round.
 
     Returns:
         `[M, reinforced + noisy, length]` ids, padded.
@@ -107,6 +91,9 @@ def generate(
     out = np.full((len(passages), num_dark, length), special['pad'], tokens.dtype)
     edges = [special[name] for name in ('cls', 'sep', 'pad')]
 
+    splice = functools.partial(reinforced_negative, fraction=config.splice, length=length - 2)
+    mask = functools.partial(noisy_positive, fraction=config.mask, mask_id=special['mask'])
+
     def text_ids(row: int) -> np.ndarray:
         return tokens[row][~np.isin(tokens[row], edges)]
 
@@ -114,20 +101,10 @@ def generate(
         rng = item_rng(seed, round_index, DARK, query_id, int(copy))
         positive, negatives = text_ids(rows[0]), rows[1:]
         examples = [
-            reinforced_negative(
-                rng,
-                positive,
-                text_ids(negatives[k % len(negatives)]),
-                fraction=config.splice,
-                length=length - 2,
-            )
+            splice(rng, positive, text_ids(negatives[k % len(negatives)]))
             for k in range(config.reinforced)
-        ] + [
-            noisy_positive(
-                rng, positive[: length - 2], fraction=config.mask, mask_id=special['mask']
-            )
-            for _ in range(config.noisy)
         ]
+        examples += [mask(rng, positive[: length - 2]) for _ in range(config.noisy)]
         for slot, ids in zip(dark, examples, strict=True):
             slot[: len(ids) + 2] = [special['cls'], *ids, special['sep']]
     return out

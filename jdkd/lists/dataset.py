@@ -41,16 +41,13 @@ class CandidateLists(tfds.core.GeneratorBasedBuilder):
 
 
 def write(directory: pathlib.Path, splits: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Writes the splits of a dataset.
+    """Writes {split: {feature: `[M, ...]` array}} to `directory`/candidate_lists/1.0.0.
 
-    Args:
-        directory: Where candidate_lists/1.0.0/ goes.
-        splits: {split: {feature: `[M, ...]` array}}; every split has the same features.
+    Every split has the same features.
     """
     tfds.disable_progress_bar()
-    CandidateLists(
-        splits=splits, data_dir=str(directory), file_format='array_record'
-    ).download_and_prepare()
+    builder = CandidateLists(splits=splits, data_dir=str(directory), file_format='array_record')
+    builder.download_and_prepare()
 
 
 def read(directory: pathlib.Path, split: str) -> Sequence[Mapping[str, np.ndarray]]:
@@ -61,15 +58,10 @@ def read(directory: pathlib.Path, split: str) -> Sequence[Mapping[str, np.ndarra
 
 @dataclasses.dataclass(frozen=True)
 class WithFeatures:
-    """Records with features from memory beside their own.
-
-    Attributes:
-        source: The records.
-        features: `[M, ...]` arrays by name, one row a record.
-    """
+    """Records with features from memory beside their own."""
 
     source: Sequence[Mapping[str, np.ndarray]]
-    features: Mapping[str, np.ndarray]
+    features: Mapping[str, np.ndarray]  # `[M, ...]` arrays by name, one row a record.
 
     def __len__(self) -> int:
         return len(self.source)

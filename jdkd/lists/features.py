@@ -13,12 +13,7 @@ def record_features(
 ) -> dict[str, np.ndarray]:
     """Returns {feature: `[M, ...]` int32}: query, passages and text groups of candidate lists.
 
-    `relevant` holds the text groups of the query's positives, padded with -1.
-
-    Args:
-        run: The run, for its text groups.
-        lists: Candidate lists.
-        positives: Rows of each query's positives.
+    `relevant` holds the text groups of the query's `positives`, padded with -1.
     """
     group = run.collection.group
     relevant = np.full((len(lists), run.max_relevant), -1, np.int32)

@@ -19,21 +19,13 @@ _BATCH_PASSAGES = 'batch_passages'  # Originals of the global batch, of all proc
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderTokens:
-    """Looks up the tokens of lists for a dual-encoder: the query, and each candidate by itself.
-
-    Attributes:
-        queries: Token store of the split.
-        passages: Token store of the collection.
-        length: Most tokens of a candidate in training; longer ones are cut.
-        sep_id: Id of the separator, which also ends a cut passage.
-        dark: Whether dark examples are candidates.
-    """
+    """Looks up the tokens of lists for a dual-encoder: the query, and each candidate by itself."""
 
     queries: TokenStore
     passages: TokenStore
-    length: int
-    sep_id: int
-    dark: bool = True
+    length: int  # Most tokens of a candidate in training; longer ones are cut.
+    sep_id: int  # The separator also ends a cut passage.
+    dark: bool = True  # Whether dark examples are candidates.
 
     def lengths(self, records: Features) -> np.ndarray:
         """Returns the `[M, N]` int32 tokens of each candidate."""
@@ -56,17 +48,11 @@ class DualEncoderTokens:
 
 @dataclasses.dataclass(frozen=True)
 class CrossEncoderTokens:
-    """Looks up the tokens of lists for a cross-encoder: the query joined with each passage.
-
-    Attributes:
-        queries: Token store of the split.
-        passages: Token store of the collection.
-        separators: See `join_pairs`.
-    """
+    """Looks up the tokens of lists for a cross-encoder: the query joined with each passage."""
 
     queries: TokenStore
     passages: TokenStore
-    separators: int = 1
+    separators: int = 1  # See `join_pairs`.
 
     def lengths(self, records: Features) -> np.ndarray:
         """Returns the `[M, N]` int32 tokens of each pair."""
@@ -89,17 +75,11 @@ TokenLookup = DualEncoderTokens | CrossEncoderTokens
 
 @dataclasses.dataclass(frozen=True)
 class RowPacker:
-    """Makes batches of stacked records: packs their candidates' texts into rows.
-
-    Attributes:
-        to_tokens: Looks up the tokens of records.
-        layout: Layout of every batch.
-        parts: Numbers of the batch's parts that the records make up.
-    """
+    """Makes batches of stacked records: packs their candidates' texts into rows."""
 
     to_tokens: TokenLookup
-    layout: packing.Layout
-    parts: np.ndarray
+    layout: packing.Layout  # Of every batch.
+    parts: np.ndarray  # Numbers of the batch's parts that the records make up.
 
     def __call__(self, records: Features) -> dict[str, Any]:
         lengths = self.to_tokens.lengths(records)
@@ -111,17 +91,12 @@ class RowPacker:
 
 @dataclasses.dataclass(frozen=True)
 class InBatchScorer:
-    """Adds the assistants' logits of each query against all originals of the global batch.
-
-    Attributes:
-        to_rows: Packs the records.
-        scorers: K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
-        scales: Logits per unit of score, one an assistant.
-    """
+    """Adds the assistants' logits of each query against all originals of the global batch."""
 
     to_rows: RowPacker
+    # K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
     scorers: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]]
-    scales: Sequence[float]
+    scales: Sequence[float]  # `[K]` logits per unit of score.
 
     def __call__(self, records: Features) -> dict[str, Any]:
         queries, passages = records['query_row'], records[_BATCH_PASSAGES].ravel()
@@ -135,19 +110,12 @@ class InBatchScorer:
 
 @dataclasses.dataclass(frozen=True)
 class BatchOrder:
-    """The order of lists in global batches, determined by these fields alone.
-
-    Attributes:
-        batch_size: Lists of a batch.
-        seed: Numbers that seed the shuffling; each epoch is shuffled anew.
-        shuffle: False keeps the order of the records.
-        epochs: Number of epochs; None repeats without end.
-    """
+    """The order of lists in global batches, determined by these fields alone."""
 
     batch_size: int
-    seed: Sequence[int]
-    shuffle: bool = True
-    epochs: int | None = None
+    seed: Sequence[int]  # Seeds the shuffling; each epoch is shuffled anew.
+    shuffle: bool = True  # False keeps the order of the records.
+    epochs: int | None = None  # None repeats without end.
 
     def batches(self, count: int) -> grain.MapDataset:
         """Returns the numbers of the lists of each batch, out of `count` lists.
@@ -180,10 +148,7 @@ def make_row_packer(
     """Makes the row packer with the least padding that fits the first batches of an order.
 
     Args:
-        to_tokens: Looks up the tokens of records.
         records: All records, stacked, with the features that `to_tokens.lengths` reads.
-        order: Order of the records.
-        spec: How rows are made.
         mesh: Devices of the batches; each process packs the rows that its devices hold.
         steps: Number of batches.
     """
@@ -207,8 +172,6 @@ def batches(
     Args:
         source: From `dataset.read`, or any sequence of records.
         to_batch: Makes a batch of stacked records, such as a `RowPacker`.
-        order: Order of the records.
-        mesh: Devices of the batches.
 
     Raises:
         ValueError: The source holds less than one batch, or its lists do not divide among devices.

@@ -19,54 +19,35 @@ _LENGTH_MULTIPLE = 8  # Of the lengths of rows: devices compute with whole regis
 
 @dataclasses.dataclass(frozen=True)
 class RowSpec:
-    """How rows are made and computed: `config.rows` with its defaults resolved.
+    """How rows are made and computed: `config.rows` with its defaults resolved."""
 
-    Attributes:
-        lengths: Most different lengths of rows, where each text has its own row.
-        shared: Tokens of a row that several texts share; 0 if none do.
-        texts: Most texts of a row.
-        parts: Parts of a batch, each with its own rows.
-        chunks: Number of equal shares of a part's rows that are computed one after another.
-    """
-
-    lengths: int = 4
-    shared: int = 0
-    texts: int = 1
-    parts: int = 1
-    chunks: int = 1
+    lengths: int = 4  # Most different lengths of rows, where each text has its own row.
+    shared: int = 0  # Tokens of a row that several texts share; 0 if none do.
+    texts: int = 1  # Most texts of a row.
+    parts: int = 1  # Parts of a batch, each with its own rows.
+    chunks: int = 1  # Equal shares of a part's rows that are computed one after another.
 
 
 def resolve_rows(config: RowsConfig, ways: int, *, share: bool = True) -> RowSpec:
     """Resolves the defaults of `config.rows`.
 
     Args:
-        config: `config.rows`.
         ways: Number of devices that a batch is split over.
         share: False if the model cannot tell apart the texts of a row.
     """
     shared = config.shared if share else 0
-    return RowSpec(
-        lengths=config.lengths,
-        shared=shared,
-        texts=config.texts if shared else 1,
-        parts=config.parts or ways,
-        chunks=config.chunks,
-    )
+    texts, parts = config.texts if shared else 1, config.parts or ways
+    return RowSpec(config.lengths, shared, texts, parts, config.chunks)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The rows of each part of a batch.
+    """The rows of each part of a batch."""
 
-    Attributes:
-        tiles: (rows, tokens of a row) of each array of rows, the longest rows first.
-        slots: Most texts of a row.
-        parts: Parts of a batch, which divide its lists in order.
-    """
-
+    # (rows, tokens of a row) of each array of rows, the longest rows first.
     tiles: tuple[tuple[int, int], ...]
-    slots: int = 1
-    parts: int = 1
+    slots: int = 1  # Most texts of a row.
+    parts: int = 1  # Parts of a batch, which divide its lists in order.
 
     @property
     def num_tokens(self) -> int:
@@ -79,7 +60,6 @@ def fit_layout(lengths: Iterable[np.ndarray], spec: RowSpec) -> Layout:
 
     Args:
         lengths: For each batch `[B, N]` tokens of its texts.
-        spec: How rows are made.
 
     Raises:
         ValueError: `spec.parts` does not divide the lists of a batch, or a text is longer than
@@ -91,18 +71,16 @@ def fit_layout(lengths: Iterable[np.ndarray], spec: RowSpec) -> Layout:
             for part in _split_parts(batch, spec.parts):
                 row, _, _ = _share_rows(part, spec.shared, spec.texts)
                 count = max(count, row.max() + 1)
-        tiles = [(_round_up(count, spec.chunks), spec.shared)]
+        tiles = [(count, spec.shared)]
     else:
         longest = np.zeros((), int)  # Of the i-th longest text of any part.
         for batch in lengths:
             part = np.sort(_split_parts(batch, spec.parts), axis=1)[:, ::-1].max(axis=0)
             longest = np.maximum(longest, part)
         longest = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-        tiles = [
-            (_round_up(rows, spec.chunks), size)
-            for rows, size in _tightest_tiles(longest, spec.lengths)
-        ]
-    return Layout(tuple(tiles), spec.texts if spec.shared else 1, spec.parts)
+        tiles = _tightest_tiles(longest, spec.lengths)
+    tiles = tuple((-(-int(rows) // spec.chunks) * spec.chunks, size) for rows, size in tiles)
+    return Layout(tiles, spec.texts if spec.shared else 1, spec.parts)
 
 
 def pack(
@@ -118,7 +96,6 @@ def pack(
     Args:
         texts: {name: `[b, N, L]` int32}: `tokens` and arrays parallel to it.
         lengths: `[b, N]` tokens of each text.
-        layout: Layout of the batch.
         pad_id: Pads `tokens`; 0 pads the other arrays.
         parts: Numbers of the parts that are given, in order; None for all.
 
@@ -174,10 +151,6 @@ def _split_parts(lengths: np.ndarray, parts: int) -> np.ndarray:
             'batch_size, rows.parts or mesh.data.'
         )
     return lengths.reshape(parts, -1)
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-int(count) // multiple) * multiple
 
 
 def _place_texts(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -36,9 +36,8 @@ def join_pairs(
     from_passage = columns - query_length + 2 - separators
     is_passage = ~is_query & (from_passage < passage_length)
     query = np.take_along_axis(query_tokens, np.minimum(columns, query_tokens.shape[1] - 1), axis=1)
-    passage = np.take_along_axis(
-        passage_tokens, np.clip(from_passage, 0, passage_tokens.shape[1] - 1), axis=1
-    )
+    at = np.clip(from_passage, 0, passage_tokens.shape[1] - 1)
+    passage = np.take_along_axis(passage_tokens, at, axis=1)
     if separators == 2:
         last = np.take_along_axis(query_tokens, np.maximum(query_length - 1, 0), axis=1)
         passage = np.where(from_passage == 0, last, passage)

@@ -13,18 +13,12 @@ class TokenStore:
     """Token ids of many texts without padding.
 
     Lengths are stored rather than inferred from padding: a text may spell out the padding token.
-
-    Attributes:
-        ids: `[sum of lengths]` ids of all texts; uint16 where the vocabulary fits.
-        offsets: `[n + 1]` int64; text i has `ids[offsets[i]:offsets[i + 1]]`.
-        length: Most tokens of a text.
-        pad_id: Id that pads rows.
     """
 
-    ids: np.ndarray
-    offsets: np.ndarray
-    length: int
-    pad_id: int
+    ids: np.ndarray  # `[sum of lengths]` ids of all texts; uint16 where the vocabulary fits.
+    offsets: np.ndarray  # `[n + 1]` int64; text i has `ids[offsets[i]:offsets[i + 1]]`.
+    length: int  # Most tokens of a text.
+    pad_id: int  # Pads rows.
 
     @classmethod
     def from_rows(cls, rows: np.ndarray, pad_id: int) -> 'TokenStore':

@@ -22,21 +22,13 @@ _PART_TEXTS = 64 * _CALL_TEXTS  # Texts of a part file of a resumable stage.
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """A model's tokenizer.
-
-    Attributes:
-        directory: Directory of its files.
-        fast: The tokenizer of the tokenizers library.
-        special: Ids of `cls`, `sep`, `pad` and `mask`.
-        last_id: Largest id; a vocabulary may have gaps.
-        fingerprint: sha256 of its definition; equal tokenizers give equal ids.
-    """
+    """A model's tokenizer."""
 
     directory: pathlib.Path
     fast: tokenizers.Tokenizer
-    special: dict[str, int]
-    last_id: int
-    fingerprint: str
+    special: dict[str, int]  # Ids of `cls`, `sep`, `pad` and `mask`.
+    last_id: int  # The largest; a vocabulary may have gaps.
+    fingerprint: str  # sha256 of its definition; equal tokenizers give equal ids.
 
     @property
     def dtype(self) -> np.dtype:
@@ -63,7 +55,6 @@ class Tokenizer:
         bytes a text.
 
         Args:
-            directory: The stage's directory.
             texts: The texts, which are taken in slices.
             length: Most tokens of a text, special ones included; longer texts are truncated.
             prefix: Text that the model was trained to see before each text (E5's `query: `).
@@ -75,13 +66,12 @@ class Tokenizer:
 
         def write_part(i, file):
             chunks = []
-            for start in range(
-                i * _PART_TEXTS, min((i + 1) * _PART_TEXTS, len(texts)), _CALL_TEXTS
-            ):
+            end = min((i + 1) * _PART_TEXTS, len(texts))
+            for start in range(i * _PART_TEXTS, end, _CALL_TEXTS):
                 chunk = texts[start : start + _CALL_TEXTS]
                 chunks.append(_encode(fast, [prefix + text for text in chunk], self.dtype))
                 bar.update(len(chunk))
-            ids, lengths = (np.concatenate(x) for x in zip(*chunks, strict=True))
+            ids, lengths = map(np.concatenate, zip(*chunks, strict=True))
             np.savez(file, ids=ids, lengths=lengths)
 
         with bar:
@@ -92,41 +82,28 @@ class Tokenizer:
 
     def _join_parts(self, directory: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
         """Joins the part files of a store to ids.npy and offsets.npy, and removes them."""
-        lengths = []
-        for path in paths:
-            with np.load(path) as part:
-                lengths.append(part['lengths'])
-        offsets = row_offsets(np.concatenate(lengths))
+        offsets = row_offsets(np.concatenate([_load_part(path, 'lengths') for path in paths]))
         np.save(directory / 'offsets.npy', offsets)
         header = {'descr': self.dtype.str, 'fortran_order': False, 'shape': (int(offsets[-1]),)}
         with (directory / 'ids.npy').open('wb') as file:
             np.lib.format.write_array_header_1_0(file, header)
             for path in paths:
-                with np.load(path) as part:
-                    part['ids'].tofile(file)
+                _load_part(path, 'ids').tofile(file)
         for path in paths:
             path.unlink()
 
     def load_store(self, directory: pathlib.Path, length: int) -> TokenStore:
         """Memory-maps the store that `write_store` wrote with this tokenizer and length."""
+        paths = directory / 'ids.npy', directory / 'offsets.npy'
         # Plain views of the mapped files: memmap's own indexing is slow.
-        ids, offsets = (
-            np.asarray(np.load(directory / f'{name}.npy', mmap_mode='r'))
-            for name in ('ids', 'offsets')
-        )
+        ids, offsets = (np.asarray(np.load(path, mmap_mode='r')) for path in paths)
         return TokenStore(ids, offsets, length, self.special['pad'])
 
     def decode(self, ids: np.ndarray, *, mask: str = '') -> list[str]:
-        """Decodes each row of ids to a text.
-
-        Args:
-            ids: `[n, length]`.
-            mask: Text for mask tokens: another tokenizer's mask token, or nothing.
-        """
+        """Decodes `[n, length]` ids to n texts, with `mask` in place of mask tokens."""
         drop = {self.special[name] for name in ('cls', 'sep', 'pad')}
-        texts = self.fast.decode_batch(
-            [[t for t in row if t not in drop] for row in ids.tolist()], skip_special_tokens=False
-        )
+        rows = [[t for t in row if t not in drop] for row in ids.tolist()]
+        texts = self.fast.decode_batch(rows, skip_special_tokens=False)
         own_mask = str(self.fast.id_to_token(self.special['mask']))
         # WordPiece splits at underscores: max_len must not come back as max _ len.
         return [re.sub(r' ?_ ?', '_', text.replace(own_mask, mask)) for text in texts]
@@ -148,13 +125,14 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
     last_id = max(fast.get_vocab().values(), default=0)
     if last_id >= 2**31:
         raise ValueError(f'The tokenizer in {directory} has the id {last_id}, beyond 32 bits.')
-    return Tokenizer(
-        directory=pathlib.Path(directory),
-        fast=fast,
-        special=tokenizer_files.special_ids(directory),
-        last_id=last_id,
-        fingerprint=hashlib.sha256(fast.to_str().encode()).hexdigest(),
-    )
+    special = tokenizer_files.special_ids(directory)
+    fingerprint = hashlib.sha256(fast.to_str().encode()).hexdigest()
+    return Tokenizer(pathlib.Path(directory), fast, special, last_id, fingerprint)
+
+
+def _load_part(path: pathlib.Path, name: str) -> np.ndarray:
+    with np.load(path) as part:
+        return part[name]
 
 
 def _encode(

@@ -73,12 +73,7 @@ def _check_vocabulary(directory: pathlib.Path, tokenizer: tokenizers.Tokenizer) 
 
 
 def special_ids(path: str | os.PathLike) -> dict[str, int]:
-    """Finds the ids of `cls`, `sep`, `pad` and `mask` of the tokenizer of a directory.
-
-    Raises:
-        FileNotFoundError: There are no tokenizer files.
-        ValueError: The vocabulary lacks such a token.
-    """
+    """Finds the ids of `cls`, `sep`, `pad` and `mask`; raises ValueError if one is missing."""
     directory = pathlib.Path(path)
     config = read_json(directory / 'special_tokens_map.json') or {}
     config |= read_json(directory / 'tokenizer_config.json') or {}
@@ -101,11 +96,7 @@ def special_ids(path: str | os.PathLike) -> dict[str, int]:
 
 
 def read_tokenizer_json(file: pathlib.Path) -> tokenizers.Tokenizer:
-    """Reads a tokenizer.json.
-
-    Raises:
-        ValueError: The file holds no usable tokenizer.
-    """
+    """Reads a tokenizer.json; raises ValueError if it holds no usable tokenizer."""
     check_size(file)
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
@@ -120,13 +111,7 @@ def read_tokenizer_json(file: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _check_links(folder: pathlib.Path) -> None:
-    """Checks that no tokenizer file, which exports copy, links outside the checkpoint.
-
-    Such a link may lead to a file that nobody meant to publish.
-
-    Raises:
-        ValueError: One does.
-    """
+    """Raises ValueError if a tokenizer file, which exports copy, links outside the checkpoint."""
     folder = folder.resolve()
     # The Hugging Face cache keeps models--x/snapshots/<commit>/file -> ../../blobs/<hash>.
     cached = [f.parent / 'blobs' for f in folder.parents if f.name == 'snapshots']

@@ -20,34 +20,19 @@ Answer = tuple[str, str, str, Any]  # where, split, query id, answer
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A collection to import: streams its items on request, and keeps nothing.
+    """A collection to import: streams its items on request, and keeps nothing."""
 
-    Attributes:
-        name: Name of the collection in reports.
-        files: Files that are read; when one of them changes, the collection is stale.
-        passages: Streams the passages.
-        queries: Streams the queries.
-        qrels: Streams the judgements.
-        answers: Streams the answers.
-        license: Terms of the texts; None if unknown.
-    """
-
-    name: str
-    files: Sequence[pathlib.Path]
+    name: str  # In reports.
+    files: Sequence[pathlib.Path]  # When one of them changes, the collection is stale.
     passages: Callable[[OnError], Iterable[Passage]]
     queries: Callable[[OnError], Iterable[Query]]
     qrels: Callable[[OnError], Iterable[Judgement]]
     answers: Callable[[OnError], Iterable[Answer]] = lambda on_error: ()
-    license: str | None = None
+    license: str | None = None  # Terms of the texts; None if unknown.
 
 
 def raise_error(kind: str, message: str) -> None:
-    """Raises; an `OnError` handler.
-
-    Raises:
-        ValueError: Always.
-    """
-    del kind
+    """Raises a ValueError; an `OnError` handler."""
     raise ValueError(message)
 
 
@@ -76,8 +61,7 @@ def attempt(on_error: OnError, kind: str, parse: Callable, *args):
     try:
         return parse(*args)
     except ValueError as error:
-        on_error(kind, str(error))
-        return None
+        return on_error(kind, str(error))
 
 
 def log_skipped(name: str, counts: Mapping[str, Mapping[str, Any]]) -> None:

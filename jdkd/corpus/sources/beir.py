@@ -18,17 +18,12 @@ LAYOUT = 'a collection in BEIR layout has corpus.jsonl, queries.jsonl and qrels/
 _BROKEN = 'broken line'
 
 
-def open_source(
-    path: str,
-    *,
-    unjudged: str | None = None,
-) -> base.Source:
+def open_source(path: str, *, unjudged: str | None = None) -> base.Source:
     """Opens a directory in BEIR layout; each file of judgements is a split.
 
     A query belongs to the splits that judge it. Ids that are JSON integers become strings.
 
     Args:
-        path: The directory.
         unjudged: Split for queries that no file judges, such as those of a query log; by default
             they are left out.
 
@@ -49,8 +44,6 @@ def open_source(
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Streams the items of a directory."""
-
     corpus_file: pathlib.Path
     queries_file: pathlib.Path
     qrels_files: Mapping[str, pathlib.Path]
@@ -58,8 +51,7 @@ class _Reader:
 
     def passages(self, on_error: OnError) -> Iterator[base.Passage]:
         for where, entry in parsing.read_json_lines(self.corpus_file, on_error):
-            passage = attempt(on_error, _BROKEN, _passage, where, entry)
-            if passage:
+            if passage := attempt(on_error, _BROKEN, _passage, where, entry):
                 yield passage
 
     def queries(self, on_error: OnError) -> Iterator[base.Query]:

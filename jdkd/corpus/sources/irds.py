@@ -1,6 +1,5 @@
 """Collections that ir_datasets (https://ir-datasets.com) downloads, by their names there."""
 
-import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,11 +10,7 @@ from jdkd.corpus.sources import base, parsing
 from jdkd.corpus.sources.base import OnError, attempt
 
 
-def open_source(
-    dataset: str,
-    *,
-    splits: Mapping[str, str] | None = None,
-) -> base.Source:
+def open_source(dataset: str, *, splits: Mapping[str, str] | None = None) -> base.Source:
     """Opens a dataset of ir_datasets, and the datasets of its queries and judgements.
 
     Includes answers where the queries have them (`dpr-w100`). No files are compared on a second
@@ -35,10 +30,39 @@ def open_source(
         below = {split: f'{dataset}/{split}' for split in ('train', 'dev', 'test')}
         splits = {split: d for split, d in below.items() if d in known} or {'test': dataset}
     documents = _load(dataset if dataset in known else next(iter(splits.values())), 'docs')
-    loaded = {split: (d, _load(d, 'queries')) for split, d in splits.items()}
-    reader = _Reader(dataset, documents, loaded)
-    streams = reader.passages, reader.queries, reader.qrels, reader.answers
-    return base.Source(dataset, (), *streams)
+    loaded = {split: (name, _load(name, 'queries')) for split, name in splits.items()}
+
+    # ir_datasets itself rejects what it cannot read, but for grades.
+    def passages(on_error: OnError) -> Iterator[base.Passage]:
+        has_title = {'title', 'text'} <= set(documents.docs_cls()._fields)
+        for i, document in enumerate(documents.docs_iter(), 1):
+            title, text = (document.title, document.text) if has_title else ('', _text(document))
+            yield f'irds:{dataset}, document {i}', document.doc_id, title, text
+
+    def read_queries() -> Iterator[tuple[str, str, Any]]:
+        for split, (name, part) in loaded.items():
+            for i, query in enumerate(part.queries_iter(), 1):
+                yield f'irds:{name}, query {i}', split, query
+
+    def queries(on_error: OnError) -> Iterator[base.Query]:
+        for where, split, query in read_queries():
+            yield where, split, query.query_id, _text(query)
+
+    def answers(on_error: OnError) -> Iterator[base.Answer]:
+        for where, split, query in read_queries():
+            for answer in getattr(query, 'answers', ()):
+                yield where, split, query.query_id, answer
+
+    def qrels(on_error: OnError) -> Iterator[base.Judgement]:
+        for split, (name, part) in loaded.items():
+            # A split may be queries alone.
+            for i, qrel in enumerate(part.qrels_iter() if part.has('qrels') else (), 1):
+                where, value = f'irds:{name}, judgement {i}', str(qrel.relevance)
+                grade = attempt(on_error, 'broken judgement', parsing.parse_grade, where, value)
+                if grade is not None:
+                    yield where, split, qrel.query_id, qrel.doc_id, grade
+
+    return base.Source(dataset, (), passages, queries, qrels, answers)
 
 
 def _load(name: str, part: str) -> Any:
@@ -54,46 +78,6 @@ def _load(name: str, part: str) -> Any:
             'another collection.'
         )
     return dataset
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Streams the items of a dataset; ir_datasets itself rejects what it cannot read."""
-
-    name: str
-    documents: Any  # `ir_datasets.Dataset` gets its attributes when it is made.
-    splits: Mapping[str, tuple[str, Any]]
-
-    def passages(self, on_error: OnError) -> Iterator[base.Passage]:
-        del on_error
-        has_title = {'title', 'text'} <= set(self.documents.docs_cls()._fields)
-        for i, document in enumerate(self.documents.docs_iter(), 1):
-            title, text = (document.title, document.text) if has_title else ('', _text(document))
-            yield f'irds:{self.name}, document {i}', document.doc_id, title, text
-
-    def queries(self, on_error: OnError) -> Iterator[base.Query]:
-        del on_error
-        for split, (name, dataset) in self.splits.items():
-            for i, query in enumerate(dataset.queries_iter(), 1):
-                yield f'irds:{name}, query {i}', split, query.query_id, _text(query)
-
-    def qrels(self, on_error: OnError) -> Iterator[base.Judgement]:
-        for split, (name, dataset) in self.splits.items():
-            if not dataset.has('qrels'):
-                continue  # A split of queries alone.
-            for i, qrel in enumerate(dataset.qrels_iter(), 1):
-                where, value = f'irds:{name}, judgement {i}', str(qrel.relevance)
-                grade = attempt(on_error, 'broken judgement', parsing.parse_grade, where, value)
-                if grade is not None:
-                    yield where, split, qrel.query_id, qrel.doc_id, grade
-
-    def answers(self, on_error: OnError) -> Iterator[base.Answer]:
-        del on_error
-        for split, (name, dataset) in self.splits.items():
-            if 'answers' in dataset.queries_cls()._fields:
-                for i, query in enumerate(dataset.queries_iter(), 1):
-                    for answer in query.answers:
-                        yield f'irds:{name}, query {i}', split, query.query_id, answer
 
 
 def _text(item) -> str:

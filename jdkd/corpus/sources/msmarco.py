@@ -8,7 +8,7 @@ Each file may be gzipped (`.gz` after its name). Texts are read as published;
 `irds:msmarco-passage` repairs the encoding of some.
 """
 
-import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -21,14 +21,11 @@ LAYOUT = (
 
 
 def open_source(
-    path: str,
-    *,
-    splits: Mapping[str, str | tuple[str, str]] | None = None,
+    path: str, *, splits: Mapping[str, str | tuple[str, str]] | None = None
 ) -> base.Source:
     """Opens a directory of MS MARCO's passage ranking files.
 
     Args:
-        path: The directory.
         splits: {split: NAME of its files, or (file of queries, file of judgements)}. TREC DL 2019
             is `('msmarco-test2019-queries.tsv', '2019qrels-pass.txt')`. By default every NAME that
             has both files is a split of that name.
@@ -45,41 +42,31 @@ def open_source(
         split: (f'queries.{files}.tsv', f'qrels.{files}.tsv') if isinstance(files, str) else files
         for split, files in splits.items()
     }
-    queries = {split: parsing.find_file(root, pair[0], LAYOUT) for split, pair in pairs.items()}
-    qrels = {split: parsing.find_file(root, pair[1], LAYOUT) for split, pair in pairs.items()}
-    files = [corpus, *queries.values(), *qrels.values()]
-    reader = _Reader(corpus, queries, qrels)
-    return base.Source(root.name, files, reader.passages, reader.queries, reader.qrels)
+    files = {s: [parsing.find_file(root, name, LAYOUT) for name in p] for s, p in pairs.items()}
 
-
-def _names(root: pathlib.Path, kind: str) -> list[str]:
-    files = (f.name.removesuffix('.gz') for f in sorted(root.glob(f'{kind}.*.tsv*')))
-    return [f.removeprefix(f'{kind}.').removesuffix('.tsv') for f in files if f.endswith('.tsv')]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Streams the items of a directory."""
-
-    corpus: pathlib.Path
-    queries_files: Mapping[str, pathlib.Path]
-    qrels_files: Mapping[str, pathlib.Path]
-
-    def passages(self, on_error: OnError) -> Iterator[base.Passage]:
+    def passages(on_error: OnError) -> Iterator[base.Passage]:
         columns = 'passage id', 'text'
-        for where, (passage, text) in parsing.read_fields(self.corpus, columns, on_error):
+        for where, (passage, text) in parsing.read_fields(corpus, columns, on_error):
             yield where, passage, '', text
 
-    def queries(self, on_error: OnError) -> Iterator[base.Query]:
-        for split, file in self.queries_files.items():
+    def queries(on_error: OnError) -> Iterator[base.Query]:
+        for split, (file, _) in files.items():
             for where, (query, text) in parsing.read_fields(file, ('query id', 'text'), on_error):
                 yield where, split, query, text
 
-    def qrels(self, on_error: OnError) -> Iterator[base.Judgement]:
+    def qrels(on_error: OnError) -> Iterator[base.Judgement]:
         columns = 'query id', '0', 'passage id', 'grade'
-        for split, file in self.qrels_files.items():
+        for split, (_, file) in files.items():
             for where, fields in parsing.read_fields(file, columns, on_error, sep=None):
                 query, _, passage, value = fields
                 grade = attempt(on_error, 'broken line', parsing.parse_grade, where, value)
                 if grade is not None:
                     yield where, split, query, passage, grade
+
+    all_files = [corpus, *itertools.chain(*zip(*files.values(), strict=True))]
+    return base.Source(root.name, all_files, passages, queries, qrels)
+
+
+def _names(root: pathlib.Path, kind: str) -> list[str]:
+    files = (f.name.removesuffix('.gz') for f in sorted(root.glob(f'{kind}.*.tsv*')))
+    return [f.removeprefix(f'{kind}.').removesuffix('.tsv') for f in files if f.endswith('.tsv')]

@@ -26,8 +26,7 @@ def read_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str
     """Yields (where, line) of the lines of a file, gzipped or not, that are not blank.
 
     Raises:
-        ValueError: Whatever `on_error` does, if gzip data is truncated or damaged, or a line is
-            longer than 64 MiB.
+        ValueError: Even if `on_error` skips: gzip data is damaged, or a line exceeds 64 MiB.
     """
     number = 0
     try:
@@ -55,14 +54,7 @@ def read_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str
 def read_fields(
     file: pathlib.Path, columns: Sequence[str], on_error: OnError, sep: str | None = '\t'
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yields (where, fields) of each line.
-
-    Args:
-        file: The file to read.
-        columns: Names of the fields, for messages.
-        on_error: Handles lines with another number of fields.
-        sep: Separates the fields; None for any whitespace.
-    """
+    """Yields (where, fields) of each line, split at `sep`, or at any whitespace if None."""
     for where, line in read_lines(file, on_error):
         fields = line.split(sep)
         if len(fields) == len(columns):
@@ -88,11 +80,7 @@ def read_json_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str
 
 
 def parse_json_object(line: str) -> dict:
-    """Parses a JSON object.
-
-    Raises:
-        ValueError: The line is no JSON object, or names a field twice.
-    """
+    """Parses a JSON object; raises ValueError if it is none, or names a field twice."""
     try:
         entry = _decode(line)
     except (ValueError, RecursionError) as error:
@@ -117,11 +105,7 @@ _decode = json.JSONDecoder(object_pairs_hook=_unique_fields).decode
 
 
 def check_id(where: str, field: str, value: Any) -> str:
-    """Returns the id in a field, a string or an integer, as a string.
-
-    Raises:
-        ValueError: The value is something else.
-    """
+    """Returns the id in a field as a string; raises ValueError if it is no string or integer."""
     if not isinstance(value, int | str) or isinstance(value, bool):
         raise ValueError(
             f'{where}: field {field!r} must be a string or integer, found {shown(value)}.'
@@ -130,11 +114,7 @@ def check_id(where: str, field: str, value: Any) -> str:
 
 
 def check_text(where: str, field: str, value: Any) -> str:
-    """Returns the string in a field.
-
-    Raises:
-        ValueError: The value is something else.
-    """
+    """Returns the string in a field; raises ValueError if it holds something else."""
     if not isinstance(value, str):
         raise ValueError(f'{where}: field {field!r} must be a string, found {shown(value)}.')
     return value
@@ -148,19 +128,13 @@ def id_error(kind: str, item_id: str) -> str | None:
             'which TREC run files cannot hold; rename it.'
         )
     if len(item_id) > _MAX_ID:
-        return (
-            f'{kind} id {shown(item_id)} has {len(item_id)} characters, more than {_MAX_ID}; '
-            'rename it.'
-        )
+        size = len(item_id)
+        return f'{kind} id {shown(item_id)} has {size} characters, more than {_MAX_ID}; rename it.'
     return None
 
 
 def parse_grade(where: str, value: str) -> int:
-    """Parses a grade of relevance.
-
-    Raises:
-        ValueError: It is no integer, or has more than 9 digits.
-    """
+    """Parses a grade; raises ValueError if it is no integer or has more than 9 digits."""
     digits = value[value[:1] in ('+', '-') :]
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError(f'{where}: grade {shown(value)} must be an integer.')
@@ -170,11 +144,7 @@ def parse_grade(where: str, value: str) -> int:
 
 
 def find_file(root: pathlib.Path, name: str, layout: str) -> pathlib.Path:
-    """Finds a file of a directory, or else the same with `.gz` after its name.
-
-    Raises:
-        FileNotFoundError: Neither is there; the message describes the `layout`.
-    """
+    """Finds a file, or else the same with `.gz`; raises FileNotFoundError if neither is there."""
     for file in (root / name, root / f'{name}.gz'):
         if file.is_file():
             return file

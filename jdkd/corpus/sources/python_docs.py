@@ -25,19 +25,8 @@ from jdkd.corpus.sources import base
 STDLIB = 'stdlib'  # In `packages`: the whole standard library.
 PACKAGES = (
     STDLIB,
-    'numpy',
-    'scipy',
-    'jax',
-    'flax',
-    'optax',
-    'orbax',
-    'matplotlib',
-    'tensorflow_datasets',
-    'huggingface_hub',
-    'grain',
-    'ml_collections',
-    'absl',
-    'tqdm',
+    *'numpy scipy jax flax optax orbax matplotlib tensorflow_datasets huggingface_hub'.split(),
+    *'grain ml_collections absl tqdm'.split(),
 )
 LICENSE = 'PSF-2.0 and the licences of the installed packages'
 
@@ -54,8 +43,7 @@ _SIGNATURE = re.compile(r'[\w.]+\(.*\)( *->.*)?', re.DOTALL)
 # The end of a sentence, but not of an abbreviation.
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!\bvs)(?<!\betc)(?<!\bcf)[.?!](?=\s+[A-Z`*\"'(])")
 _NOT_A_QUERY = re.compile(
-    r'https?:|copyright|\(c\)|[:,]$|^(Parameters|Args:|\w+ attributes:)',
-    re.IGNORECASE,
+    r'https?:|copyright|\(c\)|[:,]$|^(Parameters|Args:|\w+ attributes:)', re.IGNORECASE
 )
 _MARKUP = (
     (re.compile(r'^\s*([=\-~^*#\"+.])\1{2,}\s*$', re.MULTILINE), ''),  # Underlines of titles.
@@ -110,37 +98,28 @@ def _read_entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tup
             files.setdefault(module, file)
     entries: dict[str, tuple[str, str]] = {}
     skipped = 0
-    for module, file in tqdm(
-        sorted(files.items()), desc='python_docs', unit=' files', disable=None
-    ):
+    bar = tqdm(sorted(files.items()), desc='python_docs', unit=' files', disable=None)
+    for module, file in bar:
         docstrings = _docstrings(file)
-        if docstrings is None:
-            skipped += 1
-            continue
-        for name, docstring in docstrings:
-            entry = split_docstring(docstring)
-            if entry:
+        skipped += docstrings is None
+        for name, docstring in docstrings or ():
+            if entry := split_docstring(docstring):
                 entries.setdefault(f'{module}:{name}' if name else module, entry)
     num_docstrings = len(entries)
     entries = _drop_ambiguous(entries)
     names = sorted(sorted(entries, key=lambda n: _hash('choice', n))[:max_passages])
+    counts = len(files), skipped, num_docstrings, len(entries), len(names)
     logging.info(
         'python_docs: %d files, %d of them unreadable; %d docstrings, %d of them unambiguous, '
         '%d kept.',
-        len(files),
-        skipped,
-        num_docstrings,
-        len(entries),
-        len(names),
+        *counts,
     )
     return {name: entries[name] for name in names}
 
 
 def title(name: str) -> str:
-    """Makes a title: `scipy.sparse._matrix:spmatrix.toArray` -> `scipy sparse spmatrix to Array`.
-
-    Leaves out private modules, whose contents libraries publish one level up.
-    """
+    """Makes a title: `scipy._lib._matrix:spmatrix.toArray` -> `scipy spmatrix to Array`."""
+    # Private modules are left out: libraries publish their contents one level up.
     parts = [p for p in re.split(r'[.:]', name.lstrip('_')) if not p.startswith('_')]
     spaced = re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', ' '.join(parts))
     return ' '.join(spaced.replace('_', ' ').split())
@@ -220,8 +199,7 @@ def _docstrings(file: pathlib.Path) -> list[tuple[str, str]] | None:
 
 def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        docstring = ast.get_docstring(node)
-        if docstring:
+        if docstring := ast.get_docstring(node):
             yield name, docstring
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             return  # Inner functions are not documentation.
@@ -235,13 +213,8 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 def _drop_ambiguous(entries: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Keeps one name of each (summary, text), then drops summaries and texts that names share."""
-    seen: set[tuple[str, ...]] = set()
-    unique = {}
-    for name in sorted(entries):
-        key = tuple(part.casefold() for part in entries[name])
-        if key not in seen:
-            seen.add(key)
-            unique[name] = entries[name]
+    names = {tuple(map(str.casefold, entries[n])): n for n in sorted(entries, reverse=True)}
+    unique = {name: entries[name] for name in names.values()}
     summaries = Counter(_key(summary) for summary, _ in unique.values())
     texts = Counter(_key(text) for _, text in unique.values())
     return {

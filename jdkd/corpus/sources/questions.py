@@ -19,15 +19,7 @@ from jdkd.runtime.messages import shown
 
 
 def add_questions(source: base.Source, files: Mapping[str, str]) -> base.Source:
-    """Adds splits of questions to a source.
-
-    Args:
-        source: Any source.
-        files: {split: path}.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-    """
+    """Adds {split: file} of questions to a source; raises FileNotFoundError for a missing file."""
     paths = {split: pathlib.Path(file).expanduser().resolve() for split, file in files.items()}
     for path in paths.values():
         if not path.is_file():
@@ -38,8 +30,8 @@ def add_questions(source: base.Source, files: Mapping[str, str]) -> base.Source:
             yield where, split, query, question
 
     def answers(on_error: OnError) -> Iterator[base.Answer]:
-        del on_error  # `queries` has reported the errors of these lines.
-        for where, split, query, _, strings in _read(paths, base.count_errors({})):
+        ignore = base.count_errors({})  # `queries` has reported the errors of these lines.
+        for where, split, query, _, strings in _read(paths, ignore):
             for answer in strings:
                 yield where, split, query, answer
 

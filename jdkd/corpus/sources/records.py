@@ -53,9 +53,7 @@ def make_source(
     """Makes the source of a collection of records.
 
     Args:
-        name: Name of the collection in reports.
         find_files: Finds the files of a table by its name.
-        read: Reads a table by its name.
         passages: Table of passages; None if they stand beside the queries.
         queries: {split: table of queries}.
         qrels: {split: table of judgements}; none if the queries' records hold the positives.
@@ -88,8 +86,6 @@ def make_source(
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Streams the items of a collection of records."""
-
     read: ReadTable
     passage_table: str | None
     query_tables: Mapping[str, str]
@@ -119,8 +115,7 @@ class _Reader:
         """Judgements that have tables of their own."""
         for split, table in self.qrels_tables.items():
             for where, record in self.read(table, on_error):
-                judgement = attempt(on_error, _BROKEN, _judgement, where, record, self.roles)
-                if judgement:
+                if judgement := attempt(on_error, _BROKEN, _judgement, where, record, self.roles):
                     yield where, split, *judgement
 
     def positives(self, on_error: OnError) -> Iterator[base.Judgement]:

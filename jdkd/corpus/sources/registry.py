@@ -25,10 +25,9 @@ SOURCES = tuple(f'{kind}:{argument}' if argument else kind for kind, argument in
 def open_source(
     name: str, /, *, questions: Mapping[str, str] | None = None, **options: Any
 ) -> Source:
-    """Opens a source.
+    """Opens one of SOURCES by its name.
 
     Args:
-        name: One of SOURCES.
         questions: {split: file} of questions with answers, as splits beside the source's own.
         **options: Keyword arguments of `open_source` in the module of the kind. Kinds with an
             argument also take `name`, the collection's name in reports instead of that of its
@@ -45,11 +44,11 @@ def open_source(
         opener = functools.partial(opener, argument)
     parameters = inspect.signature(opener).parameters
     common = ['name', 'license'] if argument else []
+    known = [*parameters, *common, 'questions']
     for option in options:
-        if option not in [*parameters, *common]:
+        if option not in known:
             raise ValueError(
-                f'source {name!r} has no option {option!r}: it has '
-                f'{", ".join([*parameters, *common, "questions"])}.'
+                f'source {name!r} has no option {option!r}: it has {", ".join(known)}.'
             )
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:
@@ -72,11 +71,7 @@ def open_source(
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Splits a source's name into kind and argument.
-
-    Raises:
-        ValueError: The kind is unknown, or lacks its argument, or takes none.
-    """
+    """Splits a source's name into kind and argument; raises ValueError for other forms."""
     kind, colon, argument = name.partition(':')
     if kind not in _KINDS or bool(argument) != bool(_KINDS[kind]) or (colon and not argument):
         raise ValueError(f'unknown collection source {name!r}: use one of {", ".join(SOURCES)}.')

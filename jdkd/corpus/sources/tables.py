@@ -28,9 +28,8 @@ def open_source(
 
     Args:
         path: The directory.
-        queries: {split: table}.
+        queries, qrels: {split: table}.
         passages: Table.
-        qrels: {split: table}.
         fields: Fields that differ from `records.FIELDS`, by role.
 
     Raises:

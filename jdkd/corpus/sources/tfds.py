@@ -26,9 +26,8 @@ def open_source(
 
     Args:
         dataset: Name, such as `squad` or `squad/v1.1:3.0.0`, or a directory that TFDS wrote.
-        queries: {split: TFDS split}.
+        queries, qrels: {split: TFDS split}.
         passages: TFDS split.
-        qrels: {split: TFDS split}.
         fields: Fields that differ from `records.FIELDS`, by role.
         data_dir: Where TFDS keeps its datasets.
 
@@ -39,12 +38,12 @@ def open_source(
     builder = _make_builder(dataset, data_dir)
 
     def find_files(split: str) -> Iterator[pathlib.Path]:
-        if split not in builder.info.splits:
+        splits = builder.info.splits
+        if split not in splits:
             raise ValueError(
-                f"TFDS' '{dataset}' has no split '{split}'; it has "
-                f'{", ".join(builder.info.splits)}.'
+                f"TFDS' '{dataset}' has no split '{split}'; it has {', '.join(splits)}."
             )
-        return map(pathlib.Path, builder.info.splits[split].filepaths)
+        return map(pathlib.Path, splits[split].filepaths)
 
     def read(split: str, on_error: OnError) -> Iterator[tuple[str, dict]]:
         data = builder.as_data_source(split)
@@ -62,8 +61,9 @@ def open_source(
 
 
 def _make_builder(dataset: str, data_dir: str | None) -> Any:
-    if pathlib.Path(dataset).expanduser().is_dir():
-        builder: Any = tfds.builder_from_directory(str(pathlib.Path(dataset).expanduser()))
+    directory = pathlib.Path(dataset).expanduser()
+    if directory.is_dir():
+        builder: Any = tfds.builder_from_directory(str(directory))
     else:
         try:
             builder = tfds.builder(dataset, data_dir=data_dir)
@@ -80,10 +80,10 @@ def _make_builder(dataset: str, data_dir: str | None) -> Any:
 
 def _to_plain(value: Any) -> Any:
     """Converts bytes and arrays to strings, numbers, lists and dicts."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, dict):
         return {key: _to_plain(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _to_plain(value.tolist())
     if isinstance(value, list):
         return [_to_plain(inner) for inner in value]
     return value.decode() if isinstance(value, bytes) else value
