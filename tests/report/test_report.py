@@ -53,7 +53,7 @@ def test_the_student_stands_last_in_the_table_of_measures():
     ]
 
 
-def test_windows_of_selection_are_what_shares_so_far_say():
+def test_windows_of_selection_follow_from_the_shares_so_far():
     # Two rounds of 4 steps; of a+b, in the first: 2 of 2 steps, then 0 of 2; in the second 1 of 4.
     records = [
         {'step': 2, 'selected/a': 0.0, 'selected/a+b': 1.0},
@@ -213,8 +213,8 @@ def keep(workdir, *, value=0.5, per_query=(1.0, 0.5, 0.5, 0.0), seed=0, test_spl
 
 def test_what_differs_in_pictures_of_two_runs_is_told_apart():
     a, b = finished_run(), finished_run()
-    told = {'student': {'nDCG@10': 0.25}, 'references': {'student_init': {'nDCG@10': 0.125}}}
-    rounds = [{**r, **told} for r in b.report['rounds']]
+    measured = {'student': {'nDCG@10': 0.25}, 'references': {'student_init': {'nDCG@10': 0.125}}}
+    rounds = [{**r, **measured} for r in b.report['rounds']]
     config = b.config.replace(compare='nDCG@10')
     b = dataclasses.replace(b, config=config, report={**b.report, 'rounds': rounds})
     drawn = pictures.draw_rounds({'a': a, 'b': b})
@@ -236,9 +236,9 @@ def test_two_runs_are_compared_on_one_page(tmp_path, capsys):
     theirs = keep(tmp_path / 'b/w')
     directory = compare.write_comparison(ours, theirs)
     assert directory == ours / 'compared/b_w'
-    said = json.loads((directory / 'report.json').read_text())
-    assert said['config'] == {'replay': [0.6, 0.5]} and said['common_queries'] == 4
-    compared = said['significance']['a_w less b_w']['MRR@10']
+    report = json.loads((directory / 'report.json').read_text())
+    assert report['config'] == {'replay': [0.6, 0.5]} and report['common_queries'] == 4
+    compared = report['significance']['a_w less b_w']['MRR@10']
     assert compared['difference'] == pytest.approx(0.125)
     assert (compared['wins'], compared['ties'], compared['losses']) == (1, 3, 0)
     shown = (directory / 'report.html').read_text()
