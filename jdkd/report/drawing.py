@@ -31,28 +31,18 @@ _STYLE: dict[Any, Any] = {
     'svg.hashsalt': 'jdkd',  # The same ids in every page.
     'text.parse_math': False,  # Names are not formulas.
 }
-_METADATA = ('Date', 'Creator', 'Format', 'Type')
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A rendered figure with its texts.
+    """A rendered figure with its texts."""
 
-    Attributes:
-        name: Stem of its file.
-        title: Its title.
-        caption: Explanation for readers who are new to the method.
-        alt: Its main numbers, for screen readers.
-        svg: An `<svg>` element.
-        png: A PNG file.
-    """
-
-    name: str
+    name: str  # Stem of its file.
     title: str
-    caption: str
-    alt: str
-    svg: str
-    png: bytes
+    caption: str  # Explanation for readers who are new to the method.
+    alt: str  # Its main numbers, for screen readers.
+    svg: str  # An `<svg>` element.
+    png: bytes  # A PNG file.
 
 
 def write(directory: pathlib.Path, drawn: Sequence[Picture]) -> None:
@@ -77,7 +67,8 @@ def render(figure: Figure, name: str, title: str, caption: str, alt: str) -> Pic
     svg, png = io.StringIO(), io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         # Neither the time nor the version of the library.
-        figure.savefig(svg, format='svg', metadata=dict.fromkeys(_METADATA))
+        none = dict.fromkeys(['Date', 'Creator', 'Format', 'Type'])
+        figure.savefig(svg, format='svg', metadata=none)
         figure.savefig(png, format='png', metadata={'Software': None})
     text = svg.getvalue()
     return Picture(name, title, caption, alt, text[text.index('<svg') :], png.getvalue())

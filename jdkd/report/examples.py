@@ -21,72 +21,38 @@ class Tested:
 
 
 def load(directory: pathlib.Path, system: str, name: str | None = None) -> Tested:
-    """Loads the results of a system.
-
-    Args:
-        directory: The test stage.
-        system: The system's name in it.
-        name: Name to show; `system` by default.
-    """
-    return Tested(
-        name or system,
-        measures.load_per_query(directory, system),
-        measures.load_first(directory, system),
-    )
+    """Loads the results of a system from the test stage's directory; `name` is shown instead."""
+    per_query = measures.load_per_query(directory, system)
+    return Tested(name or system, per_query, measures.load_first(directory, system))
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A query on which two systems differ; long texts are cut.
+    """A query on which two systems differ; long texts are cut."""
 
-    Attributes:
-        query: Text of the query.
-        ours: Measure of the first system.
-        theirs: Measure of the second.
-        wanted: The judged passage of the highest grade, or the answers.
-        top: {system: the passage it ranks first, '' if none}.
-    """
-
-    query: str
-    ours: float
+    query: str  # Its text.
+    ours: float  # Measure of the first system.
     theirs: float
-    wanted: str
-    top: Mapping[str, str]
+    wanted: str  # The judged passage of the highest grade, or the answers.
+    top: Mapping[str, str]  # {system: the passage it ranks first, '' if none}
 
 
 @dataclasses.dataclass(frozen=True)
 class Duel:
-    """Two systems, query by query.
+    """Two systems, query by query."""
 
-    Attributes:
-        ours: Name of the first system.
-        theirs: Name of the second.
-        measure: The measure of `differences`.
-        differences: {query id: ours less theirs}.
-        wins: Queries on which ours is better by most; ties keep the collection's order.
-        losses: Queries on which it is worse by most.
-    """
-
-    ours: str
+    ours: str  # Name of the first system.
     theirs: str
     measure: str
-    differences: Mapping[str, float]
-    wins: Sequence[Example]
-    losses: Sequence[Example]
+    differences: Mapping[str, float]  # {query id: measure of ours less that of theirs}
+    wins: Sequence[Example]  # Where ours is better by most; ties keep the collection's order.
+    losses: Sequence[Example]  # Where ours is worse by most.
 
 
 def duel(
     collection: Collection, split: str, measure: str, ours: Tested, theirs: Tested
 ) -> Duel | None:
-    """Contrasts two systems on the queries that both were measured on; None if there are none.
-
-    Args:
-        collection: Has the texts.
-        split: The test split.
-        measure: The measure to contrast.
-        ours: The first system.
-        theirs: The second.
-    """
+    """Contrasts two systems on the queries of `split` with both measures; None without any."""
     our_values, their_values = ours.per_query, theirs.per_query
     differences = {
         query_id: values[measure] - their_values[query_id][measure]
@@ -108,16 +74,11 @@ def duel(
             for query_id in query_ids
         ]
 
-    falling = sorted(differences, key=lambda query_id: -differences[query_id])[:_EXAMPLES]
-    rising = sorted(differences, key=lambda query_id: differences[query_id])[:_EXAMPLES]
-    return Duel(
-        ours.name,
-        theirs.name,
-        measure,
-        differences,
-        wins=examples(query_id for query_id in falling if differences[query_id] > 0),
-        losses=examples(query_id for query_id in rising if differences[query_id] < 0),
-    )
+    rising = sorted(differences, key=lambda query_id: differences[query_id])
+    falling = sorted(differences, key=lambda query_id: -differences[query_id])
+    wins = examples(query_id for query_id in falling[:_EXAMPLES] if differences[query_id] > 0)
+    losses = examples(query_id for query_id in rising[:_EXAMPLES] if differences[query_id] < 0)
+    return Duel(ours.name, theirs.name, measure, differences, wins, losses)
 
 
 def _wanted(collection: Collection, split: str, query_id: str) -> str:

@@ -15,24 +15,13 @@ FILE = 'report.json'
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A run that has reached its end.
-
-    Attributes:
-        workdir: Its directory.
-        config: Its config.
-        report: Content of report.json.
-        records: Metrics of the student's training, by step; see `metrics.read_series`.
-    """
+    """A run that has reached its end."""
 
     workdir: pathlib.Path
     config: Config
-    report: Mapping[str, Any]
+    report: Mapping[str, Any]  # Content of report.json.
+    # Metrics of the student's training, by step; see `metrics.read_series`.
     records: Sequence[Mapping[str, float]]
-
-
-def from_report(workdir: pathlib.Path, config: Config, report: Mapping) -> Finished:
-    """A finished run from its report."""
-    return Finished(workdir, config, report, metrics.read_series(workdir, STUDENT))
 
 
 def read(workdir: pathlib.Path) -> Finished:
@@ -54,15 +43,11 @@ def read(workdir: pathlib.Path) -> Finished:
             raise FileNotFoundError(
                 f'{workdir / stage} is not there; run the same command again, which makes it anew.'
             )
-    return from_report(workdir, config, report)
+    return Finished(workdir, config, report, metrics.read_series(workdir, STUDENT))
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:
-    """Reads the report of a finished run.
-
-    Raises:
-        FileNotFoundError: if the run has none yet.
-    """
+    """Reads the report of a finished run; raises FileNotFoundError if there is none yet."""
     path = workdir / FILE
     if not path.exists():
         raise FileNotFoundError(

@@ -24,7 +24,7 @@ def write(
     Args:
         run: The run.
         name: 'student' or the name of a system.
-        encoder: The encoder with its trained parameters.
+        encoder: Has its trained parameters.
         report: The run's report, whose table goes into the model card.
         directory: Target; None for `<workdir>/student` or `<workdir>/exported/<name>`.
 
@@ -36,21 +36,16 @@ def write(
     if not distributed.is_primary():
         return directory
     spec = encoder.spec
-    length, prompts = spec.query_length + spec.passage_length - 1, {}
-    if spec.kind == 'dual_encoder':
-        length = max(spec.query_length, spec.passage_length)
-        prompts = {
-            'query_prompt': spec.query_prefix or '',
-            'passage_prompt': spec.passage_prefix or '',
-        }
+    lengths = spec.query_length, spec.passage_length
     export.export_sentence_transformer(
         directory,
         model=encoder.model,
         params=encoder.params,
         tokenizer_dir=encoder.tokenizer.directory,
-        max_length=length,
+        max_length=max(lengths) if spec.kind == 'dual_encoder' else sum(lengths) - 1,
         model_card=model_card(run, name, encoder, report),
-        **prompts,
+        query_prompt=spec.query_prefix or '',
+        passage_prompt=spec.passage_prefix or '',
     )
     return directory
 

@@ -43,12 +43,7 @@ def listing(items: Sequence[str]) -> str:
 
 
 def table(rows: Mapping[str, Mapping[str, str]], *, words: bool = False) -> str:
-    """A table; the first row has all columns.
-
-    Args:
-        rows: {name: {column: cell}}.
-        words: Whether cells hold texts instead of numbers.
-    """
+    """A table of {name: {column: cell}}; its first row has all columns; `words` cells are texts."""
     columns = list(next(iter(rows.values())))
     head = ''.join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
     body = ''.join(
@@ -71,27 +66,23 @@ def picture(drawn: Picture) -> str:
 
 def duel(duel: Duel) -> str:
     """Queries on which two systems differ most, collapsed."""
-    return ''.join(
-        _examples(f'{duel.ours} {how} than {duel.theirs}', duel, examples)
-        for how, examples in (('better', duel.wins), ('worse', duel.losses))
+    shown = ''
+    for how, examples in (('better', duel.wins), ('worse', duel.losses)):
+        if examples:
+            title = html.escape(f'{duel.ours} {how} than {duel.theirs}')
+            parts = ''.join(_example(duel, example) for example in examples)
+            shown += f'<details><summary>{title}</summary>{parts}</details>'
+    return shown
+
+
+def _example(duel: Duel, example: Example) -> str:
+    cells = {
+        duel.measure: f'{duel.ours} {example.ours:.2f}, {duel.theirs} {example.theirs:.2f}',
+        'wanted': example.wanted,
+        **{f'first of {name}': text for name, text in example.top.items()},
+    }
+    lines = ''.join(
+        f'<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>'
+        for name, text in cells.items()
     )
-
-
-def _examples(title: str, duel: Duel, examples: Sequence[Example]) -> str:
-    if not examples:
-        return ''
-    parts = []
-    for example in examples:
-        cells = {
-            duel.measure: f'{duel.ours} {example.ours:.2f}, {duel.theirs} {example.theirs:.2f}',
-            'wanted': example.wanted,
-            **{f'first of {name}': text for name, text in example.top.items()},
-        }
-        lines = ''.join(
-            f'<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>'
-            for name, text in cells.items()
-        )
-        parts.append(
-            f'<p><b>{html.escape(example.query)}</b></p><table class="words">{lines}</table>'
-        )
-    return f'<details><summary>{html.escape(title)}</summary>{"".join(parts)}</details>'
+    return f'<p><b>{html.escape(example.query)}</b></p><table class="words">{lines}</table>'

@@ -4,6 +4,7 @@ Functions take runs by name. Several runs share the axes and differ in line styl
 the name ''.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -73,11 +74,9 @@ def _draw_pool(axes: Axes, run: Finished) -> list[str]:
     for i, name in enumerate(names):
         points = [(k, r['assistants'].get(name)) for k, r in enumerate(rounds, start=1)]
         known = [(k, 100 * measures[measure]) for k, measures in points if measures]
+        x, y = zip(*known, strict=True)
         axes.plot(
-            *zip(*known, strict=True),
-            label=label(drawing.shorten(name)),
-            color=color(i + 1),
-            marker=marker(i + 1),
+            x, y, label=label(drawing.shorten(name)), color=color(i + 1), marker=marker(i + 1)
         )
         alt.append(f'{name}: {known[-1][1]:.1f}')
     lines = {'teacher': (run.report['teacher_eval'], '-.')}
@@ -132,16 +131,18 @@ def draw_losses(runs: Runs) -> Picture | None:
 
 def draw_selection(runs: Runs) -> Picture | None:
     """The assistants that were selected to teach, by step."""
-    windows = {
-        name: selection_windows(run.records, run.config.steps_per_round)
-        for name, run in runs.items()
-    }
-    windows = {name: window for name, window in windows.items() if window[1]}
+    windows = {}
+    for name, run in runs.items():
+        edges, shares = selection_windows(run.records, run.config.steps_per_round)
+        if shares:
+            windows[name] = edges, shares
     if not windows:
         return None
     figure, rows = drawing.new_figure(len(windows))
-    alt = []
-    order = _by_share({name: shares for name, (_, shares) in windows.items()})
+    total: Counter[str] = Counter()
+    for _, shares in windows.values():
+        total.update({choice: np.sum(share) for choice, share in shares.items()})
+    order, alt = [choice for choice, _ in total.most_common()], []
     for axes, (name, (edges, shares)) in zip(rows, windows.items(), strict=True):
         shown = {c: shares[c] for c in order[:_CHOICES] if np.any(shares.get(c, 0) > 0)}
         rest = np.sum([s for choice, s in shares.items() if choice not in shown], axis=0)
@@ -175,18 +176,13 @@ def draw_selection(runs: Runs) -> Picture | None:
 def selection_windows(
     records: Sequence[Mapping[str, float]], steps_per_round: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The share of queries for which each choice was selected, in windows of steps.
+    """Returns `[n + 1]` edges of windows of steps, and {choice: `[n]` shares of the queries}.
 
-    Args:
-        records: `selected/<choice>` is the share over the round so far.
-        steps_per_round: Steps after which these shares start again.
-
-    Returns:
-        `[n + 1]` edges of the windows in steps, and {choice: `[n]` shares}.
+    In the records, `selected/<choice>` is the share over the round so far.
     """
     prefix = 'selected/'
     records = [r for r in records if any(key.startswith(prefix) for key in r)]
-    every = -(-len(records) // _WINDOWS) if records else 1
+    every = -(-len(records) // _WINDOWS)
     # The last record of a round stays, since the shares then start again.
     kept = [
         r
@@ -212,17 +208,17 @@ def selection_windows(
 def draw_self_paced(runs: Runs) -> Picture | None:
     """The share of lists that the self-paced mask keeps, and its threshold, by step."""
     labels = {'kept_share': 'share of lists kept', 'threshold': 'threshold'}
-    if not any(_keys(runs, lambda key: key in labels)):
+    if not _keys(runs, lambda key: key in labels):
         return None
     figure, (axes,) = drawing.new_figure()
     alt = []
     for (name, run), line in zip(runs.items(), LINES, strict=False):
-        for i, (key, shown) in enumerate(labels.items()):
+        for i, (key, text) in enumerate(labels.items()):
             steps, values = _series(run, key)
             if len(steps):
-                shade = color(i)
-                axes.plot(steps, values, label=label(shown, name), color=shade, linestyle=line)
-                alt.append(f'{label(shown, name)}: from {values[0]:.2f} to {values[-1]:.2f}')
+                shown = label(text, name)
+                axes.plot(steps, values, label=shown, color=color(i), linestyle=line)
+                alt.append(f'{shown}: from {values[0]:.2f} to {values[-1]:.2f}')
     _mark_rounds(axes, runs)
     axes.set_ylim(0, 1.03)
     legend(axes)
@@ -238,12 +234,7 @@ def draw_self_paced(runs: Runs) -> Picture | None:
 
 
 def draw_histogram(round_index: int, histogram: Mapping) -> Picture:
-    """The teacher's scores of each kind of candidate, as in a figure of ADAM.
-
-    Args:
-        round_index: Round of the lists.
-        histogram: From `teacher.score_histogram`.
-    """
+    """The teacher's scores of each kind of candidate, as in a figure of ADAM."""
     figure, (axes,) = drawing.new_figure()
     alt = []
     low, high = histogram['gap']
@@ -260,11 +251,10 @@ def draw_histogram(round_index: int, histogram: Mapping) -> Picture:
         )
     axes.axvspan(*sorted(histogram['gap']), color='#eeeeee', label='between')
     for i, (kind, counts) in enumerate(histogram['counts'].items()):
-        total = max(sum(counts), 1)
-        share = 100 * histogram['between'][kind]
-        shown = f'{kind.replace("_", " ")} ({share:.0f}% between)'
+        shares = np.array(counts) / max(sum(counts), 1)
+        shown = f'{kind.replace("_", " ")} ({100 * histogram["between"][kind]:.0f}% between)'
         style = {'label': label(shown), 'color': color(i), 'linewidth': 1.6}
-        axes.stairs([c / total for c in counts], histogram['edges'], **style)
+        axes.stairs(shares, histogram['edges'], **style)
         alt.append(shown)
     axes.set_xlabel("teacher's logit")
     axes.set_ylabel('share of its kind')
@@ -289,9 +279,8 @@ def draw_duels(duels: Sequence[Duel]) -> Picture:
         falling = np.sort(values)[::-1]
         at = np.flatnonzero(np.diff(falling)) + 1  # Equal values are one stair.
         edges = np.concatenate([[0], at, [len(falling)]]) / len(falling)
-        wins, losses_ = int((values > 0).sum()), int((values < 0).sum())
-        ties = len(values) - wins - losses_
-        text = f'{duel.ours} less {duel.theirs}: {wins} better, {ties} equal, {losses_} worse'
+        better, equal, worse = (values > 0).sum(), (values == 0).sum(), (values < 0).sum()
+        text = f'{duel.ours} less {duel.theirs}: {better} better, {equal} equal, {worse} worse'
         style = {'baseline': None, 'color': color(i), 'linewidth': 1.6}
         axes.stairs(falling[np.concatenate([[0], at])], edges, label=label(text), **style)
         alt.append(text)
@@ -331,12 +320,3 @@ def _series(run: Finished, key: str) -> tuple[np.ndarray, np.ndarray]:
     points = [(r['step'], r[key]) for r in run.records if key in r]
     steps, values = zip(*points, strict=True) if points else ((), ())
     return np.array(steps), np.array(values)
-
-
-def _by_share(runs: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
-    """Choices of all runs, most often selected first."""
-    total: dict[str, float] = {}
-    for shares in runs.values():
-        for choice, share in shares.items():
-            total[choice] = total.get(choice, 0.0) + float(np.sum(share))
-    return sorted(total, key=lambda choice: -total[choice])

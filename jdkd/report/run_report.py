@@ -1,6 +1,6 @@
 """Writes the report of a training run: report.json, report.html, pictures and a table."""
 
-import itertools
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 from absl import logging
@@ -11,23 +11,13 @@ from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
 from jdkd.report.finished import Finished
 from jdkd.run import STUDENT, Run
-from jdkd.runtime import distributed, files, stages
+from jdkd.runtime import distributed, files, metrics, stages
 
 TEACHER = 'teacher_rerank'
 _ROUND_FIELDS = (
-    'student',
-    'assistants',
-    'references',
-    'selected',
-    'replaced',
-    'hard_queries',
-    'score_histogram',
-    'one_hot',
-    'mean_cosine',
-    'teacher',
-    'scales',
-    'eval_loss',
-)
+    'student assistants references selected replaced hard_queries score_histogram one_hot '
+    'mean_cosine teacher scales eval_loss'
+).split()
 
 
 def write(
@@ -39,7 +29,7 @@ def write(
     rounds: Sequence[Mapping],
     warnings: Sequence[diagnostics.RunWarning],
 ) -> dict:
-    """Writes report.json, report.html and pictures/, and logs the table.
+    """Writes report.json, report.html and pictures/, logs the table, and returns the report.
 
     Args:
         run: The run, with a finished stage `test`.
@@ -48,10 +38,7 @@ def write(
             `significance.paired_tests`.
         teacher_eval: {measure: value} of the teacher on D_eval, re-ranking the first stage.
         rounds: One entry per round; see `_ROUND_FIELDS`.
-        warnings: Warnings of all rounds.
-
-    Returns:
-        The report.
+        warnings: Those of all rounds.
     """
     report = {
         'test': test,
@@ -72,7 +59,8 @@ def write(
     if not distributed.is_primary():
         return report
     stages.write_json(run.workdir / finished.FILE, report)
-    done = finished.from_report(run.workdir, run.config, report)
+    records = metrics.read_series(run.workdir, STUDENT)
+    done = Finished(run.workdir, run.config, report, records)
     duels = _duels(run, done)
     drawn = [
         *pictures.draw_training({'': done}),
@@ -95,26 +83,19 @@ def _duels(run: Run, done: Finished) -> list[Duel]:
     config, directory = run.config, run.workdir / 'test'
     pool = done.report['rounds'][0]['assistants']
     best = max(pool, key=lambda name: pool[name][config.compare], default=config.first_stage)
-    ours = examples.load(directory, STUDENT)
-    duels = [
-        examples.duel(
-            run.collection, run.test.split, config.compare, ours, examples.load(directory, name)
-        )
-        for name in dict.fromkeys([config.first_stage, TEACHER, best])
-    ]
-    return [duel for duel in duels if duel]
+    ours, *others = (
+        examples.load(directory, name)
+        for name in dict.fromkeys([STUDENT, config.first_stage, TEACHER, best])
+    )
+    contrast = functools.partial(
+        examples.duel, run.collection, run.test.split, config.compare, ours
+    )
+    return [duel for duel in map(contrast, others) if duel]
 
 
 def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> str:
-    """Renders the page of a run.
-
-    Args:
-        done: The run.
-        drawn: {name of a picture: its HTML}.
-        duels: Comparisons of the student with other systems.
-    """
-    report = done.report
-    collection = report['collection']
+    """Renders the page of a run, with its pictures as {name: HTML} and the student's duels."""
+    report, collection = done.report, done.report['collection']
     queries = ', '.join(f'{n} {split}' for split, n in collection['queries'].items())
     return page.document(
         collection['name'],
@@ -132,9 +113,7 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             *_pictures(drawn, 'rounds', 'queries'),
             *map(page.duel, duels),
             *_pictures(drawn, 'loss', 'selected', 'self_paced'),
-            *itertools.chain.from_iterable(
-                _round(i, r, drawn) for i, r in enumerate(report['rounds'])
-            ),
+            *(part for i, r in enumerate(report['rounds']) for part in _round(i, r, drawn)),
             page.heading('Seconds by stage'),
             page.paragraph('Of the call that finished each stage, without interrupted ones.'),
             page.table({k: {'seconds': f'{v:.1f}'} for k, v in report['wall_seconds'].items()}),

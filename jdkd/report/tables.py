@@ -20,8 +20,8 @@ def percents(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, str
 def differences(significance: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, str]]:
     """Formats differences, times 100, with the p of their t-test: `+1.2 (p = 0.034)`."""
     return {
-        name: {column: _difference(test) for column, test in values.items()}
-        for name, values in significance.items()
+        name: {c: f'{100 * t["difference"]:+.1f} ({p_value(t["p"])})' for c, t in tests.items()}
+        for name, tests in significance.items()
     }
 
 
@@ -40,7 +40,3 @@ def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
 def p_value(p: float | None) -> str:
     """Formats the p value of a test."""
     return 'p unknown' if p is None else 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
-
-
-def _difference(test: Mapping) -> str:
-    return f'{100 * test["difference"]:+.1f} ({p_value(test["p"])})'

