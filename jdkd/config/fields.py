@@ -8,6 +8,8 @@ from jdkd.config.schema import Schedule, Section, field
 DTYPES = ('float32', 'bfloat16')
 ON_ERROR = ('stop', 'skip')
 REMATERIALISATION = ('none', 'dots', 'full')
+SCALE = 'logits per unit of score; None: fitted to the labels of D_eval'
+ENCODERS = ('dual_encoder', 'cross_encoder')
 POOLINGS = ('mean', 'cls', 'max')
 
 
@@ -66,18 +68,14 @@ class EncoderFields(Section):
 class EncoderSpec(EncoderFields):
     """A dual-encoder or cross-encoder, used as it is or fine-tuned on the labels first."""
 
-    kind: str = field('dual_encoder', 'or cross_encoder', ('dual_encoder', 'cross_encoder'))
+    kind: str = field('dual_encoder', 'or cross_encoder', ENCODERS)
     weights: str = field('', 'local directory, or name on the Hugging Face hub')
     query_length: int = field(32, 'tokens, special ones included', 'at least 3')
     passage_length: int = field(128, 'tokens, special ones included', 'at least 3')
-    scale: float | None = field(
-        None, 'logits per unit of score; None: fitted to the labels of D_eval', 'above 0'
-    )
+    scale: float | None = field(None, SCALE, 'above 0')
     dropout: float = field(0.0, 'in training', 'at least 0 and below 1')
     remat: str = field(
-        'none',
-        'rematerialisation in the backward pass: dots keeps matrix products, full keeps nothing',
-        REMATERIALISATION,
+        'none', 'rematerialisation: dots keeps matrix products, full nothing', REMATERIALISATION
     )
     train: FineTuningConfig = field(FineTuningConfig, 'fine-tuning on the labels')
 
@@ -87,9 +85,7 @@ class BM25Spec(Section):
     k1: float = field(0.9, 'saturation of term counts', 'at least 0')
     b: float = field(0.4, 'normalisation by length', 'within 0 and 1')
     language: str = field('english', 'of stemmer and stop words')
-    scale: float | None = field(
-        None, 'logits per unit of score; None: fitted to the labels of D_eval', 'above 0'
-    )
+    scale: float | None = field(None, SCALE, 'above 0')
 
 
 class ScoresSpec(Section):
@@ -99,9 +95,7 @@ class ScoresSpec(Section):
     path: str = field('', 'run file or JSON lines, gzipped or not')
     on_error: str = field('stop', 'at a bad line: stop, or skip (counted and logged)', ON_ERROR)
     missing: float | None = field(None, 'score of pairs without one; None: an error', 'finite')
-    scale: float | None = field(
-        None, 'logits per unit of score; None: fitted to the labels of D_eval', 'above 0'
-    )
+    scale: float | None = field(None, SCALE, 'above 0')
 
 
 SystemSpec = BM25Spec | EncoderSpec | ScoresSpec
@@ -112,7 +106,7 @@ class CollectionConfig(Section):
     options: Mapping[str, Any] = field({}, 'of the source')
     on_error: str = field(
         'stop',
-        'at an unusable passage, query or judgement: stop, or skip (counted and logged)',
+        'at an unusable passage, query or judgement: stop, or skip (counted, logged)',
         ON_ERROR,
     )
     train_split: str = field('train', 'split of the train queries')
@@ -140,13 +134,9 @@ class CandidatesConfig(Section):
         (), 'systems that mine negatives, beside first_stage, assistants and student'
     )
     stand_ins: int = field(
-        10,
-        "retrieved passages, of which the teacher's best stands in for a missing positive",
-        'at least 1',
+        10, "retrieved passages; the teacher's best stands in for a missing positive", 'at least 1'
     )
-    labelled: float = field(
-        0.5, "least share of labelled queries among a round's lists", 'within 0 and 1'
-    )
+    labelled: float = field(0.5, 'least share of labelled queries in a round', 'within 0 and 1')
     depth: int = field(30, 'top passages of each retriever to draw from', 'at least 1')
     eval_lists: int = field(256, 'lists of D_eval for its loss', 'at least 1')
     false_negatives: str = field(
@@ -162,9 +152,7 @@ class DarkConfig(Section):
     splice: tuple[float, float] = field(
         (0.1, 0.5), "share (low, high) of the positive's tokens spliced into a negative"
     )
-    mask: tuple[float, float] = field(
-        (0.1, 0.5), "share (low, high) of the positive's tokens masked"
-    )
+    mask: tuple[float, float] = field((0.1, 0.5), "share (low, high) of a positive's tokens masked")
 
 
 class SelectionConfig(Section):
@@ -200,9 +188,7 @@ class IndexConfig(Section):
     reorder: int = field(400, 'candidates that ScaNN scores exactly', 'at least 1')
     threshold: float = field(0.2, 'of anisotropic quantization')
     leaves: float = field(
-        0.1,
-        "share of ScaNN's leaves searched, from 20,000 passages on",
-        'above 0 and at most 1',
+        0.1, "share of ScaNN's leaves searched, from 20,000 passages on", 'above 0 and at most 1'
     )
     shard: int = field(250_000, 'most passages of one ScaNN index; bounds memory')
     store: str = field('float32', 'of embeddings on disk', DTYPES)
@@ -289,9 +275,7 @@ class Config(RetrievalConfig):
     train_passage_length: int = field(
         128, 'tokens in training; the student may encode longer passages', 'at least 3'
     )
-    replay: float = field(
-        0.5, 'share of solved queries that stay in later rounds', 'within 0 and 1'
-    )
+    replay: float = field(0.5, 'share of solved queries kept in later rounds', 'within 0 and 1')
     optimizer: OptimizerConfig = field(OptimizerConfig, "the student's optimizer")
     measures: tuple[str, ...] = field(('MRR@10', 'nDCG@10', 'R@100'), 'names of ir_measures')
     compare: str = field('MRR@10', 'measure on D_eval that decides replacement')
@@ -305,9 +289,7 @@ class Config(RetrievalConfig):
 class EvalEncoderSpec(EncoderFields):
     """Overrides of what a checkpoint says, for zero-shot evaluation."""
 
-    kind: str | None = field(
-        None, 'None: as the checkpoint is', (None, 'dual_encoder', 'cross_encoder')
-    )
+    kind: str | None = field(None, 'None: as the checkpoint is', (None, *ENCODERS))
     query_length: int | None = field(
         None,
         "tokens; None: the checkpoint's max_seq_length, at most 512, of which a cross-encoder "

@@ -13,6 +13,7 @@ from jdkd.config import schema
 from jdkd.config.fields import Config, EvalConfig
 from jdkd.runtime import lock, stages
 from jdkd.runtime.messages import brief
+from jdkd.runtime.stages import digest
 
 FILE = 'config.json'
 _FORMAT, _SHA256 = 'format', 'sha256'  # Keys of config.json beside the config's fields.
@@ -23,24 +24,23 @@ _NAMES = {'assistants', 'members', 'retrievers', 'measures', 'collections', 'spl
 def check_overrides(argv: Sequence[str], default: str) -> None:
     """Checks that every `--config.x.y` on a command line names a field of its config file.
 
-    Args:
-        argv: The command line.
-        default: The config file of a command line without --config.
+    The config file is `default` if the command line has no --config.
 
     Raises:
         ValueError: if there is no such config file, or no such field; names the nearest fields.
     """
     path = default
-    for i, arg in enumerate(argv):
+    for arg, following in zip(argv, [*argv[1:], ''], strict=True):
         if match := re.match(r'--?config(?:=(.*))?$', arg):
-            path = match[1] if match[1] is not None else (argv + [''])[i + 1]
+            path = following if match[1] is None else match[1]
     file, _, variant = path.partition(':')
     if not pathlib.Path(file).is_file():
         raise ValueError(
             f"there is no config file '{brief(file)}'; give one, for example {default}."
         )
     get_config = runpy.run_path(file)['get_config']
-    fields = sorted(_paths(get_config(variant) if variant else get_config()))
+    config = get_config(variant) if variant else get_config()
+    fields = sorted(name for name, _ in _fields(config))
     for arg in argv:
         if match := re.match(r'--?(?:no)?config\.([^=]+)', arg):
             name = re.sub(r'\[\d+\]$', '', match[1])
@@ -139,7 +139,10 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
 
 def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
     """Maps each field that differs to its values in both configs; None where a field is absent."""
-    flat_a, flat_b = (dict(_flat(stages.to_json(config))) for config in (a, b))
+    flat_a, flat_b = (
+        {name: value for name, value in _fields(stages.to_json(x)) if not isinstance(value, dict)}
+        for x in (a, b)
+    )
     return {
         field: (flat_a.get(field), flat_b.get(field))
         for field in sorted(flat_a.keys() | flat_b.keys())
@@ -147,22 +150,9 @@ def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def digest(config: Config | EvalConfig) -> str:
-    """sha256 of the resolved config."""
-    return stages.digest(config)
-
-
-def _paths(config: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
-    """Dotted names of all fields and sections."""
+def _fields(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of all fields and sections of a mapping or ConfigDict."""
     for key, value in config.items():
-        yield prefix + key
+        yield prefix + key, value
         if isinstance(value, Mapping | ml_collections.ConfigDict):
-            yield from _paths(value, f'{prefix}{key}.')
-
-
-def _flat(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f'{prefix}{key}.')
-        else:
-            yield prefix + key, value
+            yield from _fields(value, f'{prefix}{key}.')

@@ -7,7 +7,6 @@ type checkers know. `errors` checks every value against its range.
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
@@ -35,13 +34,11 @@ Options = tuple[str | None, ...]
 def field(default: Any, comment: str, allowed: str | Options | None = None) -> Any:
     """Declares one field of a section.
 
-    Args:
-        default: Its default; a section class stands for that section's own defaults.
-        comment: What it decides, with its unit.
-        allowed: A key of `RANGES`, or the values to choose from; None where neither applies.
+    A section class as default stands for that section's own defaults. The comment says what the
+    field decides, with its unit. `allowed` is a key of `RANGES` or the values to choose from.
     """
     metadata = {'comment': comment, 'allowed': allowed}
-    if isinstance(default, type) or isinstance(default, dict):
+    if isinstance(default, type | dict):
         factory = default if isinstance(default, type) else default.copy
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -79,10 +76,11 @@ def to_config_dict(section: Section) -> ml_collections.ConfigDict:
             c[f.name] = ml_collections.ConfigDict(value)
         elif hint == Schedule:
             c[f.name] = config_dict.FieldReference(value, field_type=object)
-        elif type(None) in typing.get_args(hint):
-            c[f.name] = config_dict.placeholder(_placeholder_type(hint))
-            c[f.name] = value
         else:
+            if type(None) in typing.get_args(hint):
+                # `int` of `int | None`, `tuple` of `tuple[float, ...] | None`.
+                member = next(t for t in typing.get_args(hint) if t is not type(None))
+                c[f.name] = config_dict.placeholder(typing.get_origin(member) or member)
             c[f.name] = value
     return c
 
@@ -90,10 +88,7 @@ def to_config_dict(section: Section) -> ml_collections.ConfigDict:
 def read(cls: type[S], values: Mapping[str, Any], path: str = '') -> S:
     """The section of a ConfigDict, or of a dict as config.json holds it.
 
-    Args:
-        cls: The section's class.
-        values: Field names and values; fields that are left out have their defaults.
-        path: Prefix of the section's fields in messages.
+    Fields that `values` leaves out have their defaults. `path` is a prefix of fields in messages.
 
     Raises:
         ValueError: if there is a field that the section does not have, or a section is no mapping.
@@ -111,10 +106,7 @@ def errors(section: Section, prefix: str = '') -> Iterator[str]:
     """One sentence for each value that is out of its range or none of its options.
 
     None passes where a field may be left open. Sections within `Mapping`s (systems) are left out.
-
-    Args:
-        section: What to check.
-        prefix: Path of the section, such as `student.`.
+    `prefix` is the path of the section, such as `student.`.
     """
     for f in _fields(section):
         value, allowed = getattr(section, f.name), f.metadata['allowed']
@@ -174,9 +166,8 @@ def _read_value(hint: Any, value: Any, path: str) -> Any:
 
 def _read_member(member: Any, values: Any, path: str) -> Section:
     """The section of a union whose `kind` options include the one that `values` names."""
-    classes = typing.get_args(member) if isinstance(member, types.UnionType) else (member,)
     kinds: dict[str, type[Section]] = {}
-    for cls in classes:
+    for cls in typing.get_args(member):
         kind = next(f for f in _fields(cls) if f.name == 'kind')
         kinds |= dict.fromkeys(kind.metadata['allowed'], cls)
     kind = values.get('kind') if isinstance(values, Mapping) else None
@@ -192,9 +183,3 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_tuples, value))
     return value
-
-
-def _placeholder_type(hint: Any) -> type:
-    """`int` of `int | None`, `tuple` of `tuple[float, ...] | None`."""
-    member = next(t for t in typing.get_args(hint) if t is not type(None))
-    return typing.get_origin(member) or member

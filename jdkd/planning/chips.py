@@ -14,19 +14,12 @@ LOCAL = 'local'
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The limits of a chip.
+    """The limits of a chip."""
 
-    Attributes:
-        flops: Peak operations per second of matrix products in bfloat16.
-        memory: Bytes of main memory.
-        bandwidth: Bytes per second of main memory.
-        links: Bytes per second that it sends to other chips of its slice, over all links.
-    """
-
-    flops: float
-    memory: int
-    bandwidth: float
-    links: float
+    flops: float  # Peak operations per second of matrix products in bfloat16.
+    memory: int  # Bytes of main memory.
+    bandwidth: float  # Bytes per second of main memory.
+    links: float  # Bytes per second that it sends to other chips of its slice, over all links.
 
 
 # Keyed by the part of a topology before the colon. Compute and memory:

@@ -4,18 +4,14 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-_BYTES = {
-    'pred': 1,
-    **{f'{kind}{bits}': bits // 8 for kind in 'su' for bits in (8, 16, 32, 64)},
-    **{f'f{bits}': bits // 8 for bits in (16, 32, 64)},
-    'bf16': 2,
-    'c64': 8,
-}
+_BYTES = {f'{kind}{bits}': bits // 8 for kind in 'suf' for bits in (8, 16, 32, 64)}
+_BYTES |= {'pred': 1, 'bf16': 2, 'c64': 8}
 _KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _COLLECTIVE = re.compile(
     rf'= (?P<shape>\(.*?\)|\S+) (?P<kind>{"|".join(_KINDS)})(?P<start>-start)?\(.*'
@@ -35,28 +31,18 @@ _FREE = {'parameter', 'constant', 'get-tuple-element', 'tuple', 'bitcast', 'afte
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Communication of one kind.
+    """Communication of one kind."""
 
-    Attributes:
-        count: Number of operations.
-        size: Bytes of their whole operands or results on a chip, whichever are more.
-        sent: Bytes that a chip sends at least.
-    """
-
-    count: int
-    size: int
-    sent: float
+    count: int  # Of operations.
+    size: int  # Bytes of their whole operands or results on a chip, whichever are more.
+    sent: float  # Bytes that a chip sends at least.
 
 
 def collectives(text: str, devices: int) -> dict[str, Collective]:
-    """Sums the collectives of a compiled computation by kind; loops count every trip.
+    """Sums the collectives of a computation (`compiled.as_text()`) by kind, in loops every trip.
 
     On TPUs, an overlapped collective appears in each computation that it is spread over, always
-    with the same channel; it counts once.
-
-    Args:
-        text: `compiled.as_text()`.
-        devices: Number of devices, for operations that do not list theirs.
+    with the same channel; it counts once. Operations that do not list their devices use all.
     """
     bodies, entry = _computations(text)
     calls = _count_calls(bodies, entry)
@@ -68,8 +54,7 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
             channel = _CHANNEL.search(line)
             if ways == 1 or (channel and channel[1] in channels):
                 continue
-            if channel:
-                channels.add(channel[1])
+            channels.add(channel and channel[1])
             arrays = [_array_bytes(*array[:2]) for array in _ARRAY.findall(match['shape'])]
             if match['start'] and kind == 'all-gather':
                 arrays = arrays[len(arrays) // 2 :]  # Operands come first, then results.
@@ -98,16 +83,13 @@ def main_memory(text: str) -> float:
     return sum(count * _moved_bytes(bodies[name]) for name, count in calls.items())
 
 
-def has_loops(text: str) -> bool:
-    """Whether a compiled computation has loops of known length."""
-    return _TRIP_COUNT.search(text) is not None
+def repeated_flops(text: str, jaxpr: ClosedJaxpr) -> float:
+    """Operations of matrix products in loops after the first trip, on all devices.
 
-
-def repeated_flops(jaxpr: ClosedJaxpr) -> float:
-    """Operations of matrix products in loops beyond the first trip, on all devices.
-
-    XLA counts the body of a loop once.
+    XLA counts the first trip only. Zero without loops of known length.
     """
+    if not _TRIP_COUNT.search(text):
+        return 0.0
     return _product_flops(jaxpr.jaxpr, True) - _product_flops(jaxpr.jaxpr, False)
 
 
@@ -154,11 +136,10 @@ def _moved_bytes(lines: Sequence[str]) -> float:
         if not match:
             continue
         result, shape, kind, operands = match.groups()
-        written = [
+        arrays[result] = written = [
             (_array_bytes(dtype, dims), 'S(1)' in layout)
             for dtype, dims, layout in _ARRAY.findall(shape)
         ]
-        arrays[result] = written
         if kind in _FREE or kind.endswith('-done'):
             continue
         read = [x for name in re.findall(r'%([\w.\-]+)', operands) for x in arrays.get(name, [])]
@@ -199,7 +180,8 @@ def _product_flops(jaxpr: Jaxpr, count_trips: bool) -> float:
         elif kind == 'pallas_call':
             total += params['cost_estimate'].flops if params['cost_estimate'] else 0
         else:
-            inner = [_product_flops(body, count_trips) for body in _inner_jaxprs(params)]
+            values = [getattr(x, 'jaxpr', x) for x in jax.tree.leaves(params)]
+            inner = [_product_flops(x, count_trips) for x in values if isinstance(x, Jaxpr)]
             if kind == 'cond':  # One branch runs.
                 total += max(inner)
             elif kind == 'scan':
@@ -207,12 +189,3 @@ def _product_flops(jaxpr: Jaxpr, count_trips: bool) -> float:
             else:  # The body of a shard_map computes one shard.
                 total += sum(inner) * (params['mesh'].size if kind == 'shard_map' else 1)
     return total
-
-
-def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
-    for param in params.values():
-        for value in param if isinstance(param, (tuple, list)) else (param,):
-            if isinstance(value, ClosedJaxpr):
-                yield value.jaxpr
-            elif isinstance(value, Jaxpr):
-                yield value

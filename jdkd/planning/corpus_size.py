@@ -18,20 +18,11 @@ TOKENS_PER_WORD = 1.35  # The average of English text.
 
 @dataclasses.dataclass(frozen=True)
 class CorpusSize:
-    """Numbers of texts, and mean lengths in tokens with special ones.
-
-    Attributes:
-        passages: Passages of the collection.
-        train: Train queries, without those of D_eval.
-        held_out: Queries of D_eval.
-        test: Test queries.
-        passage_tokens: Mean tokens of a passage; None if unknown.
-        query_tokens: Mean tokens of a query; None if unknown.
-    """
+    """Numbers of texts, and mean lengths in tokens with special ones, None if unknown."""
 
     passages: int
-    train: int
-    held_out: int
+    train: int  # Train queries, without those of D_eval.
+    held_out: int  # Queries of D_eval.
     test: int
     passage_tokens: float | None
     query_tokens: float | None
@@ -67,12 +58,7 @@ def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
 
 
 def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusSize:
-    """The size of the imported collection; else of `config.plan`, or of a collection read now.
-
-    Args:
-        config: Config of the run.
-        workdir: May hold the imported collection; None to ignore it.
-        mesh: Mesh of the run.
+    """The size of a workdir's imported collection; else of `config.plan`, or of one read now.
 
     Raises:
         ValueError: if the collection cannot be read, or `config.plan` has queries alone.
@@ -86,32 +72,23 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
     if plan.passages is not None:
         queries = plan.train_queries or 0
         held_out = round(config.collection.eval_fraction * queries)
-        return CorpusSize(
-            passages=plan.passages,
-            train=queries - held_out,
-            held_out=held_out,
-            test=plan.test_queries or 0,
-            passage_tokens=plan.passage_tokens,
-            query_tokens=plan.query_tokens,
-        )
+        counts = plan.passages, queries - held_out, held_out, plan.test_queries or 0
+        return CorpusSize(*counts, plan.passage_tokens, plan.query_tokens)
     with tempfile.TemporaryDirectory() as scratch:
         return _measure_imported(config, pathlib.Path(scratch), mesh)
 
 
 def _measure_imported(config: Config, workdir: pathlib.Path, mesh: Mesh) -> CorpusSize:
     run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
+
+    def mean_tokens(texts):
+        return TOKENS_PER_WORD * float(np.mean(count_words(texts, SAMPLE))) + 2
+
     return CorpusSize(
-        passages=len(run.passages),
-        train=len(run.train),
-        held_out=len(run.held_out),
-        test=len(run.test),
-        passage_tokens=config.plan.passage_tokens or _mean_tokens(run.passages),
-        query_tokens=config.plan.query_tokens or _mean_tokens(run.train.texts),
+        *(len(texts) for texts in (run.passages, run.train, run.held_out, run.test)),
+        config.plan.passage_tokens or mean_tokens(run.passages),
+        config.plan.query_tokens or mean_tokens(run.train.texts),
     )
-
-
-def _mean_tokens(texts: Sequence[str]) -> float:
-    return TOKENS_PER_WORD * float(np.mean(count_words(texts, SAMPLE))) + 2
 
 
 def _lengths(shape: tuple[int, ...], mean: float | None, longest: int) -> np.ndarray:

@@ -26,8 +26,7 @@ def estimate_run(run: Run) -> dict[str, int]:
 
 def sketch_models(config: Config) -> dict[str, tuple[Any, Any]]:
     """The module and parameter shapes of every encoder of a run, by its config field."""
-    encoders = roles.encoders(config)
-    return {field: loading.sketch_model(spec) for field, spec in encoders.items()}
+    return {field: loading.sketch_model(spec) for field, spec in roles.encoders(config).items()}
 
 
 def embedding_width(model: Any) -> int:
@@ -45,12 +44,8 @@ def estimate(
 ) -> dict[str, int]:
     """Approximate bytes that a run of a config writes, by kind.
 
-    Numbers of texts, parameters and lists are exact; tokens are guessed from words.
-
-    Args:
-        config, passages, queries: The config and the numbers of texts of the run.
-        words: Word counts of a sample of passages.
-        models: Modules and parameter shapes from `sketch_models`.
+    Numbers of texts, parameters and lists are exact; tokens are guessed from `words`, the word
+    counts of a sample of passages. `models` come from `sketch_models`.
     """
     encoders = roles.encoders(config)
     params = {
@@ -58,28 +53,23 @@ def estimate(
         for field, (_, shapes) in models.items()
     }
 
-    def token_bytes(length):
-        tokens = np.minimum(TOKENS_PER_WORD * words + 2, length)
-        return passages * (2 * tokens.mean() + 8)
-
     # Specs with the same tokenizer and length share a token store.
     stores = {
-        (spec.weights, spec.passage_length, spec.passage_prefix): token_bytes(spec.passage_length)
-        for spec in encoders.values()
-    }
+        (s.weights, s.passage_length, s.passage_prefix): s for s in encoders.values()
+    }.values()
+    tokens = [np.minimum(TOKENS_PER_WORD * words + 2, s.passage_length).mean() for s in stores]
     # The student is embedded before the first round and after each.
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
     embeddings['student'] = config.rounds + 1
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
     item = 2 if config.index.store == 'bfloat16' else 4
-    codes = 0
-    if config.index.kind == 'scann':
-        codes = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
+    scann = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
+    codes = scann if config.index.kind == 'scann' else 0
     rankings = sum(embeddings.values()) + len(set(roles.retrievers(config)) - set(encoders))
     trained = [config.rounds * params['student'], params['student']]
     trained += [params[f'systems.{name}'] for name in roles.trained(config)]
     sizes = {
-        'tokens': sum(stores.values()),
+        'tokens': sum(passages * (2 * mean + 8) for mean in tokens),
         'embeddings': (passages + queries) * dims * item,
         'indexes': codes + 8 * passages * _BM25_TERMS_PER_WORD * words.mean(),
         'rankings': 8 * rankings * queries * config.depth,

@@ -9,7 +9,7 @@ from absl import logging
 from jdkd.config import Config
 from jdkd.planning import chips, corpus_size, disk, workload
 from jdkd.planning.corpus_size import CorpusSize
-from jdkd.planning.roofline import TooLarge, bound_by
+from jdkd.planning.roofline import bound_by
 from jdkd.retrieval import index, vectors
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
@@ -66,7 +66,7 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
 
 
 def _describe(phase: workload.Phase, config: Config, chip: chips.Chip | None) -> dict[str, Any]:
-    step, count = phase.traced.step, phase.steps(config.rounds)
+    step, count = phase.traced.step, phase.once + config.rounds * phase.per_round
     values = {
         'name': phase.name,
         'unit': phase.unit,
@@ -76,16 +76,15 @@ def _describe(phase: workload.Phase, config: Config, chip: chips.Chip | None) ->
         'steps': count,
         'hours': None,
     }
-    if isinstance(step, TooLarge):
-        return values | {'too_large': step.reason, 'advice': workload.advise(phase, config)}
+    if isinstance(step, str):
+        return values | {'too_large': step, 'advice': workload.advise(phase, config)}
     values |= dataclasses.asdict(step)
     if chip is not None:
-        seconds = step.seconds(chip)
-        values['seconds'] = seconds
+        values['seconds'] = seconds = step.seconds(chip)
         values['utilisation_bound'] = step.utilisation(chip)
         values['hours_per_round'] = phase.per_round * seconds['bound'] / _HOUR
         values['hours'] = count * seconds['bound'] / _HOUR
-        if chip.memory and step.memory['total'] > chip.memory:
+        if step.memory['total'] > chip.memory > 0:
             values['advice'] = workload.advise(phase, config)
     return values
 
@@ -151,21 +150,13 @@ def format_plan(plan: dict[str, Any]) -> str:
 def _step_row(phase: dict[str, Any], chip: dict[str, Any] | None) -> str:
     if 'too_large' in phase:
         return _row(phase['name'], 'does not fit')
-    memory = phase['memory']
-    sizes = [f'{size / 2**20:,.1f} MiB' for size in memory.values()]
-    share = f'{100 * memory["total"] / chip["memory"]:.1f}%' if chip else ''
-    costs = [
-        f'{phase["flops"] / 1e12:.3f}',
-        f'{phase["traffic"] / _GB:.2f}',
-        f'{phase["main_memory"] / _GB:.2f}',
-    ]
+    sizes = [f'{size / 2**20:,.1f} MiB' for size in phase['memory'].values()]
+    share = f'{100 * phase["memory"]["total"] / chip["memory"]:.1f}%' if chip else ''
+    costs = [f'{phase["flops"] / 1e12:.3f}']
+    costs += [f'{phase[kind] / _GB:.2f}' for kind in ('traffic', 'main_memory')]
     if chip:
-        seconds = phase['seconds']
-        costs += [
-            f'{1000 * seconds["bound"]:.2f}',
-            bound_by(seconds),
-            f'{100 * phase["utilisation_bound"]:.0f}%',
-        ]
+        seconds, share_used = phase['seconds'], 100 * phase['utilisation_bound']
+        costs += [f'{1000 * seconds["bound"]:.2f}', bound_by(seconds), f'{share_used:.0f}%']
     return _row(phase['name'], *sizes, share) + _row('', *costs, width=12)
 
 
@@ -184,13 +175,10 @@ def _run_row(phase: dict[str, Any]) -> str:
 def _collective_lines(phases: list[dict[str, Any]]) -> list[str]:
     lines = []
     for phase in phases:
-        collectives = phase.get('collectives') or {}
-        if collectives:
-            sums = ', '.join(
-                f'{kind} {c["count"]} of {c["size"] / 1e6:,.1f} MB'
-                for kind, c in collectives.items()
-            )
-            lines.append(f'  {phase["name"]}: {sums}')
+        collectives = phase.get('collectives', {}).items()
+        sums = [f'{kind} {c["count"]} of {c["size"] / 1e6:,.1f} MB' for kind, c in collectives]
+        if sums:
+            lines.append(f'  {phase["name"]}: {", ".join(sums)}')
     return ['', 'communication per step', *lines, ''] if lines else ['']
 
 

@@ -17,25 +17,15 @@ from jdkd.planning.chips import Chip
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Costs of a compiled step on one chip.
+    """Costs of a compiled step on one chip."""
 
-    Attributes:
-        memory: Bytes of its `parameters`, `optimizer`, `batch`, `temporaries` and `total`.
-        flops: Operations that the compiler counts, with every trip of loops.
-        traffic: Bytes that the compiler counts: traffic within the chip too, loops once.
-        main_memory: Approximate bytes read from and written to main memory.
-        collectives: Communication by kind.
-        model_flops: Operations that the real tokens need, without recomputation and padding.
-        compile_seconds: Seconds that compiling took on this machine.
-    """
-
-    memory: Mapping[str, int]
-    flops: float
-    traffic: float
-    main_memory: float
-    collectives: Mapping[str, counts.Collective]
-    model_flops: float
-    compile_seconds: float
+    memory: Mapping[str, int]  # Bytes of parameters, optimizer, batch, temporaries and total.
+    flops: float  # Operations that the compiler counts, with every trip of loops.
+    traffic: float  # Bytes that the compiler counts: traffic within the chip too, loops once.
+    main_memory: float  # Approximate bytes read from and written to main memory.
+    collectives: Mapping[str, counts.Collective]  # By kind.
+    model_flops: float  # Operations that the real tokens need, not recomputation and padding.
+    compile_seconds: float  # On this machine.
 
     def seconds(self, chip: Chip) -> dict[str, float]:
         """Least seconds of `computation`, `memory` and `links`, and the `bound` of the step.
@@ -58,49 +48,34 @@ def bound_by(seconds: Mapping[str, float]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class TooLarge:
-    """A step that the compiler could not fit into memory."""
-
-    reason: str  # First line of the compiler's error.
-
-
-@dataclasses.dataclass(frozen=True)
 class Traced:
-    """A step traced for a topology; it compiles when `compiled` or `step` is first read.
-
-    Attributes:
-        computation: `jax.jit(...).trace(...)`.
-        params: Shapes and shardings of its parameters.
-        optimizer: Shapes and shardings of its optimizer state.
-        model_flops: Operations that the real tokens need, on all devices.
-        devices: Number of devices that it is traced for.
-    """
+    """A step traced for a topology; it compiles when `compiled` or `step` is first read."""
 
     computation: jax.stages.Traced
-    params: Any
+    params: Any  # Shapes and shardings, as of the optimizer state.
     optimizer: Any
-    model_flops: float
-    devices: int
+    model_flops: float  # Operations that the real tokens need, on all devices.
+    devices: int  # Number of devices that it is traced for.
 
     @functools.cached_property
     def compiled(self) -> jax.stages.Compiled:
         return self.computation.lower().compile()
 
     @functools.cached_property
-    def step(self) -> Step | TooLarge:
-        """Costs of the compiled step."""
+    def step(self) -> Step | str:
+        """Costs of the compiled step; the compiler's error if it does not fit into memory."""
         started = time.monotonic()
         try:
             compiled = self.compiled
         except jax.errors.JaxRuntimeError as error:
             if 'RESOURCE_EXHAUSTED' not in str(error):
                 raise
-            return TooLarge(str(error).splitlines()[0])
+            return str(error).splitlines()[0]
         seconds, text = time.monotonic() - started, compiled.as_text() or ''
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
         if memory is None or cost is None:
             raise RuntimeError('this compiler reports no memory or cost of a step')
-        kept = {'parameters': array_bytes(self.params), 'optimizer': array_bytes(self.optimizer)}
+        kept = {'parameters': _array_bytes(self.params), 'optimizer': _array_bytes(self.optimizer)}
         temporaries = memory.temp_size_in_bytes
         temporaries += memory.output_size_in_bytes - memory.alias_size_in_bytes
         sizes = kept | {
@@ -108,8 +83,7 @@ class Traced:
             'temporaries': temporaries,
             'total': memory.argument_size_in_bytes + temporaries,
         }
-        has_loops = counts.has_loops(text)
-        repeated = counts.repeated_flops(self.computation.jaxpr) if has_loops else 0.0
+        repeated = counts.repeated_flops(text, self.computation.jaxpr)
         return Step(
             sizes,
             cost['flops'] + repeated / self.devices,
@@ -121,7 +95,7 @@ class Traced:
         )
 
 
-def array_bytes(tree: Any) -> int:
+def _array_bytes(tree: Any) -> int:
     """Bytes of arrays on each device, from their shapes and shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)

@@ -24,12 +24,11 @@ _BATCHES = 8  # Batches that the row layout is made for.
 def train_student(config, model: Any, params: Any, mesh: Mesh, size: CorpusSize) -> Traced:
     """Traces the student's train step."""
     trainer = make_trainer(Objective.of_student(config), mesh=mesh, model=model, params=params)
-    originals = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy if config.loss.dark else 0
-    shape = (config.batch_size, originals + dark)
-    lengths = size.passage_lengths((_BATCHES, *shape), config.train_passage_length)
+    shape = (_BATCHES, config.batch_size, 1 + config.candidates.hard_negatives + dark)
+    lengths = size.passage_lengths(shape, config.train_passage_length)
     batch = student_batch(config, trainer.rows, lengths, meshes.batch_sharding(mesh))
-    queries = size.query_lengths((_BATCHES, config.batch_size), config.student.query_length)
+    queries = size.query_lengths(shape[:2], config.student.query_length)
     return _trace_training(trainer, model, batch, lengths, queries)
 
 
@@ -38,17 +37,17 @@ def train_from_labels(
 ) -> Traced:
     """Traces the train step of a system that is fine-tuned from labels."""
     trainer = make_trainer(Objective.of_labels(config, spec), mesh=mesh, model=model, params=params)
-    shape = (spec.train.batch_size, 1 + spec.train.hard_negatives)
+    B, N = spec.train.batch_size, 1 + spec.train.hard_negatives
     sharding = meshes.batch_sharding(mesh)
     if isinstance(model, CrossEncoder):
-        lengths, _ = pair_lengths(spec, model, size, (_BATCHES, *shape))
-        batch = _list_batch(trainer.rows, lengths, shape[1], sharding)
+        lengths, _ = pair_lengths(spec, model, size, (_BATCHES, B, N))
+        batch = _list_batch(trainer.rows, lengths, N, sharding)
         batch['token_types'] = batch['tokens']
         return _trace_training(trainer, model, batch, lengths)
-    lengths = size.passage_lengths((_BATCHES, *shape), spec.passage_length)
-    batch = _list_batch(trainer.rows, lengths, shape[1], sharding)
-    batch['query'] = _ints(sharding, shape[0], spec.query_length)
-    queries = size.query_lengths((_BATCHES, shape[0]), spec.query_length)
+    lengths = size.passage_lengths((_BATCHES, B, N), spec.passage_length)
+    batch = _list_batch(trainer.rows, lengths, N, sharding)
+    batch['query'] = _array(sharding, B, spec.query_length)
+    queries = size.query_lengths((_BATCHES, B), spec.query_length)
     return _trace_training(trainer, model, batch, lengths, queries)
 
 
@@ -57,15 +56,9 @@ def encode_texts(
 ) -> tuple[Traced, float]:
     """Traces the step that embeds texts or scores pairs; also returns how many texts it takes.
 
-    Texts are encoded in buckets of similar length. This traces the bucket that holds most tokens,
-    and counts as many texts per step as an average text would allow.
-
-    Args:
-        model: `DualEncoder` or `CrossEncoder`.
-        params: Parameter shapes of one tower.
-        mesh: The mesh to trace for.
-        lengths: `[n]` token counts of a sample of texts.
-        longest: Upper limit of token counts.
+    Of the buckets of similar length, traces the one that holds most tokens, and counts as many
+    texts per step as an average text would allow. `params` are the shapes of one tower; `lengths`
+    are the `[n]` token counts of a sample of texts, `longest` their upper limit.
     """
     buckets = encode.buckets(longest)
     padded = buckets[np.searchsorted(buckets, lengths)]
@@ -74,21 +67,14 @@ def encode_texts(
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.replicated(mesh)), params
     )
-    tokens = _ints(meshes.batch_sharding(mesh), rows, bucket)
+    tokens = _array(meshes.batch_sharding(mesh), rows, bucket)
     batch = {'tokens': tokens}
     if isinstance(model, CrossEncoder):
         batch['token_types'] = tokens
     computation = encode.apply_batch.trace(model, mesh.abstract_mesh, placed, **batch)
     per_batch = rows * bucket / padded.mean()
-    forward = forward_flops(model.transformer, lengths) / len(lengths)
-    traced = Traced(
-        computation,
-        params=placed,
-        optimizer=(),
-        model_flops=forward * per_batch,
-        devices=mesh.size,
-    )
-    return traced, per_batch
+    flops = per_batch * forward_flops(model.transformer, lengths) / len(lengths)
+    return Traced(computation, placed, (), model_flops=flops, devices=mesh.size), per_batch
 
 
 def pair_lengths(spec, model: CrossEncoder, size: CorpusSize, shape) -> tuple[np.ndarray, int]:
@@ -106,19 +92,17 @@ def student_batch(
 ) -> dict[str, Any]:
     """Shapes of a batch of the student's training; see `distillation.objective`.
 
-    Args:
-        config, rows, sharding: The config, its row packing, and the sharding of the arrays.
-        lengths: `[batches, B, N]` token counts of the candidates of some batches.
+    `lengths` are the `[batches, B, N]` token counts of the candidates of some batches.
     """
     _, B, N = lengths.shape
     originals = 1 + config.candidates.hard_negatives
     batch = _list_batch(rows, lengths, originals, sharding)
-    batch['query'] = _ints(sharding, B, config.student.query_length)
-    batch['teacher'] = _floats(sharding, B, N)
+    batch['query'] = _array(sharding, B, config.student.query_length)
+    batch['teacher'] = _array(sharding, B, N, dtype=jnp.float32)
     if K := len(config.assistants):
-        batch['assistants'] = _floats(sharding, B, K, N)
+        batch['assistants'] = _array(sharding, B, K, N, dtype=jnp.float32)
         if config.loss.in_batch:
-            batch['in_batch'] = _floats(sharding, B, K, B * originals)
+            batch['in_batch'] = _array(sharding, B, K, B * originals, dtype=jnp.float32)
     return batch
 
 
@@ -128,36 +112,27 @@ def _list_batch(
     """Shapes of the arrays that batches have for every model."""
     _, B, N = lengths.shape
     layout = packing.fit_layout(lengths, rows)
-    tiles = tuple(_ints(sharding, rows.parts * count, length) for count, length in layout.tiles)
+    tiles = tuple(_array(sharding, rows.parts * count, length) for count, length in layout.tiles)
     batch = {
-        'query_row': _ints(sharding, B),
+        'query_row': _array(sharding, B),
         'tokens': tiles,
-        'slots': _ints(sharding, B, N),
-        'lengths': _ints(sharding, B, N),
-        'group': _ints(sharding, B, originals),
-        'relevant': _ints(sharding, B, 1),
-        'false_negative': jax.ShapeDtypeStruct((B, originals), jnp.bool_, sharding=sharding),
+        'slots': _array(sharding, B, N),
+        'lengths': _array(sharding, B, N),
+        'group': _array(sharding, B, originals),
+        'relevant': _array(sharding, B, 1),
+        'false_negative': _array(sharding, B, originals, dtype=jnp.bool_),
     }
     return batch | ({'segments': tiles} if layout.slots > 1 else {})
 
 
 def _trace_training(trainer: Trainer, model: Any, batch, *lengths: np.ndarray) -> Traced:
     """Traces a train step; `lengths` are those of all texts of `_BATCHES` batches."""
-    state = trainer.abstract
+    computation = trainer.step.trace(trainer.abstract, batch)
+    params, optimizer = trainer.abstract.params, trainer.abstract.opt_state
     forward = sum(forward_flops(model.transformer, some) for some in lengths)
-    return Traced(
-        trainer.step.trace(state, batch),
-        params=state.params,
-        optimizer=state.opt_state,
-        # The backward pass takes twice as many operations.
-        model_flops=3 * forward / _BATCHES,
-        devices=trainer.mesh.size,
-    )
+    # The backward pass takes twice as many operations.
+    return Traced(computation, params, optimizer, 3 * forward / _BATCHES, trainer.mesh.size)
 
 
-def _ints(sharding, *shape):
-    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
-
-
-def _floats(sharding, *shape):
-    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+def _array(sharding, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

@@ -17,45 +17,23 @@ from jdkd.systems import roles
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of a run that repeats one step.
+    """A part of a run that repeats one step."""
 
-    Attributes:
-        name: Name such as `train student`.
-        field: Config field of the model that it runs: `student` or `systems.<name>`.
-        traced: The step.
-        items: Number of queries, passages or pairs that a step takes.
-        unit: `queries`, `passages` or `pairs`.
-        once: Steps before or after the rounds.
-        per_round: Steps of each round.
-    """
-
-    name: str
-    field: str
-    traced: Traced
-    items: float
-    unit: str
-    once: float
-    per_round: float
-
-    def steps(self, rounds: int) -> float:
-        """Steps of the whole run."""
-        return self.once + rounds * self.per_round
+    name: str  # Such as `train student`.
+    field: str  # Config field of the model that it runs: `student` or `systems.<name>`.
+    traced: Traced  # The step.
+    items: float  # Number of queries, passages or pairs that a step takes.
+    unit: str  # `queries`, `passages` or `pairs`.
+    once: float  # Steps before or after the rounds.
+    per_round: float  # Steps of each round.
 
 
 def list_phases(
-    config: Config,
-    models: Mapping[str, tuple[Any, Any]],
-    mesh: Mesh,
-    size: CorpusSize,
+    config: Config, models: Mapping[str, tuple[Any, Any]], mesh: Mesh, size: CorpusSize
 ) -> Iterator[Phase]:
-    """Yields every phase of a run that computes on devices.
+    """Yields every phase of a run that computes on devices; `models` come from `sketch_models`.
 
     Queries count as passages where both are encoded: there are few of them.
-
-    Args:
-        config, size: The config and the collection size of the run.
-        models: Module and parameter shapes of every encoder, by its config field.
-        mesh: The mesh to compile for.
     """
     encoders = roles.encoders(config)
     lists = config.steps_per_round * config.batch_size
@@ -65,8 +43,8 @@ def list_phases(
     for name, spec in roles.trained(config).items():
         field = f'systems.{name}'
         traced = tracing.train_from_labels(config, spec, *models[field], mesh, size)
-        items = spec.train.batch_size
-        yield Phase(f'train {name}', field, traced, items, 'queries', spec.train.steps, 0)
+        items, steps = spec.train.batch_size, spec.train.steps
+        yield Phase(f'train {name}', field, traced, items, 'queries', steps, 0)
 
     encode_steps = {}
     corpus = size.passages + size.queries
@@ -76,10 +54,9 @@ def list_phases(
         scores_lists = name in (*config.teacher.members, *config.assistants)
         if spec.kind == 'dual_encoder':
             lengths = size.passage_lengths((SAMPLE,), spec.passage_length)
-            longest, unit, verb = spec.passage_length, 'passages', 'encode'
-            once, per_round = corpus, dark if scores_lists else 0
-            if field == 'student':
-                per_round = corpus  # After each round; once before the first.
+            longest, unit, verb, once = spec.passage_length, 'passages', 'encode', corpus
+            # The student embeds the corpus before the first round and after each.
+            per_round = corpus if field == 'student' else dark if scores_lists else 0
             params = dual_encoder.tower(params, 'passage')
         else:
             lengths, longest = tracing.pair_lengths(spec, model, size, (SAMPLE,))
@@ -96,22 +73,18 @@ def list_phases(
         )
 
     traced = tracing.train_student(config, *models['student'], mesh, size)
-    items, count = config.batch_size, config.steps_per_round
-    yield Phase('train student', 'student', traced, items, 'queries', 0, count)
+    items, steps = config.batch_size, config.steps_per_round
+    yield Phase('train student', 'student', traced, items, 'queries', 0, steps)
 
 
 def advise(phase: Phase, config: Config) -> str:
     """Names config changes that make a step fit into memory."""
-    field = phase.field
+    field, ways = phase.field, 2 * config.mesh.model
     if phase.name == 'train student':
-        chunks = 2 * config.rows.chunks
         return (
-            f'set rows.chunks={chunks}, {field}.remat=dots or full, a smaller batch_size, or '
-            f'mesh.model={2 * config.mesh.model}'
+            f'set rows.chunks={2 * config.rows.chunks}, {field}.remat=dots or full, a smaller '
+            f'batch_size, or mesh.model={ways}'
         )
     if phase.name.startswith('train'):
-        return (
-            f'set {field}.remat=full, a smaller {field}.train.batch_size or '
-            f'mesh.model={2 * config.mesh.model}'
-        )
+        return f'set {field}.remat=full, a smaller {field}.train.batch_size or mesh.model={ways}'
     return f'set {field}.dtype=bfloat16 or a shorter {field}.passage_length'

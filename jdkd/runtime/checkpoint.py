@@ -1,6 +1,7 @@
 """Saves and restores train state and data iterator together, with Orbax."""
 
 import concurrent.futures
+import contextlib
 import pathlib
 from typing import Any
 
@@ -10,7 +11,7 @@ from absl import logging
 from jdkd.runtime import distributed, files
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one training, in a directory of its stage.
 
     The newest two are kept until training ends. A checkpoint that is damaged, or that a kill left
@@ -18,7 +19,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: pathlib.Path):
-        self._directory = pathlib.Path(directory).absolute()
+        self._directory = directory.absolute()
         distributed.from_primary(lambda: _remove_damaged(self._directory), 'intact checkpoints')
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -32,29 +33,26 @@ class Checkpoints:
         return distributed.from_primary(self._manager.latest_step, 'the latest checkpoint')
 
     def save(self, step: int, state: Any, iterator: Any) -> None:
-        """Saves in the background; the next `save` or `wait` waits for it.
+        """Saves in the background after `step` updates; the next `save` or `wait` waits for it.
 
-        Args:
-            step: Number of updates done.
-            state: Tree of arrays.
-            iterator: Grain iterator whose next batch is that of the next step; its state is the
-                same on any number of processes.
+        The next batch of the Grain iterator is that of the next step; its state is the same on any
+        number of processes.
         """
         self.wait()
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                iterator=ocp.args.JsonSave(iterator.get_state()),
+                state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(iterator.get_state())
             ),
             force=True,
         )
-        self._sealing = self._sealer.submit(self._seal, step)
 
-    def _seal(self, step: int) -> None:
-        self._manager.wait_until_finished()
-        if distributed.is_primary():
-            files.seal(self._directory / str(step))
+        def seal():
+            self._manager.wait_until_finished()
+            if distributed.is_primary():
+                files.seal(self._directory / str(step))
+
+        self._sealing = self._sealer.submit(seal)
 
     def wait(self) -> None:
         """Waits until the current save is on disk; raises its errors."""
@@ -62,14 +60,12 @@ class Checkpoints:
         if sealing:
             sealing.result()
 
-    def restore(self, step: int, abstract_state: Any, iterator: Any | None = None) -> Any:
+    def restore(self, step: int, abstract_state: Any, iterator: Any) -> Any:
         """Restores the state to the shardings of `abstract_state`; sets the iterator in place."""
-        items: dict[str, Any] = {'state': ocp.args.StandardRestore(abstract_state)}
-        if iterator is not None:
-            items['iterator'] = ocp.args.JsonRestore()
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        if iterator is not None:
-            iterator.set_state(restored['iterator'])
+        state, position = ocp.args.StandardRestore(abstract_state), ocp.args.JsonRestore()
+        items = ocp.args.Composite(state=state, iterator=position)
+        restored = self._manager.restore(step, args=items)
+        iterator.set_state(restored['iterator'])
         logging.info('restored step %d of %s', step, self._directory)
         return restored['state']
 
@@ -80,38 +76,27 @@ class Checkpoints:
             if other != step:
                 self._manager.delete(other)
 
-    def close(self) -> None:
+    def __exit__(self, *_) -> None:
         try:
             self.wait()
         finally:
             self._sealer.shutdown()
             self._manager.close()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
 
 def restore_state(directory: pathlib.Path, step: int, abstract_state: Any) -> Any:
     """Restores the state of a finished training, or a part of it, and reads nothing else.
 
-    The stage of the training has verified the files.
-
-    Args:
-        directory: Directory of the checkpoints.
-        step: Step of the checkpoint.
-        abstract_state: Tree of shapes and shardings, with the names that the state has.
+    The stage of the training has verified the files. `abstract_state` is a tree of shapes and
+    shardings, with the names that the state has.
     """
-    path = pathlib.Path(directory).absolute() / str(step) / 'state'
+    args = ocp.args.PyTreeRestore(
+        abstract_state,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+        partial_restore=True,
+    )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        args = ocp.args.PyTreeRestore(
-            abstract_state,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
-            partial_restore=True,
-        )
-        return checkpointer.restore(path, args)
+        return checkpointer.restore(directory.absolute() / str(step) / 'state', args)
 
 
 def _remove_damaged(directory: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ import safetensors
 from jdkd.runtime.messages import brief, shown
 
 _MAX_JSON_BYTES = 2**27  # Four times the largest tokenizers.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError)
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')  # Quantised types would need scales.
 
 
@@ -30,14 +31,7 @@ def reading(file: pathlib.Path) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        safetensors.SafetensorError,
-    ) as error:
+    except (*_MALFORMED, safetensors.SafetensorError) as error:
         raise ValueError(
             f'{file} is damaged or of an unexpected kind ({type(error).__name__}: '
             f'{brief(error)}); fetch the checkpoint again.'
@@ -81,26 +75,15 @@ def read_json(file: pathlib.Path, kind: type = dict) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor that is not read yet.
-
-    Attributes:
-        file: File that holds it.
-        name: Its name in the file.
-        shape: Its shape; the header has been checked against the size of the file.
-        handle: The open file.
-    """
+    """A tensor that is not read yet."""
 
     file: pathlib.Path
     name: str
-    shape: tuple[int, ...]
-    handle: Any
+    shape: tuple[int, ...]  # The header has been checked against the size of the file.
+    handle: Any  # The open file.
 
     def read(self) -> np.ndarray:
-        """Reads the array.
-
-        Raises:
-            ValueError: if its numbers are not floating point.
-        """
+        """Reads the array; raises a ValueError if its numbers are not floating point."""
         dtype = self.handle.get_slice(self.name).get_dtype()
         if dtype not in _DTYPES:
             raise ValueError(

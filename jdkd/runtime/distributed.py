@@ -47,8 +47,7 @@ def start(
 
     Args:
         coordinator: host:port of process 0; None for a TPU slice or a single process.
-        count: Number of processes.
-        index: Index of this process.
+        count, index: Number of processes, and the index of this one.
         hang_seconds: Time limit of `hang_watchdog`; 0 for no limit.
 
     Raises:
@@ -112,11 +111,10 @@ def barrier(name: str) -> None:
     Raises:
         RuntimeError: if a process has died.
     """
-    if process_count() == 1:
-        return
-    key = f'{next(_barriers)} {name}'
-    with log_waiting(f'waiting for the other processes at {name}'):
-        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=_BARRIER_TIMEOUT_MS)
+    if process_count() > 1:
+        key = f'{next(_barriers)} {name}'
+        with log_waiting(f'waiting for the other processes at {name}'):
+            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=_BARRIER_TIMEOUT_MS)
 
 
 def from_primary(
@@ -128,11 +126,10 @@ def from_primary(
         decide: Runs on process 0 as if that were the only process, so that stages inside it are
             built there alone. It must not run computations on all devices. Returns a JSON value.
         name: Names the decision in the log of the processes that wait for it.
-        writes: Files that `decide` leaves behind; the other processes wait until they see them.
+        writes: Files that `decide` leaves behind; the others wait for them with `await_files`.
 
     Raises:
         Exception: whatever `decide` raises; a RuntimeError with its message on other processes.
-        TimeoutError: see `await_files`.
     """
     if process_count() == 1:
         return decide()
@@ -148,12 +145,9 @@ def from_primary(
             _deciding = False
     barrier(name)  # A collective would time out before a slow `decide` returns.
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(reply))))
-    payload = np.zeros(size, np.uint8)
-    if is_primary():
-        payload[:] = np.frombuffer(reply.encode('ascii'), np.uint8)
-    result, message = json.loads(
-        bytes(np.asarray(multihost_utils.broadcast_one_to_all(payload), np.uint8))
-    )
+    payload = np.frombuffer(reply.encode('ascii').ljust(size), np.uint8)  # Blanks elsewhere.
+    received = np.asarray(multihost_utils.broadcast_one_to_all(payload), np.uint8)
+    result, message = json.loads(received.tobytes())
     if error is not None:
         raise error
     if message is not None:
@@ -163,11 +157,7 @@ def from_primary(
 
 
 def await_files(paths: Iterable[pathlib.Path]) -> None:
-    """Waits until files written by other processes are visible to this one.
-
-    Raises:
-        TimeoutError: if one is not visible after two minutes: the workdir is not shared.
-    """
+    """Waits for files of other processes; a TimeoutError after two minutes names a missing one."""
     if process_count() == 1:
         return
     limit = time.monotonic() + _NFS_SECONDS
@@ -187,10 +177,8 @@ def stop_requested(here: bool) -> bool:
     """Whether all processes stop now because one of them received a signal.
 
     All processes call it after each training step. Collectives keep them within one step of each
-    other, so that all learn in time at which call to stop.
-
-    Args:
-        here: Whether this process received a signal.
+    other, so that all learn in time at which call to stop. `here` says whether this process
+    received a signal.
     """
     global _stop_at
     if process_count() == 1:
@@ -224,9 +212,6 @@ def hang_watchdog(activity: str) -> Iterator[Callable[[], None]]:
 
     Python cannot interrupt a hanging collective, so the process exits with code HUNG and the
     others stop as after any death. A single process is not watched.
-
-    Args:
-        activity: Names the work in the message.
 
     Yields:
         The function that reports progress.

@@ -20,6 +20,7 @@ from typing import IO, Any
 from absl import logging
 
 SEAL = '.checksums'  # Suffix of the files that hold checksums.
+_THREADS = min(os.cpu_count() or 1, 8)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # The last two are messages of TFDS and numpy.
 _FULL_TEXT = re.compile(
@@ -53,13 +54,8 @@ def fingerprint(
 ) -> dict[str, dict[str, Any]]:
     """Returns `size`, `mtime_ns` and `sha256` of files by path.
 
-    Args:
-        paths: The files.
-        known: An earlier result: files of the same size and time are not read again, and missing
-            files count as unchanged.
-
-    Raises:
-        FileNotFoundError: if a file is missing and not known.
+    `known` is an earlier result: files of the same size and time are not read again, and missing
+    files count as unchanged. Raises a FileNotFoundError if a file is missing and not known.
     """
     prints = {}
     for file in paths:
@@ -82,13 +78,10 @@ def checksums(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     """
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
     files = [p for p in files if not p.name.endswith(SEAL)]
-    names = ['' if p == path else str(p.relative_to(path)) for p in files]
-    sizes = [p.stat().st_size for p in files]
-    with concurrent.futures.ThreadPoolExecutor(_threads()) as threads:
-        sums = threads.map(sha256, files)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         return {
-            name: {'size': size, 'sha256': digest}
-            for name, size, digest in zip(names, sizes, sums, strict=True)
+            '' if p == path else str(p.relative_to(path)): {'size': p.stat().st_size, 'sha256': sum}
+            for p, sum in zip(files, threads.map(sha256, files), strict=True)
         }
 
 
@@ -97,7 +90,7 @@ def find_damage(path: pathlib.Path, recorded: Mapping[str, Mapping[str, Any]]) -
 
     Compares sizes before it reads any file.
     """
-    files = {name: path / name if name else path for name in recorded}
+    files = {name: path / name for name in recorded}
     for name, file in files.items():
         size = file.stat().st_size if file.is_file() else None
         if size != recorded[name]['size']:
@@ -113,7 +106,7 @@ def find_damage(path: pathlib.Path, recorded: Mapping[str, Mapping[str, Any]]) -
             return None
         return f'{files[name]} has changed (sha256 {current[:12]}..., written {written[:12]}...)'
 
-    with concurrent.futures.ThreadPoolExecutor(_threads()) as threads:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         return next(filter(None, threads.map(compare_contents, files)), None)
 
 
@@ -149,9 +142,8 @@ def is_disk_full(error: BaseException | None) -> bool:
     Libraries wrap the error in their own, which keep only its text.
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if _FULL_TEXT.search(str(error)):
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _FULL or _FULL_TEXT.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -159,7 +151,3 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def _seal(path: pathlib.Path, name: pathlib.Path) -> pathlib.Path:
     return path / SEAL if path.is_dir() else name.with_name(name.name + SEAL)
-
-
-def _threads() -> int:
-    return min(os.cpu_count() or 1, 8)

@@ -11,10 +11,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
-EXIT_CODES: dict[int, int] = {
-    signal.SIGTERM: 75,
-    signal.SIGINT: 130,
-}  # 75: EX_TEMPFAIL, "try again".
+# 75: EX_TEMPFAIL, "try again".
+EXIT_CODES: dict[int, int] = {signal.SIGTERM: 75, signal.SIGINT: 130}
 _GRACE_SECONDS = 20  # For saving; clouds give about 30.
 
 _exit_deferred = threading.Event()
@@ -84,8 +82,7 @@ def _watch(read: int) -> None:
 
 
 def _exit(kept: str) -> None:
-    message = f'\njdkd: stopped; {kept}. Run the same command to resume.'
-    print(message, file=sys.stderr, flush=True)
+    print(f'\njdkd: stopped; {kept}. Run the same command to resume.', file=sys.stderr, flush=True)
     # Skips the interpreter's shutdown, which waits for threads of libraries. Without a code, the
     # signal went to another process.
     os._exit(_codes[-1] if _codes else EXIT_CODES[signal.SIGTERM])

@@ -15,17 +15,11 @@ REPLACED = 'replaced'  # Numbered directories of damaged and outdated files.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Held:
-    """A workdir that this process holds.
+    """A workdir that this process holds."""
 
-    Attributes:
-        workdir: Absolute path.
-        update: Whether files of another config may be replaced.
-        number: Number of the directory in `replaced/` for the files that this process replaces.
-    """
-
-    workdir: pathlib.Path
-    update: bool
-    number: int
+    workdir: pathlib.Path  # Absolute.
+    update: bool  # Whether files of another config may be replaced.
+    number: int  # Of the directory in `replaced/` for the files that this process replaces.
 
 
 _held: list[Held] = []
@@ -40,11 +34,8 @@ def current() -> Held | None:
 def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
     """Holds a workdir while the context lasts; creates it if necessary.
 
-    The operating system releases it when the process ends, even by a kill.
-
-    Args:
-        workdir: The workdir.
-        update: Whether files of another config may be replaced.
+    The operating system releases it when the process ends, even by a kill. With `update`, files of
+    another config may be replaced.
 
     Raises:
         RuntimeError: if another process holds it, with its process id.
@@ -72,7 +63,7 @@ def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        check_workdir(workdir)
+        _check_workdir(workdir)
         numbers = [int(p.name) for p in workdir.glob(f'{REPLACED}/*') if p.name.isdigit()]
         _held.append(Held(workdir, update, 1 + max(numbers, default=0)))
         try:
@@ -81,13 +72,8 @@ def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
             _held.pop()
 
 
-def check_workdir(workdir: pathlib.Path) -> None:
-    """Checks that all of a workdir is writable and that no link leads out of it.
-
-    Raises:
-        ValueError: naming a symbolic link that leads elsewhere.
-        PermissionError: naming a directory that is not writable.
-    """
+def _check_workdir(workdir: pathlib.Path) -> None:
+    """Raises an error that names an unwritable directory, or a link that leads out of a workdir."""
     root = workdir.resolve()
     for directory, names, files in os.walk(workdir):
         if not os.access(directory, os.W_OK | os.X_OK):

@@ -20,7 +20,7 @@ def make_mesh(data: int = -1, model: int = 1, *, devices: Sequence[Device] | Non
     Args:
         data: Number of devices that batches are split over; -1 for all that `model` leaves.
         model: Number of devices that parameters are split over.
-        devices: The devices, possibly of a topology to compile for; all local ones by default.
+        devices: Possibly of a topology to compile for; all of the run by default.
 
     Raises:
         ValueError: if the product is not the number of devices.
@@ -47,22 +47,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def path_name(path) -> str:
     """`transformer/layer_0/attention/query/kernel` for a key path of a tree."""
-    return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
+    return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def check_rules(params: Any, rules: Rules) -> None:
     """Checks that every parameter matches a rule and that every rule is used.
 
-    Args:
-        params: Tree of arrays or shapes.
-        rules: (regex, spec) pairs; the first regex found in a parameter's path decides.
+    Rules are (regex, spec) pairs; the first regex found in a parameter's path decides.
 
     Raises:
         ValueError: naming the parameter or the rule without a match.
     """
-    used = set()
-    for path, _ in jax.tree_util.tree_leaves_with_path(params):
-        used.add(_first_match(path_name(path), rules))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    used = {_first_match(path_name(path), rules) for path, _ in leaves}
     unused = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
     if unused:
         raise ValueError(
@@ -75,11 +72,7 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules) -> Any:
     """Returns the NamedSharding of every leaf of a train state or parameter tree.
 
     The path of an optimizer moment contains that of its parameter, so both match the same rule.
-    Scalars and the counts of selected assistants are replicated.
-
-    Args:
-        mesh, rules: The mesh and the rules that `check_rules` has checked.
-        tree: Tree of arrays or shapes.
+    Scalars and the counts of selected assistants are replicated. `check_rules` checks the rules.
 
     Raises:
         ValueError: if a dimension is not divisible by the devices it is split over.

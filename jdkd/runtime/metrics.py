@@ -1,5 +1,6 @@
 """Writes metrics of trainings to metrics.jsonl and TensorBoard, and reads them back."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -22,8 +23,8 @@ def read_series(workdir: pathlib.Path, series: str) -> list[dict[str, float]]:
 
     Skips damaged lines, since only curves depend on these records.
     """
-    records = filter(None, map(_parse, _read_lines(pathlib.Path(workdir) / FILE)))
-    by_step = {record[STEP]: record for record in records if record[SERIES] == series}
+    records = _read(workdir / FILE)
+    by_step = {record[STEP]: record for _, record in records if record[SERIES] == series}
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -36,7 +37,7 @@ class MetricsWriter:
 
     Args:
         workdir: Gets metrics.jsonl and tensorboard/<series>/.
-        series: For example `student` or the name of an assistant in training.
+        series: Such as `student`, or the name of a fine-tuned system.
         resume_step: Step of the checkpoint that training resumes from.
         last_step: Last step that this stage writes.
         total_steps: Last step of all stages.
@@ -55,21 +56,20 @@ class MetricsWriter:
         if not self._writes:
             return
         self._series = series
-        path = pathlib.Path(workdir) / FILE
+        path = workdir / FILE
         if path.exists():
-
-            def is_kept(line: str) -> bool:
-                record = _parse(line)
-                if record is None or record[SERIES] != series:
-                    return record is not None
-                return record[STEP] <= resume_step or last_step < record[STEP] <= total_steps
-
-            lines = _read_lines(path)
+            kept = [
+                f'{line}\n'
+                for line, record in _read(path)
+                if record[SERIES] != series
+                or record[STEP] <= resume_step
+                or last_step < record[STEP] <= total_steps
+            ]
             # A new file: copies of the workdir may share the old one by hard links.
             with files.atomic_write(path) as f:
-                f.writelines(f'{line}\n' for line in lines if is_kept(line))
+                f.writelines(kept)
         self._file = path.open('a', encoding='utf-8')
-        directory = pathlib.Path(workdir) / 'tensorboard' / series
+        directory = workdir / 'tensorboard' / series
         directory.mkdir(parents=True, exist_ok=True)
         # Not SummaryWriter, whose thread hangs when the disk is full.
         self._events = EventsWriter(str(directory / 'events'), f'.{time.time_ns()}')
@@ -97,16 +97,13 @@ class MetricsWriter:
         self._events.write_event(event)
 
 
-def _read_lines(path: pathlib.Path) -> list[str]:
-    if not path.exists():
-        return []
-    return path.read_text(encoding='utf-8', errors='replace').splitlines()
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    """The record of a line; None if the line is damaged, for example cut off by a kill."""
-    try:
-        record = json.loads(line)
-        return record if SERIES in record and isinstance(record[STEP], int) else None
-    except (ValueError, KeyError, TypeError):
-        return None
+def _read(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """Lines and records of a file; leaves out damaged ones, such as one cut off by a kill."""
+    records = []
+    text = path.read_text(encoding='utf-8', errors='replace') if path.exists() else ''
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            if SERIES in record and isinstance(record[STEP], int):
+                records.append((line, record))
+    return records

@@ -35,11 +35,8 @@ def write_parts(
     Args:
         directory: The directory that `build` is given.
         name: Name of the files, with `{}` for their number.
-        count: Number of files.
+        count: Number of files of all processes; their paths are returned in order.
         write: Called with a number and the open file; its output depends on the number alone.
-
-    Returns:
-        The paths of all files, in order, including those of other processes.
     """
     paths = [directory / name.format(f'{i:05d}') for i in range(count)]
 

@@ -12,7 +12,6 @@ skips the files that are finished.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import pathlib
@@ -54,8 +53,7 @@ def to_json(value: Any) -> Any:
 
 def digest(value: Any) -> str:
     """sha256 of a value with a JSON form; equal for equal values."""
-    text = json.dumps(to_json(value), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(to_json(value), sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -85,7 +83,7 @@ def build_stage(
 
     Args:
         directory: Directory of the stage.
-        inputs: What determines its contents: config fields and digests of the stages before it.
+        inputs: Config fields and digests of earlier stages that determine its contents.
         build: Writes into the empty directory that it is given; returns JSON or None.
         resumable: Whether `build` continues in the directory that a stopped call with the same
             inputs left behind. It then writes with `parts`; only process 0 writes other files.
@@ -105,9 +103,13 @@ def build_stage(
     )
     if manifest is not None:
         return manifest
-    finish = _build(directory, inputs, build, resumable, damaged)
+    temporary, body = _build(directory, inputs, build, resumable)
     distributed.barrier(f'{directory}: built')
-    return distributed.from_primary(finish, f'{directory}: finished', writes=[directory / MANIFEST])
+    return distributed.from_primary(
+        lambda: _finish(directory, temporary, body, damaged),
+        f'{directory}: finished',
+        writes=[directory / MANIFEST],
+    )
 
 
 def build_stage_from_files(
@@ -118,11 +120,8 @@ def build_stage_from_files(
 ) -> dict[str, Any]:
     """Builds a stage from files outside the workdir, on process 0; returns its manifest.
 
-    Unchanged files are not read again. Other processes need not see the files.
-
-    Args:
-        directory, inputs, build: As for `build_stage`; the result gets `files`, the fingerprint.
-        paths: Files whose contents are inputs too.
+    The contents of the files are inputs too; their fingerprint is `files` of the result. Unchanged
+    files are not read again. Other processes need not see the files.
 
     Raises:
         ValueError: if a file or another input has changed.
@@ -166,21 +165,20 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
 
 def read_seconds(workdir: pathlib.Path) -> dict[str, float]:
     """Wall seconds of every finished stage under a workdir, by its relative path."""
-    manifests = (path.relative_to(workdir) for path in sorted(workdir.rglob(MANIFEST)))
+    stages = {str(p.parent.relative_to(workdir)): p for p in sorted(workdir.rglob(MANIFEST))}
     return {
-        str(path.parent): read_json(workdir / path)['seconds']
-        for path in manifests
-        if path.parts[0] != lock.REPLACED
+        name: read_json(path)['seconds']
+        for name, path in stages.items()
+        if not name.startswith(f'{lock.REPLACED}/')
     }
 
 
 def _find_reusable(
     directory: pathlib.Path, inputs: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Finds an intact stage with these inputs; sets a damaged or replaced one aside.
+    """Returns the manifests of an intact and of a damaged stage with these inputs, if any.
 
-    Returns:
-        The manifest of the intact stage, if any; that of a damaged stage with these inputs, if any.
+    Sets a damaged stage, or one with other inputs, aside.
     """
     damaged = None
     try:
@@ -203,11 +201,7 @@ def _find_reusable(
 def _check_inputs(
     directory: pathlib.Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> str | None:
-    """Says why a stage is to be replaced; None if its inputs are ours.
-
-    Raises:
-        ValueError: if it has other inputs and must not be updated, or is of a newer version.
-    """
+    """Says why to replace a stage, None if its inputs are ours; raises as `build_stage`."""
     if theirs['format'] > FORMAT:
         raise ValueError(
             f'{directory} was made by a newer jdkd (format {theirs["format"]}; this one reads '
@@ -230,18 +224,11 @@ def _build(
     inputs: Mapping[str, Any],
     build: Callable[[pathlib.Path], Any],
     resumable: bool,
-    damaged: Mapping[str, Any] | None,
-) -> Callable[[], dict[str, Any]]:
-    """Builds a stage beside its directory; returns the function that moves it into place.
-
-    Args:
-        directory, inputs, build, resumable: As for `build_stage`.
-        damaged: Manifest of the same stage before it was damaged, if any.
-    """
-    temporary = directory.with_name(directory.name + '.tmp')
+) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Builds a stage beside its directory; returns where, and its manifest without `outputs`."""
     discarded = not distributed.is_primary() and not resumable
-    if discarded:
-        temporary = temporary.with_name(f'{temporary.name}-{distributed.process_index()}')
+    suffix = f'.tmp-{distributed.process_index()}' if discarded else '.tmp'
+    temporary = directory.with_name(directory.name + suffix)
     if distributed.is_primary() or discarded:
         resumed = _begin(temporary, inputs, resumable)
         logging.info('%s %s', 'resuming' if resumed else 'building', directory)
@@ -263,14 +250,13 @@ def _build(
         _inner_seconds[-1] += seconds
     if discarded:
         shutil.rmtree(temporary)
-    body = {
+    return temporary, {
         'digest': digest(inputs),
         'inputs': inputs,
         'result': to_json(result),
         'seconds': round(seconds - inner, 3),
         'version': __version__,
     }
-    return functools.partial(_finish, directory, temporary, body, damaged)
 
 
 def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) -> bool:
@@ -308,7 +294,9 @@ def _finish(
     for leftover in directory.parent.glob(f'{directory.name}.tmp-*'):
         shutil.rmtree(leftover)  # From other processes that were killed.
     _verified[directory] = lock.current()
-    if damaged and _differs(damaged, manifest):
+    if damaged and damaged['outputs'].keys() != outputs.keys():
+        outputs = damaged['outputs']  # Orbax gives files new names each time.
+    if damaged and (damaged['result'], damaged['outputs']) != (manifest['result'], outputs):
         logging.warning(
             '%s is not bit for bit what it was before the damage: it was rebuilt on another '
             'machine or with another library. The stages built from it stay; remove it to rebuild '
@@ -316,13 +304,6 @@ def _finish(
             directory,
         )
     return manifest
-
-
-def _differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two builds of a stage gave different outputs."""
-    # Orbax gives files new names each time.
-    same_names = before['outputs'].keys() == now['outputs'].keys()
-    return before['result'] != now['result'] or (same_names and before['outputs'] != now['outputs'])
 
 
 def _read_unverified(directory: pathlib.Path) -> dict[str, Any] | None:

@@ -25,11 +25,7 @@ def validate(config: Config) -> None:
 def before_start(config: Config, workdir: pathlib.Path) -> None:
     """Checks a config and the devices, files and local checkpoints that it names.
 
-    Reads no weights; `before_work` checks the checkpoints of the hub.
-
-    Args:
-        config: The resolved config.
-        workdir: Workdir of the run, which need not exist.
+    Reads no weights; `before_work` checks the checkpoints of the hub. The workdir need not exist.
 
     Raises:
         ValueError: naming everything that is wrong.

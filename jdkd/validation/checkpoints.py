@@ -11,21 +11,15 @@ from jdkd.validation.errors import catch
 
 
 def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
-    """Errors of the checkpoints of encoders; reads no weights.
+    """Errors of the checkpoints of encoders, whose specs are given by config field.
 
-    Args:
-        specs: Encoder specs by their config field.
-        fetch: Whether to fetch checkpoints from the hub; otherwise they are skipped.
+    Reads no weights. With `fetch`, fetches checkpoints from the hub; otherwise skips them.
     """
     for field, spec in specs.items():
-        towers = {
-            'weights': (spec.weights, spec.revision),
-            'query_weights': (spec.query_weights, spec.query_revision),
-        }
-        for key, (name, revision) in towers.items():
-            if name is None:
-                continue
-            prefix = field if key == 'weights' else f'{field}.{key}'
+        towers = {field: (spec.weights, spec.revision)}
+        if spec.query_weights is not None:
+            towers[f'{field}.query_weights'] = spec.query_weights, spec.query_revision
+        for prefix, (name, revision) in towers.items():
             try:
                 directory = weights.local(name)
                 if directory is None and fetch:

@@ -1,6 +1,5 @@
 """Checks each config field by itself: ranges, options, schedules, names of measures."""
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -24,11 +23,9 @@ def errors(config: Config) -> Iterator[str]:
         yield f"compare='{config.compare}' is not among measures={config.measures}; add it."
     lowest = dict.fromkeys(schedules.WEIGHTS, 0.0) | dict.fromkeys(schedules.TEMPERATURES, 1e-3)
     for name, low in lowest.items():
-        schedule = getattr(config.loss, name)
-        yield from catch(functools.partial(schedules.check, f'loss.{name}', schedule, low=low))
+        yield from catch(schedules.check, f'loss.{name}', getattr(config.loss, name), low=low)
     share = config.self_paced.share
-    check = functools.partial(schedules.check, 'self_paced.share', share, low=1e-3, high=1)
-    yield from catch(check)
+    yield from catch(schedules.check, 'self_paced.share', share, low=1e-3, high=1)
     yield from _share_errors('dark.splice', config.dark.splice)
     yield from _share_errors('dark.mask', config.dark.mask)
     yield from index_errors(config)

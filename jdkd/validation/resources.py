@@ -18,8 +18,7 @@ from jdkd.validation.errors import catch
 
 def device_errors(config: Config) -> Iterator[str]:
     """Errors of a mesh that does not match the devices, or of batches that it does not divide."""
-    errors = list(mesh_errors(config))
-    if errors:
+    if errors := list(mesh_errors(config)):
         yield from errors
         return
     ways = meshes.make_mesh(config.mesh.data, config.mesh.model).shape['data']
@@ -55,11 +54,10 @@ def score_file_errors(config: Config, workdir: pathlib.Path) -> Iterator[str]:
     """Errors of score files that are missing and were not imported before."""
     for name in roles.used(config):
         spec = config.systems.get(name)
-        if not isinstance(spec, ScoresSpec):
-            continue
         imported = workdir / f'systems/{name}/scores' / stages.MANIFEST
-        if not imported.exists() and not pathlib.Path(spec.path).is_file():
-            yield f'systems.{name}.path={spec.path!r}: there is no such file.'
+        if isinstance(spec, ScoresSpec) and not imported.exists():
+            if not pathlib.Path(spec.path).is_file():
+                yield f'systems.{name}.path={spec.path!r}: there is no such file.'
 
 
 def collection_errors(run: Run) -> Iterator[str]:
@@ -83,7 +81,8 @@ def collection_errors(run: Run) -> Iterator[str]:
                 f'{field}.batch_size={training.batch_size} is more than four times the {labelled} '
                 'labelled train queries; lower it.'
             )
-    if labelled < len(run.train) and not _learns_without_labels(config):
+    from_assistants = config.assistants and (config.loss.assistant or config.loss.in_batch)
+    if labelled < len(run.train) and not (config.loss.teacher or from_assistants):
         yield (
             f'{len(run.train) - labelled} of the {len(run.train)} train queries have no positive, '
             'and no term of the loss learns without; set collection.unlabelled=skip, or '
@@ -114,11 +113,6 @@ def disk_errors(run: Run) -> Iterator[str]:
             f'has {_size(free)} free; free some, choose another --workdir, or set '
             'index.store=bfloat16, fewer rounds or a smaller depth.'
         )
-
-
-def _learns_without_labels(config: Config) -> bool:
-    loss = config.loss
-    return bool(loss.teacher or (config.assistants and (loss.assistant or loss.in_batch)))
 
 
 def _size(size: int) -> str:

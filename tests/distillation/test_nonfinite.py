@@ -13,7 +13,7 @@ from jdkd.distillation.train_loop import evaluate, train_loop
 from jdkd.distillation.trainer import make_trainer as make
 from jdkd.lists import loader
 from jdkd.runtime import mesh as meshes
-from jdkd.runtime.checkpoint import Checkpoints
+from jdkd.runtime.checkpoint import Checkpoints, restore_state
 from tests.helpers.lists import (
     SCALE,
     fresh_params,
@@ -77,9 +77,10 @@ def fit(tmp_path, trainer, source, steps=STEPS):
 
 def kept(tmp_path, trainer):
     """The checkpoints, by step."""
-    with Checkpoints(tmp_path / 'checkpoints') as saved:
+    directory = tmp_path / 'checkpoints'
+    with Checkpoints(directory) as saved:
         steps_kept = saved._manager.all_steps()
-        return {s: jax.device_get(saved.restore(s, trainer.abstract)) for s in steps_kept}
+    return {s: jax.device_get(restore_state(directory, s, trainer.abstract)) for s in steps_kept}
 
 
 def test_a_score_stops_the_step_and_names_the_lists(tmp_path):
