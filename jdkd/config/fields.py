@@ -7,10 +7,8 @@ from jdkd.config.schema import Schedule, Section, field
 
 DTYPES = ('float32', 'bfloat16')
 ON_ERROR = ('stop', 'skip')
-REMATERIALISATION = ('none', 'dots', 'full')
 SCALE = 'logits per unit of score; None: fitted to the labels of D_eval'
 ENCODERS = ('dual_encoder', 'cross_encoder')
-POOLINGS = ('mean', 'cls', 'max')
 
 
 class OptimizerConfig(Section):
@@ -49,7 +47,7 @@ class EncoderFields(Section):
         "None: the checkpoint's width and weights",
         'at least 1',
     )
-    pooling: str | None = field(None, 'None: as the checkpoint says', (None, *POOLINGS))
+    pooling: str | None = field(None, 'None: as the checkpoint says', (None, 'mean', 'cls', 'max'))
     normalize: bool | None = field(None, 'to unit length; None: as the checkpoint says')
     head: str | None = field(
         None,
@@ -75,7 +73,9 @@ class EncoderSpec(EncoderFields):
     scale: float | None = field(None, SCALE, 'above 0')
     dropout: float = field(0.0, 'in training', 'at least 0 and below 1')
     remat: str = field(
-        'none', 'rematerialisation: dots keeps matrix products, full nothing', REMATERIALISATION
+        'none',
+        'rematerialisation: dots keeps matrix products, full nothing',
+        ('none', 'dots', 'full'),
     )
     train: FineTuningConfig = field(FineTuningConfig, 'fine-tuning on the labels')
 

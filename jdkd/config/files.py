@@ -90,8 +90,7 @@ def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
         ]
         if not changed:
             return
-        held = lock.current()
-        if not (held and held.update):
+        if not ((held := lock.current()) and held.update):
             more = f' and {len(changed) - 3} more fields' if len(changed) > 3 else ''
             raise ValueError(
                 f'{workdir} holds a run of another config ({"; ".join(changed[:3])}{more}); '

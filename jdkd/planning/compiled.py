@@ -12,9 +12,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 _BYTES = {f'{kind}{bits}': bits // 8 for kind in 'suf' for bits in (8, 16, 32, 64)}
 _BYTES |= {'pred': 1, 'bf16': 2, 'c64': 8}
-_KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _COLLECTIVE = re.compile(
-    rf'= (?P<shape>\(.*?\)|\S+) (?P<kind>{"|".join(_KINDS)})(?P<start>-start)?\(.*'
+    r'= (?P<shape>\(.*?\)|\S+) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|'
+    r'collective-permute)(?P<start>-start)?\(.*'
 )
 _CHANNEL = re.compile(r'channel_id=(\d+)')
 _GROUP_LIST = re.compile(r'replica_groups=\{\{([\d,]*)\}')  # {{0,1,2,3},{4,5,6,7}}

@@ -85,9 +85,12 @@ def _measure_imported(config: Config, workdir: pathlib.Path, mesh: Mesh) -> Corp
         return TOKENS_PER_WORD * float(np.mean(count_words(texts, SAMPLE))) + 2
 
     return CorpusSize(
-        *(len(texts) for texts in (run.passages, run.train, run.held_out, run.test)),
-        config.plan.passage_tokens or mean_tokens(run.passages),
-        config.plan.query_tokens or mean_tokens(run.train.texts),
+        passages=len(run.passages),
+        train=len(run.train),
+        held_out=len(run.held_out),
+        test=len(run.test),
+        passage_tokens=config.plan.passage_tokens or mean_tokens(run.passages),
+        query_tokens=config.plan.query_tokens or mean_tokens(run.train.texts),
     )
 
 

@@ -52,12 +52,11 @@ def estimate(
         field: sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
         for field, (_, shapes) in models.items()
     }
-
     # Specs with the same tokenizer and length share a token store.
-    stores = {
-        (s.weights, s.passage_length, s.passage_prefix): s for s in encoders.values()
-    }.values()
-    tokens = [np.minimum(TOKENS_PER_WORD * words + 2, s.passage_length).mean() for s in stores]
+    stores = [(s.weights, s.passage_length, s.passage_prefix) for s in encoders.values()]
+    tokens = [
+        np.minimum(TOKENS_PER_WORD * words + 2, n).mean() for _, n, _ in dict.fromkeys(stores)
+    ]
     # The student is embedded before the first round and after each.
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
     embeddings['student'] = config.rounds + 1

@@ -22,7 +22,6 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     """Compiles the step of every phase of a run for a topology and multiplies.
 
     Args:
-        config: Config of the run.
         topology: For example `v5e:2x4`, or `local`; see `chips.find_devices`.
         workdir: Gets the plan as `plan.json`; None to write nothing.
 
@@ -54,10 +53,8 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     }
     hours = [phase['hours'] for phase in phases]
     if None not in hours:
-        plan['hours'] = sum(hours)
-        plan['chip_hours'] = mesh.size * sum(hours)
-    words = size.passage_words()
-    plan['disk'] = disk.estimate(config, size.passages, size.queries, words, models)
+        plan |= {'hours': sum(hours), 'chip_hours': mesh.size * sum(hours)}
+    plan['disk'] = disk.estimate(config, size.passages, size.queries, size.passage_words(), models)
     plan['host'] = _host_memory(config, size, models)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from jdkd.runtime import mesh as meshes
 _BATCHES = 8  # Batches that the row layout is made for.
 
 
-def train_student(config, model: Any, params: Any, mesh: Mesh, size: CorpusSize) -> Traced:
+def train_student(config, model, params, mesh: Mesh, size: CorpusSize) -> Traced:
     """Traces the student's train step."""
     trainer = make_trainer(Objective.of_student(config), mesh=mesh, model=model, params=params)
     dark = config.dark.reinforced + config.dark.noisy if config.loss.dark else 0
@@ -32,9 +32,7 @@ def train_student(config, model: Any, params: Any, mesh: Mesh, size: CorpusSize)
     return _trace_training(trainer, model, batch, lengths, queries)
 
 
-def train_from_labels(
-    config, spec, model: Any, params: Any, mesh: Mesh, size: CorpusSize
-) -> Traced:
+def train_from_labels(config, spec, model, params, mesh: Mesh, size: CorpusSize) -> Traced:
     """Traces the train step of a system that is fine-tuned from labels."""
     trainer = make_trainer(Objective.of_labels(config, spec), mesh=mesh, model=model, params=params)
     B, N = spec.train.batch_size, 1 + spec.train.hard_negatives
@@ -106,9 +104,7 @@ def student_batch(
     return batch
 
 
-def _list_batch(
-    rows: packing.RowSpec, lengths: np.ndarray, originals: int, sharding
-) -> dict[str, Any]:
+def _list_batch(rows: packing.RowSpec, lengths: np.ndarray, originals: int, sharding) -> dict:
     """Shapes of the arrays that batches have for every model."""
     _, B, N = lengths.shape
     layout = packing.fit_layout(lengths, rows)

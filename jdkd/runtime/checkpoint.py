@@ -11,7 +11,7 @@ from absl import logging
 from jdkd.runtime import distributed, files
 
 
-class Checkpoints(contextlib.AbstractContextManager):
+class Checkpoints(contextlib.AbstractContextManager['Checkpoints']):
     """The checkpoints of one training, in a directory of its stage.
 
     The newest two are kept until training ends. A checkpoint that is damaged, or that a kill left

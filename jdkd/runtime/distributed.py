@@ -126,10 +126,11 @@ def from_primary(
         decide: Runs on process 0 as if that were the only process, so that stages inside it are
             built there alone. It must not run computations on all devices. Returns a JSON value.
         name: Names the decision in the log of the processes that wait for it.
-        writes: Files that `decide` leaves behind; the others wait for them with `await_files`.
+        writes: Files that `decide` leaves behind; the other processes wait until they see them.
 
     Raises:
         Exception: whatever `decide` raises; a RuntimeError with its message on other processes.
+        TimeoutError: see `await_files`.
     """
     if process_count() == 1:
         return decide()

@@ -80,8 +80,8 @@ def checksums(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     files = [p for p in files if not p.name.endswith(SEAL)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         return {
-            '' if p == path else str(p.relative_to(path)): {'size': p.stat().st_size, 'sha256': sum}
-            for p, sum in zip(files, threads.map(sha256, files), strict=True)
+            '' if p == path else str(p.relative_to(path)): {'size': p.stat().st_size, 'sha256': sha}
+            for p, sha in zip(files, threads.map(sha256, files), strict=True)
         }
 
 

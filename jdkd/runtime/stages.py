@@ -82,7 +82,6 @@ def build_stage(
     `distributed.from_primary`.
 
     Args:
-        directory: Directory of the stage.
         inputs: Config fields and digests of earlier stages that determine its contents.
         build: Writes into the empty directory that it is given; returns JSON or None.
         resumable: Whether `build` continues in the directory that a stopped call with the same
@@ -96,7 +95,6 @@ def build_stage(
         ValueError: if the stage has other inputs and must not be updated, or is of a newer version.
         DamagedError: if it is damaged and this process does not hold the workdir.
     """
-    directory = pathlib.Path(directory)
     inputs = {'format': FORMAT, **to_json(inputs)}
     manifest, damaged = distributed.from_primary(
         lambda: _find_reusable(directory, inputs), f'{directory}: reusable'
@@ -149,7 +147,6 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
     Raises:
         DamagedError: if the stage is damaged.
     """
-    directory = pathlib.Path(directory)
 
     def read():
         try:
@@ -176,10 +173,7 @@ def read_seconds(workdir: pathlib.Path) -> dict[str, float]:
 def _find_reusable(
     directory: pathlib.Path, inputs: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Returns the manifests of an intact and of a damaged stage with these inputs, if any.
-
-    Sets a damaged stage, or one with other inputs, aside.
-    """
+    """Manifests of the intact and the damaged stage, if any; sets aside what cannot be reused."""
     damaged = None
     try:
         manifest = _read_unverified(directory)
@@ -315,10 +309,9 @@ def _read_unverified(directory: pathlib.Path) -> dict[str, Any] | None:
         raise DamagedError(f'{path} is missing')
     try:
         manifest = read_json(path)
+        sha256, old = manifest.pop('sha256', None), manifest['inputs']['format'] < 3
         # Formats before 3 have no checksum.
-        if manifest['inputs']['format'] < 3 and 'sha256' not in manifest:
-            return manifest
-        if manifest.pop('sha256') != digest(manifest):
+        if sha256 != digest(manifest) and not (old and sha256 is None):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError(f'{path} is damaged: its contents have changed') from None
