@@ -62,7 +62,7 @@ class Test:
             command += ['--config=configs/eval.py', f'--config.model={model}']
             command += [f'--config.{field}={value}' for field, value in overrides.items()]
             subprocess.run([*command, f'--workdir={self.workdir / "eval"}'], check=True)
-            found = measures.load_per_query(self._built(self.split), zero_shot.MODEL)
+            found = measures.load(self._built(self.split), zero_shot.MODEL)
             kept.parent.mkdir(parents=True, exist_ok=True)
             stages.write_json(kept, {'asked': asked, 'per_query': found})
             files.remove(self.workdir / 'eval/replaced')
@@ -80,7 +80,7 @@ class Test:
 def of_run(test: Test | None, name: str, workdir: pathlib.Path) -> PerQuery:
     """What a finished run's student is worth; None for the test of the run itself."""
     if test is None:
-        return measures.load_per_query(workdir / 'test', STUDENT)
+        return measures.load(workdir / 'test', STUDENT)
     return test.measure(name, workdir / STUDENT, configs.load(workdir))
 
 

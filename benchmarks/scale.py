@@ -130,7 +130,7 @@ def _bm25(root: pathlib.Path, corpus: Corpus, result: dict) -> None:
     terms = model.query_terms(queries)
     lists = np.random.default_rng(0).integers(0, len(corpus), (len(queries), 24))
     with measure.peak(result, 'bm25_score_lists'):
-        model.list_scores(terms, lists)
+        model.passage_scores(terms, lists)
     result['bm25_search']['queries'] = result['bm25_score_lists']['lists'] = len(queries)
     files = sum(p.stat().st_size for p in (root / 'bm25').rglob('*') if p.is_file())
     result['bm25_build'] |= {

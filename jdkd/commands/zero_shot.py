@@ -250,7 +250,7 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
     for name, file in ((FIRST, 'bm25.trec'), (MODEL, 'run.trec')):
         ranked = trec.from_ranking(rankings[name], run.test.ids, run.collection.passage_ids)
         trec.write(run.workdir / file, ranked, name)
-    ours, theirs = (evaluation.load_per_query(run.workdir / 'test', n) for n in (MODEL, FIRST))
+    ours, theirs = (evaluation.load(run.workdir / 'test', n) for n in (MODEL, FIRST))
     differences = {FIRST: significance.paired_tests(ours, theirs)}
     if against:
         other = measuring.measure_file(run, against, run.test)

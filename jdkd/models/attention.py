@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -15,7 +16,7 @@ def attention(
     key: Float[Array, 'batch length heads size'],
     value: Float[Array, 'batch length heads size'],
     *,
-    segments: Int[Array, 'batch length'],
+    segments: Int[Array | np.ndarray, 'batch length'],
     packed: bool,
     bias: Float[Array, '#batch heads length length'] | None = None,
     scale: float,
@@ -30,14 +31,9 @@ def attention(
     differs only by rounding. All else is `jax.nn.dot_product_attention`.
 
     Args:
-        query: Queries.
-        key: Keys.
-        value: Values.
         segments: int32; 0 for padding, above 0 the index of the token's text in its row.
-        packed: Whether rows hold several texts, so that tokens attend within their own text only.
-            Otherwise every token attends to all real tokens of the row.
+        packed: Whether tokens attend within their own text only, not to all real tokens of the row.
         bias: float32, added to the logits.
-        scale: Factor on the products.
         window: Number of tokens to either side that a token attends to; None for all.
 
     Returns:
@@ -87,11 +83,8 @@ def _fused(query, key, value, segments, *, packed, scale):
     def local(query, key, value, segments):
         shape = query.shape
         query, key, value = (x.reshape(*shape[:2], -1) for x in (query, key, value))
-        if packed:
-            query_segments = key_segments = segments
-        else:
-            query_segments = jnp.ones_like(segments)
-            key_segments = (segments > 0).astype(jnp.int32)
+        query_segments = segments if packed else jnp.ones_like(segments)
+        key_segments = segments if packed else (segments > 0).astype(jnp.int32)
         attended = fused_attention.fused_attention(
             query, key, value, query_segments, key_segments, shape[3], scale
         )

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import numbers
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +22,7 @@ ACTIVATIONS = {
     'silu': nn.silu,
     'tanh': jnp.tanh,
 }
+Layers = Sequence[int | str] | str | None  # To keep of a checkpoint; see `pick_layers`.
 REMAT = ('none', 'dots', 'full')
 _MAX_SIZE = 2**24  # Checkpoints are not trusted; products of sizes must fit 64 bits.
 
@@ -32,14 +32,10 @@ class RelativeBias:
     """A learned logit bias per head and bucket of distances, shared by all layers.
 
     From T5 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683), as used by MPNet.
-
-    Attributes:
-        num_buckets: Half of them are for keys before the query, half for keys after it.
-        max_distance: Distances from here on share the last bucket.
     """
 
-    num_buckets: int = 32
-    max_distance: int = 128
+    num_buckets: int = 32  # Half are for keys before the query, half for keys after it.
+    max_distance: int = 128  # Distances from here on share the last bucket.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +43,14 @@ class Disentangled:
     """Logits between contents and relative positions (He et al. 2021, DeBERTa).
 
     See https://arxiv.org/abs/2006.03654 and, for the buckets, https://arxiv.org/abs/2111.09543.
-
-    Attributes:
-        num_buckets: Buckets of distances on each side of the query; 0 for one per distance.
-        max_distance: Distances are clipped to this.
-        terms: The terms to add, out of 'c2p' (the query's content to positions) and 'p2c'
-            (positions to the key's content).
-        share_key: Whether positions use the query and key projections of the contents.
-        norm: Whether position embeddings are layer-normalised.
     """
 
-    num_buckets: int = 0
-    max_distance: int = 512
+    num_buckets: int = 0  # On each side of the query; 0 for one bucket per distance.
+    max_distance: int = 512  # Distances are clipped to this.
+    # Out of 'c2p' (the query's content to positions) and 'p2c' (positions to the key's content).
     terms: tuple[str, ...] = ()
-    share_key: bool = False
-    norm: bool = False
+    share_key: bool = False  # Whether positions use the query and key projections of the contents.
+    norm: bool = False  # Whether position embeddings are layer-normalised.
 
     @property
     def span(self) -> int:
@@ -69,101 +58,60 @@ class Disentangled:
         return self.num_buckets or self.max_distance
 
     def __post_init__(self):
-        _check_numbers(self, positive=('max_distance',))
+        _check_numbers(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Rotates queries and keys by their positions (Su et al. 2021).
+    """Rotates queries and keys by position (Su et al. 2021, https://arxiv.org/abs/2104.09864)."""
 
-    See https://arxiv.org/abs/2104.09864.
-
-    Attributes:
-        theta: Longest wavelength / 2 pi, in layers that attend everywhere.
-        local_theta: The same in layers that attend in a window.
-    """
-
-    theta: float = 160_000.0
-    local_theta: float = 10_000.0
+    theta: float = 160_000.0  # Longest wavelength / 2 pi, in layers that attend everywhere.
+    local_theta: float = 10_000.0  # The same in layers that attend in a window.
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and choices of one encoder; the defaults are BERT's.
-
-    Attributes:
-        vocab_size: Rows of the word embedding.
-        hidden_size: D.
-        num_layers: Number of attention and feed-forward blocks.
-        num_heads: H; divides `hidden_size`.
-        intermediate_size: Width of the feed-forward layers.
-        max_positions: Maximum row length in tokens.
-        type_vocab_size: Number of token types (segments); 0 if the family has none.
-        layer_norm_eps: Added to the variance in layer norms.
-        activation: A key of `ACTIVATIONS`; 'gelu' is the exact one (erf).
-        pad_id: Id of the padding token.
-        embedding_size: Width of the embeddings if they are projected to D; None for D.
-        project_first: Whether that projection precedes the norm of the embeddings and has no bias
-            (DeBERTa), or follows it (ELECTRA).
-        position_embeddings: Whether absolute positions have learned embeddings.
-        position_offset: Rows of that table before the first position.
-        relative: How attention uses relative positions, if at all.
-        use_bias: Whether dense layers and norms have biases.
-        norm_first: Whether norms precede each residual branch (except the first, which follows the
-            norm of the embeddings), with one more after the last layer; else they follow each sum.
-        gated: Whether the feed-forward layers multiply the activation by a second projection
-            (Shazeer 2020, https://arxiv.org/abs/2002.05202).
-        local_layers: Indices of layers that attend only in a window.
-        window: Tokens in that window to each side of the query.
-        head_pooling: 'cls' or 'mean': the state that the family's sequence classifier reads.
-        head_activation: Activation after that classifier's first dense layer.
-        dropout: Rate in training, on the embeddings and each residual branch. Attention
-            probabilities are never dropped, so that fused kernels remain possible.
-        dtype: 'float32' or 'bfloat16', in which matrix products run.
-        remat: Rematerialisation: 'none' keeps everything for the backward pass, 'dots' keeps
-            products with weights, 'full' keeps only the inputs of layers.
-        family: The key of `families.FAMILIES` that names the tensors in a checkpoint.
-    """
+    """Sizes and choices of one encoder; the defaults are BERT's."""
 
     vocab_size: int
-    hidden_size: int
+    hidden_size: int  # D
     num_layers: int
-    num_heads: int
-    intermediate_size: int
-    max_positions: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    activation: str = 'gelu'
+    num_heads: int  # H; divides `hidden_size`.
+    intermediate_size: int  # Width of the feed-forward layers.
+    max_positions: int = 512  # Maximum row length in tokens.
+    type_vocab_size: int = 2  # Number of token types (segments); 0 if the family has none.
+    layer_norm_eps: float = 1e-12  # Added to the variance.
+    activation: str = 'gelu'  # A key of `ACTIVATIONS`; 'gelu' is the exact one (erf).
     pad_id: int = 0
-    embedding_size: int | None = None
+    embedding_size: int | None = None  # Width of embeddings that are projected to D; None for D.
+    # Whether that projection precedes the norm of the embeddings and has no bias (DeBERTa), or
+    # follows it (ELECTRA).
     project_first: bool = False
-    position_embeddings: bool = True
-    position_offset: int = 0
-    relative: RelativeBias | Disentangled | Rotary | None = None
-    use_bias: bool = True
+    position_embeddings: bool = True  # Whether absolute positions have learned embeddings.
+    position_offset: int = 0  # Rows of that table before the first position.
+    relative: RelativeBias | Disentangled | Rotary | None = None  # Positions in attention.
+    use_bias: bool = True  # In dense layers and norms.
+    # Whether norms precede each residual branch (except the first, which follows the norm of the
+    # embeddings), with one more after the last layer; else they follow each sum.
     norm_first: bool = False
+    # Whether the feed-forward layers multiply the activation by a second projection (Shazeer 2020,
+    # https://arxiv.org/abs/2002.05202).
     gated: bool = False
-    local_layers: tuple[int, ...] = ()
-    window: int = 64
-    head_pooling: str = 'cls'
-    head_activation: str = 'tanh'
+    local_layers: tuple[int, ...] = ()  # Indices of layers that attend only in a window.
+    window: int = 64  # Tokens in that window to each side of the query.
+    head_pooling: str = 'cls'  # Or 'mean': the state that the family's sequence classifier reads.
+    head_activation: str = 'tanh'  # After that classifier's first dense layer.
+    # Rate in training, on the embeddings and each residual branch. Attention probabilities are
+    # never dropped, so that fused kernels remain possible.
     dropout: float = 0.0
-    dtype: str = 'float32'
+    dtype: str = 'float32'  # Or 'bfloat16', in which matrix products run.
+    # Rematerialisation: 'none' keeps everything for the backward pass, 'dots' keeps products with
+    # weights, 'full' keeps only the inputs of layers.
     remat: str = 'none'
-    family: str = 'bert'
+    family: str = 'bert'  # Key of `families.FAMILIES`, which names the tensors in a checkpoint.
 
     def __post_init__(self):
-        _check_numbers(
-            self,
-            positive=(
-                'vocab_size',
-                'hidden_size',
-                'num_layers',
-                'num_heads',
-                'intermediate_size',
-                'max_positions',
-            ),
-        )
+        _check_numbers(self)
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f'num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; '
@@ -173,6 +121,7 @@ class TransformerConfig:
             ('activation', ACTIVATIONS),
             ('head_activation', ACTIVATIONS),
             ('head_pooling', ('cls', 'mean')),
+            ('dtype', ('float32', 'bfloat16')),
             ('remat', REMAT),
         ):
             if getattr(self, field) not in supported:
@@ -180,8 +129,6 @@ class TransformerConfig:
                     f'{field}={shown(getattr(self, field))} is not supported; use one of '
                     f'{", ".join(supported)}.'
                 )
-        if self.dtype not in ('float32', 'bfloat16'):
-            raise ValueError(f'dtype={self.dtype!r} is not supported; use float32 or bfloat16.')
 
     @property
     def head_size(self) -> int:
@@ -189,17 +136,12 @@ class TransformerConfig:
 
 
 def pick_layers(
-    config: TransformerConfig, layers: Sequence[int | str] | str | None
+    config: TransformerConfig, layers: Layers
 ) -> tuple[TransformerConfig, tuple[int, ...]]:
-    """Selects layers of a checkpoint.
+    """Returns the config of some layers of a checkpoint, and their indices in it.
 
-    Args:
-        config: Config of the checkpoint.
-        layers: Indices to keep, from 0, in this order; or 'first:3', or 'even:3' for three evenly
-            spaced from the first to the last; None for all.
-
-    Returns:
-        The config of the selection and the indices of its layers in the checkpoint.
+    `layers` are indices to keep, from 0, in this order; or 'first:3', or 'even:3' for three evenly
+    spaced from the first to the last; None for all.
 
     Raises:
         ValueError: if the checkpoint has no such layers, or its family does not work with them.
@@ -240,16 +182,17 @@ def _layer_indices(layers: Sequence[int | str] | str, num_layers: int) -> tuple[
     return tuple(round(x) for x in np.linspace(0, num_layers - 1, count).tolist())
 
 
-def _check_numbers(config: Any, positive: Sequence[str]) -> None:
+def _check_numbers(config: Any) -> None:
     """Checks that ints are integers within bounds and that floats are finite and not negative."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.type is int:
-            low = int(field.name in positive)
-            valid = isinstance(value, numbers.Integral) and low <= value <= _MAX_SIZE
+            # Sizes without a default and upper limits must be positive.
+            low = int(field.default is dataclasses.MISSING or field.name.startswith('max_'))
+            valid = isinstance(value, int | np.integer) and low <= value <= _MAX_SIZE
             expected = f'an integer from {low} to {_MAX_SIZE}'
         elif field.type is float:
-            valid = isinstance(value, numbers.Real) and 0 <= value < math.inf
+            valid = isinstance(value, int | float | np.number) and 0 <= value < math.inf
             expected = 'a number that is not negative'
         else:
             continue

@@ -1,7 +1,6 @@
 """The cross-encoder: reads a query and a passage together and scores their relevance."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -9,11 +8,12 @@ from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import (
+    INITIALIZER,
     Dropout,
     RowNumbers,
     TokenArray,
     Transformer,
-    flat_shapes,
+    init_shapes,
     layer_norm,
     real_tokens,
 )
@@ -24,27 +24,19 @@ HEADS = ('cosine', 'linear')
 class CrossEncoder(nn.Module):
     """Scores rows of a query and a passage, as built by `join_pairs`.
 
-    Attributes:
-        transformer: Config of the encoder.
-        head: 'linear' is the head of the family's `*ForSequenceClassification`, for checkpoints
-            trained with one. 'cosine' is a learned scale times the cosine between the mean query
-            state and the mean passage state (special tokens included) plus a learned bias: if the
-            encoder comes from a dual-encoder, it ranks well before the first step, and each text
-            sees the other in every layer.
-        num_labels: Outputs of the linear head.
+    Head 'linear' is that of the family's `*ForSequenceClassification`, for checkpoints trained with
+    one. 'cosine' is a learned scale times the cosine between the mean query state and the mean
+    passage state (special tokens included) plus a learned bias: if the encoder comes from a
+    dual-encoder, it ranks well before the first step, and each text sees the other in every layer.
     """
 
     transformer: TransformerConfig
     head: str = 'cosine'
-    num_labels: int = 1
+    num_labels: int = 1  # Outputs of the linear head.
 
     @nn.compact
     def __call__(
-        self,
-        tokens: TokenArray,
-        token_types: TokenArray,
-        *,
-        dropout_rows: RowNumbers | None = None,
+        self, tokens: TokenArray, token_types: TokenArray, *, dropout_rows: RowNumbers | None = None
     ) -> Float[Array, ' batch'] | Float[Array, 'batch {self.num_labels}']:
         """Scores each row.
 
@@ -94,30 +86,20 @@ class CrossEncoder(nn.Module):
         def dense(features, name, use_bias=True):
             # In float32, since bfloat16 logits would tie.
             return nn.Dense(
-                features,
-                dtype=jnp.float32,
-                use_bias=use_bias,
-                kernel_init=nn.initializers.normal(0.02),
-                name=name,
+                features, dtype=jnp.float32, use_bias=use_bias, kernel_init=INITIALIZER, name=name
             )
-
-        def dropout(x):
-            return Dropout(config.dropout)(x, dropout_rows)
 
         x = mean_pool(states, mask) if config.head_pooling == 'mean' else states[:, 0]
         if FAMILIES[config.family].dropout_first:
-            x = dropout(x)
+            x = Dropout(config.dropout)(x, dropout_rows)
         x = dense(config.hidden_size, 'pooler', config.use_bias)(x)
         x = ACTIVATIONS[config.head_activation](x)
         if config.norm_first:
             x = layer_norm(config, 'pooler_norm')(x)
-        return dense(self.num_labels, 'classifier')(dropout(x))
+        return dense(self.num_labels, 'classifier')(Dropout(config.dropout)(x, dropout_rows))
 
 
 def head_shapes(config: TransformerConfig, num_labels: int) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each parameter of the linear head by path, as `classifier/kernel`."""
-    model = CrossEncoder(config, 'linear', num_labels)
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)['params']
-    del params['transformer']
-    return flat_shapes(params)
+    shapes = init_shapes(CrossEncoder(config, 'linear', num_labels))
+    return {k: shape for k, shape in shapes.items() if not k.startswith('transformer/')}

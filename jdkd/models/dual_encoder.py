@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
-from jdkd.models.transformer import RowNumbers, TokenArray, Transformer, real_tokens
+from jdkd.models.transformer import INITIALIZER, RowNumbers, TokenArray, Transformer, real_tokens
 
 POOLINGS = ('mean', 'cls', 'max')
 # Activations of a projection: those that torch has as modules, and none.
@@ -22,17 +22,11 @@ PROJECTION_ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """A dense layer between pooling and normalisation, as `Dense` of sentence-transformers.
+    """A dense layer between pooling and normalisation, as `Dense` of sentence-transformers."""
 
-    Attributes:
-        out_dim: Dimensions of the embeddings.
-        bias: Whether the layer has a bias.
-        activation: A key of `PROJECTION_ACTIVATIONS`.
-    """
-
-    out_dim: int
+    out_dim: int  # Dimensions of the embeddings.
     bias: bool = True
-    activation: str = 'identity'
+    activation: str = 'identity'  # A key of `PROJECTION_ACTIVATIONS`.
 
     def __post_init__(self):
         if self.activation not in PROJECTION_ACTIVATIONS:
@@ -65,15 +59,9 @@ def pool_segments(
     where: Bool[Array, 'batch texts length'],
     pooling: str,
 ) -> Float[Array, 'batch texts hidden']:
-    """Pools each of several texts in a row, in float32.
+    """Pools finite states of each of several texts in a row, in float32; see `DualEncoder`.
 
-    Args:
-        states: Finite token states.
-        where: The tokens of each text.
-        pooling: See `DualEncoder`.
-
-    Returns:
-        Pooled states; zeros for a text without tokens.
+    `where` selects the tokens of each text. A text without tokens gives zeros.
     """
     if pooling == 'max':
         return jnp.stack([max_pool(states, w) for w in jnp.unstack(where, axis=1)], axis=1)
@@ -100,29 +88,19 @@ def safe_normalize(x: Float[Array, '*batch dim']) -> Float[Array, '*batch dim']:
 
 
 def tower(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Returns the parameters that embed queries or passages.
+    """Returns the parameters that embed texts of kind `name`, 'query' or 'passage'.
 
-    Args:
-        params: Parameters of one `DualEncoder` for both, or of untied towers:
-            `{'query': ..., 'passage': ...}`.
-        name: 'query' or 'passage'.
+    `params` are those of one `DualEncoder`, or of untied towers `{'query': ..., 'passage': ...}`.
     """
     return params.get(name, params)
 
 
 class DualEncoder(nn.Module):
-    """One encoder for queries and passages; untied towers are two sets of its parameters.
-
-    Attributes:
-        transformer: Config of the encoder.
-        pooling: 'mean' or 'max' over all tokens, special ones included, or 'cls' for the first.
-        normalize: Whether embeddings have unit length, so that scores are cosines.
-        projection: A dense layer after pooling, if any.
-    """
+    """One encoder for queries and passages; untied towers are two sets of its parameters."""
 
     transformer: TransformerConfig
-    pooling: str = 'mean'
-    normalize: bool = True
+    pooling: str = 'mean'  # Or 'max', over all tokens, special ones included; 'cls' for the first.
+    normalize: bool = True  # Whether embeddings have unit length, so that scores are cosines.
     projection: Projection | None = None
 
     @nn.compact
@@ -172,7 +150,7 @@ class DualEncoder(nn.Module):
                 dtype=jnp.float32,
                 # The default on TPUs is to multiply in bfloat16.
                 precision=jax.lax.Precision.HIGHEST,
-                kernel_init=nn.initializers.normal(0.02),
+                kernel_init=INITIALIZER,
                 name='projection',
             )
             embeddings = PROJECTION_ACTIVATIONS[self.projection.activation](dense(embeddings))

@@ -22,7 +22,6 @@ from jdkd.runtime.checkpoint_files import read_json
 from jdkd.tokens import tokenizer_files
 
 MARKER = 'jdkd_export.json'
-_FORMAT_VERSION = 1
 
 
 def export_sentence_transformer(
@@ -44,13 +43,12 @@ def export_sentence_transformer(
 
     Args:
         directory: The directory; replaced if it is empty or an earlier export.
-        model: The module.
-        params: Its parameters; untied towers (see `dual_encoder.tower`) become a Router.
+        model, params: The module and its parameters; untied towers (see `dual_encoder.tower`)
+            become a Router.
         tokenizer_dir: Directory of the tokenizer files to copy; `max_length` becomes their limit.
         max_length: Maximum length of a text, or pair of texts, in tokens; longer ones are cut.
         model_card: Text of README.md.
-        query_prompt: Text that `encode_query` puts before queries.
-        passage_prompt: Text that `encode_document` puts before passages.
+        query_prompt, passage_prompt: Texts that `encode_query` and `encode_document` put first.
 
     Raises:
         FileExistsError: if the directory holds anything but an export by jdkd.
@@ -75,24 +73,20 @@ def export_sentence_transformer(
     if isinstance(model, CrossEncoder):
         files, encoders = _cross_encoder(model, params), ['']
     else:
-        files, encoders = _dual_encoder(model, params, max_length, query_prompt, passage_prompt)
+        prompts = {'query_prompt': query_prompt, 'passage_prompt': passage_prompt}
+        files, encoders = _dual_encoder(model, params, max_length=max_length, **prompts)
     tokenizer_config = read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
     tokenizer_config |= {'model_max_length': max_length}
-    copies = _tokenizer_files(pathlib.Path(tokenizer_dir))
+    copies = [pathlib.Path(tokenizer_dir, name) for name in tokenizer_files.FILES]
+    copies = [path for path in copies if path.is_file()]
+    if not copies:
+        raise FileNotFoundError(
+            f'{tokenizer_dir} has no tokenizer files ({", ".join(tokenizer_files.FILES)}).'
+        )
     for folder in encoders:
         files |= {os.path.join(folder, file.name): file for file in copies}
         files[os.path.join(folder, 'tokenizer_config.json')] = tokenizer_config
-    _write(target, files | {MARKER: {'format_version': _FORMAT_VERSION}, 'README.md': model_card})
-
-
-def _tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    paths = [pathlib.Path(directory, name) for name in tokenizer_files.FILES]
-    paths = [path for path in paths if path.is_file()]
-    if not paths:
-        raise FileNotFoundError(
-            f'{directory} has no tokenizer files ({", ".join(tokenizer_files.FILES)}).'
-        )
-    return paths
+    _write(target, files | {MARKER: {'format_version': 1}, 'README.md': model_card})
 
 
 def _write(target: pathlib.Path, files: Mapping[str, Any]) -> None:
@@ -123,23 +117,17 @@ def _write(target: pathlib.Path, files: Mapping[str, Any]) -> None:
 
 
 def _dual_encoder(
-    model: DualEncoder,
-    params: Mapping[str, Any],
-    max_length: int,
-    query_prompt: str,
-    passage_prompt: str,
+    model: DualEncoder, params: Mapping[str, Any], **options: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """Returns the files of all modules by path, and the folders of the encoders."""
+    """Returns the files of all modules by path (`modules_json.files`), and encoders' folders."""
     untied = 'transformer' not in params
-    towers = {
-        name: modules_json.folders(model, name if untied else None)
-        for name in (modules_json.ROUTES if untied else ('passage',))
-    }
-    prompts = {'query_prompt': query_prompt, 'passage_prompt': passage_prompt}
-    files = modules_json.files(model, untied=untied, max_length=max_length, **prompts)
-    for name, folders in towers.items():
+    files = modules_json.files(model, untied=untied, **options)
+    encoders = []
+    for name in modules_json.ROUTES if untied else ('passage',):
+        folders = modules_json.folders(model, name if untied else None)
         files |= _tower(model, tower(params, name), folders)
-    return files, [folders['Transformer'] for folders in towers.values()]
+        encoders.append(folders['Transformer'])
+    return files, encoders
 
 
 def _tower(
@@ -156,11 +144,11 @@ def _tower(
         os.path.join(encoder, 'model.safetensors'): _to_tensors(config, params['transformer']),
     }
     if model.projection is not None:
-        shapes = {'projection/kernel': (config.hidden_size, model.projection.out_dim)}
-        if model.projection.bias:
-            shapes['projection/bias'] = (model.projection.out_dim,)
+        width = model.projection.out_dim
+        shapes = {'projection/kernel': (config.hidden_size, width)}
+        bias = {'projection/bias': (width,)} if model.projection.bias else {}
         files[os.path.join(folders['Dense'], 'model.safetensors')] = _stacked(
-            {'projection': params['projection']}, shapes, {'projection': 'linear'}
+            {'projection': params['projection']}, shapes | bias, {'projection': 'linear'}
         )
     return files
 
@@ -205,7 +193,7 @@ def _stacked(
     modules: Mapping[str, str | Slot],
 ) -> dict[str, np.ndarray]:
     """Checks parameters and returns them by their names in `modules`, in that layout, float32."""
-    flat = traverse_util.flatten_dict(jax.device_get(dict(params)), sep='/')
+    flat: dict[str, Any] = traverse_util.flatten_dict(jax.device_get(dict(params)), sep='/')
     actual = {path: np.shape(value) for path, value in flat.items()}
     if actual != shapes:
         path = min(p for p in {**actual, **shapes} if actual.get(p) != shapes.get(p))

@@ -22,43 +22,29 @@ class Slot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Names that a model family uses in Hugging Face checkpoints.
+    """Names that a model family uses in Hugging Face checkpoints."""
 
-    Attributes:
-        architecture: The encoder's class, for config.json.
-        classifier: The sequence classifier's class, whose `head` we read.
-        prefix: Prefix of tensor names in checkpoints of models with a head.
-        modules: Path of our module -> name of theirs, or a `Slot`; `{i}` is the layer.
-        head: The same for `CrossEncoder(head='linear')`, with full names.
-        fields: Field of `TransformerConfig` -> key of config.json.
-        defaults: Further fields of the family's `TransformerConfig`, and values for keys of
-            `fields` that config.json lacks.
-        fixed: Keys of config.json for which only this value is supported.
-        read: Maps config.json to further fields. Raises ValueError for unsupported values.
-        write: Maps the config to further keys of config.json.
-        ignored: Regexes that match the full names of tensors we do not need.
-        unused: Shape, as config fields, of tensors that `architecture` has but embeddings do not
-            need. Exported as zeros, since transformers warns about missing tensors.
-        separators: Number of [SEP] tokens between the two texts of a pair.
-        segments: Whether the second text of a pair has token type 1.
-        dropout_first: Whether the classifier also drops out before its first dense layer.
-    """
-
-    architecture: str
-    classifier: str
-    prefix: str
-    modules: Mapping[str, str | Slot]
-    head: Mapping[str, str]
-    fields: Mapping[str, str]
+    architecture: str  # The encoder's class, for config.json.
+    classifier: str  # The sequence classifier's class, whose `head` we read.
+    prefix: str  # Of tensor names in checkpoints of models with a head.
+    modules: Mapping[str, str | Slot]  # Our path -> their name, or a `Slot`; `{i}` is the layer.
+    head: Mapping[str, str]  # The same for `CrossEncoder(head='linear')`, with full names.
+    fields: Mapping[str, str]  # Field of `TransformerConfig` -> key of config.json.
+    # Further fields of the config, and values for keys of `fields` that config.json lacks.
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Keys of config.json for which only this value is supported.
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Maps config.json to further fields. Raises ValueError for unsupported values.
     read: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda raw: {}
+    # Maps the config to further keys of config.json.
     write: Callable[[TransformerConfig], dict[str, Any]] = lambda config: {}
-    ignored: Sequence[str] = ()
+    ignored: Sequence[str] = ()  # Regexes that match the full names of tensors we do not need.
+    # Shape, as config fields, of tensors that `architecture` has but embeddings do not need.
+    # Exported as zeros, since transformers warns about missing tensors.
     unused: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    separators: int = 1
-    segments: bool = False
-    dropout_first: bool = False
+    separators: int = 1  # Number of [SEP] tokens between the two texts of a pair.
+    segments: bool = False  # Whether the second text of a pair has token type 1.
+    dropout_first: bool = False  # Whether the classifier also drops out before its pooler.
 
 
 _FIELDS = {
@@ -136,7 +122,7 @@ FAMILIES = {
         classifier='DistilBertForSequenceClassification',
         prefix='distilbert.',
         modules={
-            **{key: name for key, name in _MODULES.items() if key.startswith('embeddings/')},
+            **{path: name for path, name in _MODULES.items() if path.startswith('embeddings/')},
             'layer_{i}/attention/query': 'transformer.layer.{i}.attention.q_lin',
             'layer_{i}/attention/key': 'transformer.layer.{i}.attention.k_lin',
             'layer_{i}/attention/value': 'transformer.layer.{i}.attention.v_lin',
@@ -148,14 +134,12 @@ FAMILIES = {
         },
         head={'pooler': 'pre_classifier', 'classifier': 'classifier'},
         fields={
-            'vocab_size': 'vocab_size',
+            **_without(_FIELDS, 'type_vocab_size', 'layer_norm_eps'),
             'hidden_size': 'dim',
             'num_layers': 'n_layers',
             'num_heads': 'n_heads',
             'intermediate_size': 'hidden_dim',
-            'max_positions': 'max_position_embeddings',
             'activation': 'activation',
-            'pad_id': 'pad_token_id',
         },
         defaults={'type_vocab_size': 0, 'head_activation': 'relu'},
         ignored=(*_IGNORED, r'vocab_(transform|layer_norm|projector)\..*'),
@@ -164,9 +148,7 @@ FAMILIES = {
     'roberta': _ROBERTA,
     # Conneau et al. 2020, https://arxiv.org/abs/1911.02116
     'xlm-roberta': dataclasses.replace(
-        _ROBERTA,
-        architecture='XLMRobertaModel',
-        classifier='XLMRobertaForSequenceClassification',
+        _ROBERTA, architecture='XLMRobertaModel', classifier='XLMRobertaForSequenceClassification'
     ),
     # Clark et al. 2020, https://arxiv.org/abs/2003.10555
     'electra': Family(
@@ -184,7 +166,8 @@ FAMILIES = {
         dropout_first=True,
     ),
     # Song et al. 2020, https://arxiv.org/abs/2004.09297
-    'mpnet': Family(
+    'mpnet': dataclasses.replace(
+        _ROBERTA,
         architecture='MPNetModel',
         classifier='MPNetForSequenceClassification',
         prefix='mpnet.',
@@ -197,17 +180,10 @@ FAMILIES = {
             'layer_{i}/attention/output': 'encoder.layer.{i}.attention.attn.o',
             'layer_{i}/attention_norm': 'encoder.layer.{i}.attention.LayerNorm',
         },
-        head=_TWO_LAYER_HEAD,
         fields=_without(_FIELDS, 'max_positions', 'type_vocab_size', 'pad_id'),
         defaults={'type_vocab_size': 0, 'pad_id': 1, 'relative': RelativeBias()},
         # transformers ignores config.json and uses these constants.
         fixed={'relative_attention_num_buckets': 32, 'pad_token_id': 1},
-        read=config_json.read_offset,
-        write=config_json.write_offset,
-        ignored=(*_IGNORED, r'lm_head\..*'),
-        unused=_POOLER,
-        separators=2,
-        dropout_first=True,
     ),
     # He et al. 2021, https://arxiv.org/abs/2006.03654 and https://arxiv.org/abs/2111.09543
     'deberta-v2': Family(
@@ -286,9 +262,7 @@ FAMILIES = {
             'gated': True,
             'head_activation': 'gelu',
         },
-        fixed={
-            key: False for key in ('attention_bias', 'mlp_bias', 'norm_bias', 'classifier_bias')
-        },
+        fixed={f'{part}_bias': False for part in ('attention', 'mlp', 'norm', 'classifier')},
         read=config_json.read_modernbert,
         write=config_json.write_modernbert,
         ignored=(*_IGNORED, r'(head|decoder)\..*'),

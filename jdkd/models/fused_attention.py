@@ -24,30 +24,19 @@ def fits(length: int, heads: int, head_size: int) -> bool:
     return length % LANES == 0 and length <= MAX_LENGTH and whole and heads * head_size % LANES == 0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def fused_attention(query, key, value, query_segments, key_segments, head_size, scale):
+def _attention(query, key, value, query_segments, key_segments, head_size, scale) -> jax.Array:
     """Computes softmax(scale * query key^T) value for each head, with the softmax in float32.
 
-    Args:
-        query: `[B, L, H * d]`; see `fits`.
-        key: `[B, L, H * d]`.
-        value: `[B, L, H * d]`.
-        query_segments: `[B, L]` int32; a query attends to the keys of the same segment.
-        key_segments: `[B, L]` int32.
-        head_size: d.
-        scale: Factor on the products.
-
-    Returns:
-        `[B, L, H * d]` in the dtype of `value`. Gradients flow to query, key and value.
+    All three and the result are `[B, L, H * d]`, see `fits`; d is the `head_size`. A query attends
+    to the keys of its segment, `[B, L]` int32. Gradients flow to query, key and value.
     """
-    arrays = (query, key, value)
-    segments = (query_segments, key_segments)
+    arrays, segments = (query, key, value), (query_segments, key_segments)
     return _call(_forward, 'attention', arrays, *segments, 1, head_size, scale)[0]
 
 
 def _vjp_forward(query, key, value, query_segments, key_segments, head_size, scale):
     arrays = (query, key, value, query_segments, key_segments)
-    return fused_attention(*arrays, head_size, scale), arrays
+    return _attention(*arrays, head_size, scale), arrays
 
 
 def _vjp_backward(head_size, scale, saved, gradient):
@@ -59,22 +48,15 @@ def _vjp_backward(head_size, scale, saved, gradient):
     return *gradients, None, None
 
 
+fused_attention = jax.custom_vjp(_attention, nondiff_argnums=(5, 6))
 fused_attention.defvjp(_vjp_forward, _vjp_backward)
 
 
 def _call(kernel, name, arrays, row_segments, column_segments, num_outputs, head_size, scale):
-    """Calls a kernel over rows of the batch and blocks of heads.
+    """Calls a kernel on each row of the batch and block of heads of arrays `[B, L, H * d]`.
 
-    Args:
-        kernel: Receives row segments `[L, 1]`, column segments `[1, L]`, a block `[L, W]` of each
-            array, and as many blocks to write as there are outputs.
-        name: Name of the kernel in profiles.
-        arrays: `[B, L, H * d]` each.
-        row_segments: `[B, L]` int32 segments along the rows of the weights.
-        column_segments: `[B, L]` int32 segments along the columns of the weights.
-        num_outputs: Number of outputs, each shaped as the first array.
-        head_size: d.
-        scale: Factor on the products.
+    The kernel receives row segments `[L, 1]`, column segments `[1, L]` (`[B, L]` here, along the
+    rows and columns of the weights), a block `[L, W]` of each array, and one to write per output.
     """
     B, L, D = arrays[0].shape
     W = max(LANES, head_size)

@@ -7,14 +7,9 @@ from absl import logging
 
 
 def push(directory: pathlib.Path, repo: str) -> str:
-    """Uploads a directory to the Hugging Face hub and creates the repository if it is missing.
+    """Uploads a directory, creates `repo` if it is missing, and returns the URL of the commit.
 
-    Args:
-        directory: The directory, uploaded as a whole.
-        repo: `organisation/name`; the token comes from `hf auth login` or `$HF_TOKEN`.
-
-    Returns:
-        URL of the commit.
+    The token comes from `hf auth login` or `$HF_TOKEN`.
 
     Raises:
         ValueError: if `repo` is not the name of a repository.
@@ -40,10 +35,6 @@ def push(directory: pathlib.Path, repo: str) -> str:
 
 
 def check_repo(repo: str) -> None:
-    """Checks the name of a repository on the hub.
-
-    Raises:
-        ValueError: if it is not of the form `organisation/name`.
-    """
+    """Raises a ValueError if the name of a repository is not of the form `organisation/name`."""
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo):
         raise ValueError(f"--push_to='{repo}' is no repository; give organisation/name.")

@@ -21,10 +21,8 @@ from jdkd.runtime.checkpoint_files import join_inside, open_tensors, read_json, 
 from jdkd.runtime.messages import brief, shown
 from jdkd.tokens import tokenizer_files
 
-_ORDER = ('Transformer', 'Pooling', 'Dense', 'Normalize')
 _TYPES = 'sentence_transformers.models'
-# Tower -> route of a Router.
-ROUTES = {'query': 'query', 'passage': 'document'}
+ROUTES = {'query': 'query', 'passage': 'document'}  # Tower -> route of a Router.
 # Keys of a module's config.json for which only this value is supported.
 _FIXED = {
     'include_prompt': True,
@@ -43,27 +41,17 @@ _ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Modules:
-    """The modules of a checkpoint.
+    """The modules of a checkpoint."""
 
-    Attributes:
-        encoder: Directory of the encoder and its tokenizer.
-        pooling: One of `dual_encoder.POOLINGS`; None if no file tells.
-        projection: The dense layer after pooling, if any.
-        projection_params: Its `kernel` `[D, out_dim]` and `bias` `[out_dim]`, float32.
-        normalize: Whether embeddings have unit length.
-        query_prompt: Text put before queries.
-        passage_prompt: Text put before passages.
-        query: Modules of the tower of queries if they have their own; all else is of passages.
-    """
-
-    encoder: pathlib.Path
-    pooling: str | None = None
+    encoder: pathlib.Path  # Directory of the encoder and its tokenizer.
+    pooling: str | None = None  # One of `dual_encoder.POOLINGS`; None if no file tells.
     projection: Projection | None = None
+    # `kernel` `[D, out_dim]` and `bias` `[out_dim]` of the projection, float32.
     projection_params: dict[str, np.ndarray] | None = None
-    normalize: bool = False
-    query_prompt: str = ''
+    normalize: bool = False  # Whether embeddings have unit length.
+    query_prompt: str = ''  # Text put before queries.
     passage_prompt: str = ''
-    query: 'Modules | None' = None
+    query: 'Modules | None' = None  # Queries' own tower, if any; all else is then of passages.
 
 
 def read(root: pathlib.Path) -> Modules:
@@ -78,7 +66,7 @@ def read(root: pathlib.Path) -> Modules:
     file = root / 'modules.json'
     modules = read_json(file, list)
     if modules is None:
-        return Modules(encoder=root, **prompts)
+        return Modules(root, **prompts)
     with reading(file):
         chain = [(_kind(m['type']), join_inside(root, m['path'], file)) for m in modules]
     if chain and chain[0][0] in ('Router', 'Asym'):
@@ -94,12 +82,10 @@ def read(root: pathlib.Path) -> Modules:
 def folders(model: DualEncoder, tower: str | None = None) -> dict[str, str]:
     """Returns the folder to write each module to, in the order of application.
 
-    Args:
-        model: The dual-encoder.
-        tower: 'query' or 'passage' for untied towers; None for tied ones.
+    `tower` is 'query' or 'passage' for untied towers, None for tied ones.
     """
     has = {'Dense': model.projection is not None, 'Normalize': model.normalize}
-    kinds = [kind for kind in _ORDER if has.get(kind, True)]
+    kinds = ['Transformer', 'Pooling', *(kind for kind in has if has[kind])]
     if tower is not None:
         return {kind: f'{ROUTES[tower]}_{i}_{kind}' for i, kind in enumerate(kinds)}
     return {kind: f'{i}_{kind}' if i else '' for i, kind in enumerate(kinds)}
@@ -110,12 +96,7 @@ def files(
 ) -> dict[str, Any]:
     """Returns the content of each JSON file by its path, for `read`.
 
-    Args:
-        model: The dual-encoder.
-        untied: Whether queries and passages have a tower each.
-        max_length: Maximum length of a text in tokens.
-        query_prompt: Text put before queries.
-        passage_prompt: Text put before passages.
+    `max_length` is in tokens. If `untied`, queries and passages have a tower each.
     """
     modules = [('Router', '')] if untied else [*folders(model).items()]
     contents: dict[str, Any] = {
@@ -132,27 +113,28 @@ def files(
     if not untied:
         return contents | _module_files(model, folders(model), max_length)
     towers = {route: folders(model, tower) for tower, route in ROUTES.items()}
+    types = {}
+    for paths in towers.values():
+        types |= {path: f'{_TYPES}.{kind}' for kind, path in paths.items()}
+        contents |= _module_files(model, paths, max_length)
     contents['router_config.json'] = {
-        'types': {
-            path: f'{_TYPES}.{kind}' for paths in towers.values() for kind, path in paths.items()
-        },
+        'types': types,
         'structure': {route: list(paths.values()) for route, paths in towers.items()},
         # Texts of no given kind are encoded as passages.
         'parameters': {'default_route': ROUTES['passage'], 'allow_empty_key': True},
     }
-    for paths in towers.values():
-        contents |= _module_files(model, paths, max_length)
     return contents
 
 
-def _module_files(
-    model: DualEncoder, paths: dict[str, str], max_length: int
-) -> dict[str, dict[str, Any]]:
+def _module_files(model: DualEncoder, paths: dict[str, str], max_length: int) -> dict[str, Any]:
     """Returns the content of the JSON file of each module of a tower by its path."""
     width = model.transformer.hidden_size
     contents = {
-        'Transformer': {'max_seq_length': max_length, 'do_lower_case': False},
-        'Pooling': {
+        os.path.join(paths['Transformer'], 'sentence_bert_config.json'): {
+            'max_seq_length': max_length,
+            'do_lower_case': False,
+        },
+        os.path.join(paths['Pooling'], 'config.json'): {
             'word_embedding_dimension': width,
             'pooling_mode_cls_token': model.pooling == 'cls',
             'pooling_mode_mean_tokens': model.pooling == 'mean',
@@ -161,20 +143,16 @@ def _module_files(
         },
     }
     if model.projection is not None:
-        contents['Dense'] = {
+        contents[os.path.join(paths['Dense'], 'config.json')] = {
             'in_features': width,
             'out_features': model.projection.out_dim,
             'bias': model.projection.bias,
             'activation_function': _ACTIVATIONS[model.projection.activation],
         }
-    names = {'Transformer': 'sentence_bert_config.json'}
-    return {
-        os.path.join(paths[kind], names.get(kind, 'config.json')): content
-        for kind, content in contents.items()
-    }
+    return contents
 
 
-def _prompts(file: pathlib.Path) -> dict[str, str]:
+def _prompts(file: pathlib.Path) -> dict[str, Any]:
     prompts = (read_json(file) or {}).get('prompts') or {}
     names = ('document', 'passage', 'corpus')  # In the order in which `encode_document` tries them.
     with reading(file):
@@ -195,13 +173,12 @@ def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
     with reading(file):
         routes, mappings = dict(raw['structure']), raw['parameters'].get('route_mappings')
         kinds = {name: _kind(kind) for name, kind in raw['types'].items()}
-    if sorted(routes) != sorted(ROUTES.values()) or mappings:
-        raise ValueError(
-            f'{file} has the routes {brief(", ".join(routes))}'
-            f'{" with route_mappings" if mappings else ""}; supported are '
-            f'{" and ".join(ROUTES.values())}, without mappings.'
-        )
-    with reading(file):
+        if sorted(routes) != sorted(ROUTES.values()) or mappings:
+            raise ValueError(
+                f'{file} has the routes {brief(", ".join(routes))}'
+                f'{" with route_mappings" if mappings else ""}; supported are '
+                f'{" and ".join(ROUTES.values())}, without mappings.'
+            )
         return {
             route: [(kinds[name], join_inside(folder, name, file)) for name in names]
             for route, names in routes.items()
@@ -249,10 +226,7 @@ def _pooling(folder: pathlib.Path) -> str:
     modes = raw.get('pooling_mode')  # Since version 6; before, one flag per mode.
     if modes is None:
         flags = [key for key, value in raw.items() if key.startswith('pooling_mode_') and value]
-        modes = [
-            flag.removeprefix('pooling_mode_').replace('cls_token', 'cls').removesuffix('_tokens')
-            for flag in flags
-        ]
+        modes = [re.sub('^pooling_mode_|_tokens?$', '', flag) for flag in flags]
     modes = [str(mode) for mode in (modes if isinstance(modes, list) else [modes])]
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
@@ -280,7 +254,9 @@ def _projection(folder: pathlib.Path) -> tuple[Projection, dict[str, np.ndarray]
         )
     with reading(folder / 'config.json'):
         projection = Projection(raw['out_features'], bool(raw.get('bias', True)), ours[name])
-        expected = {'linear.weight': (raw['out_features'], raw['in_features'])}
+        expected: dict[str, tuple[int, ...]] = {
+            'linear.weight': (raw['out_features'], raw['in_features'])
+        }
     if projection.bias:
         expected['linear.bias'] = (raw['out_features'],)
     tensors = open_tensors(file)

@@ -14,11 +14,6 @@ from jaxtyping import Array, Float
 from jdkd.models.config import Disentangled, RelativeBias
 
 
-def distances(length: int) -> np.ndarray:
-    """Returns the `[2L - 1]` distances, key minus query, in a row of L tokens, in rising order."""
-    return np.arange(1 - length, length)
-
-
 def skew(
     by_distance: Float[Array, '*batch length distances'],
 ) -> Float[Array, '*batch length length']:
@@ -79,16 +74,9 @@ def disentangled_bias(
     to_key: Float[Array, 'distances heads size'] | None,
     to_query: Float[Array, 'distances heads size'] | None,
 ) -> Float[Array, 'batch heads length length']:
-    """Computes DeBERTa's logits between contents and relative positions, before scaling.
+    """Computes DeBERTa's float32 logits between contents and relative positions, before scaling.
 
-    Args:
-        query: Queries of the contents.
-        key: Keys of the contents.
-        to_key: Keys of the 2L - 1 distances, for the c2p term; None to leave the term out.
-        to_query: Queries of the distances, for the p2c term; None to leave the term out.
-
-    Returns:
-        float32 logits.
+    The 2L - 1 distances have keys for the c2p term and queries for the p2c term; None omits a term.
     """
 
     def by_pair(contents, positions):
@@ -97,7 +85,7 @@ def disentangled_bias(
         )
         return skew(logits)
 
-    bias = 0.0
+    bias = jnp.float32(0)
     if to_key is not None:
         bias += by_pair(query, to_key)
     if to_query is not None:

@@ -8,14 +8,14 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
 from jdkd.models import modules_json
-from jdkd.models.config import TransformerConfig, pick_layers
+from jdkd.models.config import Layers, TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.dual_encoder import Projection
 from jdkd.models.families import FAMILIES, Family, Slot, slot
@@ -27,61 +27,38 @@ from jdkd.runtime.messages import brief, shown
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """The model of a checkpoint, without its tensors.
-
-    Attributes:
-        config: Config of the encoder.
-        tokenizer_dir: Directory of the tokenizer's files.
-        pooling: One of `dual_encoder.POOLINGS`; None without sentence-transformers files.
-        normalize: Whether the checkpoint normalises its embeddings.
-        projection: The dense layer after pooling, if any.
-        classifies: Whether the checkpoint is a sequence classifier.
-        max_length: Maximum length of a text in tokens, according to the checkpoint.
-    """
+    """The model of a checkpoint, without its tensors."""
 
     config: TransformerConfig
     tokenizer_dir: pathlib.Path
-    pooling: str | None
-    normalize: bool
+    pooling: str | None  # Of `dual_encoder.POOLINGS`; None without sentence-transformers files.
+    normalize: bool  # Whether the checkpoint normalises its embeddings.
     projection: Projection | None
-    classifies: bool
-    max_length: int
+    classifies: bool  # Whether the checkpoint is a sequence classifier.
+    max_length: int  # Of a text in tokens, according to the checkpoint.
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained(Architecture):
-    """A checkpoint, with the selected layers of its encoder.
+    """A checkpoint, with the selected layers of its encoder."""
 
-    Attributes:
-        params: Nested dict of float32 numpy arrays for `Transformer(config)`.
-        head: The same for the pooler and classifier of `CrossEncoder(config, 'linear')`; None
-            unless the checkpoint is a sequence classifier.
-        labels: Names of that classifier's outputs; () without one.
-        projection_params: Parameters of the projection, if any.
-        query_prompt: Text that the checkpoint puts before queries; '' for none.
-        passage_prompt: Text that it puts before passages; '' for none.
-        source: The directory of the checkpoint.
-        license: License according to the model card, if any.
-        query: The tower of queries if they have their own; all else is then of passages.
-    """
-
-    params: dict[str, Any]
+    params: dict[str, Any]  # Nested dict of float32 numpy arrays for `Transformer(config)`.
+    # The same for the pooler and classifier of `CrossEncoder(config, 'linear')`; None unless the
+    # checkpoint is a sequence classifier.
     head: dict[str, Any] | None
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # Names of that classifier's outputs; () without one.
     projection_params: dict[str, np.ndarray] | None
-    query_prompt: str
+    query_prompt: str  # Text that the checkpoint puts before queries; '' for none.
     passage_prompt: str
-    source: str
-    license: str | None
-    query: 'Pretrained | None' = None
+    source: str  # The directory of the checkpoint.
+    license: str | None  # According to the model card.
+    query: 'Pretrained | None' = None  # Queries' own tower, if any; all else is of passages.
 
 
 def read_architectures(path: str | os.PathLike, *, tensors: bool = True) -> list[Architecture]:
     """Reads the architecture of each tower of a checkpoint that `read_pretrained` supports.
 
-    Args:
-        path: Directory of the checkpoint.
-        tensors: False if the encoder's tensors may be missing.
+    With `tensors=False`, the encoder's tensors may be missing.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -96,14 +73,8 @@ def read_architectures(path: str | os.PathLike, *, tensors: bool = True) -> list
     return architectures
 
 
-def read_pretrained(
-    path: str | os.PathLike, layers: Sequence[int | str] | str | None = None
-) -> Pretrained:
-    """Reads a Hugging Face or sentence-transformers directory.
-
-    Args:
-        path: Directory of the checkpoint; see `weights.find_weights`.
-        layers: Layers to keep; see `config.pick_layers`.
+def read_pretrained(path: str | os.PathLike, layers: Layers = None) -> Pretrained:
+    """Reads a Hugging Face or sentence-transformers directory; `config.pick_layers` picks layers.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -142,13 +113,10 @@ def _read_architecture(modules: modules_json.Modules) -> tuple[Architecture, dic
     return architecture, raw
 
 
-def _read_tower(
-    root: pathlib.Path, modules: modules_json.Modules, layers: Sequence[int | str] | str | None
-) -> Pretrained:
-    directory = modules.encoder
+def _read_tower(root: pathlib.Path, modules: modules_json.Modules, layers: Layers) -> Pretrained:
     architecture, raw = _read_architecture(modules)
     config = architecture.config
-    file = directory / 'config.json'
+    file = modules.encoder / 'config.json'
     if modules.projection_params is not None:
         width = len(modules.projection_params['kernel'])
         if width != config.hidden_size:
@@ -157,7 +125,7 @@ def _read_tower(
                 f'{config.hidden_size}; fetch the checkpoint again.'
             )
     family = FAMILIES[config.family]
-    tensors = _Tensors(directory, family)
+    tensors = _Tensors(modules.encoder, family)
     if config.num_layers > len(tensors.all):
         raise ValueError(
             f'{file} promises {config.num_layers} layers, but there are {len(tensors.all)} '
@@ -167,13 +135,18 @@ def _read_tower(
     head, labels = None, ()
     if architecture.classifies:
         with reading(file):
-            labels = _labels(raw, tensors.rows(slot('classifier/bias', family.head).name))
+            bias = tensors.all.get(slot('classifier/bias', family.head).name)
+            names = raw.get('id2label') or {}  # May name too few.
+            labels = tuple(str(names.get(str(i), i)) for i in range(bias.shape[0] if bias else 0))
         head = tensors.take(head_shapes(config, len(labels)), family.head)
     tensors.check_all_taken()
-    config, layer_indices = pick_layers(config, layers)
+    config, indices = pick_layers(config, layers)
+    kept = {key: value for key, value in params.items() if not key.startswith('layer_')}
+    kept |= {f'layer_{new}': params[f'layer_{old}'] for new, old in enumerate(indices)}
+    shared: dict[str, Any] = vars(architecture) | {'config': config}
     return Pretrained(
-        **vars(architecture) | {'config': config},
-        params=_only_layers(params, layer_indices),
+        **shared,
+        params=kept,
         head=head,
         labels=labels,
         projection_params=modules.projection_params,
@@ -194,15 +167,10 @@ class _Tensors:
         self.taken = set()
         for file in _weight_files(directory):
             for name, tensor in checkpoint_files.open_tensors(file).items():
-                name = name.removeprefix(self.family.prefix)
+                name = name.removeprefix(family.prefix)
                 # Names of layer norms in checkpoints converted from TensorFlow.
                 name = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
-                name = name.replace('LayerNorm.beta', 'LayerNorm.bias')
-                self.all[name] = tensor
-
-    def rows(self, name: str) -> int:
-        """Returns the size of a tensor's first axis; 0 if there is no such tensor."""
-        return self.all[name].shape[0] if name in self.all else 0
+                self.all[name.replace('LayerNorm.beta', 'LayerNorm.bias')] = tensor
 
     def take(
         self, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, str | Slot]
@@ -286,17 +254,6 @@ def _read_config(raw: Mapping[str, Any], file: pathlib.Path) -> TransformerConfi
         if str(file) in str(error):
             raise
         raise ValueError(f'{file}: {error}') from error
-
-
-def _labels(raw: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    """Returns the names of a classifier's outputs; numbers where config.json names too few."""
-    names = raw.get('id2label') or {}
-    return tuple(str(names.get(str(i), i)) for i in range(count))
-
-
-def _only_layers(params: dict[str, Any], indices: Sequence[int]) -> dict[str, Any]:
-    others = {key: value for key, value in params.items() if not key.startswith('layer_')}
-    return others | {f'layer_{new}': params[f'layer_{old}'] for new, old in enumerate(indices)}
 
 
 def _max_length(directory: pathlib.Path, config: TransformerConfig) -> int:

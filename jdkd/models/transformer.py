@@ -5,7 +5,9 @@ heads of size d. Parameters are float32; matrix products run in `config.dtype`; 
 softmax, the embedding sum and residual sums run in float32.
 """
 
+import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,7 +24,7 @@ from jdkd.models.config import ACTIVATIONS, Disentangled, RelativeBias, Rotary, 
 TokenArray = Int[Array | np.ndarray, 'batch length']
 RowNumbers = Int[Array | np.ndarray, ' batch']
 
-_NORMAL = nn.initializers.normal(0.02)
+INITIALIZER = nn.initializers.normal(0.02)  # Of dense layers and embeddings.
 
 
 def real_tokens(tokens: TokenArray, pad_id: int) -> Bool[Array, 'batch length']:
@@ -52,7 +54,7 @@ def _dense(
         features,
         dtype=jnp.dtype(config.dtype),
         use_bias=config.use_bias if use_bias is None else use_bias,
-        kernel_init=_NORMAL,
+        kernel_init=INITIALIZER,
         name=name,
     )
 
@@ -64,29 +66,25 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        tokens: TokenArray,
-        token_types: TokenArray,
-        columns: Int[Array, '#batch length'],
+        self, tokens: TokenArray, token_types: TokenArray, columns: Int[Array, '#batch length']
     ) -> Float[Array, 'batch length hidden']:
         """Embeds tokens, in float32; `columns` are their positions in their texts."""
         config = self.config
         width = config.embedding_size or config.hidden_size
 
-        def embed(size, name):
-            return nn.Embed(size, width, embedding_init=_NORMAL, name=name)
+        embed = functools.partial(nn.Embed, features=width, embedding_init=INITIALIZER)
 
         def project(x, use_bias):
             if width == config.hidden_size:
                 return x
             return _dense(config, config.hidden_size, 'project', use_bias)(x)
 
-        x = embed(config.vocab_size, 'word')(tokens)
+        x = embed(config.vocab_size, name='word')(tokens)
         if config.position_embeddings:
-            table = embed(config.position_offset + config.max_positions, 'position')
+            table = embed(config.position_offset + config.max_positions, name='position')
             x += table(config.position_offset + columns)
         if config.type_vocab_size:
-            x += embed(config.type_vocab_size, 'token_type')(token_types)
+            x += embed(config.type_vocab_size, name='token_type')(token_types)
         if config.project_first:
             return layer_norm(config, 'norm')(project(x, use_bias=False))
         return project(layer_norm(config, 'norm')(x), use_bias=True)
@@ -106,11 +104,8 @@ class Positions(nn.Module):
         self, length: int
     ) -> Float[Array, '1 heads length length'] | Float[Array, 'distances hidden'] | None:
         relative = self.config.relative
-        distances = positions.distances(length)
-
-        def table(rows, width):
-            return nn.Embed(rows, width, embedding_init=_NORMAL, name='relative')
-
+        distances = np.arange(1 - length, length)  # Key minus query.
+        table = functools.partial(nn.Embed, embedding_init=INITIALIZER, name='relative')
         if isinstance(relative, RelativeBias):
             embed = table(relative.num_buckets, self.config.num_heads)
             bias = embed(jnp.asarray(positions.bias_buckets(distances, relative))).T[:, None]
@@ -123,17 +118,11 @@ class Positions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention.
-
-    Attributes:
-        config: Encoder config.
-        local: Whether tokens attend only within `config.window`.
-        packed: Whether rows hold several texts.
-    """
+    """Multi-head self-attention."""
 
     config: TransformerConfig
-    local: bool = False
-    packed: bool = False
+    local: bool = False  # Whether tokens attend only within `config.window`.
+    packed: bool = False  # Whether rows hold several texts.
 
     @nn.compact
     def __call__(
@@ -207,24 +196,15 @@ class FeedForward(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout whose random bits depend only on a row's number, not on the rest of the batch.
+    """Dropout whose random bits depend only on a row's number, not on the rest of the batch."""
 
-    Attributes:
-        rate: Share of the values set to 0; the others are scaled up to keep the mean.
-    """
-
-    rate: float
+    rate: float  # Share of the values set to 0; the others are scaled up to keep the mean.
 
     @nn.compact
     def __call__(
         self, x: Float[Array, 'tokens ...'], rows: RowNumbers | None
     ) -> Float[Array, 'tokens ...']:
-        """Applies dropout.
-
-        Args:
-            x: Values of the rows of a batch, one after another.
-            rows: Numbers of the rows, which determine their bits; None to return `x` as it is.
-        """
+        """Drops values of `rows`, which follow one another in `x`; None returns `x` as it is."""
         if rows is None or not self.rate:
             return x
         key, shape = self.make_rng('dropout'), (x.shape[0] // rows.size, *x.shape[1:])
@@ -236,17 +216,11 @@ class Dropout(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each in a residual branch with a layer norm.
-
-    Attributes:
-        config: Encoder config.
-        index: Index of the layer.
-        packed: Whether rows hold several texts.
-    """
+    """Attention and feed-forward, each in a residual branch with a layer norm."""
 
     config: TransformerConfig
-    index: int
-    packed: bool = False
+    index: int  # Of the layer.
+    packed: bool = False  # Whether rows hold several texts.
 
     @nn.compact
     def __call__(
@@ -347,11 +321,12 @@ class Transformer(nn.Module):
 
 def param_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter by its path, such as `layer_0/ffn/up/bias`."""
+    return init_shapes(Transformer(config))
+
+
+def init_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every parameter of a module that reads tokens and token types."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    variables = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens)
-    return flat_shapes(variables['params'])
-
-
-def flat_shapes(params) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every leaf of nested parameters by its path, joined with `/`."""
-    return {k: v.shape for k, v in traverse_util.flatten_dict(params, sep='/').items()}
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)['params']
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
+    return {path: leaf.shape for path, leaf in flat.items()}

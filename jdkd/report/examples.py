@@ -22,8 +22,8 @@ class Tested:
 
 def load(directory: pathlib.Path, system: str, name: str | None = None) -> Tested:
     """Loads the results of a system from the test stage's directory; `name` is shown instead."""
-    per_query = measures.load_per_query(directory, system)
-    return Tested(name or system, per_query, measures.load_first(directory, system))
+    per_query = measures.load(directory, system)
+    return Tested(name or system, per_query, measures.load(directory, system, 'first'))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,11 +24,9 @@ def normalize(text: str) -> str:
 
 
 def has_answer(text: str, answers: Iterable[str]) -> bool:
-    """Whether a text contains the token sequence of any answer.
+    """Whether a text (without its title, as in DPR) contains the token sequence of any answer.
 
-    Args:
-        text: Text of a passage, without its title, as in DPR.
-        answers: Answers; one without tokens, such as a blank, is in no text.
+    An answer without tokens, such as a blank, is in no text.
     """
     tokens = normalize(text)
     return any(answer and answer in tokens for answer in map(normalize, answers))

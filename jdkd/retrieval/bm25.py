@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
-import scipy.sparse
 import Stemmer
+from scipy.sparse import csr_matrix
 
 from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import distributed, stages
@@ -29,20 +29,14 @@ class BM25:
     The score of a text d for a query is the sum over query terms t of
     idf(t) * tf / (tf + k1 (1 - b + b |d| / avgdl)), idf(t) = ln(1 + (N - n_t + 1/2) / (n_t + 1/2))
     (Robertson et al. with the idf of Lucene; bm25s' method `lucene`).
-
-    Attributes:
-        retriever: The memory-mapped bm25s index: for each term its passages in order, and the
-            score that it adds to each.
-        average_length: avgdl, in tokens.
-        k1, b: Parameters of the formula.
-        language: Language of the stemmer and the stop words.
     """
 
+    # The memory-mapped bm25s index: for each term its passages in order, and what it adds to each.
     retriever: Any
-    average_length: float
+    average_length: float  # avgdl, in tokens.
     k1: float
     b: float
-    language: str
+    language: str  # Of the stemmer and the stop words.
 
     def __len__(self) -> int:
         return self.retriever.scores['num_docs']
@@ -59,33 +53,25 @@ class BM25:
         rows, scores = self.retriever.retrieve(tokens, k=depth, show_progress=False)
         return Ranking(rows.astype(np.int32), scores.astype(np.float32))
 
-    def query_terms(self, queries: Sequence[str]) -> scipy.sparse.csr_matrix:
+    def query_terms(self, queries: Sequence[str]) -> csr_matrix:
         """Counts the terms of each query, `[len(queries), V]`."""
         return self._counts(queries)[0]
 
-    def list_scores(self, terms: scipy.sparse.csr_matrix, passages: np.ndarray) -> np.ndarray:
-        """Scores candidate lists.
+    def passage_scores(self, terms: csr_matrix, passages: np.ndarray) -> np.ndarray:
+        """Scores rows of the collection for each query: `[M, N]` float32.
 
         Args:
-            terms: `[M, V]` from `query_terms`, the query of each list.
-            passages: `[M, N]` rows of the collection.
-
-        Returns:
-            `[M, N]` float32.
+            terms: `[M, V]` from `query_terms`.
+            passages: `[M, N]` rows of each query's passages, or `[N]` for all queries.
         """
-        out = np.zeros(passages.shape, np.float32)
-        for term, lists, counts in _by_term(terms):
-            out[lists] += counts[:, None] * self._term_scores(term, passages[lists])
-        return out
-
-    def all_scores(self, terms: scipy.sparse.csr_matrix, passages: np.ndarray) -> np.ndarray:
-        """Scores each query, as `[Q, V]` terms, with each of `[C]` passages: `[Q, C]` float32."""
-        out = np.zeros((terms.shape[0], len(passages)), np.float32)
+        shared = passages.ndim == 1
+        out = np.zeros((len(terms.indptr) - 1, passages.shape[-1]), np.float32)
         for term, queries, counts in _by_term(terms):
-            out[queries] += counts[:, None] * self._term_scores(term, passages)
+            rows = passages if shared else passages[queries]
+            out[queries] += counts[:, None] * self._term_scores(term, rows)
         return out
 
-    def text_scores(self, terms: scipy.sparse.csr_matrix, texts: Sequence[str]) -> np.ndarray:
+    def text_scores(self, terms: csr_matrix, texts: Sequence[str]) -> np.ndarray:
         """Scores pairs of a query, as `[n, V]` terms, and a new text: `[n]` float32.
 
         The statistics are those of the collection; unknown terms only count for the text's length.
@@ -102,28 +88,22 @@ class BM25:
         at = np.minimum(np.searchsorted(rows, passages.astype(rows.dtype)), len(rows) - 1)
         return np.where(rows[at] == passages, added[at], np.float32(0))
 
-    def _counts(self, texts: Sequence[str]) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+    def _counts(self, texts: Sequence[str]) -> tuple[csr_matrix, np.ndarray]:
         """Counts known terms, `[n, V]`, and all words, `[n]`, of texts."""
         vocabulary = self.retriever.vocab_dict
         texts_words = _tokenize(texts, self.language)
         ids = [[vocabulary[w] for w in words if w in vocabulary] for words in texts_words]
-        return _count_matrix(ids, len(self.idf)), _lengths(texts_words)
+        return _count_matrix(ids, len(self.idf)), np.array([*map(len, texts_words)])
 
 
 def build(
     directory: pathlib.Path, passages: Sequence[str], *, k1: float, b: float, language: str
 ) -> None:
-    """Indexes passages; `load` reads the index.
+    """Indexes passages, which are read in slices; `load` reads the index.
 
     A builder of a resumable stage. Each part of the collection first has its terms counted into a
     file, from which the index is assembled in memory-mapped files. Memory is therefore bounded by
     the vocabulary and the words of 65,536 passages.
-
-    Args:
-        directory: Directory of the stage.
-        passages: Texts; read in slices.
-        k1, b: Parameters of the formula.
-        language: Language of the stemmer and the stop words.
 
     Raises:
         ValueError: if no passage holds a term.
@@ -167,12 +147,9 @@ def build(
 
 
 def _allocate(path: pathlib.Path, dtype: type, size: int) -> np.ndarray:
-    """Returns a new memory-mapped array `[size]` whose blocks are allocated on disk.
-
-    Raises:
-        OSError: if the disk is full; writing into a map without blocks would kill the process.
-    """
+    """Returns a new memory-mapped array `[size]` whose blocks are allocated on disk."""
     array = np.lib.format.open_memmap(path, 'w+', dtype, (size,))
+    # OSError if the disk is full; writing into a map without blocks would kill the process.
     with path.open('r+b') as f:
         os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
     return array
@@ -192,17 +169,11 @@ def load(directory: pathlib.Path, *, k1: float, b: float, language: str) -> BM25
 
 @dataclasses.dataclass(frozen=True)
 class _Counts:
-    """Word counts of one part of the collection.
+    """Word counts of one part of the collection."""
 
-    Attributes:
-        words: The part's words, sorted.
-        counts: `[m, len(words)]` count of each word in each passage.
-        lengths: `[m]` number of words in each passage.
-    """
-
-    words: list[str]
-    counts: scipy.sparse.csr_matrix
-    lengths: np.ndarray
+    words: list[str]  # Of this part, sorted.
+    counts: csr_matrix  # `[m, len(words)]`, of each word in each passage.
+    lengths: np.ndarray  # `[m]`, in words.
 
     def terms(self, vocabulary: dict[str, int]) -> np.ndarray:
         """Returns the ids of the words in the collection's vocabulary."""
@@ -220,7 +191,7 @@ def _write_counts(file: IO, texts_words: Sequence[Sequence[str]]) -> None:
         data=counts.data,
         indices=counts.indices,
         indptr=counts.indptr,
-        sizes=_lengths(texts_words),
+        sizes=np.array([*map(len, texts_words)]),
     )
 
 
@@ -228,9 +199,8 @@ def _read_counts(path: pathlib.Path) -> _Counts:
     with np.load(path) as f:
         # Words of bm25s consist of letters, digits and underscores, so none holds a line break.
         words = f['words'].tobytes().decode().split('\n') if len(f['words']) else []
-        counts = scipy.sparse.csr_matrix(
-            (f['data'], f['indices'], f['indptr']), shape=(len(f['sizes']), len(words))
-        )
+        shape = len(f['sizes']), len(words)
+        counts = csr_matrix((f['data'], f['indices'], f['indptr']), shape)
         return _Counts(words, counts, f['sizes'])
 
 
@@ -251,61 +221,48 @@ def _merge_counts(paths: Sequence[pathlib.Path]) -> tuple[dict[str, int], np.nda
     return vocabulary, frequencies, num_words
 
 
-def _by_term(
-    terms: scipy.sparse.csr_matrix,
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _by_term(terms: csr_matrix) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yields each term of a `[n, V]` matrix, in order, with its rows and its counts in them."""
     order = np.argsort(terms.indices, kind='stable')
-    rows = np.repeat(np.arange(terms.shape[0]), np.diff(terms.indptr))[order]
+    rows = np.repeat(np.arange(len(terms.indptr) - 1), np.diff(terms.indptr))[order]
     ids, starts = np.unique(terms.indices[order], return_index=True)
-    for term, *group in zip(
-        ids, np.split(rows, starts[1:]), np.split(terms.data[order], starts[1:]), strict=False
-    ):
-        yield term, *group
+    for term, start, end in zip(ids, starts, np.append(starts, len(rows))[1:], strict=True):
+        yield term, rows[start:end], terms.data[order[start:end]]
 
 
 def _idf(frequencies: np.ndarray, num_passages: int) -> np.ndarray:
     return np.log(1 + (num_passages - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
 
 
-def _lengths(sequences: Sequence[Sequence]) -> np.ndarray:
-    return np.array([len(sequence) for sequence in sequences])
-
-
 def _tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
     import bm25s
 
-    return bm25s.tokenize(
+    words = bm25s.tokenize(
         list(texts),
         stopwords='en' if language == 'english' else [],
         stemmer=Stemmer.Stemmer(language),
         return_ids=False,
         show_progress=False,
     )
+    assert isinstance(words, list)  # Since ids are not returned.
+    return words
 
 
-def _count_matrix(ids: Sequence[Sequence[int]], size: int) -> scipy.sparse.csr_matrix:
+def _count_matrix(ids: Sequence[Sequence[int]], size: int) -> csr_matrix:
     """Counts the ids in each row, `[len(ids), size]`."""
     indptr = np.append(0, np.cumsum([len(row) for row in ids]))
     indices = np.fromiter((i for row in ids for i in row), np.int32, indptr[-1])
-    counts = scipy.sparse.csr_matrix(
-        (np.ones(len(indices), np.float32), indices, indptr), shape=(len(ids), size)
-    )
+    counts = csr_matrix((np.ones(len(indices), np.float32), indices, indptr), (len(ids), size))
     counts.sum_duplicates()
     return counts
 
 
 def _weights(
-    counts: scipy.sparse.csr_matrix,
-    lengths: np.ndarray,
-    idf: np.ndarray,
-    average_length: float,
-    k1: float,
-    b: float,
-) -> scipy.sparse.csr_matrix:
+    counts: csr_matrix, lengths: np.ndarray, idf: np.ndarray, avgdl: float, k1: float, b: float
+) -> csr_matrix:
     """Returns what each term adds to the score of each text, in the shape of `counts`."""
     weights = counts.copy()
-    norm = k1 * (1 - b + b * lengths / average_length)
+    norm = k1 * (1 - b + b * lengths / avgdl)
     per_entry = np.repeat(norm, np.diff(counts.indptr)).astype(np.float32)
     weights.data = idf[counts.indices] * counts.data / (counts.data + per_entry)
     return weights

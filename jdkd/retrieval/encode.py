@@ -3,6 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,9 +22,6 @@ from jdkd.tokens.store import TokenStore
 
 # Compiled token lengths; from 64 on, four between a power of two and the next.
 BUCKETS = (16, 24, 32, 48, *((4 + i) * 2**n for n in range(4, 11) for i in range(4)))
-# Tokens per batch and device. At 2,048 a layer's outputs fit into a CPU's caches: a sixth faster.
-_CPU_BATCH_TOKENS = 2048
-_BATCH_TOKENS = 8192
 
 
 def buckets(max_length: int) -> np.ndarray:
@@ -33,8 +31,8 @@ def buckets(max_length: int) -> np.ndarray:
 
 def rows_per_batch(bucket: int, mesh: Mesh) -> int:
     """Returns how many rows of `bucket` tokens form a batch."""
-    on_cpu = mesh.devices.flat[0].platform == 'cpu'
-    tokens = _CPU_BATCH_TOKENS if on_cpu else _BATCH_TOKENS
+    # With 2,048 tokens a layer's outputs fit into a CPU's caches: a sixth faster.
+    tokens = 2048 if mesh.devices.flat[0].platform == 'cpu' else 8192  # For each device.
     return max(tokens // bucket, 1) * mesh.shape['data']
 
 
@@ -59,7 +57,7 @@ def map_rows(
         fn: `fn(**batch) -> [rows, ...]`, independent for each row; compiled per bucket.
         rows: (row numbers `[m]`, bucket) -> arrays `[m, bucket]`, padded on the right.
         lengths: `[n]` number of real tokens of each row.
-        max_length: Upper limit of the lengths.
+        max_length: Their upper limit.
         mesh: Mesh whose local `data` axis splits the rows.
         desc: Label of the progress bar.
         name: Name of a row in messages.
@@ -80,45 +78,40 @@ def map_rows(
     # Few rows make a smaller batch, of a power of two so that few shapes are added.
     max_rows = -(-(1 << (n - 1).bit_length()) // num_devices) * num_devices
     order = np.argsort(-lengths, kind='stable')
-    out, pending = None, []
-
-    def collect(numbers, result):
-        nonlocal out
-        result = np.asarray(result, np.float32)[: len(numbers)]
-        if out is None:
-            out = np.empty((n, *result.shape[1:]), np.float32)
-        finite = np.isfinite(result).reshape(len(result), -1).all(axis=1)
-        if not finite.all():
-            raise FloatingPointError(
-                f"{desc}: the model's output for {name(int(numbers[~finite][0]))} is not finite, "
-                f'like {(~finite).sum()} of the {len(finite)} rows of its batch; check the '
-                "model's weights, or compute in float32 (dtype)."
-            )
-        out[numbers] = result
-
+    start, pending, out = 0, [], None
     quiet = n < 512 or not distributed.is_primary()
     with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=quiet) as bar:
-        start = 0
-        while start < n:
-            bucket = int(bucket_lengths[np.searchsorted(bucket_lengths, lengths[order[start]])])
-            size = min(rows_per_batch(bucket, mesh), max_rows)
-            numbers = order[start : start + size]
-            # The last batch repeats rows to keep its shape.
-            batch = rows(np.resize(numbers, size), bucket)
-            batch = {key: array.astype(np.int32) for key, array in batch.items()}
-            # Dispatch before fetching the results of earlier batches.
-            pending.append((numbers, fn(**meshes.to_device(batch, sharding))))
-            if len(pending) > 2:
-                collect(*pending.pop(0))
-            start += len(numbers)
-            bar.update(len(numbers))
-        for item in pending:
-            collect(*item)
+        while start < n or pending:
+            if start < n:
+                bucket = int(bucket_lengths[np.searchsorted(bucket_lengths, lengths[order[start]])])
+                size = min(rows_per_batch(bucket, mesh), max_rows)
+                numbers = order[start : start + size]
+                # The last batch repeats rows to keep its shape.
+                batch = rows(np.resize(numbers, size), bucket)
+                batch = {key: array.astype(np.int32) for key, array in batch.items()}
+                # Dispatch before fetching the results of earlier batches.
+                pending.append((numbers, fn(**meshes.to_device(batch, sharding))))
+                start += len(numbers)
+                bar.update(len(numbers))
+                if len(pending) < 3:
+                    continue
+            numbers, result = pending.pop(0)
+            result = np.asarray(result, np.float32)[: len(numbers)]
+            finite = np.isfinite(result.reshape(len(result), -1)).all(axis=1)
+            if not np.all(finite):
+                raise FloatingPointError(
+                    f"{desc}: the model's output for {name(int(numbers[~finite][0]))} is not "
+                    f'finite, like {(~finite).sum()} of the {len(numbers)} rows of its batch; '
+                    "check the model's weights, or compute in float32 (dtype)."
+                )
+            out = np.empty((n, *result.shape[1:]), np.float32) if out is None else out
+            out[numbers] = result
+    assert out is not None
     return out
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def apply_batch(model: nn.Module, mesh: AbstractMesh, params, **batch: jax.Array) -> jax.Array:
+def apply_batch(model: nn.Module, mesh: AbstractMesh, params, **batch: Any) -> Any:
     """Applies a model to a batch of token rows, on an abstract mesh."""
     with jax.sharding.use_abstract_mesh(mesh):  # Fused attention reads it.
         return model.apply({'params': params}, **batch)
@@ -134,16 +127,9 @@ def embed(
     desc: str,
     name: Callable[[int], str] = 'row {}'.format,
 ) -> np.ndarray:
-    """Embeds texts in memory, `[n, dim]` float32.
+    """Embeds the texts of `tokens` in `rows` (None for all) in memory: `[n, dim]` float32.
 
-    Args:
-        model: Module.
-        params: Its parameters, on the mesh.
-        tokens: Tokens of the texts.
-        rows: Texts to embed; None for all.
-        mesh: Mesh to compute on.
-        desc: Label of the progress bar.
-        name: Name of a text of `tokens` in messages.
+    `params` lie on the mesh; see `map_rows` for `desc` and `name`, which numbers rows of `tokens`.
     """
     rows = range(len(tokens)) if rows is None else rows
     return map_rows(
@@ -175,19 +161,8 @@ def write_embeddings(
     each with a mesh of its own devices, share out the files. Besides `map_rows` and 4 bytes per
     text for its length, the host holds the embeddings of one file (and a copy if it is rounded).
 
-    Args:
-        directory: Directory of the stage.
-        model: Module.
-        params: Its parameters, on the mesh.
-        tokens: Tokens of the texts.
-        store: 'float32' or 'bfloat16'; see `vectors.save`.
-        mesh: Mesh to compute on.
-        desc: Label of the progress bars.
-        name: Name of a text in messages.
-        file_rows: Texts per file.
-
     Raises:
-        ValueError: if `store` is not supported.
+        ValueError: if `store` is not one of `vectors.STORES`.
     """
     if store not in vectors.STORES:
         raise ValueError(f"index.store is '{store}'; use one of {', '.join(vectors.STORES)}.")
@@ -218,16 +193,11 @@ def score_pairs(
     """Scores tokenised pairs with a cross-encoder, `[n]` float32 logits.
 
     Args:
-        model: Module.
-        params: Its parameters, on the mesh.
-        queries: Tokens of queries.
+        model: Module, with `params` on the mesh.
         query_rows: `[n]` query of each pair.
-        passages: Tokens of passages.
         passage_rows: `[n]` passage of each pair.
         separators: [SEP] tokens between the texts of a pair; see `join_pairs`.
-        mesh: Mesh to compute on.
-        desc: Label of the progress bar.
-        name: Name of a pair in messages.
+        desc, name: See `map_rows`.
     """
     extra = separators - 2  # Tokens of a pair beyond those of its two texts.
 

@@ -2,15 +2,18 @@
 
 import concurrent.futures
 import functools
+import itertools
 import math
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdkd.config import IndexConfig
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.runtime import distributed
@@ -42,7 +45,7 @@ def _top_block(queries, block, offset, best_scores, best_rows, depth):
 
 
 def exact_search(
-    queries: np.ndarray,
+    queries: np.ndarray | Vectors,
     passages: np.ndarray | Vectors,
     depth: int,
     *,
@@ -58,8 +61,7 @@ def exact_search(
         queries: `[num_queries, dim]`.
         passages: `[num_passages, dim]`; may be memory-mapped.
         depth: Passages to return for each query, limited to num_passages.
-        query_block: Queries per block.
-        passage_block: Passages per block.
+        query_block, passage_block: Rows per block.
     """
     depth = min(depth, len(passages))
     starts = range(0, len(queries), query_block)
@@ -77,12 +79,8 @@ def exact_search(
     return Ranking(rows, scores)
 
 
-def check_config(config) -> None:
-    """Checks `config.index`.
-
-    Raises:
-        ValueError: if `kind` is not in `KINDS`, or `shard` is too small.
-    """
+def check_config(config: IndexConfig) -> None:
+    """Raises a ValueError if `kind` is not in `KINDS`, or `shard` is too small."""
     if config.kind not in KINDS:
         raise ValueError(f"index.kind is '{config.kind}'; use one of {', '.join(KINDS)}.")
     if config.shard < 2 * _HASH_FROM:  # Shards may have half of this size.
@@ -90,11 +88,7 @@ def check_config(config) -> None:
 
 
 def check_installed(num_passages: int) -> None:
-    """Checks that ScaNN is installed if a collection of this size needs it.
-
-    Raises:
-        ImportError: if not.
-    """
+    """Raises an ImportError if a collection of this size needs ScaNN and it is not installed."""
     if scann is None and num_passages >= _HASH_FROM:
         raise ImportError(
             'ScaNN is not installed (it has wheels for Linux on x86-64 only); '
@@ -102,7 +96,7 @@ def check_installed(num_passages: int) -> None:
         )
 
 
-def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> None:
+def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config: IndexConfig) -> None:
     """Writes a ScaNN index (Guo et al., 2020); `search` reads it.
 
     A builder of a resumable stage, shared among processes. The passages are cut into equal shards
@@ -111,11 +105,6 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
     dimensions of a passage (twice that under a tree) and no vectors: candidates are rescored from
     `passages`. Fewer than 1,000 passages get no index, since they are searched exactly. Memory is
     bounded by twice the float32 vectors of the four shards that are indexed in parallel.
-
-    Args:
-        directory: Directory of the stage.
-        passages: `[num_passages, dim]`.
-        config: `config.index`; uses `shard` and `threshold`.
 
     Raises:
         ImportError: if ScaNN is not installed.
@@ -126,24 +115,31 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config) -> No
     if len(passages) < _HASH_FROM:
         return
 
-    def write(i, rows):
-        def write_shard(out):
+    def write_shard(path: pathlib.Path, rows: range) -> None:
+        def write(out: pathlib.Path) -> None:
             searcher = _train(passages[rows.start : rows.stop], config.threshold)
             out.mkdir(parents=True)
             searcher.serialize(str(out), relative_path=True)
 
-        write_part(_shard_directory(directory, i), write_shard)
+        write_part(path, write)
 
-    shards = list(enumerate(_shards(len(passages), config.shard)))
+    shards = _shards(directory, len(passages), config.shard)
     shards = shards[distributed.process_index() :: distributed.process_count()]
     with concurrent.futures.ThreadPoolExecutor(min(BUILDERS, os.cpu_count() or 1)) as builders:
-        list(builders.map(lambda shard: write(*shard), shards))
+        list(builders.map(lambda shard: write_shard(*shard), shards))
     distributed.barrier(f'{directory}: all shards')
 
 
-def _train(vectors: np.ndarray, threshold: float):
+def _scann() -> Any:
+    """Returns ScaNN's module; its types are too narrow."""
+    assert scann is not None  # See `check_installed`.
+    return scann.scann_ops_pybind
+
+
+def _train(vectors: np.ndarray, threshold: float) -> Any:
+    """Returns a searcher of `[num_passages, dim]` vectors."""
     # Each search sets its own number of neighbours.
-    builder = scann.scann_ops_pybind.builder(vectors, 1, 'dot_product')
+    builder = _scann().builder(vectors, 1, 'dot_product')
     if len(vectors) >= _TREE_FROM:
         # SOAR (Sun et al., 2023) assigns each passage to a second leaf whose error is orthogonal to
         # the first's: the same recall needs half as many leaves. Random initial centres would give
@@ -169,7 +165,7 @@ def search(
     queries: np.ndarray | Vectors,
     passages: np.ndarray | Vectors,
     depth: int,
-    config,
+    config: IndexConfig,
     directory: pathlib.Path | None = None,
 ) -> Ranking:
     """Returns the best passages of each query by inner product; ties keep the order of the rows.
@@ -182,8 +178,6 @@ def search(
         queries: `[num_queries, dim]` float32.
         passages: `[num_passages, dim]` float32; may be memory-mapped.
         depth: Passages to return for each query, limited to num_passages.
-        config: `config.index`: `kind` is `scann` or `exact`; `reorder` candidates are rescored,
-            from a search of the share `leaves` of a tree's leaves.
         directory: Output of `build` for the same passages; None to build a temporary index.
 
     Raises:
@@ -208,13 +202,13 @@ def search(
 
 
 def _candidates(
-    queries: np.ndarray, num_passages: int, count: int, config, directory: pathlib.Path
+    queries: np.ndarray, num_passages: int, count: int, config: IndexConfig, directory: pathlib.Path
 ) -> np.ndarray:
     """Returns the rows with the best approximate scores, `[num_queries, count]`; -1 for none."""
     best_rows = np.empty((len(queries), 0), np.int32)
     best_scores = np.empty((len(queries), 0), np.float32)
-    for i, rows in enumerate(_shards(num_passages, config.shard)):
-        searcher = scann.scann_ops_pybind.load_searcher(str(_shard_directory(directory, i)))
+    for path, rows in _shards(directory, num_passages, config.shard):
+        searcher = _scann().load_searcher(str(path))
         leaves = max(math.ceil(config.leaves * _leaves(len(rows))), 1)
         found, scores = searcher.search_batched_parallel(
             queries, min(count, len(rows)), leaves_to_search=leaves
@@ -227,9 +221,8 @@ def _candidates(
         best_scores = np.concatenate([best_scores, scores], axis=1)
         if best_rows.shape[1] > count:
             at = np.argpartition(-best_scores, count - 1, axis=1)[:, :count]
-            best_rows, best_scores = (
-                np.take_along_axis(x, at, axis=1) for x in (best_rows, best_scores)
-            )
+            best_rows = np.take_along_axis(best_rows, at, axis=1)
+            best_scores = np.take_along_axis(best_scores, at, axis=1)
     return best_rows
 
 
@@ -253,12 +246,10 @@ def _rescore(
     return rows, scores
 
 
-def _shards(num_passages: int, largest: int) -> list[range]:
-    """Cuts rows into as few ranges as possible, of equal size so that none is tiny."""
+def _shards(
+    directory: pathlib.Path, num_passages: int, largest: int
+) -> list[tuple[pathlib.Path, range]]:
+    """Returns path and rows of the fewest shards, of equal size so that none is tiny."""
     count = -(-num_passages // largest)
-    edges = [num_passages * i // count for i in range(count + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
-
-
-def _shard_directory(directory: pathlib.Path, i: int) -> pathlib.Path:
-    return directory / f'shard-{i:05d}'
+    edges = itertools.pairwise(num_passages * i // count for i in range(count + 1))
+    return [(directory / f'shard-{i:05d}', range(*edge)) for i, edge in enumerate(edges)]

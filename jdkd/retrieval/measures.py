@@ -1,10 +1,10 @@
 """Measures rankings with ir_measures, whose numbers are those of trec_eval."""
 
 import dataclasses
-import itertools
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ir_measures
 import numpy as np
@@ -15,32 +15,21 @@ from jdkd.runtime import stages
 
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """Measured values of a system, as fractions.
+    """Measured values of a system, as fractions."""
 
-    Attributes:
-        means: {measure: mean over the queries}.
-        per_query: {query id: {measure: value}}.
-        first: {query id: id of the passage at rank 1}.
-    """
-
-    means: dict[str, float]
-    per_query: dict[str, dict[str, float]]
-    first: dict[str, str]
+    means: dict[str, float]  # {measure: mean over the queries}
+    per_query: dict[str, dict[str, float]]  # {query id: {measure: value}}
+    first: dict[str, str]  # {query id: id of the passage at rank 1}
 
     def save(self, directory: pathlib.Path, name: str) -> None:
         """Writes `<name>.per_query.json` and `<name>.first.json`."""
-        stages.write_json(directory / f'{name}.per_query.json', self.per_query)
-        stages.write_json(directory / f'{name}.first.json', self.first)
+        for field in ('per_query', 'first'):
+            stages.write_json(directory / f'{name}.{field}.json', getattr(self, field))
 
 
-def load_per_query(directory: pathlib.Path, name: str) -> dict[str, dict[str, float]]:
-    """Loads `Measurements.per_query`, which `Measurements.save` wrote."""
-    return stages.read_json(directory / f'{name}.per_query.json')
-
-
-def load_first(directory: pathlib.Path, name: str) -> dict[str, str]:
-    """Loads `Measurements.first`, which `Measurements.save` wrote."""
-    return stages.read_json(directory / f'{name}.first.json')
+def load(directory: pathlib.Path, name: str, field: str = 'per_query') -> dict[str, Any]:
+    """Loads a field of `Measurements`, `per_query` or `first`, that `Measurements.save` wrote."""
+    return stages.read_json(directory / f'{name}.{field}.json')
 
 
 def measure(
@@ -70,20 +59,19 @@ def measure(
     by_grade = {name: _parse(name) for name, depth in depths.items() if not depth}
     answered = _answer_qrels(run, has_answer or {}, max(depths.values())) if by_answer else {}
     means, per_query = {}, {query_id: {} for query_id in (*judged, *answered)}
-    for parsed, grades, needed in (
-        (by_grade, judged, 'judgements'),
-        (by_answer, answered, 'answers'),
-    ):
+    aggregated: Any  # ir_measures' type also allows the number of a single measure.
+    kinds = (by_grade, judged, 'judgements'), (by_answer, answered, 'answers')
+    for parsed, grades, needed in kinds:
         if not parsed:
             continue
         if not grades:
             raise ValueError(
                 f'measures={",".join(parsed)} needs {needed}, but the queries have none; remove it.'
             )
-        results = ir_measures.calc(set(parsed.values()), grades, ranks)
-        values = {(v.query_id, v.measure): float(v.value) for v in results.per_query}
+        aggregated, results = ir_measures.calc(set(parsed.values()), grades, ranks)
+        values = {(v.query_id, v.measure): float(v.value) for v in results}
         for name, m in parsed.items():
-            means[name] = float(results.aggregated[m])
+            means[name] = float(aggregated[m])
             for query_id in grades:
                 per_query[query_id][name] = values[query_id, m]
     first = {query_id: next(iter(ranked)) for query_id, ranked in run.items() if ranked}
@@ -91,11 +79,7 @@ def measure(
 
 
 def check_names(measures: Sequence[str]) -> None:
-    """Checks the names of measures, before any work.
-
-    Raises:
-        ValueError: if a name is not a measure.
-    """
+    """Raises a ValueError if a name is not a measure; for checks before any work."""
     for name in measures:
         if not _answer_depth(name):
             _parse(name)
@@ -104,18 +88,14 @@ def check_names(measures: Sequence[str]) -> None:
 def check_available(
     measures: Sequence[str], split: str, has_positives: bool, has_answers: bool
 ) -> None:
-    """Checks that a split has the judgements or answers that measures need.
-
-    Raises:
-        ValueError: if it lacks them.
-    """
+    """Raises a ValueError if a split lacks the judgements or answers that measures need."""
+    positives, answers = ('judgements', has_positives), ('answers', has_answers)
     for name in measures:
-        by_answer = bool(_answer_depth(name))
-        if not (has_answers if by_answer else has_positives):
+        needed, available = answers if _answer_depth(name) else positives
+        if not available:
             raise ValueError(
-                f'measures={",".join(measures)}: {name} needs '
-                f'{"answers" if by_answer else "judgements"}, but the queries of split {split!r} '
-                'have none; remove it.'
+                f'measures={",".join(measures)}: {name} needs {needed}, but the queries of split '
+                f'{split!r} have none; remove it.'
             )
 
 
@@ -141,12 +121,11 @@ def _answer_qrels(
     depth: int,
 ) -> dict[str, dict[str, int]]:
     """Judges each query's first passages by whether they hold an answer."""
-    judged = {}
-    for query_id, holds in has_answer.items():
-        first = itertools.islice(run.get(query_id, ()), depth)
-        # Queries without results are judged too, to count as 0.
-        judged[query_id] = {passage_id: int(holds(passage_id)) for passage_id in first} or {'': 0}
-    return judged
+    # Queries without results are judged too, to count as 0.
+    return {
+        query_id: {pid: int(holds(pid)) for pid in [*run.get(query_id, ())][:depth]} or {'': 0}
+        for query_id, holds in has_answer.items()
+    }
 
 
 def wrong_queries(
@@ -154,17 +133,9 @@ def wrong_queries(
 ) -> np.ndarray:
     """Marks queries whose first passage is neither a positive nor equal to one in text.
 
-    Args:
-        ranking: Ranking of the queries; an empty one is wrong.
-        positives: Rows of each query's positive passages.
-        group: `[P]` text group of each passage.
-
-    Returns:
-        `[num_queries]` bool.
+    A query without passages is wrong. `positives` are rows for each query, and `group` `[P]` is the
+    text group of each passage. Returns `[num_queries]` bool.
     """
-    return np.array(
-        [
-            row < 0 or group[row] not in group[rows]
-            for row, rows in zip(ranking.passages[:, 0], positives, strict=True)
-        ]
-    )
+    first = ranking.passages[:, 0]
+    wrong = [r < 0 or group[r] not in group[rows] for r, rows in zip(first, positives, strict=True)]
+    return np.array(wrong)

@@ -8,15 +8,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """The best passages of each query, best first.
+    """The best passages of each query, best first; both arrays are `[num_queries, depth]`."""
 
-    Attributes:
-        passages: `[num_queries, depth]` int32 rows of the collection; -1 where there is none.
-        scores: `[num_queries, depth]` float32, not increasing along a row.
-    """
-
-    passages: np.ndarray
-    scores: np.ndarray
+    passages: np.ndarray  # int32 rows of the collection; -1 where there is none.
+    scores: np.ndarray  # float32, not increasing along a row.
 
     def save(self, directory: pathlib.Path, name: str) -> None:
         np.save(directory / f'{name}.passages.npy', self.passages)
@@ -28,11 +23,9 @@ class Ranking:
         return cls(*(np.load(directory / f'{name}.{field}.npy') for field in fields))
 
     def without(self, rows: np.ndarray, depth: int) -> 'Ranking':
-        """Removes one passage from each query's ranking and truncates the rest.
+        """Removes from each query's ranking its passage in `rows`, and keeps `depth` others.
 
-        Args:
-            rows: `[num_queries]` int32 passage to remove; -1 for none.
-            depth: Passages to keep.
+        `rows` is `[num_queries]` int32, with -1 for none.
         """
         removed = (self.passages == rows[:, None]) | (self.passages < 0)
         order = np.argsort(removed, axis=1, kind='stable')[:, :depth]
@@ -45,8 +38,5 @@ class Ranking:
 
     def recall(self, exact: 'Ranking') -> float:
         """Returns the mean share of the exact top passages that this ranking holds."""
-        shares = [
-            len(np.intersect1d(a, e)) / len(e)
-            for a, e in zip(self.passages, exact.passages, strict=True)
-        ]
-        return float(np.mean(shares))
+        pairs = zip(self.passages, exact.passages, strict=True)
+        return float(np.mean([len(np.intersect1d(a, e)) / len(e) for a, e in pairs]))

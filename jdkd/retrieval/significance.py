@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.stats
 
-_RESAMPLES = 9999
-
 
 def paired_tests(
     ours: Mapping[str, Mapping[str, float]],
@@ -26,8 +24,7 @@ def paired_tests(
     randomisation test flips the signs of whole groups. Groups of one query give the plain tests.
 
     Args:
-        ours: {query id: {measure: value}}.
-        theirs: The same queries of the other system.
+        ours, theirs: {query id: {measure: value}}, for the same queries.
         groups: {query id: group}; each query that is missing here is its own group.
 
     Returns:
@@ -44,23 +41,20 @@ def paired_tests(
             f'a paired test needs the same queries on both sides: {len(ours)} and {len(theirs)} '
             f'were measured, {only} of them on one side only; measure both on one split.'
         )
-    groups = groups or {}
-    differences: dict[str, list[tuple[str, float]]] = {}
-    for query_id, values in ours.items():
-        for measure in values.keys() & theirs[query_id].keys():
-            difference = values[measure] - theirs[query_id][measure]
-            group = groups.get(query_id, query_id)
-            differences.setdefault(measure, []).append((group, difference))
-    order = dict.fromkeys(measure for values in ours.values() for measure in values)
-    return {m: _test(*zip(*differences[m], strict=True)) for m in order if m in differences}
+    groups, tests = groups or {}, {}
+    for measure in dict.fromkeys(measure for values in ours.values() for measure in values):
+        shared = [q for q in ours if measure in ours[q] and measure in theirs[q]]
+        if shared:
+            differences = np.array([ours[q][measure] - theirs[q][measure] for q in shared])
+            tests[measure] = _test(differences, [groups.get(q, q) for q in shared])
+    return tests
 
 
-def _test(groups: Sequence[str], values: Sequence[float]) -> dict[str, float | int | None]:
-    differences = np.array(values)
-    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+def _test(differences: np.ndarray, groups: Sequence[str]) -> dict[str, float | int | None]:
+    numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     return {
         'difference': float(differences.mean()),
-        **_p_values(differences, np.array([number[group] for group in groups])),
+        **_p_values(differences, np.array([numbers[group] for group in groups])),
         'wins': int((differences > 0).sum()),
         'ties': int((differences == 0).sum()),
         'losses': int((differences < 0).sum()),
@@ -79,7 +73,7 @@ def _p_values(differences: np.ndarray, group: np.ndarray) -> dict[str, float | N
         np.mean,
         permutation_type='samples',
         vectorized=True,
-        n_resamples=_RESAMPLES,
+        n_resamples=9999,
         batch=max(2**22 // len(sums), 1),  # Bounds the memory.
         rng=np.random.default_rng(0),
     )
@@ -89,9 +83,7 @@ def _p_values(differences: np.ndarray, group: np.ndarray) -> dict[str, float | N
 def t_test(differences: np.ndarray, group: np.ndarray) -> float:
     """Returns the two-sided p-value of a mean of differences that are independent between groups.
 
-    Args:
-        differences: `[Q]`, not all 0.
-        group: `[Q]` group numbers from 0, of at least two groups.
+    `differences` `[Q]` are not all 0; `group` `[Q]` numbers at least two groups from 0.
     """
     residuals = np.bincount(group, differences - differences.mean())
     count = len(residuals)

@@ -12,7 +12,7 @@ The first line of a file tells its format; each file may be gzipped (`.gz` after
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -28,19 +28,12 @@ _CHUNK = 2**16  # Pairs looked up at a time.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """Scores of passages for queries.
+    """Scores of passages for queries."""
 
-    Attributes:
-        queries: {query id: i}.
-        starts: `[Q + 1]` int64; query i has the pairs `starts[i]:starts[i + 1]`.
-        rows: `[N]` int32 rows of passages, rising within a query.
-        values: `[N]` float64 scores.
-    """
-
-    queries: Mapping[str, int]
-    starts: np.ndarray
-    rows: np.ndarray
-    values: np.ndarray
+    queries: Mapping[str, int]  # {query id: i}
+    starts: np.ndarray  # `[Q + 1]` int64; query i has the pairs `starts[i]:starts[i + 1]`.
+    rows: np.ndarray  # `[N]` int32 rows of passages, rising within a query.
+    values: np.ndarray  # `[N]` float64 scores.
 
     def of(self, query_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and scores of a query, both empty for an unknown query."""
@@ -79,8 +72,6 @@ def read(
     """Reads a file in one of the formats above.
 
     Args:
-        path: The file.
-        collection: Collection of its queries and passages.
         on_error: Receives lines that do not have the format, name an unknown query or passage,
             have a score that is not finite, or score a pair again; the first score is kept.
 
@@ -131,10 +122,8 @@ def _pair_error(
     """Returns kind and message of the error in a pair."""
     _, query_id, passage_id, value = pair
     if query >= 0 and row >= 0:
-        return (
-            'score that is not finite',
-            f'{where}: the score is {value}; give a finite number of float32.',
-        )
+        message = f'{where}: the score is {value}; give a finite number of float32.'
+        return 'score that is not finite', message
     kind, unknown_id = ('query', query_id) if query < 0 else ('passage', passage_id)
     return (
         f'unknown {kind}',
@@ -145,26 +134,27 @@ def _pair_error(
 
 def _pairs(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[int, str, str, float]]:
     """Yields line number, query id, passage id and score of each pair."""
-    parse = None
+    kind = None
     for position, (where, line) in enumerate(parsing.read_lines(path, on_error)):
-        parse = parse or _format(where, line)
+        kind = kind or _format(where, line)
         try:
-            parsed = parse(line, position)
+            parsed = _parse(kind, line, position)
         except (ValueError, TypeError, LookupError, OverflowError) as error:
-            on_error('broken line', f'{where}: {_EXPECTED[parse]} ({brief(error)}).')
+            on_error('broken line', f'{where}: {_EXPECTED[kind]} ({brief(error)}).')
             continue
         number = int(where.rpartition(':')[2])
         for query_id, passage_id, score in parsed:
             yield number, query_id, passage_id, score
 
 
-def _format(where: str, line: str) -> Callable[[str, int], Sequence[tuple[str, str, float]]]:
+def _format(where: str, line: str) -> str:
+    """Returns the format of a file with this first line, a key of `_EXPECTED`."""
     if line.startswith('{'):
-        return _parse_json
+        return 'json'
     if line.count('\t') == 3:
-        return _parse_texts
+        return 'texts'
     if len(line.split()) in (3, 6):
-        return _parse_ranks if len(line.split()) == 3 else _parse_trec
+        return 'ranks' if len(line.split()) == 3 else 'trec'
     raise ValueError(
         f"{where}: not a line of scores; write 'query Q0 passage rank score tag' (TREC), "
         "'query passage rank' or four fields with tabs (MS MARCO), or JSON objects with query_id, "
@@ -172,25 +162,17 @@ def _format(where: str, line: str) -> Callable[[str, int], Sequence[tuple[str, s
     )
 
 
-def _parse_trec(line: str, position: int) -> Sequence[tuple[str, str, float]]:
-    del position
-    query_id, _, passage_id, _, score, _ = line.split()
-    return [(query_id, passage_id, float(score))]
-
-
-def _parse_ranks(line: str, position: int) -> Sequence[tuple[str, str, float]]:
-    del position
-    query_id, passage_id, rank = line.split()
-    return [(query_id, passage_id, -float(int(rank)))]
-
-
-def _parse_texts(line: str, position: int) -> Sequence[tuple[str, str, float]]:
-    query_id, passage_id, _, _ = line.split('\t')
-    return [(query_id, passage_id, -float(position))]
-
-
-def _parse_json(line: str, position: int) -> Sequence[tuple[str, str, float]]:
-    del position
+def _parse(kind: str, line: str, position: int) -> Sequence[tuple[str, str, float]]:
+    """Returns query id, passage id and score of each pair in a line of one of the formats."""
+    if kind == 'trec':
+        query_id, _, passage_id, _, score, _ = line.split()
+        return [(query_id, passage_id, float(score))]
+    if kind == 'ranks':
+        query_id, passage_id, rank = line.split()
+        return [(query_id, passage_id, -float(int(rank)))]
+    if kind == 'texts':
+        query_id, passage_id, _, _ = line.split('\t')
+        return [(query_id, passage_id, -float(position))]
     entry = parsing.parse_json_object(line)
     query_id = parsing.check_id('line', 'query_id', entry.get('query_id'))
     if 'passage_id' in entry:
@@ -201,20 +183,17 @@ def _parse_json(line: str, position: int) -> Sequence[tuple[str, str, float]]:
         scores = entry['scores']
         if len(ids) != len(scores):
             raise ValueError(f'{len(ids)} passage_ids and {len(scores)} scores')
-    return [(query_id, i, _number(score)) for i, score in zip(ids, scores, strict=True)]
-
-
-def _number(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f'score {shown(value)} is no number')
-    return float(value)
+    for score in scores:
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise ValueError(f'score {shown(score)} is no number')
+    return [(query_id, i, float(score)) for i, score in zip(ids, scores, strict=True)]
 
 
 _EXPECTED = {
-    _parse_trec: "not a run line; it must read 'query Q0 passage rank score tag'",
-    _parse_ranks: "not a run line; it must read 'query passage rank'",
-    _parse_texts: 'not a line of four fields with tabs: query, passage and their texts',
-    _parse_json: 'not an object with query_id, and passage_id and score or passage_ids and scores',
+    'trec': "not a run line; it must read 'query Q0 passage rank score tag'",
+    'ranks': "not a run line; it must read 'query passage rank'",
+    'texts': 'not a line of four fields with tabs: query, passage and their texts',
+    'json': 'not an object with query_id, and passage_id and score or passage_ids and scores',
 }
 
 
@@ -228,7 +207,7 @@ def from_ranking(
     """
     return {
         query_id: sort_scores(
-            {passage_ids[p]: s for p, s in zip(rows, scores, strict=True) if p >= 0}
+            {passage_ids[int(p)]: s for p, s in zip(rows, scores, strict=True) if p >= 0}
         )
         for query_id, rows, scores in zip(query_ids, ranking.passages, ranking.scores, strict=True)
     }

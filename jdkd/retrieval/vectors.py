@@ -13,13 +13,9 @@ STORES = ('float32', 'bfloat16')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vectors:
-    """`[n, dim]` vectors in several arrays; indexing reads float32 copies into memory.
+    """`[n, dim]` vectors in several arrays; indexing reads float32 copies into memory."""
 
-    Attributes:
-        parts: Arrays `[m, dim]`, float32 or bfloat16, all equally long except the last.
-    """
-
-    parts: tuple[np.ndarray, ...]
+    parts: tuple[np.ndarray, ...]  # `[m, dim]`, float32 or bfloat16; m only differs for the last.
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,13 +58,10 @@ class Vectors:
 
 
 def save(file, vectors: np.ndarray, store: str) -> None:
-    """Writes `[m, dim]` float32 vectors as npy.
+    """Writes `[m, dim]` float32 vectors as npy to an open file.
 
-    Args:
-        file: File open for writing.
-        vectors: The vectors.
-        store: 'float32', or 'bfloat16' for half the bytes at 8 bits of precision. npy has no
-            bfloat16, so its bits are stored as uint16.
+    `store` is 'float32', or 'bfloat16' for half the bytes at 8 bits of precision. npy has no
+    bfloat16, so its bits are stored as uint16.
     """
     if store == 'bfloat16':
         vectors = vectors.astype(ml_dtypes.bfloat16).view(np.uint16)
@@ -76,11 +69,7 @@ def save(file, vectors: np.ndarray, store: str) -> None:
 
 
 def load(directory: pathlib.Path) -> Vectors:
-    """Loads the vectors in a directory, memory-mapped.
-
-    Raises:
-        FileNotFoundError: if there are none.
-    """
+    """Loads the vectors in a directory, memory-mapped; FileNotFoundError if there are none."""
     paths = sorted(pathlib.Path(directory).glob(FILE_NAME.format('*')))
     if not paths:
         raise FileNotFoundError(f'{directory} holds no {FILE_NAME.format("*")}.')

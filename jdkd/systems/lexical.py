@@ -29,7 +29,7 @@ class BM25System(BaseSystem):
 
         def score_lists(lists: Lists) -> np.ndarray:
             terms, num_dark = all_terms[lists.query], lists.dark.shape[1]
-            originals = self.model.list_scores(terms, lists.passages)
+            originals = self.model.passage_scores(terms, lists.passages)
             if not num_dark:
                 return originals
             terms = terms[np.repeat(np.arange(terms.shape[0]), num_dark)]
@@ -41,14 +41,14 @@ class BM25System(BaseSystem):
 
     def batch_scorer(self, queries: Queries) -> BatchScorer:
         terms = self.model.query_terms(queries.texts)
-        return lambda rows, passages: self.model.all_scores(terms[rows], passages)
+        return lambda rows, passages: self.model.passage_scores(terms[rows], passages)
 
     def search(self, question: str, depth: int) -> Ranking:
         return self.model.search([question], depth)
 
     def score(self, question: str, passages: np.ndarray) -> np.ndarray:
         terms = self.model.query_terms([question])
-        return self.model.list_scores(terms, passages[None])[0]
+        return self.model.passage_scores(terms, passages)[0]
 
 
 def load(run: Run, name: str, spec) -> BM25System:

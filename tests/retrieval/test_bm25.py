@@ -43,9 +43,9 @@ def weights(model):
 def test_lists_score_as_the_index_does(model):
     ranking = model.search(QUERIES, depth=5)
     terms = model.query_terms(QUERIES)
-    found = model.list_scores(terms, ranking.passages)
+    found = model.passage_scores(terms, ranking.passages)
     np.testing.assert_allclose(found, ranking.scores, atol=1e-5)
-    everything = model.all_scores(terms, np.arange(5))
+    everything = model.passage_scores(terms, np.arange(5))
     np.testing.assert_allclose(
         np.take_along_axis(everything, ranking.passages, axis=1), ranking.scores, atol=1e-5
     )
@@ -57,7 +57,7 @@ def test_new_text_scores_as_a_passage_of_the_same_words(model):
         terms = model.query_terms([query] * len(PASSAGES))
         np.testing.assert_allclose(
             model.text_scores(terms, PASSAGES),
-            model.list_scores(terms, np.arange(len(PASSAGES))[:, None])[:, 0],
+            model.passage_scores(terms, np.arange(len(PASSAGES))[:, None])[:, 0],
             rtol=1e-6,
         )
 
@@ -67,7 +67,7 @@ def test_a_score_by_hand(model):
     sizes = [5, 7, 4, 5, 0]
     idf = np.log(1 + (5 - 1 + 0.5) / (1 + 0.5))
     expected = idf / (1 + 0.9 * (1 - 0.4 + 0.4 * 4 / np.mean(sizes)))
-    found = model.list_scores(model.query_terms(['open', 'open open']), np.array([[2, 0]] * 2))
+    found = model.passage_scores(model.query_terms(['open', 'open open']), np.array([[2, 0]] * 2))
     assert model.average_length == pytest.approx(np.mean(sizes))
     np.testing.assert_allclose(found, [[expected, 0], [2 * expected, 0]], rtol=1e-5)
 

@@ -3,10 +3,10 @@
 import subprocess
 import sys
 
-import ml_collections
 import numpy as np
 import pytest
 
+from jdkd.config import IndexConfig
 from jdkd.retrieval import index
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
@@ -41,7 +41,7 @@ def test_depth_is_at_most_the_collection():
 
 def scann(**overrides):
     fields = {'kind': 'scann', 'reorder': 200, 'threshold': 0.2, 'leaves': 0.7, 'shard': 10**6}
-    return ml_collections.ConfigDict(fields | overrides)
+    return IndexConfig(**fields | overrides)
 
 
 def in_parts(array, size):
@@ -72,10 +72,10 @@ def test_scann_finds_nearly_all_and_recall_says_so():
 @pytest.mark.slow
 def test_a_tree_is_the_same_in_every_process(tmp_path):
     program = (
-        'import pathlib, sys, ml_collections, numpy as np; from jdkd.retrieval import index; '
+        'import pathlib, sys, numpy as np; from jdkd.config import IndexConfig; '
+        'from jdkd.retrieval import index; '
         'x = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32); '
-        'c = ml_collections.ConfigDict({"kind": "scann", "shard": 20_000, "threshold": 0.2}); '
-        'index.build(pathlib.Path(sys.argv[1]), x, c)'
+        'index.build(pathlib.Path(sys.argv[1]), x, IndexConfig(shard=20_000))'
     )
     for name in 'ab':
         subprocess.run([sys.executable, '-c', program, tmp_path / name], check=True)
@@ -131,6 +131,19 @@ def test_a_search_of_all_shards_for_all_passages_is_exact(monkeypatch):
     np.testing.assert_allclose(found.scores, exact.scores, atol=1e-6)
 
 
+@pytest.mark.parametrize('depth', [20, 4000])
+def test_candidates_of_shards_smaller_than_their_number_are_merged(depth):
+    queries, passages = vectors(10, seed=1), vectors(5000)
+    # Three shards of 1,667 passages, so the first two do not fill 4,500 places.
+    found = index.search(queries, passages, depth, scann(shard=2000, reorder=4500))
+    exact = index.exact_search(queries, passages, depth)
+    assert [len(set(row)) for row in found.passages] == [depth] * 10
+    assert found.passages.min() >= 0
+    np.testing.assert_array_equal(found.passages[:, :20], exact.passages[:, :20])
+    assert found.recall(exact) > 0.9
+    assert (found.passages >= 3334).any(axis=1).all()  # the last shard counts
+
+
 def test_scann_on_a_handful_of_passages_is_exact(tmp_path):
     queries, passages = vectors(5, seed=1), vectors(40)
     index.build(tmp_path, passages, scann())
@@ -145,7 +158,7 @@ def test_tiny_shards_are_an_error(tmp_path):
 
 def test_unknown_kind():
     with pytest.raises(ValueError, match="'faiss'; use one of scann, exact"):
-        index.search(vectors(1), vectors(2), 1, ml_collections.ConfigDict({'kind': 'faiss'}))
+        index.search(vectors(1), vectors(2), 1, IndexConfig(kind='faiss'))
 
 
 def test_rankings_are_kept(tmp_path):

@@ -60,7 +60,7 @@ def test_every_digit_is_trec_evals(tmp_path):
     }
     found = measures.measure(run, qrels, list(keys))
     found.save(tmp_path, 'x')
-    assert measures.load_per_query(tmp_path, 'x') == found.per_query
+    assert measures.load(tmp_path, 'x') == found.per_query
     trec.write(tmp_path / 'run.trec', run, 'x')
     with (tmp_path / 'run.trec').open() as f:
         read = pytrec_eval.parse_run(f)
