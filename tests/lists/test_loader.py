@@ -99,14 +99,17 @@ def test_less_than_a_batch_is_an_error():
         loader.BatchOrder(4, [0]).batches(3)
 
 
-def test_the_packer_fits_the_batches_it_is_asked_for():
+def test_the_packer_fits_the_batches_of_its_steps():
     order = loader.BatchOrder(1, [0], shuffle=False)
-    first, both = (
-        loader.make_row_packer(DUAL, RECORDS, order, RowSpec(lengths=9), mesh(), steps=steps)
-        for steps in (1, 2)
-    )
-    # Lengths are rounded up to multiples of 8.
-    assert first.layout.tiles == both.layout.tiles == ((3, 8),)
+    packer = loader.make_row_packer(DUAL, RECORDS, order, RowSpec(lengths=9), mesh(), steps=2)
+    assert packer.layout.tiles == ((3, 8),)  # Lengths are rounded up to multiples of 8.
+    # Without dark examples, the texts have 4 + 2 tokens in the first batch, 4 + 3 in the second.
+    plain = dataclasses.replace(DUAL, dark=False)
+    last_first = {name: x[::-1] for name, x in RECORDS.items()}
+    shared = RowSpec(shared=6, texts=2)
+    for steps in (1, 2):
+        packer = loader.make_row_packer(plain, last_first, order, shared, mesh(), steps=steps)
+        assert packer.layout.tiles == ((steps, 6),)
     shared = RowSpec(shared=10, texts=3)
     packer = loader.make_row_packer(DUAL, RECORDS, order, shared, mesh(), steps=2)
     assert packer.layout.tiles == ((1, 10),) and packer.layout.slots == 3

@@ -39,18 +39,19 @@ def open_source(dataset: str, *, splits: Mapping[str, str] | None = None) -> bas
             title, text = (document.title, document.text) if has_title else ('', _text(document))
             yield f'irds:{dataset}, document {i}', document.doc_id, title, text
 
-    def read_queries() -> Iterator[tuple[str, str, Any]]:
+    def read_queries(field: str) -> Iterator[tuple[str, str, Any]]:
         for split, (name, part) in loaded.items():
-            for i, query in enumerate(part.queries_iter(), 1):
+            has_field = field in part.queries_cls()._fields
+            for i, query in enumerate(part.queries_iter() if has_field else (), 1):
                 yield f'irds:{name}, query {i}', split, query
 
     def queries(on_error: OnError) -> Iterator[base.Query]:
-        for where, split, query in read_queries():
+        for where, split, query in read_queries('query_id'):
             yield where, split, query.query_id, _text(query)
 
     def answers(on_error: OnError) -> Iterator[base.Answer]:
-        for where, split, query in read_queries():
-            for answer in getattr(query, 'answers', ()):
+        for where, split, query in read_queries('answers'):
+            for answer in query.answers:
                 yield where, split, query.query_id, answer
 
     def qrels(on_error: OnError) -> Iterator[base.Judgement]:
