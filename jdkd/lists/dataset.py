@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jdkd.runtime import tfds_features
+
 
 class CandidateLists(tfds.core.GeneratorBasedBuilder):
     """A dataset of candidate lists, whose features are given arrays."""
@@ -52,7 +54,9 @@ def write(directory: pathlib.Path, splits: Mapping[str, Mapping[str, np.ndarray]
 
 def read(directory: pathlib.Path, split: str) -> Sequence[Mapping[str, np.ndarray]]:
     """Opens a split for random access: `source[i]` is {feature: array}."""
-    builder: Any = tfds.builder_from_directory(str(directory / 'candidate_lists' / '1.0.0'))
+    path = str(directory / 'candidate_lists' / '1.0.0')
+    with tfds_features.only_own(path):  # A workdir may come from somebody else.
+        builder: Any = tfds.builder_from_directory(path)
     return builder.as_data_source(split=split)
 
 

@@ -1,6 +1,7 @@
 """Collections in TFDS datasets (https://www.tensorflow.org/datasets), read without TensorFlow."""
 
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import tensorflow_datasets as tfds
 
 from jdkd.corpus.sources import base, records
 from jdkd.corpus.sources.base import OnError
+from jdkd.runtime import tfds_features
+from jdkd.runtime.messages import brief
 
 
 def open_source(
@@ -41,7 +44,7 @@ def open_source(
         splits = builder.info.splits
         if split not in splits:
             raise ValueError(
-                f"TFDS' '{dataset}' has no split '{split}'; it has {', '.join(splits)}."
+                f"TFDS' '{dataset}' has no split '{split}'; it has {brief(', '.join(splits))}."
             )
         return map(pathlib.Path, splits[split].filepaths)
 
@@ -61,20 +64,31 @@ def open_source(
 
 
 def _make_builder(dataset: str, data_dir: str | None) -> Any:
-    directory = pathlib.Path(dataset).expanduser()
-    if directory.is_dir():
-        builder: Any = tfds.builder_from_directory(str(directory))
-    else:
-        try:
-            builder = tfds.builder(dataset, data_dir=data_dir)
-        except tfds.core.DatasetNotFoundError as error:
-            raise ValueError(f"TFDS has no dataset '{dataset}' ({error}).") from None
-        builder.download_and_prepare(file_format='array_record')
+    with tfds_features.only_own(f'tfds:{dataset}'):
+        builder = _open_builder(dataset, data_dir)
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
             f"TFDS' '{dataset}' is kept as {builder.info.file_format.value}, which needs "
             'TensorFlow; prepare it with file_format=array_record in another data_dir.'
         )
+    return builder
+
+
+def _open_builder(dataset: str, data_dir: str | None) -> Any:
+    directory = pathlib.Path(dataset).expanduser()
+    if directory.is_dir():
+        return tfds.builder_from_directory(str(directory))
+    # NAME:VERSION is a dataset of TFDS.
+    if re.match(r'[\w-]+:(?![\d*])', dataset):
+        raise ValueError(
+            f"TFDS' {dataset!r} is in a namespace, whose datasets bring code of their own, which "
+            'jdkd never runs; prepare it with TFDS and give its directory.'
+        )
+    try:
+        builder = tfds.builder(dataset, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(f"TFDS has no dataset '{dataset}' ({brief(error)}).") from None
+    builder.download_and_prepare(file_format='array_record')
     return builder
 
 
