@@ -18,10 +18,13 @@ from jdkd.models.cross_encoder import CrossEncoder, head_shapes
 from jdkd.models.dual_encoder import POOLINGS, DualEncoder, tower
 from jdkd.models.families import FAMILIES, Slot, slot
 from jdkd.models.transformer import param_shapes
+from jdkd.runtime import files as fs
 from jdkd.runtime.checkpoint_files import read_json
 from jdkd.tokens import tokenizer_files
 
 MARKER = 'jdkd_export.json'
+# Keys of tokenizer_config.json in which transformers notes where it found the files.
+_LOCAL_PATHS = ('name_or_path', 'special_tokens_map_file', 'tokenizer_file')
 
 
 def export_sentence_transformer(
@@ -51,12 +54,14 @@ def export_sentence_transformer(
         query_prompt, passage_prompt: Texts that `encode_query` and `encode_document` put first.
 
     Raises:
-        FileExistsError: if the directory holds anything but an export by jdkd.
+        FileExistsError: if the directory holds anything but an export by jdkd, or the hidden one
+            beside it, in which exports are written, is not jdkd's.
         FileNotFoundError: if there are no tokenizer files.
         ValueError: if the format cannot express the model, the parameters do not match it, or a
             parameter is not finite.
     """
     target = pathlib.Path(directory)
+    _clean(target)
     if target.exists() and not (
         target.is_dir() and ((target / MARKER).is_file() or not any(target.iterdir()))
     ):
@@ -77,6 +82,8 @@ def export_sentence_transformer(
         files, encoders = _dual_encoder(model, params, max_length=max_length, **prompts)
     tokenizer_config = read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
     tokenizer_config |= {'model_max_length': max_length}
+    for key in _LOCAL_PATHS:
+        tokenizer_config.pop(key, None)
     copies = [pathlib.Path(tokenizer_dir, name) for name in tokenizer_files.FILES]
     copies = [path for path in copies if path.is_file()]
     if not copies:
@@ -91,9 +98,9 @@ def export_sentence_transformer(
 
 def _write(target: pathlib.Path, files: Mapping[str, Any]) -> None:
     """Replaces a directory with files by their paths: paths to copy, texts, tensors or JSON."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f'.{target.name}.tmp')
-    shutil.rmtree(scratch, ignore_errors=True)  # Left by an export that was killed.
+    scratch = _scratch(target)
+    scratch.mkdir(parents=True)
+    (scratch / MARKER).touch()
     new = scratch / 'new'
     try:
         for name, content in files.items():
@@ -113,7 +120,36 @@ def _write(target: pathlib.Path, files: Mapping[str, Any]) -> None:
             target.rename(scratch / 'old')
         new.rename(target)
     finally:
-        shutil.rmtree(scratch)
+        _clean(target)
+
+
+def _clean(target: pathlib.Path) -> None:
+    """Removes what an export left beside its directory; if it was killed, restores the earlier one.
+
+    Raises:
+        FileExistsError: if that was not made by an export.
+    """
+    scratch = _scratch(target)
+    if not os.path.lexists(scratch):
+        return
+    is_ours = scratch.is_dir() and not scratch.is_symlink()
+    # A kill may come before the marker is there, or after it is removed.
+    if not (is_ours and ((scratch / MARKER).is_file() or not any(scratch.iterdir()))):
+        raise FileExistsError(
+            f'{scratch} exists and was not made by jdkd, which writes exports there; move it away, '
+            'or choose another directory.'
+        )
+    old, new = scratch / 'old', scratch / 'new'
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for path in (old, new, scratch / MARKER):
+        fs.remove(path)
+    scratch.rmdir()
+
+
+def _scratch(target: pathlib.Path) -> pathlib.Path:
+    """The directory beside an export in which it is written."""
+    return target.with_name(f'.{target.name}.tmp')
 
 
 def _dual_encoder(

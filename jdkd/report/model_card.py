@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Mapping
 
-from jdkd.models import export
+from jdkd.models import export, weights
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
 from jdkd.systems.encoders import Encoder
@@ -58,8 +58,7 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
         'library_name': 'sentence-transformers',
         'pipeline_tag': 'text-ranking' if is_pairs else 'sentence-similarity',
         'tags': ['sentence-transformers', 'cross-encoder' if is_pairs else 'dual-encoder', 'jdkd'],
-        # The hub refuses cards whose base_model is a path.
-        'base_model': None if pathlib.Path(spec.weights).expanduser().is_dir() else spec.weights,
+        'base_model': spec.weights if _is_on_hub(spec.weights) else None,
         'license': encoder.source.license,
     }
     # JSON is YAML, and its quoting keeps each value one value.
@@ -116,14 +115,23 @@ def _description(run: Run, name: str, encoder: Encoder) -> str:
         start = 'random weights, with family and vocabulary of'
     if not is_pairs and encoder.source.query is not None:
         start = f'two towers, for queries and for passages, each {start}'
+    begun = _code(spec.weights) if _is_on_hub(spec.weights) else 'a checkpoint on disk'
     terms = _code(run.collection.license) if run.collection.license else 'not stated'
     return (
         f'`{name}`, a {"cross-encoder" if is_pairs else "dual-encoder"} of '
         f'{transformer.num_layers} layers and {transformer.hidden_size} hidden units, begun as '
-        f'{start} {_code(spec.weights)}, {_training(run, name, spec)} on '
+        f'{start} {begun}, {_training(run, name, spec)} on '
         f'{_code(run.collection.name)} (terms of the texts: {terms}), with queries of up to '
         f'{spec.query_length} and passages of up to {spec.passage_length} tokens.'
     )
+
+
+def _is_on_hub(name: str) -> bool:
+    """Whether weights are a model on the hub; cards are published, and local paths are private."""
+    try:
+        return weights.local(name) is None
+    except FileNotFoundError:
+        return False
 
 
 def _fill(text: str) -> str:

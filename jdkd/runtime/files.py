@@ -129,8 +129,8 @@ def check_seal(path: pathlib.Path) -> str | None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file or a directory tree, if it exists."""
-    if path.is_dir():
+    """Removes a file, a link or a directory tree, if it exists."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

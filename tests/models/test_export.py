@@ -1,5 +1,10 @@
 import dataclasses
+import itertools
 import json
+import os
+import pathlib
+import shutil
+import sys
 
 import jax
 import numpy as np
@@ -102,6 +107,93 @@ def test_what_is_not_ours_is_not_overwritten(tmp_path, arguments):
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['thesis.tex']
     with pytest.raises(FileExistsError, match='was not exported by jdkd'):
         export.export_sentence_transformer(tmp_path / 'out' / 'thesis.tex', **arguments)
+
+
+@pytest.mark.parametrize('content', ['thesis.tex', 'new/thesis.tex', 'old/thesis.tex'])
+def test_a_hidden_directory_that_is_not_ours_is_kept(tmp_path, arguments, content):
+    for hidden in (tmp_path / '.out.tmp', tmp_path / 'elsewhere'):
+        (hidden / content).parent.mkdir(parents=True)
+        (hidden / content).write_text('years of work')
+    (tmp_path / '.link.tmp').symlink_to('elsewhere')
+    for name in ('out', 'link'):
+        with pytest.raises(FileExistsError, match='tmp exists and was not made by jdkd'):
+            export.export_sentence_transformer(tmp_path / name, **arguments)
+        assert (tmp_path / f'.{name}.tmp' / content).read_text() == 'years of work'
+        assert not (tmp_path / name).exists()
+
+
+@pytest.mark.filterwarnings('ignore:.*fork')
+def test_an_export_killed_anywhere_leaves_the_old_or_the_new_one(tmp_path, arguments):
+    export.export_sentence_transformer(tmp_path / 'made', **arguments)
+    states, target = [], tmp_path / 'out'
+    while not states or states[-1] != 'end':
+        for path in tmp_path.glob('*out*'):
+            shutil.rmtree(path)
+        shutil.copytree(tmp_path / 'made', target)
+        states.append(_export_killed_at(len(states), target))
+        state = target / 'README.md' if target.exists() else tmp_path / '.out.tmp/old/README.md'
+        assert state.read_text() in ('new', arguments['model_card']), states
+        if not target.exists():
+            states[-1] = 'between'
+            broken = arguments | {'max_length': 999}  # The next start fails and yet recovers.
+            with pytest.raises(ValueError, match='max_length'):
+                export.export_sentence_transformer(target, **broken)
+            assert (target / 'README.md').read_text() == arguments['model_card']
+        export.export_sentence_transformer(target, **arguments | {'model_card': 'last'})
+        assert (target / 'README.md').read_text() == 'last'
+        assert not (tmp_path / '.out.tmp').exists()
+    assert 'between' in states and 'killed' in states and len(states) > 20
+
+
+def _export_killed_at(event, target):
+    """Exports in a process that ends at an event of the file system; 'end' if it is over before."""
+    child = os.fork()
+    if child == 0:
+        countdown = itertools.count(event, -1)
+
+        def hook(name, _):
+            if name in ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.listdir'):
+                if next(countdown) == 0:
+                    os._exit(1)
+
+        sys.addaudithook(hook)
+        files = {'README.md': 'new', '1_Pooling/config.json': {}, export.MARKER: {}}
+        export._write(target, files)
+        os._exit(0)
+    return 'killed' if os.waitpid(child, 0)[1] else 'end'
+
+
+def test_a_rename_that_fails_leaves_the_earlier_export(tmp_path, arguments, monkeypatch):
+    target = tmp_path / 'out'
+    export.export_sentence_transformer(target, **arguments)
+    rename = pathlib.Path.rename
+
+    def fail(path, to):
+        if path.name == 'new':
+            raise OSError('no')
+        return rename(path, to)
+
+    monkeypatch.setattr(pathlib.Path, 'rename', fail)
+    with pytest.raises(OSError, match='no'):
+        export.export_sentence_transformer(target, **arguments | {'model_card': 'new'})
+    assert (target / 'README.md').read_text() == arguments['model_card']
+
+
+def test_a_target_that_is_a_link_is_replaced_and_its_directory_kept(tmp_path, arguments):
+    export.export_sentence_transformer(tmp_path / 'elsewhere', **arguments)
+    (tmp_path / 'out').symlink_to('elsewhere')
+    export.export_sentence_transformer(tmp_path / 'out', **arguments | {'model_card': 'new'})
+    assert (tmp_path / 'elsewhere/README.md').read_text() == arguments['model_card']
+    assert (tmp_path / 'out/README.md').read_text() == 'new'
+
+
+def test_no_local_path_of_the_tokenizer_is_published(tmp_path, arguments):
+    file = arguments['tokenizer_dir'] / 'tokenizer_config.json'
+    paths = dict.fromkeys(('name_or_path', 'special_tokens_map_file', 'tokenizer_file'), '/home/me')
+    file.write_text(json.dumps(json.loads(file.read_text()) | paths))
+    export.export_sentence_transformer(tmp_path / 'out', **arguments)
+    for path in (tmp_path / 'out').rglob('*.*'):
+        assert b'/home/me' not in path.read_bytes(), path
 
 
 def test_errors_leave_the_earlier_export(tmp_path, arguments):

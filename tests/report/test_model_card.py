@@ -124,6 +124,25 @@ def test_cards_of_other_systems(run, tmp_path):
     assert "passages with `'p: '`; the calls above add them." in one_line(card)
 
 
+@pytest.mark.parametrize(
+    'weights', ['{tmp}/model', '{tmp}/gone', '~/models/x', './model', 'model', '../x', 'a/b/c']
+)
+def test_cards_name_no_local_path(run, tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'model').mkdir()
+    weights = weights.format(tmp=tmp_path)
+    card = model_card.model_card(run, 'student', encoder(weights=weights), FOUND)
+    assert f'`{weights}`' not in card and str(tmp_path) not in card
+    assert 'base_model' not in front(card)
+    assert 'begun as layers 0, 2, 5 of a checkpoint on disk, distilled' in one_line(card)
+
+
+@pytest.mark.parametrize('weights', ['org/base', 'bert-base-uncased', '_org/a.b-c'])
+def test_cards_name_the_model_on_the_hub(run, weights):
+    card = model_card.model_card(run, 'student', encoder(weights=weights), FOUND)
+    assert front(card)['base_model'] == weights and f'of `{weights}`' in one_line(card)
+
+
 def test_the_model_card_shows_markup_and_does_not_hold_it(run):
     script = '</h1><script>alert(1)</script>'
     run.collection.name = f'a {script} ` <b> | # b'
