@@ -26,6 +26,7 @@ from ml_collections import config_flags
 from jdkd import config as configs
 from jdkd.commands import compare, evaluate, export, plan, search, setup, train, zero_shot
 from jdkd.runtime import distributed, interrupts
+from jdkd.runtime.messages import EscapedStream
 
 DEFAULT = 'configs/mta4dpr.py'
 MODES = ('train', 'eval', 'export', 'search', 'compare', 'plan')
@@ -196,7 +197,10 @@ def _is_for_users(record: stdlib_logging.LogRecord) -> bool:
 
 def cli() -> None:
     """Runs `main`; a user's error ends it with one sentence and no traceback."""
-    logging.use_absl_handler()
+    logging.use_absl_handler()  # Removes other handlers of `sys.stderr`.
+    # Whatever a file, a library or a traceback says, no control character reaches the terminal.
+    sys.stdout, sys.stderr = EscapedStream(sys.stdout), EscapedStream(sys.stderr)
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_for_users)
     try:
@@ -215,9 +219,7 @@ def cli() -> None:
         logging.debug('traceback:', exc_info=True)
         _exit(f'{e} (--verbosity=1 shows where)')
     except Exception as e:
-        if distributed.process_count() == 1:
-            raise
-        traceback.print_exc()
+        traceback.print_exc()  # Unlike `raise`, without colours.
         _exit(repr(e))
 
 

@@ -12,7 +12,7 @@ import ml_collections
 from jdkd.config import schema
 from jdkd.config.fields import Config, EvalConfig
 from jdkd.runtime import lock, stages
-from jdkd.runtime.messages import brief
+from jdkd.runtime.messages import brief, escape
 from jdkd.runtime.stages import digest
 
 FILE = 'config.json'
@@ -85,7 +85,7 @@ def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
     if path.exists():
         theirs = _read(workdir)
         changed = [
-            f'{field} is {theirs} there and {ours} here'
+            f'{escape(f"{field} is {theirs} there")} and {ours} here'
             for field, (theirs, ours) in differences(theirs, ours).items()
         ]
         if not changed:

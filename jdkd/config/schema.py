@@ -14,6 +14,8 @@ from typing import Any, Self
 import ml_collections
 from ml_collections import config_dict
 
+from jdkd.runtime.messages import brief
+
 RANGES: dict[str, Callable[[float], bool]] = {
     'at least 0': lambda x: x >= 0,
     'at least 1': lambda x: x >= 1,
@@ -97,7 +99,7 @@ def read(cls: type[S], values: Mapping[str, Any], path: str = '') -> S:
     unknown = sorted(set(values) - {f.name for f in _fields(cls)})
     if unknown:
         raise ValueError(
-            f"the config has no field '{path}{unknown[0]}'; remove it, or correct its name."
+            f"the config has no field '{brief(path + unknown[0])}'; remove it, or correct its name."
         )
     return cls(**{key: _read_value(hints[key], values[key], path + key) for key in values})
 
@@ -115,11 +117,11 @@ def errors(section: Section, prefix: str = '') -> Iterator[str]:
         elif isinstance(allowed, tuple):
             if value not in allowed:
                 options = ', '.join(option for option in allowed if option is not None)
-                yield f"{prefix}{f.name} is '{value}'; use one of {options}."
+                yield f"{prefix}{f.name} is '{brief(value)}'; use one of {options}."
         elif allowed is not None and value is not None:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not (is_number and math.isfinite(value) and RANGES[allowed](value)):
-                yield f'{prefix}{f.name}={value} must be {allowed}.'
+                yield f'{prefix}{f.name}={brief(value)} must be {allowed}.'
 
 
 def reference(cls: type[Section], prefix: str = '') -> Iterator[tuple[str, str, str, str]]:
@@ -172,7 +174,7 @@ def _read_member(member: Any, values: Any, path: str) -> Section:
         kinds |= dict.fromkeys(kind.metadata['allowed'], cls)
     kind = values.get('kind') if isinstance(values, Mapping) else None
     if kind not in kinds:
-        raise ValueError(f"{path}.kind is '{kind}'; use one of {', '.join(kinds)}.")
+        raise ValueError(f"{path}.kind is '{brief(kind)}'; use one of {', '.join(kinds)}.")
     return read(kinds[kind], values, f'{path}.')
 
 

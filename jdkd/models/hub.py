@@ -5,6 +5,8 @@ import re
 
 from absl import logging
 
+from jdkd.runtime.messages import escape, shown
+
 
 def push(directory: pathlib.Path, repo: str) -> str:
     """Uploads a directory, creates `repo` if it is missing, and returns the URL of the commit.
@@ -25,7 +27,7 @@ def push(directory: pathlib.Path, repo: str) -> str:
             repo_id=repo, folder_path=directory, commit_message='Exported by jdkd'
         )
     except Exception as error:  # Each transport raises its own errors.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
+        reason = escape((str(error).strip() or type(error).__name__).splitlines()[0]).rstrip('.')
         raise ConnectionError(
             f"{directory} is complete, but could not be pushed to '{repo}' ({reason}); check the "
             'network, and that `hf auth login` or HF_TOKEN gives a token that may write there.'
@@ -37,4 +39,4 @@ def push(directory: pathlib.Path, repo: str) -> str:
 def check_repo(repo: str) -> None:
     """Raises a ValueError if the name of a repository is not of the form `organisation/name`."""
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo):
-        raise ValueError(f"--push_to='{repo}' is no repository; give organisation/name.")
+        raise ValueError(f'--push_to={shown(repo)} is no repository; give organisation/name.')

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from jdkd.runtime.messages import escape
+
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
@@ -89,7 +91,7 @@ def find_weights(name: str, revision: str | None = None, *, tensors: bool = True
             try:
                 directory = source(online=online)
             except OSError as error:
-                reasons.append(str(error).strip().splitlines()[0])
+                reasons.append(escape(str(error).strip().splitlines()[0]))
             else:
                 logging.info('Weights of %s: %s.', name, directory)
                 return directory

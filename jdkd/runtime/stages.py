@@ -23,6 +23,7 @@ from typing import Any
 from absl import logging
 
 from jdkd.runtime import distributed, files, lock
+from jdkd.runtime.messages import brief
 from jdkd.version import __version__
 
 FORMAT = 5
@@ -204,7 +205,7 @@ def _check_inputs(
     changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if not changed:
         return None
-    reason = f'{directory} was built from other inputs ({", ".join(changed)} differ)'
+    reason = f'{directory} was built from other inputs ({brief(", ".join(changed))} differ)'
     if not ((held := lock.current()) and held.update):
         raise ValueError(
             f'{reason}; use another --workdir, or add --update to replace it and the stages that '

@@ -13,6 +13,7 @@ from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.families import FAMILIES
+from jdkd.runtime.messages import brief
 from jdkd.tokens.tokenizer import Tokenizer
 
 _TOKENS = np.zeros((1, 8), np.int32)  # Inputs to initialise a module with.
@@ -251,8 +252,8 @@ def _one_label(spec: EncoderSpec, source: pretrained.Pretrained) -> dict[str, An
     label = 0 if spec.label is None and count == 1 else spec.label
     if label is None or not 0 <= label < count:
         raise ValueError(
-            f"'{spec.weights}' has {count} labels ({', '.join(source.labels)}); set label to the "
-            f'number, from 0 to {count - 1}, of the one to rank by.'
+            f"'{spec.weights}' has {count} labels ({brief(', '.join(source.labels))}); set label "
+            f'to the number, from 0 to {count - 1}, of the one to rank by.'
         )
     assert source.head is not None  # It has labels.
     classifier = jax.tree.map(lambda x: x[..., label : label + 1], source.head['classifier'])

@@ -1,6 +1,12 @@
 """Collections that ir_datasets (https://ir-datasets.com) downloads, by their names there."""
 
+import datetime
 import difflib
+import enum
+import io
+import pickle
+import sys
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +14,34 @@ import ir_datasets
 
 from jdkd.corpus.sources import base, parsing
 from jdkd.corpus.sources.base import OnError, attempt
+from jdkd.runtime.messages import shown
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads the records that ir_datasets keeps pickled: plain values and its own record types."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        cls = vars(sys.modules[module]).get(name) if module in sys.modules else None
+        is_own = module.startswith('ir_datasets.') and isinstance(cls, type)
+        if cls in (datetime.datetime, datetime.date) or (
+            is_own and issubclass(cls, (tuple, enum.Enum))
+        ):
+            return cls
+        raise ValueError(
+            f'a file of ir_datasets names {shown(f"{module}.{name}")}; jdkd never imports what '
+            'data names: remove the directory of this dataset in ~/.ir_datasets to fetch it again.'
+        )
+
+
+_PICKLE = types.SimpleNamespace(
+    load=lambda file: _Unpickler(file).load(),
+    loads=lambda data: _Unpickler(io.BytesIO(data)).load(),
+    dump=pickle.dump,
+    dumps=pickle.dumps,
+)
+for _module in [m for name, m in sys.modules.items() if name.startswith('ir_datasets.')]:
+    if getattr(_module, 'pickle', None) is pickle:
+        setattr(_module, 'pickle', _PICKLE)  # noqa: B010
 
 
 def open_source(dataset: str, *, splits: Mapping[str, str] | None = None) -> base.Source:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jdkd.corpus.sources.base import OnError
-from jdkd.runtime.messages import shown
+from jdkd.runtime.messages import escape, shown
 
 SURROGATE = re.compile(r'[\ud800-\udfff]')
 # Whitespace and control characters, which a TREC run file cannot hold in an id, and marks that
@@ -28,25 +28,25 @@ def read_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str
     Raises:
         ValueError: Even if `on_error` skips: gzip data is damaged, or a line exceeds 64 MiB.
     """
-    number = 0
+    name, number = escape(str(file)), 0
     try:
         with (gzip.open if file.suffix == '.gz' else open)(file, 'rb') as f:
             for number, raw in enumerate(iter(functools.partial(f.readline, _MAX_LINE), b''), 1):
                 if len(raw) == _MAX_LINE:
                     raise ValueError(
-                        f'{file}:{number}: the line is longer than {_MAX_LINE} bytes; split its '
+                        f'{name}:{number}: the line is longer than {_MAX_LINE} bytes; split its '
                         'text into passages, a line each.'
                     )
                 try:
                     line = raw.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
                 except UnicodeDecodeError:
-                    on_error('not UTF-8', f'{file}:{number}: not UTF-8; save the file as UTF-8.')
+                    on_error('not UTF-8', f'{name}:{number}: not UTF-8; save the file as UTF-8.')
                     continue
                 if line and not line.isspace():
-                    yield f'{file}:{number}', line
+                    yield f'{name}:{number}', line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
-            f'{file}:{number + 1}: the gzip data is cut short or damaged ({error}); '
+            f'{name}:{number + 1}: the gzip data is cut short or damaged ({error}); '
             'fetch the file again.'
         ) from None
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from jdkd.corpus.sources import base, parsing, records
 from jdkd.corpus.sources.base import OnError
+from jdkd.runtime.messages import brief, escape
 
 _PARQUET_BATCH = 1024  # Rows of a parquet file in memory at once.
 
@@ -58,19 +59,21 @@ def _find_shards(root: pathlib.Path, table: str) -> list[pathlib.Path]:
         raise FileNotFoundError(f'{root / table} is missing.')
     for file in files:
         if not file.name.removesuffix('.gz').endswith(('.parquet', '.jsonl', '.json')):
-            raise ValueError(f'{file} is no table that can be read; use .parquet, .jsonl or .json.')
+            raise ValueError(
+                f'{escape(str(file))} is no table that can be read; use .parquet, .jsonl or .json.'
+            )
     return files
 
 
 def _read_parquet(file: pathlib.Path) -> Iterator[tuple[str, dict]]:
-    row = 0
+    name, row = escape(str(file)), 0
     try:
         with pq.ParquetFile(file) as table:
             for batch in table.iter_batches(_PARQUET_BATCH):
                 for record in batch.to_pylist():
                     row += 1
-                    yield f'{file}: row {row}', record
+                    yield f'{name}: row {row}', record
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f'{file}: the data after row {row} is damaged ({error}); fetch the file again.'
+            f'{name}: the data after row {row} is damaged ({brief(error)}); fetch the file again.'
         ) from None

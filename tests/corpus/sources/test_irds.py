@@ -1,12 +1,15 @@
 """Collections of ir_datasets, from files laid where it keeps those it has fetched."""
 
+import io
+import pickle
 import subprocess
 import sys
 
 import ir_datasets
 import pytest
 from ir_datasets.datasets import dpr_w100
-from ir_datasets.formats import TrecQrels, TsvDocs, TsvQueries
+from ir_datasets.formats import GenericDoc, TrecQrels, TsvDocs, TsvQueries
+from ir_datasets.indices import lz4_pickle
 from ir_datasets.util import LocalDownload
 
 from jdkd.corpus import building, storage
@@ -124,3 +127,27 @@ def test_unknown_names_are_refused_with_near_ones(registry, tmp_path):
         load(tmp_path, 'toy/tran')
     with pytest.raises(ValueError, match="ir_datasets' 'toy' has no queries; name one that has"):
         load(tmp_path, 'toy', splits={'train': 'toy'})
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ('PWNED',)
+
+
+def test_ir_datasets_unpickles_its_own_records_only(tmp_path, capsys):
+    records = [GenericDoc(str(i), f'text {i}') for i in range(3)]
+    make = lz4_pickle.PickleLz4FullStore
+    store = make(str(tmp_path / 'store'), lambda: iter(records), GenericDoc, 'doc_id', ['doc_id'])
+    assert list(store) == records
+    block = ir_datasets.lazy_libs.lz4_block().block
+    for value in (Evil(), (Evil(),), pickle.loads, pickle.Unpickler, subprocess.Popen):
+        data = block.compress(pickle.dumps(value), store_size=True)
+        record = io.BytesIO(len(data).to_bytes(4, 'little') + data)
+        with pytest.raises(ValueError, match='a file of ir_datasets names'):
+            lz4_pickle._read_next(record, GenericDoc)
+    nested = (GenericDoc('a', 'b'), b'bytes', 1.5, None)
+    record = io.BytesIO()
+    lz4_pickle._write_next(record, nested)
+    record.seek(0)
+    assert lz4_pickle._read_next(record, lambda *values: values) == nested
+    assert 'PWNED' not in capsys.readouterr().out
