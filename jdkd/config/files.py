@@ -30,7 +30,7 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
         ValueError: if there is no such config file, or no such field; names the nearest fields.
     """
     path = default
-    for arg, following in zip(argv, [*argv[1:], ''], strict=True):
+    for arg, following in zip(argv, [*argv[1:], ''], strict=False):
         if match := re.match(r'--?config(?:=(.*))?$', arg):
             path = following if match[1] is None else match[1]
     file, _, variant = path.partition(':')

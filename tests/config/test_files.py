@@ -16,6 +16,7 @@ FILE = 'configs/mta4dpr.py'
 @pytest.mark.parametrize(
     'argv',
     [
+        [],
         ['--config', FILE, '--config.rounds=3'],
         [f'--config={FILE}:tiny', '--config.systems.minilm_ft.train.steps=2', '--workdir=x'],
         ['--config.loss.teacher', '0', '--config.teacher.weights=1.,30.'],
