@@ -22,9 +22,10 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         cls = vars(sys.modules[module]).get(name) if module in sys.modules else None
-        is_own = module.startswith('ir_datasets.') and isinstance(cls, type)
-        if cls in (datetime.datetime, datetime.date) or (
-            is_own and issubclass(cls, (tuple, enum.Enum))
+        is_own = module.startswith('ir_datasets.')
+        if isinstance(cls, type) and (
+            cls in (datetime.datetime, datetime.date)
+            or (is_own and issubclass(cls, (tuple, enum.Enum)))
         ):
             return cls
         raise ValueError(
