@@ -34,7 +34,8 @@ MODES = ('train', 'eval', 'export', 'search', 'compare', 'plan')
 _CONFIG = config_flags.DEFINE_config_file(
     'config',
     DEFAULT,
-    'Config file or name of a packaged one, such as mta4dpr, with an argument after a colon.',
+    'Config file, which is run as code, or name of a packaged one, such as mta4dpr, with an '
+    'argument after a colon.',
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(

@@ -1,16 +1,21 @@
 """Input made to do harm: refused by name, or kept as the data that it is. See fuzz.py too."""
 
+import ast
+import contextlib
 import gzip
 import json
 import os
+import pathlib
 import pickle
 import re
 import struct
+import sys
 import types
 
 import numpy as np
 import pytest
 
+import jdkd
 from jdkd.commands import search
 from jdkd.corpus import building, storage
 from jdkd.corpus.sources import parsing, registry
@@ -83,6 +88,57 @@ def test_code_of_a_checkpoint_is_not_run(model, file, vocabulary):
     with pytest.raises(ValueError, match=f'{file} has auto_map: .* never run'):
         load(model)
     assert not (model / 'ran').exists()
+
+
+@pytest.mark.parametrize(
+    ('file', 'changes'),
+    [
+        ('tokenizer_config.json', {'tokenizer_class': 'evil_model.Evil'}),
+        ('tokenizer_config.json', {'processor_class': 'evil_model.Evil', 'backend': 'evil_model'}),
+        ('config.json', {'architectures': ['evil_model.Evil'], 'tokenizer_class': 'evil_model.E'}),
+        ('config.json', {'text_config': {'auto_map': {'AutoModel': 'evil_model.Evil'}}}),
+        ('config.json', {'sentence_transformers': {'activation_fn': 'evil_model.Evil'}}),
+        ('config.json', {'hidden_act': 'evil_model.Evil'}),
+        ('config.json', {'model_type': 'evil_model'}),
+        ('2_Dense/config.json', {'activation_function': 'evil_model.Evil'}),
+        ('2_Dense/config.json', {'activation_function': 'torch.evil_model.Evil'}),
+    ],
+)
+@pytest.mark.parametrize('vocabulary', ['tokenizer.json', 'vocab.txt'])
+def test_nothing_that_a_checkpoint_names_is_imported(
+    model, tmp_path, monkeypatch, file, changes, vocabulary
+):
+    for place in (model, tmp_path):
+        (place / 'evil_model.py').write_text(f'open({str(tmp_path / "ran")!r}, "w").close()\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(model)
+    if vocabulary == 'vocab.txt':
+        (model / 'tokenizer.json').unlink()
+        (model / 'vocab.txt').write_text('\n'.join('[PAD] [UNK] [CLS] [SEP] [MASK] cat'.split()))
+    edit(model / file, **changes)
+    with contextlib.suppress(ValueError):  # Refused or ignored: both do.
+        load(model)
+    assert 'evil_model' not in sys.modules and not (tmp_path / 'ran').exists()
+
+
+def test_where_jdkd_runs_or_imports_by_a_name():
+    """Names of our own modules, and config files, which are code: nothing else."""
+    loaders = {'import_module', '__import__', 'eval', 'exec', 'run_path', 'run_module'}
+    root, calls = pathlib.Path(jdkd.__file__).parent, set()
+    for path in root.rglob('*.py'):
+        source = path.read_text()
+        assert not re.search(r'allow_pickle|trust_remote_code=True|pickle\.loads?\(', source), path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, 'attr', getattr(node.func, 'id', None))
+                if name in loaders:
+                    calls.add((path.relative_to(root).as_posix(), name))
+    assert calls == {
+        ('__init__.py', 'import_module'),  # Names of the public API.
+        ('corpus/sources/registry.py', 'import_module'),  # Kinds of sources.
+        ('config/files.py', 'run_path'),
+        ('commands/setup.py', 'run_path'),
+    }
 
 
 def edit(file, **changes):

@@ -24,8 +24,9 @@ def evaluate(workdir: pathlib.Path, against: str | None = None) -> None:
         against: Another workdir of the same kind and collection, or a TREC run file, to compare
             with.
     """
-    config = configs.load(workdir)
+    configs.load(workdir)  # Nothing is made where there is no run.
     with hold_workdir(workdir):
+        config = configs.load(workdir)
         if isinstance(config, EvalConfig):
             zero_shot.evaluate(config, workdir, against)
         else:

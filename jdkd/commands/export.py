@@ -22,9 +22,9 @@ def export(
         output: The directory; see `model_card.write` for the default.
         push_to: Repository on the Hugging Face hub to upload to; None for none.
     """
-    config = load_config(workdir)
+    load_config(workdir)  # Nothing is made where there is no run.
     with hold_workdir(workdir):
-        run = open_run(config, workdir)
+        run = open_run(load_config(workdir), workdir)
         if push_to:
             hub.check_repo(push_to)
         report = finished.read_report(run.workdir)

@@ -1,5 +1,6 @@
 """What commands share: command lines, configs by name, the workdir's lock."""
 
+import contextlib
 import errno
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from jdkd import config as configs
 from jdkd import main
-from jdkd.commands import setup
+from jdkd.commands import evaluate, export, setup, train
 
 CONFIGS = setup._CONFIGS
 
@@ -63,6 +64,71 @@ def test_the_workdir_is_held_from_its_config_to_the_end(tmp_path):
             raise AssertionError
     with setup.hold_workdir(tmp_path / 'w', other, update=True):
         assert configs.load(tmp_path / 'w') == other
+
+
+def _write_config(workdir, variant):
+    config = configs.resolve(setup.read_config(variant))
+    workdir.mkdir(exist_ok=True)
+    (workdir / 'config.json').unlink(missing_ok=True)
+    configs.save(workdir, config)
+    return config
+
+
+@pytest.mark.parametrize('command', [export.export, evaluate.evaluate])
+def test_the_config_is_read_under_the_lock(tmp_path, monkeypatch, command):
+    """Another process may have replaced it with --update before this one gets the lock."""
+    _write_config(tmp_path / 'w', 'mta4dpr:tiny')
+    hold, opened = setup.lock.hold, []
+
+    @contextlib.contextmanager
+    def wait_for_another(workdir, **kwargs):
+        opened.append(_write_config(workdir, 'adam:tiny'))
+        with hold(workdir, **kwargs):
+            yield
+
+    def open_run(config, workdir):
+        opened.append(config)
+        assert setup.lock.current()
+        raise FloatingPointError('seen')
+
+    monkeypatch.setattr(setup.lock, 'hold', wait_for_another)
+    for module in (export, evaluate):
+        monkeypatch.setattr(module, 'open_run', open_run)
+    with pytest.raises(FloatingPointError, match='seen'):
+        command(tmp_path / 'w', *(['student'] if command is export.export else []))
+    assert len(opened) == 2 and opened[0] == opened[1]
+    for name in ('none', 'none/at/all'):
+        with pytest.raises(FileNotFoundError, match='holds no run'):
+            command(tmp_path / name, 'student')
+    assert not (tmp_path / 'none').exists()
+
+
+def test_training_takes_the_lock_once(tmp_path, monkeypatch):
+    """From saving the config to the end of work, without a gap in which another could start."""
+    hold, events = setup.lock.hold, []
+
+    @contextlib.contextmanager
+    def log_hold(workdir, **kwargs):
+        with hold(workdir, **kwargs):
+            events.append('taken')
+            yield
+        events.append('dropped')
+
+    def log(name):
+        def call(*args):
+            assert setup.lock.current().workdir == tmp_path / 'w'
+            assert (tmp_path / 'w/config.json').exists()
+            events.append(name)
+
+        return call
+
+    monkeypatch.setattr(setup.lock, 'hold', log_hold)
+    monkeypatch.setattr(train.validation, 'before_start', lambda *args: events.append('checked'))
+    monkeypatch.setattr(train, 'open_run', log('opened'))
+    monkeypatch.setattr(train.validation, 'before_work', log('checked'))
+    monkeypatch.setattr(train.iterate, 'train', log('trained'))
+    train.train(configs.resolve(setup.read_config('mta4dpr:tiny')), tmp_path / 'w')
+    assert events == ['checked', 'taken', 'opened', 'checked', 'trained', 'dropped']
 
 
 def test_a_full_disk_is_named(tmp_path):

@@ -1,5 +1,8 @@
 """Checkpoints: state and iterator together, the newest two, and damage found on opening."""
 
+import json
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -92,3 +95,46 @@ def test_an_error_of_saving_in_the_background_is_raised(tmp_path, monkeypatch):
         checkpoints.save(1, state(1), Iterator())
         with pytest.raises(OSError, match='No space left'):
             checkpoints.wait()
+
+
+def _rename(value, replace):
+    """JSON with other strings, but those in names of fields."""
+    if isinstance(value, dict):
+        return {key: _rename(inner, replace) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rename(inner, replace) for inner in value]
+    return replace(value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize(
+    'replace',
+    [
+        lambda text: 'evil_checkpoint.Evil',
+        lambda text: text.replace('orbax.checkpoint', 'evil_checkpoint'),
+        lambda text: text.replace('np.ndarray', 'evil_checkpoint.Evil'),
+        lambda text: 'evil_checkpoint.Evil' if text.count('.') > 1 else text,
+    ],
+)
+def test_orbax_imports_nothing_that_a_checkpoint_names(tmp_path, monkeypatch, replace):
+    (tmp_path / 'evil_checkpoint.py').write_text(f'open({str(tmp_path / "ran")!r}, "w").close()\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    save(tmp_path / 'c', (1,))
+    changed = 0
+    for file in (tmp_path / 'c').rglob('*'):
+        if file.is_file() and file.name in ('_METADATA', '_CHECKPOINT_METADATA', '_sharding'):
+            text = json.dumps(_rename(json.loads(file.read_text()), replace))
+            changed += 'evil' in text
+            file.write_text(text)
+    assert changed
+    files.seal(tmp_path / 'c/1')
+
+    def restore():
+        with Checkpoints(tmp_path / 'c') as checkpoints:
+            checkpoints.restore(1, ABSTRACT, Iterator())
+
+    for read in (restore, lambda: checkpoint.restore_state(tmp_path / 'c', 1, ABSTRACT)):
+        try:
+            read()
+        except Exception as error:  # Refused or ignored: both do.
+            assert not isinstance(error, ImportError)
+    assert 'evil_checkpoint' not in sys.modules and not (tmp_path / 'ran').exists()
