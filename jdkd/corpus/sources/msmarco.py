@@ -32,6 +32,7 @@ def open_source(
 
     Raises:
         FileNotFoundError: A file is missing.
+        ValueError: A split has other than two files.
     """
     root = pathlib.Path(path).expanduser().resolve()
     corpus = parsing.find_file(root, 'collection.tsv', LAYOUT)
@@ -42,6 +43,12 @@ def open_source(
         split: (f'queries.{files}.tsv', f'qrels.{files}.tsv') if isinstance(files, str) else files
         for split, files in splits.items()
     }
+    for split, pair in pairs.items():
+        if len(pair) != 2:
+            raise ValueError(
+                f'collection.options.splits.{split} has {len(pair)} files; give the NAME of its '
+                'files, or two: that of the queries and that of the judgements.'
+            )
     files = {s: [parsing.find_file(root, name, LAYOUT) for name in p] for s, p in pairs.items()}
 
     def passages(on_error: OnError) -> Iterator[base.Passage]:

@@ -99,3 +99,9 @@ def test_names_a_missing_file(root):
     (root / 'collection.tsv').unlink()
     with pytest.raises(FileNotFoundError, match=r'collection.tsv is missing'):
         load(root)
+
+
+@pytest.mark.parametrize('files', [('queries.tsv',), ('queries.tsv', 'qrels.tsv', 'more.tsv')])
+def test_a_split_has_two_files(root, files):
+    with pytest.raises(ValueError, match=f'splits.test has {len(files)} files; give the NAME'):
+        load(root, splits={'test': files})
