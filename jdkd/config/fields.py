@@ -15,7 +15,7 @@ class OptimizerConfig(Section):
     learning_rate: float = field(5e-5, 'at its peak; a cosine after the warm-up', 'above 0')
     warmup_steps: int = field(20, 'steps of linear warm-up', 'at least 0')
     total_steps: int = field(0, 'steps of the schedule; all of the training by default')
-    weight_decay: float = field(0.01, 'of AdamW', 'at least 0')
+    weight_decay: float = field(0.01, "AdamW's weight decay", 'at least 0')
     clip_norm: float = field(1.0, 'largest global norm of a gradient', 'above 0')
     accumulate: int = field(1, 'steps whose mean gradient makes one update', 'at least 1')
 
@@ -24,7 +24,7 @@ class FineTuningConfig(OptimizerConfig):
     warmup_steps: int = field(10, 'steps of linear warm-up', 'at least 0')
     steps: int = field(0, 'fine-tuning steps on the labels before round 0; 0: none', 'at least 0')
     batch_size: int = field(32, 'queries', 'at least 1')
-    hard_negatives: int = field(1, 'per query', 'at least 1')
+    hard_negatives: int = field(1, 'hard negatives per query', 'at least 1')
     negatives_from: str = field('bm25', 'system whose top passages are the negatives')
     depth: int = field(30, 'top passages that negatives are drawn from', 'at least 1')
     scale: float = field(20.0, 'inverse temperature of the contrastive softmax', 'above 0')
@@ -60,13 +60,13 @@ class EncoderFields(Section):
         None, "text before each query (E5: 'query: '); '': none; None: as the checkpoint says"
     )
     passage_prefix: str | None = field(None, 'text before each passage; as query_prefix')
-    dtype: str = field('float32', 'of matrix products; bfloat16 on TPUs', DTYPES)
+    dtype: str = field('float32', 'dtype of matrix products; bfloat16 on TPUs', DTYPES)
 
 
 class EncoderSpec(EncoderFields):
     """A dual-encoder or cross-encoder, used as it is or fine-tuned on the labels first."""
 
-    kind: str = field('dual_encoder', 'or cross_encoder', ENCODERS)
+    kind: str = field('dual_encoder', 'kind of the system', ENCODERS)
     weights: str = field('', 'local directory, or name on the Hugging Face hub')
     query_length: int = field(32, 'tokens, special ones included', 'at least 3')
     passage_length: int = field(128, 'tokens, special ones included', 'at least 3')
@@ -84,7 +84,7 @@ class BM25Spec(Section):
     kind: str = field('bm25', 'BM25', ('bm25',))
     k1: float = field(0.9, 'saturation of term counts', 'at least 0')
     b: float = field(0.4, 'normalisation by length', 'within 0 and 1')
-    language: str = field('english', 'of stemmer and stop words')
+    language: str = field('english', 'language of stemmer and stop words')
     scale: float | None = field(None, SCALE, 'above 0')
 
 
@@ -102,8 +102,8 @@ SystemSpec = BM25Spec | EncoderSpec | ScoresSpec
 
 
 class CollectionConfig(Section):
-    source: str = field('python_docs', 'or KIND:PATH; `jdkd.corpus.sources.registry` has the kinds')
-    options: Mapping[str, Any] = field({}, 'of the source')
+    source: str = field('python_docs', 'a KIND:PATH of `jdkd.corpus.sources.registry`')
+    options: Mapping[str, Any] = field({}, 'options of the source')
     on_error: str = field(
         'stop',
         'at an unusable passage, query or judgement: stop, or skip (counted, logged)',
@@ -111,7 +111,9 @@ class CollectionConfig(Section):
     )
     train_split: str = field('train', 'split of the train queries')
     eval_split: str = field('dev', 'D_eval; held out of train where the collection lacks it')
-    eval_fraction: float = field(0.1, 'of train queries, if held out', 'above 0 and below 1')
+    eval_fraction: float = field(
+        0.1, 'share of train queries that is held out', 'above 0 and below 1'
+    )
     test_split: str = field('test', 'split of the test queries')
     unlabelled: str = field(
         'distil',
@@ -119,7 +121,7 @@ class CollectionConfig(Section):
         ('distil', 'skip'),
     )
     label_share: float = field(
-        1.0, 'of labelled train queries that keep their labels', 'above 0 and at most 1'
+        1.0, 'share of labelled train queries that keep their labels', 'above 0 and at most 1'
     )
 
 
@@ -129,7 +131,7 @@ class TeacherConfig(Section):
 
 
 class CandidatesConfig(Section):
-    hard_negatives: int = field(5, 'in each list, beside the positive', 'at least 1')
+    hard_negatives: int = field(5, 'hard negatives in each list, beside the positive', 'at least 1')
     retrievers: tuple[str, ...] = field(
         (), 'systems that mine negatives, beside first_stage, assistants and student'
     )
@@ -156,7 +158,9 @@ class DarkConfig(Section):
 
 
 class SelectionConfig(Section):
-    distance: str = field('kl', 'of an assistant to the teacher', ('kl', 'footrule', 'rbo'))
+    distance: str = field(
+        'kl', 'distance of an assistant from the teacher', ('kl', 'footrule', 'rbo')
+    )
     fusion: str = field(
         'subsets',
         'none, mean (of all), subsets (means of two or more) or rrf (subsets by reciprocal ranks)',
@@ -179,19 +183,21 @@ class LossConfig(Section):
     dark: Schedule = field(1.0, 'lists with dark examples: times teacher, times assistant')
     in_batch: Schedule = field(0.0, 'the selected assistant over all passages of the batch')
     distance: str = field('kl', "kl, or margin_mse in the logits' own units", ('kl', 'margin_mse'))
-    temperature: Schedule = field(1.0, 'of score distributions over candidate lists')
-    in_batch_temperature: Schedule = field(16.0, 'of score distributions over the batch')
+    temperature: Schedule = field(1.0, 'temperature of score distributions over candidate lists')
+    in_batch_temperature: Schedule = field(
+        16.0, 'temperature of score distributions over the batch'
+    )
 
 
 class IndexConfig(Section):
-    kind: str = field('scann', 'or exact')
+    kind: str = field('scann', 'scann or exact')
     reorder: int = field(400, 'candidates that ScaNN scores exactly', 'at least 1')
-    threshold: float = field(0.2, 'of anisotropic quantization')
+    threshold: float = field(0.2, "ScaNN's threshold of anisotropic quantization")
     leaves: float = field(
         0.1, "share of ScaNN's leaves searched, from 20,000 passages on", 'above 0 and at most 1'
     )
     shard: int = field(250_000, 'most passages of one ScaNN index; bounds memory')
-    store: str = field('float32', 'of embeddings on disk', DTYPES)
+    store: str = field('float32', 'dtype of embeddings on disk', DTYPES)
 
 
 class RowsConfig(Section):
@@ -205,10 +211,10 @@ class RowsConfig(Section):
         'at least 0',
     )
     texts: int = field(8, 'candidates per shared row, at most', 'at least 1')
-    chunks: int = field(1, 'of a batch, one after another (gradient caching)', 'at least 1')
+    chunks: int = field(1, 'chunks of a batch, one after another (gradient caching)', 'at least 1')
     parts: int = field(
         0,
-        'of a batch, each with rows of its own; 0: one per device. Dropout depends on it: fix it '
+        'parts of a batch, each with its own rows; 0: one per device. Dropout depends on it: fix it '
         'for equal results on any number of devices',
         'at least 0',
     )
@@ -246,7 +252,7 @@ SHARDING = (
 class RetrievalConfig(Section):
     """The fields that training and zero-shot evaluation share."""
 
-    seed: int = field(0, 'of every random draw', 'at least 0')
+    seed: int = field(0, 'seed of every random draw', 'at least 0')
     systems: Mapping[str, SystemSpec] = field({}, 'every retriever and scorer, by name')
     depth: int = field(100, 'passages kept of every ranking', 'at least 1')
     ignore_identical_ids: bool = field(
@@ -282,8 +288,8 @@ class Config(RetrievalConfig):
     rows: RowsConfig = field(RowsConfig, 'rows of tokens in training')
     plan: PlanConfig = field(PlanConfig, 'sizes for --mode plan')
     sharding: tuple = field(SHARDING, 'the first rule whose regex matches a parameter path decides')
-    log_every: int = field(10, 'steps', 'at least 1')
-    checkpoint_every: int = field(50, 'steps', 'at least 1')
+    log_every: int = field(10, 'steps between log lines', 'at least 1')
+    checkpoint_every: int = field(50, 'steps between checkpoints', 'at least 1')
 
 
 class EvalEncoderSpec(EncoderFields):
