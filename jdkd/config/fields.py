@@ -214,8 +214,8 @@ class RowsConfig(Section):
     chunks: int = field(1, 'chunks of a batch, one after another (gradient caching)', 'at least 1')
     parts: int = field(
         0,
-        'parts of a batch, each with its own rows; 0: one per device. Dropout depends on it: fix it '
-        'for equal results on any number of devices',
+        'parts of a batch, each with its own rows; 0: one per device. Dropout depends on it: fix '
+        'it for equal results on any number of devices',
         'at least 0',
     )
 
