@@ -11,6 +11,10 @@ from jdkd.runtime.messages import shown
 _Feature = tfds.features.FeatureConnector
 
 
+class ForeignClassError(ValueError):
+    """A dataset names a class that is not TFDS's own."""
+
+
 @contextlib.contextmanager
 def only_own(dataset: str) -> Iterator[None]:
     """Lets TFDS open a dataset only with features of its own, while the context lasts.
@@ -22,13 +26,13 @@ def only_own(dataset: str) -> Iterator[None]:
         dataset: The dataset, for the message.
 
     Raises:
-        ValueError: if the files name another class; nothing has been imported then.
+        ForeignClassError: if the files name another class; nothing has been imported then.
     """
     known, find = _Feature._registered_features, _Feature.cls_from_name
 
     def find_own(name: str) -> type:
         if not name.startswith('tensorflow_datasets.') or name not in known:
-            raise ValueError(
+            raise ForeignClassError(
                 f"{dataset} names the feature class {shown(name)}, which is not TFDS's own; jdkd "
                 'never imports what data names: prepare the dataset with tfds.features.'
             )

@@ -162,3 +162,24 @@ def test_other_users_of_tfds_keep_its_own_way(evil):
 def test_namespaces_of_code_are_refused(name):
     with pytest.raises(ValueError, match='is in a namespace, .* code of their own'):
         registry.open_source(f'tfds:{name}', **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ('file', 'content'),
+    [
+        ('dataset_info.json', '{"name": "\x1b]0;PWNED"'),
+        ('dataset_info.json', '{"\\u001b]0;PWNED": 1}'),
+        ('dataset_info.json', '{"name": "a", "version": "\\u001b]0;PWNED"}'),
+        ('dataset_info.json', '{"name": "a", "version": "1.0.0", "file_format": "\\u001b]0;"}'),
+        ('dataset_info.json', '\xff'),
+        ('dataset_info.json', '['),
+        ('features.json', '{"pythonClassName": 3}'),
+        ('features.json', '{"\\u001b]0;PWNED": 3}'),
+        ('features.json', '[' * 100_000),
+    ],
+)
+def test_broken_files_are_named(directory, file, content):
+    (directory / file).write_text(content, encoding='latin-1')
+    with pytest.raises(ValueError, match='is no dataset that TFDS can read') as error:
+        registry.open_source(f'tfds:{directory}', **OPTIONS)
+    assert str(error.value).isprintable()

@@ -77,7 +77,14 @@ def _make_builder(dataset: str, data_dir: str | None) -> Any:
 def _open_builder(dataset: str, data_dir: str | None) -> Any:
     directory = pathlib.Path(dataset).expanduser()
     if directory.is_dir():
-        return tfds.builder_from_directory(str(directory))
+        try:
+            return tfds.builder_from_directory(str(directory))
+        except tfds_features.ForeignClassError:
+            raise
+        except Exception as error:  # Files that are broken in other ways raise other errors.
+            raise ValueError(
+                f'{directory} is no dataset that TFDS can read ({brief(error)}); prepare it again.'
+            ) from error
     # NAME:VERSION is a dataset of TFDS.
     if re.match(r'[\w-]+:(?![\d*])', dataset):
         raise ValueError(
