@@ -11,7 +11,7 @@ from jdkd.retrieval import encode
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries
 from jdkd.systems.encoders import Encoder
-from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer
+from jdkd.systems.system import BaseSystem, ListScorer
 from jdkd.tokens.store import TokenStore
 
 
@@ -25,11 +25,6 @@ class CrossEncoderSystem(BaseSystem):
         raise ValueError(
             f"system '{self.name}' is a cross-encoder and cannot search a collection; use it in "
             'teacher.members, not in assistants.'
-        )
-
-    def batch_scorer(self, queries: Queries) -> BatchScorer:
-        raise ValueError(
-            f"system '{self.name}' is a cross-encoder: it scores lists, not whole batches."
         )
 
     def list_scorer(self, queries: Queries) -> ListScorer:

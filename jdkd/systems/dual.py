@@ -19,7 +19,7 @@ from jdkd.systems.ranking import keep_ranking
 from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer
 from jdkd.tokens.store import TokenStore
 
-_RECALL_SAMPLE = 256  # Queries whose approximate ranking is checked against exact search.
+_RECALL_SAMPLE = slice(0, 256)  # Queries whose approximate ranking is checked against exact search.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,8 @@ class DualEncoderSystem(BaseSystem):
             passages, query_vectors = self.passages, self.queries(queries)
             config = self.run.config.index
             ranking = index.search(query_vectors, passages, depth, config, self._index())
-            sample = slice(0, _RECALL_SAMPLE)
-            exact = index.exact_search(query_vectors[sample], passages, depth)
-            approximate = Ranking(ranking.passages[sample], ranking.scores[sample])
+            exact = index.exact_search(query_vectors[_RECALL_SAMPLE], passages, depth)
+            approximate = Ranking(ranking.passages[_RECALL_SAMPLE], ranking.scores[_RECALL_SAMPLE])
             return ranking, {'index_recall': approximate.recall(exact)}
 
         return keep_ranking(self, queries, search)
@@ -79,20 +78,16 @@ class DualEncoderSystem(BaseSystem):
         self,
         tokens: TokenStore,
         desc: str,
-        rows: range | None = None,
         *,
         tower: str = 'passage',
         name: Callable[[int], str] = 'row {}'.format,
     ) -> np.ndarray:
-        """Embeddings `[n, dim]` float32 of texts, in memory.
+        """Embeddings `[n, dim]` float32 of texts, in memory; `name` names rows in error messages.
 
-        The tower is `passage` or `query`; `name` names a row of `tokens` in error messages.
+        The tower is `passage` or `query`.
         """
-        encoder = self.encoder
-        params = dual_encoder.tower(encoder.params, tower)
-        return encode.embed(
-            encoder.model, params, tokens, rows=rows, mesh=self.run.mesh, desc=desc, name=name
-        )
+        model, params = self.encoder.model, dual_encoder.tower(self.encoder.params, tower)
+        return encode.embed(model, params, tokens, mesh=self.run.mesh, desc=desc, name=name)
 
     def write_embeddings(
         self,
@@ -132,33 +127,25 @@ class DualEncoderSystem(BaseSystem):
     def _embeddings(
         self, kind: str, tokens: TokenStore, ids: Sequence[str], tower: str = 'passage'
     ) -> Vectors:
-        path = f'systems/{self.name}/embeddings-{kind}'
-        self.run.stage(
-            path,
-            {
-                'system': self.digest,
-                'collection': self.run.collection.fingerprint,
-                'store': self.run.config.index.store,
-            },
-            lambda out: self.write_embeddings(out, tokens, kind, ids, tower=tower),
-            resumable=True,
-        )
-        return vectors.load(self.run.workdir / path)
+        def build(out):
+            self.write_embeddings(out, tokens, kind, ids, tower=tower)
+
+        store = {'store': self.run.config.index.store}
+        return vectors.load(self._keep(f'embeddings-{kind}', store, build))
 
     def _index(self) -> pathlib.Path | None:
         """ScaNN's index of the collection, built for the first search; None for other kinds."""
         config = self.run.config.index
         if config.kind != 'scann':
             return None
-        path = f'systems/{self.name}/index'
-        self.run.stage(
-            path,
-            {
-                'system': self.digest,
-                'collection': self.run.collection.fingerprint,
-                'index': {key: getattr(config, key) for key in ('store', 'shard', 'threshold')},
-            },
-            lambda out: index.build(out, self.passages, config),
-            resumable=True,
+        settings = {key: getattr(config, key) for key in ('store', 'shard', 'threshold')}
+        return self._keep(
+            'index', {'index': settings}, lambda out: index.build(out, self.passages, config)
         )
+
+    def _keep(self, name: str, inputs: dict, build: Callable) -> pathlib.Path:
+        """Directory of a resumable stage of this system that depends on the collection."""
+        inputs |= {'system': self.digest, 'collection': self.run.collection.fingerprint}
+        path = f'systems/{self.name}/{name}'
+        self.run.stage(path, inputs, build, resumable=True)
         return self.run.workdir / path

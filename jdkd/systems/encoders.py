@@ -26,10 +26,8 @@ class Encoder:
 
     Attributes:
         model: `DualEncoder` or `CrossEncoder`.
-        params: Its parameters, replicated over the local mesh.
-        tokenizer: Its tokenizer.
-        spec: Its config entry, with the fields that the checkpoint decides filled in.
-        source: The checkpoint it came from.
+        params: Replicated over the local mesh.
+        spec: The config entry, with the fields that the checkpoint decides filled in.
     """
 
     model: Any
@@ -72,8 +70,7 @@ class Encoder:
     @property
     def passage_prefix_ids(self) -> np.ndarray:
         """Ids of the passage prefix, without special tokens."""
-        # The space at its end is the beginning of the next word.
-        prefix = self.passage_prefix.rstrip()
+        prefix = self.passage_prefix.rstrip()  # A space at its end begins the next word.
         return np.array(self.tokenizer.fast.encode(prefix, add_special_tokens=False).ids, np.int32)
 
     def prefixed(self, dark: np.ndarray) -> np.ndarray:
@@ -99,20 +96,19 @@ class Encoder:
         if prefix:
             key += f'-{stages.digest(prefix)[:8]}'
         path = f'tokens/{split}-{key}'
-        run.stage(
-            path,
-            {
-                'collection': run.collection.fingerprint,
-                'split': split,
-                'tokenizer': self.tokenizer.fingerprint,
-                'length': length,
-                'prefix': prefix,
-            },
-            lambda out: self.tokenizer.write_store(
-                out, texts, length, prefix=prefix, desc=f'tokenise {split}'
-            ),
-            resumable=True,
-        )
+        inputs = {
+            'collection': run.collection.fingerprint,
+            'split': split,
+            'tokenizer': self.tokenizer.fingerprint,
+            'length': length,
+            'prefix': prefix,
+        }
+
+        def build(out):
+            desc = f'tokenise {split}'
+            self.tokenizer.write_store(out, texts, length, prefix=prefix, desc=desc)
+
+        run.stage(path, inputs, build, resumable=True)
         return self.tokenizer.load_store(run.workdir / path, length)
 
 

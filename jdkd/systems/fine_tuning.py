@@ -72,8 +72,7 @@ def train_from_labels(
 
     inputs = {'start': digest, 'dataset': data['digest'], 'seed': config.seed}
     manifest = run.stage(path, inputs, build_stage, resumable=True)
-    trained = restore_encoder(run, encoder, run.workdir / path, spec.steps)
-    return trained, manifest['digest']
+    return restore_encoder(run, encoder, run.workdir / path, spec.steps), manifest['digest']
 
 
 def _write_lists(run: Run, out: pathlib.Path, miner: System, spec, num_lists: int) -> None:
@@ -81,9 +80,8 @@ def _write_lists(run: Run, out: pathlib.Path, miner: System, spec, num_lists: in
     seeds = {'seed': run.config.seed, 'round_index': 0}
     group, queries = run.collection.group, run.train
     ranking, _ = miner.rank(queries)
-    rows, copies = candidates.choose_queries(
-        np.flatnonzero(queries.is_labelled), num_lists, **seeds
-    )
+    labelled = np.flatnonzero(queries.is_labelled)
+    rows, copies = candidates.choose_queries(labelled, num_lists, **seeds)
     passages = candidates.sample_lists(
         rows,
         copies,
@@ -121,7 +119,5 @@ def load_trained(run: Run, name: str) -> Encoder:
             f"{run.workdir} has no trained '{name}'; name it in teacher.members or assistants and "
             'run --mode train to its end first.'
         )
-    encoder = load_encoder(run, spec)
-    if not spec.train.steps:
-        return encoder
-    return restore_encoder(run, encoder, run.workdir / path, spec.train.steps)
+    encoder, steps = load_encoder(run, spec), spec.train.steps
+    return restore_encoder(run, encoder, run.workdir / path, steps) if steps else encoder

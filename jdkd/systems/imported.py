@@ -13,7 +13,7 @@ from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 from jdkd.runtime import stages
 from jdkd.systems.ranking import checked_ranking
-from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer
+from jdkd.systems.system import BaseSystem, ListScorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ImportedScores(BaseSystem):
 
     def _best(self, queries: Queries, depth: int) -> Ranking:
         rows = np.full((len(queries), depth), -1, np.int32)
-        values = np.full((len(queries), depth), -np.inf, np.float32)
+        values = np.full(rows.shape, -np.inf, np.float32)
         for i, query_id in enumerate(queries.ids):
             passages, scores = self.scores.of(query_id)
             best = np.argsort(-scores, kind='stable')[:depth]  # Ties keep the collection's order.
@@ -54,7 +54,9 @@ class ImportedScores(BaseSystem):
             )
         scores = self._look_up(queries, lists)
         is_missing = np.isnan(scores)
-        if is_missing.any() and self.missing is None:
+        if not is_missing.any():
+            return scores.astype(np.float32)
+        if self.missing is None:
             i, j = np.argwhere(is_missing)[0]
             passage = self.run.collection.passage_ids[int(lists.passages[i, j])]
             query = queries.ids[int(lists.query[i])]
@@ -63,9 +65,7 @@ class ImportedScores(BaseSystem):
                 f"'{passage}', and has scores for {1 - is_missing.mean():.1%} of the pairs; add "
                 f'the rest, or set systems.{self.name}.missing to the score of pairs that it lacks.'
             )
-        if is_missing.any():
-            scores[is_missing] = self.missing
-        return scores.astype(np.float32)
+        return np.where(is_missing, self.missing, scores).astype(np.float32)
 
     def _look_up(self, queries: Queries, lists: Lists) -> np.ndarray:
         pairs = zip(lists.query, lists.passages, strict=True)
@@ -74,17 +74,12 @@ class ImportedScores(BaseSystem):
     def coverage(self, queries: Queries, lists: Lists) -> float:
         return float(1 - np.isnan(self._look_up(queries, lists)).mean())
 
-    def batch_scorer(self, queries: Queries) -> BatchScorer:
-        raise ValueError(
-            f"system '{self.name}' has imported scores: it scores lists, not whole batches."
-        )
-
     def score(self, question: str, passages: np.ndarray) -> np.ndarray:
         raise ValueError(f"system '{self.name}' has imported scores: none for a new question.")
 
 
 def load(run: Run, name: str, spec) -> ImportedScores:
-    """The scores of `spec.path`, read once into `systems/<name>/scores`.
+    """Reads the scores of `spec.path` once, into `systems/<name>/scores`.
 
     Raises:
         ValueError: if the file is bad, is of another collection, or has changed since it was read.

@@ -22,10 +22,8 @@ _TOKENS = np.zeros((1, 8), np.int32)  # Inputs to initialise a module with.
 def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretrained]:
     """Reads the model of a config entry.
 
-    Args:
-        spec: The entry of a `dual_encoder` or a `cross_encoder`.
-        seed: For parameters that the checkpoint lacks: the head of a cross-encoder, or all of a
-            smaller model.
+    The seed is for parameters that the checkpoint lacks: the head of a cross-encoder, or all of a
+    smaller model.
 
     Returns:
         The module, its parameters on the host, and the checkpoint.
@@ -35,12 +33,15 @@ def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretr
         ValueError: if they cannot be used as the entry asks.
     """
     source = _read_towers(spec)
-    transformer = _transformer(spec, source.config)
+    model = _make_module(spec, source)
     if spec.hidden_size is not None:
         source = dataclasses.replace(source, head=None, projection=None)
-    make = _cross_encoder if spec.kind == 'cross_encoder' else _dual_encoder
-    model, params = make(spec, transformer, source, jax.random.key(seed))
-    longest = check_lengths(spec, transformer)
+    key = jax.random.key(seed)
+    if isinstance(model, CrossEncoder):
+        params = _pair_params(spec, model, source, key)
+    else:
+        params = _text_params(spec, model, source, key)
+    longest = check_lengths(spec, model.transformer)
     if longest > source.max_length and not spec.train.steps:
         logging.warning(
             "'%s' was made for at most %d tokens (its max_seq_length), but query_length=%d and "
@@ -55,42 +56,66 @@ def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretr
     return model, params, source
 
 
-def _cross_encoder(
-    spec: EncoderSpec,
-    transformer: TransformerConfig,
-    source: pretrained.Pretrained,
-    key: jax.Array,
-) -> tuple[CrossEncoder, Any]:
-    head = spec.head or ('cosine' if source.head is None else 'linear')
-    if head == 'linear' and source.head is None and not spec.train.steps:
+def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
+    """Module and parameter shapes of a config entry: `read_model` without tensors.
+
+    Raises:
+        FileNotFoundError: if the configs of the checkpoint cannot be found.
+        ValueError: if the model is of an unknown kind.
+    """
+    directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
+    source, *query = pretrained.read_architectures(directory, tensors=False)
+    picked, _ = pick_layers(source.config, spec.layers or None)
+    model = _make_module(spec, dataclasses.replace(source, config=picked))
+    check_lengths(spec, model.transformer)
+    is_pair = isinstance(model, CrossEncoder)
+    texts = [_TOKENS, _TOKENS] if is_pair else [_TOKENS]
+    params = jax.eval_shape(model.init, jax.random.key(0), *texts)['params']
+    if not is_pair and (query or spec.query_weights is not None):
+        params = {'query': params, 'passage': params}
+    return model, params
+
+
+def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEncoder | CrossEncoder:
+    """The module of a config entry for a checkpoint with the layers that it picks."""
+    config, same_size = source.config, spec.hidden_size is None
+    config = dataclasses.replace(config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat)
+    if spec.hidden_size is not None:
+        config = of_size(config, spec.hidden_size)
+    if spec.kind == 'cross_encoder':
+        has_head = source.classifies and same_size
+        return CrossEncoder(config, spec.head or ('linear' if has_head else 'cosine'))
+    pooling = spec.pooling or source.pooling or 'mean'
+    normalize = source.normalize if spec.normalize is None else spec.normalize
+    return DualEncoder(config, pooling, normalize, source.projection if same_size else None)
+
+
+def _pair_params(
+    spec: EncoderSpec, model: CrossEncoder, source: pretrained.Pretrained, key: jax.Array
+) -> dict[str, Any]:
+    """Parameters of a cross-encoder, on the host."""
+    if model.head == 'linear' and source.head is None and not spec.train.steps:
         raise ValueError(
             f"'{spec.weights}' has no classifier, so its linear head would score at random; "
             "set head='cosine', or train it from labels with train.steps."
         )
-    if spec.label is not None and (head != 'linear' or source.head is None):
+    if spec.label is not None and (model.head != 'linear' or source.head is None):
         raise ValueError(
             f"label={spec.label} chooses an output of a checkpoint's classifier, but "
             f"'{spec.weights}' is used with no such; leave it out."
         )
-    model = CrossEncoder(transformer, head=head)
     params = jax.device_get(model.init(key, _TOKENS, _TOKENS)['params'])
     if spec.hidden_size is None:
         params['transformer'] = source.params
-    if head == 'linear' and source.head is not None:
+    if model.head == 'linear' and source.head is not None:
         params |= _one_label(spec, source)
-    return model, params
+    return params
 
 
-def _dual_encoder(
-    spec: EncoderSpec,
-    transformer: TransformerConfig,
-    source: pretrained.Pretrained,
-    key: jax.Array,
-) -> tuple[DualEncoder, Any]:
-    resolved = resolve(spec, source)
-    model = DualEncoder(
-        transformer, str(resolved.pooling), bool(resolved.normalize), source.projection
-    )
+def _text_params(
+    spec: EncoderSpec, model: DualEncoder, source: pretrained.Pretrained, key: jax.Array
+) -> dict[str, Any]:
+    """Parameters of a dual-encoder, on the host; untied towers have `query` and `passage`."""
 
     def tower(source, key):
         if spec.hidden_size is not None:
@@ -103,43 +128,7 @@ def _dual_encoder(
     params = tower(source, key)
     if source.query is not None:
         params = {'query': tower(source.query, jax.random.fold_in(key, 1)), 'passage': params}
-    return model, params
-
-
-def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
-    """Module and parameter shapes of a config entry: `read_model` without tensors.
-
-    Args:
-        spec: As for `read_model`; only the configs of the checkpoint are read.
-
-    Raises:
-        FileNotFoundError: if the configs cannot be found.
-        ValueError: if the model is of an unknown kind.
-    """
-    directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
-    towers = pretrained.read_architectures(directory, tensors=False)
-    source = towers[0]
-    picked, _ = pick_layers(source.config, spec.layers or None)
-    transformer = _transformer(spec, picked)
-    check_lengths(spec, transformer)
-    if spec.kind == 'cross_encoder':
-        classifies = source.classifies and spec.hidden_size is None
-        model = CrossEncoder(transformer, spec.head or ('linear' if classifies else 'cosine'))
-        return model, jax.eval_shape(model.init, jax.random.key(0), _TOKENS, _TOKENS)['params']
-    pooling = spec.pooling or source.pooling or 'mean'
-    normalize = source.normalize if spec.normalize is None else spec.normalize
-    projection = source.projection if spec.hidden_size is None else None
-    model = DualEncoder(transformer, pooling, normalize, projection)
-    params = jax.eval_shape(model.init, jax.random.key(0), _TOKENS)['params']
-    if spec.query_weights is not None or len(towers) > 1:
-        params = {'query': params, 'passage': params}
-    return model, params
-
-
-def _transformer(spec: EncoderSpec, config: TransformerConfig) -> TransformerConfig:
-    """A checkpoint's architecture, changed as a config entry asks."""
-    config = dataclasses.replace(config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat)
-    return config if spec.hidden_size is None else of_size(config, spec.hidden_size)
+    return params
 
 
 def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
@@ -153,20 +142,15 @@ def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
     if spec.query_weights is not None:
         query = read(spec.query_weights, spec.query_revision)
         source = dataclasses.replace(source, query=query.query or query)
-    query = source.query
-    if query is None:
+    if (query := source.query) is None:
         return source
     if spec.kind == 'cross_encoder':
         raise ValueError(
             f"'{spec.query_weights or spec.weights}' has a tower for queries, but a cross-encoder "
             'reads query and passage in one; leave query_weights out, or give another checkpoint.'
         )
-    alike = [
-        'config',
-        'projection',
-        *(f for f in ('pooling', 'normalize') if getattr(spec, f) is None),
-    ]
-    for field in alike:
+    left_open = [f for f in ('pooling', 'normalize') if getattr(spec, f) is None]
+    for field in ('config', 'projection', *left_open):
         if getattr(query, field) != getattr(source, field):
             raise ValueError(
                 f'the towers {query.source} and {source.source} differ in {field}: '
@@ -235,15 +219,14 @@ def of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
 
 
 def resolve(spec: EncoderSpec, source: pretrained.Pretrained) -> EncoderSpec:
-    """A config entry, with the fields that it leaves to the checkpoint filled in."""
+    """Fills in the fields of a config entry that it leaves to the checkpoint."""
     defaults = {
         'pooling': source.pooling or 'mean',
         'normalize': source.normalize,
         'query_prefix': (source.query or source).query_prompt,
         'passage_prefix': source.passage_prompt,
     }
-    missing = {key: value for key, value in defaults.items() if getattr(spec, key) is None}
-    return spec.replace(**missing)
+    return spec.replace(**{k: v for k, v in defaults.items() if getattr(spec, k) is None})
 
 
 def _one_label(spec: EncoderSpec, source: pretrained.Pretrained) -> dict[str, Any]:

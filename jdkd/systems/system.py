@@ -22,6 +22,9 @@ class System(Protocol):
     """A retriever or a re-ranker.
 
     Attributes:
+        name: Its name in the config and the report.
+        digest: Changes with everything that decides its scores.
+        scale: Logits per unit of score; None to fit it to the labels.
         is_encoder: Whether it has a model, so that the config's `index` decides its rankings.
         may_saturate: Whether many scores at an end of their range mean that information was lost.
     """
@@ -30,27 +33,20 @@ class System(Protocol):
     may_saturate: ClassVar[bool]
 
     @property
-    def name(self) -> str:
-        """Its name in the config and the report."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def digest(self) -> str:
-        """Changes with everything that decides its scores."""
-        ...
-
+    def digest(self) -> str: ...
     @property
-    def scale(self) -> float | None:
-        """Logits per unit of score; None to fit it to the labels."""
-        ...
-
+    def scale(self) -> float | None: ...
     @property
-    def run(self) -> Run:
-        """The run that it belongs to."""
-        ...
+    def run(self) -> Run: ...
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        """Ranks the collection for each query; also gives facts such as the index' recall."""
+        """Ranks the collection for each query; also gives facts such as the index' recall.
+
+        Raises:
+            ValueError: if the system cannot search a collection.
+        """
         ...
 
     def list_scorer(self, queries: Queries) -> ListScorer:
@@ -70,7 +66,6 @@ class System(Protocol):
 
     def coverage(self, queries: Queries, lists: Lists) -> float | None:
         """Share of the pairs of candidate lists that it has scores for; None if it scores any."""
-        ...
 
     def search(self, question: str, depth: int) -> Ranking:
         """Ranks the collection exactly for a question that is in no split; keeps nothing.
@@ -103,6 +98,9 @@ class BaseSystem:
     digest: str
     scale: float | None
     run: Run
+
+    def batch_scorer(self, queries: Queries) -> BatchScorer:
+        raise ValueError(f"system '{self.name}' scores lists, not whole batches.")
 
     def coverage(self, queries: Queries, lists: Lists) -> float | None:
         return None
