@@ -80,8 +80,5 @@ def find_stand_ins(run: Run, teacher: Teacher, retrievers: Sequence[System]) -> 
             best = np.argmax(scores, axis=1)
             np.save(out / 'passages.npy', passages[np.arange(len(passages)), best])
 
-    inputs = {
-        **ranking_inputs(run, retrievers, depth=depth),
-        'teacher': teacher.inputs(weights),
-    }
+    inputs = {**ranking_inputs(run, retrievers, depth=depth), 'teacher': teacher.inputs(weights)}
     run.stage(lists.STAND_INS, inputs, build, resumable=True)

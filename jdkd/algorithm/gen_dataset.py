@@ -62,18 +62,13 @@ def generate(
     drawn = keep_lists(run, round_index, mined, encoder, active)
     scores = keep_scores(run, round_index, drawn, teacher, pool, encoder)
     path = round_path(round_index, 'dataset')
-    inputs = {
-        'scores': scores['digest'],
-        'false_negatives': run.config.candidates.false_negatives,
-    }
+    inputs = {'scores': scores['digest'], 'false_negatives': run.config.candidates.false_negatives}
 
     def write(out):
         dataset.write(out, {split: _features(run, round_index, split, encoder) for split in SPLITS})
 
     written = distributed.from_primary(
-        lambda: run.stage(path, inputs, write),
-        path,
-        writes=[run.workdir / path / stages.MANIFEST],
+        lambda: run.stage(path, inputs, write), path, writes=[run.workdir / path / stages.MANIFEST]
     )
     return {**scores['result'], 'one_hot': _one_hot_shares(run, round_index)}, written
 

@@ -55,14 +55,7 @@ def train(run: Run) -> dict:
     for i in range(config.rounds):
         logging.info('round %d: %d of %d train queries', i, len(Q), len(run.train))
         scores, data = gen_dataset.generate(
-            run,
-            i,
-            teacher=T,
-            miners=miners,
-            pool=TA,
-            student=current,
-            encoder=M.start,
-            active=Q,
+            run, i, teacher=T, miners=miners, pool=TA, student=current, encoder=M.start, active=Q
         )
         warnings += diagnostics.log(diagnostics.score_warnings(i, scores))
         if i == 0:
@@ -149,10 +142,7 @@ def compare(
     stand_ins = read_stand_ins(run)
     return run.stage(
         round_path(round_index, 'eval'),
-        {
-            **measure_inputs(run, systems),
-            'stand_ins': stand_ins and stand_ins['digest'],
-        },
+        {**measure_inputs(run, systems), 'stand_ins': stand_ins and stand_ins['digest']},
         build_stage,
     )['result']
 

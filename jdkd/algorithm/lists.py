@@ -87,11 +87,7 @@ def draw(
     relevant, group = positives(run, split), run.collection.group
     seeds = {'seed': config.seed, 'round_index': round_index}
     rows, copies = candidates.choose_labelled(
-        rows,
-        queries.is_labelled,
-        num_lists(run)[split],
-        share=config.candidates.labelled,
-        **seeds,
+        rows, queries.is_labelled, num_lists(run)[split], share=config.candidates.labelled, **seeds
     )
     pool = np.load(run.workdir / round_path(round_index, 'runs') / f'{split}.npy')
     for row in np.flatnonzero(~queries.is_labelled):  # Mining has left out judged positives only.

@@ -65,12 +65,7 @@ def keep_scores(
             name: _flatness(system, raw['train'][name][:, :num_originals])
             for name, system in systems.items()
         }
-        return {
-            **fitted,
-            'score_histogram': histogram,
-            'coverage': coverage,
-            'flatness': flatness,
-        }
+        return {**fitted, 'score_histogram': histogram, 'coverage': coverage, 'flatness': flatness}
 
     inputs = {
         'candidates': drawn['digest'],

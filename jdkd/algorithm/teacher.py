@@ -30,11 +30,7 @@ class Teacher:
     weights: Sequence[float] | None
 
     def score(
-        self,
-        weights: Mapping[str, float],
-        queries: Queries,
-        lists: Lists,
-        directory: pathlib.Path,
+        self, weights: Mapping[str, float], queries: Queries, lists: Lists, directory: pathlib.Path
     ) -> np.ndarray:
         """Logits `[M, N]` of lists, with weights by name; see `scoring.score_in_parts`."""
         scores = (
@@ -184,10 +180,7 @@ def rerank(
     path = f'systems/{name}/reranking-{queries.split}'
     run.stage(
         path,
-        {
-            **ranking_inputs(run, [first]),
-            'teacher': teacher.inputs(weights),
-        },
+        {**ranking_inputs(run, [first]), 'teacher': teacher.inputs(weights)},
         build_stage,
         resumable=True,
     )

@@ -22,8 +22,7 @@ def compare(workdir: pathlib.Path, other: str, output: str | None = None) -> Non
     directory = pathlib.Path(output) if output else None
     with hold_workdir(workdir):
         distributed.from_primary(
-            lambda: str(write_comparison(workdir, pathlib.Path(other), directory)),
-            'the comparison',
+            lambda: str(write_comparison(workdir, pathlib.Path(other), directory)), 'the comparison'
         )
 
 

@@ -16,11 +16,7 @@ from jdkd.runtime import distributed
 
 
 def train(
-    config: Config,
-    workdir: pathlib.Path,
-    *,
-    update: bool = False,
-    exit_on_signals: bool = True,
+    config: Config, workdir: pathlib.Path, *, update: bool = False, exit_on_signals: bool = True
 ) -> dict[str, Any]:
     """Trains a run, or resumes it; see `iterate.train`.
 

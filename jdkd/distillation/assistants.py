@@ -102,10 +102,7 @@ def _fuse(assistants, weights, fusion, temperature) -> jax.Array:
 
 
 def reciprocal_ranks(
-    assistants: Pool,
-    weights: Float[Array | np.ndarray, 'assistants *_ 1'],
-    *,
-    offset: int = 60,
+    assistants: Pool, weights: Float[Array | np.ndarray, 'assistants *_ 1'], *, offset: int = 60
 ) -> Float[Array, '*lists list_size']:
     """Logits by reciprocal rank fusion, sum_m 1 / (offset + rank_m) (Cormack et al., 2009).
 

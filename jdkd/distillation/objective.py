@@ -76,11 +76,7 @@ class Objective:
         return cls(config, config.optimizer, spec.scale, len(config.assistants), spec.dropout)
 
     @classmethod
-    def of_labels(
-        cls,
-        config: Config,
-        spec: EncoderSpec,
-    ) -> 'Objective':
+    def of_labels(cls, config: Config, spec: EncoderSpec) -> 'Objective':
         """Contrastive training from labels alone, for a system with the entry `spec`."""
         loss = LossConfig(teacher=0.0, assistant=0.0, dark=0.0)
         return cls(config.replace(loss=loss), spec.train, spec.train.scale, dropout=spec.dropout)
