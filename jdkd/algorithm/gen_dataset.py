@@ -6,15 +6,8 @@ import numpy as np
 
 from jdkd import diagnostics
 from jdkd.algorithm import calibration
-from jdkd.algorithm.lists import (
-    SPLITS,
-    keep_lists,
-    load_lists,
-    mine,
-    positives,
-    round_path,
-    split_queries,
-)
+from jdkd.algorithm import lists as round_lists
+from jdkd.algorithm.lists import SPLITS, load_lists, positives, round_path, split_queries
 from jdkd.algorithm.scores import keep_scores, load_logits
 from jdkd.algorithm.teacher import Teacher, false_negatives
 from jdkd.distillation import schedules
@@ -40,11 +33,8 @@ def generate(
     """Builds `rounds/<i>/{runs,candidates,scores,dataset}`.
 
     Args:
-        run: The run.
-        round_index: i.
-        teacher: T.
+        run, round_index, teacher, pool: The run, i, T and TA.
         miners: Retrievers that mine hard negatives beside the pool and the student.
-        pool: TA, the assistants.
         student: M, as it enters the round; it mines negatives too.
         encoder: The student's, for its tokenizer and lengths.
         active: Rows of the train queries of this round.
@@ -54,12 +44,12 @@ def generate(
         the dataset's manifest.
     """
     retrievers = list({s.name: s for s in [*miners, *pool, student]}.values())
-    mined = mine(run, round_index, retrievers)
+    mined = round_lists.mine(run, round_index, retrievers)
     if round_index == 0:
         calibration.fit(run, mined, teacher, pool)
         if not run.train.is_labelled.all():
             calibration.find_stand_ins(run, teacher, retrievers)
-    drawn = keep_lists(run, round_index, mined, encoder, active)
+    drawn = round_lists.keep_lists(run, round_index, mined, encoder, active)
     scores = keep_scores(run, round_index, drawn, teacher, pool, encoder)
     path = round_path(round_index, 'dataset')
     inputs = {'scores': scores['digest'], 'false_negatives': run.config.candidates.false_negatives}

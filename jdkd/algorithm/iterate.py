@@ -22,9 +22,9 @@ from jdkd.algorithm.lists import positives, read_stand_ins, round_path
 from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
 from jdkd.lists import candidates
 from jdkd.report import model_card, run_report
-from jdkd.retrieval import measures, significance, trec
+from jdkd.retrieval import measures, significance
 from jdkd.run import STUDENT, Run
-from jdkd.systems import measuring
+from jdkd.systems import measuring, roles
 from jdkd.systems.build import build
 from jdkd.systems.dual import DualEncoderSystem
 from jdkd.systems.ranking import measure_inputs
@@ -34,18 +34,16 @@ _SAMPLE = 1024  # Passages whose embeddings are compared with each other.
 
 
 def train(run: Run) -> dict:
-    """Runs Algorithm 1, measures on the test split, writes the report and exports the student.
+    """Runs Algorithm 1, measures on the test split, exports the student; returns the report.
 
     Reads every stage that is already in the workdir instead of building it: a run that was killed
     goes on where it was.
-
-    Returns:
-        The report.
     """
     config = run.config
     M = student.load(run)
     trainer = M.make_trainer()  # Before hours of work: it may not fit the mesh.
-    systems = _build_systems(run)
+    used = {*roles.retrievers(config), *config.teacher.members}
+    systems = {name: build(run, name) for name in config.systems if name in used}
     miners = [systems[name] for name in (config.first_stage, *config.candidates.retrievers)]
     T = Teacher([systems[name] for name in config.teacher.members], config.teacher.weights)
     TA = [systems[name] for name in config.assistants]
@@ -61,16 +59,14 @@ def train(run: Run) -> dict:
         if i == 0:
             on_eval = measure_teacher(run, T, scores, miners[0], TA)
             teacher_eval = on_eval['teacher']
-            warnings += diagnostics.log(
-                diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
-            )
+            weak = diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
+            warnings += diagnostics.log(weak)
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'])
         current = M.after_round(i)
         compared = compare(run, i, current, TA, [miners[0], start])
+        references = config.first_stage, start.name
         warnings += diagnostics.log(
-            diagnostics.comparison_warnings(
-                i, config.compare, compared, config.first_stage, start.name
-            )
+            diagnostics.comparison_warnings(i, config.compare, compared, *references)
         )
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
         TA = [current if assistant.name == replaced else assistant for assistant in TA]
@@ -86,18 +82,6 @@ def train(run: Run) -> dict:
     return outcome
 
 
-def _build_systems(run: Run) -> dict[str, System]:
-    """The systems that the run uses by name, in the order of the config."""
-    config = run.config
-    used = {
-        config.first_stage,
-        *config.candidates.retrievers,
-        *config.teacher.members,
-        *config.assistants,
-    }
-    return {name: build(run, name) for name in config.systems if name in used}
-
-
 def compare(
     run: Run,
     round_index: int,
@@ -107,7 +91,7 @@ def compare(
 ) -> dict:
     """Compare of Algorithm 1: measures student and assistants on D_eval by full-corpus retrieval.
 
-    `current` is the student after the round; `references` are measured for the report alone.
+    `current` is the student after the round; `references` are for the report alone.
 
     Returns:
         `student` {measure: value}, `assistants` and `references` {name: {measure: value}}, and
@@ -118,17 +102,15 @@ def compare(
     systems = {s.name: s for s in (current, *pool, *references)}.values()
 
     def build_stage(out):
-        means = {}
-        for system in systems:
-            ranking, facts = system.rank(run.held_out)
-            measured = measuring.measure(run, ranking, run.held_out)
-            measured.save(out, system.name)
-            means[system.name] = {**measured.means, **facts}
-        ranked, _ = current.rank(run.held_out)
-        found_run = trec.from_ranking(ranked, run.held_out.ids, run.collection.passage_ids)
-        trec.write(out / 'eval.trec', found_run, current.name)
-        ranked, _ = current.rank(run.train)
-        wrong = measures.wrong_queries(ranked, positives(run), run.collection.group)
+        ranked = {s.name: s.rank(run.held_out) for s in systems}
+        rankings = {name: ranking for name, (ranking, _) in ranked.items()}
+        measured = measuring.measure_all(run, rankings, run.held_out, out)
+        means = {name: {**m.means, **ranked[name][1]} for name, m in measured.items()}
+        measuring.write_run_file(
+            out / 'eval.trec', run, rankings[current.name], run.held_out, current.name
+        )
+        ranking, _ = current.rank(run.train)
+        wrong = measures.wrong_queries(ranking, positives(run), run.collection.group)
         np.save(out / 'wrong.npy', wrong)
         passages = current.passages
         sample = np.linspace(0, len(passages) - 1, min(len(passages), _SAMPLE)).astype(np.int64)
@@ -140,11 +122,8 @@ def compare(
         }
 
     stand_ins = read_stand_ins(run)
-    return run.stage(
-        round_path(round_index, 'eval'),
-        {**measure_inputs(run, systems), 'stand_ins': stand_ins and stand_ins['digest']},
-        build_stage,
-    )['result']
+    inputs = {**measure_inputs(run, systems), 'stand_ins': stand_ins and stand_ins['digest']}
+    return run.stage(round_path(round_index, 'eval'), inputs, build_stage)['result']
 
 
 def worst_beaten(
@@ -156,8 +135,7 @@ def worst_beaten(
     if not assistants:
         return None
     worst = min(assistants, key=lambda name: assistants[name][measure])
-    beaten = student_measures[measure] > assistants[worst][measure]
-    return worst if beaten else None
+    return worst if student_measures[measure] > assistants[worst][measure] else None
 
 
 def harder_queries(wrong: np.ndarray, replay: float, *, seed: int, round_index: int) -> np.ndarray:
@@ -187,40 +165,33 @@ def final_test(
         the first stage and from its own start, {system: {measure: ...}}; see
         `significance.paired_tests`. The stage also holds the measures of each query.
     """
-    config = run.config
-    shown = {config.first_stage: systems[config.first_stage]}
-    shown |= {name: systems[name] for name in config.assistants}
-    shown |= {'student_init': start, 'student': final}
+    config, first = run.config, run.config.first_stage
+    shown = {name: systems[name] for name in (first, *config.assistants)}
+    shown |= {'student_init': start, STUDENT: final}
+    weights = first_round['teacher']
 
     def build_stage(out):
         rankings = {name: s.rank(run.test)[0] for name, s in shown.items()}
         rankings[run_report.TEACHER] = rerank(
-            run, 'teacher', teacher, first_round['teacher'], shown[config.first_stage], run.test
+            run, 'teacher', teacher, weights, shown[first], run.test
         )
-        measured_systems = {
-            name: measuring.measure(run, ranking, run.test) for name, ranking in rankings.items()
-        }
-        for name, measured in measured_systems.items():
-            measured.save(out, name)
-        ours = measured_systems['student'].per_query
+        measured = measuring.measure_all(run, rankings, run.test, out)
         return {
-            'test': {name: measured.means for name, measured in measured_systems.items()},
+            'test': {name: m.means for name, m in measured.items()},
             'significance': {
-                name: significance.paired_tests(ours, measured_systems[name].per_query)
-                for name in (config.first_stage, 'student_init')
+                name: significance.paired_tests(
+                    measured[STUDENT].per_query, measured[name].per_query
+                )
+                for name in (first, 'student_init')
             },
         }
 
-    tested = run.stage(
-        'test',
-        {
-            **measure_inputs(run, shown.values()),
-            'teacher': teacher.inputs(first_round['teacher']),
-            'first': config.first_stage,
-        },
-        build_stage,
-    )['result']
+    inputs = {
+        **measure_inputs(run, shown.values()),
+        'teacher': teacher.inputs(weights),
+        'first': first,
+    }
+    tested = run.stage('test', inputs, build_stage)['result']
     ranking, _ = final.rank(run.test)
-    final_run = trec.from_ranking(ranking, run.test.ids, run.collection.passage_ids)
-    trec.write(run.workdir / 'run.trec', final_run, 'student')
+    measuring.write_run_file(run.workdir / 'run.trec', run, ranking, run.test, STUDENT)
     return tested

@@ -54,12 +54,10 @@ def keep_scores(
             logits[split] = _logits(raw[split], fitted['teacher'], scales)
             for group, values in logits[split].items():
                 scoring.check_finite(group, values, run, split_queries(run, split), lists)
-        num_originals = drawn_lists['train'].passages.shape[1]
+        train, teacher_logits = drawn_lists['train'], logits['train']['teacher']
+        num_originals, labelled = train.passages.shape[1], run.train.is_labelled[train.query]
         histogram = score_histogram(
-            logits['train']['teacher'],
-            run.train.is_labelled[drawn_lists['train'].query],
-            num_originals,
-            run.config.dark.reinforced,
+            teacher_logits, labelled, num_originals, run.config.dark.reinforced
         )
         flatness = {
             name: _flatness(system, raw['train'][name][:, :num_originals])

@@ -1,7 +1,6 @@
 """The student: where it starts, and how it trains for a round."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import grain
@@ -22,18 +21,15 @@ from jdkd.systems.encoders import Encoder, load_encoder, start_digest
 from jdkd.systems.system import System
 from jdkd.systems.training import make_batches, restore_encoder
 
+ScaledPool = Sequence[tuple[System, float]]  # Assistants with their logits per unit of score.
+
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """The student of a run; its parameters after each round are in the round's checkpoint.
-
-    Attributes:
-        run: The run.
-        start: The encoder before round 0.
-    """
+    """The student of a run; its parameters after each round are in the round's checkpoint."""
 
     run: Run
-    start: Encoder
+    start: Encoder  # Before round 0.
 
     def after_round(self, round_index: int) -> DualEncoderSystem:
         """The student after a round, as a system; -1 for the start.
@@ -81,20 +77,15 @@ class Student:
     ) -> dict:
         """Trains the steps of one round, as a stage.
 
-        Args:
-            trainer: From `make_trainer`.
-            round_index: The round.
-            data: Manifest of its dataset.
-            previous: The student that enters it.
-            pool: The assistants.
-            scales: Scales of the assistants whose scale was fitted.
+        `data` is the manifest of the round's dataset, `previous` the student that enters it, and
+        `scales` has the scale of each assistant of the pool whose scale was fitted.
 
         Returns:
             `selected`, the share of queries that each (fused) assistant was selected for, and
             `eval_loss`, the terms of the loss on D_eval.
         """
-        config, sections = self.run.config, ('loss', 'selection', 'self_paced', 'rows')
-        sections += ('optimizer', 'student')
+        config = self.run.config
+        sections = 'loss', 'selection', 'self_paced', 'rows', 'optimizer', 'student'
         scaled_pool = [(s, scales[s.name] if s.scale is None else s.scale) for s in pool]
         inputs = {
             'dataset': data['digest'],
@@ -104,25 +95,17 @@ class Student:
             'steps': [config.rounds, config.steps_per_round],
             'seed': config.seed,
         }
-        return self.run.stage(
-            round_path(round_index, 'train'),
-            inputs,
-            lambda out: self._train_round(out, trainer, round_index, previous, scaled_pool),
-            resumable=True,
-        )['result']
+        path = round_path(round_index, 'train')
 
-    def _train_round(
-        self,
-        out: pathlib.Path,
-        trainer: Trainer,
-        round_index: int,
-        previous: DualEncoderSystem,
-        pool: Sequence[tuple[System, float]],
-    ) -> dict:
+        def build(out):
+            return self._train_round(out, trainer, round_index, previous, scaled_pool)
+
+        return self.run.stage(path, inputs, build, resumable=True)['result']
+
+    def _train_round(self, out, trainer, round_index, previous, pool: ScaledPool) -> dict:
         run, config, choices = self.run, self.run.config, []
         if objective.selects_assistants(config, len(pool)):
-            names = [system.name for system, _ in pool]
-            choices = assistants.choice_names(names, config.selection.fusion)
+            choices = assistants.choice_names([s.name for s, _ in pool], config.selection.fusion)
         first, last = (r * config.steps_per_round for r in (round_index, round_index + 1))
         planned_steps = config.rounds * config.steps_per_round
 
@@ -149,13 +132,8 @@ class Student:
         )
         eval_loss = self._eval_loss(trainer, round_index, state.params, pool)
         # Metrics of their own: a restart after the last step writes them again.
-        writer = MetricsWriter(
-            run.workdir,
-            f'{STUDENT}_eval',
-            resume_step=first,
-            last_step=last,
-            total_steps=planned_steps,
-        )
+        spans = {'resume_step': first, 'last_step': last, 'total_steps': planned_steps}
+        writer = MetricsWriter(run.workdir, f'{STUDENT}_eval', **spans)
         writer.write(last, eval_loss)
         writer.close()
         shares = np.asarray(state.selected) / max(float(state.selected.sum()), 1.0)
@@ -164,13 +142,7 @@ class Student:
         return {'selected': selected, 'eval_loss': eval_loss}
 
     def _batches(
-        self,
-        trainer: Trainer,
-        round_index: int,
-        split: str,
-        order: loader.BatchOrder,
-        steps: int,
-        pool: Sequence[tuple[System, float]],
+        self, trainer, round_index, split, order, steps, pool: ScaledPool
     ) -> grain.DatasetIterator:
         """Batches of a round's D_train or D_eval."""
         run, config = self.run, self.run.config
@@ -191,7 +163,7 @@ class Student:
             pool=pool if config.loss.in_batch else (),
         )
 
-    def _eval_loss(self, trainer, round_index, params, pool) -> dict[str, float]:
+    def _eval_loss(self, trainer, round_index, params, pool: ScaledPool) -> dict[str, float]:
         """Means of the loss terms over D_eval, in whole batches."""
         run, config = self.run, self.run.config
         count = len(load_lists(run, round_index, 'eval', self.start))
@@ -199,11 +171,8 @@ class Student:
         order = loader.BatchOrder(size, [config.seed], shuffle=False, epochs=1)
         batches = self._batches(trainer, round_index, 'eval', order, count // size, pool)
         metrics = [evaluate(trainer, params, batch, run.held_out.ids) for batch in batches]
-        return {
-            name: float(np.mean([m[name] for m in metrics]))
-            for name in metrics[0]
-            if name.startswith('loss') or name == 'list_accuracy'
-        }
+        names = [n for n in metrics[0] if n.startswith('loss') or n == 'list_accuracy']
+        return {name: float(np.mean([m[name] for m in metrics])) for name in names}
 
 
 def load(run: Run) -> Student:

@@ -19,15 +19,10 @@ from jdkd.systems.system import System
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """An ensemble whose logit is the weighted sum of its members' scores.
-
-    Attributes:
-        members: The scorers.
-        weights: One weight a member; None to fit them to the labels.
-    """
+    """An ensemble whose logit is the weighted sum of its members' scores."""
 
     members: Sequence[System]
-    weights: Sequence[float] | None
+    weights: Sequence[float] | None  # One a member; None to fit them to the labels.
 
     def score(
         self, weights: Mapping[str, float], queries: Queries, lists: Lists, directory: pathlib.Path
@@ -57,7 +52,6 @@ def fit_weights(scores: Sequence[np.ndarray]) -> list[float]:
 
     Minimises the mean listwise cross-entropy -log softmax(sum_m w_m s_m)[positive] (ours), which
     also calibrates the distribution: its softmax at temperature 1 is as sharp as it is right.
-
 
     Scores are raw, `[M, N]` for each member, with the positive at index 0.
     """
@@ -151,10 +145,7 @@ def rerank(
     first: System,
     queries: Queries,
 ) -> Ranking:
-    """Re-ranks a first stage's top passages with a teacher, as a stage.
-
-    `name` is the teacher's: the stage is `systems/<name>/reranking-<split>`.
-    """
+    """Re-ranks a first stage's top passages, as the stage `systems/<name>/reranking-<split>`."""
 
     def build_stage(out):
         ranking, _ = first.rank(queries)
@@ -178,12 +169,8 @@ def rerank(
         ).save(out, 'ranking')
 
     path = f'systems/{name}/reranking-{queries.split}'
-    run.stage(
-        path,
-        {**ranking_inputs(run, [first]), 'teacher': teacher.inputs(weights)},
-        build_stage,
-        resumable=True,
-    )
+    inputs = {**ranking_inputs(run, [first]), 'teacher': teacher.inputs(weights)}
+    run.stage(path, inputs, build_stage, resumable=True)
     return Ranking.load(run.workdir / path, 'ranking')
 
 
@@ -194,18 +181,12 @@ def measure_teacher(
 
     def build_stage(out):
         ranking = rerank(run, 'teacher', teacher, scores['teacher'], first, run.held_out)
-        measured = {'teacher': measuring.measure(run, ranking, run.held_out)}
-        for system in pool:
-            ranking, _ = system.rank(run.held_out)
-            measured[system.name] = measuring.measure(run, ranking, run.held_out)
-        return {name: m.means for name, m in measured.items()}
+        rankings = {'teacher': ranking, **{s.name: s.rank(run.held_out)[0] for s in pool}}
+        return {n: measuring.measure(run, r, run.held_out).means for n, r in rankings.items()}
 
-    return run.stage(
-        'rounds/00/teacher_eval',
-        {
-            **measure_inputs(run, {s.name: s for s in (first, *pool)}.values()),
-            'teacher': teacher.inputs(scores['teacher']),
-            'first': first.name,
-        },
-        build_stage,
-    )['result']
+    inputs = {
+        **measure_inputs(run, {s.name: s for s in (first, *pool)}.values()),
+        'teacher': teacher.inputs(scores['teacher']),
+        'first': first.name,
+    }
+    return run.stage('rounds/00/teacher_eval', inputs, build_stage)['result']

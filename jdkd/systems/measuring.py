@@ -15,6 +15,23 @@ def measure(run: Run, ranking: Ranking, queries: Queries) -> Measurements:
     return _measure(run, scores, queries)
 
 
+def measure_all(
+    run: Run, rankings: Mapping[str, Ranking], queries: Queries, directory: pathlib.Path
+) -> dict[str, Measurements]:
+    """Measures rankings by name, and saves the measures of each query into a directory."""
+    measured = {name: measure(run, ranking, queries) for name, ranking in rankings.items()}
+    for name, measurements in measured.items():
+        measurements.save(directory, name)
+    return measured
+
+
+def write_run_file(
+    path: pathlib.Path, run: Run, ranking: Ranking, queries: Queries, name: str
+) -> None:
+    """Writes the TREC run file of a system's ranking."""
+    trec.write(path, trec.from_ranking(ranking, queries.ids, run.collection.passage_ids), name)
+
+
 def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measurements:
     """The config's measures of a run file made elsewhere; `jdkd.retrieval.trec` lists the formats.
 
