@@ -23,21 +23,13 @@ COLLAPSED = 0.99
 
 
 class RunWarning(TypedDict):
-    """An entry of `warnings` in report.json.
+    """An entry of `warnings` in report.json."""
 
-    Attributes:
-        what: Kind of the warning.
-        round: None if it concerns the whole run.
-        system: Name of the system.
-        figure: Value that exceeded its threshold.
-        message: A sentence, with a remedy.
-    """
-
-    what: str
-    round: int | None
+    what: str  # Its kind.
+    round: int | None  # None if it concerns the whole run.
     system: str
-    figure: float
-    message: str
+    figure: float  # Value that exceeded its threshold.
+    message: str  # A sentence, with a remedy.
 
 
 def constant_share(values: np.ndarray, starts: np.ndarray) -> float:
@@ -79,12 +71,9 @@ def mean_cosine(vectors: np.ndarray) -> float:
 def flatness_warnings(
     system: str, figures: Mapping[str, float], round_index: int | None = None
 ) -> list[RunWarning]:
-    """Warns of scores that do not distinguish passages.
+    """Warns of scores of a system that do not distinguish passages.
 
-    Args:
-        system: The scorer.
-        figures: `constant_share` and, unless scores are bounded by nature, `saturated_share`.
-        round_index: The round that uses the scores.
+    `figures` has `constant_share` and, unless scores are bounded by nature, `saturated_share`.
     """
     warnings = []
     if (share := figures['constant_share']) > CONSTANT:
@@ -135,21 +124,15 @@ def comparison_warnings(
 ) -> list[RunWarning]:
     """Warns of what Compare measured on D_eval; see `iterate.compare`.
 
-    Args:
-        round_index: The round that was compared.
-        measure: The measure that decides.
-        compared: Result of Compare.
-        first_stage: Name of the first stage, such as BM25.
-        start: Name of the student before training.
+    `measure` decides, and `start` is the name of the student before training.
     """
     warnings = []
     floor = compared['references'][first_stage][measure]
     for system, measures in compared['assistants'].items():
         if (value := measures[measure]) < floor:
+            remedy = 'take it out of assistants, or train it from labels first'
             if re.fullmatch(r'student_\d+', system):
                 remedy = 'students need more steps_per_round before they can teach others'
-            else:
-                remedy = 'take it out of assistants, or train it from labels first'
             message = (
                 f'assistant {system} ({measure} {value:.4f} on D_eval) is worse than {first_stage} '
                 f'({floor:.4f}): {remedy}.'
@@ -174,25 +157,18 @@ def comparison_warnings(
 def teacher_warnings(
     measure: str, measured: Mapping[str, Mapping[str, float]], first_stage: str
 ) -> list[RunWarning]:
-    """Warns of assistants that the teacher does not beat on D_eval.
+    """Warns of assistants that the teacher, re-ranking the first stage, does not beat on D_eval.
 
-    Args:
-        measure: The measure that decides.
-        measured: {measure: value} of `teacher` and of each assistant.
-        first_stage: The system whose top passages the teacher re-ranks.
+    `measured` has {measure: value} of `teacher` and of each assistant.
     """
     values = {system: measures[measure] for system, measures in measured.items()}
     teacher = values.pop('teacher')
+    message = (
+        f'the teacher ({measure} {teacher:.4f} on D_eval, re-ranking {first_stage}) does not beat '
+        'assistant {} ({:.4f}): a student can learn more from the assistant; use a better teacher.'
+    )
     return [
-        _warning(
-            'weak_teacher',
-            None,
-            system,
-            value,
-            f'the teacher ({measure} {teacher:.4f} on D_eval, re-ranking {first_stage}) does not '
-            f'beat assistant {system} ({value:.4f}): a student can learn more from the '
-            'assistant; use a better teacher.',
-        )
+        _warning('weak_teacher', None, system, value, message.format(system, value))
         for system, value in values.items()
         if value >= teacher
     ]
@@ -213,7 +189,5 @@ def lines(warnings: Sequence[RunWarning]) -> list[str]:
     ]
 
 
-def _warning(
-    what: str, round_index: int | None, system: str, figure: float, message: str
-) -> RunWarning:
+def _warning(what: str, round_index, system: str, figure: float, message: str) -> RunWarning:
     return RunWarning(what=what, round=round_index, system=system, figure=figure, message=message)

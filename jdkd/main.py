@@ -38,40 +38,26 @@ _CONFIG = config_flags.DEFINE_config_file(
     'argument after a colon.',
     lock_config=True,
 )
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Directory of the run; runs/<name of the config> by default.'
-)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run; by default runs/<config>.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
-_TOPOLOGY = flags.DEFINE_string(
-    'topology', 'v5e:2x4', 'What --mode plan compiles for: a TPU topology, or local devices.'
-)
-_SYSTEM = flags.DEFINE_string(
-    'system', 'student', 'What --mode export exports: the student, or a system of the config.'
-)
+_TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x4', 'TPU topology to plan for, or local.')
+_SYSTEM = flags.DEFINE_string('system', 'student', 'What export exports: the student or a system.')
 _OUTPUT = flags.DEFINE_string(
     'output',
     None,
     'Directory to write; by default <workdir>/student or <workdir>/exported/<system>, for --mode '
     'compare <workdir>/compared/<name>.',
 )
-_AGAINST = flags.DEFINE_string(
-    'against', None, 'Another workdir or a TREC run file for --mode eval to compare with.'
-)
-_WITH = flags.DEFINE_string(
-    'with', None, 'Another finished workdir for --mode compare to show beside this one.'
-)
+_AGAINST = flags.DEFINE_string('against', None, 'Workdir or TREC run file that eval compares with.')
+_WITH = flags.DEFINE_string('with', None, 'Finished workdir that compare shows beside this one.')
 _UPDATE = flags.DEFINE_bool(
     'update',
     False,
     'Continue in a workdir of another config: stages that depend on the changed fields are made '
     'anew, the rest is kept; replaced files move to <workdir>/replaced.',
 )
-_PUSH_TO = flags.DEFINE_string(
-    'push_to', None, 'Repository on the Hugging Face hub to upload the export to.'
-)
-_COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'host:port of process 0, for several processes started by hand.'
-)
+_PUSH_TO = flags.DEFINE_string('push_to', None, 'Hugging Face repository to upload the export to.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, to start by hand.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.')
 _PROCESS_INDEX = flags.DEFINE_integer('process_index', None, 'Index of this process.')
 _HANG_SECONDS = flags.DEFINE_float(
@@ -107,26 +93,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_flags(argv: Sequence[str]) -> None:
-    """Checks that the flags belong to the mode.
-
-    Raises:
-        ValueError: naming the flag or argument that does not.
-    """
+    """Raises a ValueError that names the flag or argument that does not belong to the mode."""
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
     mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
-    for flag, modes in (
-        (_SYSTEM, ('export',)),
-        (_OUTPUT, ('export', 'compare')),
-        (_PUSH_TO, ('export',)),
-        (_AGAINST, ('eval',)),
-        (_WITH, ('compare',)),
-        (_TOPOLOGY, ('plan',)),
-    ):
-        if flag.present and mode not in modes:
-            raise ValueError(
-                f'--{flag.name} is for --mode {" or ".join(modes)}; add that or leave it out.'
-            )
+    owners = {'output': 'export or compare', 'system': 'export', 'push_to': 'export'}
+    owners |= {'against': 'eval', 'with': 'compare', 'topology': 'plan'}
+    for flag, modes in owners.items():
+        if flags.FLAGS[flag].present and mode not in modes.split(' or '):
+            raise ValueError(f'--{flag} is for --mode {modes}; add that or leave it out.')
     if mode == 'compare' and not _WITH.value:
         raise ValueError('--mode compare needs another finished run: add --with=WORKDIR.')
     if _UPDATE.value and mode != 'train' and not (mode == 'eval' and is_zero_shot):
@@ -139,12 +114,8 @@ def _check_flags(argv: Sequence[str]) -> None:
 
 
 def _start_processes() -> None:
-    distributed.start(
-        _COORDINATOR.value,
-        _NUM_PROCESSES.value,
-        _PROCESS_INDEX.value,
-        hang_seconds=_HANG_SECONDS.value,
-    )
+    hand_set = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_INDEX.value
+    distributed.start(*hand_set, hang_seconds=_HANG_SECONDS.value)
     if not distributed.is_primary() and logging.get_verbosity() == logging.INFO:
         logging.set_verbosity(logging.WARNING)  # Process 0 logs for all.
 

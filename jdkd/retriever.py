@@ -63,14 +63,11 @@ class Retriever:
         return f'Retriever({len(self._passages)} passages)'
 
     def encode(self, texts: Sequence[str], *, kind: Kind = 'passage') -> np.ndarray:
-        """Embeds texts.
+        """Embeds texts: `[n, dim]` float32.
 
         Args:
             texts: Queries or passages.
             kind: 'query' or 'passage', which decides the prompt and, of untied towers, the tower.
-
-        Returns:
-            `[n, dim]` float32.
 
         Raises:
             TypeError: if `texts` is a single string.
@@ -110,11 +107,7 @@ class Retriever:
         return self
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
-        """Finds the best passages for a query by exact search on the device.
-
-        Args:
-            query: A question or keywords.
-            k: Passages to return; fewer if fewer are indexed.
+        """Finds the k best passages for a query, or all if fewer are indexed, by exact search.
 
         Returns:
             Passages, best first; of equal scores, the one indexed first.

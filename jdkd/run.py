@@ -20,9 +20,6 @@ class Queries:
     """Queries of a split, in the collection's order.
 
     Attributes:
-        split: Name of the split.
-        ids: Query ids.
-        texts: Query texts.
         positives: Rows of each query's positive passages; an unlabelled query has none.
         best: Rows of the positives with the query's highest grade. The positive of a list is one of
             them; other positives are only kept out of the negatives.
@@ -45,18 +42,11 @@ class Queries:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training or evaluation run in its workdir.
-
-    Attributes:
-        config: The config, resolved.
-        workdir: Absolute path of its directory.
-        mesh: Devices of all processes.
-        collection: Passages, queries and judgements.
-    """
+    """A training or evaluation run in its workdir."""
 
     config: Config
-    workdir: pathlib.Path
-    mesh: Mesh
+    workdir: pathlib.Path  # Absolute.
+    mesh: Mesh  # Devices of all processes.
     collection: Collection
 
     @functools.cached_property
@@ -109,13 +99,8 @@ class Run:
             own[np.fromiter(grades.values(), int) == max(grades.values(), default=0)]
             for own, grades in zip(rows, positives, strict=True)
         ]
-        return Queries(
-            split=split,
-            ids=ids,
-            texts=[self.collection.queries[split][i] for i in ids],
-            positives=rows,
-            best=best,
-        )
+        texts = [self.collection.queries[split][i] for i in ids]
+        return Queries(split, ids, texts, positives=rows, best=best)
 
 
 STUDENT = 'student'

@@ -1,7 +1,7 @@
 """`jdkd compare`: two finished runs on the same collection, side by side."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jdkd import config as configs
@@ -29,15 +29,9 @@ def compare(workdir: pathlib.Path, other: str, output: str | None = None) -> Non
 def write_comparison(
     workdir: pathlib.Path, other: pathlib.Path, output: pathlib.Path | None = None
 ) -> pathlib.Path:
-    """Writes report.json, report.html and pictures/ of two runs, and prints their measures.
+    """Writes report.json, report.html and pictures/ of two finished runs; prints their measures.
 
-    Args:
-        workdir: Of a finished run.
-        other: Of another one on the same collection.
-        output: A directory; None for `<workdir>/compared/<name of the other>`.
-
-    Returns:
-        The directory.
+    Returns the directory: `output`, or `<workdir>/compared/<name of the other>`.
 
     Raises:
         FileNotFoundError: if a workdir holds no finished run.
@@ -45,7 +39,7 @@ def write_comparison(
     """
     paths = dict(zip(_names(workdir, other), (workdir, other), strict=True))
     runs = {name: finished.read(path) for name, path in paths.items()}
-    collection = _shared_collection(runs)
+    collection = _shared_collection(runs.values())
     ours, theirs = (
         examples.load(run.workdir / 'test', STUDENT, name) for name, run in runs.items()
     )
@@ -55,17 +49,13 @@ def write_comparison(
             f'{workdir} and {other} were tested on disjoint sets of queries; give two runs with '
             'the same collection.test_split.'
         )
-    differences = significance.paired_tests(
-        {query_id: ours.per_query[query_id] for query_id in common},
-        {query_id: theirs.per_query[query_id] for query_id in common},
-    )
+    x, y = ({i: results.per_query[i] for i in common} for results in (ours, theirs))
+    differences = significance.paired_tests(x, y)
     a, b = runs.values()
     measure = a.config.compare if a.config.compare in differences else next(iter(differences), '')
     duel = examples.duel(collection, a.config.collection.test_split, measure, ours, theirs)
     if duel is None:
-        raise ValueError(
-            f'{workdir} and {other} share no measure; give two runs with the same measures.'
-        )
+        raise ValueError(f'{workdir} and {other} share no measure; give two runs with the same.')
     report = {
         'runs': {name: str(run.workdir.absolute()) for name, run in runs.items()},
         'config': configs.differences(a.config, b.config),
@@ -93,25 +83,19 @@ def _names(workdir: pathlib.Path, other: pathlib.Path) -> tuple[str, str]:
     return '_'.join(ours[-length:]).strip('/_'), '_'.join(theirs[-length:]).strip('/_')
 
 
-def _shared_collection(runs: Mapping[str, Finished]) -> Collection:
-    """The imported collection of all runs; their D_eval may differ.
-
-    Raises:
-        ValueError: if the collections differ.
-    """
-    collections = {
-        name: storage.open_collection(run.workdir / 'collection') for name, run in runs.items()
-    }
-    if len({collection.fingerprint for collection in collections.values()}) > 1:
+def _shared_collection(runs: Iterable[Finished]) -> Collection:
+    """The imported collection of all runs; their D_eval may differ."""
+    opened = {run.workdir: storage.open_collection(run.workdir / 'collection') for run in runs}
+    if len({collection.fingerprint for collection in opened.values()}) > 1:
         shown = ' and '.join(
-            f'{collection.name!r} (sha256 {collection.fingerprint[:12]}...) in {runs[name].workdir}'
-            for name, collection in collections.items()
+            f'{collection.name!r} (sha256 {collection.fingerprint[:12]}...) in {workdir}'
+            for workdir, collection in opened.items()
         )
         raise ValueError(
             f'the collections differ: {shown}; only runs on the same texts and judgements can be '
             'compared.'
         )
-    return next(iter(collections.values()))
+    return next(iter(opened.values()))
 
 
 def _measures(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from jdkd.commands import zero_shot
 from jdkd.commands.setup import hold_workdir, open_run
 from jdkd.config import EvalConfig
 from jdkd.report import tables
-from jdkd.retrieval import index, significance, trec, vectors
+from jdkd.retrieval import index, significance, vectors
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
@@ -38,13 +38,7 @@ def measure_student(run: Run, against: str | None = None) -> dict[str, float]:
 
     Encodes everything anew and reads nothing else that training kept. Writes eval.json,
     eval.per_query.json and eval.trec into the workdir; of several processes, the first measures.
-
-    Args:
-        run: A finished run.
-        against: As of `evaluate`.
-
-    Returns:
-        {measure: value} on the test split.
+    Returns {measure: value} on the test split; `against` is as for `evaluate`.
     """
     system = student.load(run).final()
     passage_tokens = system.encoder.passage_tokens(run)
@@ -61,16 +55,14 @@ def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> d
         directory = pathlib.Path(temporary)
         system.write_embeddings(directory, passage_tokens, 'passages', run.collection.passage_ids)
         passages = vectors.load(directory)
-        ranking, _ = checked_ranking(
-            run,
-            STUDENT,
-            run.test,
-            lambda depth: (index.search(queries, passages, depth, run.config.index), {}),
-        )
+
+        def search(depth):
+            return index.search(queries, passages, depth, run.config.index), {}
+
+        ranking, _ = checked_ranking(run, STUDENT, run.test, search)
     measured = measuring.measure(run, ranking, run.test)
     measured.save(run.workdir, 'eval')
-    run_file = trec.from_ranking(ranking, run.test.ids, run.collection.passage_ids)
-    trec.write(run.workdir / 'eval.trec', run_file, STUDENT)
+    measuring.write_run_file(run.workdir / 'eval.trec', run, ranking, run.test, STUDENT)
     test, differences = {STUDENT: measured.means}, {}
     if against:
         path = pathlib.Path(against)

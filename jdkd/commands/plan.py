@@ -8,12 +8,9 @@ from jdkd.planning import plan as planning
 
 
 def plan(config: Config, topology: str, workdir: pathlib.Path | None) -> None:
-    """Prints the plan of a run; see `planning.make_plan`.
+    """Prints the plan of a run, and writes plan.json if there is a workdir.
 
-    Args:
-        config: The run's config, resolved.
-        topology: For example `v5e:2x4`, or `local`.
-        workdir: Receives plan.json; None to write nothing.
+    See `planning.make_plan`; a topology is for example `v5e:2x4`, or `local`.
     """
     validation.validate(config)
     print(planning.format_plan(planning.make_plan(config, topology, workdir)))

@@ -31,9 +31,6 @@ def search(workdir: pathlib.Path) -> None:
     Shows the results of three systems side by side, each with its latency: the final student by
     exact search; the first stage; and the teacher, which re-ranks the first stage's top passages.
     Names and leaves out systems whose scores are imported, since they have none for new questions.
-
-    Args:
-        workdir: Of a finished run.
     """
     if distributed.process_count() > 1:
         raise ValueError('--mode search answers one user; start one process.')
@@ -78,10 +75,9 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     if first.name not in imported:
         shown[first.name] = lambda question: first.search(question, _SHOWN)
     if not imported:
-        depth = config.depth
 
         def rerank(question):
-            rows = first.search(question, depth).passages[0]
+            rows = first.search(question, config.depth).passages[0]
             scores = np.sum([weights[m.name] * m.score(question, rows) for m in members], axis=0)
             order = np.argsort(-scores, kind='stable')[:_SHOWN]
             return Ranking(rows[None, order], scores[None, order])
@@ -101,10 +97,9 @@ def page(run: Run, rankings: Mapping[str, tuple[Ranking, float]]) -> str:
     width = max(shutil.get_terminal_size((_WIDTH, 0)).columns // len(rankings) - 2, 30)
     columns = []
     for name, (ranking, seconds) in rankings.items():
-        cells = [[_cut(f'        {name}, {1000 * seconds:.0f} ms', width)]]
-        for row, score in zip(ranking.passages[0], ranking.scores[0], strict=True):
-            cells.append(_cell(run, row, score, width))
-        columns.append(cells)
+        pairs = zip(ranking.passages[0], ranking.scores[0], strict=True)
+        cells = [_cell(run, row, score, width) for row, score in pairs]
+        columns.append([[_cut(f'        {name}, {1000 * seconds:.0f} ms', width)], *cells])
     lines = []
     for cells in itertools.zip_longest(*columns, fillvalue=[]):
         for texts in itertools.zip_longest(*cells, fillvalue=''):

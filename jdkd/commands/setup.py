@@ -22,20 +22,14 @@ _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
 
 def find_config(name: str) -> str:
-    """Completes the name of a packaged config, such as `mta4dpr:tiny`, to its path.
+    """Completes the bare name of a packaged config, such as `mta4dpr:tiny`, to its path.
 
-    Args:
-        name: A config file or the bare name of a packaged one, with an argument after a colon.
-
-    Returns:
-        `name` itself unless it is the bare name of a packaged config.
+    Any other name is returned as it is; what follows the colon is the config's argument.
     """
     file, colon, argument = name.partition(':')
-    if re.fullmatch(r'\w+', file) and not pathlib.Path(file).is_file():
-        packaged = _CONFIGS / f'{file}.py'
-        if packaged.is_file():
-            return f'{packaged}{colon}{argument}'
-    return name
+    packaged = _CONFIGS / f'{file}.py'
+    is_bare = re.fullmatch(r'\w+', file) and not pathlib.Path(file).is_file()
+    return f'{packaged}{colon}{argument}' if is_bare and packaged.is_file() else name
 
 
 def read_config(name: str) -> ml_collections.ConfigDict:
@@ -51,11 +45,7 @@ def read_config(name: str) -> ml_collections.ConfigDict:
 
 
 def resolve_training(config: ml_collections.ConfigDict) -> Config:
-    """Resolves a config to train with.
-
-    Raises:
-        ValueError: if it is the config of an evaluation.
-    """
+    """Resolves a config to train with; raises a ValueError for that of an evaluation."""
     resolved = configs.resolve(config)
     if isinstance(resolved, EvalConfig):
         raise ValueError('the config says what to measure; give one to train with: mta4dpr.')
@@ -127,11 +117,7 @@ def open_run(
 ) -> Run:
     """Opens a run on the mesh of its config.
 
-    Args:
-        config: The run's config, resolved.
-        workdir: Its workdir.
-        collect: `importing.load_collection`, or `importing.import_collection` for no training.
+    Without training, `collect` is `importing.import_collection`.
     """
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    workdir = workdir.absolute()
+    mesh, workdir = meshes.make_mesh(config.mesh.data, config.mesh.model), workdir.absolute()
     return Run(config, workdir, mesh, collect(config, workdir))

@@ -18,16 +18,12 @@ from jdkd.runtime import distributed
 def train(
     config: Config, workdir: pathlib.Path, *, update: bool = False, exit_on_signals: bool = True
 ) -> dict[str, Any]:
-    """Trains a run, or resumes it; see `iterate.train`.
+    """Trains a run, or resumes it, and returns its report; see `iterate.train`.
 
     Args:
         config: The config, resolved.
         workdir: Where the run is kept.
-        update: Whether stages made from another config may be replaced.
-        exit_on_signals: See `setup.hold_workdir`.
-
-    Returns:
-        The report.
+        update, exit_on_signals: See `setup.hold_workdir`.
 
     Raises:
         ValueError: naming all errors of the config, before the workdir exists.

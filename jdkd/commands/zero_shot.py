@@ -24,7 +24,7 @@ from jdkd.models import pretrained, weights
 from jdkd.models.families import FAMILIES
 from jdkd.report import tables
 from jdkd.retrieval import measures as evaluation
-from jdkd.retrieval import significance, trec
+from jdkd.retrieval import significance
 from jdkd.run import Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
@@ -38,11 +38,7 @@ _LONGEST = 512  # Tokens; what BEIR's models read, also where a checkpoint takes
 
 
 def validate(config: EvalConfig, workdir: pathlib.Path) -> None:
-    """Checks a config before any work; reads no weights.
-
-    Args:
-        config: The config, resolved.
-        workdir: Directory of the evaluation, which may not exist yet.
+    """Checks a resolved config before any work; reads no weights, and the workdir need not exist.
 
     Raises:
         ValueError: naming all errors, each with its remedy.
@@ -87,13 +83,9 @@ def run(
     *,
     update: bool = False,
 ) -> None:
-    """Checks a config and evaluates it in a workdir; see `evaluate`.
+    """Checks a config, as configs/eval.py makes it, and evaluates it in a workdir; see `evaluate`.
 
-    Args:
-        config: As configs/eval.py makes it.
-        workdir: Directory of the evaluation.
-        against: See `evaluate`.
-        update: Whether measurements of another config may be replaced.
+    `update` says whether measurements of another config may be replaced.
     """
     resolved = configs.resolve(config)
     assert isinstance(resolved, EvalConfig)
@@ -105,7 +97,8 @@ def run(
 def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = None) -> dict:
     """Measures `config.model` and BM25 on each collection; writes report.json.
 
-    Stages that are already in the workdir are read, so a killed evaluation resumes.
+    Stages that are already in the workdir are read, so a killed evaluation resumes. Returns the
+    report.
 
     Args:
         config: The config, resolved.
@@ -113,22 +106,15 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
         against: Workdir of another model's evaluation, or a TREC run file if there is one
             collection, to compare with.
 
-    Returns:
-        The report.
-
     Raises:
         FileNotFoundError: if a collection or the other measurements are missing.
         ValueError: if a collection has none of the splits, or the checkpoint cannot be used.
     """
     workdir, spec = workdir.absolute(), model_spec(config)
-    measured = {}
-    theirs = {
-        name: _their_run_file(against, name) if against else None
-        for name in names(config.collections)
-    }
-    for source, (name, other) in zip(config.collections, theirs.items(), strict=True):
-        run = _open(config, spec, source, workdir / name)
-        measured[name] = _measure(run, other)
+    measured, collections = {}, names(config.collections)
+    theirs = [_their_run_file(against, name) if against else None for name in collections]
+    for source, name, other in zip(config.collections, collections, theirs, strict=True):
+        measured[name] = _measure(_open(config, spec, source, workdir / name), other)
         logging.info('%s\n%s', name, tables.table(tables.percents(measured[name]['test'])))
     systems = (FIRST, OTHER, MODEL) if against else (FIRST, MODEL)
     tests = {s: {name: m['test'][s] for name, m in measured.items()} for s in systems}
@@ -162,8 +148,7 @@ def model_spec(config: EvalConfig) -> EncoderSpec:
     )
     is_classifier = source.head is not None and source.pooling is None
     kind = encoder.kind or ('cross_encoder' if is_classifier else 'dual_encoder')
-    longest = min(source.max_length, _LONGEST)
-    query_length = passage_length = longest
+    query_length = passage_length = longest = min(source.max_length, _LONGEST)
     if kind == 'cross_encoder':
         query_length = encoder.query_length or longest // 4
         # Both count their own special tokens, of which a pair keeps fewer.
@@ -179,17 +164,14 @@ def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measu
     Args:
         measured: {collection: its `test`, `significance` and `collection`}.
         average: {system: {measure: value}}.
-        measure: The measure.
     """
     rows = {}
     for name, results in measured.items():
         facts = results['collection']
         cells = tables.percents({name: {s: v[measure] for s, v in results['test'].items()}})[name]
-        less = tables.differences(
-            {name: {f'less {s}': v[measure] for s, v in results['significance'].items()}}
-        )[name]
-        about = {'split': facts['split'], 'queries': str(facts['queries'])}
-        rows[name] = about | {'passages': str(facts['passages'])} | cells | less
+        less = {f'less {s}': v[measure] for s, v in results['significance'].items()}
+        about = {key: str(facts[key]) for key in ('split', 'queries', 'passages')}
+        rows[name] = about | cells | tables.differences({name: less})[name]
     if len(rows) > 1:
         rows |= tables.percents({'average': {s: v[measure] for s, v in average.items()}})
     return tables.table(rows, measure)
@@ -197,22 +179,17 @@ def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measu
 
 def _collection(config, source: str, name: str) -> CollectionConfig:
     """The section `collection` of a training run's config."""
-    return CollectionConfig(
-        source=source, options=config.options.get(name, {}), on_error=config.on_error
-    )
+    options = config.options.get(name, {})
+    return CollectionConfig(source=source, options=options, on_error=config.on_error)
 
 
 def _open(config: EvalConfig, spec: EncoderSpec, source: str, workdir: pathlib.Path) -> Run:
     """Opens the run of one collection; its test split is the first of `config.splits` it has."""
+    shared = ('measures', 'depth', 'ignore_identical_ids', 'index', 'mesh', 'seed')
     run_config = Config(
         collection=_collection(config, source, workdir.name),
         systems={**config.systems, MODEL: spec},
-        measures=config.measures,
-        depth=config.depth,
-        ignore_identical_ids=config.ignore_identical_ids,
-        index=config.index,
-        mesh=config.mesh,
-        seed=config.seed,
+        **{field: getattr(config, field) for field in shared},
     )
     run = open_run(run_config, workdir, importing.import_collection)
     splits = [s for s in run.collection.queries if run.collection.measurable(s)]
@@ -230,33 +207,26 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
     """Measures both systems on one collection, and tests the model's differences from others."""
     first, model = build(run, FIRST), build(run, MODEL)
     rankings = {FIRST: first.rank(run.test)[0]}
-    is_pairs = run.config.systems[MODEL].kind == 'cross_encoder'
-    if is_pairs:
+    if run.config.systems[MODEL].kind == 'cross_encoder':
         teacher = Teacher([model], [1.0])
         rankings[MODEL] = rerank(run, MODEL, teacher, {MODEL: 1.0}, first, run.test)
     else:
         rankings[MODEL] = model.rank(run.test)[0]
 
     def build_stage(out):
-        measured = {
-            name: measuring.measure(run, ranking, run.test) for name, ranking in rankings.items()
-        }
-        for name, results in measured.items():
-            results.save(out, name)
+        measured = measuring.measure_all(run, rankings, run.test, out)
         return {name: results.means for name, results in measured.items()}
 
     means = run.stage('test', measure_inputs(run, (first, model)), build_stage)['result']
     test = {name: {m: values[m] for m in run.config.measures} for name, values in means.items()}
     for name, file in ((FIRST, 'bm25.trec'), (MODEL, 'run.trec')):
-        ranked = trec.from_ranking(rankings[name], run.test.ids, run.collection.passage_ids)
-        trec.write(run.workdir / file, ranked, name)
+        measuring.write_run_file(run.workdir / file, run, rankings[name], run.test, name)
     ours, theirs = (evaluation.load(run.workdir / 'test', n) for n in (MODEL, FIRST))
     differences = {FIRST: significance.paired_tests(ours, theirs)}
     if against:
         other = measuring.measure_file(run, against, run.test)
         test[OTHER] = other.means
         differences[OTHER] = significance.paired_tests(ours, other.per_query)
-    own = own_passages(run, run.test)
     return {
         'test': test,
         'significance': differences,
@@ -265,7 +235,7 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
             'split': run.test.split,
             'passages': len(run.collection),
             'queries': len(run.test),
-            'identical_ids': int((own >= 0).sum()),
+            'identical_ids': int((own_passages(run, run.test) >= 0).sum()),
             'sha256': run.collection.fingerprint,
         },
     }

@@ -21,10 +21,8 @@ ScoreFn = Callable[..., tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
 def make_score_fn(model: Any, scale: float, rows: RowSpec) -> ScoreFn:
     """The score function of a `DualEncoder` or a `CrossEncoder`.
 
-    Args:
-        model: The module.
-        scale: Logits per unit of a dual-encoder's score.
-        rows: Layout of the candidates' texts in rows of tokens.
+    `scale` is the logits per unit of a dual-encoder's score, `rows` the layout of the candidates'
+    texts in rows of tokens.
     """
     if isinstance(model, cross_encoder.CrossEncoder):
         return cross_encoder_scores(model, rows)

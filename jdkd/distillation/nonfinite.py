@@ -74,14 +74,10 @@ def _keep_rows(host_batch: Mapping[str, Any], rows: np.ndarray) -> dict[str, tup
 def message(
     step: str, bad: Sequence[str], rows: Sequence[int] | None, query_ids: Sequence[str], left: str
 ) -> str:
-    """The error message for a non-finite step.
+    """The error message for a step with non-finite metrics `bad`.
 
-    Args:
-        step: The step that failed.
-        bad: Names of its non-finite metrics.
-        rows: From `find_lists`.
-        query_ids: The query of every list of the batch.
-        left: Sentence about the checkpoint that training can go on from.
+    `rows` are from `find_lists`, `query_ids` are the query of every list of the batch, and `left`
+    is a sentence about the checkpoint that training can go on from.
     """
     problem = f'{step}: {", ".join(bad)} {"is" if len(bad) == 1 else "are"} not finite'
     if list(bad) == _UPDATE_ONLY:

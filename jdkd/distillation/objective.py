@@ -52,20 +52,15 @@ Metrics = dict[str, Any]
 class Objective:
     """What one training minimises, and its optimizer.
 
-    Attributes:
-        config: The run's config, with the `loss` of this training; `selection`, `self_paced`,
-            `rows`, `sharding` and `seed` are read too.
-        optimizer: Fields of `step.optimizer`.
-        scale: Logits per unit of a dual-encoder's score.
-        num_assistants: K; 0 without a pool.
-        dropout: The model's rate; 0 spares the random bits.
+    Of the config, which is the run's but for its `loss`, `selection`, `self_paced`, `rows`,
+    `sharding` and `seed` are read too.
     """
 
     config: Config
     optimizer: OptimizerConfig
-    scale: float
-    num_assistants: int = 0
-    dropout: float = 0.0
+    scale: float  # Logits per unit of a dual-encoder's score.
+    num_assistants: int = 0  # K; 0 without a pool.
+    dropout: float = 0.0  # The model's rate; 0 spares the random bits.
 
     @classmethod
     def of_student(cls, config: Config) -> 'Objective':

@@ -33,15 +33,12 @@ def is_constant(schedule: Schedule) -> TypeGuard[float]:
 
 def check(name: str, schedule: Schedule, *, low: float, high: float = float('inf')) -> None:
     """Raises a ValueError if a config field is no schedule, or has a value out of its range."""
+
+    def is_knot(x):
+        return isinstance(x, Sequence) and len(x) == 2 and all(map(_is_number, x))
+
     knots = ((0.0, schedule),) if _is_number(schedule) else schedule
-    if (
-        not isinstance(knots, Sequence)
-        or not knots
-        or not all(
-            isinstance(knot, Sequence) and len(knot) == 2 and all(map(_is_number, knot))
-            for knot in knots
-        )
-    ):
+    if not (isinstance(knots, Sequence) and knots and all(map(is_knot, knots))):
         raise ValueError(
             f'{name}={schedule!r} is no schedule; give a number, or (progress, value) knots such '
             'as ((0.0, 1.0), (1.0, 0.5)).'

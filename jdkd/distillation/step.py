@@ -21,8 +21,6 @@ class TrainState:
     Attributes:
         step: Scalar int32, steps done; -1 after a non-finite step: that update is discarded and
             the state stays frozen.
-        params: Parameters of the encoder that is trained.
-        opt_state: State of the optax optimizer.
         selected: `[num_choices]` float32, how many queries each (fused) assistant was selected
             for in this round; one zero without a pool (Orbax saves no empty arrays).
     """
@@ -36,9 +34,7 @@ class TrainState:
 def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """AdamW with linear warm-up, cosine decay to 0 and clipping by the global norm.
 
-    Args:
-        config: `learning_rate`, `warmup_steps`, `total_steps`, `weight_decay`, `clip_norm` and
-            `accumulate`, the number of steps whose mean gradient makes one update.
+    The mean gradient of `config.accumulate` steps makes one update.
     """
     by_step = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, config.total_steps
@@ -58,13 +54,7 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def init_state(params: Params, tx: optax.GradientTransformation, *, num_choices: int) -> TrainState:
-    """The state before the first step.
-
-    Args:
-        params: Parameters of the encoder.
-        tx: The optimizer.
-        num_choices: Assistants and fused assistants to select from; 0 without a pool.
-    """
+    """The state before the first step, with `num_choices` (fused) assistants to select from."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -78,12 +68,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`step(state, batch) -> state, metrics`, pure; the caller jits it.
 
-    Args:
-        loss_fn: From `objective.make_loss`.
-        tx: The optimizer.
-        total_steps: Length of training, for the schedules.
-        dropout_seed: Seed of the dropout masks, each a function of (seed, step); None turns
-            dropout off.
+    `loss_fn` is from `objective.make_loss`, `total_steps` the length of the schedules. Each dropout
+    mask is a function of (dropout_seed, step); a seed of None turns dropout off.
     """
 
     def train_step(state, batch):

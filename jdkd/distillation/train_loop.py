@@ -41,10 +41,9 @@ def train_loop(
     A step's metrics are read while the next step runs, so the device never waits for the host.
 
     Args:
-        run: Its config has `log_every` and `checkpoint_every`.
+        run, trainer: The run, and the compiled training.
         name: The encoder's, for its metrics.
         directory: A restart goes on from the checkpoints there.
-        trainer: The compiled training.
         start: Makes the state before the first of `steps`.
         batches: Host batches from there on; a restart sets the iterator forward.
         steps: Steps to take, counted over all rounds.
@@ -62,10 +61,8 @@ def train_loop(
         step = checkpoints.latest_step() or steps.start
         spans = {'last_step': steps.stop, 'total_steps': planned_steps}
         writer = MetricsWriter(run.workdir, name, resume_step=step, **spans)
-        if step == steps.start:
-            state = start()
-        else:
-            state = checkpoints.restore(step, trainer.abstract, batches)
+        resumes = step != steps.start
+        state = checkpoints.restore(step, trainer.abstract, batches) if resumes else start()
         log = _StepLog(writer, step, steps.stop, run.config.log_every, choices, desc)
         pending = None  # The last step: its metrics, not read yet, its host batch and its size.
 
@@ -116,18 +113,13 @@ def train_loop(
 
 
 class _StepLog:
-    """Progress bar and metrics of finished steps.
-
-    Attributes:
-        step: The last finished step.
-        waited: Seconds that the loop waited for batches since the last line of metrics.
-        bar: The progress bar, on process 0.
-    """
+    """Progress bar and metrics of finished steps, the last of which is `step`."""
 
     def __init__(self, writer, step: int, last_step: int, every: int, choices, desc: str):
         self._writer, self._choices = writer, choices
         self._every, self._last_step = every, last_step
-        self.step, self.waited = step, 0.0
+        self.step = step
+        self.waited = 0.0  # Seconds without a batch since the last line of metrics.
         self._line_step, self._line_time = step, time.monotonic()
         quiet = not distributed.is_primary()
         self.bar = tqdm.tqdm(total=last_step, initial=step, desc=desc, unit='step', disable=quiet)

@@ -21,14 +21,11 @@ class Trainer:
     """Compiled functions of one training and the layout of its state.
 
     Attributes:
-        mesh: Where it runs.
         step: `(state, batch) -> state, metrics`; the state is donated.
         loss: `(params, batch) -> metrics` without an update, for D_eval.
         probe: `(params, batch, progress) -> metrics` with the gradient's norm, without an update
             or dropout; see `nonfinite.find_lists`.
         init: `params -> state` before the first step, on the mesh.
-        abstract: Shapes and shardings of the state.
-        rows: Layout of the candidates' texts in rows of tokens.
     """
 
     mesh: Mesh
@@ -36,18 +33,15 @@ class Trainer:
     loss: Callable
     probe: Callable
     init: Callable
-    abstract: TrainState
-    rows: packing.RowSpec
+    abstract: TrainState  # Shapes and shardings.
+    rows: packing.RowSpec  # Layout of the candidates' texts in rows of tokens.
 
 
 def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) -> Trainer:
     """The trainer of an encoder; each of its functions compiles when it is first called.
 
-    Args:
-        training: What it minimises.
-        mesh: Batches are split over `data`, parameters by `config.sharding`.
-        model: `DualEncoder` or `CrossEncoder`.
-        params: Its parameters, as arrays or shapes.
+    Batches are split over the mesh's `data`, parameters by `config.sharding`. The model is a
+    `DualEncoder` or a `CrossEncoder`, and `params` are its arrays or shapes.
 
     Raises:
         ValueError: if a parameter has no sharding rule, a rule no parameter, or the mesh does not

@@ -44,14 +44,10 @@ def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretr
     longest = check_lengths(spec, model.transformer)
     if longest > source.max_length and not spec.train.steps:
         logging.warning(
-            "'%s' was made for at most %d tokens (its max_seq_length), but query_length=%d and "
-            'passage_length=%d need %d; scores of longer texts may suffer, unless it is trained '
-            'at that length.',
-            spec.weights,
-            source.max_length,
-            spec.query_length,
-            spec.passage_length,
-            longest,
+            f"'{spec.weights}' was made for at most {source.max_length} tokens (its "
+            f'max_seq_length), but query_length={spec.query_length} and passage_length='
+            f'{spec.passage_length} need {longest}; scores of longer texts may suffer, unless it '
+            'is trained at that length.'
         )
     return model, params, source
 

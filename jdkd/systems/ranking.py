@@ -38,12 +38,9 @@ def checked_ranking(
     lost = sum(row in rows for row, rows in zip(own, queries.positives, strict=True))
     if lost:
         logging.warning(
-            '%s: %d queries of split %r have the id of a passage that is judged relevant to them, '
-            'and lose it, as in BEIR; where ids coincide by chance, set '
-            'ignore_identical_ids=False.',
-            run.collection.name,
-            lost,
-            queries.split,
+            f'{run.collection.name}: {lost} queries of split {queries.split!r} have the id of a '
+            'passage that is judged relevant to them, and lose it, as in BEIR; where ids coincide '
+            'by chance, set ignore_identical_ids=False.'
         )
     ranking, facts = search(depth + excludes)
     lists = Lists.from_originals(np.arange(len(queries)), ranking.passages)

@@ -66,7 +66,9 @@ def test_an_embedding_names_its_system_and_passage(run):
     system = build(run, 'dual')
     with pytest.raises(FloatingPointError) as caught:
         system.rank(run.train)
-    named = re.search(r"dual: .* makes of passage '(p\d+)' is not finite", str(caught.value))
+    named = re.search(
+        r"dual: .* the model's output for passage '(p\d+)' is not finite", str(caught.value)
+    )
     assert named[1] in holding(run, queries=False)
     # Nothing that is whole was left behind, and a restart says the same.
     assert not (run.workdir / 'systems/dual/embeddings-passages').exists()
