@@ -76,7 +76,10 @@ def main(argv: Sequence[str]) -> None:
         workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
         plan.plan(setup.resolve_training(_CONFIG.value), _TOPOLOGY.value, workdir)
         return
-    _start_processes()
+    started_by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_INDEX.value
+    distributed.start(*started_by_hand, hang_seconds=_HANG_SECONDS.value)
+    if not distributed.is_primary() and logging.get_verbosity() == logging.INFO:
+        logging.set_verbosity(logging.WARNING)  # Process 0 logs for all.
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
     if mode == 'train':
         train.train(setup.resolve_training(_CONFIG.value), workdir, update=_UPDATE.value)
@@ -111,13 +114,6 @@ def _check_flags(argv: Sequence[str]) -> None:
             f'config {_config_name()} says what to measure; give --mode eval, or a config to '
             f'{mode} with, for example {DEFAULT}.'
         )
-
-
-def _start_processes() -> None:
-    hand_set = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_INDEX.value
-    distributed.start(*hand_set, hang_seconds=_HANG_SECONDS.value)
-    if not distributed.is_primary() and logging.get_verbosity() == logging.INFO:
-        logging.set_verbosity(logging.WARNING)  # Process 0 logs for all.
 
 
 def _config_name() -> str:

@@ -35,8 +35,7 @@ def generate(
     Args:
         run, round_index, teacher, pool: The run, i, T and TA.
         miners: Retrievers that mine hard negatives beside the pool and the student.
-        student: M, as it enters the round; it mines negatives too.
-        encoder: The student's, for its tokenizer and lengths.
+        student, encoder: M, as it enters the round, and its tokenizer and lengths.
         active: Rows of the train queries of this round.
 
     Returns:
@@ -57,9 +56,8 @@ def generate(
     def write(out):
         dataset.write(out, {split: _features(run, round_index, split, encoder) for split in SPLITS})
 
-    written = distributed.from_primary(
-        lambda: run.stage(path, inputs, write), path, writes=[run.workdir / path / stages.MANIFEST]
-    )
+    files = [run.workdir / path / stages.MANIFEST]
+    written = distributed.from_primary(lambda: run.stage(path, inputs, write), path, writes=files)
     return {**scores['result'], 'one_hot': _one_hot_shares(run, round_index)}, written
 
 

@@ -89,8 +89,7 @@ def score_histogram(
     Args:
         teacher: `[M, N]` logits: positive, hard negatives, reinforced negatives, noisy positives.
         labelled: `[M]` bool, False where the positive is a stand-in, a kind of its own.
-        num_originals: N_o; reinforced negatives and then noisy positives follow.
-        num_reinforced: Number of reinforced negatives.
+        num_originals, num_reinforced: Candidates that are originals, and reinforced negatives.
 
     Returns:
         `edges` of the bins, `counts` and `between` (the share in the gap) by kind, and the `gap`:
@@ -120,13 +119,9 @@ def score_histogram(
 def false_negatives(teacher: np.ndarray, rule: str) -> np.ndarray:
     """Marks hard negatives that may be relevant, which the contrastive term must not push away.
 
-    Args:
-        teacher: `[M, N_o]` logits, the positive at index 0.
-        rule: `mask` marks those that the teacher scores above the positive; the KL terms keep
-            them, since the teacher's distribution says how relevant they are. `keep` marks none.
-
-    Returns:
-        `[M, N_o]` bool.
+    The rule `mask` marks those, `[M, N_o]` bool, with logits `[M, N_o]` above those of the positive
+    at index 0; the KL terms keep them, since the teacher's distribution says how relevant they are.
+    `keep` marks none.
 
     Raises:
         ValueError: if the rule is neither.

@@ -19,10 +19,8 @@ from jdkd.systems.ranking import checked_ranking
 def evaluate(workdir: pathlib.Path, against: str | None = None) -> None:
     """Measures what the config of a workdir says: the student, or a checkpoint on collections.
 
-    Args:
-        workdir: Of a finished run, or of a zero-shot evaluation.
-        against: Another workdir of the same kind and collection, or a TREC run file, to compare
-            with.
+    `against` is another workdir of the same kind and collection, or a TREC run file, to compare
+    with.
     """
     configs.load(workdir)  # Nothing is made where there is no run.
     with hold_workdir(workdir):

@@ -49,15 +49,15 @@ def search(workdir: pathlib.Path) -> None:
             return
         if not question:
             return
-        print(page(run, {name: _timed(find, question) for name, find in shown.items()}))
-        print(flush=True)
+        rankings = {}
+        for name, find in shown.items():
+            start = time.perf_counter()
+            rankings[name] = find(question), time.perf_counter() - start
+        print(page(run, rankings), end='\n\n', flush=True)
 
 
 def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
-    """Functions that answer new questions with a finished run's systems.
-
-    Returns:
-        {name as shown: function}, and for each system that is left out the reason.
+    """{name as shown: function} for a run's systems, and for those left out the reason.
 
     Raises:
         FileNotFoundError: if the run has not been trained to its end.
@@ -85,11 +85,6 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
         shown[f'teacher on {first.name}'] = rerank
     names = ', '.join(sorted(imported))
     return shown, [f'{names}: imported scores; none for a new question.'] if imported else []
-
-
-def _timed(find: Searcher, question: str) -> tuple[Ranking, float]:
-    start = time.perf_counter()
-    return find(question), time.perf_counter() - start
 
 
 def page(run: Run, rankings: Mapping[str, tuple[Ranking, float]]) -> str:

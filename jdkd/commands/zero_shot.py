@@ -83,7 +83,7 @@ def run(
     *,
     update: bool = False,
 ) -> None:
-    """Checks a config, as configs/eval.py makes it, and evaluates it in a workdir; see `evaluate`.
+    """Checks a config, as configs/eval.py makes it, and evaluates it; see `evaluate`.
 
     `update` says whether measurements of another config may be replaced.
     """
@@ -101,7 +101,7 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
     report.
 
     Args:
-        config: The config, resolved.
+        config: Resolved.
         workdir: Held by the caller; each collection has a directory in it.
         against: Workdir of another model's evaluation, or a TREC run file if there is one
             collection, to compare with.

@@ -4,6 +4,7 @@ A score function maps `(params, batch, dropout key or None)` to list scores `[B,
 scores `[B, C]`, the labels `[B]` and the mask `[B, C]` of the contrastive softmax.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,11 +38,7 @@ def dual_encoder_scores(
     def score(params, batch, key):
         def tower(name):
             variables = {'params': dual_encoder.tower(params, name)}
-
-            def apply(*inputs, **dropout):
-                return model.apply(variables, *inputs, num_segments=rows.texts, **dropout)
-
-            return apply
+            return functools.partial(model.apply, variables, num_segments=rows.texts)
 
         key_q, key_p = (None, None) if key is None else jax.random.split(key)
         B, num_originals = batch['group'].shape

@@ -86,10 +86,10 @@ def message(
             f'learning rate. {left}'
         )
     advice = f'lower the learning rate or the weights of the loss. {left}'
+    batch = _queries(query_ids)
     if rows is None:
-        return f'{problem} with the lists of {_queries(query_ids)} or of other processes; {advice}'
+        return f'{problem} with the lists of {batch} or of other processes; {advice}'
     if not rows:
-        batch = _queries(query_ids)
         return f'{problem}, though of the lists of {batch}, none alone gives the same; {advice}'
     lists, give = ('list', 'gives') if len(rows) == 1 else ('lists', 'give')
     culprits = _queries([query_ids[i] for i in rows])

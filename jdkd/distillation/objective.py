@@ -121,20 +121,17 @@ def make_loss(
                 towards['teacher'] = batch['teacher'][:, :num_candidates]
             if loss.assistant and best_logits is not None:
                 towards['assistant'] = best_logits(batch['assistants'][..., :num_candidates], tau)
+            ours, options = lists_BxN[:, :num_candidates], {'distance': loss.distance}
             return {
-                name: now(name)
-                * losses.distillation(
-                    lists_BxN[:, :num_candidates], logits, distance=loss.distance, temperature=tau
-                )
+                name: now(name) * losses.distillation(ours, logits, temperature=tau, **options)
                 for name, logits in towards.items()
             }
 
         terms |= {name: jnp.mean(per_list) for name, per_list in distil(num_originals).items()}
         if loss.in_batch and best_logits is not None:
             wide = now('in_batch_temperature')
-            kl_B = losses.listwise_kl(
-                contrastive_BxC, best_logits(batch['in_batch'], wide), temperature=wide
-            )
+            best_BxC = best_logits(batch['in_batch'], wide)
+            kl_B = losses.listwise_kl(contrastive_BxC, best_BxC, temperature=wide)
             terms['in_batch'] = now('in_batch') * jnp.mean(kl_B)
         if loss.dark and lists_BxN.shape[1] > num_originals and (dark := distil(None)):
             keep_B, threshold = self_paced.weights(
@@ -142,9 +139,8 @@ def make_loss(
                 schedules.value(config.self_paced.share, progress),
                 weighting=config.self_paced.weighting,
             )
-            terms['dark'] = now('dark') * self_paced.weighted_mean(
-                jnp.asarray(sum(dark.values())), keep_B
-            )
+            dark_B = jnp.asarray(sum(dark.values()))
+            terms['dark'] = now('dark') * self_paced.weighted_mean(dark_B, keep_B)
             metrics |= {'kept_share': jnp.mean(keep_B > 0), 'threshold': threshold}
         total = jnp.asarray(sum(terms.values()))
         metrics |= {f'loss/{name}': value for name, value in terms.items()} | {'loss': total}
@@ -163,9 +159,7 @@ def _select_assistants(
 ) -> tuple[Callable[..., jax.Array], Metrics]:
     """TASelect of Algorithm 1: the (fused) assistant closest to the teacher on the originals.
 
-    Returns:
-        `best_logits(pool [B, K, M], temperature) -> [B, M]`, logits of each list's selected
-        assistant, and the metrics of the selection.
+    Returns `best_logits(pool [B, K, M], temperature) -> [B, M]`, and metrics.
     """
     num_originals = batch['group'].shape[1]
 

@@ -53,16 +53,6 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.MultiSteps(tx, config.accumulate).gradient_transformation()
 
 
-def init_state(params: Params, tx: optax.GradientTransformation, *, num_choices: int) -> TrainState:
-    """The state before the first step, with `num_choices` (fused) assistants to select from."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=tx.init(params),
-        selected=jnp.zeros(max(num_choices, 1), jnp.float32),
-    )
-
-
 def make_train_step(
     loss_fn: Callable, tx: optax.GradientTransformation, *, total_steps: int, dropout_seed=None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:

@@ -55,7 +55,8 @@ def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) ->
         num_choices = len(assistants.fusion_weights(num_assistants, config.selection.fusion))
 
     def init(params):
-        return step.init_state(params, tx, num_choices=num_choices)
+        selected = jnp.zeros(max(num_choices, 1), jnp.float32)
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), selected)
 
     shapes = jax.eval_shape(init, params)
     shardings = meshes.shardings(mesh, shapes, config.sharding)

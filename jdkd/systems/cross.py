@@ -54,8 +54,8 @@ class CrossEncoderSystem(BaseSystem):
         return score_lists
 
     def score(self, question: str, passages: np.ndarray) -> np.ndarray:
-        query_tokens = self.encoder.question_tokens(question)
-        passage_tokens, row = self.encoder.passage_tokens(self.run), np.zeros(1, np.int32)
+        query_tokens, row = self.encoder.question_tokens(question), np.zeros(1, np.int32)
+        passage_tokens = self.encoder.passage_tokens(self.run)
         return self._score_pairs(query_tokens, row, passage_tokens, passages[None])[0]
 
     def _score_pairs(

@@ -22,12 +22,8 @@ def retrievers(config: Config) -> list[str]:
 
 def trained(config: Config) -> dict[str, EncoderSpec]:
     """Entries of the systems that are trained from labels, by name."""
-    specs = {name: config.systems.get(name) for name in used(config)}
-    return {
-        name: spec
-        for name, spec in specs.items()
-        if isinstance(spec, EncoderSpec) and spec.train.steps
-    }
+    specs = ((name, config.systems.get(name)) for name in used(config))
+    return {n: s for n, s in specs if isinstance(s, EncoderSpec) and s.train.steps}
 
 
 def miner_of(config: Config, name: str) -> str | None:

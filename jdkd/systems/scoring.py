@@ -1,5 +1,6 @@
 """Scores candidate lists, in parts that processes share and a restart keeps."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -28,19 +29,14 @@ def score_in_parts(
         check_finite(system.name, scores, system.run, queries, part)
         np.save(file, scores)
 
-    count = _num_parts(len(lists))
+    count = math.ceil(len(lists) / _PART_LISTS)
     write_parts(directory, f'{name}.{{}}.npy', count, write)
     return read_parts(directory, name, len(lists))
 
 
-def _num_parts(num_lists: int) -> int:
-    """Files that hold the scores of so many lists."""
-    return -(-num_lists // _PART_LISTS)
-
-
 def read_parts(directory: pathlib.Path, name: str, num_lists: int) -> np.ndarray:
     """The scores that `score_in_parts` wrote, of so many lists."""
-    paths = [directory / f'{name}.{i:05d}.npy' for i in range(_num_parts(num_lists))]
+    paths = [directory / f'{name}.{i:05d}.npy' for i in range(math.ceil(num_lists / _PART_LISTS))]
     return np.concatenate([np.load(path) for path in paths])
 
 
