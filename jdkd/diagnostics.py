@@ -35,13 +35,10 @@ class RunWarning(TypedDict):
 def constant_share(values: np.ndarray, starts: np.ndarray) -> float:
     """Share of the lists with several scores whose scores are all equal.
 
-    Args:
-        values: `[n]` scores, list after list.
-        starts: `[lists + 1]`; list i has `values[starts[i]:starts[i + 1]]`, at least one.
+    List i has the scores `values[starts[i]:starts[i + 1]]`, at least one.
     """
     several = np.diff(starts) > 1
-    low = np.minimum.reduceat(values, starts[:-1])
-    high = np.maximum.reduceat(values, starts[:-1])
+    low, high = (f.reduceat(values, starts[:-1]) for f in (np.minimum, np.maximum))
     return float((low == high)[several].mean()) if several.any() else 0.0
 
 

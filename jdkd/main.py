@@ -149,14 +149,6 @@ def expand(argv: Sequence[str]) -> list[str]:
     return [program, *args]
 
 
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        configs.check_overrides(argv[1:], DEFAULT)
-    except ValueError as e:
-        sys.exit(f'jdkd: {e}')
-    return app.parse_flags_with_usage(argv)
-
-
 def _is_for_users(record: stdlib_logging.LogRecord) -> bool:
     """Hides the INFO of libraries, which log every file they touch, without --verbosity=1."""
     ours = pathlib.Path(__file__).parent in pathlib.Path(record.pathname).parents
@@ -173,6 +165,7 @@ def cli() -> None:
     logging.get_absl_handler().addFilter(_is_for_users)
     try:
         sys.argv[:] = expand(sys.argv)  # From which overrides of the config are read.
+        configs.check_overrides(sys.argv[1:], DEFAULT)
     except ValueError as e:
         sys.exit(f'jdkd: {e}')
     if __name__ != '__main__':  # The console script: --help shows this module's flags.
@@ -180,7 +173,7 @@ def cli() -> None:
         for flag in flags.FLAGS.get_key_flags_for_module(__name__):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main)
     except KeyboardInterrupt:
         sys.exit(interrupts.EXIT_CODES[signal.SIGINT])
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as e:

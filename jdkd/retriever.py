@@ -107,10 +107,9 @@ class Retriever:
         return self
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
-        """Finds the k best passages for a query, or all if fewer are indexed, by exact search.
+        """Finds the k best passages for a query by exact search, or all if fewer are indexed.
 
-        Returns:
-            Passages, best first; of equal scores, the one indexed first.
+        The best comes first; of equal scores, the one indexed first.
 
         Raises:
             ValueError: if nothing is indexed, or k is not positive.

@@ -17,18 +17,14 @@ from jdkd.runtime import stages
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """Queries of a split, in the collection's order.
-
-    Attributes:
-        positives: Rows of each query's positive passages; an unlabelled query has none.
-        best: Rows of the positives with the query's highest grade. The positive of a list is one of
-            them; other positives are only kept out of the negatives.
-    """
+    """Queries of a split, in the collection's order."""
 
     split: str
     ids: Sequence[str]
     texts: Sequence[str]
-    positives: Sequence[np.ndarray]
+    positives: Sequence[np.ndarray]  # Rows of each query's; an unlabelled query has none.
+    # Those with the query's highest grade. The positive of a list is one of them; other positives
+    # are only kept out of the negatives.
     best: Sequence[np.ndarray]
 
     def __len__(self) -> int:

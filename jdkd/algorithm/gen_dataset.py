@@ -33,7 +33,6 @@ def generate(
     """Builds `rounds/<i>/{runs,candidates,scores,dataset}`.
 
     Args:
-        run, round_index, teacher, pool: The run, i, T and TA.
         miners: Retrievers that mine hard negatives beside the pool and the student.
         student, encoder: M, as it enters the round, and its tokenizer and lengths.
         active: Rows of the train queries of this round.

@@ -64,10 +64,9 @@ def train(run: Run) -> dict:
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'])
         current = M.after_round(i)
         compared = compare(run, i, current, TA, [miners[0], start])
-        references = config.first_stage, start.name
-        warnings += diagnostics.log(
-            diagnostics.comparison_warnings(i, config.compare, compared, *references)
-        )
+        beside = config.first_stage, start.name
+        worse = diagnostics.comparison_warnings(i, config.compare, compared, *beside)
+        warnings += diagnostics.log(worse)
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
         TA = [current if assistant.name == replaced else assistant for assistant in TA]
         wrong = np.load(run.workdir / round_path(i, 'eval') / 'wrong.npy')
@@ -75,9 +74,8 @@ def train(run: Run) -> dict:
         changes = {'replaced': replaced, 'hard_queries': int(wrong.sum())}
         rounds.append({**scores, **trained, **compared, **changes})
     test = final_test(run, T, rounds[0], systems, start, current)
-    outcome = run_report.write(
-        run, **test, teacher_eval=teacher_eval, rounds=rounds, warnings=warnings
-    )
+    details = {'teacher_eval': teacher_eval, 'rounds': rounds, 'warnings': warnings}
+    outcome = run_report.write(run, **test, **details)
     model_card.write(run, STUDENT, current.encoder, outcome)
     return outcome
 
@@ -106,9 +104,8 @@ def compare(
         rankings = {name: ranking for name, (ranking, _) in ranked.items()}
         measured = measuring.measure_all(run, rankings, run.held_out, out)
         means = {name: {**m.means, **ranked[name][1]} for name, m in measured.items()}
-        measuring.write_run_file(
-            out / 'eval.trec', run, rankings[current.name], run.held_out, current.name
-        )
+        name, queries = current.name, run.held_out
+        measuring.write_run_file(out / 'eval.trec', run, rankings[name], queries, name)
         ranking, _ = current.rank(run.train)
         wrong = measures.wrong_queries(ranking, positives(run), run.collection.group)
         np.save(out / 'wrong.npy', wrong)
@@ -132,10 +129,9 @@ def worst_beaten(
     measure: str,
 ) -> str | None:
     """Worst of Algorithm 1: the worst assistant if the student beats it; ties keep it."""
-    if not assistants:
-        return None
-    worst = min(assistants, key=lambda name: assistants[name][measure])
-    return worst if student_measures[measure] > assistants[worst][measure] else None
+    worst = min(assistants, key=lambda name: assistants[name][measure], default=None)
+    beaten = worst and student_measures[measure] > assistants[worst][measure]
+    return worst if beaten else None
 
 
 def harder_queries(wrong: np.ndarray, replay: float, *, seed: int, round_index: int) -> np.ndarray:

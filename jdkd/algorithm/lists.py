@@ -80,8 +80,7 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws a round's lists for some queries from its mined passages.
 
-    Returns:
-        `[M]` rows of queries, `[M]` their copies, `[M, N_o]` rows of the originals.
+    Returns `[M]` rows of queries, `[M]` their copies and `[M, N_o]` rows of the originals.
     """
     config, queries = run.config, split_queries(run, split)
     relevant, group = positives(run, split), run.collection.group
@@ -114,7 +113,7 @@ def keep_lists(
     `mined` is the manifest of `mine`; `active` are rows of the train queries of this round. The
     encoder is the student's, for its tokenizer and lengths.
     """
-    config, path = run.config, round_path(round_index, 'candidates')
+    config = run.config
 
     def build(out):
         for split in SPLITS:
@@ -146,7 +145,7 @@ def keep_lists(
         'length': config.train_passage_length,
         'seed': config.seed,
     }
-    return run.stage(path, inputs, build)
+    return run.stage(round_path(round_index, 'candidates'), inputs, build)
 
 
 def load_lists(run: Run, round_index: int, split: str, encoder: Encoder) -> Lists:

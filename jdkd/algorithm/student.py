@@ -78,11 +78,9 @@ class Student:
         """Trains the steps of one round, as a stage.
 
         `data` is the manifest of the round's dataset, `previous` the student that enters it, and
-        `scales` has the scale of each assistant of the pool whose scale was fitted.
-
-        Returns:
-            `selected`, the share of queries that each (fused) assistant was selected for, and
-            `eval_loss`, the terms of the loss on D_eval.
+        `scales` has the scale of each assistant of the pool whose scale was fitted. Returns
+        `selected`, the share of queries that each (fused) assistant was selected for, and
+        `eval_loss`, the terms of the loss on D_eval.
         """
         config = self.run.config
         sections = 'loss', 'selection', 'self_paced', 'rows', 'optimizer', 'student'
@@ -95,11 +93,11 @@ class Student:
             'steps': [config.rounds, config.steps_per_round],
             'seed': config.seed,
         }
-        path = round_path(round_index, 'train')
 
         def build(out):
             return self._train_round(out, trainer, round_index, previous, scaled_pool)
 
+        path = round_path(round_index, 'train')
         return self.run.stage(path, inputs, build, resumable=True)['result']
 
     def _train_round(self, out, trainer, round_index, previous, pool: ScaledPool) -> dict:

@@ -17,7 +17,6 @@ def export(
     """Exports an encoder of a run as a sentence-transformers directory.
 
     Args:
-        workdir: Of a finished run.
         name: 'student' for the final one, or a system of the config.
         output: The directory; see `model_card.write` for the default.
         push_to: Repository on the Hugging Face hub to upload to; None for none.

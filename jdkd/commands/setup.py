@@ -73,10 +73,9 @@ def hold_workdir(
     update: bool = False,
     exit_on_signals: bool = True,
 ) -> Iterator[None]:
-    """Holds the workdir's lock; process 0 takes it for all processes.
+    """Makes the workdir and holds its lock; process 0 takes it for all processes.
 
     Args:
-        workdir: The directory, made if need be.
         config: Saved as config.json, or compared with the one there; None to leave that alone.
         update: Whether what was made from another config may be replaced.
         exit_on_signals: Whether SIGTERM and Ctrl-C end the process; see `interrupts`.

@@ -20,10 +20,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains a run, or resumes it, and returns its report; see `iterate.train`.
 
-    Args:
-        config: The config, resolved.
-        workdir: Where the run is kept.
-        update, exit_on_signals: See `setup.hold_workdir`.
+    `update` and `exit_on_signals` are as for `setup.hold_workdir`.
 
     Raises:
         ValueError: naming all errors of the config, before the workdir exists.

@@ -77,11 +77,7 @@ def names(collections: Sequence[str]) -> list[str]:
 
 
 def run(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    against: str | None = None,
-    *,
-    update: bool = False,
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, against: str | None, *, update: bool
 ) -> None:
     """Checks a config, as configs/eval.py makes it, and evaluates it; see `evaluate`.
 
@@ -101,7 +97,6 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
     report.
 
     Args:
-        config: Resolved.
         workdir: Held by the caller; each collection has a directory in it.
         against: Workdir of another model's evaluation, or a TREC run file if there is one
             collection, to compare with.
@@ -161,9 +156,8 @@ def model_spec(config: EvalConfig) -> EncoderSpec:
 def table(measured: Mapping[str, Mapping], average: Mapping[str, Mapping], measure: str) -> str:
     """Text table of one measure over all collections, times 100.
 
-    Args:
-        measured: {collection: its `test`, `significance` and `collection`}.
-        average: {system: {measure: value}}.
+    `measured` is {collection: its `test`, `significance` and `collection`}, and `average` {system:
+    {measure: value}}.
     """
     rows = {}
     for name, results in measured.items():

@@ -20,11 +20,7 @@ ScoreFn = Callable[..., tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
 
 
 def make_score_fn(model: Any, scale: float, rows: RowSpec) -> ScoreFn:
-    """The score function of a `DualEncoder` or a `CrossEncoder`.
-
-    `scale` is the logits per unit of a dual-encoder's score, `rows` the layout of the candidates'
-    texts in rows of tokens.
-    """
+    """The score function of a `DualEncoder`, with logits per unit of score, or a `CrossEncoder`."""
     if isinstance(model, cross_encoder.CrossEncoder):
         return cross_encoder_scores(model, rows)
     return dual_encoder_scores(model, scale, rows)

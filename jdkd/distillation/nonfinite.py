@@ -32,11 +32,9 @@ def find_lists(
     step, after one compilation.
 
     `params` are those before the step, which `step.make_train_step` keeps, and `progress` the part
-    of training done by then; `bad` is from `nonfinite_metrics`.
-
-    Returns:
-        The rows; None where they are unknown: only the update is not finite, or there are several
-        processes, which would have to evaluate in one order.
+    of training done by then; `bad` is from `nonfinite_metrics`. Returns None where the rows are
+    unknown: only the update is not finite, or there are several processes, which would have to
+    evaluate in one order.
     """
     if list(bad) == _UPDATE_ONLY or jax.process_count() > 1:
         return None

@@ -85,12 +85,7 @@ def selects_assistants(config: Config, num_assistants: int) -> bool:
 def make_loss(
     config: Config, score_fn: ScoreFn, num_assistants: int
 ) -> Callable[..., tuple[jax.Array, Metrics]]:
-    """The loss of the module docstring.
-
-    Args:
-        config: `loss`, `selection` and `self_paced` are read.
-        score_fn: From `batch_scores`.
-        num_assistants: K; 0 without a pool.
+    """The loss of the module docstring, for K = num_assistants.
 
     Returns:
         `loss(params, batch, progress, key) -> scalar, metrics`, where progress is the finished

@@ -11,8 +11,6 @@ import optax
 from jdkd.config import OptimizerConfig
 from jdkd.distillation.objective import Batch, Metrics
 
-Params = Any
-
 
 @flax.struct.dataclass
 class TrainState:
@@ -26,7 +24,7 @@ class TrainState:
     """
 
     step: jax.Array
-    params: Params
+    params: Any
     opt_state: optax.OptState
     selected: jax.Array
 
@@ -87,13 +85,3 @@ def make_train_step(
         return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), after, frozen), metrics
 
     return train_step
-
-
-def make_probe(loss_fn: Callable) -> Callable[..., Metrics]:
-    """`probe(params, batch, progress) -> metrics` with the gradient's norm, without an update."""
-
-    def probe(params, batch, progress):
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, progress)
-        return metrics | {'grad_norm': optax.tree.norm(grads)}
-
-    return probe

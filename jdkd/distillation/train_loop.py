@@ -41,7 +41,6 @@ def train_loop(
     A step's metrics are read while the next step runs, so the device never waits for the host.
 
     Args:
-        run, trainer: The run, and the compiled training.
         name: The encoder's, for its metrics.
         directory: A restart goes on from the checkpoints there.
         start: Makes the state before the first of `steps`.
@@ -50,7 +49,6 @@ def train_loop(
         planned_steps: All steps that the run takes, for the metrics.
         total_steps: Length of the schedules.
         choices: Names of the (fused) assistants, for the metrics.
-        desc: Text of the progress bar.
 
     Raises:
         FloatingPointError: at the first step whose loss, gradient or parameters are not finite,

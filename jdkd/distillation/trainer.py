@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from jdkd.distillation import assistants, batch_scores, objective, step
@@ -86,7 +87,10 @@ def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) ->
         # Schedules as at the end of training, so that rounds compare.
         return loss_fn(params, batch, jnp.ones(()))[1]
 
-    probe = step.make_probe(loss_fn)
+    def probe(params, batch, progress):
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, progress)
+        return metrics | {'grad_norm': optax.tree.norm(grads)}
+
     return Trainer(
         mesh=mesh,
         step=compiled(train_step, (shardings, batch), (shardings, replicated), donate_argnums=0),

@@ -22,18 +22,12 @@ from jdkd.tokens.tokenizer import Tokenizer, load_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A model on this process's devices with its tokenizer and the token stores it reads.
+    """A model on this process's devices with its tokenizer and the token stores it reads."""
 
-    Attributes:
-        model: `DualEncoder` or `CrossEncoder`.
-        params: Replicated over the local mesh.
-        spec: The config entry, with the fields that the checkpoint decides filled in.
-    """
-
-    model: Any
-    params: Any
+    model: Any  # `DualEncoder` or `CrossEncoder`.
+    params: Any  # Replicated over the local mesh.
     tokenizer: Tokenizer
-    spec: EncoderSpec
+    spec: EncoderSpec  # With the fields that the checkpoint decides filled in.
     source: pretrained.Pretrained
 
     @property
@@ -105,8 +99,7 @@ class Encoder:
         }
 
         def build(out):
-            desc = f'tokenise {split}'
-            self.tokenizer.write_store(out, texts, length, prefix=prefix, desc=desc)
+            self.tokenizer.write_store(out, texts, length, prefix=prefix, desc=f'tokenise {split}')
 
         run.stage(path, inputs, build, resumable=True)
         return self.tokenizer.load_store(run.workdir / path, length)

@@ -18,17 +18,11 @@ from jdkd.systems.system import BaseSystem, ListScorer
 
 @dataclasses.dataclass(frozen=True)
 class ImportedScores(BaseSystem):
-    """Scores read from a file: of an LLM ranker, or another system's run file.
+    """Scores read from a file: of an LLM ranker, or another system's run file."""
 
-    Attributes:
-        path: The file; `jdkd.retrieval.trec` lists the formats.
-        scores: Its contents.
-        missing: Score of a pair that the file lacks; None makes that an error.
-    """
-
-    path: pathlib.Path
+    path: pathlib.Path  # `jdkd.retrieval.trec` lists the formats.
     scores: trec.Scores
-    missing: float | None
+    missing: float | None  # Score of a pair that the file lacks; None makes that an error.
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
         return checked_ranking(

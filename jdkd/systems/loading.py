@@ -20,13 +20,10 @@ _TOKENS = np.zeros((1, 8), np.int32)  # Inputs to initialise a module with.
 
 
 def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretrained]:
-    """Reads the model of a config entry.
+    """Reads the module of a config entry, its parameters on the host, and the checkpoint.
 
     The seed is for parameters that the checkpoint lacks: the head of a cross-encoder, or all of a
     smaller model.
-
-    Returns:
-        The module, its parameters on the host, and the checkpoint.
 
     Raises:
         FileNotFoundError: if the weights cannot be found.

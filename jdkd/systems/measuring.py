@@ -1,7 +1,8 @@
 """Measures rankings on a split."""
 
+import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from jdkd.retrieval import answers, measures, trec
 from jdkd.retrieval.measures import Measurements
@@ -55,15 +56,11 @@ def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measurements
 def _measure(run: Run, scores: Mapping[str, Mapping[str, float]], queries: Queries) -> Measurements:
     qrels = run.collection.qrels.get(queries.split, {})
     strings = run.collection.answers.get(queries.split, {})
-    return measures.measure(
-        scores,
-        {i: qrels.get(i, {}) for i in queries.ids},
-        run.config.measures,
-        {i: _has_answer(run, strings[i]) for i in queries.ids if i in strings},
-    )
+    rows, texts = run.collection.id_index, run.passages.texts
 
+    def has_answer(strings, passage_id):  # As in DPR, titles do not count.
+        return answers.has_answer(texts[rows[passage_id]], strings)
 
-def _has_answer(run: Run, strings: Sequence[str]) -> Callable[[str], bool]:
-    """A test whether a passage, by its id, holds an answer; as in DPR, titles do not count."""
-    rows, texts = run.collection.id_index, run.collection.passages.texts
-    return lambda passage_id: answers.has_answer(texts[rows[passage_id]], strings)
+    tests = {i: functools.partial(has_answer, strings[i]) for i in queries.ids if i in strings}
+    judged = {i: qrels.get(i, {}) for i in queries.ids}
+    return measures.measure(scores, judged, run.config.measures, tests)

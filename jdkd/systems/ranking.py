@@ -44,8 +44,7 @@ def checked_ranking(
         )
     ranking, facts = search(depth + excludes)
     lists = Lists.from_originals(np.arange(len(queries)), ranking.passages)
-    scores = np.where(ranking.passages < 0, 0, ranking.scores)
-    check_finite(name, scores, run, queries, lists)
+    check_finite(name, np.where(ranking.passages < 0, 0, ranking.scores), run, queries, lists)
     return (ranking.without(own, depth) if excludes else ranking), facts
 
 

@@ -5,14 +5,12 @@ from jdkd.config import Config, EncoderSpec, SystemSpec
 
 def used(config: Config) -> list[str]:
     """Names of the systems that a run builds, each once, also those without an entry."""
-    names = dict.fromkeys([*retrievers(config), *config.teacher.members])
-    queue = list(names)
-    for name in queue:  # Grows: a system that mines for another may be trained itself.
+    names = list(dict.fromkeys([*retrievers(config), *config.teacher.members]))
+    for name in names:  # Grows: a system that mines for another may be trained itself.
         miner = miner_of(config, name)
         if miner is not None and miner not in names:
-            names[miner] = None
-            queue.append(miner)
-    return queue
+            names.append(miner)
+    return names
 
 
 def retrievers(config: Config) -> list[str]:

@@ -68,10 +68,7 @@ class System(Protocol):
         """Share of the pairs of candidate lists that it has scores for; None if it scores any."""
 
     def search(self, question: str, depth: int) -> Ranking:
-        """Ranks the collection exactly for a question that is in no split; keeps nothing.
-
-        Returns:
-            `passages` and `scores` of shape `[1, depth]`.
+        """Ranks the collection, `[1, depth]`, exactly for a question in no split; keeps nothing.
 
         Raises:
             ValueError: if the system cannot search, or only for queries that it has scores for.

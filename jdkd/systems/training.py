@@ -35,7 +35,6 @@ def make_batches(
     """Batches of candidate lists as an encoder reads them; see `loader.batches`.
 
     Args:
-        run, encoder: The run, and the encoder that trains.
         queries, source: The split of the lists, and their records.
         lists: Stacked features that decide the lengths of the candidates.
         order, steps: Lists of each batch, and the number of batches.
