@@ -208,6 +208,8 @@ def test_streams_escape():
     assert raw.getvalue() == 'a\tb \\x1b]0;PWNED\\x07\\x9b2J\\u202e\r\n'
     stream.write('100%|█| \u3000日本 می\u200cروم \U0001f469\u200d\U0001f680')
     assert raw.getvalue().endswith('100%|█| \u3000日本 می\u200cروم \U0001f469\u200d\U0001f680')
+    stream.writelines(['\x1b', '\x07'])
+    assert raw.getvalue().endswith('\\x1b\\x07')
     assert not stream.isatty() and stream.writable()
 
 

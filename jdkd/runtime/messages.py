@@ -3,6 +3,7 @@
 import re
 import reprlib
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 # Terminals act on control characters; bidirectional marks and line separators reorder and break
@@ -37,6 +38,9 @@ class EscapedStream:
     def write(self, text: str) -> int:
         # Progress bars return to the beginning of their line.
         return self._stream.write('\r'.join(map(escape, text.split('\r'))))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write(''.join(lines))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
