@@ -116,9 +116,11 @@ def make_loss(
                 towards['teacher'] = batch['teacher'][:, :num_candidates]
             if loss.assistant and best_logits is not None:
                 towards['assistant'] = best_logits(batch['assistants'][..., :num_candidates], tau)
-            ours, options = lists_BxN[:, :num_candidates], {'distance': loss.distance}
             return {
-                name: now(name) * losses.distillation(ours, logits, temperature=tau, **options)
+                name: now(name)
+                * losses.distillation(
+                    lists_BxN[:, :num_candidates], logits, distance=loss.distance, temperature=tau
+                )
                 for name, logits in towards.items()
             }
 
