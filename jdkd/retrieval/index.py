@@ -210,14 +210,14 @@ def _candidates(
     for path, rows in _shards(directory, num_passages, config.shard):
         searcher = _scann().load_searcher(str(path))
         leaves = max(math.ceil(config.leaves * _leaves(len(rows))), 1)
-        found, scores = searcher.search_batched_parallel(
+        neighbours, scores = searcher.search_batched_parallel(
             queries, min(count, len(rows)), leaves_to_search=leaves
         )
         # If the leaves hold fewer passages, ScaNN fills up with row 0 and NaN.
         missing = np.isnan(scores)
-        found = np.where(missing, -1, found.astype(np.int32) + np.int32(rows.start))
+        neighbours = np.where(missing, -1, neighbours.astype(np.int32) + np.int32(rows.start))
         scores = np.where(missing, -np.inf, scores).astype(np.float32)
-        best_rows = np.concatenate([best_rows, found], axis=1)
+        best_rows = np.concatenate([best_rows, neighbours], axis=1)
         best_scores = np.concatenate([best_scores, scores], axis=1)
         if best_rows.shape[1] > count:
             at = np.argpartition(-best_scores, count - 1, axis=1)[:, :count]
