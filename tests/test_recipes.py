@@ -20,6 +20,8 @@ from jdkd.runtime import mesh as meshes
 from jdkd.systems import loading
 from jdkd.validation import validate
 
+pytestmark = pytest.mark.slow
+
 BERT = {
     'model_type': 'bert',
     'vocab_size': 30522,

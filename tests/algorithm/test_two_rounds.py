@@ -19,6 +19,8 @@ from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.slow
+
 WRONG = np.array([True, False, True, False])  # Train queries that the student gets wrong.
 
 

@@ -25,6 +25,8 @@ from tests.helpers.lists import (
 )
 from tests.helpers.train_steps import B, K
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 IDS = [f'q{i}' for i in range(STEPS * B)]
 DUAL = batch_scores.dual_encoder_scores(model(), SCALE)

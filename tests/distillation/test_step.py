@@ -19,6 +19,8 @@ from jdkd.tokens.pairs import join_pairs
 from tests.helpers.lists import ROWS, SCALE, fresh_params, make_batch, model, settings
 from tests.helpers.train_steps import ORIGINALS, B, K
 
+pytestmark = pytest.mark.slow
+
 
 def make_trainer(config, num_devices=1, dropout=0.0):
     return trainers.make_trainer(

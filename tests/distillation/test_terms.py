@@ -116,6 +116,7 @@ def test_the_share_of_kept_lists_grows_with_training_and_may_be_soft():
     np.testing.assert_allclose(everything, both.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_gradient_reaches_teacher_or_assistants():
     loss, names = (
         objective.make_loss(settings(), free_scores, K),

@@ -45,6 +45,7 @@ def test_float32_is_what_jax_computes_gradients_too(window, has_bias, packed):
         assert jnp.isfinite(a).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('packed', [False, True])
 @pytest.mark.parametrize('head_size', [32, 128])
 def test_the_kernel_for_tpus_agrees_in_its_interpreter(head_size, packed):

@@ -122,6 +122,7 @@ def test_a_hidden_directory_that_is_not_ours_is_kept(tmp_path, arguments, conten
         assert not (tmp_path / name).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:.*fork')
 def test_an_export_killed_anywhere_leaves_the_old_or_the_new_one(tmp_path, arguments):
     export.export_sentence_transformer(tmp_path / 'made', **arguments)

@@ -159,6 +159,7 @@ def test_dropout_acts_in_training_only(checkpoint):
     assert np.abs(train(0) - train(1)).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', ['deberta-v3', 'modernbert'])
 def test_rematerialised_gradients_are_the_same(variant, tmp_path):
     expected = reference.recorded(variant, tmp_path)

@@ -134,6 +134,7 @@ def test_bfloat16_computes_near_float32_from_float32_params():
     assert {x.dtype for x in jax.tree.leaves(init)} == {jnp.dtype('float32')}
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only():
     config = dataclasses.replace(TINY, dropout=0.5)
     params, tokens = random_params(TINY), random_tokens([6], 6)

@@ -34,6 +34,7 @@ def params():
     return MODEL.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
 
 
+@pytest.mark.slow
 def test_rows_of_any_length_encode_as_they_do_alone(params):
     tokens = rows(83, 70)
     store = TokenStore.from_rows(tokens, 0)
@@ -135,6 +136,7 @@ def test_embeddings_may_be_kept_in_bfloat16(params, tmp_path):
         write(tmp_path / 'int8', params, store='int8')
 
 
+@pytest.mark.slow
 def test_pairs_score_as_joined_rows_do():
     queries, passages = rows(6, 10, seed=1), rows(9, 40, seed=2)
     query_rows = np.repeat(np.arange(6), 4)
