@@ -172,6 +172,7 @@ def test_all_workers_of_a_slice_run_and_share_the_workdir_of_the_first(cloud):
     assert f'1: mount -t nfs 10.0.0.0:{shared} {shared}' in (home / 'sudo').read_text()
 
 
+@pytest.mark.slow
 def test_what_is_taken_away_is_created_again_and_goes_on(cloud):
     home, launch = cloud
     watch = launch(
@@ -196,6 +197,7 @@ def test_what_is_taken_away_is_created_again_and_goes_on(cloud):
     assert number(copied) > int(log.split('from step ')[1].split()[0]) >= 5
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_and_one_that_failed_does_not(cloud):
     home, launch = cloud
     (home / 'code').write_text('1')  # Of a run that is not stopped.
