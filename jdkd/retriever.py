@@ -76,7 +76,7 @@ class Retriever:
         if isinstance(texts, str):
             raise TypeError(f'encode takes a list of texts; give [{texts!r}].')
         spec = self.encoder.spec
-        prompts = {'query': spec.query_prefix, 'passage': spec.passage_prefix}
+        prompts = {'query': self.encoder.query_prefix, 'passage': self.encoder.passage_prefix}
         if kind not in prompts:
             raise ValueError(f"kind={kind!r} is not supported; use 'query' or 'passage'.")
         if not len(texts):

@@ -137,7 +137,6 @@ def test_where_jdkd_runs_or_imports_by_a_name():
         ('__init__.py', 'import_module'),  # Names of the public API.
         ('corpus/sources/registry.py', 'import_module'),  # Kinds of sources.
         ('config/files.py', 'run_path'),
-        ('commands/setup.py', 'run_path'),
     }
 
 

@@ -74,9 +74,10 @@ def _features(run: Run, round_index: int, split: str, encoder: Encoder) -> dict[
         features['labelled'] = split_queries(run, split).is_labelled[lists.query]
     if lists.dark.shape[1]:
         features['dark'] = encoder.prefixed(lists.dark).astype(np.int32)
-    teacher = load_logits(run, round_index, split)['teacher'][:, : lists.passages.shape[1]]
+    teacher = load_logits(run, round_index, split, pool=False)['teacher']
+    originals = teacher[:, : lists.passages.shape[1]]
     rule = run.config.candidates.false_negatives
-    return features | {'false_negative': false_negatives(teacher, rule)}
+    return features | {'false_negative': false_negatives(originals, rule)}
 
 
 def _one_hot_shares(run: Run, round_index: int) -> dict[str, float]:
@@ -86,7 +87,7 @@ def _one_hot_shares(run: Run, round_index: int) -> dict[str, float]:
     """
     config = run.config
     tau = float(schedules.value(config.loss.temperature, round_index / config.rounds))
-    teacher = load_logits(run, round_index, 'train')['teacher']
+    teacher = load_logits(run, round_index, 'train', pool=False)['teacher']
     originals = teacher[:, : 1 + config.candidates.hard_negatives]
     return {
         name: diagnostics.one_hot_share(logits, tau)

@@ -75,11 +75,17 @@ def keep_scores(
     return run.stage(round_path(round_index, 'scores'), inputs, build, resumable=True)
 
 
-def load_logits(run: Run, round_index: int, split: str) -> dict[str, np.ndarray]:
-    """Logits of a round's lists: `teacher` `[M, N]` and, with a pool, `assistants` `[M, K, N]`."""
+def load_logits(
+    run: Run, round_index: int, split: str, *, pool: bool = True
+) -> dict[str, np.ndarray]:
+    """Logits of a round's lists: `teacher` `[M, N]` and, with a pool, `assistants` `[M, K, N]`.
+
+    `pool=False` reads the teacher's alone.
+    """
     path = round_path(round_index, 'scores')
     manifest = read_manifest(run, path)
-    given = {name: scale for name, (_, scale) in manifest['inputs']['assistants'].items()}
+    assistants = manifest['inputs']['assistants'] if pool else {}
+    given = {name: scale for name, (_, scale) in assistants.items()}
     weights, scales = manifest['result']['teacher'], _scales(manifest['result'], given)
     with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as lists:
         count = len(lists['query'])

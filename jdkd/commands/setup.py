@@ -3,7 +3,6 @@
 import contextlib
 import pathlib
 import re
-import runpy
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -38,10 +37,10 @@ def read_config(name: str) -> ml_collections.ConfigDict:
     Raises:
         FileNotFoundError: if there is none.
     """
-    file, colon, argument = find_config(name).partition(':')
+    file, _, argument = find_config(name).partition(':')
     if not pathlib.Path(file).is_file():
         raise FileNotFoundError(f'there is no config file {file!r}; give one, or mta4dpr:tiny.')
-    return runpy.run_path(file)['get_config'](*([argument] if colon else []))
+    return configs.run_file(file, argument)
 
 
 def resolve_training(config: ml_collections.ConfigDict) -> Config:

@@ -22,5 +22,14 @@ from jdkd.config.fields import (
     SystemSpec,
     TeacherConfig,
 )
-from jdkd.config.files import FILE, check_overrides, differences, digest, load, resolve, save
+from jdkd.config.files import (
+    FILE,
+    check_overrides,
+    differences,
+    digest,
+    load,
+    resolve,
+    run_file,
+    save,
+)
 from jdkd.config.schema import Schedule, Section

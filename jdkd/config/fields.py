@@ -7,6 +7,9 @@ from jdkd.config.schema import Schedule, Section, field
 
 DTYPES = ('float32', 'bfloat16')
 ON_ERROR = ('stop', 'skip')
+REMAT = ('none', 'dots', 'full')
+POOLINGS = ('mean', 'cls', 'max')
+FUSIONS = ('none', 'mean', 'subsets', 'rrf')
 SCALE = 'logits per unit of score; None: fitted to the labels of D_eval'
 ENCODERS = ('dual_encoder', 'cross_encoder')
 
@@ -47,7 +50,7 @@ class EncoderFields(Section):
         "None: the checkpoint's width and weights",
         'at least 1',
     )
-    pooling: str | None = field(None, 'None: as the checkpoint says', (None, 'mean', 'cls', 'max'))
+    pooling: str | None = field(None, 'None: as the checkpoint says', (None, *POOLINGS))
     normalize: bool | None = field(None, 'to unit length; None: as the checkpoint says')
     head: str | None = field(
         None,
@@ -75,7 +78,7 @@ class EncoderSpec(EncoderFields):
     remat: str = field(
         'none',
         'rematerialisation: dots keeps matrix products, full nothing',
-        ('none', 'dots', 'full'),
+        REMAT,
     )
     train: FineTuningConfig = field(FineTuningConfig, 'fine-tuning on the labels')
 
@@ -164,7 +167,7 @@ class SelectionConfig(Section):
     fusion: str = field(
         'subsets',
         'none, mean (of all), subsets (means of two or more) or rrf (subsets by reciprocal ranks)',
-        ('none', 'mean', 'subsets', 'rrf'),
+        FUSIONS,
     )
     per: str = field('batch', 'one choice per batch or per query', ('batch', 'query'))
 

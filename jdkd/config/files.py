@@ -38,9 +38,7 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
         raise ValueError(
             f"there is no config file '{brief(file)}'; give one, for example {default}."
         )
-    get_config = runpy.run_path(file)['get_config']
-    config = get_config(variant) if variant else get_config()
-    fields = sorted(name for name, _ in _fields(config))
+    fields = sorted(name for name, _ in _fields(run_file(file, variant)))
     for arg in argv:
         if match := re.match(r'--?(?:no)?config\.([^=]+)', arg):
             name = re.sub(r'\[\d+\]$', '', match[1])
@@ -48,6 +46,12 @@ def check_overrides(argv: Sequence[str], default: str) -> None:
                 near = difflib.get_close_matches(name, fields, n=3, cutoff=0.5)
                 hint = f'did you mean {" or ".join(near)}?' if near else f'see {file}.'
                 raise ValueError(f"{path} has no field '{brief(name)}'; {hint}")
+
+
+def run_file(file: str, argument: str = '') -> ml_collections.ConfigDict:
+    """Runs a config file, which is code, for its config."""
+    get_config = runpy.run_path(file)['get_config']
+    return get_config(argument) if argument else get_config()
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:

@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jdkd.config.fields import FUSIONS
 from jdkd.distillation import losses
 from jdkd.distillation.losses import PerList, Scalar, Scores
-
-FUSIONS = ('none', 'mean', 'subsets', 'rrf')
 
 Pool = Float[Array | np.ndarray, 'assistants *lists list_size']
 Weights = Float[Array | np.ndarray, 'choices assistants']

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from jdkd.config.fields import REMAT
 from jdkd.runtime.messages import shown
 
 # By the names that Hugging Face configs use.
@@ -23,7 +24,6 @@ ACTIVATIONS = {
     'tanh': jnp.tanh,
 }
 Layers = Sequence[int | str] | str | None  # To keep of a checkpoint; see `pick_layers`.
-REMAT = ('none', 'dots', 'full')
 _MAX_SIZE = 2**24  # Checkpoints are not trusted; products of sizes must fit 64 bits.
 
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jdkd.config.fields import POOLINGS
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.transformer import INITIALIZER, RowNumbers, TokenArray, Transformer, real_tokens
 
-POOLINGS = ('mean', 'cls', 'max')
 # Activations of a projection: those that torch has as modules, and none.
 PROJECTION_ACTIVATIONS = {
     'identity': lambda x: x,

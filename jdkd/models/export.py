@@ -12,10 +12,11 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from jdkd.config.fields import POOLINGS
 from jdkd.models import modules_json
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder, head_shapes
-from jdkd.models.dual_encoder import POOLINGS, DualEncoder, tower
+from jdkd.models.dual_encoder import DualEncoder, tower
 from jdkd.models.families import FAMILIES, Slot, slot
 from jdkd.models.transformer import param_shapes
 from jdkd.runtime import files as fs

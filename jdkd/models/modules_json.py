@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jdkd.models.dual_encoder import POOLINGS, DualEncoder, Projection
+from jdkd.config.fields import POOLINGS
+from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.runtime.checkpoint_files import join_inside, open_tensors, read_json, reading
 from jdkd.runtime.messages import brief, shown
 from jdkd.tokens import tokenizer_files
@@ -44,7 +45,7 @@ class Modules:
     """The modules of a checkpoint."""
 
     encoder: pathlib.Path  # Directory of the encoder and its tokenizer.
-    pooling: str | None = None  # One of `dual_encoder.POOLINGS`; None if no file tells.
+    pooling: str | None = None  # One of `POOLINGS`; None if no file tells.
     projection: Projection | None = None
     # `kernel` `[D, out_dim]` and `bias` `[out_dim]` of the projection, float32.
     projection_params: dict[str, np.ndarray] | None = None

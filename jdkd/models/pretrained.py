@@ -31,7 +31,7 @@ class Architecture:
 
     config: TransformerConfig
     tokenizer_dir: pathlib.Path
-    pooling: str | None  # Of `dual_encoder.POOLINGS`; None without sentence-transformers files.
+    pooling: str | None  # Of `POOLINGS`; None without sentence-transformers files.
     normalize: bool  # Whether the checkpoint normalises its embeddings.
     projection: Projection | None
     classifies: bool  # Whether the checkpoint is a sequence classifier.

@@ -6,9 +6,11 @@ import pathlib
 import ml_dtypes
 import numpy as np
 
+from jdkd.config.fields import DTYPES
+
 FILE_ROWS = 65_536  # Vectors per file.
 FILE_NAME = 'vectors-{}.npy'
-STORES = ('float32', 'bfloat16')
+STORES = DTYPES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
