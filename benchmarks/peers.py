@@ -19,7 +19,6 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-import optax
 import sentence_transformers
 import torch
 import tqdm
@@ -31,6 +30,7 @@ from jdkd import config as configs
 from jdkd.algorithm.scores import load_logits
 from jdkd.config import Config
 from jdkd.corpus import importing
+from jdkd.distillation.step import learning_rate
 from jdkd.lists import loader
 from jdkd.report import model_card
 from jdkd.run import Run
@@ -97,9 +97,9 @@ def optimizer(
         {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': config.weight_decay},
         {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
     ]
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, config.warmup_steps, config.total_steps)
-    adam = torch.optim.AdamW(groups, lr=factor * config.learning_rate)
-    return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda step: float(schedule(step)))
+    by_step = learning_rate(config)
+    adam = torch.optim.AdamW(groups, lr=factor)
+    return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda step: float(by_step(step)))
 
 
 def train_mode(model: torch.nn.Module) -> None:

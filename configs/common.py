@@ -12,7 +12,7 @@ from jdkd.config import fields, schema
 def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collections.ConfigDict:
     """A config entry for a dual-encoder or cross-encoder."""
     c = schema.to_config_dict(fields.EncoderSpec())
-    c.train.total_steps = c.train.get_ref('steps')
+    c.train.total_steps = c.train.get_oneway_ref('steps')
     c.update(weights=weights, revision=revision, **overrides)
     return c
 
@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Everything but the collection, the systems and the student."""
     c = schema.to_config_dict(fields.Config())
     c.student = ml_collections.ConfigDict()
+    c.optimizer.cycle_steps = c.get_oneway_ref('steps_per_round')
     c.optimizer.total_steps = c.get_ref('rounds') * c.get_ref('steps_per_round')
     return c
 

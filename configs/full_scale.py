@@ -80,7 +80,7 @@ def nq() -> ml_collections.ConfigDict:
     c.batch_size = 128  # with DPR's epochs and learning rate
     c.rounds, c.steps_per_round = 3, 6000  # 40 epochs in all
     c.optimizer.learning_rate = 2e-5
-    c.optimizer.warmup_steps = 1200
+    c.optimizer.warmup_steps = 400
     c.measures = ('AnswerR@20', 'AnswerR@100', 'MRR@10')  # the first two are DPR's
     return c
 

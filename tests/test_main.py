@@ -273,7 +273,7 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
         (['--config.loss.techer=0'], "no field 'loss.techer'; did you mean loss.teacher"),
         (['--config.assistants=minilm,nobody'], "'nobody' is no entry of config.systems"),
         (['--config.collection.source=csv:x'], "unknown collection source 'csv:x'"),
-        (['--config.optimizer.warmup_steps=99'], 'leaves nothing of the 20 steps'),
+        (['--config.optimizer.warmup_steps=99'], 'leaves nothing of the 10 steps'),
         (['--mode', 'eval'], 'holds no run'),
         (['--mode', 'search', '--system=minilm'], '--system is for --mode export'),
         (['--mode', 'search', '--against=x'], '--against is for --mode eval'),
@@ -288,7 +288,8 @@ def test_mistakes_get_one_sentence(tmp_path, args, message):
 
 def test_all_mistakes_of_a_command_line_are_told_at_once(tmp_path):
     fields = ('rounds=0', 'assistants=minilm,nobody', 'student.weights=./none', 'mesh.model=2')
-    args = [f'--config.{field}' for field in (*fields, 'collection.source=beir:no/where')]
+    fields += 'optimizer.warmup_steps=99', 'collection.source=beir:no/where'
+    args = [f'--config.{field}' for field in fields]
     done = jdkd(*TINY, '--workdir', tmp_path / 'w', *args, ok=False)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     said = done.stderr[done.stderr.index('jdkd: ') :].splitlines()
@@ -298,7 +299,7 @@ def test_all_mistakes_of_a_command_line_are_told_at_once(tmp_path):
         (
             'rounds=0 must be at least 1',
             "'nobody' is no entry of config.systems",
-            'optimizer.warmup_steps=2 leaves nothing of the 0 steps',
+            'optimizer.warmup_steps=99 leaves nothing of the 10 steps',
             'mesh.data=0 times mesh.model=2 is not the number of devices, 1',
             'no/where',
             "student: weights='./none': there is no such directory",

@@ -11,6 +11,7 @@ from flax import traverse_util
 from jdkd import config as configs
 from jdkd.configs import adam, mta4dpr
 from jdkd.distillation.objective import Objective
+from jdkd.distillation.step import learning_rate
 from jdkd.distillation.trainer import make_trainer
 from jdkd.models import cross_encoder, dual_encoder, pretrained
 from jdkd.models.families import FAMILIES
@@ -143,6 +144,10 @@ def test_a_recipe_is_valid_and_complete(method, arg):
     # Batches divide over the chips of a host, and epochs are as many as the recipe says.
     assert config.batch_size % 16 == 0
     assert config.optimizer.total_steps == config.rounds * config.steps_per_round
+    # Each round has the same share of the learning.
+    rates = jax.vmap(learning_rate(config.optimizer))(np.arange(config.optimizer.total_steps))
+    shares = rates.reshape(config.rounds, -1).sum(1) / rates.sum()
+    np.testing.assert_allclose(shares, 1 / config.rounds, rtol=1e-3)
     queries = {'msmarco': 502_939, 'nq': 58_880}.get(arg)
     if queries:
         epochs = config.optimizer.total_steps * config.batch_size / queries

@@ -17,7 +17,13 @@ ENCODERS = ('dual_encoder', 'cross_encoder')
 class OptimizerConfig(Section):
     learning_rate: float = field(5e-5, 'at its peak; a cosine after the warm-up', 'above 0')
     warmup_steps: int = field(20, 'steps of linear warm-up', 'at least 0')
-    total_steps: int = field(0, 'steps of the schedule; all of the training by default')
+    total_steps: int = field(0, "steps of the loss's schedules; all of the training by default")
+    cycle_steps: int = field(
+        0,
+        'steps from warm-up to rate 0, after which the rate starts again; a round by default, 0 '
+        "(fine-tuning's default): all of total_steps",
+        'at least 0',
+    )
     weight_decay: float = field(0.01, "AdamW's weight decay", 'at least 0')
     clip_norm: float = field(1.0, 'largest global norm of a gradient', 'above 0')
     accumulate: int = field(1, 'steps whose mean gradient makes one update', 'at least 1')

@@ -29,14 +29,27 @@ class TrainState:
     selected: jax.Array
 
 
-def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW with linear warm-up, cosine decay to 0 and clipping by the global norm.
+def learning_rate(config: OptimizerConfig) -> optax.Schedule:
+    """The learning rate by step: linear warm-up and cosine decay to 0, again in each cycle.
 
-    The mean gradient of `config.accumulate` steps makes one update.
+    A cycle is a round by default (ours; warm restarts are Loshchilov and Hutter's, 2017). One
+    cosine over all rounds would leave little of the learning to the last, whose negatives, queries
+    and assistants are the best.
     """
-    by_step = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, config.total_steps
+    steps = config.cycle_steps or config.total_steps
+    cycle = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, steps
     )
+    return lambda step: cycle(jnp.mod(step, steps))
+
+
+def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """AdamW with the rate of `learning_rate` and clipping by the global norm.
+
+    The mean gradient of `config.accumulate` steps makes one update. Adam's moments outlast a
+    cycle: a round's gradients resemble those of the round before.
+    """
+    by_step = learning_rate(config)
     tx = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(

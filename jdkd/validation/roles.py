@@ -114,10 +114,11 @@ def _size_errors(config: Config) -> Iterator[str]:
     trainings = [('optimizer', config.optimizer, 'steps_per_round', config.steps_per_round)]
     trainings += [(name, own, f'{name}.steps', own.steps) for name, own in fine_tuning.items()]
     for field, training, length, steps in trainings:
-        if training.warmup_steps >= training.total_steps:
+        cycle = training.cycle_steps or training.total_steps
+        if training.warmup_steps >= cycle:
             yield (
-                f'{field}.warmup_steps={training.warmup_steps} leaves nothing of the '
-                f'{training.total_steps} steps of that training; lower it.'
+                f'{field}.warmup_steps={training.warmup_steps} leaves nothing of the {cycle} steps '
+                'from warm-up to rate 0; lower it.'
             )
         if training.accumulate >= 1 and steps % training.accumulate:
             yield (

@@ -26,8 +26,9 @@ def test_the_optimizer_is_ours(factor):
     config = ml_collections.ConfigDict(
         {
             'learning_rate': 0.1,
-            'warmup_steps': 2,
+            'warmup_steps': 1,
             'total_steps': 6,
+            'cycle_steps': 4,
             'weight_decay': 0.5,
             'clip_norm': 1.0,
             'accumulate': 1,

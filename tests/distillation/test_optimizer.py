@@ -12,7 +12,7 @@ SHAPES = {'kernel': (4, 3), 'bias': (3,)}
 
 def optimizer(**fields):
     config = common.get_config().optimizer
-    config.update(learning_rate=1e-2, warmup_steps=4, total_steps=12)
+    config.update(learning_rate=1e-2, warmup_steps=4, total_steps=12, cycle_steps=0)
     config.update(fields)
     return steps.optimizer(config)
 
@@ -68,3 +68,28 @@ def test_the_rate_warms_up_and_falls_by_steps(accumulate):
     np.testing.assert_allclose(
         rates, 1e-2 * np.where(progress < 4, progress / 4, cosine), rtol=1e-4, atol=1e-8
     )
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_the_rate_starts_again_in_each_cycle(accumulate):
+    tx = optimizer(cycle_steps=12, total_steps=36, accumulate=accumulate, weight_decay=0.0)
+    ones = {'bias': np.ones(3, np.float32)}
+    params = train(tx, [ones] * 36, {'bias': np.zeros(3, np.float32)})
+    values = [0.0, *(float(p['bias'][0]) for p in params)]
+    rates = -np.diff(values)[accumulate - 1 :: accumulate].reshape(3, -1)
+    progress = np.arange(0, 12, accumulate)
+    cosine = 0.5 * (1 + np.cos(np.pi * (progress - 4) / 8))
+    expected = 1e-2 * np.where(progress < 4, progress / 4, cosine)
+    np.testing.assert_allclose(rates, [expected] * 3, rtol=1e-3, atol=1e-7)
+
+
+def test_a_run_restarts_the_rate_in_each_round_unless_told_otherwise():
+    c = common.get_config()
+    c.rounds, c.steps_per_round = 3, 50
+    c.optimizer.update(learning_rate=1e-3, warmup_steps=10)
+    rates = np.array([steps.learning_rate(c.optimizer)(i) for i in range(150)]).reshape(3, 50)
+    np.testing.assert_array_equal(rates, rates[[0, 0, 0]])
+    assert rates[:, 0].tolist() == [0, 0, 0] and rates[:, 10].tolist() == [np.float32(1e-3)] * 3
+    c.optimizer.cycle_steps = 0
+    over_all = [float(steps.learning_rate(c.optimizer)(i)) for i in (0, 10, 80, 149)]
+    np.testing.assert_allclose(over_all, [0, 1e-3, 5e-4, 1.3e-7], rtol=0.05)
