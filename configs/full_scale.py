@@ -69,6 +69,7 @@ def nq() -> ml_collections.ConfigDict:
     c.rows.shared = 512
 
     c.systems.ranker = _reranker(query_length=32, passage_length=224)
+    c.systems.ranker.dropout = 0.1
     c.systems.ranker.train.steps = 5000  # fine-tuned first: a teacher must know the collection
     c.systems.ranker.train.hard_negatives = 7
     c.systems.ranker.train.depth = 100
@@ -171,6 +172,7 @@ def _shared(query_length: int, passage_length: int) -> ml_collections.ConfigDict
         dropout=0.1,
     )
     c.train_passage_length = passage_length
+    c.loss.in_batch = 1.0  # The term that assistants were measured to help by.
     c.candidates.depth = c.depth = 200
     c.candidates.eval_lists = 1024
     c.log_every = 50

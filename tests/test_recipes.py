@@ -144,6 +144,9 @@ def test_a_recipe_is_valid_and_complete(method, arg):
     # Batches divide over the chips of a host, and epochs are as many as the recipe says.
     assert config.batch_size % 16 == 0
     assert config.optimizer.total_steps == config.rounds * config.steps_per_round
+    assert config.loss.in_batch > 0
+    if arg == 'nq':
+        assert config.systems['ranker'].dropout > 0  # It is fine-tuned.
     # Each round has the same share of the learning.
     rates = jax.vmap(learning_rate(config.optimizer))(np.arange(config.optimizer.total_steps))
     shares = rates.reshape(config.rounds, -1).sum(1) / rates.sum()
@@ -187,7 +190,8 @@ def test_the_train_step_is_traced_over_a_mesh(method, arg):
     )
     terms = {name for name in metrics if name.startswith('loss/')}
     expected = {'loss/contrastive', 'loss/teacher', 'loss/dark'}
-    assert terms == expected | ({'loss/assistant'} if config.assistants else set())
+    of_assistants = {'loss/assistant', 'loss/in_batch'} if config.assistants else set()
+    assert terms == expected | of_assistants
 
 
 @pytest.mark.parametrize('arg', ['beir', 'beir=', 'nq,tiny', 'all'])

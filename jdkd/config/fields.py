@@ -170,6 +170,9 @@ class SelectionConfig(Section):
     distance: str = field(
         'kl', 'distance of an assistant from the teacher', ('kl', 'footrule', 'rbo')
     )
+    persistence: float = field(
+        0.9, 'of rbo: the smaller, the more the top of a list counts', 'above 0 and below 1'
+    )
     fusion: str = field(
         'subsets',
         'none, mean (of all), subsets (means of two or more) or rrf (subsets by reciprocal ranks)',

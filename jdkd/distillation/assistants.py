@@ -3,7 +3,9 @@
 From the paper: several assistants; fused ones by averaging score distributions; for each training
 batch, distillation from the assistant closest to the teacher by KL divergence, Spearman's footrule
 or rank-biased overlap. Ours: which subsets are fused (`fusion`), and how reciprocal rank fusion,
-which the paper mentions, becomes a distribution (`reciprocal_ranks`).
+which the paper mentions, becomes a distribution (`reciprocal_ranks`). Ours too: how distances by
+rank treat candidates of equal score, so that the order of the list, where positives come first,
+never decides.
 """
 
 import itertools
@@ -114,7 +116,7 @@ def reciprocal_ranks(
     out, logits are 0.
     """
     logits = assistants.astype(jnp.float32)
-    shares = (weights > 0) / (offset + jax.scipy.stats.rankdata(-logits, axis=-1))
+    shares = (weights > 0) / (offset + _ranks(logits))
     scores = jnp.sum(shares, axis=0)
     spread = jnp.sum(weights * jnp.std(logits, axis=-1, keepdims=True), axis=0)
     deviation = jnp.std(scores, axis=-1, keepdims=True)
@@ -123,25 +125,21 @@ def reciprocal_ranks(
     return scale * (scores - jnp.mean(scores, axis=-1, keepdims=True))
 
 
-def ranks(scores: Scores) -> Int[Array, '*lists list_size']:
-    """Rank of each candidate in its list, 0 the best; ties in list order."""
-    order = jnp.argsort(-scores, axis=-1, stable=True)
-    return jnp.argsort(order, axis=-1)
-
-
 def footrule(a: Scores, b: Scores) -> PerList:
     """Spearman's footrule over its maximum, in [0, 1].
 
     `sum_i |rank_a(i) - rank_b(i)| / floor(n^2 / 2)`
 
-    A list of one has distance 0.
+    Candidates of equal score share the mean of their ranks (the profile metric of Fagin et al.,
+    2006), so that equal scores throughout have distance 1/2 to every strict order. A list of one
+    has distance 0.
 
     >>> import jax.numpy as jnp
     >>> float(footrule(jnp.array([3.0, 2.0, 1.0]), jnp.array([1.0, 2.0, 3.0])))
     1.0
     """
     n = a.shape[-1]
-    displacement = jnp.sum(jnp.abs(ranks(a) - ranks(b)), axis=-1)
+    displacement = jnp.sum(jnp.abs(_ranks(a) - _ranks(b)), axis=-1)
     return displacement.astype(jnp.float32) / max(n * n // 2, 1)
 
 
@@ -152,17 +150,30 @@ def rank_biased_distance(a: Scores, b: Scores, *, persistence: float = 0.9) -> P
     2010, without the extrapolation, which would hide reversals on short lists). The smaller the
     persistence p in (0, 1), the more the top counts.
 
+    Where scores are equal, `A_d` is its mean over all orders of the equal candidates (RBO^a of
+    Corsi and Urbano, 2024), so that equal scores throughout are as far away as a random order.
+
     >>> import jax.numpy as jnp
     >>> float(rank_biased_distance(jnp.array([3.0, 2.0, 1.0]), jnp.array([9.0, 8.0, 7.0])))
     0.0
     """
-    n = a.shape[-1]
-    depth = jnp.arange(1, n + 1)
-    # A candidate is in both top-d lists as soon as d reaches the worse of its two ranks.
-    worse = jnp.maximum(ranks(a), ranks(b))
-    agreement = jnp.mean(worse[..., None, :] < depth[:, None], axis=-1) * n / depth
+    depth = jnp.arange(1, a.shape[-1] + 1)
+    overlap = jnp.sum(_share_in_top(a, depth) * _share_in_top(b, depth), axis=-1)
     decay = persistence ** (depth - 1.0)
-    return 1.0 - jnp.sum(agreement * decay, axis=-1) / jnp.sum(decay)
+    return 1.0 - jnp.sum(overlap / depth * decay, axis=-1) / jnp.sum(decay)
+
+
+def _ranks(scores: Scores, method: str = 'average') -> Float[Array, '*lists list_size']:
+    """Rank of each candidate in its list, 1 the best; of equal scores as the method says."""
+    return jax.scipy.stats.rankdata(-scores.astype(jnp.float32), method=method, axis=-1)
+
+
+def _share_in_top(
+    scores: Scores, depth: Int[Array, ' depths']
+) -> Float[Array, '*lists depths list_size']:
+    """Share of the orders of equal candidates that put each candidate into the top d."""
+    first, last = _ranks(scores, 'min')[..., None, :], _ranks(scores, 'max')[..., None, :]
+    return jnp.clip((depth[:, None] - first + 1) / (last - first + 1), 0, 1)
 
 
 def distances(
@@ -171,10 +182,12 @@ def distances(
     *,
     distance: str,
     temperature: Scalar,
+    persistence: float = 0.9,
 ) -> Float[Array, 'choices batch']:
     """Distance of every (fused) assistant to the teacher on every list.
 
-    That is `kl` (the KL divergence of the assistant from the teacher), `footrule` or `rbo`.
+    That is `kl` (the KL divergence of the assistant from the teacher), `footrule` or `rbo`, whose
+    persistence is given.
     """
     teacher = jnp.broadcast_to(teacher.astype(jnp.float32), choices.shape)
     if distance == 'kl':
@@ -182,7 +195,7 @@ def distances(
     if distance == 'footrule':
         return footrule(choices, teacher)
     if distance == 'rbo':
-        return rank_biased_distance(choices, teacher)
+        return rank_biased_distance(choices, teacher, persistence=persistence)
     raise ValueError(f"selection.distance is '{distance}'; use 'kl', 'footrule' or 'rbo'.")
 
 

@@ -174,6 +174,7 @@ def _select_assistants(
         jax.lax.stop_gradient(batch['teacher'])[:, :num_originals],
         distance=selection.distance,
         temperature=tau,
+        persistence=selection.persistence,
     )
     best_B = assistants.select(distance_ChxB, per=selection.per)
 

@@ -100,10 +100,6 @@ def test_reciprocal_ranks_that_cancel_out_are_uniform(pool):
     np.testing.assert_array_equal(assistants.reciprocal_ranks(jnp.array(pool), HALVES), 0)
 
 
-def test_ranks_break_ties_by_order():
-    np.testing.assert_array_equal(assistants.ranks(jnp.array([1.0, 3.0, 1.0, 2.0])), [2, 0, 3, 1])
-
-
 def test_footrule_by_hand():
     a = jnp.array([4.0, 3.0, 2.0, 1.0])
     assert assistants.footrule(a, a) == 0
@@ -159,12 +155,70 @@ def test_distances_of_bfloat16_scores_are_float32(distance):
     np.testing.assert_allclose(found, full, atol=1e-6)
 
 
-def test_equal_scores_rank_by_passage_order_in_both():
-    # The teacher ties the last two, which then rank 1, 2 as the assistant has them, or 2, 1.
-    teacher = jnp.array([1.0, 0.0, 0.0])
-    assert assistants.footrule(jnp.array([3.0, 2.0, 1.0]), teacher) == 0
-    assert assistants.footrule(jnp.array([3.0, 1.0, 2.0]), teacher) == pytest.approx(2 / 4)
-    assert assistants.rank_biased_distance(jnp.zeros(3), teacher) == pytest.approx(0, abs=1e-6)
+DISTANCES = {'footrule': assistants.footrule, 'rbo': assistants.rank_biased_distance}
+
+
+def test_equal_scores_by_hand():
+    # Ranks 1 2 3 4, and 1.5 1.5 3 4.
+    strict, tied = jnp.array([4.0, 3.0, 2.0, 1.0]), jnp.array([5.0, 5.0, 1.0, 0.0])
+    assert assistants.footrule(strict, tied) == pytest.approx((0.5 + 0.5) / 8)
+    # Half of the two orders of the equal ones overlap at depth 1; all do from depth 2 on.
+    norm = sum(0.5**d for d in range(4))
+    found = assistants.rank_biased_distance(strict, tied, persistence=0.5)
+    assert found == pytest.approx(0.5 / norm, abs=1e-6)
+    assert assistants.footrule(tied, tied) == 0
+
+
+@pytest.mark.parametrize('distance', DISTANCES)
+def test_rank_distances_do_not_depend_on_the_order_of_the_list(distance):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 3, (2, 50, 6)).astype(np.float32)  # Many equal scores.
+    found = DISTANCES[distance](jnp.array(a), jnp.array(b))
+    for order in (rng.permutation(6) for _ in range(5)):
+        again = DISTANCES[distance](jnp.array(a[:, order]), jnp.array(b[:, order]))
+        np.testing.assert_allclose(again, found, atol=1e-6)
+
+
+@pytest.mark.parametrize('distance', DISTANCES)
+def test_a_constant_assistant_gains_nothing_from_positives_that_come_first(distance):
+    """A teacher whose best is the positive, at index 0, in any order of the others."""
+    orders = np.array([(0, *p) for p in itertools.permutations(range(1, 5))])
+    teacher = -orders.astype(np.float32)
+    found = DISTANCES[distance](jnp.zeros(teacher.shape), jnp.array(teacher))
+    every = -np.array(list(itertools.permutations(range(5))), np.float32)
+    others = DISTANCES[distance](jnp.array(every), jnp.array(teacher[:1]) * jnp.ones((120, 1)))
+    # Footrule: |3 - 1| + |3 - 2| + ... of 12. Overlap: the mean over all orders.
+    expected = 0.5 if distance == 'footrule' else np.mean(others)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # One who only knows the positive is closer to the teacher.
+    informed = DISTANCES[distance](jnp.array([1.0, 0, 0, 0, 0]) * jnp.ones((24, 1)), teacher)
+    assert (informed < found - 0.1).all()
+
+
+def test_equal_scores_overlap_as_much_as_their_orders_do_on_average():
+    a, b = np.array([3.0, 3.0, 1.0, 3.0, 0.0]), np.array([2.0, 5.0, 5.0, 0.0, 0.0])
+
+    def orders(scores):
+        """All strict scores that break the ties."""
+        for noise in itertools.permutations(np.arange(5) / 10):
+            yield scores + noise
+
+    pairs = np.array([(x, y) for x in orders(a) for y in orders(b)][::7], np.float32)
+    every = assistants.rank_biased_distance(jnp.array(pairs[:, 0]), jnp.array(pairs[:, 1]))
+    found = assistants.rank_biased_distance(jnp.array(a), jnp.array(b))
+    assert found == pytest.approx(float(every.mean()), abs=2e-3)
+
+
+def test_a_smaller_persistence_weighs_the_top():
+    teacher = jnp.array([[4.0, 3.0, 2.0, 1.0]])
+    pool = jnp.array([[[4.0, 3.0, 1.0, 2.0]], [[3.0, 4.0, 2.0, 1.0]]])
+    found = {
+        p: assistants.distances(pool, teacher, distance='rbo', temperature=1.0, persistence=p)
+        for p in (0.1, 0.9)
+    }
+    norm = 1 + 0.1 + 0.01 + 0.001
+    np.testing.assert_allclose(found[0.1][:, 0], [0.01 / 3 / norm, 1 / norm], atol=1e-6)
+    assert found[0.9][0, 0] > 10 * found[0.1][0, 0]
 
 
 def test_fusing_can_come_closer_than_any_original():
