@@ -1,6 +1,7 @@
 """Algorithm 1 of MTA4DPR (Lu et al., EMNLP 2024), with ADAM's dark examples.
 
 Require: teacher T, assistants TA, student M, queries Q, passages P
+M <- M aligned with the embeddings of assistants                      (ours: if asked for)
 for i in range(rounds):
     D_train, D_eval = GenDataset(T, TA, Q, P)
     repeat steps_per_round times:
@@ -18,7 +19,9 @@ from absl import logging
 
 from jdkd import diagnostics
 from jdkd.algorithm import gen_dataset, student
+from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import positives, read_stand_ins, round_path
+from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
 from jdkd.lists import candidates
 from jdkd.report import model_card, run_report
@@ -26,7 +29,7 @@ from jdkd.retrieval import measures, significance
 from jdkd.run import STUDENT, Run
 from jdkd.systems import measuring, roles
 from jdkd.systems.build import build
-from jdkd.systems.dual import DualEncoderSystem
+from jdkd.systems.dual import DualEncoderSystem, as_dual
 from jdkd.systems.ranking import measure_inputs
 from jdkd.systems.system import System
 
@@ -42,12 +45,15 @@ def train(run: Run) -> dict:
     config = run.config
     M = student.load(run)
     trainer = M.make_trainer()  # Before hours of work: it may not fit the mesh.
-    used = {*roles.retrievers(config), *config.teacher.members}
+    targets_of = roles.aligned_with(config)
+    used = {*roles.retrievers(config), *config.teacher.members, *targets_of}
     systems = {name: build(run, name) for name in config.systems if name in used}
     miners = [systems[name] for name in (config.first_stage, *config.candidates.retrievers)]
     T = Teacher([systems[name] for name in config.teacher.members], config.teacher.weights)
     TA = [systems[name] for name in config.assistants]
-    start = current = M.after_round(-1)
+    start = M.after_round(-1)
+    targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
+    begun = current = align(run, M, targets)
     Q = np.arange(len(run.train))
     rounds, warnings, teacher_eval = [], [], {}
     for i in range(config.rounds):
@@ -61,9 +67,9 @@ def train(run: Run) -> dict:
             teacher_eval = on_eval['teacher']
             weak = diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
             warnings += diagnostics.log(weak)
-        trained = M.train_round(trainer, i, data, current, TA, scores['scales'])
+        trained = M.train_round(trainer, i, data, current, TA, scores['scales'], targets)
         current = M.after_round(i)
-        compared = compare(run, i, current, TA, [miners[0], start])
+        compared = compare(run, i, current, TA, [miners[0], start, begun])
         beside = config.first_stage, start.name
         worse = diagnostics.comparison_warnings(i, config.compare, compared, *beside)
         warnings += diagnostics.log(worse)
@@ -73,7 +79,7 @@ def train(run: Run) -> dict:
         Q = harder_queries(wrong, config.replay, seed=config.seed, round_index=i)
         changes = {'replaced': replaced, 'hard_queries': int(wrong.sum())}
         rounds.append({**scores, **trained, **compared, **changes})
-    test = final_test(run, T, rounds[0], systems, start, current)
+    test = final_test(run, T, rounds[0], systems, [start, begun], current)
     details = {'teacher_eval': teacher_eval, 'rounds': rounds, 'warnings': warnings}
     outcome = run_report.write(run, **test, **details)
     model_card.write(run, STUDENT, current.encoder, outcome)
@@ -151,10 +157,12 @@ def final_test(
     teacher: Teacher,
     first_round: Mapping,
     systems: Mapping[str, System],
-    start: System,
+    starts: Sequence[System],
     final: System,
 ) -> dict[str, dict]:
     """Measures every system on the test split; writes the final student's run.trec.
+
+    `starts` are the student before any training, and as it entered round 0.
 
     Returns:
         `test` {system: {measure: value}}, and `significance` of the student's differences from
@@ -163,7 +171,7 @@ def final_test(
     """
     config, first = run.config, run.config.first_stage
     shown = {name: systems[name] for name in (first, *config.assistants)}
-    shown |= {'student_init': start, STUDENT: final}
+    shown |= {**{s.name: s for s in starts}, STUDENT: final}
     weights = first_round['teacher']
 
     def build_stage(out):
@@ -178,7 +186,7 @@ def final_test(
                 name: significance.paired_tests(
                     measured[STUDENT].per_query, measured[name].per_query
                 )
-                for name in (first, 'student_init')
+                for name in dict.fromkeys([first, *(s.name for s in starts)])
             },
         }
 

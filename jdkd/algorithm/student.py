@@ -8,6 +8,7 @@ import numpy as np
 
 from jdkd.algorithm import gen_dataset
 from jdkd.algorithm.lists import load_lists, round_path, split_queries
+from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.distillation import assistants, objective
 from jdkd.distillation.step import TrainState
 from jdkd.distillation.train_loop import CHECKPOINTS, evaluate, train_loop
@@ -74,11 +75,13 @@ class Student:
         previous: DualEncoderSystem,
         pool: Sequence[System],
         scales: Mapping[str, float],
+        targets: EmbeddingTargets,
     ) -> dict:
         """Trains the steps of one round, as a stage.
 
-        `data` is the manifest of the round's dataset, `previous` the student that enters it, and
-        `scales` has the scale of each assistant of the pool whose scale was fitted. Returns
+        `data` is the manifest of the round's dataset, `previous` the student that enters it,
+        `scales` has the scale of each assistant of the pool whose scale was fitted, and `targets`
+        are what `loss.embedding` draws embeddings to. Returns
         `selected`, the share of queries that each (fused) assistant was selected for, and
         `eval_loss`, the terms of the loss on D_eval.
         """
@@ -93,17 +96,21 @@ class Student:
             'steps': [config.rounds, config.steps_per_round],
             'seed': config.seed,
         }
+        if config.loss.embedding:
+            inputs['targets'] = targets.digests
 
         def build(out):
-            return self._train_round(out, trainer, round_index, previous, scaled_pool)
+            data = _RoundData(self, trainer, round_index, scaled_pool, targets)
+            return self._train_round(out, trainer, round_index, previous, data)
 
         path = round_path(round_index, 'train')
         return self.run.stage(path, inputs, build, resumable=True)['result']
 
-    def _train_round(self, out, trainer, round_index, previous, pool: ScaledPool) -> dict:
+    def _train_round(self, out, trainer, round_index, previous, data: '_RoundData') -> dict:
         run, config, choices = self.run, self.run.config, []
-        if objective.selects_assistants(config, len(pool)):
-            choices = assistants.choice_names([s.name for s, _ in pool], config.selection.fusion)
+        if objective.selects_assistants(config, len(data.pool)):
+            names = [s.name for s, _ in data.pool]
+            choices = assistants.choice_names(names, config.selection.fusion)
         first, last = (r * config.steps_per_round for r in (round_index, round_index + 1))
         planned_steps = config.rounds * config.steps_per_round
 
@@ -121,14 +128,14 @@ class Student:
             out,
             trainer,
             start,
-            self._batches(trainer, round_index, 'train', order, config.steps_per_round, pool),
+            data.batches('train', order, config.steps_per_round),
             steps=range(first, last),
             planned_steps=planned_steps,
             total_steps=config.optimizer.total_steps,
             choices=choices,
             desc=f'round {round_index}: train {STUDENT}',
         )
-        eval_loss = self._eval_loss(trainer, round_index, state.params, pool)
+        eval_loss = data.eval_loss(state.params)
         # Metrics of their own: a restart after the last step writes them again.
         spans = {'resume_step': first, 'last_step': last, 'total_steps': planned_steps}
         writer = MetricsWriter(run.workdir, f'{STUDENT}_eval', **spans)
@@ -139,36 +146,47 @@ class Student:
         selected = {name: float(share) for name, share in zip(choices, shares, strict=False)}
         return {'selected': selected, 'eval_loss': eval_loss}
 
-    def _batches(
-        self, trainer, round_index, split, order, steps, pool: ScaledPool
-    ) -> grain.DatasetIterator:
-        """Batches of a round's D_train or D_eval."""
-        run, config = self.run, self.run.config
-        lists = load_lists(run, round_index, split, self.start)
+
+@dataclasses.dataclass(frozen=True)
+class _RoundData:
+    """Batches of a round's D_train and D_eval."""
+
+    student: Student
+    trainer: Trainer
+    round_index: int
+    pool: ScaledPool
+    targets: EmbeddingTargets
+
+    def batches(self, split: str, order: loader.BatchOrder, steps: int) -> grain.DatasetIterator:
+        """Batches of D_train or D_eval."""
+        run, encoder = self.student.run, self.student.start
+        config, queries = run.config, split_queries(run, split)
+        lists = load_lists(run, self.round_index, split, encoder)
         records = {'passages': lists.passages}
         if lists.dark.shape[1]:
-            records['dark'] = self.start.prefixed(lists.dark)
+            records['dark'] = encoder.prefixed(lists.dark)
         return make_batches(
             run,
-            self.start,
-            split_queries(run, split),
-            gen_dataset.load_records(run, round_index, split),
+            encoder,
+            queries,
+            gen_dataset.load_records(run, self.round_index, split),
             records,
             order,
-            trainer.rows,
+            self.trainer.rows,
             length=config.train_passage_length,
             steps=steps,
-            pool=pool if config.loss.in_batch else (),
+            pool=self.pool if config.loss.in_batch else (),
+            targets=self.targets.of(queries) if config.loss.embedding else None,
         )
 
-    def _eval_loss(self, trainer, round_index, params, pool: ScaledPool) -> dict[str, float]:
+    def eval_loss(self, params) -> dict[str, float]:
         """Means of the loss terms over D_eval, in whole batches."""
-        run, config = self.run, self.run.config
-        count = len(load_lists(run, round_index, 'eval', self.start))
+        run, config = self.student.run, self.student.run.config
+        count = len(load_lists(run, self.round_index, 'eval', self.student.start))
         size = min(config.batch_size, count)
         order = loader.BatchOrder(size, [config.seed], shuffle=False, epochs=1)
-        batches = self._batches(trainer, round_index, 'eval', order, count // size, pool)
-        metrics = [evaluate(trainer, params, batch, run.held_out.ids) for batch in batches]
+        batches = self.batches('eval', order, count // size)
+        metrics = [evaluate(self.trainer, params, batch, run.held_out.ids) for batch in batches]
         names = [n for n in metrics[0] if n.startswith('loss') or n == 'list_accuracy']
         return {name: float(np.mean([m[name] for m in metrics])) for name in names}
 

@@ -39,6 +39,17 @@ class FineTuningConfig(OptimizerConfig):
     scale: float = field(20.0, 'inverse temperature of the contrastive softmax', 'above 0')
 
 
+class AlignConfig(OptimizerConfig):
+    """Alignment before round 0: the student learns the embeddings of assistants (ours)."""
+
+    to: tuple[str, ...] = field((), 'dual-encoders whose embeddings the student learns; (): none')
+    epochs: float = field(0.0, 'passes over passages and train queries', 'at least 0')
+    batch_size: int = field(128, 'texts, over all devices', 'at least 1')
+    total_steps: int = field(0, 'steps of the schedule; 0: all of the alignment', 'at least 0')
+    learning_rate: float = field(5e-4, 'at its peak; a cosine after the warm-up', 'above 0')
+    warmup_steps: int = field(20, 'steps of linear warm-up', 'at least 0')
+
+
 class EncoderFields(Section):
     """The fields of a checkpoint that training and zero-shot evaluation share."""
 
@@ -194,6 +205,9 @@ class LossConfig(Section):
     assistant: Schedule = field(1.0, 'divergence from the selected assistant')
     dark: Schedule = field(1.0, 'lists with dark examples: times teacher, times assistant')
     in_batch: Schedule = field(0.0, 'the selected assistant over all passages of the batch')
+    embedding: Schedule = field(
+        0.0, 'squared distance from the embeddings of align.to, of queries and originals'
+    )
     distance: str = field('kl', "kl, or margin_mse in the logits' own units", ('kl', 'margin_mse'))
     temperature: Schedule = field(1.0, 'temperature of score distributions over candidate lists')
     in_batch_temperature: Schedule = field(
@@ -282,6 +296,7 @@ class Config(RetrievalConfig):
     assistants: tuple[str, ...] = field((), 'systems; the pool of Algorithm 1')
     teacher: TeacherConfig = field(TeacherConfig, 'the teacher')
     student: EncoderSpec = field(EncoderSpec, 'the student')
+    align: AlignConfig = field(AlignConfig, 'alignment with the embeddings of assistants')
     candidates: CandidatesConfig = field(CandidatesConfig, 'candidate lists')
     dark: DarkConfig = field(DarkConfig, 'dark examples')
     selection: SelectionConfig = field(SelectionConfig, 'selection of the assistant')

@@ -1,12 +1,11 @@
 """Forward passes: a model's scores of a batch of candidate lists.
 
-A score function maps `(params, batch, dropout key or None)` to list scores `[B, N]`, contrastive
-scores `[B, C]`, the labels `[B]` and the mask `[B, C]` of the contrastive softmax.
+A score function maps `(params, batch, dropout key or None)` to `BatchScores`.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,28 @@ from jdkd.lists.packing import RowSpec
 from jdkd.models import cross_encoder, dual_encoder
 
 _ONE_TEXT_A_ROW = RowSpec()
-ScoreFn = Callable[..., tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
+
+
+class BatchScores(NamedTuple):
+    """A model's scores of a batch.
+
+    Attributes:
+        lists: `[B, N]` logits of each list.
+        contrastive: `[B, C]` logits of the contrastive softmax.
+        labels: `[B]` its columns of the positives.
+        mask: `[B, C]` bool, the columns that enter it; None in a batch without judgements.
+        queries, originals: `[B, D]` and `[B, N_o, D]` embeddings; None for a cross-encoder.
+    """
+
+    lists: jax.Array
+    contrastive: jax.Array
+    labels: jax.Array
+    mask: jax.Array | None
+    queries: jax.Array | None = None
+    originals: jax.Array | None = None
+
+
+ScoreFn = Callable[..., BatchScores]
 
 
 def make_score_fn(model: Any, scale: float, rows: RowSpec) -> ScoreFn:
@@ -45,10 +65,15 @@ def dual_encoder_scores(
         exact = jax.lax.Precision.HIGHEST
         lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD, precision=exact)
         # Every query against every original of the global batch: XLA gathers the shards.
-        originals_CxD = passage_BxNxD[:, :num_originals].reshape(B * num_originals, -1)
+        originals_BxNxD = passage_BxNxD[:, :num_originals]
+        originals_CxD = originals_BxNxD.reshape(B * num_originals, -1)
         in_batch_BxC = scale * jnp.matmul(query_BxD, originals_CxD.T, precision=exact)
-        mask = losses.negatives_mask(batch['group'], batch['relevant'], batch['false_negative'])
-        return lists_BxN, in_batch_BxC, jnp.arange(B) * num_originals, mask
+        mask_BxC = None
+        if 'relevant' in batch:
+            marks = batch['relevant'], batch['false_negative']
+            mask_BxC = losses.negatives_mask(batch['group'], *marks)
+        labels_B = jnp.arange(B) * num_originals
+        return BatchScores(lists_BxN, in_batch_BxC, labels_B, mask_BxC, query_BxD, originals_BxNxD)
 
     return score
 
@@ -66,8 +91,8 @@ def cross_encoder_scores(
         inputs = [batch['tokens'], batch['token_types']]
         lists_BxN = _candidates(apply, inputs, batch['slots'], key, rows)[..., 0]
         B, num_originals = batch['group'].shape
-        own_BxC = lists_BxN[:, :num_originals]
-        return lists_BxN, own_BxC, jnp.zeros(B, jnp.int32), ~batch['false_negative']
+        own_BxC, labels_B = lists_BxN[:, :num_originals], jnp.zeros(B, jnp.int32)
+        return BatchScores(lists_BxN, own_BxC, labels_B, ~batch['false_negative'])
 
     return score
 

@@ -108,6 +108,21 @@ def info_nce(
     return -jnp.take_along_axis(log_q, labels[:, None], axis=-1)[:, 0]
 
 
+def embedding_distance(
+    student: Float[Array, '*texts dim'], target: Float[Array | np.ndarray, '*texts dim']
+) -> Float[Array, '*texts']:
+    """Squared L2 distance of each text's embedding from its target.
+
+    For unit vectors that is 2 - 2 cos. No gradient flows into the target.
+
+    >>> import jax.numpy as jnp
+    >>> embedding_distance(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])).tolist()
+    [2.0]
+    """
+    difference = student.astype(jnp.float32) - jax.lax.stop_gradient(target).astype(jnp.float32)
+    return jnp.sum(difference**2, axis=-1)
+
+
 def negatives_mask(
     group: Int[Array | np.ndarray, 'queries list_size'],
     relevant: Int[Array | np.ndarray, 'queries relevant'],

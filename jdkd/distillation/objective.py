@@ -4,12 +4,14 @@
               + w_d sum_i v_i (w_t D_i(T, M) + w_a D_i(TA*, M)) / max(sum_i v_i, 1)
                                                              on the lists with dark examples
               + w_b KL(TA*, M)               on every query's list of all originals of the batch
+              + w_e mean ||M(x) - A(x)||^2                   over the queries and originals x
 
 D is the listwise KL or Margin-MSE, TA* the (fused) assistant closest to the teacher (MTA4DPR,
 Algorithm 1), v the self-paced weights (ADAM). Weights and temperatures are numbers or schedules; a
-term whose weight is the number 0 is not computed. The weights are ours, and so is the last term:
-unlike a cross-encoder, an assistant scores the whole batch for almost nothing (compare the in-batch
-distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 2021).
+term whose weight is the number 0 is not computed. The weights are ours, and so are the last terms.
+In the batch: unlike a cross-encoder, an assistant scores it all for almost nothing (compare the
+in-batch distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 2021). Of
+embeddings: A(x) are the assistants' that the student is aligned with; see `algorithm/align.py`.
 
 In a list without a judged positive the teacher's best candidate stands in for it. The list's
 candidates are negatives of others, and every term uses it except the contrastive one, whose mean
@@ -25,12 +27,15 @@ originals (the positive at index 0, then hard negatives) and the rest dark examp
     slots           [B, N] int32       number of each candidate's slot, over the global batch
     lengths         [B, N] int32       tokens of each candidate
     group           [B, N_o] int32     text group of each original
-    relevant        [B, R] int32       groups of the judged passages, padded with -1
-    false_negative  [B, N_o] bool      originals that are no negatives
+    relevant        [B, R] int32       groups of the judged passages, padded with -1; absent when
+                                       learning embeddings alone
+    false_negative  [B, N_o] bool      originals that are no negatives; absent likewise
     labelled        [B] bool           False where the positive is a stand-in; absent if all True
     teacher         [B, N] float32     logits; absent when training from labels alone
     assistants      [B, K, N] float32  logits; absent without a pool
     in_batch        [B, K, B * N_o] float32   logits of all originals; absent unless w_b > 0
+    query_target    [B, D] float32     embedding that the query's is to be; absent unless w_e > 0
+    passage_target  [B, N_o, D] float32   the same of the originals
 """
 
 import dataclasses
@@ -71,6 +76,12 @@ class Objective:
         return cls(config, config.optimizer, spec.scale, len(config.assistants), spec.dropout)
 
     @classmethod
+    def of_embeddings(cls, config: Config, optimizer: OptimizerConfig) -> 'Objective':
+        """Alignment of the student with given embeddings, and nothing else."""
+        loss = LossConfig(contrastive=0.0, teacher=0.0, assistant=0.0, dark=0.0, embedding=1.0)
+        return cls(config.replace(loss=loss), optimizer, 1.0, dropout=config.student.dropout)
+
+    @classmethod
     def of_labels(cls, config: Config, spec: EncoderSpec) -> 'Objective':
         """Contrastive training from labels alone, for a system with the entry `spec`."""
         loss = LossConfig(teacher=0.0, assistant=0.0, dark=0.0)
@@ -100,11 +111,12 @@ def make_loss(
             return schedules.value(getattr(loss, name), progress)
 
         num_originals = batch['group'].shape[1]
-        lists_BxN, contrastive_BxC, labels_B, mask_BxC = score_fn(params, batch, key)
+        scores = score_fn(params, batch, key)
+        lists_BxN, contrastive_BxC = scores.lists, scores.contrastive
         tau = now('temperature')
         terms, metrics, best_logits = {}, {}, None
         if loss.contrastive:
-            nce_B = losses.info_nce(contrastive_BxC, labels_B, where=mask_BxC)
+            nce_B = losses.info_nce(contrastive_BxC, scores.labels, where=scores.mask)
             terms['contrastive'] = now('contrastive') * _mean_of_labelled(nce_B, batch)
         if fusion_weights is not None:
             best_logits, metrics = _select_assistants(config.selection, fusion_weights, batch, tau)
@@ -130,6 +142,11 @@ def make_loss(
             best_BxC = best_logits(batch['in_batch'], wide)
             kl_B = losses.listwise_kl(contrastive_BxC, best_BxC, temperature=wide)
             terms['in_batch'] = now('in_batch') * jnp.mean(kl_B)
+        if loss.embedding and scores.queries is not None and scores.originals is not None:
+            distance_B = losses.embedding_distance(scores.queries, batch['query_target'])
+            distance_BxN = losses.embedding_distance(scores.originals, batch['passage_target'])
+            every_BxN = jnp.concatenate([distance_B[:, None], distance_BxN], axis=1)
+            terms['embedding'] = now('embedding') * jnp.mean(every_BxN)
         if loss.dark and lists_BxN.shape[1] > num_originals and (dark := distil(None)):
             keep_B, threshold = self_paced.weights(
                 self_paced.confidence(batch['teacher'][:, :num_originals], temperature=tau),
@@ -204,12 +221,11 @@ def _mean_of_labelled(per_list_B: jax.Array, batch: Batch) -> jax.Array:
 def _batch_metrics(batch: Batch, originals_BxN: jax.Array) -> Metrics:
     """Metrics that do not depend on the loss terms."""
     num_tokens = sum(tile.size for tile in batch['tokens'])
-    is_first_B = jnp.all(originals_BxN[:, :1] > originals_BxN[:, 1:], axis=1)
-    metrics = {
-        'real_token_share': jnp.sum(batch['lengths']) / num_tokens,
+    metrics = {'real_token_share': jnp.sum(batch['lengths']) / num_tokens}
+    if 'relevant' in batch:
+        is_first_B = jnp.all(originals_BxN[:, :1] > originals_BxN[:, 1:], axis=1)
         # How often the student already ranks the positive first in its own list.
-        'list_accuracy': _mean_of_labelled(is_first_B.astype(jnp.float32), batch),
-    }
+        metrics['list_accuracy'] = _mean_of_labelled(is_first_B.astype(jnp.float32), batch)
     if 'labelled' in batch:
         metrics['labelled_share'] = jnp.mean(batch['labelled'])
     return metrics

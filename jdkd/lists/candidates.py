@@ -13,7 +13,7 @@ from jdkd.tokens.tokenizer import Tokenizer
 _LARGE_COLLECTION = 100_000  # Passages.
 
 # Purposes of random draws, each with a stream of its own.
-QUERIES, NEGATIVES, DARK, REPLAY, ORDER = range(5)
+QUERIES, NEGATIVES, DARK, REPLAY, ORDER, ALIGN = range(6)
 
 
 def item_rng(

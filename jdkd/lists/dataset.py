@@ -61,6 +61,19 @@ def read(directory: pathlib.Path, split: str) -> Sequence[Mapping[str, np.ndarra
 
 
 @dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Records in memory."""
+
+    features: Mapping[str, np.ndarray]  # `[M, ...]` arrays by name, one row a record.
+
+    def __len__(self) -> int:
+        return len(next(iter(self.features.values())))
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        return {name: values[i] for name, values in self.features.items()}
+
+
+@dataclasses.dataclass(frozen=True)
 class WithFeatures:
     """Records with features from memory beside their own."""
 

@@ -1,6 +1,7 @@
 """Loads batches with Grain: shuffles records, looks up their tokens and packs them into rows."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,8 +43,14 @@ class DualEncoderTokens:
         if self.dark and 'dark' in records:
             tokens = np.concatenate([tokens, records['dark'][..., : self.length]], axis=1)
         others = {k: v for k, v in records.items() if k not in ('passages', 'dark')}
-        others['query'] = self.queries.rows(records['query_row']).astype(np.int32)
+        queries = self.queries.rows(records['query_row'], self._query_length)
+        others['query'] = queries.astype(np.int32)
         return {'tokens': tokens}, others
+
+    @functools.cached_property
+    def _query_length(self) -> int:
+        """Columns of a batch's queries, which hold the longest query of the split."""
+        return packing.round_length(int(self.queries.lengths.max()), self.queries.length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +100,7 @@ class RowPacker:
 class InBatchScorer:
     """Adds the assistants' logits of each query against all originals of the global batch."""
 
-    to_rows: RowPacker
+    to_rows: 'RowPacker | TargetLookup'
     # K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
     scorers: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]]
     scales: Sequence[float]  # `[K]` logits per unit of score.
@@ -106,6 +113,25 @@ class InBatchScorer:
         ]
         own = {k: v for k, v in records.items() if k != _BATCH_PASSAGES}
         return self.to_rows(own) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
+
+
+# Functions from rows of queries and of passages to the embeddings that theirs are to become.
+Targets = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetLookup:
+    """Adds the targets of the embeddings of queries and originals."""
+
+    to_rows: RowPacker
+    targets: Targets
+
+    def __call__(self, records: Features) -> dict[str, Any]:
+        of_queries, of_passages = self.targets
+        return self.to_rows(records) | {
+            'query_target': of_queries(records['query_row']),
+            'passage_target': of_passages(records['passages']),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

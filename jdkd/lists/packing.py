@@ -55,6 +55,11 @@ class Layout:
         return self.parts * sum(rows * length for rows, length in self.tiles)
 
 
+def round_length(longest: int, limit: int) -> int:
+    """Tokens of rows that hold texts of at most `longest`, a multiple of 8 if `limit` allows it."""
+    return min(-(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, limit)
+
+
 def fit_layout(lengths: Iterable[np.ndarray], spec: RowSpec) -> Layout:
     """Finds the layout with the least padding that fits every batch.
 

@@ -95,6 +95,12 @@ def tower(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return params.get(name, params)
 
 
+def embedding_width(model: Any) -> int:
+    """Dimensions of an encoder's embeddings; of a cross-encoder, those of its states."""
+    projection = getattr(model, 'projection', None)
+    return model.transformer.hidden_size if projection is None else projection.out_dim
+
+
 class DualEncoder(nn.Module):
     """One encoder for queries and passages; untied towers are two sets of its parameters."""
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jdkd.config import Config
+from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning.corpus_size import TOKENS_PER_WORD, count_words
 from jdkd.run import Run
 from jdkd.systems import loading, roles
@@ -27,12 +28,6 @@ def estimate_run(run: Run) -> dict[str, int]:
 def sketch_models(config: Config) -> dict[str, tuple[Any, Any]]:
     """The module and parameter shapes of every encoder of a run, by its config field."""
     return {field: loading.sketch_model(spec) for field, spec in roles.encoders(config).items()}
-
-
-def embedding_width(model: Any) -> int:
-    """Dimensions of an encoder's embeddings."""
-    projection = getattr(model, 'projection', None)
-    return model.transformer.hidden_size if projection is None else projection.out_dim
 
 
 def estimate(
@@ -59,7 +54,7 @@ def estimate(
     ]
     # The student is embedded before the first round and after each.
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
-    embeddings['student'] = config.rounds + 1
+    embeddings['student'] = config.rounds + 1 + bool(config.align.epochs)
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
     item = 2 if config.index.store == 'bfloat16' else 4
     scann = (1 + (passages >= _TREE_FROM)) * passages * dims // 4

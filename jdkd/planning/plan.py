@@ -7,6 +7,7 @@ from typing import Any
 from absl import logging
 
 from jdkd.config import Config
+from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning import chips, corpus_size, disk, workload
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.planning.roofline import bound_by
@@ -93,7 +94,7 @@ def _host_memory(
 
     Memory-mapped files are left out: the operating system caches what fits.
     """
-    width = max(disk.embedding_width(model) for model, _ in models.values())
+    width = max(embedding_width(model) for model, _ in models.values())
     shard = min(size.passages, config.index.shard)
     lists = config.steps_per_round * config.batch_size
     candidates = 1 + config.candidates.hard_negatives

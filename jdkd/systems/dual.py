@@ -16,7 +16,7 @@ from jdkd.retrieval.vectors import Vectors
 from jdkd.run import Queries
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import keep_ranking
-from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer
+from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer, System
 from jdkd.tokens.store import TokenStore
 
 _RECALL_SAMPLE = slice(0, 256)  # Queries whose approximate ranking is checked against exact search.
@@ -149,3 +149,14 @@ class DualEncoderSystem(BaseSystem):
         path = f'systems/{self.name}/{name}'
         self.run.stage(path, inputs, build, resumable=True)
         return self.run.workdir / path
+
+
+def as_dual(system: System) -> DualEncoderSystem:
+    """The system, for callers that need its embeddings.
+
+    Raises:
+        TypeError: if it is no dual-encoder.
+    """
+    if not isinstance(system, DualEncoderSystem):
+        raise TypeError(f"system '{system.name}' is no dual-encoder and has no embeddings.")
+    return system

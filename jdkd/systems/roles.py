@@ -5,7 +5,9 @@ from jdkd.config import Config, EncoderSpec, SystemSpec
 
 def used(config: Config) -> list[str]:
     """Names of the systems that a run builds, each once, also those without an entry."""
-    names = list(dict.fromkeys([*retrievers(config), *config.teacher.members]))
+    names = list(
+        dict.fromkeys([*retrievers(config), *config.teacher.members, *aligned_with(config)])
+    )
     for name in names:  # Grows: a system that mines for another may be trained itself.
         miner = miner_of(config, name)
         if miner is not None and miner not in names:
@@ -16,6 +18,11 @@ def used(config: Config) -> list[str]:
 def retrievers(config: Config) -> list[str]:
     """Names of the systems that search the collection."""
     return [config.first_stage, *config.assistants, *config.candidates.retrievers]
+
+
+def aligned_with(config: Config) -> tuple[str, ...]:
+    """Names of the dual-encoders whose embeddings the student learns."""
+    return config.align.to if config.align.epochs or config.loss.embedding else ()
 
 
 def trained(config: Config) -> dict[str, EncoderSpec]:

@@ -31,6 +31,7 @@ def make_batches(
     length: int,
     steps: int,
     pool: Sequence[tuple[System, float]] = (),
+    targets: loader.Targets | None = None,
 ) -> grain.DatasetIterator:
     """Batches of candidate lists as an encoder reads them; see `loader.batches`.
 
@@ -41,6 +42,7 @@ def make_batches(
         rows: Layout of the candidates' texts in rows of tokens.
         length: Tokens of a candidate for a dual-encoder; longer ones are cut.
         pool: Assistants that score whole batches, with their scales.
+        targets: Look up the embeddings that those of queries and originals are to become.
     """
     query_ids, passage_ids = encoder.query_tokens(run, queries), encoder.passage_tokens(run)
     if encoder.spec.kind == 'cross_encoder':
@@ -49,6 +51,8 @@ def make_batches(
         sep_id, dark = encoder.tokenizer.special['sep'], bool(run.config.loss.dark)
         to_tokens = loader.DualEncoderTokens(query_ids, passage_ids, length, sep_id, dark)
     to_batch = loader.make_row_packer(to_tokens, lists, order, rows, run.mesh, steps=steps)
+    if targets is not None:
+        to_batch = loader.TargetLookup(to_batch, targets)
     if pool:
         scorers = [system.batch_scorer(queries) for system, _ in pool]
         to_batch = loader.InBatchScorer(to_batch, scorers, [scale for _, scale in pool])

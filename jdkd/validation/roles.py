@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from jdkd.config import Config
-from jdkd.systems.roles import miner_of, retrievers, trained, used
+from jdkd.systems.roles import aligned_with, miner_of, retrievers, trained, used
 
 
 def errors(config: Config) -> Iterator[str]:
@@ -20,7 +20,11 @@ def errors(config: Config) -> Iterator[str]:
     for name in used(config):
         if name not in systems:
             yield f"'{name}' is no entry of config.systems; there are: {', '.join(systems)}."
-    roles = {'assistants': config.assistants, 'teacher.members': config.teacher.members}
+    roles = {
+        'assistants': config.assistants,
+        'teacher.members': config.teacher.members,
+        'align.to': config.align.to,
+    }
     for field, names in roles.items():
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -51,6 +55,15 @@ def _kind_errors(config: Config) -> Iterator[str]:
             yield (
                 f"system '{name}' is a cross-encoder and cannot search a collection; use it in "
                 'teacher.members, not in assistants, first_stage or candidates.retrievers.'
+            )
+    aligns = config.align.epochs or config.loss.embedding
+    if aligns and not config.align.to:
+        yield 'align.to is empty; name the dual-encoders whose embeddings the student learns.'
+    for name in aligned_with(config):
+        if kinds.get(name, 'dual_encoder') != 'dual_encoder':
+            yield (
+                f"align.to names '{name}', which is of kind {kinds[name]} and has no embeddings to "
+                'learn; name a dual_encoder.'
             )
     for name in used(config):
         miner = miner_of(config, name)

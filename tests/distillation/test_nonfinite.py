@@ -104,11 +104,11 @@ def test_a_score_stops_the_step_and_names_the_lists(tmp_path):
 
 def test_a_gradient_alone_is_blamed_on_its_list(tmp_path, monkeypatch):
     def scores(params, batch, key):
-        lists, *rest = DUAL(params, batch, key)
+        found = DUAL(params, batch, key)
         size = jnp.sum(jnp.square(params['transformer']['embeddings']['word']['embedding']))
         # Nothing, whose derivative is 0 / 0 in the list of the sixth query.
         other = jnp.sqrt(jnp.where(batch['query_row'] == 5, 0.0, 1.0) * size)
-        return lists + (other - jax.lax.stop_gradient(other))[:, None], *rest
+        return found._replace(lists=found.lists + (other - jax.lax.stop_gradient(other))[:, None])
 
     monkeypatch.setattr(batch_scores, 'make_score_fn', lambda *_: scores)
     with pytest.raises(FloatingPointError) as caught:

@@ -34,7 +34,7 @@ def make_trainer(config, num_devices=1, dropout=0.0):
 def test_one_two_and_eight_devices_agree_dropout_included_and_compile_once():
     states, metrics = [], []
     for num_devices in (1, 2, 8):
-        trainer = make_trainer(settings(), num_devices, dropout=0.1)
+        trainer = make_trainer(settings(embedding=1.0), num_devices, dropout=0.1)
         state = trainer.init(fresh_params())
         for i in range(3):
             batch = meshes.to_device(make_batch(i), meshes.batch_sharding(trainer.mesh))
@@ -70,9 +70,8 @@ def test_losses_and_gradients_are_float32_where_the_model_computes_in_bfloat16()
 def test_scores_of_a_dual_encoder_are_scaled_inner_products():
     batch, net = make_batch(), jax.jit(lambda tokens: model().apply({'params': params}, tokens))
     params = fresh_params()
-    lists, in_batch, labels, mask = jax.jit(batch_scores.dual_encoder_scores(model(), SCALE))(
-        params, batch, None
-    )
+    found = jax.jit(batch_scores.dual_encoder_scores(model(), SCALE))(params, batch, None)
+    lists, in_batch, labels, mask = found[:4]
     queries = np.array(net(batch['query']))
     passages = np.array(net(batch['tokens'][0]))[batch['slots']]
     expected = SCALE * np.einsum('bd,bnd->bn', queries, passages)
@@ -80,6 +79,8 @@ def test_scores_of_a_dual_encoder_are_scaled_inner_products():
     originals = passages[:, :ORIGINALS].reshape(B * ORIGINALS, -1)
     np.testing.assert_allclose(in_batch, SCALE * queries @ originals.T, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(labels, np.arange(B) * ORIGINALS)
+    np.testing.assert_allclose(found.queries, queries, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.originals, passages[:, :ORIGINALS], rtol=1e-5, atol=1e-6)
     # Another query's list holds my positive: no negative.
     assert not mask[0, ORIGINALS + 2] and mask[1, ORIGINALS + 2]
     assert mask[jnp.arange(B), labels].all()

@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from jdkd.distillation import assistants, losses, objective
-from tests.helpers.lists import free_scores, make_batch, scores, settings
+from jdkd import config as configs
+from jdkd.configs import common
+from jdkd.distillation import assistants, batch_scores, losses, objective
+from tests.helpers.lists import (
+    SCALE,
+    WIDTH,
+    free_scores,
+    fresh_params,
+    make_batch,
+    model,
+    scores,
+    settings,
+)
 from tests.helpers.train_steps import DARK, ORIGINALS, B, K
 
 TERMS = ('contrastive', 'teacher', 'assistant', 'dark', 'in_batch')
@@ -167,6 +178,38 @@ def test_a_batch_without_any_label_has_no_contrastive_term():
     loss = objective.make_loss(settings(**alone), free_scores, K)
     gradient = jax.grad(lambda *args: loss(*args)[0])(scores(), batch, 0.0)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+def test_embeddings_are_drawn_to_their_targets():
+    batch, rng = make_batch(), np.random.default_rng(1)
+    student = scores() | {
+        'queries': rng.normal(size=(B, WIDTH)).astype(np.float32),
+        'originals': rng.normal(size=(B, ORIGINALS, WIDTH)).astype(np.float32),
+    }
+    others = dict.fromkeys(['contrastive', 'teacher', 'assistant', 'dark', 'in_batch'], 0.0)
+    loss = objective.make_loss(settings(**others, embedding=0.5), free_scores, K)
+    gradient, found = jax.grad(loss, has_aux=True)(student, batch, 0.0)
+    errors = [
+        student['queries'][:, None] - batch['query_target'][:, None],
+        student['originals'] - batch['passage_target'],
+    ]
+    distances = (np.concatenate(errors, axis=1) ** 2).sum(-1)
+    np.testing.assert_allclose(found['loss'], 0.5 * distances.mean(), rtol=1e-5)
+    # A query counts as much as an original.
+    np.testing.assert_allclose(gradient['queries'], errors[0][:, 0] / distances.size, rtol=1e-5)
+    np.testing.assert_allclose(gradient['originals'], errors[1] / distances.size, rtol=1e-5)
+
+
+def test_alignment_needs_neither_judgements_nor_scores():
+    batch = make_batch()
+    for name in ('relevant', 'false_negative', 'teacher', 'assistants', 'in_batch'):
+        del batch[name]
+    config = configs.resolve(common.get_config())
+    training = objective.Objective.of_embeddings(config, config.optimizer)
+    score_fn = batch_scores.dual_encoder_scores(model(), SCALE)
+    loss = objective.make_loss(training.config, score_fn, training.num_assistants)
+    found = loss(fresh_params(), batch, 0.0)[1]
+    assert 'list_accuracy' not in found and found['loss'] == found['loss/embedding'] > 0
 
 
 def test_margins_instead_of_distributions():

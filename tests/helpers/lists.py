@@ -9,6 +9,7 @@ import numpy as np
 
 from jdkd.configs import common
 from jdkd.distillation import losses
+from jdkd.distillation.batch_scores import BatchScores
 from jdkd.lists import packing
 from jdkd.models.dual_encoder import DualEncoder
 from tests.helpers import train_steps
@@ -16,6 +17,7 @@ from tests.helpers.train_steps import DARK, ORIGINALS, B, K, L
 
 ROWS = packing.RowSpec(lengths=1, parts=8)  # Of one length, so that all batches have one shape.
 SCALE = 10.0
+WIDTH = train_steps.MODEL.hidden_size
 
 
 def model(dropout=0.0):
@@ -43,6 +45,8 @@ def make_lists(seed=0):
         'teacher': rng.normal(size=(B, N)).astype(np.float32) * 3,
         'assistants': rng.normal(size=(B, K, N)).astype(np.float32) * 3,
         'in_batch': rng.normal(size=(B, K, B * ORIGINALS)).astype(np.float32) * 9,
+        'query_target': rng.normal(size=(B, WIDTH)).astype(np.float32),
+        'passage_target': rng.normal(size=(B, ORIGINALS, WIDTH)).astype(np.float32),
     }
 
 
@@ -75,7 +79,9 @@ def fresh_params():
 def free_scores(params, batch, key):
     """A student whose parameters are its scores: what the loss makes of them is all there is."""
     mask = losses.negatives_mask(batch['group'], batch['relevant'], batch['false_negative'])
-    return params['lists'], params['in_batch'], jnp.arange(B) * ORIGINALS, mask
+    labels = jnp.arange(B) * ORIGINALS
+    embeddings = params.get('queries'), params.get('originals')
+    return BatchScores(params['lists'], params['in_batch'], labels, mask, *embeddings)
 
 
 def scores(dtype=np.float32):

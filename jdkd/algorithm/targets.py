@@ -1,0 +1,83 @@
+"""Targets: the embeddings by assistants that the student's are drawn to (ours).
+
+The target of a text is its embedding by `align.to`: of several, their concatenation, whose inner
+products are the sums of theirs. Where that is wider than the student, its projection onto principal
+axes takes its place, the linear map that keeps inner products best (Eckart and Young, 1936); where
+it is narrower, zeros fill it up.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from jdkd.lists import loader
+from jdkd.models.dual_encoder import embedding_width
+from jdkd.retrieval.vectors import Vectors
+from jdkd.run import Queries, Run
+from jdkd.systems.dual import DualEncoderSystem
+from jdkd.systems.encoders import Encoder
+
+_SAMPLE = 20_000  # Passages that principal axes are fitted to, at most.
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingTargets:
+    """The targets of a student's embeddings."""
+
+    run: Run
+    encoder: Encoder  # The student's; whether it normalises, and its width, decide.
+    systems: Sequence[DualEncoderSystem]  # Those of `align.to`.
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Everything that decides the targets, as an input of stages that read them."""
+        return {system.name: system.digest for system in self.systems}
+
+    def of(self, queries: Queries) -> loader.Targets:
+        """Functions from rows of a split's queries, and of passages, to targets `[..., D]`."""
+        stores = [system.queries(queries) for system in self.systems]
+        return functools.partial(self._project, stores), functools.partial(
+            self._project, [system.passages for system in self.systems]
+        )
+
+    def _project(self, stores: Sequence[Vectors], rows: np.ndarray) -> np.ndarray:
+        return self._unit(self._concatenate(stores, rows) @ self._axes)
+
+    def _concatenate(self, stores: Sequence[Vectors], rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._unit(store[rows]) for store in stores], axis=-1)
+
+    @functools.cached_property
+    def _axes(self) -> np.ndarray:
+        """`[width of the systems, width of the student]`."""
+        stores = [system.passages for system in self.systems]
+        width, own = sum(s.shape[1] for s in stores), embedding_width(self.encoder.model)
+        if width <= own:
+            return np.eye(width, own, dtype=np.float32)
+        count = len(self.run.collection)
+        sample = np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64)
+        return principal_axes(self._concatenate(stores, sample), own)
+
+    def _unit(self, vectors: np.ndarray) -> np.ndarray:
+        """Scales to unit length if the student does so; zero stays zero."""
+        if not self.encoder.model.normalize:
+            return vectors
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        return vectors / np.where(norms > 0, norms, 1)
+
+
+def principal_axes(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """Orthonormal axes `[D, dim]` float32 whose projection of vectors keeps inner products best.
+
+    They are the leading right singular vectors of `[n, D]` vectors, each with its largest entry
+    positive.
+
+    >>> principal_axes(np.array([[0.0, 2.0], [1.0, 0.0]]), 1).tolist()
+    [[0.0], [1.0]]
+    """
+    vectors = vectors.astype(np.float64)
+    _, axes = np.linalg.eigh(vectors.T @ vectors)  # Eigenvalues rise.
+    axes = axes[:, ::-1][:, :dim]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
+    return (axes * np.sign(largest)).astype(np.float32)

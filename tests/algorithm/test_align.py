@@ -1,0 +1,129 @@
+"""Alignment: which texts, which targets, and that the student comes to them."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from jdkd import config as configs
+from jdkd.algorithm import align, student, targets
+from jdkd.configs import common
+from jdkd.corpus import importing
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.retrieval import vectors
+from jdkd.run import Run
+from jdkd.runtime import mesh as meshes
+from jdkd.systems.build import build
+from jdkd.systems.dual import as_dual
+from tests.helpers import tiny, toy
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp('align')
+    tiny.write(home)
+    toy.write_model(home / 'other', DualEncoder(toy.TRANSFORMER, 'mean', True), seed=1)
+    return home
+
+
+def make_run(home, workdir, **overrides):
+    c = tiny.get_config(str(home))
+    c.systems.other = common.encoder(f'{home}/other', query_length=8, passage_length=12)
+    c.align.update(to=('other',), epochs=2.0, batch_size=48, learning_rate=1e-2)
+    c.align.update(overrides)
+    config = configs.resolve(c)
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    return Run(config, workdir, mesh, importing.load_collection(config, workdir))
+
+
+def test_the_student_comes_to_its_targets(home):
+    run = make_run(home, home / 'w')
+    model, other = student.load(run), as_dual(build(run, 'other'))
+    own = targets.EmbeddingTargets(run, model.start, [other])
+    aligned = align.align(run, model, own)
+    start = model.after_round(-1)
+    rows = np.arange(len(run.collection))
+    wanted = other.passages[rows]
+
+    def cosine(system):
+        return float((system.passages[rows] * wanted).sum(-1).mean())
+
+    assert cosine(start) < 0.5 < 0.9 < cosine(aligned)
+    assert aligned.digest != start.digest
+    # Built once: the stage's parameters are read again.
+    again = align.align(run, model, own)
+    assert again.digest == aligned.digest
+    jax.tree.map(np.testing.assert_array_equal, again.encoder.params, aligned.encoder.params)
+
+
+def test_without_epochs_the_start_stays(home):
+    run = make_run(home, home / 'none', epochs=0.0)
+    model = student.load(run)
+    same = align.align(run, model, targets.EmbeddingTargets(run, model.start, []))
+    assert same.digest == model.after_round(-1).digest
+    assert not (run.workdir / 'align').exists()
+
+
+def test_every_text_comes_as_often_as_any_other(home):
+    run = make_run(home, home / 'w')
+    lists, batch_size, steps = align._draw_lists(run)
+    group = run.collection.group
+    distinct = np.flatnonzero(np.arange(len(group)) == group)
+    assert len(lists['query_row']) == steps * batch_size
+    counts = np.bincount(lists['passages'].ravel(), minlength=len(group))
+    # One passage of each text, none of them twice more often than another.
+    assert set(np.flatnonzero(counts)) == set(distinct)
+    assert counts[distinct].max() - counts[distinct].min() <= 1
+    queries = np.bincount(lists['query_row'], minlength=len(run.train))
+    assert queries.max() - queries.min() <= 1
+    np.testing.assert_array_equal(lists['group'], group[lists['passages']])
+    again, *_ = align._draw_lists(run)
+    np.testing.assert_array_equal(again['passages'], lists['passages'])
+
+
+def make_targets(model, *widths, seed=0):
+    """Targets from random embeddings of 50 passages by systems of these widths."""
+    rng = np.random.default_rng(seed)
+    made = [rng.normal(size=(50, width)).astype(np.float32) for width in widths]
+    systems = [
+        types.SimpleNamespace(
+            passages=vectors.Vectors((own,)), queries=lambda _, own=own: vectors.Vectors((own,))
+        )
+        for own in made
+    ]
+    run = types.SimpleNamespace(collection=range(50))
+    return targets.EmbeddingTargets(run, types.SimpleNamespace(model=model), systems), made
+
+
+def make_model(width, *, normalize):
+    transformer = types.SimpleNamespace(hidden_size=width)
+    return types.SimpleNamespace(transformer=transformer, projection=None, normalize=normalize)
+
+
+def test_the_projection_keeps_inner_products_best():
+    made, (own,) = make_targets(make_model(6, normalize=False), 16)
+    _, of_passages = made.of(None)
+    projected = of_passages(np.arange(50))
+    assert projected.shape == (50, 6)
+    error = np.linalg.norm(own @ own.T - projected @ projected.T)
+    # Eckart and Young: no Gram matrix of rank 6 is nearer than the one of the leading values.
+    left = np.linalg.svd(own.astype(np.float64), compute_uv=False)[6:]
+    np.testing.assert_allclose(error, np.sqrt((left**4).sum()), rtol=1e-5)
+
+
+def test_several_systems_give_the_mean_of_their_cosines():
+    made, (first, second) = make_targets(make_model(10, normalize=True), 4, 3)
+    of_queries, of_passages = made.of(None)
+    rows = np.array([[3, 7], [1, 0]])
+    found = np.einsum('bd,bnd->bn', of_queries(rows[:, 0]), of_passages(rows))
+
+    def unit(x):
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    expected = sum(
+        np.einsum('bd,bnd->bn', unit(own)[rows[:, 0]], unit(own)[rows]) for own in (first, second)
+    )
+    np.testing.assert_allclose(found, expected / 2, rtol=1e-5)
+    # A narrower target leaves the student's last dimensions at 0.
+    assert not of_passages(rows)[..., 7:].any()
