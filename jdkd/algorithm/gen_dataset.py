@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jdkd import diagnostics
-from jdkd.algorithm import calibration
+from jdkd.algorithm import calibration, scored_pool
 from jdkd.algorithm import lists as round_lists
 from jdkd.algorithm.lists import SPLITS, load_lists, positives, round_path, split_queries
 from jdkd.algorithm.scores import keep_scores, load_logits
@@ -47,10 +47,14 @@ def generate(
         calibration.fit(run, mined, teacher, pool)
         if not run.train.is_labelled.all():
             calibration.find_stand_ins(run, teacher, retrievers)
-    drawn = round_lists.keep_lists(run, round_index, mined, encoder, active)
+    pool_of_pairs = None
+    if run.config.candidates.hardest:
+        pool_of_pairs = scored_pool.keep(run, round_index, mined, teacher)
+    drawn = round_lists.keep_lists(run, round_index, mined, encoder, active, pool_of_pairs)
     scores = keep_scores(run, round_index, drawn, teacher, pool, encoder)
     path = round_path(round_index, 'dataset')
-    inputs = {'scores': scores['digest'], 'false_negatives': run.config.candidates.false_negatives}
+    rule = [run.config.candidates.false_negatives, run.config.candidates.margin]
+    inputs = {'scores': scores['digest'], 'false_negatives': rule}
 
     def write(out):
         dataset.write(out, {split: _features(run, round_index, split, encoder) for split in SPLITS})
@@ -76,8 +80,9 @@ def _features(run: Run, round_index: int, split: str, encoder: Encoder) -> dict[
         features['dark'] = encoder.prefixed(lists.dark).astype(np.int32)
     teacher = load_logits(run, round_index, split, pool=False)['teacher']
     originals = teacher[:, : lists.passages.shape[1]]
-    rule = run.config.candidates.false_negatives
-    return features | {'false_negative': false_negatives(originals, rule)}
+    config = run.config.candidates
+    marks = false_negatives(originals, config.false_negatives, config.margin)
+    return features | {'false_negative': marks}
 
 
 def _one_hot_shares(run: Run, round_index: int) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Draws the candidate lists of a round: from mined passages, with dark examples."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,10 +77,22 @@ def mine(run: Run, round_index: int, retrievers: Sequence[System]) -> dict:
     return run.stage(round_path(round_index, 'runs'), inputs, build)
 
 
+@dataclasses.dataclass(frozen=True)
+class ScoredPool:
+    """Passages with the teacher's logits, to draw hard negatives from; see `scored_pool`."""
+
+    inputs: Mapping[str, Any]  # Everything that decides it, as inputs of stages.
+    load: Callable[[str], tuple[np.ndarray, candidates.Ranked]]  # Of a split.
+
+
 def draw(
-    run: Run, split: str, round_index: int, rows: np.ndarray
+    run: Run,
+    split: str,
+    round_index: int,
+    rows: np.ndarray,
+    scored: ScoredPool | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws a round's lists for some queries from its mined passages.
+    """Draws a round's lists for some queries from its mined passages, or from the `scored` pool.
 
     Returns `[M]` rows of queries, `[M]` their copies and `[M, N_o]` rows of the originals.
     """
@@ -88,7 +102,11 @@ def draw(
     rows, copies = candidates.choose_labelled(
         rows, queries.is_labelled, num_lists(run)[split], share=config.candidates.labelled, **seeds
     )
-    pool = np.load(run.workdir / round_path(round_index, 'runs') / f'{split}.npy')
+    if scored is None:
+        ranked = None
+        pool = np.load(run.workdir / round_path(round_index, 'runs') / f'{split}.npy')
+    else:
+        pool, ranked = scored.load(split)
     for row in np.flatnonzero(~queries.is_labelled):  # Mining has left out judged positives only.
         pool[row][group[pool[row]] == group[relevant[row]]] = -1
     passages = candidates.sample_lists(
@@ -100,18 +118,25 @@ def draw(
         pool=pool,
         group=group,
         num_negatives=config.candidates.hard_negatives,
+        ranked=ranked,
         **seeds,
     )
     return rows, copies, passages
 
 
 def keep_lists(
-    run: Run, round_index: int, mined: dict, encoder: Encoder, active: np.ndarray
+    run: Run,
+    round_index: int,
+    mined: dict,
+    encoder: Encoder,
+    active: np.ndarray,
+    scored: ScoredPool | None,
 ) -> dict:
     """Keeps the lists of both splits with their dark examples, as a stage.
 
     `mined` is the manifest of `mine`; `active` are rows of the train queries of this round. The
-    encoder is the student's, for its tokenizer and lengths.
+    encoder is the student's, for its tokenizer and lengths. Hard negatives come from the `scored`
+    pool if there is one.
     """
     config = run.config
 
@@ -119,7 +144,7 @@ def keep_lists(
         for split in SPLITS:
             queries = split_queries(run, split)
             rows = active if split == 'train' else np.arange(len(queries))
-            rows, copies, passages = draw(run, split, round_index, rows)
+            rows, copies, passages = draw(run, split, round_index, rows, scored)
             examples = dark.generate(
                 passages,
                 encoder.passage_tokens(run, prefix=False),
@@ -141,6 +166,7 @@ def keep_lists(
         'lists': num_lists(run),
         'labelled': stand_ins and config.candidates.labelled,
         'hard_negatives': config.candidates.hard_negatives,
+        'scored': scored and scored.inputs,
         'dark': config.dark.to_dict(),
         'length': config.train_passage_length,
         'seed': config.seed,

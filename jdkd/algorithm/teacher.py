@@ -116,19 +116,20 @@ def score_histogram(
     }
 
 
-def false_negatives(teacher: np.ndarray, rule: str) -> np.ndarray:
+def false_negatives(teacher: np.ndarray, rule: str, margin: float) -> np.ndarray:
     """Marks hard negatives that may be relevant, which the contrastive term must not push away.
 
-    The rule `mask` marks those, `[M, N_o]` bool, with logits `[M, N_o]` above those of the positive
-    at index 0; the KL terms keep them, since the teacher's distribution says how relevant they are.
-    `keep` marks none.
+    The rule `mask` marks those, `[M, N_o]` bool, whose logits `[M, N_o]` are less than a margin
+    below those of the positive at index 0; the KL terms keep them, since the teacher's distribution
+    says how relevant they are. `keep` marks none.
 
     Raises:
         ValueError: if the rule is neither.
     """
     if rule not in ('mask', 'keep'):
         raise ValueError(f"candidates.false_negatives is '{rule}'; use 'mask' or 'keep'.")
-    above = teacher > teacher[:, :1]
+    above = teacher > teacher[:, :1] - margin
+    above[:, 0] = False
     return above if rule == 'mask' else np.zeros_like(above)
 
 

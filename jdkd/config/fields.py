@@ -160,10 +160,26 @@ class CandidatesConfig(Section):
     )
     labelled: float = field(0.5, 'least share of labelled queries in a round', 'within 0 and 1')
     depth: int = field(30, 'top passages of each retriever to draw from', 'at least 1')
+    hardest: int = field(
+        0,
+        "of a query's mined passages, how many hard negatives are drawn from: those that the "
+        'teacher ranks highest, of those at least margin below the positive; 0: all, unscored',
+        'at least 0',
+    )
+    margin: float = field(
+        0.0,
+        'logits that the teacher must put a negative below the positive; false_negatives are those '
+        'it does not',
+        'at least 0',
+    )
+    scored: int = field(
+        100, 'mined passages of a query that the teacher scores, per round, at most', 'at least 1'
+    )
     eval_lists: int = field(256, 'lists of D_eval for its loss', 'at least 1')
     false_negatives: str = field(
         'mask',
-        'negatives that the teacher scores above the positive: mask (out of InfoNCE) or keep',
+        'negatives that the teacher puts less than margin below the positive: mask (out of '
+        'InfoNCE) or keep',
         ('mask', 'keep'),
     )
 

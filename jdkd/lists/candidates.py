@@ -55,13 +55,30 @@ class Lists:
         return self.dark.reshape(-1, self.dark.shape[-1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """The teacher's logits of a pool, to draw the hardest safe negatives from it."""
+
+    logits: np.ndarray  # `[Q, U]`, of the passages of the pool; NaN where there is none.
+    best: Sequence[np.ndarray]  # Of each query's positives that lists draw from.
+    margin: float  # By how much a negative must be below the positive.
+    hardest: int  # Negatives to draw from, at most.
+
+    def choose(self, row: int, positive: int, pool: np.ndarray) -> np.ndarray:
+        """Of a query's pool `[U]`, the hardest passages that are safe beside a positive."""
+        logits = self.logits[row]
+        safe = np.flatnonzero((pool >= 0) & (logits <= self.best[row][positive] - self.margin))
+        order = np.argsort(-logits[safe], kind='stable')
+        return pool[safe[order[: self.hardest]]]
+
+
 def mining_pool(
     rankings: Sequence[np.ndarray], positives: Sequence[np.ndarray], group: np.ndarray, depth: int
 ) -> np.ndarray:
     """Collects the passages to draw each query's hard negatives from.
 
-    They are the union of the retrievers' top passages, one of each text, without the texts of
-    positives.
+    They are the union of the retrievers' top passages, the first of each before the second of any,
+    one of each text, without the texts of positives.
 
     Args:
         rankings: For each retriever `[Q, >= depth]` passage rows, best first, -1 for none.
@@ -72,7 +89,7 @@ def mining_pool(
     Returns:
         `[Q, len(rankings) * depth]` int32, padded with -1.
     """
-    top = np.concatenate([r[:, :depth] for r in rankings], axis=1)
+    top = np.stack([r[:, :depth] for r in rankings], axis=2).reshape(len(rankings[0]), -1)
     pool = np.full(top.shape, -1, np.int32)
     for out, rows, own in zip(pool, top, positives, strict=True):
         rows = _distinct_texts(rows, group)
@@ -160,6 +177,7 @@ def sample_lists(
     pool: np.ndarray,
     group: np.ndarray,
     num_negatives: int,
+    ranked: Ranked | None,
     seed: int,
     round_index: int,
 ) -> np.ndarray:
@@ -176,6 +194,7 @@ def sample_lists(
         pool: `[Q, U]` from `mining_pool`.
         group: `[P]` text group of each passage.
         num_negatives: N_o - 1.
+        ranked: Logits of the pool, to draw from the hardest alone; None to draw from all.
 
     Returns:
         `[M, 1 + num_negatives]` int32 rows of the collection.
@@ -186,7 +205,10 @@ def sample_lists(
     lists = np.empty((len(rows), 1 + num_negatives), np.int32)
     for out, row, copy in zip(lists, rows, copies, strict=True):
         rng = item_rng(seed, round_index, NEGATIVES, query_ids[int(row)], int(copy))
+        positive = int(rng.integers(len(best[row])))
         mined = pool[row][pool[row] >= 0]
+        if ranked is not None:
+            mined = ranked.choose(int(row), positive, pool[row])
         if len(mined) < num_negatives:
             taken = np.concatenate([group[positives[row]], group[mined]])
             others = _sample_others(rng, group, taken, num_negatives - len(mined))
@@ -196,7 +218,7 @@ def sample_lists(
                     f"query '{query_ids[row]}' has only {len(mined)} distinct passages that are "
                     f'not relevant; lower candidates.hard_negatives={num_negatives}.'
                 )
-        out[0] = rng.choice(best[row])
+        out[0] = best[row][positive]
         out[1:] = rng.choice(mined, num_negatives, replace=False)
     return lists
 

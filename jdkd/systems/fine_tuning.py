@@ -91,6 +91,7 @@ def _write_lists(run: Run, out: pathlib.Path, miner: System, spec, num_lists: in
         pool=candidates.mining_pool([ranking.passages], queries.positives, group, spec.depth),
         group=group,
         num_negatives=spec.hard_negatives,
+        ranked=None,
         **seeds,
     )
     lists = candidates.Lists.from_originals(rows, passages)

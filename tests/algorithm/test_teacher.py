@@ -36,11 +36,14 @@ def test_constant_scores_do_not_break_the_fit():
 def test_false_negatives():
     teacher = np.array([[1.0, 2.0, 0.0], [1.0, 1.0, 0.5]])
     np.testing.assert_array_equal(
-        teachers.false_negatives(teacher, 'mask'), [[False, True, False], [False] * 3]
+        teachers.false_negatives(teacher, 'mask', 0.0), [[False, True, False], [False] * 3]
     )
-    assert not teachers.false_negatives(teacher, 'keep').any()
+    np.testing.assert_array_equal(
+        teachers.false_negatives(teacher, 'mask', 0.7), [[False, True, False], [False, True, True]]
+    )
+    assert not teachers.false_negatives(teacher, 'keep', 0.0).any()
     with pytest.raises(ValueError, match="use 'mask' or 'keep'"):
-        teachers.false_negatives(teacher, 'drop')
+        teachers.false_negatives(teacher, 'drop', 0.0)
 
 
 def test_histogram_tells_the_kinds_apart():

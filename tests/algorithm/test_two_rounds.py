@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 
 from jdkd import config as configs
-from jdkd.algorithm import calibration, gen_dataset, iterate, student, teacher
-from jdkd.algorithm.lists import load_lists
+from jdkd.algorithm import (
+    align,
+    calibration,
+    gen_dataset,
+    iterate,
+    scored_pool,
+    student,
+    teacher,
+)
+from jdkd.algorithm.lists import load_lists, round_path
+from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.corpus import importing
 from jdkd.lists import loader
+from jdkd.lists.candidates import Lists
 from jdkd.report import model_card, run_report
 from jdkd.retrieval import measures
 from jdkd.run import Run
@@ -45,6 +55,7 @@ def two_rounds(tmp_path_factory):
         for module in (calibration, teacher):
             patch.setattr(module, 'fit_weights', lambda scores: [next(fitted) for _ in scores])
         patch.setattr(student, 'train_loop', spy)
+        patch.setattr(align, 'train_loop', spy)
         patch.setattr(iterate, 'worst_beaten', lambda *_: 'dense')
         patch.setattr(measures, 'wrong_queries', lambda *_: WRONG)
         patch.setattr(run_report, 'write', lambda *_, **rounds: rounds)
@@ -58,12 +69,16 @@ def two_rounds(tmp_path_factory):
     )
 
 
+def differs(a, b):
+    return any(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
 def test_round_1_starts_from_the_state_that_round_0_ended_in(two_rounds):
-    start, state = two_rounds.states
+    aligned, start, state = two_rounds.states
+    assert differs(aligned.params, start.params)  # Round 0 starts from the aligned student.
     last = jax.device_get(two_rounds.first.encoder.params)
     jax.tree.map(np.testing.assert_array_equal, state.params, last)
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.params, last)
-    assert max(jax.tree.leaves(moved)) > 0
+    assert differs(start.params, last)
     # So do its step and the optimizer's moments; the counts of selections begin anew.
     assert (start.step, state.step) == (0, 4)
     assert max(np.abs(x).max() for x in jax.tree.leaves(state.opt_state)) > 0
@@ -108,7 +123,10 @@ def test_in_batch_logits_of_a_lists_own_columns_are_its_stored_ones(two_rounds):
     scales = two_rounds.rounds[1]['scales']
     pool = [(s, scales.get(s.name, s.scale)) for s in two_rounds.pool]
     order = loader.BatchOrder(run.config.batch_size, [run.config.seed, 1])
-    batches = model._batches(model.make_trainer(), 1, 'train', order, 4, pool)
+    start = model.start
+    targets = EmbeddingTargets(run, start, [build(run, 'dense')])
+    data = student._RoundData(model, model.make_trainer(), 1, pool, targets)
+    batches = data.batches('train', order, 4)
     for batch in (next(batches) for _ in range(4)):
         num_originals = batch['group'].shape[1]
         for i, (wide, own) in enumerate(zip(batch['in_batch'], batch['assistants'], strict=True)):
@@ -116,3 +134,34 @@ def test_in_batch_logits_of_a_lists_own_columns_are_its_stored_ones(two_rounds):
             np.testing.assert_allclose(
                 wide[:, columns], own[:, :num_originals], rtol=1e-5, atol=1e-5
             )
+
+
+@pytest.mark.parametrize('split', ['train', 'eval'])
+def test_hard_negatives_are_what_the_teacher_ranks_highest_below_the_positive(two_rounds, split):
+    run, config = two_rounds.run, two_rounds.run.config.candidates
+    queries = run.train if split == 'train' else run.held_out
+    pool, ranked = scored_pool.load(run, 1, split)
+    weights = two_rounds.rounds[1]['teacher']
+
+    def logits(rows, passages):
+        lists = Lists.from_originals(np.asarray(rows, np.int32), np.asarray(passages, np.int32))
+        return sum(w * build(run, m).list_scorer(queries)(lists) for m, w in weights.items())
+
+    there = pool >= 0
+    rows = np.arange(len(queries))
+    expected = logits(rows, np.maximum(pool, 0))
+    np.testing.assert_allclose(ranked.logits[there], expected[there], rtol=1e-5)
+    # What round 1 mined anew stands beside what round 0 did; no text is scored twice.
+    first, later = (np.load(run.workdir / round_path(i, 'pool') / f'{split}.npy') for i in range(2))
+    np.testing.assert_array_equal(np.concatenate([first, later], axis=1), pool)
+    for row, where in zip(run.collection.group[pool], there, strict=True):
+        assert len(set(row[where])) == where.sum()
+    drawn = load_lists(run, 1, split, two_rounds.model.start)
+    for query, passages in zip(drawn.query, drawn.passages, strict=True):
+        positive = logits([query], passages[None, :1])[0, 0]
+        safe = there[query] & (expected[query] <= positive - config.margin)
+        hardest = pool[query][safe][np.argsort(-expected[query][safe])][: config.hardest]
+        if len(hardest) >= config.hard_negatives:
+            assert set(passages[1:]) <= set(hardest)
+        else:
+            assert set(hardest) <= set(passages[1:])

@@ -30,7 +30,10 @@ def get_config(home: str):
     c.assistants = ('dense', 'tuned', 'bm25')
     c.student = common.encoder(f'{home}/model', scale=20.0, **lengths)
     c.batch_size = 2
+    c.align.update(to=('dense',), epochs=0.2, batch_size=48, warmup_steps=1)
+    c.loss.embedding = 0.5
     c.candidates.hard_negatives = 2
+    c.candidates.hardest, c.candidates.margin = 4, 0.1
     c.dark.reinforced = c.dark.noisy = 1
     c.steps_per_round = 4
     c.train_passage_length = 12

@@ -11,7 +11,16 @@ GROUP = np.array([0, 1, 2, 3, 3, 5, 6, 7], np.int32)  # passages 3 and 4 have on
 
 
 def draw(
-    rows, *, pool, positives=None, best=None, num_negatives=2, seed=0, round_index=0, copies=None
+    rows,
+    *,
+    pool,
+    positives=None,
+    best=None,
+    num_negatives=2,
+    ranked=None,
+    seed=0,
+    round_index=0,
+    copies=None,
 ):
     rows = np.asarray(rows)
     positives = positives or [np.array([0]), np.array([1]), np.array([4])]
@@ -24,6 +33,7 @@ def draw(
         pool=pool,
         group=GROUP,
         num_negatives=num_negatives,
+        ranked=ranked,
         seed=seed,
         round_index=round_index,
     )
@@ -32,7 +42,7 @@ def draw(
 def test_pool_leaves_out_positives_equal_texts_and_repeats():
     rankings = [np.array([[3, 0, 5, 6]]), np.array([[4, 5, 7, -1]])]
     pool = candidates.mining_pool(rankings, [np.array([0])], GROUP, depth=3)
-    np.testing.assert_array_equal(pool, [[3, 5, 7, -1, -1, -1]])
+    np.testing.assert_array_equal(pool, [[3, 5, 7, -1, -1, -1]])  # first, then second passages
     pool = candidates.mining_pool(rankings, [np.array([4])], GROUP, depth=3)
     np.testing.assert_array_equal(pool, [[0, 5, 7, -1, -1, -1]])  # 3 reads like the positive
 
@@ -51,6 +61,21 @@ def test_lists_begin_with_a_positive_and_repeat_nothing():
     for row, query in zip(lists, [0, 1, 2, 0], strict=True):
         assert len(set(row)) == 4
         assert set(row[1:]) <= set(pool[query])
+
+
+def test_negatives_are_the_hardest_that_are_safe_beside_the_positive():
+    pool = np.array([[2, 3, 5, 6, 7, -1]])
+    logits = np.array([[4.0, 1.0, 2.5, 2.6, 2.0, np.nan]])
+    # Beside the positive 0, passage 2 is above it and 6 within the margin.
+    ranked = candidates.Ranked(logits, [np.array([3.0, 9.0])], margin=0.5, hardest=2)
+    options = {'pool': pool, 'positives': [np.array([0, 1])], 'ranked': ranked}
+    for seed in range(8):
+        row = draw([0], **options, best=[np.array([0, 1])], seed=seed)[0]
+        assert set(row[1:]) == ({5, 7} if row[0] == 0 else {2, 6})
+    # Random passages complete a list whose pool has too few; none of them is in it.
+    few = candidates.Ranked(logits, [np.array([1.7])], margin=0.5, hardest=2)
+    row = draw([0], pool=pool, positives=[np.array([0])], ranked=few, num_negatives=3)[0]
+    assert 3 in row[1:] and not np.isnan(row).any()
 
 
 def test_the_positive_is_one_of_the_best_and_the_others_fill_no_list():

@@ -1,0 +1,134 @@
+"""The scored pool: mined passages with the teacher's logits, from which hard negatives are drawn.
+
+A passage that the teacher ranks close to the positive or above it is probably relevant, and one far
+below teaches nothing. So negatives come from the passages that it ranks highest among those clearly
+below the positive: positive-aware mining (Moreira et al., 2024, https://arxiv.org/abs/2407.15831),
+with a margin in logits (ours). A pair is scored once: each round adds the passages that it mines
+first, and all copies of a query draw from what was scored so far.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from jdkd.algorithm import calibration
+from jdkd.algorithm.lists import (
+    SPLITS,
+    ScoredPool,
+    positives,
+    read_stand_ins,
+    round_path,
+    split_queries,
+)
+from jdkd.algorithm.teacher import Teacher
+from jdkd.lists.candidates import Lists, Ranked
+from jdkd.run import Run
+from jdkd.runtime import distributed
+from jdkd.systems import scoring
+
+_STAGE = 'pool'
+_POSITIVES = 'positives'
+
+
+def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPool:
+    """Scores the passages that a round mines first with the teacher's members, as a stage.
+
+    `mined` is the manifest of `lists.mine`. Of each query's mined passages the first
+    `candidates.scored` count: the best ranked by each retriever.
+    """
+    stand_ins, config = read_stand_ins(run), run.config.candidates
+    before = None
+    if round_index:
+        before = (run.read_manifest(round_path(round_index - 1, _STAGE)) or {})['digest']
+
+    def build(out):
+        for split in SPLITS:
+            queries = split_queries(run, split)
+            passages = _new_passages(run, round_index, split)
+            drawn = {split: _filled(passages)}
+            if not round_index:
+                drawn[f'{split}.{_POSITIVES}'] = _positive_pairs(run, split)
+            for name, lists in drawn.items():
+                for member in teacher.members:
+                    scoring.score_in_parts(member, queries, lists, out, f'{name}.{member.name}')
+            if distributed.is_primary():
+                np.save(out / f'{split}.npy', passages)
+
+    inputs = {
+        'runs': mined['digest'],
+        'before': before,
+        'scored': config.scored,
+        'stand_ins': stand_ins and stand_ins['digest'],
+        'teacher': {m.name: m.digest for m in teacher.members},
+    }
+    manifest = run.stage(round_path(round_index, _STAGE), inputs, build, resumable=True)
+    choice = {'hardest': config.hardest, 'margin': config.margin}
+    weights = teacher.inputs(calibration.read_fitted(run)['teacher'])
+    decided = {'pairs': manifest['digest'], 'teacher': weights, **choice}
+    return ScoredPool(decided, functools.partial(load, run, round_index))
+
+
+def load(run: Run, round_index: int, split: str) -> tuple[np.ndarray, Ranked]:
+    """The pool of a split up to a round: passages `[Q, U]` padded with -1, and their logits."""
+    weights, config = calibration.read_fitted(run)['teacher'], run.config.candidates
+    passages = [_load_passages(run, i, split) for i in range(round_index + 1)]
+    scores = [
+        _logits(run, i, split, weights, len(own)).reshape(own.shape)
+        for i, own in enumerate(passages)
+    ]
+    counts = [len(rows) for rows in _best(run, split)]
+    flat = _logits(run, 0, f'{split}.{_POSITIVES}', weights, sum(counts)).ravel()
+    best = np.split(flat, np.cumsum(counts)[:-1])
+    ranked = Ranked(np.concatenate(scores, axis=1), best, config.margin, config.hardest)
+    return np.concatenate(passages, axis=1), ranked
+
+
+def _best(run: Run, split: str) -> list[np.ndarray]:
+    """The positives of each query that its lists draw from, or what stands in for them."""
+    relevant = positives(run, split)
+    best = split_queries(run, split).best
+    return [b if len(b) else r for b, r in zip(best, relevant, strict=True)]
+
+
+def _positive_pairs(run: Run, split: str) -> Lists:
+    """Lists of one passage: each query with each of its positives."""
+    best = _best(run, split)
+    query = np.repeat(np.arange(len(best)), [len(rows) for rows in best])
+    return Lists.from_originals(query.astype(np.int32), np.concatenate(best)[:, None])
+
+
+def _new_passages(run: Run, round_index: int, split: str) -> np.ndarray:
+    """Mined passages `[Q, W]` whose texts no earlier round has, padded with -1."""
+    mined = np.load(run.workdir / round_path(round_index, 'runs') / f'{split}.npy')
+    group, depth = run.collection.group, run.config.candidates.scored
+    earlier = [_load_passages(run, i, split) for i in range(round_index)]
+    rows = []
+    for i, own in enumerate(mined):
+        own = own[own >= 0][:depth]
+        for before in earlier:
+            own = own[~np.isin(group[own], group[before[i][before[i] >= 0]])]
+        rows.append(own)
+    passages = np.full((len(rows), max(1, *map(len, rows))), -1, np.int32)
+    for out, own in zip(passages, rows, strict=True):
+        out[: len(own)] = own
+    return passages
+
+
+def _filled(passages: np.ndarray) -> Lists:
+    """Lists to score; a slot without a passage repeats passage 0, whose score nothing reads."""
+    return Lists.from_originals(np.arange(len(passages), dtype=np.int32), np.maximum(passages, 0))
+
+
+def _load_passages(run: Run, round_index: int, split: str) -> np.ndarray:
+    return np.load(run.workdir / round_path(round_index, _STAGE) / f'{split}.npy')
+
+
+def _logits(
+    run: Run, round_index: int, name: str, weights: Mapping[str, float], count: int
+) -> np.ndarray:
+    """Logits of the teacher, of lists that `keep` scored under a name."""
+    directory = run.workdir / round_path(round_index, _STAGE)
+    return np.asarray(
+        sum(w * scoring.read_parts(directory, f'{name}.{m}', count) for m, w in weights.items())
+    )
