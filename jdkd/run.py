@@ -100,3 +100,5 @@ class Run:
 
 
 STUDENT = 'student'
+TWIN = 'twin'
+ALIGNMENT = f'{STUDENT}_align'  # The series of metrics of the student's alignment.

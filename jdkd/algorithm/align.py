@@ -7,8 +7,6 @@ https://arxiv.org/abs/2509.12539). The loss is the embedding term of `distillati
 alone, over passages and train queries; the queries of D_eval and test stay out.
 """
 
-import math
-
 import numpy as np
 
 from jdkd.algorithm.student import Student
@@ -16,8 +14,8 @@ from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.train_loop import train_loop
 from jdkd.distillation.trainer import make_trainer
-from jdkd.lists import candidates, dataset, loader
-from jdkd.run import STUDENT, Run
+from jdkd.lists import alignment, dataset, loader
+from jdkd.run import ALIGNMENT, STUDENT, Run
 from jdkd.runtime import stages
 from jdkd.systems.dual import DualEncoderSystem
 from jdkd.systems.training import make_batches, restore_encoder
@@ -30,7 +28,16 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
     config, start = run.config.align, student.after_round(-1)
     if not config.epochs:
         return start
-    lists, batch_size, steps = _draw_lists(run)
+    group = run.collection.group
+    texts = np.flatnonzero(np.arange(len(group)) == group)  # One passage of each text.
+    size = alignment.plan_size(
+        len(texts),
+        len(run.train),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        parts=run.config.rows.chunks * (run.config.rows.parts or run.mesh.shape['data']),
+    )
+    steps = size.steps
     inputs = {
         'start': start.digest,
         'targets': targets.digests,
@@ -52,13 +59,15 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
             model=encoder.model,
             params=encoder.params,
         )
+        queries, passages = alignment.draw(texts, len(run.train), size, seed=run.config.seed)
+        lists = {'query_row': queries, 'passages': passages, 'group': group[passages]}
         batches = make_batches(
             run,
             encoder,
             run.train,
             dataset.Arrays(lists),
             lists,
-            loader.BatchOrder(batch_size, [run.config.seed], shuffle=False),
+            loader.BatchOrder(size.batch_size, [run.config.seed], shuffle=False),
             trainer.rows,
             length=run.config.train_passage_length,
             steps=steps,
@@ -66,7 +75,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
         )
         train_loop(
             run,
-            f'{STUDENT}_{STAGE}',
+            ALIGNMENT,
             out,
             trainer,
             lambda: trainer.init(encoder.params),
@@ -81,30 +90,3 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
     manifest = run.stage(STAGE, inputs, build, resumable=True)
     encoder = restore_encoder(run, student.start, run.workdir / STAGE, steps)
     return DualEncoderSystem(f'{STUDENT}_aligned', manifest['digest'], start.scale, run, encoder)
-
-
-def _draw_lists(run: Run) -> tuple[dict[str, np.ndarray], int, int]:
-    """Draws lists of a query and some passages, which need not be relevant to it.
-
-    Each text comes about as often as any other, and no text again before all have come. Returns
-    the features of the lists, the lists of a batch, and the steps.
-    """
-    config, group = run.config.align, run.collection.group
-    passages = np.flatnonzero(np.arange(len(group)) == group)  # One of each text.
-    parts = run.config.rows.parts or run.mesh.shape['data']
-    parts *= run.config.rows.chunks
-    per_query = max(1, round(len(passages) / len(run.train)))
-    per_query = min(per_query, max(config.batch_size // parts - 1, 1))
-    batch_size = max(config.batch_size // (1 + per_query) // parts, 1) * parts
-    texts = len(passages) + len(run.train)
-    steps = max(math.ceil(config.epochs * texts / (batch_size * (1 + per_query))), 1)
-    rng = candidates.item_rng(run.config.seed, 0, candidates.ALIGN, '')
-
-    def repeat(rows, count):
-        epochs = math.ceil(count / len(rows))
-        return np.concatenate([rng.permutation(rows) for _ in range(epochs)])[:count]
-
-    count = steps * batch_size
-    rows = repeat(passages, count * per_query).reshape(count, per_query).astype(np.int32)
-    queries = repeat(np.arange(len(run.train)), count).astype(np.int32)
-    return {'query_row': queries, 'passages': rows, 'group': group[rows]}, batch_size, steps

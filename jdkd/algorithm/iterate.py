@@ -26,10 +26,10 @@ from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
 from jdkd.lists import candidates
 from jdkd.report import model_card, run_report
 from jdkd.retrieval import measures, significance
-from jdkd.run import STUDENT, Run
+from jdkd.run import STUDENT, TWIN, Run
 from jdkd.systems import measuring, roles
 from jdkd.systems.build import build
-from jdkd.systems.dual import DualEncoderSystem, as_dual
+from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem, as_dual
 from jdkd.systems.ranking import measure_inputs
 from jdkd.systems.system import System
 
@@ -55,7 +55,7 @@ def train(run: Run) -> dict:
     targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
     begun = current = align(run, M, targets)
     Q = np.arange(len(run.train))
-    rounds, warnings, teacher_eval = [], [], {}
+    datasets, rounds, warnings, teacher_eval = [], [], [], {}
     for i in range(config.rounds):
         logging.info('round %d: %d of %d train queries', i, len(Q), len(run.train))
         scores, data = gen_dataset.generate(
@@ -67,6 +67,7 @@ def train(run: Run) -> dict:
             teacher_eval = on_eval['teacher']
             weak = diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
             warnings += diagnostics.log(weak)
+        datasets.append(data)
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'], targets)
         current = M.after_round(i)
         compared = compare(run, i, current, TA, [miners[0], start, begun])
@@ -79,11 +80,33 @@ def train(run: Run) -> dict:
         Q = harder_queries(wrong, config.replay, seed=config.seed, round_index=i)
         changes = {'replaced': replaced, 'hard_queries': int(wrong.sum())}
         rounds.append({**scores, **trained, **compared, **changes})
-    test = final_test(run, T, rounds[0], systems, [start, begun], current)
+    shown = {s.name: s for s in (start, begun)}
+    if config.twin:
+        shown[TWIN] = train_twin(M.twin(), datasets, begun, targets)
+    if targets.shared is not None:
+        name = f'{STUDENT}_on_{targets.shared.name}'
+        shown[name] = AsymmetricSystem.of(name, current, targets.shared)
+    shown |= {STUDENT: current}
+    test = final_test(run, T, rounds[0], systems, shown)
     details = {'teacher_eval': teacher_eval, 'rounds': rounds, 'warnings': warnings}
     outcome = run_report.write(run, **test, **details)
     model_card.write(run, STUDENT, current.encoder, outcome)
     return outcome
+
+
+def train_twin(
+    twin: student.Student,
+    datasets: Sequence[dict],
+    begun: DualEncoderSystem,
+    targets: EmbeddingTargets,
+) -> DualEncoderSystem:
+    """Trains the student's twin on the datasets of all rounds; returns it after the last."""
+    trainer, current = twin.make_trainer(), begun
+    for i, data in enumerate(datasets):
+        logging.info('round %d: the twin', i)
+        twin.train_round(trainer, i, data, current, (), {}, targets)
+        current = twin.after_round(i)
+    return current
 
 
 def compare(
@@ -157,21 +180,22 @@ def final_test(
     teacher: Teacher,
     first_round: Mapping,
     systems: Mapping[str, System],
-    starts: Sequence[System],
-    final: System,
+    students: Mapping[str, DualEncoderSystem],
 ) -> dict[str, dict]:
     """Measures every system on the test split; writes the final student's run.trec.
 
-    `starts` are the student before any training, and as it entered round 0.
+    `students` are shown beside the config's systems: the student before any training, as it
+    entered round 0, its twin, its queries over the index of the assistant that it is aligned
+    with, and as it ended, under the name `student`.
 
     Returns:
         `test` {system: {measure: value}}, and `significance` of the student's differences from
-        the first stage and from its own start, {system: {measure: ...}}; see
-        `significance.paired_tests`. The stage also holds the measures of each query.
+        all others, {system: {measure: ...}}; see `significance.paired_tests`. The stage also holds
+        the measures of each query.
     """
     config, first = run.config, run.config.first_stage
     shown = {name: systems[name] for name in (first, *config.assistants)}
-    shown |= {**{s.name: s for s in starts}, STUDENT: final}
+    shown |= students
     weights = first_round['teacher']
 
     def build_stage(out):
@@ -186,7 +210,8 @@ def final_test(
                 name: significance.paired_tests(
                     measured[STUDENT].per_query, measured[name].per_query
                 )
-                for name in dict.fromkeys([first, *(s.name for s in starts)])
+                for name in measured
+                if name != STUDENT
             },
         }
 
@@ -196,6 +221,6 @@ def final_test(
         'first': first,
     }
     tested = run.stage('test', inputs, build_stage)['result']
-    ranking, _ = final.rank(run.test)
+    ranking, _ = students[STUDENT].rank(run.test)
     measuring.write_run_file(run.workdir / 'run.trec', run, ranking, run.test, STUDENT)
     return tested

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -9,12 +10,13 @@ import numpy as np
 from jdkd.algorithm import gen_dataset
 from jdkd.algorithm.lists import load_lists, round_path, split_queries
 from jdkd.algorithm.targets import EmbeddingTargets
+from jdkd.config import LossConfig
 from jdkd.distillation import assistants, objective
 from jdkd.distillation.step import TrainState
 from jdkd.distillation.train_loop import CHECKPOINTS, evaluate, train_loop
 from jdkd.distillation.trainer import Trainer, make_trainer
-from jdkd.lists import loader
-from jdkd.run import STUDENT, Run
+from jdkd.lists import dataset, loader
+from jdkd.run import STUDENT, TWIN, Run
 from jdkd.runtime import checkpoint
 from jdkd.runtime.metrics import MetricsWriter
 from jdkd.systems.dual import DualEncoderSystem
@@ -31,6 +33,16 @@ class Student:
 
     run: Run
     start: Encoder  # Before round 0.
+    name: str = STUDENT
+    stage: str = 'train'  # Of each round.
+    labelled_only: bool = False  # Whether lists of unlabelled queries are left out.
+
+    def twin(self) -> 'Student':
+        """A twin that learns from the labels alone, on the same lists (`config.twin`)."""
+        loss = LossConfig(teacher=0.0, assistant=0.0, dark=0.0)
+        loss = loss.replace(contrastive=self.run.config.loss.contrastive)
+        run = dataclasses.replace(self.run, config=self.run.config.replace(loss=loss))
+        return Student(run, self.start, TWIN, stage='twin', labelled_only=True)
 
     def after_round(self, round_index: int) -> DualEncoderSystem:
         """The student after a round, as a system; -1 for the start.
@@ -40,16 +52,16 @@ class Student:
         """
         run, config = self.run, self.run.config
         if round_index < 0:
-            name, digest, encoder = f'{STUDENT}_init', start_digest(self.start), self.start
+            name, digest, encoder = f'{self.name}_init', start_digest(self.start), self.start
         else:
-            path = round_path(round_index, 'train')
+            path = round_path(round_index, self.stage)
             manifest = run.read_manifest(path)
             if manifest is None:
                 raise FileNotFoundError(
                     f'{run.workdir} has no trained round {round_index}; run --mode train with '
                     'this --workdir to its end first.'
                 )
-            name, digest = f'{STUDENT}_{round_index:02d}', manifest['digest']
+            name, digest = f'{self.name}_{round_index:02d}', manifest['digest']
             step = (round_index + 1) * config.steps_per_round
             encoder = restore_encoder(run, self.start, run.workdir / path, step)
         return DualEncoderSystem(name, digest, config.student.scale, run, encoder)
@@ -103,7 +115,7 @@ class Student:
             data = _RoundData(self, trainer, round_index, scaled_pool, targets)
             return self._train_round(out, trainer, round_index, previous, data)
 
-        path = round_path(round_index, 'train')
+        path = round_path(round_index, self.stage)
         return self.run.stage(path, inputs, build, resumable=True)['result']
 
     def _train_round(self, out, trainer, round_index, previous, data: '_RoundData') -> dict:
@@ -117,14 +129,14 @@ class Student:
         def start() -> TrainState:
             if round_index == 0:
                 return trainer.init(previous.encoder.params)
-            before = run.workdir / round_path(round_index - 1, 'train') / CHECKPOINTS
+            before = run.workdir / round_path(round_index - 1, self.stage) / CHECKPOINTS
             state = checkpoint.restore_state(before, first, trainer.abstract)
             return state.replace(selected=state.selected * 0)
 
         order = loader.BatchOrder(config.batch_size, [config.seed, round_index])
         state = train_loop(
             run,
-            STUDENT,
+            self.name,
             out,
             trainer,
             start,
@@ -133,12 +145,12 @@ class Student:
             planned_steps=planned_steps,
             total_steps=config.optimizer.total_steps,
             choices=choices,
-            desc=f'round {round_index}: train {STUDENT}',
+            desc=f'round {round_index}: train {self.name}',
         )
         eval_loss = data.eval_loss(state.params)
         # Metrics of their own: a restart after the last step writes them again.
         spans = {'resume_step': first, 'last_step': last, 'total_steps': planned_steps}
-        writer = MetricsWriter(run.workdir, f'{STUDENT}_eval', **spans)
+        writer = MetricsWriter(run.workdir, f'{self.name}_eval', **spans)
         writer.write(last, eval_loss)
         writer.close()
         shares = np.asarray(state.selected) / max(float(state.selected.sum()), 1.0)
@@ -165,11 +177,16 @@ class _RoundData:
         records = {'passages': lists.passages}
         if lists.dark.shape[1]:
             records['dark'] = encoder.prefixed(lists.dark)
+        source: Any = gen_dataset.load_records(run, self.round_index, split)
+        if self.student.labelled_only:
+            kept = np.flatnonzero(queries.is_labelled[lists.query])
+            source = dataset.Subset(source, kept)
+            records = {name: values[kept] for name, values in records.items()}
         return make_batches(
             run,
             encoder,
             queries,
-            gen_dataset.load_records(run, self.round_index, split),
+            source,
             records,
             order,
             self.trainer.rows,

@@ -35,6 +35,18 @@ class EmbeddingTargets:
         """Everything that decides the targets, as an input of stages that read them."""
         return {system.name: system.digest for system in self.systems}
 
+    @property
+    def shared(self) -> DualEncoderSystem | None:
+        """The system whose space the student's becomes; None where targets are not its embeddings.
+
+        The student's queries may then search that system's index.
+        """
+        if len(self.systems) != 1:
+            return None
+        model, own = self.systems[0].encoder.model, self.encoder.model
+        same = embedding_width(model) == embedding_width(own) and model.normalize == own.normalize
+        return self.systems[0] if same else None
+
     def of(self, queries: Queries) -> loader.Targets:
         """Functions from rows of a split's queries, and of passages, to targets `[..., D]`."""
         stores = [system.queries(queries) for system in self.systems]

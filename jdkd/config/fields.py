@@ -318,6 +318,11 @@ class Config(RetrievalConfig):
     selection: SelectionConfig = field(SelectionConfig, 'selection of the assistant')
     self_paced: SelfPacedConfig = field(SelfPacedConfig, 'the self-paced mask')
     loss: LossConfig = field(LossConfig, 'the terms of the loss')
+    twin: bool = field(
+        False,
+        'whether to train, from the same start and lists, a twin of the student on the labels '
+        'alone, which shows what distillation is worth',
+    )
     rounds: int = field(2, 'rounds of Algorithm 1', 'at least 1')
     steps_per_round: int = field(200, 'train steps of a round', 'at least 1')
     batch_size: int = field(32, 'queries, over all devices', 'at least 1')

@@ -74,6 +74,20 @@ class Arrays:
 
 
 @dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some of the records of a source."""
+
+    source: Sequence[Mapping[str, np.ndarray]]
+    numbers: np.ndarray  # Of the records.
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: int) -> Mapping[str, np.ndarray]:
+        return self.source[int(self.numbers[i])]
+
+
+@dataclasses.dataclass(frozen=True)
 class WithFeatures:
     """Records with features from memory beside their own."""
 

@@ -11,7 +11,9 @@ from jdkd.config import Config
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.trainer import Trainer, make_trainer
 from jdkd.lists import packing
+from jdkd.lists.alignment import AlignmentSize, plan_size
 from jdkd.models.cross_encoder import CrossEncoder
+from jdkd.models.dual_encoder import embedding_width
 from jdkd.models.families import FAMILIES
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.planning.roofline import Traced, forward_flops
@@ -27,9 +29,36 @@ def train_student(config, model, params, mesh: Mesh, size: CorpusSize) -> Traced
     dark = config.dark.reinforced + config.dark.noisy if config.loss.dark else 0
     shape = (_BATCHES, config.batch_size, 1 + config.candidates.hard_negatives + dark)
     lengths = size.passage_lengths(shape, config.train_passage_length)
-    batch = student_batch(config, trainer.rows, lengths, meshes.batch_sharding(mesh))
+    sharding = meshes.batch_sharding(mesh)
+    batch = student_batch(config, trainer.rows, lengths, sharding)
+    if config.loss.embedding:
+        originals = 1 + config.candidates.hard_negatives
+        batch |= _targets(model, config.batch_size, originals, sharding)
     queries = size.query_lengths(shape[:2], config.student.query_length)
     return _trace_training(trainer, model, batch, lengths, queries)
+
+
+def align_student(
+    config, model, params, mesh: Mesh, size: CorpusSize
+) -> tuple[Traced, AlignmentSize]:
+    """Traces the step that aligns the student with embeddings; also returns the texts it takes."""
+    training = Objective.of_embeddings(config, config.align.replace(total_steps=1))
+    trainer = make_trainer(training, mesh=mesh, model=model, params=params)
+    texts = plan_size(
+        size.passages,
+        size.train,
+        epochs=config.align.epochs,
+        batch_size=config.align.batch_size,
+        parts=trainer.rows.parts * trainer.rows.chunks,
+    )
+    shape = (_BATCHES, texts.batch_size, texts.per_query)
+    sharding = meshes.batch_sharding(mesh)
+    lengths = size.passage_lengths(shape, config.train_passage_length)
+    batch = _list_batch(trainer.rows, lengths, texts.per_query, sharding)
+    batch['query'] = _array(sharding, texts.batch_size, config.student.query_length)
+    batch |= _targets(model, texts.batch_size, texts.per_query, sharding)
+    queries = size.query_lengths(shape[:2], config.student.query_length)
+    return _trace_training(trainer, model, batch, lengths, queries), texts
 
 
 def train_from_labels(config, spec, model, params, mesh: Mesh, size: CorpusSize) -> Traced:
@@ -102,6 +131,15 @@ def student_batch(
         if config.loss.in_batch:
             batch['in_batch'] = _array(sharding, B, K, B * originals, dtype=jnp.float32)
     return batch
+
+
+def _targets(model: Any, lists: int, originals: int, sharding) -> dict[str, Any]:
+    """Shapes of the targets of embeddings."""
+    width = embedding_width(model)
+    return {
+        'query_target': _array(sharding, lists, width, dtype=jnp.float32),
+        'passage_target': _array(sharding, lists, originals, width, dtype=jnp.float32),
+    }
 
 
 def _list_batch(rows: packing.RowSpec, lengths: np.ndarray, originals: int, sharding) -> dict:

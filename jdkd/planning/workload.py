@@ -23,7 +23,7 @@ class Phase:
     field: str  # Config field of the model that it runs: `student` or `systems.<name>`.
     traced: Traced  # The step.
     items: float  # Number of queries, passages or pairs that a step takes.
-    unit: str  # `queries`, `passages` or `pairs`.
+    unit: str  # `queries`, `passages`, `texts` or `pairs`.
     once: float  # Steps before or after the rounds.
     per_round: float  # Steps of each round.
 
@@ -55,7 +55,9 @@ def list_phases(
         if spec.kind == 'dual_encoder':
             lengths = size.passage_lengths((SAMPLE,), spec.passage_length)
             longest, unit, verb, once = spec.passage_length, 'passages', 'encode', corpus
-            # The student embeds the corpus before the first round and after each.
+            # The student embeds the corpus before the first round and after each, and once
+            # more where it is aligned first.
+            once *= 1 + (field == 'student' and bool(config.align.epochs))
             per_round = corpus if field == 'student' else dark if scores_lists else 0
             params = dual_encoder.tower(params, 'passage')
         else:
@@ -72,6 +74,10 @@ def list_phases(
             f'{verb} with {name}', field, traced, items, unit, once / items, per_round / items
         )
 
+    if config.align.epochs:
+        traced, texts = tracing.align_student(config, *models['student'], mesh, size)
+        items = texts.batch_size * (1 + texts.per_query)
+        yield Phase('align student', 'student', traced, items, 'texts', texts.steps, 0)
     traced = tracing.train_student(config, *models['student'], mesh, size)
     items, steps = config.batch_size, config.steps_per_round
     yield Phase('train student', 'student', traced, items, 'queries', 0, steps)
@@ -85,6 +91,8 @@ def advise(phase: Phase, config: Config) -> str:
             f'set rows.chunks={2 * config.rows.chunks}, {field}.remat=dots or full, a smaller '
             f'batch_size, or mesh.model={ways}'
         )
+    if phase.name == 'align student':
+        return f'set {field}.remat=dots or full, a smaller align.batch_size, or mesh.model={ways}'
     if phase.name.startswith('train'):
         return f'set {field}.remat=full, a smaller {field}.train.batch_size or mesh.model={ways}'
     return f'set {field}.dtype=bfloat16 or a shorter {field}.passage_length'

@@ -7,7 +7,7 @@ from typing import Any
 
 from jdkd import config as configs
 from jdkd.config import Config, EvalConfig
-from jdkd.run import STUDENT
+from jdkd.run import ALIGNMENT, STUDENT
 from jdkd.runtime import metrics, stages
 
 FILE = 'report.json'
@@ -22,6 +22,13 @@ class Finished:
     report: Mapping[str, Any]  # Content of report.json.
     # Metrics of the student's training, by step; see `metrics.read_series`.
     records: Sequence[Mapping[str, float]]
+    alignment: Sequence[Mapping[str, float]] = ()  # Those of its alignment.
+
+    @classmethod
+    def of(cls, workdir: pathlib.Path, config: Config, report: Mapping[str, Any]) -> 'Finished':
+        """A run with the metrics of its workdir."""
+        series = (metrics.read_series(workdir, name) for name in (STUDENT, ALIGNMENT))
+        return cls(workdir, config, report, *series)
 
 
 def read(workdir: pathlib.Path) -> Finished:
@@ -43,7 +50,7 @@ def read(workdir: pathlib.Path) -> Finished:
             raise FileNotFoundError(
                 f'{workdir / stage} is not there; run the same command again, which makes it anew.'
             )
-    return Finished(workdir, config, report, metrics.read_series(workdir, STUDENT))
+    return Finished.of(workdir, config, report)
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:

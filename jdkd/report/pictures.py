@@ -25,7 +25,8 @@ _WINDOWS = 150  # Windows of steps, at most.
 
 def draw_training(runs: Runs) -> list[Picture]:
     """All figures for which these runs have data."""
-    drawn = [draw_rounds(runs), draw_losses(runs), draw_selection(runs), draw_self_paced(runs)]
+    draw = draw_rounds, draw_alignment, draw_losses, draw_selection, draw_self_paced
+    drawn = [picture(runs) for picture in draw]
     return [picture for picture in drawn if picture]
 
 
@@ -88,6 +89,34 @@ def _draw_pool(axes: Axes, run: Finished) -> list[str]:
         axes.axhline(value, label=label(name), color='#444444', linestyle=line, linewidth=1.2)
         alt.append(f'{name}: {value:.1f}')
     return alt
+
+
+def draw_alignment(runs: Runs) -> Picture | None:
+    """The distance from the targets of the alignment, by step."""
+    if not any(run.alignment for run in runs.values()):
+        return None
+    figure, (axes,) = drawing.new_figure()
+    alt = []
+    for i, (name, run) in enumerate(runs.items()):
+        if not run.alignment:
+            continue
+        steps, values = zip(*((r['step'], r['loss']) for r in run.alignment), strict=True)
+        shown = label(', '.join(run.config.align.to), name)
+        axes.plot(steps, values, label=shown, color=color(i))
+        alt.append(f'{shown}: {values[0]:.3g} at first, {values[-1]:.3g} at last')
+    axes.set_xlabel('step')
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel('squared distance')
+    legend(axes)
+    return render(
+        figure,
+        'alignment',
+        'Alignment',
+        "Before the first round the student learns the assistants' embeddings of passages and "
+        'train queries. The mean squared distance from them, on one batch every few steps: for '
+        'embeddings of unit length, 2 less twice the cosine.',
+        '. '.join(alt),
+    )
 
 
 def draw_losses(runs: Runs) -> Picture | None:

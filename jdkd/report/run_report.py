@@ -11,7 +11,7 @@ from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
 from jdkd.report.finished import Finished
 from jdkd.run import STUDENT, Run
-from jdkd.runtime import distributed, files, metrics, stages
+from jdkd.runtime import distributed, files, stages
 
 TEACHER = 'teacher_rerank'
 _ROUND_FIELDS = (
@@ -59,8 +59,7 @@ def write(
     if not distributed.is_primary():
         return report
     stages.write_json(run.workdir / finished.FILE, report)
-    records = metrics.read_series(run.workdir, STUDENT)
-    done = Finished(run.workdir, run.config, report, records)
+    done = Finished.of(run.workdir, run.config, report)
     duels = _duels(run, done)
     drawn = [
         *pictures.draw_training({'': done}),
@@ -112,7 +111,7 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             *_warnings(report['warnings']),
             *_pictures(drawn, 'rounds', 'queries'),
             *map(page.duel, duels),
-            *_pictures(drawn, 'loss', 'selected', 'self_paced'),
+            *_pictures(drawn, 'alignment', 'loss', 'selected', 'self_paced'),
             *(part for i, r in enumerate(report['rounds']) for part in _round(i, r, drawn)),
             page.heading('Seconds by stage'),
             page.paragraph('Of the call that finished each stage, without interrupted ones.'),

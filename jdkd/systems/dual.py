@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from jdkd.retrieval import encode, index, vectors
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.run import Queries
+from jdkd.runtime import stages
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import keep_ranking
 from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer, System
@@ -149,6 +150,29 @@ class DualEncoderSystem(BaseSystem):
         path = f'systems/{self.name}/{name}'
         self.run.stage(path, inputs, build, resumable=True)
         return self.run.workdir / path
+
+
+@dataclasses.dataclass(frozen=True)
+class AsymmetricSystem(DualEncoderSystem):
+    """Embeds queries with one encoder and searches the passages, and the index, of another.
+
+    So a student that is aligned with an assistant serves an index that is there already.
+    """
+
+    passage_side: DualEncoderSystem
+
+    @classmethod
+    def of(cls, name: str, queries: DualEncoderSystem, passages: DualEncoderSystem) -> Self:
+        """`queries` embeds queries, `passages` the collection; their spaces must be one."""
+        digest = stages.digest([queries.digest, passages.digest])
+        return cls(name, digest, queries.scale, queries.run, queries.encoder, passages)
+
+    @functools.cached_property
+    def passages(self) -> Vectors:
+        return self.passage_side.passages
+
+    def _index(self) -> pathlib.Path | None:
+        return self.passage_side._index()
 
 
 def as_dual(system: System) -> DualEncoderSystem:

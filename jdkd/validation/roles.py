@@ -44,6 +44,8 @@ def errors(config: Config) -> Iterator[str]:
         yield "student.kind must be 'dual_encoder'."
     if config.student.scale is None:
         yield 'student.scale is not set; give the inverse temperature of its scores, such as 20.'
+    if config.twin and not config.loss.contrastive:
+        yield 'twin needs labels to learn from; set loss.contrastive, or twin=False.'
     yield from _size_errors(config)
 
 

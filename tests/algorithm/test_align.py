@@ -65,23 +65,6 @@ def test_without_epochs_the_start_stays(home):
     assert not (run.workdir / 'align').exists()
 
 
-def test_every_text_comes_as_often_as_any_other(home):
-    run = make_run(home, home / 'w')
-    lists, batch_size, steps = align._draw_lists(run)
-    group = run.collection.group
-    distinct = np.flatnonzero(np.arange(len(group)) == group)
-    assert len(lists['query_row']) == steps * batch_size
-    counts = np.bincount(lists['passages'].ravel(), minlength=len(group))
-    # One passage of each text, none of them twice more often than another.
-    assert set(np.flatnonzero(counts)) == set(distinct)
-    assert counts[distinct].max() - counts[distinct].min() <= 1
-    queries = np.bincount(lists['query_row'], minlength=len(run.train))
-    assert queries.max() - queries.min() <= 1
-    np.testing.assert_array_equal(lists['group'], group[lists['passages']])
-    again, *_ = align._draw_lists(run)
-    np.testing.assert_array_equal(again['passages'], lists['passages'])
-
-
 def make_targets(model, *widths, seed=0):
     """Targets from random embeddings of 50 passages by systems of these widths."""
     rng = np.random.default_rng(seed)

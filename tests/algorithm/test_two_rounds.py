@@ -40,7 +40,7 @@ def two_rounds(tmp_path_factory):
     home = tmp_path_factory.mktemp('rounds')
     tiny.write(home)
     c = tiny.get_config(str(home))
-    c.index.kind, c.rounds, c.replay = 'exact', 2, 0.5
+    c.index.kind, c.rounds, c.replay, c.twin = 'exact', 2, 0.5, True
     config, workdir = configs.resolve(c), home / 'w'
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
@@ -65,7 +65,13 @@ def two_rounds(tmp_path_factory):
     first = model.after_round(0)
     pool = [first, build(run, 'tuned'), build(run, 'bm25')]
     return types.SimpleNamespace(
-        run=run, states=states, rounds=outcome['rounds'], model=model, first=first, pool=pool
+        run=run,
+        states=states,
+        rounds=outcome['rounds'],
+        test=outcome['test'],
+        model=model,
+        first=first,
+        pool=pool,
     )
 
 
@@ -74,7 +80,7 @@ def differs(a, b):
 
 
 def test_round_1_starts_from_the_state_that_round_0_ended_in(two_rounds):
-    aligned, start, state = two_rounds.states
+    aligned, start, state, *_ = two_rounds.states
     assert differs(aligned.params, start.params)  # Round 0 starts from the aligned student.
     last = jax.device_get(two_rounds.first.encoder.params)
     jax.tree.map(np.testing.assert_array_equal, state.params, last)
@@ -106,6 +112,22 @@ def test_logits_of_assistants_are_their_scale_times_their_scores(two_rounds, spl
     )
     found = np.stack([records[i]['teacher'] for i in range(len(records))])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_twin_learns_the_labels_of_the_same_lists_from_the_same_start(two_rounds):
+    _, start, _, twin, later = two_rounds.states
+    jax.tree.map(np.testing.assert_array_equal, twin.params, start.params)
+    assert twin.step == 0 and later.step == 4 and differs(twin.params, later.params)
+    assert {'student_aligned', 'twin', 'student'} <= set(two_rounds.test)
+    model, run = two_rounds.model.twin(), two_rounds.run
+    targets = EmbeddingTargets(run, model.start, [])
+    trainer = model.make_trainer()
+    data = student._RoundData(model, trainer, 0, (), targets)
+    batch = next(data.batches('train', loader.BatchOrder(2, [0]), 2))
+    # One of the four train queries has no label.
+    assert run.train.is_labelled.sum() == 3 and run.train.is_labelled[batch['query_row']].all()
+    found = trainer.loss(start.params, meshes.to_device(batch, meshes.batch_sharding(run.mesh)))
+    assert [name for name in found if name.startswith('loss/')] == ['loss/contrastive']
 
 
 def test_round_1_has_the_wrong_queries_and_a_share_of_the_solved(two_rounds):
