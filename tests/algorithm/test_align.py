@@ -11,11 +11,11 @@ from jdkd.algorithm import align, student, targets
 from jdkd.configs import common
 from jdkd.corpus import importing
 from jdkd.models.dual_encoder import DualEncoder
-from jdkd.retrieval import vectors
+from jdkd.retrieval import index, vectors
 from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
-from jdkd.systems.dual import as_dual
+from jdkd.systems.dual import AsymmetricSystem, as_dual
 from tests.helpers import tiny, toy
 
 
@@ -32,6 +32,7 @@ def make_run(home, workdir, **overrides):
     c.systems.other = common.encoder(f'{home}/other', query_length=8, passage_length=12)
     c.align.update(to=('other',), epochs=2.0, batch_size=48, learning_rate=1e-2)
     c.align.update(overrides)
+    c.index.kind = 'exact'
     config = configs.resolve(c)
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     return Run(config, workdir, mesh, importing.load_collection(config, workdir))
@@ -51,6 +52,13 @@ def test_the_student_comes_to_its_targets(home):
 
     assert cosine(start) < 0.5 < 0.9 < cosine(aligned)
     assert aligned.digest != start.digest
+    # Its queries search the other's passages as they are.
+    asymmetric = AsymmetricSystem.of('asymmetric', aligned, other)
+    ranking, _ = asymmetric.rank(run.test)
+    queries = aligned.queries(run.test)[:]
+    expected = index.exact_search(queries, other.passages, run.config.depth)
+    np.testing.assert_array_equal(ranking.passages, expected.passages)
+    assert own.shared is other and asymmetric.digest not in (aligned.digest, other.digest)
     # Built once: the stage's parameters are read again.
     again = align.align(run, model, own)
     assert again.digest == aligned.digest
