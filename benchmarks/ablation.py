@@ -31,6 +31,7 @@ FULL = 'full'
 LABELLED_ONLY = 'labelled_only'  # Where some queries have no label.
 _NO_DARK = {'dark.reinforced': 0, 'dark.noisy': 0}
 _NO_ASSISTANTS = {'assistants': (), 'loss.assistant': 0.0, 'loss.in_batch': 0.0}
+_CONTRASTIVE = _NO_ASSISTANTS | _NO_DARK | {'loss.embedding': 0.0}
 _LABELLED = {'collection.unlabelled': 'skip'}
 
 
@@ -55,9 +56,12 @@ VARIANTS: dict[str, Callable[[Config], dict]] = {
     'reinforced_only': lambda c: _dark(c, 'reinforced'),
     'noisy_only': lambda c: _dark(c, 'noisy'),
     'no_self_pacing': lambda c: {'self_paced.share': 1.0},
-    # It has no use for queries without a label.
-    'contrastive_only': lambda c: _NO_ASSISTANTS | _NO_DARK | _LABELLED | {'loss.teacher': 0.0},
-    'teacher_only': lambda c: _NO_ASSISTANTS | _NO_DARK | {'loss.contrastive': 0.0},
+    'no_alignment': lambda c: {'align.epochs': 0.0, 'loss.embedding': 0.0},
+    'no_embedding': lambda c: {'loss.embedding': 0.0},
+    'uniform_negatives': lambda c: {'candidates.hardest': 0, 'candidates.margin': 0.0},
+    # From the same aligned start; it has no use for queries without a label.
+    'contrastive_only': lambda c: _CONTRASTIVE | _LABELLED | {'loss.teacher': 0.0},
+    'teacher_only': lambda c: _CONTRASTIVE | {'loss.contrastive': 0.0},
     LABELLED_ONLY: lambda c: _LABELLED,
 }
 
@@ -90,7 +94,9 @@ def share(source: pathlib.Path, target: pathlib.Path) -> None:
     temporary.mkdir(parents=True)
     shutil.copyfile(source / configs.FILE, temporary / configs.FILE)
     os.link(source / metrics.FILE, temporary / metrics.FILE)  # Of the rounds that it shares.
-    for name in ('collection', 'tokens', 'systems', 'rounds'):
+    for name in ('collection', 'tokens', 'systems', 'align', 'rounds'):
+        if not (source / name).exists():  # Not every run aligns its student.
+            continue
         shutil.copytree(source / name, temporary / name, copy_function=os.link)
     temporary.rename(target)
 

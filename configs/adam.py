@@ -14,6 +14,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     if arg not in ('', 'tiny'):
         c.candidates.retrievers = c.assistants  # they still mine hard negatives
     c.assistants = ()
+    c.align.epochs = c.loss.embedding = 0.0
     c.steps_per_round = c.rounds * c.steps_per_round  # the same steps in all
     c.rounds = 1
     return c

@@ -46,10 +46,14 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     # The best of nine triples of layers before training.
     c.student = common.encoder(MINILM, REVISION, layers=(0, 4, 5), scale=20.0, **lengths)
 
+    c.align.to, c.align.epochs = ('minilm_ft',), 2.0
+    c.loss.embedding = 1.0
+
     c.batch_size = 40
     c.candidates.hard_negatives = 2
+    c.candidates.hardest, c.candidates.margin = 6, 0.5
     c.dark.reinforced, c.dark.noisy = 1, 1
-    c.steps_per_round = 40
+    c.steps_per_round = 80
     c.train_passage_length = 40
     c.optimizer.learning_rate = 2e-4
     c.optimizer.warmup_steps = 8
@@ -69,6 +73,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
         c.systems.minilm_ft.train.warmup_steps = 1
         c.train_passage_length = 32
         c.student.layers = (0, 5)
+        c.align.epochs, c.align.batch_size, c.align.warmup_steps = 0.5, 32, 2
         c.steps_per_round = 10
         c.batch_size = 8
         c.candidates.eval_lists = 16
