@@ -40,6 +40,10 @@ def _dark(config, kind: str) -> dict[str, int]:
     return _NO_DARK | {f'dark.{kind}': config.dark.reinforced + config.dark.noisy}
 
 
+def _one_round(steps: int) -> dict[str, int]:
+    return {'rounds': 1, 'steps_per_round': steps, 'optimizer.cycle_steps': steps}
+
+
 # Fields that differ from the full method's, given its config.
 VARIANTS: dict[str, Callable[[Config], dict]] = {
     FULL: lambda c: {},
@@ -50,7 +54,7 @@ VARIANTS: dict[str, Callable[[Config], dict]] = {
     'rbo': lambda c: {'selection.distance': 'rbo'},
     'per_query': lambda c: {'selection.per': 'query'},
     'no_in_batch': lambda c: {'loss.in_batch': 0.0},
-    'no_iteration': lambda c: {'rounds': 1, 'steps_per_round': c.rounds * c.steps_per_round},
+    'no_iteration': lambda c: _one_round(c.rounds * c.steps_per_round),
     'no_harder_data': lambda c: {'replay': 1.0},
     'no_dark': lambda c: _NO_DARK,
     'reinforced_only': lambda c: _dark(c, 'reinforced'),
