@@ -7,7 +7,14 @@ import numpy as np
 from jdkd import diagnostics
 from jdkd.algorithm import calibration, scored_pool
 from jdkd.algorithm import lists as round_lists
-from jdkd.algorithm.lists import SPLITS, load_lists, positives, round_path, split_queries
+from jdkd.algorithm.lists import (
+    SPLITS,
+    load_dark_tokens,
+    load_lists,
+    positives,
+    round_path,
+    split_queries,
+)
 from jdkd.algorithm.scores import keep_scores, load_logits
 from jdkd.algorithm.teacher import Teacher, false_negatives
 from jdkd.distillation import schedules
@@ -51,13 +58,13 @@ def generate(
     if run.config.candidates.hardest:
         pool_of_pairs = scored_pool.keep(run, round_index, mined, teacher)
     drawn = round_lists.keep_lists(run, round_index, mined, encoder, active, pool_of_pairs)
-    scores = keep_scores(run, round_index, drawn, teacher, pool, encoder)
+    scores = keep_scores(run, round_index, drawn, teacher, pool)
     path = round_path(round_index, 'dataset')
     rule = [run.config.candidates.false_negatives, run.config.candidates.margin]
     inputs = {'scores': scores['digest'], 'false_negatives': rule}
 
     def write(out):
-        dataset.write(out, {split: _features(run, round_index, split, encoder) for split in SPLITS})
+        dataset.write(out, {split: _features(run, round_index, split) for split in SPLITS})
 
     files = [run.workdir / path / stages.MANIFEST]
     written = distributed.from_primary(lambda: run.stage(path, inputs, write), path, writes=files)
@@ -70,14 +77,14 @@ def load_records(run: Run, round_index: int, split: str) -> dataset.WithFeatures
     return dataset.WithFeatures(source, load_logits(run, round_index, split))
 
 
-def _features(run: Run, round_index: int, split: str, encoder: Encoder) -> dict[str, np.ndarray]:
+def _features(run: Run, round_index: int, split: str) -> dict[str, np.ndarray]:
     """The features of D_train or D_eval; scores stay in their own stage."""
-    lists = load_lists(run, round_index, split, encoder)
+    lists = load_lists(run, round_index, split)
     features = record_features(run, lists, positives(run, split))
     if not run.train.is_labelled.all():
         features['labelled'] = split_queries(run, split).is_labelled[lists.query]
-    if lists.dark.shape[1]:
-        features['dark'] = encoder.prefixed(lists.dark).astype(np.int32)
+    if (dark := load_dark_tokens(run, round_index, split)) is not None:
+        features['dark'] = dark.astype(np.int32)
     teacher = load_logits(run, round_index, split, pool=False)['teacher']
     originals = teacher[:, : lists.passages.shape[1]]
     config = run.config.candidates

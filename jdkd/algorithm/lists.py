@@ -1,20 +1,25 @@
 """Draws the candidate lists of a round: from mined passages, with dark examples."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jdkd.lists import candidates, dark
 from jdkd.lists.candidates import Lists
+from jdkd.lists.slices import SlicedTexts
 from jdkd.run import Queries, Run
+from jdkd.runtime import distributed
+from jdkd.runtime.parts import write_parts
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import ranking_inputs
 from jdkd.systems.system import System
 
 SPLITS = ('train', 'eval')  # D_train and D_eval.
 STAND_INS = 'rounds/00/stand_ins'
+_PART_LISTS = 4096  # Lists whose dark examples are drawn at once.
 
 
 def round_path(round_index: int, stage: str) -> str:
@@ -132,10 +137,11 @@ def keep_lists(
     active: np.ndarray,
     scored: ScoredPool | None,
 ) -> dict:
-    """Keeps the lists of both splits with their dark examples, as a stage.
+    """Keeps the lists of both splits with their dark examples, as a resumable stage.
 
     `mined` is the manifest of `mine`; `active` are rows of the train queries of this round. The
-    encoder is the student's, for its tokenizer and lengths. Hard negatives come from the `scored`
+    encoder is the student's: dark examples are made of its words, and their tokens are kept too,
+    cut as in training, since training reads them many times. Hard negatives come from the `scored`
     pool if there is one.
     """
     config = run.config
@@ -145,18 +151,11 @@ def keep_lists(
             queries = split_queries(run, split)
             rows = active if split == 'train' else np.arange(len(queries))
             rows, copies, passages = draw(run, split, round_index, rows, scored)
-            examples = dark.generate(
-                passages,
-                encoder.passage_tokens(run, prefix=False),
-                query_ids=[queries.ids[int(row)] for row in rows],
-                copies=copies,
-                special=encoder.tokenizer.special,
-                length=config.train_passage_length - len(encoder.passage_prefix_ids),
-                config=config.dark,
-                seed=config.seed,
-                round_index=round_index,
-            )
-            np.savez(out / f'{split}.npz', query=rows, passages=passages, dark=examples)
+            if distributed.is_primary():
+                np.savez(out / f'{split}.npz', query=rows, passages=passages)
+            if config.dark.reinforced + config.dark.noisy:
+                lists = Lists.from_originals(rows, passages)
+                _write_dark(run, out, split, round_index, lists, copies, encoder)
 
     stand_ins = read_stand_ins(run)
     inputs = {
@@ -169,12 +168,73 @@ def keep_lists(
         'scored': scored and scored.inputs,
         'dark': config.dark.to_dict(),
         'length': config.train_passage_length,
+        'passage_length': encoder.spec.passage_length,
+        'prefix': encoder.passage_prefix,
+        'tokenizer': encoder.tokenizer.fingerprint,
         'seed': config.seed,
     }
-    return run.stage(round_path(round_index, 'candidates'), inputs, build)
+    return run.stage(round_path(round_index, 'candidates'), inputs, build, resumable=True)
 
 
-def load_lists(run: Run, round_index: int, split: str, encoder: Encoder) -> Lists:
+def _write_dark(
+    run: Run,
+    out: pathlib.Path,
+    split: str,
+    round_index: int,
+    lists: Lists,
+    copies: np.ndarray,
+    encoder: Encoder,
+) -> None:
+    """Draws the dark examples of lists and writes them, and their tokens, in parts."""
+    config, ids = run.config, split_queries(run, split).ids
+    length, sep_id = config.train_passage_length, encoder.tokenizer.special['sep']
+
+    def write(i, file):
+        span = slice(i * _PART_LISTS, (i + 1) * _PART_LISTS)
+        part = lists[span]
+        examples = dark.generate(
+            part.passages,
+            run.passages,
+            encoder.tokenizer,
+            query_ids=[ids[int(row)] for row in part.query],
+            copies=copies[span],
+            room=encoder.text_room(length),
+            config=config.dark,
+            seed=config.seed,
+            round_index=round_index,
+        )
+        tokens = encoder.dark_tokens(run, Lists(part.query, part.passages, examples))
+        rows = np.arange(len(tokens)).reshape(examples.counts.shape)
+        tokens = tokens.rows(rows, length, end=sep_id)
+        np.savez(file, slices=examples.slices, counts=examples.counts, tokens=tokens)
+
+    write_parts(out, f'{split}-dark-{{}}.npz', -(-len(lists) // _PART_LISTS), write)
+
+
+def load_lists(run: Run, round_index: int, split: str) -> Lists:
     """The candidate lists of a round."""
     with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as f:
-        return Lists(f['query'], f['passages'], f['dark'], encoder.tokenizer)
+        lists = Lists.from_originals(f['query'], f['passages'])
+    examples = [
+        SlicedTexts(*arrays) for arrays in _read_dark(run, round_index, split, 'slices', 'counts')
+    ]
+    return dataclasses.replace(lists, dark=SlicedTexts.join(examples)) if examples else lists
+
+
+def load_dark_tokens(run: Run, round_index: int, split: str) -> np.ndarray | None:
+    """The student's tokens of a round's dark examples, as in training; None if there are none.
+
+    Returns `[M, N_d, train_passage_length]` ids, padded.
+    """
+    parts = [tokens for (tokens,) in _read_dark(run, round_index, split, 'tokens')]
+    return np.concatenate(parts) if parts else None
+
+
+def _read_dark(
+    run: Run, round_index: int, split: str, *names: str
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields arrays of each part that `_write_dark` wrote."""
+    directory = run.workdir / round_path(round_index, 'candidates')
+    for path in sorted(directory.glob(f'{split}-dark-*.npz')):
+        with np.load(path) as f:
+            yield tuple(f[name] for name in names)

@@ -12,7 +12,6 @@ from jdkd.algorithm.teacher import Teacher, score_histogram
 from jdkd.run import Run
 from jdkd.runtime import distributed
 from jdkd.systems import scoring
-from jdkd.systems.encoders import Encoder
 from jdkd.systems.system import System
 
 
@@ -22,20 +21,19 @@ def keep_scores(
     drawn: dict,
     teacher: Teacher,
     pool: Sequence[System],
-    encoder: Encoder,
 ) -> dict:
     """Scores a round's lists of both splits with the teacher's members and the assistants.
 
-    `drawn` is the manifest of the lists, and `encoder` the student's, whose tokenizer made their
-    dark examples. The manifest's result has the `teacher` weights and `scales` that were fitted,
-    the `score_histogram`, the `coverage` of imported scores and the `flatness` of all scores.
+    `drawn` is the manifest of the lists. The manifest's result has the `teacher` weights and
+    `scales` that were fitted, the `score_histogram`, the `coverage` of imported scores and the
+    `flatness` of all scores.
     """
     systems = {s.name: s for s in [*teacher.members, *pool]}
     fitted = calibration.read_fitted(run)
     scales = _scales(fitted, {s.name: s.scale for s in pool})
 
     def build(out):
-        drawn_lists = {split: load_lists(run, round_index, split, encoder) for split in SPLITS}
+        drawn_lists = {split: load_lists(run, round_index, split) for split in SPLITS}
         raw, coverage, logits = {}, {}, {}
         for split, lists in drawn_lists.items():
             queries = split_queries(run, split)

@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from jdkd.algorithm import gen_dataset
-from jdkd.algorithm.lists import load_lists, round_path, split_queries
+from jdkd.algorithm.lists import load_dark_tokens, load_lists, round_path, split_queries
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.config import LossConfig
 from jdkd.distillation import assistants, objective
@@ -173,10 +173,10 @@ class _RoundData:
         """Batches of D_train or D_eval."""
         run, encoder = self.student.run, self.student.start
         config, queries = run.config, split_queries(run, split)
-        lists = load_lists(run, self.round_index, split, encoder)
+        lists = load_lists(run, self.round_index, split)
         records = {'passages': lists.passages}
-        if lists.dark.shape[1]:
-            records['dark'] = encoder.prefixed(lists.dark)
+        if (dark := load_dark_tokens(run, self.round_index, split)) is not None:
+            records['dark'] = dark
         source: Any = gen_dataset.load_records(run, self.round_index, split)
         if self.student.labelled_only:
             kept = np.flatnonzero(queries.is_labelled[lists.query])
@@ -199,7 +199,7 @@ class _RoundData:
     def eval_loss(self, params) -> dict[str, float]:
         """Means of the loss terms over D_eval, in whole batches."""
         run, config = self.student.run, self.student.run.config
-        count = len(load_lists(run, self.round_index, 'eval', self.student.start))
+        count = len(load_lists(run, self.round_index, 'eval'))
         size = min(config.batch_size, count)
         order = loader.BatchOrder(size, [config.seed], shuffle=False, epochs=1)
         batches = self.batches('eval', order, count // size)

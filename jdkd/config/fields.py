@@ -188,9 +188,11 @@ class DarkConfig(Section):
     reinforced: int = field(4, 'reinforced negatives per list', 'at least 0')
     noisy: int = field(2, 'noisy positives per list', 'at least 0')
     splice: tuple[float, float] = field(
-        (0.1, 0.5), "share (low, high) of the positive's tokens spliced into a negative"
+        (0.1, 0.5),
+        "share (low, high) of the positive's words spliced into a negative, of those that the "
+        'student reads in training',
     )
-    mask: tuple[float, float] = field((0.1, 0.5), "share (low, high) of a positive's tokens masked")
+    mask: tuple[float, float] = field((0.1, 0.5), "share (low, high) of a positive's words masked")
 
 
 class SelectionConfig(Section):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jdkd.tokens.tokenizer import Tokenizer
+from jdkd.lists.slices import SlicedTexts
 
 _LARGE_COLLECTION = 100_000  # Passages.
 
@@ -36,23 +36,35 @@ class Lists:
 
     query: np.ndarray  # `[M]` int32, row of the query in its split; a query may have several lists.
     passages: np.ndarray  # `[M, N_o]` int32 rows of the collection, the positive at index 0.
-    dark: np.ndarray  # `[M, N_d, L]` ids of dark examples, padded, without a prefix; N_d may be 0.
-    tokenizer: Tokenizer | None = None  # Of the ids of `dark`; None without dark examples.
+    dark: SlicedTexts  # `[M, N_d]` dark examples; N_d may be 0.
 
     @classmethod
     def from_originals(cls, query: np.ndarray, passages: np.ndarray) -> 'Lists':
         """Makes lists without dark examples."""
-        return cls(query, passages, np.zeros((len(query), 0, 0), np.uint16))
+        return cls(query, passages, SlicedTexts.empty(len(query)))
 
     def __len__(self) -> int:
         return len(self.query)
 
     def __getitem__(self, part: slice) -> 'Lists':
-        return Lists(self.query[part], self.passages[part], self.dark[part], self.tokenizer)
+        return Lists(self.query[part], self.passages[part], self.dark[part])
 
-    def flat_dark(self) -> np.ndarray:
-        """Returns the `[M * N_d, L]` dark examples, list after list."""
-        return self.dark.reshape(-1, self.dark.shape[-1])
+    @property
+    def num_dark(self) -> int:
+        """Dark examples of each list."""
+        return self.dark.counts.shape[1]
+
+    def dark_texts(self, passages: Sequence[str], mask: str = '') -> list[str]:
+        """Returns the texts of the `M * N_d` dark examples, list after list.
+
+        They are as long as the passages that they are made of. Take lists in parts: all texts of a
+        round may be larger than memory.
+
+        Args:
+            passages: Texts of the collection's passages, as `Run.passages`.
+            mask: The reader's mask token, or nothing to remove what is masked.
+        """
+        return self.dark.render(passages, mask)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,109 +2,144 @@
 
 In the paper, reinforced negatives are negatives that are strengthened by mixing in text of the
 positive, in discrete (token) space, and noisy positives are positives with masked tokens. The
-ratios and the way of mixing are ours; `config.dark` sets the ratios.
+ratios and the way of mixing whole words are ours; `config.dark` sets the ratios.
 """
 
-import functools
+import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from jdkd.config import DarkConfig
 from jdkd.lists.candidates import DARK, item_rng
-from jdkd.tokens.store import TokenStore
+from jdkd.lists.slices import MASK, SlicedTexts
+from jdkd.tokens.tokenizer import Tokenizer
+from jdkd.tokens.words import Words
+
+_READ = 512  # Tokens of a passage among which words are masked; bounds what long ones take.
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A passage that dark examples are made of."""
+
+    row: int  # In the collection.
+    length: int  # In characters.
+    words: Words  # Those among its first tokens.
 
 
 def reinforced_negative(
     rng: np.random.Generator,
-    positive: np.ndarray,
-    negative: np.ndarray,
+    positive: Source,
+    negative: Source,
     *,
-    fraction: tuple[float, float],
-    length: int,
+    share: tuple[float, float],
+    room: int,
 ) -> np.ndarray:
-    """Splices a contiguous span of the positive into the negative at a random position.
+    """Splices consecutive words of the positive into the negative, between any two words.
 
-    If the result would exceed the length, the end of the negative is cut, never the span.
+    The words come from, and go to, the part that the student reads in training, so that it reads
+    all of them.
 
     Args:
         rng: Source of randomness.
-        positive, negative: Token ids without special tokens, like the result.
-        fraction: Range of the uniform share of the positive's tokens that are spliced in.
-        length: Most tokens of the result.
+        share: Range of the uniform share of the words of that part that are spliced in, rounded up.
+        room: Tokens of a passage that the student reads in training, without special ones.
+
+    Returns:
+        `[k, 3]` slices; see `SlicedTexts`.
     """
-    if not len(positive):
-        return negative[:length]
-    size = int(np.clip(round(rng.uniform(*fraction) * len(positive)), 1, length))
-    start = rng.integers(len(positive) - size + 1)
-    span = positive[start : start + size]
-    negative = negative[: length - size]
-    at = rng.integers(len(negative) + 1)
-    return np.concatenate([negative[:at], span, negative[at:]])
+    seen = positive.words.within(room)
+    size = math.ceil(rng.uniform(*share) * seen)
+    if not size:
+        return np.array([(negative.row, 0, negative.length)])
+    first = rng.integers(seen - size + 1)
+    spans, tokens = positive.words.spans, positive.words.tokens
+    left = negative.words.within(room - int(tokens[first + size] - tokens[first]))
+    word = rng.integers(left + 1)  # The one after the splice.
+    at = negative.words.spans[word - 1, 1] if word else 0
+    return _without_empty(
+        np.array(
+            [
+                (negative.row, 0, at),
+                (positive.row, spans[first, 0], spans[first + size - 1, 1]),
+                (negative.row, at, negative.length),
+            ]
+        )
+    )
 
 
 def noisy_positive(
-    rng: np.random.Generator, positive: np.ndarray, *, fraction: tuple[float, float], mask_id: int
+    rng: np.random.Generator, positive: Source, *, share: tuple[float, float]
 ) -> np.ndarray:
-    """Replaces some tokens of the positive, which has no special ones, with the mask token.
+    """Masks some words of the positive.
 
     Args:
-        fraction: Range of the uniform share of tokens that are masked, at least one.
+        share: Range of the uniform share of words that are masked, rounded up.
+
+    Returns:
+        `[k, 3]` slices; see `SlicedTexts`.
     """
-    noisy = positive.copy()
-    if len(noisy):
-        size = max(round(rng.uniform(*fraction) * len(noisy)), 1)
-        noisy[rng.choice(len(noisy), size, replace=False)] = mask_id
-    return noisy
+    size = math.ceil(rng.uniform(*share) * len(positive.words))
+    masked = positive.words.spans[np.sort(rng.choice(len(positive.words), size, replace=False))]
+    slices = np.empty((2 * size + 1, 3), np.int32)
+    slices[::2] = positive.row
+    slices[1::2] = MASK
+    slices[:, 1] = [0, *masked.ravel()]
+    slices[:, 2] = [*masked.ravel(), positive.length]
+    return _without_empty(slices)
 
 
 def generate(
     passages: np.ndarray,
-    tokens: TokenStore,
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
     *,
     query_ids: Sequence[str],
     copies: np.ndarray,
-    special: dict[str, int],
-    length: int,
+    room: int,
     config: DarkConfig,
     seed: int,
     round_index: int,
-) -> np.ndarray:
-    """Generates the dark examples of each list: reinforced negatives, then noisy positives.
+) -> SlicedTexts:
+    """Draws the dark examples of each list: reinforced negatives, then noisy positives.
 
-    Each is a function of (seed, round, query id, copy of the list), so that a killed run generates
-    the same ones again. The k-th reinforced negative comes from the k-th hard negative.
+    Each is a function of (seed, round, query id, copy of the list), so that a killed run draws the
+    same ones again. The k-th reinforced negative comes from the k-th hard negative.
 
     Args:
         passages: `[M, N_o]` originals, the positive at index 0.
-        tokens: Token store of the collection by the student's tokenizer, without a prefix, because
-            teacher and assistants put their own prefixes before dark examples.
+        texts: Texts of the collection's passages, of which only those needed are read.
+        tokenizer: The student's, whose words are spliced and masked.
         query_ids: `[M]` query id of each list.
         copies: `[M]` number of earlier lists of the query.
-        special: Ids of `cls`, `sep`, `pad`, `mask`.
-        length: Most tokens of a dark example, special ones included.
+        room: Tokens of a passage that the student reads in training, without special ones.
 
     Returns:
-        `[M, reinforced + noisy, length]` ids, padded.
+        `[M, reinforced + noisy]` texts.
     """
-    num_dark = config.reinforced + config.noisy
-    out = np.full((len(passages), num_dark, length), special['pad'], tokens.dtype)
-    edges = [special[name] for name in ('cls', 'sep', 'pad')]
-
-    splice = functools.partial(reinforced_negative, fraction=config.splice, length=length - 2)
-    mask = functools.partial(noisy_positive, fraction=config.mask, mask_id=special['mask'])
-
-    def text_ids(row: int) -> np.ndarray:
-        return tokens[row][~np.isin(tokens[row], edges)]
-
-    for dark, rows, query_id, copy in zip(out, passages, query_ids, copies, strict=True):
+    num_negatives = passages.shape[1] - 1
+    rows = np.unique(passages[:, : 1 + min(config.reinforced, num_negatives)])
+    needed = [texts[int(row)] for row in rows]
+    words = tokenizer.words(needed, _READ)
+    sources = {
+        int(row): Source(int(row), len(text), found)
+        for row, text, found in zip(rows, needed, words, strict=True)
+    }
+    examples = []
+    for own, query_id, copy in zip(passages.tolist(), query_ids, copies, strict=True):
         rng = item_rng(seed, round_index, DARK, query_id, int(copy))
-        positive, negatives = text_ids(rows[0]), rows[1:]
-        examples = [
-            splice(rng, positive, text_ids(negatives[k % len(negatives)]))
-            for k in range(config.reinforced)
-        ]
-        examples += [mask(rng, positive[: length - 2]) for _ in range(config.noisy)]
-        for slot, ids in zip(dark, examples, strict=True):
-            slot[: len(ids) + 2] = [special['cls'], *ids, special['sep']]
-    return out
+        positive = sources[own[0]]
+        for k in range(config.reinforced):
+            negative = sources[own[1 + k % num_negatives]]
+            examples.append(
+                reinforced_negative(rng, positive, negative, share=config.splice, room=room)
+            )
+        examples += [noisy_positive(rng, positive, share=config.mask) for _ in range(config.noisy)]
+    counts = np.array([len(slices) for slices in examples], np.int32)
+    return SlicedTexts(np.concatenate(examples, dtype=np.int32), counts.reshape(len(passages), -1))
+
+
+def _without_empty(slices: np.ndarray) -> np.ndarray:
+    return slices[slices[:, 1] < slices[:, 2]]

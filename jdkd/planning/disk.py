@@ -67,19 +67,25 @@ def estimate(
         'embeddings': (passages + queries) * dims * item,
         'indexes': codes + 8 * passages * _BM25_TERMS_PER_WORD * words.mean(),
         'rankings': 8 * rankings * queries * config.depth,
-        'candidates, scores and datasets': config.rounds * _list_bytes(config),
+        'candidates, scores and datasets': config.rounds * _list_bytes(config, words),
         # Parameters and AdamW's two moments; one more copy during replacement; the export.
         'checkpoints': 12 * sum(trained) + 4 * params['student'],
     }
     return {kind: int(size) for kind, size in sizes.items()}
 
 
-def _list_bytes(config: Config) -> int:
+def slice_bytes(config: Config, words: np.ndarray) -> float:
+    """Bytes of the slices that describe the dark examples of a list; see `SlicedTexts`."""
+    masked = float(np.mean(config.dark.mask) * np.mean(words))
+    return 12 * (3 * config.dark.reinforced + (2 * masked + 1) * config.dark.noisy)
+
+
+def _list_bytes(config: Config, words: np.ndarray) -> float:
     """Bytes of the lists of a round, as arrays and again as records."""
     originals = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy
     scores = 4 * (originals + dark) * (1 + len(config.assistants))
-    ids = 4 * originals + 2 * dark * config.train_passage_length
+    ids = 4 * originals + 2 * dark * config.train_passage_length + slice_bytes(config, words)
     record = scores + 8 * originals + 4 * dark * config.train_passage_length
     lists = config.steps_per_round * config.batch_size + config.candidates.eval_lists
     return lists * (scores + ids + record)

@@ -108,7 +108,12 @@ def _host_memory(
         # Concurrent shards, as float32 and as codes.
         'index': index.BUILDERS * shard * (4 * width + width // 2),
         'lists of a round': lists
-        * (scores + 4 * candidates + 2 * dark * config.train_passage_length),
+        * int(
+            scores
+            + 4 * candidates
+            + 2 * dark * config.train_passage_length
+            + disk.slice_bytes(config, size.passage_words())
+        ),
     }
 
 

@@ -70,6 +70,11 @@ def save(file, vectors: np.ndarray, store: str) -> None:
     np.save(file, vectors)
 
 
+def as_stored(vectors: np.ndarray, store: str) -> np.ndarray:
+    """Rounds float32 vectors as `save` does."""
+    return vectors.astype(ml_dtypes.bfloat16).astype(np.float32) if store == 'bfloat16' else vectors
+
+
 def load(directory: pathlib.Path) -> Vectors:
     """Loads the vectors in a directory, memory-mapped; FileNotFoundError if there are none."""
     paths = sorted(pathlib.Path(directory).glob(FILE_NAME.format('*')))

@@ -34,7 +34,7 @@ class CrossEncoderSystem(BaseSystem):
 
         def score_lists(lists: Lists) -> np.ndarray:
             query_names = [f"query '{queries.ids[int(row)]}'" for row in lists.query]
-            num_originals, num_dark = lists.passages.shape[1], lists.dark.shape[1]
+            num_originals, num_dark = lists.passages.shape[1], lists.num_dark
 
             def original(pair):
                 i, j = divmod(pair, num_originals)
@@ -47,7 +47,7 @@ class CrossEncoderSystem(BaseSystem):
             scores = [self._score_pairs(query_tokens, query, passage_tokens, passages, original)]
             if num_dark:
                 dark = np.arange(len(lists) * num_dark).reshape(len(lists), -1)
-                tokens = self.encoder.dark_tokens(lists)
+                tokens = self.encoder.dark_tokens(self.run, lists)
                 scores.append(self._score_pairs(query_tokens, query, tokens, dark, example))
             return np.concatenate(scores, axis=1)
 

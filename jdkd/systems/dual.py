@@ -46,7 +46,7 @@ class DualEncoderSystem(BaseSystem):
         def score_lists(lists: Lists) -> np.ndarray:
             own = query_vectors[lists.query]
             originals = np.einsum('md,mnd->mn', own, passages[lists.passages])
-            num_dark = lists.dark.shape[1]
+            num_dark = lists.num_dark
             if not num_dark:
                 return originals
 
@@ -54,9 +54,10 @@ class DualEncoderSystem(BaseSystem):
                 query = queries.ids[int(lists.query[row // num_dark])]
                 return f"dark example {row % num_dark} of query '{query}'"
 
-            tokens = self.encoder.dark_tokens(lists)
+            tokens = self.encoder.dark_tokens(self.run, lists)
             dark = self.embed(tokens, f'{self.name}: dark examples', name=name)
-            dark = dark.reshape(*lists.dark.shape[:2], -1)
+            dark = vectors.as_stored(dark, self.run.config.index.store)  # As the originals are.
+            dark = dark.reshape(len(lists), num_dark, -1)
             return np.concatenate([originals, np.einsum('md,mnd->mn', own, dark)], axis=1)
 
         return score_lists

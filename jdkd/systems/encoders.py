@@ -47,10 +47,10 @@ class Encoder:
     def passage_prefix(self) -> str:
         return self.spec.passage_prefix or ''
 
-    def passage_tokens(self, run: Run, *, prefix: bool = True) -> TokenStore:
-        """Token store of the collection, with the prefix that the model reads or without it."""
-        text = self.passage_prefix if prefix else ''
-        return self._store(run, 'passages', text, run.passages, self.spec.passage_length)
+    def passage_tokens(self, run: Run) -> TokenStore:
+        """Token store of the collection."""
+        length = self.spec.passage_length
+        return self._store(run, 'passages', self.passage_prefix, run.passages, length)
 
     def query_tokens(self, run: Run, queries: Queries) -> TokenStore:
         """Token store of a split's queries."""
@@ -61,29 +61,17 @@ class Encoder:
         """Tokens of one question, in memory."""
         return self.tokenizer.encode([self.query_prefix + question], self.spec.query_length)
 
-    @property
-    def passage_prefix_ids(self) -> np.ndarray:
-        """Ids of the passage prefix, without special tokens."""
+    def dark_tokens(self, run: Run, lists: Lists) -> TokenStore:
+        """Tokens of the `M * N_d` dark examples, read as passages are."""
+        texts = lists.dark_texts(run.passages, self.tokenizer.mask)
+        return self.tokenizer.encode(
+            [self.passage_prefix + text for text in texts], self.spec.passage_length
+        )
+
+    def text_room(self, length: int) -> int:
+        """Tokens for a passage's own text in rows of `length`, beside special ones and prefix."""
         prefix = self.passage_prefix.rstrip()  # A space at its end begins the next word.
-        return np.array(self.tokenizer.fast.encode(prefix, add_special_tokens=False).ids, np.int32)
-
-    def prefixed(self, dark: np.ndarray) -> np.ndarray:
-        """Dark examples `[M, N_d, L]` of this tokenizer, with the passage prefix."""
-        prefix = self.passage_prefix_ids.astype(dark.dtype)
-        prefix = np.broadcast_to(prefix, (*dark.shape[:2], len(prefix)))
-        return np.concatenate([dark[..., :1], prefix, dark[..., 1:]], axis=-1)
-
-    def dark_tokens(self, lists: Lists) -> TokenStore:
-        """Tokens of the `M * N_d` dark examples for this encoder."""
-        ids = lists.flat_dark()
-        assert lists.tokenizer is not None  # There are dark examples.
-        same = lists.tokenizer.fingerprint == self.tokenizer.fingerprint
-        if same and not self.passage_prefix and ids.shape[1] <= self.spec.passage_length:
-            return TokenStore.from_rows(ids, self.pad_id)
-        mask = self.tokenizer.fast.id_to_token(self.tokenizer.special['mask'])
-        assert mask is not None
-        texts = [self.passage_prefix + text for text in lists.tokenizer.decode(ids, mask=mask)]
-        return self.tokenizer.encode(texts, self.spec.passage_length)
+        return min(length, self.spec.passage_length) - len(self.tokenizer.fast.encode(prefix).ids)
 
     def _store(self, run: Run, split: str, prefix: str, texts, length: int) -> TokenStore:
         key = f'{self.tokenizer.fingerprint[:12]}-{length}'

@@ -42,7 +42,7 @@ class ImportedScores(BaseSystem):
         return lambda lists: self._score_lists(queries, lists)
 
     def _score_lists(self, queries: Queries, lists: Lists) -> np.ndarray:
-        if lists.dark.shape[1]:
+        if lists.num_dark:
             raise ValueError(
                 f"system '{self.name}' has imported scores and cannot score dark examples."
             )

@@ -28,13 +28,12 @@ class BM25System(BaseSystem):
         all_terms = self.model.query_terms(queries.texts)
 
         def score_lists(lists: Lists) -> np.ndarray:
-            terms, num_dark = all_terms[lists.query], lists.dark.shape[1]
+            terms, num_dark = all_terms[lists.query], lists.num_dark
             originals = self.model.passage_scores(terms, lists.passages)
             if not num_dark:
                 return originals
             terms = terms[np.repeat(np.arange(terms.shape[0]), num_dark)]
-            assert lists.tokenizer is not None  # There are dark examples.
-            dark = self.model.text_scores(terms, lists.tokenizer.decode(lists.flat_dark()))
+            dark = self.model.text_scores(terms, lists.dark_texts(self.run.passages))
             return np.concatenate([originals, dark.reshape(-1, num_dark)], axis=1)
 
         return score_lists

@@ -1,10 +1,9 @@
-"""A model's tokenizer, which fills token stores and decodes ids."""
+"""A model's tokenizer, which fills token stores and finds words."""
 
 import dataclasses
 import hashlib
 import itertools
 import pathlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from jdkd.runtime import distributed
 from jdkd.runtime.parts import write_parts
 from jdkd.tokens import tokenizer_files
 from jdkd.tokens.store import TokenStore, row_offsets
+from jdkd.tokens.words import Words, find_words
 
 _CALL_TEXTS = 4096  # Texts a call of the batched tokenizer; bounds memory and moves the bar.
 _PART_TEXTS = 64 * _CALL_TEXTS  # Texts of a part file of a resumable stage.
@@ -99,14 +99,18 @@ class Tokenizer:
         ids, offsets = (np.asarray(np.load(path, mmap_mode='r')) for path in paths)
         return TokenStore(ids, offsets, length, self.special['pad'])
 
-    def decode(self, ids: np.ndarray, *, mask: str = '') -> list[str]:
-        """Decodes `[n, length]` ids to n texts, with `mask` in place of mask tokens."""
-        drop = {self.special[name] for name in ('cls', 'sep', 'pad')}
-        rows = [[t for t in row if t not in drop] for row in ids.tolist()]
-        texts = self.fast.decode_batch(rows, skip_special_tokens=False)
-        own_mask = str(self.fast.id_to_token(self.special['mask']))
-        # WordPiece splits at underscores: max_len must not come back as max _ len.
-        return [re.sub(r' ?_ ?', '_', text.replace(own_mask, mask)) for text in texts]
+    def words(self, texts: Sequence[str], length: int) -> list[Words]:
+        """Finds the words among the first `length` tokens of each text, without special ones."""
+        fast, words = self._truncating(length), []
+        for start in range(0, len(texts), _CALL_TEXTS):
+            chunk = list(texts[start : start + _CALL_TEXTS])
+            words += find_words(fast.encode_batch(chunk, add_special_tokens=False))
+        return words
+
+    @property
+    def mask(self) -> str:
+        """The mask token as it stands in a text."""
+        return str(self.fast.id_to_token(self.special['mask']))
 
     def _truncating(self, length: int) -> tokenizers.Tokenizer:
         fast = tokenizers.Tokenizer.from_str(self.fast.to_str())
@@ -126,6 +130,9 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
     if last_id >= 2**31:
         raise ValueError(f'The tokenizer in {directory} has the id {last_id}, beyond 32 bits.')
     special = tokenizer_files.special_ids(directory)
+    if special['mask'] not in fast.get_added_tokens_decoder():
+        # A plain word so far, which would not be found in a text.
+        fast.add_special_tokens([str(fast.id_to_token(special['mask']))])
     fingerprint = hashlib.sha256(fast.to_str().encode()).hexdigest()
     return Tokenizer(pathlib.Path(directory), fast, special, last_id, fingerprint)
 

@@ -96,7 +96,7 @@ def test_logits_of_assistants_are_their_scale_times_their_scores(two_rounds, spl
     run = two_rounds.run
     queries = run.train if split == 'train' else run.held_out
     records = gen_dataset.load_records(run, 1, split)
-    lists = load_lists(run, 1, split, two_rounds.model.start)
+    lists = load_lists(run, 1, split)
     found = np.stack([records[i]['assistants'] for i in range(len(records))], axis=1)
     scales = two_rounds.rounds[1]['scales']
     assert set(scales) == {'dense', 'tuned', 'bm25'}
@@ -132,7 +132,7 @@ def test_the_twin_learns_the_labels_of_the_same_lists_from_the_same_start(two_ro
 
 def test_round_1_has_the_wrong_queries_and_a_share_of_the_solved(two_rounds):
     def queries(round_index):
-        lists = load_lists(two_rounds.run, round_index, 'train', two_rounds.model.start)
+        lists = load_lists(two_rounds.run, round_index, 'train')
         return set(lists.query.tolist())
 
     assert queries(0) == {0, 1, 2, 3}
@@ -178,7 +178,7 @@ def test_hard_negatives_are_what_the_teacher_ranks_highest_below_the_positive(tw
     np.testing.assert_array_equal(np.concatenate([first, later], axis=1), pool)
     for row, where in zip(run.collection.group[pool], there, strict=True):
         assert len(set(row[where])) == where.sum()
-    drawn = load_lists(run, 1, split, two_rounds.model.start)
+    drawn = load_lists(run, 1, split)
     for query, passages in zip(drawn.query, drawn.passages, strict=True):
         positive = logits([query], passages[None, :1])[0, 0]
         safe = there[query] & (expected[query] <= positive - config.margin)

@@ -21,18 +21,23 @@ TRANSFORMER = TransformerConfig(
 )
 
 
-def write_model(directory, model, *, max_length=24, seed=0, **kwargs):
-    """A checkpoint with random parameters; returns them."""
-    directory.mkdir(parents=True)
-    source = directory.with_name(f'{directory.name}_tokenizer')
-    source.mkdir()
+def write_tokenizer(directory):
+    """A tokenizer of WORDS in a new directory, which it returns."""
+    directory.mkdir()
     vocab = {w: i for i, w in enumerate([*'[PAD] [UNK] [CLS] [SEP] [MASK]'.split(), *WORDS])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='[UNK]'))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 2), ('[SEP]', 3)]
     )
-    tokenizer.save(str(source / 'tokenizer.json'))
+    tokenizer.save(str(directory / 'tokenizer.json'))
+    return directory
+
+
+def write_model(directory, model, *, max_length=24, seed=0, tokenizer_dir=None, **kwargs):
+    """A checkpoint with random parameters; returns them."""
+    directory.mkdir(parents=True)
+    source = tokenizer_dir or write_tokenizer(directory.with_name(f'{directory.name}_tokenizer'))
     row = np.ones((1, 4), np.int32)
     rows = (row, row) if hasattr(model, 'head') else (row,)
     params = model.init(jax.random.key(seed), *rows)['params']

@@ -1,87 +1,119 @@
-"""Dark examples: what is spliced and masked, and that they can be made again."""
+"""Dark examples: what is spliced and masked, and that they can be drawn again."""
 
-import ml_collections
 import numpy as np
 import pytest
 
+from jdkd.config import DarkConfig
 from jdkd.lists import dark
-from jdkd.tokens.store import TokenStore
+from jdkd.lists.slices import MASK
+from jdkd.tokens.tokenizer import load_tokenizer
+from jdkd.tokens.words import Words
+from tests.helpers import toy
 
-SPECIAL = {'cls': 1, 'sep': 2, 'pad': 0, 'mask': 3}
-POSITIVE, NEGATIVE = np.arange(100, 120), np.arange(200, 230)
+
+def source(row, tokens):
+    """A passage whose words have four characters and so many tokens, one space apart."""
+    starts = 5 * np.arange(len(tokens))
+    words = Words(np.stack([starts, starts + 4], axis=1), np.append(0, np.cumsum(tokens)))
+    return dark.Source(row, max(5 * len(tokens) - 1, 0), words)
+
+
+POSITIVE, NEGATIVE, EMPTY = source(7, [1] * 20), source(8, [1] * 30), source(9, [])
+
+
+def splice(positive, negative, share=(0.2, 0.4), room=60, seed=0):
+    rng = np.random.default_rng(seed)
+    return dark.reinforced_negative(rng, positive, negative, share=share, room=room).tolist()
 
 
 @pytest.mark.parametrize('seed', range(5))
-def test_reinforced_negative_holds_a_contiguous_span_of_the_positive(seed):
-    rng = np.random.default_rng(seed)
-    example = dark.reinforced_negative(rng, POSITIVE, NEGATIVE, fraction=(0.2, 0.4), length=60)
-    span = example[example < 200]
-    assert 4 <= len(span) <= 8  # 20% to 40% of 20 tokens
-    np.testing.assert_array_equal(np.diff(span), 1)
-    at = np.flatnonzero(example < 200)
-    np.testing.assert_array_equal(np.diff(at), 1)  # in one place
-    np.testing.assert_array_equal(example[example >= 200], NEGATIVE)  # around it the negative
+def test_consecutive_words_of_the_positive_come_between_two_words_of_the_negative(seed):
+    pieces = splice(POSITIVE, NEGATIVE, seed=seed)
+    (span,) = [piece for piece in pieces if piece[0] == 7]
+    assert span[1] % 5 == 0 and span[2] % 5 == 4
+    assert 4 <= (span[2] - span[1] + 1) // 5 <= 8  # 20% to 40% of 20 words
+    around = [piece for piece in pieces if piece[0] == 8]
+    assert [around[0][1], around[-1][2]] == [0, 149]  # All of the negative.
+    if len(around) == 2:
+        assert around[0][2] == around[1][1] and around[0][2] % 5 == 4
 
 
-def test_the_negative_gives_way_to_the_length_limit():
+@pytest.mark.parametrize('tokens', [1, 3])
+def test_the_student_reads_all_of_the_splice(tokens):
+    positive, negative = source(7, [tokens] * 20), source(8, [tokens] * 30)
+    ends, sizes = set(), set()
+    for seed in range(60):
+        pieces = splice(positive, negative, share=(0.0, 1.0), room=16, seed=seed)
+        (span,) = [piece for piece in pieces if piece[0] == 7]
+        assert span[2] <= 5 * (16 // tokens)  # From what it reads of the positive.
+        size = tokens * (span[2] - span[1] + 1) // 5
+        before = tokens * (pieces[0][2] + 1) // 5 if pieces[0][0] == 8 else 0
+        assert before + size <= 16
+        ends.add(before + size)
+        sizes.add(size)
+    assert max(ends) == 16 // tokens * tokens and len(sizes) > 3
+
+
+def test_a_share_of_zero_or_an_empty_passage_changes_nothing():
+    assert splice(POSITIVE, NEGATIVE, share=(0, 0)) == [[8, 0, 149]]
+    assert splice(EMPTY, NEGATIVE) == [[8, 0, 149]]
+    assert splice(POSITIVE, NEGATIVE, room=0) == [[8, 0, 149]]  # The prefix takes all.
+    assert [piece[0] for piece in splice(POSITIVE, EMPTY)] == [7]
     rng = np.random.default_rng(0)
-    example = dark.reinforced_negative(rng, POSITIVE, NEGATIVE, fraction=(0.5, 0.5), length=16)
-    assert len(example) == 16 and np.sum(example < 200) == 10
+    assert dark.noisy_positive(rng, POSITIVE, share=(0, 0)).tolist() == [[7, 0, 99]]
+    assert not len(dark.noisy_positive(rng, EMPTY, share=(0.1, 0.5)))
 
 
-def test_an_empty_positive_changes_nothing():
-    rng = np.random.default_rng(0)
-    empty = np.array([], int)
-    example = dark.reinforced_negative(rng, empty, NEGATIVE, fraction=(0.1, 0.5), length=50)
-    np.testing.assert_array_equal(example, NEGATIVE)
-    assert len(dark.noisy_positive(rng, empty, fraction=(0.1, 0.5), mask_id=3)) == 0
+@pytest.mark.parametrize('share', [0.1, 0.5, 1.0])
+def test_that_share_of_the_positives_words_is_masked(share):
+    pieces = dark.noisy_positive(np.random.default_rng(0), POSITIVE, share=(share, share))
+    masked = pieces[pieces[:, 0] == MASK]
+    assert len(masked) == share * 20
+    assert (masked[:, 1] % 5 == 0).all() and (masked[:, 2] - masked[:, 1] == 4).all()
+    # Together the slices are the passage, in order.
+    assert pieces[0, 1] == 0 and pieces[-1, 2] == 99
+    np.testing.assert_array_equal(pieces[1:, 1], pieces[:-1, 2])
+    assert set(pieces[:, 0]) <= {7, MASK}
 
 
-@pytest.mark.parametrize('share', [0.1, 0.5])
-def test_noisy_positive_masks_that_share(share):
-    rng = np.random.default_rng(0)
-    noisy = dark.noisy_positive(rng, POSITIVE, fraction=(share, share), mask_id=3)
-    assert np.sum(noisy == 3) == share * 20
-    np.testing.assert_array_equal(noisy[noisy != 3], POSITIVE[noisy != 3])
-    assert POSITIVE[0] == 100  # the original is untouched
+TEXTS = ['red cat runs, sings.', 'A blue dog sleeps', 'fish.', '']
 
 
-def generate(passages, query_ids, copies, **kwargs):
-    tokens = np.zeros((4, 10), np.uint16)
-    for row, ids in enumerate([range(10, 18), range(20, 25), range(30, 32), ()]):
-        tokens[row, : len(ids) + 2] = [1, *ids, 2]
-    settings = dict(seed=0, round_index=0, length=10) | kwargs
-    config = ml_collections.ConfigDict(
-        dict(reinforced=3, noisy=2, splice=(0.1, 0.5), mask=(0.1, 0.5))
-    )
-    return dark.generate(
+@pytest.fixture
+def tokenizer(tmp_path):
+    return load_tokenizer(toy.write_tokenizer(tmp_path / 'tokenizer'))
+
+
+def generate(tokenizer, passages, query_ids, copies, **kwargs):
+    settings = dict(seed=0, round_index=0, room=8) | kwargs
+    examples = dark.generate(
         np.asarray(passages),
-        TokenStore.from_rows(tokens, 0),
+        TEXTS,
+        tokenizer,
         query_ids=query_ids,
         copies=np.asarray(copies),
-        special=SPECIAL,
-        config=config,
+        config=DarkConfig(reinforced=3, noisy=2),
         **settings,
     )
+    texts = examples.render(TEXTS, '[MASK]')
+    return np.reshape(np.array(texts, object), examples.counts.shape)
 
 
-def test_rows_are_whole_sequences_and_specials_are_never_masked():
-    examples = generate([[0, 1, 2], [1, 0, 3]], ['a', 'b'], [0, 0])
-    assert examples.shape == (2, 5, 10) and examples.dtype == np.uint16
-    for row in examples.reshape(-1, 10):
-        size = np.count_nonzero(row)
-        assert row[0] == 1 and row[size - 1] == 2 and (row[size:] == 0).all()
-    assert (examples[:, :3] != 3).all()  # reinforced negatives have no masks
-    assert (examples[:, 3:] == 3).any(axis=-1).all()  # noisy positives do
+def test_reinforced_negatives_come_first_and_go_around_the_negatives(tokenizer):
+    first, second = generate(tokenizer, [[0, 1, 2], [1, 0, 3]], ['a', 'b'], [0, 0])
+    assert first.shape == (5,)
+    for text, negative in zip(first[:3], ('A blue', 'fish.', 'A'), strict=True):
+        assert negative in text and '[MASK]' not in text
+    assert all('[MASK]' in text for text in (*first[3:], *second[3:]))
+    assert second[1] in TEXTS[1]  # The empty negative is the splice alone.
 
 
-def test_the_same_item_gives_the_same_examples_whatever_is_around_it():
-    both = generate([[0, 1, 2], [1, 0, 2]], ['a', 'b'], [0, 1])
-    np.testing.assert_array_equal(both[1], generate([[1, 0, 2]], ['b'], [1])[0])
-    assert (both[1] != generate([[1, 0, 2]], ['b'], [0])[0]).any()
-    assert (both[1] != generate([[1, 0, 2]], ['b'], [1], round_index=1)[0]).any()
+def test_the_same_item_gives_the_same_examples_whatever_is_around_it(tokenizer):
+    def one(copy, **kwargs):
+        return generate(tokenizer, [[1, 0, 2]], ['b'], [copy], **kwargs)[0]
 
-
-def test_a_shorter_limit_holds():
-    examples = generate([[0, 1, 2]], ['a'], [0], length=6)
-    assert examples.shape[-1] == 6 and ((examples == 2).sum(axis=-1) == 1).all()
+    both = generate(tokenizer, [[0, 1, 2], [1, 0, 2]], ['a', 'b'], [0, 1])
+    np.testing.assert_array_equal(both[1], one(1))
+    assert (both[1] != one(0)).any()
+    assert (both[1] != one(1, round_index=1)).any()
+    assert (both[1] != one(1, seed=1)).any()

@@ -13,6 +13,7 @@ from absl import logging
 from jdkd.config import EncoderSpec, schema
 from jdkd.configs import common
 from jdkd.lists.candidates import Lists
+from jdkd.lists.slices import SlicedTexts
 from jdkd.models import export
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
@@ -173,24 +174,22 @@ def test_prefixes_come_before_queries_and_passages(tmp_path):
         np.testing.assert_array_equal(found_passages, expected_passages, err_msg=str(overrides))
 
 
-def test_dark_examples_have_the_prefix_of_whoever_reads_them(tmp_path):
+def test_dark_examples_have_the_prefix_and_length_of_whoever_reads_them(tmp_path):
     write(tmp_path / 'model', DUAL, passage_prompt='p ')
     run = fake_run(tmp_path)
-    p, cat = 7, 5
-    student = encoders.load_encoder(run, entry(tmp_path / 'model'))
-    store = student.passage_tokens(run, prefix=False)
-    np.testing.assert_array_equal(store.rows(np.arange(2), 2), [[cat, cat], [cat, 0]])
-    special = student.tokenizer.special
-    cls, sep, pad = (special[name] for name in ('cls', 'sep', 'pad'))
-    dark = np.array([[[cls, cat, cat, sep, pad]]], np.uint16)
-    found = student.prefixed(dark)
-    np.testing.assert_array_equal(found, [[[cls, p, cat, cat, sep, pad]]])
-    lists = Lists(np.zeros(1, np.int32), np.zeros((1, 1), np.int32), dark, student.tokenizer)
-    for prefix, expected in (('p ', [p, cat, cat]), ('', [cat, cat])):
-        other = encoders.load_encoder(run, entry(tmp_path / 'model', passage_prefix=prefix))
-        ids = other.dark_tokens(lists)[0]
-        np.testing.assert_array_equal(ids[~np.isin(ids, [cls, sep])], expected)
-    np.testing.assert_array_equal(other.prefixed(dark), dark)
+    p, cat, mask = 7, 5, 4
+    slices = np.array([[0, 0, 3], [-1, 4, 7], [1, 0, 3]])  # 'cat [MASK] cat'
+    dark = SlicedTexts(slices, np.array([[1, 2]]))
+    lists = Lists(np.zeros(1, np.int32), np.zeros((1, 1), np.int32), dark)
+    for overrides, expected in (
+        ({}, [[p, cat], [p, mask, cat]]),
+        ({'passage_prefix': ''}, [[cat], [mask, cat]]),
+        ({'passage_length': 3, 'passage_prefix': 'p p '}, [[p, p, cat], [p, p, mask]]),
+    ):
+        encoder = encoders.load_encoder(run, entry(tmp_path / 'model', **overrides))
+        store = encoder.dark_tokens(run, lists)
+        assert [store[0].tolist(), store[1].tolist()] == expected
+        assert encoder.text_room(9) == min(9, encoder.spec.passage_length) - expected[0].count(p)
 
 
 def test_a_model_of_another_size_starts_from_scratch(tmp_path):

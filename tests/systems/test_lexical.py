@@ -1,7 +1,5 @@
 """BM25 as a system: rankings, lists with dark examples, whole batches, and new questions."""
 
-import types
-
 import numpy as np
 import pytest
 
@@ -9,6 +7,7 @@ from jdkd.config import BM25Spec, Config
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.lists.candidates import Lists
+from jdkd.lists.slices import SlicedTexts
 from jdkd.run import Run
 from jdkd.systems import lexical
 
@@ -39,11 +38,10 @@ def test_searches_and_scores_agree(system):
 
 
 def test_dark_examples_follow_the_originals_and_are_scored_as_texts(system):
-    texts = ['red bird', 'dog runs dog', 'cat', 'fish']
-    tokenizer = types.SimpleNamespace(decode=lambda ids: [texts[i] for i in ids[:, 0]])
-    lists = Lists(
-        np.array([1, 0]), np.array([[1, 3], [0, 4]]), np.arange(4).reshape(2, 2, 1), tokenizer
-    )
+    # Query b: 'red bird', 'a dog runs the cat'; query a: 'the cat', '[a dog] runs'.
+    slices = np.array([[3, 0, 8], [1, 0, 10], [0, 0, 7], [0, 0, 7], [-1, 0, 5], [1, 5, 10]])
+    dark = SlicedTexts(slices, np.array([[1, 2], [1, 2]]))
+    lists = Lists(np.array([1, 0]), np.array([[1, 3], [0, 4]]), dark)
     scores = system.list_scorer(system.run.test)(lists)
     assert scores.shape == (2, 4)
     assert (scores > 0).tolist() == [[True, False, False, True], [True, False, True, False]]

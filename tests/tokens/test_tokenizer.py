@@ -1,4 +1,4 @@
-"""Texts to ids and back: in memory, in a resumable stage, and from damaged files."""
+"""Texts to ids: in memory, in a resumable stage, and from damaged files."""
 
 import json
 
@@ -7,6 +7,7 @@ import pytest
 
 from jdkd.runtime import stages
 from jdkd.tokens.tokenizer import load_tokenizer
+from tests.helpers import toy
 
 
 def test_a_written_store_equals_one_in_memory_also_after_a_kill(tokenizer, tmp_path, monkeypatch):
@@ -56,15 +57,11 @@ def test_a_written_store_equals_one_in_memory_also_after_a_kill(tokenizer, tmp_p
     assert store.dtype == np.uint16 and store.length == 9
 
 
-def test_decoding_gives_words_and_identifiers_back(tokenizer):
-    ids = tokenizer.encode(['max_length of a list', 'a list'], 12).rows([0, 1])
-    assert tokenizer.decode(ids) == ['max_length of a list', 'a list']
-
-
-def test_masks_read_as_another_tokenizer_wants(tokenizer):
-    ids = np.array([[1, 12, 3, 10, 2, 0]])
-    assert tokenizer.decode(ids, mask='<mask>') == ['a <mask> list']
-    assert tokenizer.decode(ids)[0].split() == ['a', 'list']
+def test_the_mask_is_found_in_a_text(tokenizer, tmp_path):
+    plain = load_tokenizer(toy.write_tokenizer(tmp_path / 'plain'))  # It is but a word of these.
+    for reader in (tokenizer, plain):
+        ids = reader.fast.encode(f'a {reader.mask}.', add_special_tokens=False).ids
+        assert ids[1] == reader.special['mask'] and len(ids) == 3
 
 
 def test_equal_tokenizers_have_equal_fingerprints(tokenizer):
