@@ -23,6 +23,7 @@ import ml_collections
 
 from benchmarks import compared, tables
 from jdkd import config as configs
+from jdkd.commands import setup
 from jdkd.config import Config
 from jdkd.corpus import importing
 from jdkd.runtime import files, metrics, stages
@@ -75,7 +76,7 @@ def overridden(config: Config, variant: str) -> Config:
     changed = ml_collections.ConfigDict(config.to_dict())
     with changed.ignore_type():
         changed.update_from_flattened_dict(VARIANTS[variant](config))
-    return configs.resolve(changed)
+    return setup.resolve_training(changed)
 
 
 def arguments(config: Config, variant: str) -> list[str]:
@@ -144,7 +145,7 @@ def run_variant(root: pathlib.Path, seed: str, variant: str, args: Sequence[str]
             share(other, workdir)
         _run(workdir, [*args, f'--config.seed={seed}'])
     else:
-        config = configs.load(full)
+        config = setup.load_config(full)
         if _finished(workdir, overridden(config, variant)):
             return workdir
         if not workdir.exists():
@@ -174,7 +175,7 @@ def finished(root: pathlib.Path) -> dict[str, dict[str, pathlib.Path]]:
     """
     found: dict[str, dict[str, pathlib.Path]] = {variant: {} for variant in VARIANTS}
     for directory in sorted(root.glob('seed_*')):
-        config = configs.load(directory / FULL)
+        config = setup.load_config(directory / FULL)
         for variant, seeds in found.items():
             if _finished(directory / variant, overridden(config, variant)):
                 seeds[directory.name.removeprefix('seed_')] = directory / variant
@@ -193,7 +194,7 @@ def write(
         for variant, seeds in runs.items()
     }
     first = next(iter(runs[FULL].values()))
-    config, report = configs.load(first), stages.read_json(first / 'report.json')
+    config, report = setup.load_config(first), stages.read_json(first / 'report.json')
     collection = test.collection() if test else importing.load_collection(config, first)
     compared.write(
         f'ablation_{name}',

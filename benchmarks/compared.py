@@ -8,8 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks import measure
-from jdkd import config as configs
-from jdkd.commands import zero_shot
+from jdkd.commands import setup, zero_shot
 from jdkd.config import Config
 from jdkd.corpus import storage
 from jdkd.corpus.collection import Collection
@@ -81,7 +80,7 @@ def of_run(test: Test | None, name: str, workdir: pathlib.Path) -> PerQuery:
     """What a finished run's student is worth; None for the test of the run itself."""
     if test is None:
         return measures.load(workdir / 'test', STUDENT)
-    return test.measure(name, workdir / STUDENT, configs.load(workdir))
+    return test.measure(name, workdir / STUDENT, setup.load_config(workdir))
 
 
 def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:
@@ -145,8 +144,10 @@ def summary(
         }
         both = [seed for seed in by_seed if seed in measured.get(reference, {})]
         if variant != reference and both:
-            sides = [mean_per_query([x[s] for s in both]) for x in (by_seed, measured[reference])]
-            found[variant][f'less_{reference}'] = significance.paired_tests(*sides, titles)
+            ours, theirs = (
+                mean_per_query([x[s] for s in both]) for x in (by_seed, measured[reference])
+            )
+            found[variant][f'less_{reference}'] = significance.paired_tests(ours, theirs, titles)
             found[variant]['by_seed'] = {
                 m: {s: of_seeds[s][m] - means_of[reference][s][m] for s in both} for m in values
             }

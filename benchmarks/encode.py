@@ -45,7 +45,7 @@ def passages() -> list[str]:
 
 def ours(path):
     source = pretrained.read_pretrained(path)
-    model = DualEncoder(source.config, source.pooling, source.normalize)
+    model = DualEncoder(source.config, source.pooling or 'mean', source.normalize)
     mesh = meshes.make_mesh()
     params = jax.device_put({'transformer': source.params}, meshes.replicated(mesh))
     tokenizer = load_tokenizer(source.tokenizer_dir)
@@ -70,8 +70,8 @@ def main(_):
     path, texts = weights.find_weights(_WEIGHTS.value), passages()
     sides = {'jdkd': ours(path), 'sentence_transformers': theirs(path)}
     seconds = {name: [] for name in sides}
+    found = {}
     for turn in range(_TURNS.value + 1):
-        found = {}
         for name, run in sides.items():
             start = time.perf_counter()
             found[name] = run(texts)

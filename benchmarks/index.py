@@ -10,6 +10,7 @@ They are written as the embeddings of a run are, and read memory-mapped. Memory 
 
 import pathlib
 import tempfile
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -63,7 +64,8 @@ class Mixture:
 
 
 def run(root: pathlib.Path, size: int, config) -> dict:
-    mixture, result = Mixture(_DIM.value), {'passages': size}
+    mixture = Mixture(_DIM.value)
+    result: dict[str, Any] = {'passages': size}
     count = -(-size // vectors.FILE_ROWS)
 
     def write(i, file):

@@ -17,6 +17,7 @@ import contextlib
 import math
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import sentence_transformers
@@ -28,12 +29,13 @@ from sentence_transformers.util import dot_score, pairwise_dot_score
 from benchmarks import compared, tables
 from jdkd import config as configs
 from jdkd.algorithm.scores import load_logits
-from jdkd.config import Config
+from jdkd.commands import setup
+from jdkd.config import OptimizerConfig
 from jdkd.corpus import importing
 from jdkd.distillation.step import learning_rate
 from jdkd.lists import loader
 from jdkd.report import model_card
-from jdkd.run import Run
+from jdkd.run import STUDENT, Run
 from jdkd.runtime import files, stages
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.encoders import load_encoder
@@ -89,7 +91,7 @@ def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def optimizer(
-    model: torch.nn.Module, config: Config, factor: float = 1.0
+    model: torch.nn.Module, config: OptimizerConfig, factor: float = 1.0
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """`step.optimizer` but for the clipping, at `factor` times the learning rate."""
     parameters = list(model.parameters())
@@ -97,7 +99,7 @@ def optimizer(
         {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': config.weight_decay},
         {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
     ]
-    by_step = learning_rate(config)
+    by_step: Any = learning_rate(config)
     adam = torch.optim.AdamW(groups, lr=factor)
     return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda step: float(by_step(step)))
 
@@ -164,7 +166,7 @@ def run_peer(run: Run, directory: pathlib.Path, peer: str) -> None:
     if not start.exists():
         encoder = load_encoder(run, run.config.student)
         report = stages.read_json(run.workdir / 'report.json')
-        model_card.write(run, run.STUDENT, encoder, report, start)
+        model_card.write(run, STUDENT, encoder, report, start)
     if not model.exists():
         trained = train(start, run, peer)
         temporary = directory / f'{peer}.tmp'
@@ -243,7 +245,7 @@ def main():
     for path in map(pathlib.Path, options.runs.split(',')):
         if not (path / 'report.json').exists():
             parser.error(f'{path} holds no finished run; let it end first.')
-        config = configs.load(path)
+        config = setup.load_config(path)
         run = Run(
             config, path.absolute(), meshes.make_mesh(), importing.load_collection(config, path)
         )

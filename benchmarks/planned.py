@@ -14,13 +14,14 @@ import collections
 import ctypes
 import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks import measure
-from jdkd import config as configs
+from jdkd.commands import setup
 from jdkd.planning import chips, corpus_size, disk, workload
 from jdkd.planning.chips import Chip
 from jdkd.planning.roofline import Traced, bound_by
@@ -75,7 +76,8 @@ def ones(traced: Traced):
 
 def took(name: str, traced: Traced) -> dict[str, float | None]:
     """Seconds of a step, and MiB that it held at the most beside its arguments."""
-    seconds, found = [], {}
+    seconds: list[float] = []
+    found: dict[str, Any] = {}
     for turn in range(_TURNS.value + 1):
         args = jax.block_until_ready(ones(traced))
         if not turn:
@@ -103,7 +105,7 @@ def files(workdir: pathlib.Path) -> dict[str, int]:
 
 def main(_):
     workdir = pathlib.Path(_WORKDIR.value)
-    config = configs.load(workdir)
+    config = setup.load_config(workdir)
     devices = chips.find_devices(chips.LOCAL)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model, devices=devices)
     chip = chips.find_chip(chips.LOCAL, devices) or measured_chip(config.student.dtype)
@@ -111,6 +113,8 @@ def main(_):
     found = {}
     for phase in workload.list_phases(config, models, mesh, size):
         step = phase.traced.step
+        if isinstance(step, str):
+            raise MemoryError(f'{phase.name}: {step}')
         bound = step.seconds(chip)
         found[phase.name] = {
             'planned': {

@@ -50,10 +50,10 @@ def torch_encoder(path):
     autocast = torch.autocast(device, torch.bfloat16, enabled=train_step.DTYPE.value == 'bfloat16')
 
     def embed(ids: np.ndarray):
-        ids = torch.tensor(ids.astype(np.int64), device=device)
-        mask = (ids != 0).long()
+        tokens = torch.tensor(ids.astype(np.int64), device=device)
+        mask = (tokens != 0).long()
         with autocast:
-            states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            states = model(input_ids=tokens, attention_mask=mask).last_hidden_state
         where = mask[..., None].float()
         pooled = (states.float() * where).sum(1) / where.sum(1)
         return torch.nn.functional.normalize(pooled, dim=-1)
@@ -127,8 +127,8 @@ def scorers(path):
         dataclasses.replace(source.config, dtype=train_step.DTYPE.value), head='linear'
     )
     row = np.ones((1, 8), np.int32)
-    params = model.init(jax.random.key(0), row, row)['params'] | {'transformer': source.params}
-    params = jax.device_put(params, meshes.replicated(mesh))
+    fresh = model.init(jax.random.key(0), row, row)['params']
+    params = jax.device_put({**fresh, 'transformer': source.params}, meshes.replicated(mesh))
     numbers = np.arange(_ROWS.value)
     ours = functools.partial(
         encode.score_pairs,
@@ -206,7 +206,8 @@ def main(_):
         for n in _SHARED.value
         if n
     }
-    shares, sides = {'PyTorch': None}, {'PyTorch': torch_train(path, batches)}
+    shares: dict[str, float | None] = {'PyTorch': None}
+    sides = {'PyTorch': torch_train(path, batches)}
     for name, rows in kinds.items():
         sides[name], shares[name] = train_step.prepared(path, batches, meshes.make_mesh(), **rows)
     real = statistics.mean(b.real_tokens for b in batches)

@@ -9,7 +9,7 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from jdkd.config import resolve
+from jdkd.commands.setup import resolve_training
 from jdkd.configs import common
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.trainer import make_trainer
@@ -68,12 +68,12 @@ def prepared(path, batches, mesh: Mesh, **rows):
     source = pretrained.read_pretrained(path)
     model = DualEncoder(dataclasses.replace(source.config, dtype=DTYPE.value))
     config = common.get_config()
-    config.loss.update(assistant=0.0, dark=0.0)
-    config.rows.update(rows)
-    config.optimizer.update(learning_rate=1e-5)
-    config = resolve(config)
+    config.update_from_flattened_dict({'loss.assistant': 0.0, 'loss.dark': 0.0})
+    config.update_from_flattened_dict({'optimizer.learning_rate': 1e-5})
+    config.update_from_flattened_dict({f'rows.{name}': value for name, value in rows.items()})
+    resolved = resolve_training(config)
     params = {'transformer': source.params}
-    training = Objective(resolve(config), config.optimizer, SCALE)
+    training = Objective(resolved, resolved.optimizer, SCALE)
     trainer = make_trainer(training, mesh=mesh, model=model, params=params)
     layout = packing.fit_layout([b.lengths for b in batches], trainer.rows)
     group = np.arange(batches[0].lengths.size, dtype=np.int32).reshape(batches[0].lengths.shape)

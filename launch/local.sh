@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs N processes of jdkd on this machine that work together on one run.
+# Starts N jdkd processes on this machine, which share one run.
 #
 #   launch/local.sh N [-- ARGUMENTS OF jdkd.main]
 #   launch/local.sh 2 -- --config configs/mta4dpr.py:tiny --workdir runs/two
 #
-# NVIDIA GPUs (all, or those of CUDA_VISIBLE_DEVICES) are shared out evenly; without any, the
-# processes share the CPU. Lines of output begin with the number of their process. When one fails,
-# the others are stopped, and its exit code is this script's. Ctrl-C and SIGTERM are passed on as
-# SIGTERM. PYTHON names the interpreter, `python` by default.
+# Divides the NVIDIA GPUs (all, or CUDA_VISIBLE_DEVICES) evenly among the processes; without GPUs
+# they share the CPU. Each line of output starts with its process's number. When one process
+# fails, the script stops the others and exits with the same code. It forwards Ctrl-C and SIGTERM to
+# the processes as SIGTERM. Set PYTHON to choose the interpreter; the default is `python`.
 set -euo pipefail
 
 if (($# < 1)) || ! [[ $1 =~ ^[1-9][0-9]*$ ]] || { (($# > 1)) && [[ $2 != -- ]]; }; then

@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Runs jdkd on Cloud TPUs, on one host or on all workers of a slice.
+# Runs jdkd on a Cloud TPU: a single host, or every worker of a slice.
 #
 #   launch/tpu_vm.sh up NAME ZONE [OPTIONS] [-- ARGUMENTS OF jdkd.main]
-#       creates the TPU VM if need be, copies the last commit, installs, starts, follows the log
+#       creates the TPU VM if there is none, copies HEAD to it, installs, starts, follows the log
 #   launch/tpu_vm.sh watch NAME ZONE [OPTIONS] [-- ARGUMENTS]
-#       the same without the log, until the run has ended: where the TPU is taken away, it is
-#       created again and the run goes on
+#       does the same without the log and stays until the run ends: it recreates a preempted TPU
+#       and resumes the run
 #   launch/tpu_vm.sh logs | status | stop | delete NAME ZONE [--queued]
-#       worker 0's log; states of TPU and run; stops the run, which saves; deletes the TPU
+#       follows worker 0's log; shows TPU and run states; saves and stops the run; deletes the TPU
 #
-#   --type=TYPE             v5litepod-8 by default; v5p-16, v6e-32, v4-8, ...
-#   --queued                asks with a queued resource and waits for it
-#   --spot                  capacity that may be taken away, at a lower price
-#   --bucket=gs://B/PATH    the workdir is copied there as the run goes on, and from there to a new
-#                           machine; without it, what was done is lost with the machine
-#   --version=VERSION       of the TPU's software; by default the one for its type
+#   --type=TYPE             accelerator type, by default v5litepod-8; v5p-16, v6e-32, v4-8, ...
+#   --queued                requests a queued resource and waits for it
+#   --spot                  uses cheaper capacity, which may be preempted
+#   --bucket=gs://B/PATH    backs up the workdir there during the run and restores it on a new
+#                           machine; without a bucket, the workdir is lost with the machine
+#   --version=VERSION       TPU software version; the default depends on the type
 #
 #   launch/tpu_vm.sh watch a us-west4-a --queued --spot --bucket=gs://mine/a -- \
 #       --config configs/mta4dpr.py:msmarco
 #
-# Needs an authenticated gcloud, and a service account of the TPU that may write into the bucket.
+# Needs an authenticated gcloud, and write access to the bucket for the TPU's service account.
 set -euo pipefail
 
 usage() {
@@ -76,7 +76,7 @@ say() {
   echo "[launch] $*" >&2
 }
 
-# Of the TPU: READY, waiting, gone (it can only be deleted), or none.
+# Prints the TPU's state: READY, waiting, gone (all one can do is delete it), or none.
 tpu_state() {
   local found
   if [[ $queued ]]; then
@@ -92,7 +92,7 @@ tpu_state() {
   esac
 }
 
-# Of the run, as worker 0 sees it: running, ended CODE, or none, also where it cannot be asked.
+# Prints the run's state on worker 0: running, ended CODE, or none (also if it is unreachable).
 run_state() {
   on 0 jdkd/launch/worker.sh state 2>/dev/null || echo none
 }
@@ -114,7 +114,7 @@ delete() {
   fi
 }
 
-# Until the TPU is there. Once it was there, a creation that fails is tried again.
+# Creates the TPU and waits for it. Retries a failed creation only if the TPU existed before.
 had=''
 ready() {
   local state
@@ -141,7 +141,7 @@ ready() {
 begin() {
   local archive
   archive=$(mktemp --suffix=.tar)
-  # Not `scp --recurse .`: that would copy runs and environments too.
+  # `scp --recurse .` would also copy runs and virtual environments.
   git -C "$(dirname "$0")/.." archive --output="$archive" HEAD &&
     gcloud compute tpus tpu-vm scp "$archive" "$name:jdkd.tar" --zone="$zone" --worker=all &&
     rm -f "$archive" &&
@@ -172,7 +172,7 @@ watch() {
           ;;
         'ended '*)
           code=${state#ended }
-          # Told to stop, killed, or stopped because another worker was: the run can go on.
+          # Codes from 75 mean a signal, or that another worker stopped: the run can be resumed.
           if ((code < 75 || ++retries > 5)); then
             say "the run has ended with code $code; launch/tpu_vm.sh logs $name $zone says why"
             exit "$code"
@@ -190,7 +190,7 @@ watch() {
 case $command in
   up)
     ready
-    # What is running is not replaced under its feet.
+    # Never replaces the code of a run in progress.
     if [[ $(run_state) != running ]]; then begin "$@"; fi
     on 0 tail -n +1 -F jdkd-vm/run.log
     ;;

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What launch/tpu_vm.sh does on each worker of a TPU VM, from the copy of this repository there.
+# Runs on each worker of a TPU VM, in its copy of this repository; launch/tpu_vm.sh calls it.
 #
-#   launch/worker.sh prepare [gs://BUCKET/PATH]                     install, share the workdir, fetch
+#   launch/worker.sh prepare [gs://BUCKET/PATH]         installs, shares the workdir, restores it
 #   launch/worker.sh start [gs://BUCKET/PATH] -- ARGUMENTS OF jdkd.main
 #   launch/worker.sh stop | state
 #
-# The workdir is WORKDIR, a directory of worker 0 that the other workers mount over NFS. With a
-# bucket, worker 0 copies it there every minute and once it ends, and back when it is on a new
-# machine. A copy of a workdir in use is safe: jdkd renames what is finished into place and checks
-# all that it reads against checksums, so that what was copied halfway is made again.
+# The workdir is WORKDIR, a directory on worker 0 that the other workers mount over NFS. Given a
+# bucket, worker 0 backs it up every minute and at the end, and restores it on a new machine.
+# Copying a workdir in use is safe: jdkd renames finished files into place and verifies checksums
+# when it reads them, so it rebuilds whatever was copied halfway.
 set -euo pipefail
 
 home=${JDKD_HOME:-$HOME/jdkd-vm}
@@ -17,14 +17,14 @@ python=$home/env/bin/python
 log=$home/run.log pid=$home/pid code=$home/code
 here=$(cd "$(dirname "$0")/.." && pwd)
 
-# What the TPU VM says of itself; JAX reads the same.
+# Reads an attribute of the TPU VM from the metadata server, as JAX does.
 metadata() {
   curl -sf -H 'Metadata-Flavor: Google' \
     "http://${GCE_METADATA_IP:-metadata.google.internal}/computeMetadata/v1/instance/attributes/$1"
 }
 worker=$(metadata agent-worker-number)
 IFS=, read -ra endpoints <<<"$(metadata worker-network-endpoints)"
-first=${endpoints[0]##*:}  # Of name:id:address, or an address.
+first=${endpoints[0]##*:}  # An endpoint is name:id:address, or just an address.
 
 copy() {
   gcloud storage rsync --recursive --quiet "$@"
@@ -73,7 +73,7 @@ share() {
 prepare() {
   mkdir -p "$home"
   pip install --quiet --user uv
-  # The image's own Python is too old; uv brings one.
+  # The image's Python is too old; uv installs a newer one.
   python3 -m uv venv --quiet --allow-existing --python 3.12 "$home/env"
   python3 -m uv pip install --quiet --python "$python" -e "${here}[tpu]"
   share
@@ -84,7 +84,7 @@ running() {
   [[ -e $pid ]] && kill -0 "$(cat "$pid")" 2>/dev/null
 }
 
-# The run, until it ends: its exit code is left behind. SIGTERM goes to jdkd, which saves.
+# Runs jdkd to its end and records the exit code. Forwards SIGTERM, on which jdkd saves.
 run() {
   local ended child pusher=''
   cd "$here"
@@ -128,7 +128,7 @@ stop() {
   kill -KILL -- "-$(cat "$pid")"
 }
 
-# running, ended CODE, or none.
+# Prints running, ended CODE, or none.
 state() {
   if running; then
     echo running

@@ -4,12 +4,12 @@ import dataclasses
 import types
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 
 from jdkd import config as configs
+from jdkd.config import OptimizerConfig
 from jdkd.configs import mta4dpr
 from jdkd.distillation import step
 from jdkd.run import Queries
@@ -23,23 +23,20 @@ from benchmarks import peers  # noqa: E402 (needs both)
 
 @pytest.mark.parametrize('factor', [1.0, 2.0])
 def test_the_optimizer_is_ours(factor):
-    config = ml_collections.ConfigDict(
-        {
-            'learning_rate': 0.1,
-            'warmup_steps': 1,
-            'total_steps': 6,
-            'cycle_steps': 4,
-            'weight_decay': 0.5,
-            'clip_norm': 1.0,
-            'accumulate': 1,
-        }
+    config = OptimizerConfig(
+        learning_rate=0.1,
+        warmup_steps=1,
+        total_steps=6,
+        cycle_steps=4,
+        weight_decay=0.5,
+        clip_norm=1.0,
+        accumulate=1,
     )
     rng = np.random.default_rng(0)
     start = {'matrix': rng.normal(size=(2, 3)), 'vector': rng.normal(size=3)}
     grads = [{k: rng.normal(size=v.shape) for k, v in start.items()} for _ in range(6)]
 
-    ours = ml_collections.ConfigDict(config.to_dict())
-    ours.learning_rate *= factor
+    ours = dataclasses.replace(config, learning_rate=factor * config.learning_rate)
     tx = step.optimizer(ours)
     params = {k: jnp.asarray(v, jnp.float32) for k, v in start.items()}
     state = tx.init(params)
