@@ -18,7 +18,10 @@ compilation.share_cache()
 compilation.disable_optimisations()
 # Checks array shapes at run time; must precede the first import of these packages.
 CHECKED = ['jdkd.models']
-CHECKED += [f'jdkd.distillation.{name}' for name in ('assistants', 'losses', 'self_paced')]
+CHECKED += [
+    f'jdkd.distillation.{name}'
+    for name in ('assistants', 'batch_scores', 'losses', 'objective', 'self_paced', 'step')
+]
 jaxtyping.install_import_hook(CHECKED, 'beartype.beartype')
 
 

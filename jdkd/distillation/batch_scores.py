@@ -4,17 +4,24 @@ A score function maps `(params, batch, dropout key or None)` to `BatchScores`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from jdkd.distillation import losses
 from jdkd.lists.packing import RowSpec
 from jdkd.models import cross_encoder, dual_encoder
 
 _ONE_TEXT_A_ROW = RowSpec()
+
+Batch = Mapping[str, Any]
+Slots = Int[Array | np.ndarray, 'lists candidates']
+# A tile's token ids, segments or token types, or the numbers of its rows.
+Rows = Int[Array | np.ndarray, 'rows *length']
 
 
 class BatchScores(NamedTuple):
@@ -28,12 +35,12 @@ class BatchScores(NamedTuple):
         queries, originals: `[B, D]` and `[B, N_o, D]` embeddings; None for a cross-encoder.
     """
 
-    lists: jax.Array
-    contrastive: jax.Array
-    labels: jax.Array
-    mask: jax.Array | None
-    queries: jax.Array | None = None
-    originals: jax.Array | None = None
+    lists: Float[Array, 'lists candidates']
+    contrastive: Float[Array, 'lists columns']
+    labels: Int[Array, ' lists']
+    mask: Bool[Array | np.ndarray, 'lists columns'] | None
+    queries: Float[Array, 'lists dim'] | None = None
+    originals: Float[Array, 'lists originals dim'] | None = None
 
 
 ScoreFn = Callable[..., BatchScores]
@@ -51,7 +58,7 @@ def dual_encoder_scores(
 ) -> ScoreFn:
     """Scaled inner products; the contrastive scores span the global batch."""
 
-    def score(params, batch, key):
+    def score(params: Any, batch: Batch, key: Array | None) -> BatchScores:
         def tower(name):
             variables = {'params': dual_encoder.tower(params, name)}
             return functools.partial(model.apply, variables, num_segments=rows.texts)
@@ -83,7 +90,7 @@ def cross_encoder_scores(
 ) -> ScoreFn:
     """One forward pass a pair; the contrastive scores are those of a query's own originals."""
 
-    def score(params, batch, key):
+    def score(params: Any, batch: Batch, key: Array | None) -> BatchScores:
         def apply(*inputs, **dropout):
             scores: Any = model.apply({'params': params}, *inputs, **dropout)
             return scores[:, None]
@@ -97,7 +104,13 @@ def cross_encoder_scores(
     return score
 
 
-def _candidates(apply, inputs, slots_BxN, key, rows: RowSpec) -> jax.Array:
+def _candidates(
+    apply: Callable,
+    inputs: Sequence[Sequence[Int[Array | np.ndarray, '_ _']]],
+    slots_BxN: Slots,
+    key: Array | None,
+    rows: RowSpec,
+) -> Float[Array, 'lists candidates dim']:
     """`[B, N, D]`: `apply` on tiles of rows of several lengths, gathered by candidate."""
     outputs = []
     for i, tile in enumerate(zip(*inputs, strict=True)):
@@ -107,7 +120,9 @@ def _candidates(apply, inputs, slots_BxN, key, rows: RowSpec) -> jax.Array:
     return jnp.concatenate(outputs)[slots_BxN]
 
 
-def _in_chunks(apply, inputs, key, rows: RowSpec) -> jax.Array:
+def _in_chunks(
+    apply: Callable, inputs: tuple[Rows, ...], key: Array | None, rows: RowSpec
+) -> Float[Array, ' rows *outputs']:
     """`apply(*inputs)`, row by row, in chunks that the backward pass computes again.
 
     Memory holds the activations of one chunk, and gradients are exact, dropout included: gradient

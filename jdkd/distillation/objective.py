@@ -39,18 +39,24 @@ originals (the positive at index 0, then hard negatives) and the rest dark examp
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from jdkd.config import Config, EncoderSpec, LossConfig, OptimizerConfig, SelectionConfig
 from jdkd.distillation import assistants, losses, schedules, self_paced
-from jdkd.distillation.batch_scores import ScoreFn
+from jdkd.distillation.assistants import Weights
+from jdkd.distillation.batch_scores import Batch, ScoreFn
+from jdkd.distillation.losses import Scalar
 
-Batch = Mapping[str, Any]
 Metrics = dict[str, Any]
+PerList = Float[Array, ' lists']
+Scores = Float[Array | np.ndarray, 'lists candidates']
+PoolScores = Float[Array | np.ndarray, 'lists assistants candidates']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +101,7 @@ def selects_assistants(config: Config, num_assistants: int) -> bool:
 
 def make_loss(
     config: Config, score_fn: ScoreFn, num_assistants: int
-) -> Callable[..., tuple[jax.Array, Metrics]]:
+) -> Callable[..., tuple[Float[Array, ''], Metrics]]:
     """The loss of the module docstring, for K = num_assistants.
 
     Returns:
@@ -106,7 +112,9 @@ def make_loss(
     if selects_assistants(config, num_assistants):
         fusion_weights = assistants.fusion_weights(num_assistants, config.selection.fusion)
 
-    def loss_fn(params, batch, progress, key=None):
+    def loss_fn(
+        params: Any, batch: Batch, progress: Scalar, key: Array | None = None
+    ) -> tuple[Float[Array, ''], Metrics]:
         def now(name):
             return schedules.value(getattr(loss, name), progress)
 
@@ -121,7 +129,7 @@ def make_loss(
         if fusion_weights is not None:
             best_logits, metrics = _select_assistants(config.selection, fusion_weights, batch, tau)
 
-        def distil(num_candidates):
+        def distil(num_candidates: int | None) -> dict[str, PerList]:
             """w_t D(T, M) and w_a D(TA*, M) for each list, on its first candidates."""
             towards = {}
             if loss.teacher:
@@ -169,15 +177,15 @@ def make_loss(
 
 
 def _select_assistants(
-    selection: SelectionConfig, weights_ChxK, batch: Batch, tau
-) -> tuple[Callable[..., jax.Array], Metrics]:
+    selection: SelectionConfig, weights_ChxK: Weights, batch: Batch, tau: Scalar
+) -> tuple[Callable[..., Scores], Metrics]:
     """TASelect of Algorithm 1: the (fused) assistant closest to the teacher on the originals.
 
     Returns `best_logits(pool [B, K, M], temperature) -> [B, M]`, and metrics.
     """
     num_originals = batch['group'].shape[1]
 
-    def by_assistant(pool_BxKxM):
+    def by_assistant(pool_BxKxM: PoolScores) -> Float[Array, 'assistants lists candidates']:
         return jnp.swapaxes(jax.lax.stop_gradient(pool_BxKxM), 0, 1)
 
     choices_ChxBxN = assistants.fuse(
@@ -195,7 +203,7 @@ def _select_assistants(
     )
     best_B = assistants.select(distance_ChxB, per=selection.per)
 
-    def best_logits(pool_BxKxM, temperature):
+    def best_logits(pool_BxKxM: PoolScores, temperature: Scalar) -> Scores:
         return assistants.fuse_selected(
             by_assistant(pool_BxKxM),
             weights_ChxK,
@@ -211,14 +219,14 @@ def _select_assistants(
     }
 
 
-def _mean_of_labelled(per_list_B: jax.Array, batch: Batch) -> jax.Array:
+def _mean_of_labelled(per_list_B: PerList, batch: Batch) -> Float[Array, '']:
     """Mean over the labelled lists, 0 without any."""
     if 'labelled' not in batch:
         return jnp.mean(per_list_B)
     return self_paced.weighted_mean(per_list_B, batch['labelled'].astype(jnp.float32))
 
 
-def _batch_metrics(batch: Batch, originals_BxN: jax.Array) -> Metrics:
+def _batch_metrics(batch: Batch, originals_BxN: Scores) -> Metrics:
     """Metrics that do not depend on the loss terms."""
     num_tokens = sum(tile.size for tile in batch['tokens'])
     metrics = {'real_token_share': jnp.sum(batch['lengths']) / num_tokens}

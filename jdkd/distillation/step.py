@@ -1,5 +1,6 @@
 """The train step: its state, its optimizer and one update."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +24,10 @@ class TrainState:
             for in this round; one zero without a pool (Orbax saves no empty arrays).
     """
 
-    step: jax.Array
+    step: Any  # Of abstract states, the leaves are shapes or shardings.
     params: Any
     opt_state: optax.OptState
-    selected: jax.Array
+    selected: Any
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
@@ -65,7 +66,11 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def make_train_step(
-    loss_fn: Callable, tx: optax.GradientTransformation, *, total_steps: int, dropout_seed=None
+    loss_fn: Callable,
+    tx: optax.GradientTransformation,
+    *,
+    total_steps: int,
+    dropout_seed: int | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`step(state, batch) -> state, metrics`, pure; the caller jits it.
 
@@ -73,7 +78,7 @@ def make_train_step(
     mask is a function of (dropout_seed, step); a seed of None turns dropout off.
     """
 
-    def train_step(state, batch):
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = None
         if dropout_seed is not None:
             key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
@@ -94,7 +99,7 @@ def make_train_step(
         # `nonfinite.find_lists` can evaluate that step's batch again.
         finite = [jnp.isfinite(metrics[name]) for name in ('loss', 'grad_norm', 'param_norm')]
         accepted = (state.step >= 0) & jnp.all(jnp.stack(finite))
-        frozen = state.replace(step=jnp.full_like(state.step, -1))
+        frozen = dataclasses.replace(state, step=jnp.full_like(state.step, -1))
         return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), after, frozen), metrics
 
     return train_step

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jdkd.distillation import batch_scores, nonfinite
-from jdkd.distillation.objective import Objective
 from jdkd.distillation.train_loop import evaluate, train_loop
 from jdkd.distillation.trainer import make_trainer as make
 from jdkd.lists import loader
@@ -20,6 +19,7 @@ from tests.helpers.lists import (
     in_rows,
     make_batch,
     make_lists,
+    make_objective,
     model,
     settings,
 )
@@ -34,7 +34,7 @@ DUAL = batch_scores.dual_encoder_scores(model(), SCALE)
 
 def make_trainer(config, num_devices=1):
     return make(
-        Objective(config, config.optimizer, SCALE, num_assistants=K),
+        make_objective(config, num_assistants=K),
         mesh=meshes.make_mesh(devices=jax.devices()[:num_devices]),
         model=model(),
         params=fresh_params(),

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from jdkd import config as configs
+from jdkd.config import OptimizerConfig
 from jdkd.configs import common
 from jdkd.distillation import step as steps
 
@@ -11,10 +13,8 @@ SHAPES = {'kernel': (4, 3), 'bias': (3,)}
 
 
 def optimizer(**fields):
-    config = common.get_config().optimizer
-    config.update(learning_rate=1e-2, warmup_steps=4, total_steps=12, cycle_steps=0)
-    config.update(fields)
-    return steps.optimizer(config)
+    changed = {'learning_rate': 1e-2, 'warmup_steps': 4, 'total_steps': 12, 'cycle_steps': 0}
+    return steps.optimizer(OptimizerConfig(**changed | fields))
 
 
 def parameters(seed=0):
@@ -87,9 +87,11 @@ def test_a_run_restarts_the_rate_in_each_round_unless_told_otherwise():
     c = common.get_config()
     c.rounds, c.steps_per_round = 3, 50
     c.optimizer.update(learning_rate=1e-3, warmup_steps=10)
-    rates = np.array([steps.learning_rate(c.optimizer)(i) for i in range(150)]).reshape(3, 50)
+    rate = steps.learning_rate(configs.resolve(c).optimizer)
+    rates = np.array([rate(i) for i in range(150)]).reshape(3, 50)
     np.testing.assert_array_equal(rates, rates[[0, 0, 0]])
     assert rates[:, 0].tolist() == [0, 0, 0] and rates[:, 10].tolist() == [np.float32(1e-3)] * 3
     c.optimizer.cycle_steps = 0
-    over_all = [float(steps.learning_rate(c.optimizer)(i)) for i in (0, 10, 80, 149)]
+    rate = steps.learning_rate(configs.resolve(c).optimizer)
+    over_all = [float(rate(i)) for i in (0, 10, 80, 149)]
     np.testing.assert_allclose(over_all, [0, 1e-3, 5e-4, 1.3e-7], rtol=0.05)

@@ -15,6 +15,7 @@ from tests.helpers.lists import (
     free_scores,
     fresh_params,
     make_batch,
+    make_loss,
     model,
     scores,
     settings,
@@ -27,7 +28,7 @@ SUBSETS = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
 def first_metrics(config, progress=0.0):
     """Metrics of the first batch, without an update."""
-    loss = objective.make_loss(config, free_scores, K)
+    loss = make_loss(config, free_scores, K)
     return jax.device_get(jax.jit(loss)(scores(), make_batch(), progress)[1])
 
 
@@ -130,7 +131,7 @@ def test_the_share_of_kept_lists_grows_with_training_and_may_be_soft():
 @pytest.mark.slow
 def test_no_gradient_reaches_teacher_or_assistants():
     loss, names = (
-        objective.make_loss(settings(), free_scores, K),
+        make_loss(settings(), free_scores, K),
         ('teacher', 'assistants', 'in_batch'),
     )
     batch = make_batch()
@@ -145,7 +146,7 @@ def test_no_gradient_reaches_teacher_or_assistants():
 def test_lists_without_a_label_are_distilled_but_no_anchors_of_the_contrastive_term():
     labelled = np.arange(B) % 4 == 0
     config, batch, everything = settings(), make_batch(), first_metrics(settings())
-    loss = objective.make_loss(config, free_scores, K)
+    loss = make_loss(config, free_scores, K)
     found = jax.device_get(loss(scores(), batch | {'labelled': labelled}, 0.0)[1])
     # As a batch of the labelled anchors, each against the originals of all lists.
     nce = -log_softmax(
@@ -169,13 +170,13 @@ def test_lists_without_a_label_are_distilled_but_no_anchors_of_the_contrastive_t
 
 def test_a_batch_without_any_label_has_no_contrastive_term():
     batch = make_batch() | {'labelled': np.zeros(B, bool)}
-    loss = objective.make_loss(settings(), free_scores, K)
+    loss = make_loss(settings(), free_scores, K)
     gradient, found = jax.grad(loss, has_aux=True)(scores(), batch, 0.0)
     assert found['loss/contrastive'] == 0 and found['list_accuracy'] == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert np.abs(gradient['lists']).max() > 0
     alone = {'teacher': 0.0, 'assistant': 0.0, 'dark': 0.0, 'in_batch': 0.0}
-    loss = objective.make_loss(settings(**alone), free_scores, K)
+    loss = make_loss(settings(**alone), free_scores, K)
     gradient = jax.grad(lambda *args: loss(*args)[0])(scores(), batch, 0.0)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
@@ -187,7 +188,7 @@ def test_embeddings_are_drawn_to_their_targets():
         'originals': rng.normal(size=(B, ORIGINALS, WIDTH)).astype(np.float32),
     }
     others = dict.fromkeys(['contrastive', 'teacher', 'assistant', 'dark', 'in_batch'], 0.0)
-    loss = objective.make_loss(settings(**others, embedding=0.5), free_scores, K)
+    loss = make_loss(settings(**others, embedding=0.5), free_scores, K)
     gradient, found = jax.grad(loss, has_aux=True)(student, batch, 0.0)
     errors = [
         student['queries'][:, None] - batch['query_target'][:, None],
@@ -251,7 +252,7 @@ def test_assistants_fused_by_ranks_teach_lists_and_batch():
     thirds = np.full((K, 1, 1), 1 / K, np.float32)
     everyone = fuse(np.swapaxes(batch['assistants'][..., :ORIGINALS], 0, 1), thirds)
     batch['teacher'][:, :ORIGINALS] = everyone
-    loss = jax.jit(objective.make_loss(config, free_scores, K))
+    loss = jax.jit(make_loss(config, free_scores, K))
     metrics = loss(scores(), batch, 0.0)[1]
     np.testing.assert_array_equal(metrics['selected'], B * np.eye(len(SUBSETS))[-1])
     np.testing.assert_allclose(metrics['selected_distance'], 0, atol=1e-6)
@@ -268,7 +269,7 @@ def test_schedules_follow_the_progress_without_compiling_again():
     fading = ((0.0, 1.0), (0.5, 0.0))
     config = settings(teacher=fading, in_batch_temperature=((0.0, 16.0), (1.0, 4.0)))
     config.self_paced.share = 0.75
-    loss = jax.jit(objective.make_loss(config, free_scores, K))
+    loss = jax.jit(make_loss(config, free_scores, K))
     found = [loss(scores(), make_batch(), jnp.float32(p))[1] for p in (0.0, 0.25, 0.75)]
     assert loss._cache_size() == 1
     for metrics, weight in zip(found, (1.0, 0.5, 0.0), strict=True):
@@ -284,7 +285,7 @@ def test_schedules_follow_the_progress_without_compiling_again():
 
 def shapes(config, score_fn=free_scores, params=None):
     """Metrics' shapes of a loss, traced and not compiled."""
-    loss = objective.make_loss(config, score_fn, K)
+    loss = make_loss(config, score_fn, K)
     return jax.eval_shape(loss, params or scores(), make_batch(), 0.0)[1]
 
 
@@ -302,7 +303,7 @@ def test_the_contrastive_term_alone_selects_nothing():
 
 
 def test_bfloat16_scores_give_the_losses_of_the_same_numbers_in_float32():
-    loss = jax.jit(objective.make_loss(settings(), free_scores, K))
+    loss = jax.jit(make_loss(settings(), free_scores, K))
     rounded = scores(jnp.bfloat16)
     half = loss(rounded, make_batch(), 0.0)[1]
     full = loss(jax.tree.map(np.float32, rounded), make_batch(), 0.0)[1]
@@ -314,7 +315,7 @@ def test_bfloat16_scores_give_the_losses_of_the_same_numbers_in_float32():
 def test_following_the_gradient_leads_to_the_teachers_distribution():
     config = settings(contrastive=0.0, assistant=0.0, in_batch=0.0)
     config.self_paced.share = 1.0
-    gradient = jax.jit(jax.grad(objective.make_loss(config, free_scores, K), has_aux=True))
+    gradient = jax.jit(jax.grad(make_loss(config, free_scores, K), has_aux=True))
     params, batch = scores(), make_batch()
     for _ in range(300):
         grads, _ = gradient(params, batch, 0.0)

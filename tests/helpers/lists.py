@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdkd import config as configs
 from jdkd.configs import common
-from jdkd.distillation import losses
+from jdkd.distillation import losses, objective
 from jdkd.distillation.batch_scores import BatchScores
 from jdkd.lists import packing
 from jdkd.models.dual_encoder import DualEncoder
@@ -69,6 +70,16 @@ def settings(**loss):
     config.loss.update({'in_batch': 1.0} | loss)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=1, total_steps=50)
     return config
+
+
+def make_loss(config, score_fn, num_assistants):
+    """`objective.make_loss` with `settings` that a test may have changed."""
+    return objective.make_loss(configs.resolve(config), score_fn, num_assistants)
+
+
+def make_objective(config, scale=SCALE, **kwargs):
+    config = configs.resolve(config)
+    return objective.Objective(config, config.optimizer, scale, **kwargs)
 
 
 @functools.cache

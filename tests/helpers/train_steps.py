@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdkd import config as configs
 from jdkd.configs import common
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.trainer import make_trainer
@@ -66,6 +67,7 @@ def run(mesh) -> dict[str, np.ndarray]:
     config.optimizer.update(learning_rate=1e-3, warmup_steps=1, total_steps=50)
     plain = DualEncoder(dataclasses.replace(MODEL, dropout=0.0))
     params = jax.jit(plain.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
+    config = configs.resolve(config)
     training = Objective(config, config.optimizer, 10.0, num_assistants=K, dropout=0.1)
     trainer = make_trainer(training, mesh=mesh, model=DualEncoder(MODEL), params=params)
     to_tokens = loader.DualEncoderTokens(
@@ -81,6 +83,7 @@ def run(mesh) -> dict[str, np.ndarray]:
         batch = meshes.to_device(next(batches), meshes.batch_sharding(mesh))
         state, metrics = trainer.step(state, batch)
         found |= {f'{i}/{name}': value for name, value in jax.device_get(metrics).items()}
+    assert trainer.step._cache_size() == 1
     # The optimizer's first moments are the gradients of the three steps.
     whole = meshes.to_local({'params': state.params, 'opt_state': state.opt_state}, mesh)
     for path, leaf in jax.tree_util.tree_leaves_with_path(whole):
