@@ -42,7 +42,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.systems.cross.train.hard_negatives = 7
 
     c.teacher.members = ('bm25', 'minilm_ft')
-    c.assistants = ('minilm', 'minilm_ft', 'bm25')
+    c.assistants = ('minilm_ft', 'bm25')
     # The best of nine triples of layers before training.
     c.student = common.encoder(MINILM, REVISION, layers=(0, 4, 5), scale=20.0, **lengths)
 
