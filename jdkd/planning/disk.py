@@ -52,22 +52,26 @@ def estimate(
     tokens = [
         np.minimum(TOKENS_PER_WORD * words + 2, n).mean() for _, n, _ in dict.fromkeys(stores)
     ]
-    # The student is embedded before the first round and after each.
+    # The student is embedded before the first round, once aligned, and after each; so is its twin
+    # at the end.
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
-    embeddings['student'] = config.rounds + 1 + bool(config.align.epochs)
+    embeddings['student'] = config.rounds + 1 + bool(config.align.epochs) + config.twin
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
     item = 2 if config.index.store == 'bfloat16' else 4
     scann = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
     codes = scann if config.index.kind == 'scann' else 0
     rankings = sum(embeddings.values()) + len(set(roles.retrievers(config)) - set(encoders))
-    trained = [config.rounds * params['student'], params['student']]
+    trainings = config.rounds * (1 + config.twin) + bool(config.align.epochs)
+    trained = [trainings * params['student'], params['student']]
     trained += [params[f'systems.{name}'] for name in roles.trained(config)]
+    pairs = config.rounds * queries * config.candidates.scored if config.candidates.hardest else 0
     sizes = {
         'tokens': sum(passages * (2 * mean + 8) for mean in tokens),
         'embeddings': (passages + queries) * dims * item,
         'indexes': codes + 8 * passages * _BM25_TERMS_PER_WORD * words.mean(),
         'rankings': 8 * rankings * queries * config.depth,
-        'candidates, scores and datasets': config.rounds * _list_bytes(config, words),
+        'candidates, scores and datasets': config.rounds * _list_bytes(config, words)
+        + 4 * pairs * (1 + len(config.teacher.members)),
         # Parameters and AdamW's two moments; one more copy during replacement; the export.
         'checkpoints': 12 * sum(trained) + 4 * params['student'],
     }

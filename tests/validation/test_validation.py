@@ -303,12 +303,19 @@ def test_a_disk_that_is_too_small_is_an_error_with_both_figures(home, monkeypatc
 
 def test_the_disk_estimate_follows_the_config(home):
     few, more = disk.estimate_run(opened(home)), disk.estimate_run(opened(home, rounds=5))
-    # minilm and minilm_ft once; the student before training and after each of 2 or 5 rounds.
+    # minilm_ft once; the student before training, once aligned, and after each of 2 or 5 rounds.
     rows = 30 + 12
-    assert few['embeddings'] == rows * 8 * 4 * (2 + 3)
-    assert more['embeddings'] == rows * 8 * 4 * (2 + 6)
+    assert few['embeddings'] == rows * 8 * 4 * (1 + 4)
+    assert more['embeddings'] == rows * 8 * 4 * (1 + 7)
     tensors = safetensors.numpy.load_file(home / 'model/model.safetensors')
     size = sum(x.size for name, x in tensors.items() if not name.startswith('pooler'))
-    assert few['checkpoints'] == 12 * (2 + 1 + 1) * size + 4 * size
+    # Two rounds and the alignment, a copy during replacement, and minilm_ft.
+    assert few['checkpoints'] == 12 * (2 + 1 + 1 + 1) * size + 4 * size
+    twin = disk.estimate_run(opened(home, twin=True))
+    assert twin['checkpoints'] - few['checkpoints'] == 12 * 2 * size
+    unscored = disk.estimate_run(opened(home, candidates__hardest=0))
+    kind = 'candidates, scores and datasets'
+    # Of two rounds, 12 queries and 100 passages: the passage and the scores of two members.
+    assert few[kind] - unscored[kind] == pytest.approx(2 * 12 * 100 * 4 * 3, abs=2)
     half = disk.estimate_run(opened(home, index__store='bfloat16'))
     assert half['embeddings'] == few['embeddings'] / 2
