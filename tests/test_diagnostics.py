@@ -101,6 +101,7 @@ def test_a_teacher_must_beat_its_assistants():
     (found,) = diagnostics.teacher_warnings('MRR@10', measured, 'bm25')
     assert (found['what'], found['system'], found['round']) == ('weak_teacher', 'b', None)
     assert 'the teacher (MRR@10 0.5000 on D_eval, re-ranking bm25)' in found['message']
+    assert 'assistant b (0.5000, re-ranking the same passages)' in found['message']
 
 
 def test_the_page_lists_them_escaped():

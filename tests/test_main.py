@@ -60,6 +60,10 @@ def test_the_workdir_holds_all_that_a_run_makes(finished):
     for i in ('00', '01'):
         for stage in 'runs candidates scores dataset train eval'.split():
             assert (finished / 'rounds' / i / stage / 'manifest.json').exists(), stage
+    assert [(finished / 'rounds' / i / 'hard_queries').exists() for i in ('00', '01')] == [
+        True,
+        False,
+    ]
     assert not list(finished.rglob('*.tmp'))
 
 
@@ -71,11 +75,13 @@ def test_the_report_says_what_algorithm_1_did(finished):
         assert set(measures) == {'MRR@10', 'nDCG@10', 'R@100'}
         assert all(0 < value <= 1 for value in measures.values())
     assert len(found['rounds']) == 2
+    hard, last = (r['hard_queries'] for r in found['rounds'])
+    assert 0 < hard < found['collection']['queries']['train'] and last is None
+    assert set(found['assistants_eval']) == {'bm25', 'minilm', 'minilm_ft'}
     for r in found['rounds']:
         assert sum(r['selected'].values()) == pytest.approx(1)
         assert set(r['assistants']) == {'bm25', 'minilm', 'minilm_ft'} or r is found['rounds'][1]
         assert r['student']['index_recall'] > 0.9
-        assert 0 < r['hard_queries'] < found['collection']['queries']['train']
         worst = min(r['assistants'], key=lambda a, r=r: r['assistants'][a]['MRR@10'])
         beats = r['student']['MRR@10'] > r['assistants'][worst]['MRR@10']
         assert r['replaced'] == (worst if beats else None)
@@ -94,7 +100,7 @@ def test_every_step_that_was_logged_is_there_once(finished):
     for name in ('loss/contrastive', 'loss/teacher', 'loss/assistant', 'loss/dark'):
         assert all(name in r for r in lines if 'grad_norm' in r and r['series'] == 'student')
     shares = [r['kept_share'] for r in lines if 'kept_share' in r]
-    assert 0.5 <= shares[0] <= shares[-1] <= 1
+    assert all(0 < share <= 1 for share in shares) and shares[0] < shares[-1]
 
 
 def test_eval_restores_and_gives_the_same_numbers(finished):

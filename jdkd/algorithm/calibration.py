@@ -45,7 +45,9 @@ def fit(run: Run, mined: dict, teacher: Teacher, pool: Sequence[System]) -> None
         }
         return {
             'teacher': teacher.weights_by_name(scores),
-            'scales': {s.name: fit_weights([scores[s.name]])[0] for s in unscaled},
+            'scales': {
+                s.name: fit_weights([scores[s.name]], floor=config.fit_floor)[0] for s in unscaled
+            },
         }
 
     inputs = {
@@ -55,6 +57,7 @@ def fit(run: Run, mined: dict, teacher: Teacher, pool: Sequence[System]) -> None
         'seed': config.seed,
         'teacher': {m.name: m.digest for m in teacher.members},
         'weights': teacher.weights,
+        'floor': config.fit_floor,
         'assistants': {s.name: [s.digest, s.scale] for s in pool},
     }
     run.stage(_FITTED, inputs, build, resumable=True)

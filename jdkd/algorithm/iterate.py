@@ -18,14 +18,13 @@ import numpy as np
 from absl import logging
 
 from jdkd import diagnostics
-from jdkd.algorithm import gen_dataset, student
+from jdkd.algorithm import gen_dataset, hard_queries, student
 from jdkd.algorithm.align import align
-from jdkd.algorithm.lists import positives, read_stand_ins, round_path
+from jdkd.algorithm.lists import round_path
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
-from jdkd.lists import candidates
 from jdkd.report import model_card, run_report
-from jdkd.retrieval import measures, significance
+from jdkd.retrieval import significance
 from jdkd.run import STUDENT, TWIN, Run
 from jdkd.systems import measuring, roles
 from jdkd.systems.build import build
@@ -49,13 +48,14 @@ def train(run: Run) -> dict:
     used = {*roles.retrievers(config), *config.teacher.members, *targets_of}
     systems = {name: build(run, name) for name in config.systems if name in used}
     miners = [systems[name] for name in (config.first_stage, *config.candidates.retrievers)]
-    T = Teacher([systems[name] for name in config.teacher.members], config.teacher.weights)
+    members = [systems[name] for name in config.teacher.members]
+    T = Teacher(members, config.teacher.weights, config.fit_floor)
     TA = [systems[name] for name in config.assistants]
     start = M.after_round(-1)
     targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
     begun = current = align(run, M, targets)
     Q = np.arange(len(run.train))
-    datasets, rounds, warnings, teacher_eval = [], [], [], {}
+    datasets, rounds, warnings, on_eval = [], [], [], {}
     for i in range(config.rounds):
         logging.info('round %d: %d of %d train queries', i, len(Q), len(run.train))
         scores, data = gen_dataset.generate(
@@ -64,7 +64,6 @@ def train(run: Run) -> dict:
         warnings += diagnostics.log(diagnostics.score_warnings(i, scores))
         if i == 0:
             on_eval = measure_teacher(run, T, scores, miners[0], TA)
-            teacher_eval = on_eval['teacher']
             weak = diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
             warnings += diagnostics.log(weak)
         datasets.append(data)
@@ -76,9 +75,12 @@ def train(run: Run) -> dict:
         warnings += diagnostics.log(worse)
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
         TA = [current if assistant.name == replaced else assistant for assistant in TA]
-        wrong = np.load(run.workdir / round_path(i, 'eval') / 'wrong.npy')
-        Q = harder_queries(wrong, config.replay, seed=config.seed, round_index=i)
-        changes = {'replaced': replaced, 'hard_queries': int(wrong.sum())}
+        num_hard = None
+        if i + 1 < config.rounds:
+            hard = hard_queries.find(run, i, current, T, scores['teacher'])
+            Q = hard_queries.choose(hard, config.replay, seed=config.seed, round_index=i)
+            num_hard = int(hard.sum())
+        changes = {'replaced': replaced, 'hard_queries': num_hard}
         rounds.append({**scores, **trained, **compared, **changes})
     shown = {s.name: s for s in (start, begun)}
     if config.twin:
@@ -88,7 +90,7 @@ def train(run: Run) -> dict:
         shown[name] = AsymmetricSystem.of(name, current, targets.shared)
     shown |= {STUDENT: current}
     test = final_test(run, T, rounds[0], systems, shown)
-    details = {'teacher_eval': teacher_eval, 'rounds': rounds, 'warnings': warnings}
+    details = {'reranking': on_eval, 'rounds': rounds, 'warnings': warnings}
     outcome = run_report.write(run, **test, **details)
     model_card.write(run, STUDENT, current.encoder, outcome)
     return outcome
@@ -123,8 +125,7 @@ def compare(
     Returns:
         `student` {measure: value}, `assistants` and `references` {name: {measure: value}}, and
         the `mean_cosine` of the student's passages. The stage also holds the measures of each
-        query, the student's run file on D_eval and the train queries that it gets wrong: those
-        without a positive (or its stand-in) at rank 1.
+        query and the student's run file on D_eval.
     """
     systems = {s.name: s for s in (current, *pool, *references)}.values()
 
@@ -135,9 +136,6 @@ def compare(
         means = {name: {**m.means, **ranked[name][1]} for name, m in measured.items()}
         name, queries = current.name, run.held_out
         measuring.write_run_file(out / 'eval.trec', run, rankings[name], queries, name)
-        ranking, _ = current.rank(run.train)
-        wrong = measures.wrong_queries(ranking, positives(run), run.collection.group)
-        np.save(out / 'wrong.npy', wrong)
         passages = current.passages
         sample = np.linspace(0, len(passages) - 1, min(len(passages), _SAMPLE)).astype(np.int64)
         return {
@@ -147,9 +145,8 @@ def compare(
             'mean_cosine': diagnostics.mean_cosine(passages[sample]),
         }
 
-    stand_ins = read_stand_ins(run)
-    inputs = {**measure_inputs(run, systems), 'stand_ins': stand_ins and stand_ins['digest']}
-    return run.stage(round_path(round_index, 'eval'), inputs, build_stage)['result']
+    path = round_path(round_index, 'eval')
+    return run.stage(path, measure_inputs(run, systems), build_stage)['result']
 
 
 def worst_beaten(
@@ -161,18 +158,6 @@ def worst_beaten(
     worst = min(assistants, key=lambda name: assistants[name][measure], default=None)
     beaten = worst and student_measures[measure] > assistants[worst][measure]
     return worst if beaten else None
-
-
-def harder_queries(wrong: np.ndarray, replay: float, *, seed: int, round_index: int) -> np.ndarray:
-    """Rows of the next round's queries: all wrong ones and a share `replay` of the solved ones.
-
-    Where that leaves none, all queries.
-    """
-    rng = candidates.item_rng(seed, round_index, candidates.REPLAY, '')
-    solved = np.flatnonzero(~wrong)
-    kept = rng.choice(solved, round(replay * len(solved)), replace=False)
-    rows = np.sort(np.concatenate([np.flatnonzero(wrong), kept])).astype(np.int32)
-    return rows if len(rows) else np.arange(len(wrong), dtype=np.int32)
 
 
 def final_test(

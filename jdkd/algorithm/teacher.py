@@ -23,6 +23,7 @@ class Teacher:
 
     members: Sequence[System]
     weights: Sequence[float] | None  # One a member; None to fit them to the labels.
+    floor: float = 0.0  # Of `fit_weights`.
 
     def score(
         self, weights: Mapping[str, float], queries: Queries, lists: Lists, directory: pathlib.Path
@@ -39,7 +40,7 @@ class Teacher:
         names = [m.name for m in self.members]
         weights = self.weights
         if weights is None:
-            weights = fit_weights([scores[name] for name in names])
+            weights = fit_weights([scores[name] for name in names], floor=self.floor)
         return dict(zip(names, weights, strict=True))
 
     def inputs(self, weights: Mapping[str, float]) -> dict[str, list]:
@@ -47,35 +48,56 @@ class Teacher:
         return {m.name: [m.digest, weights[m.name]] for m in self.members}
 
 
-def fit_weights(scores: Sequence[np.ndarray]) -> list[float]:
+def fit_weights(scores: Sequence[np.ndarray], *, floor: float = 0.1) -> list[float]:
     """Fits non-negative weights of scores to the labels.
 
     Minimises the mean listwise cross-entropy -log softmax(sum_m w_m s_m)[positive] (ours), which
     also calibrates the distribution: its softmax at temperature 1 is as sharp as it is right.
 
-    Scores are raw, `[M, N]` for each member, with the positive at index 0.
+    Where weights reach a cross-entropy below the floor, takes those of least norm (of scores at
+    unit spread) that reach the floor (ours; training that stops at a loss is flooding, Ishida et
+    al., 2020). Positives that always have the best score would otherwise ask for ever larger
+    weights, and the distribution would be a copy of the labels.
+
+    Args:
+        scores: Raw, `[M, N]` for each member, with the positive at index 0.
+        floor: Least cross-entropy in nats: -log of the positive's (geometric mean) probability.
     """
     stacked = np.stack(scores).astype(np.float64)
     # Scores of members differ by orders of magnitude: the search runs on unit spread.
     spread = np.maximum(stacked.std(axis=(1, 2)), 1e-12)
     stacked /= spread[:, None, None]
+    weights, entropy = _least_cross_entropy(stacked, 0.0)
+    if entropy < floor * (1 - 1e-3):  # Within the optimiser's tolerance it is at the floor.
 
-    def loss_and_gradient(weights):
-        logits = np.einsum('k,kmn->mn', weights, stacked)
+        def above_floor(log_penalty):
+            return _least_cross_entropy(stacked, np.exp(log_penalty))[1] - floor
+
+        # A penalty of e^5 leaves weights of almost 0, one of e^-35 is none.
+        root = scipy.optimize.root_scalar(above_floor, bracket=(-35.0, 5.0), xtol=1e-3).root
+        weights, _ = _least_cross_entropy(stacked, np.exp(root))
+    return [float(w) for w in weights / spread]
+
+
+def _least_cross_entropy(scores_KxMxN: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+    """Weights that minimise cross-entropy + penalty / 2 |w|^2, and their cross-entropy."""
+
+    def cross_entropy(weights):
+        logits = np.einsum('k,kmn->mn', weights, scores_KxMxN)
         log_p = logits - scipy.special.logsumexp(logits, axis=1, keepdims=True)
         error = np.exp(log_p)
         error[:, 0] -= 1
-        gradient = np.einsum('kmn,mn->k', stacked, error) / len(logits)
-        return -log_p[:, 0].mean(), gradient
+        return -log_p[:, 0].mean(), np.einsum('kmn,mn->k', scores_KxMxN, error) / len(logits)
 
+    def penalised(weights):
+        value, gradient = cross_entropy(weights)
+        return value + penalty / 2 * weights @ weights, gradient + penalty * weights
+
+    count = len(scores_KxMxN)
     optimum = scipy.optimize.minimize(
-        loss_and_gradient,
-        np.ones(len(scores)),
-        jac=True,
-        method='L-BFGS-B',
-        bounds=[(0, None)] * len(scores),
+        penalised, np.ones(count), jac=True, method='L-BFGS-B', bounds=[(0, None)] * count
     )
-    return [float(w) for w in optimum.x / spread]
+    return optimum.x, cross_entropy(optimum.x)[0]
 
 
 def score_histogram(
@@ -145,18 +167,18 @@ def rerank(
 
     def build_stage(out):
         ranking, _ = first.rank(queries)
-        # A slot without a passage is scored as its query's first passage and then put last.
-        filled = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
-        rows = np.flatnonzero(filled[:, 0] >= 0).astype(np.int32)
+        lists = _to_rerank(ranking)
+        rows = lists.query
         if not len(rows):
             raise ValueError(
                 f"first_stage '{first.name}' finds no passage for any query of split "
                 f"'{queries.split}', so that there is nothing to re-rank; name another system."
             )
-        logits = teacher.score(weights, queries, Lists.from_originals(rows, filled[rows]), out)
+        logits = teacher.score(weights, queries, lists, out)
         if not distributed.is_primary():
             return
-        scores = np.full(filled.shape, -np.inf, np.float32)
+        scores = np.full(ranking.passages.shape, -np.inf, np.float32)
+        # A slot without a passage has been scored as its query's first passage.
         scores[rows] = np.where(ranking.passages[rows] >= 0, logits, -np.inf)
         order = np.argsort(-scores, axis=1, kind='stable')
         Ranking(
@@ -173,16 +195,32 @@ def rerank(
 def measure_teacher(
     run: Run, teacher: Teacher, scores: Mapping, first: System, pool: Sequence[System]
 ) -> dict[str, dict[str, float]]:
-    """{system: {measure: value}} on D_eval: `teacher`, re-ranking the first stage, and the pool."""
+    """{system: {measure: value}} on D_eval: `teacher` and the pool re-rank the first stage.
+
+    All re-rank the same passages, so that their figures compare. Assistants whose imported scores
+    do not cover these are left out.
+    """
+    weights = scores['teacher']
 
     def build_stage(out):
-        ranking = rerank(run, 'teacher', teacher, scores['teacher'], first, run.held_out)
-        rankings = {'teacher': ranking, **{s.name: s.rank(run.held_out)[0] for s in pool}}
+        ranking, _ = first.rank(run.held_out)
+        rankings = {'teacher': rerank(run, 'teacher', teacher, weights, first, run.held_out)}
+        for s in pool:
+            if s.coverage(run.held_out, _to_rerank(ranking)) in (None, 1.0):
+                alone = Teacher([s], [1.0]), {s.name: 1.0}
+                rankings[s.name] = rerank(run, s.name, *alone, first, run.held_out)
         return {n: measuring.measure(run, r, run.held_out).means for n, r in rankings.items()}
 
     inputs = {
         **measure_inputs(run, {s.name: s for s in (first, *pool)}.values()),
-        'teacher': teacher.inputs(scores['teacher']),
+        'teacher': teacher.inputs(weights),
         'first': first.name,
     }
     return run.stage('rounds/00/teacher_eval', inputs, build_stage)['result']
+
+
+def _to_rerank(ranking: Ranking) -> Lists:
+    """The passages of each query that has any; one fills the slots without a passage."""
+    filled = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
+    rows = np.flatnonzero(filled[:, 0] >= 0).astype(np.int32)
+    return Lists.from_originals(rows, filled[rows])

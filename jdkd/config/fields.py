@@ -213,6 +213,10 @@ class SelectionConfig(Section):
 class SelfPacedConfig(Section):
     weighting: str = field('hard', 'hard mask, or linear weights', ('hard', 'linear'))
     share: Schedule = field(((0.0, 0.5), (1.0, 1.0)), 'share of lists kept; may be a schedule')
+    cap: Schedule = field(
+        ((0.0, 0.95), (1.0, 1.0)),
+        'lists of which the teacher is surer are left out; 1: none; may be a schedule',
+    )
 
 
 class LossConfig(Section):
@@ -315,6 +319,12 @@ class Config(RetrievalConfig):
     teacher: TeacherConfig = field(TeacherConfig, 'the teacher')
     student: EncoderSpec = field(EncoderSpec, 'the student')
     align: AlignConfig = field(AlignConfig, 'alignment with the embeddings of assistants')
+    fit_floor: float = field(
+        0.1,
+        'least cross-entropy (nats) of fitted weights of the teacher and scales of assistants; '
+        'lower ones copy the labels',
+        'at least 0',
+    )
     candidates: CandidatesConfig = field(CandidatesConfig, 'candidate lists')
     dark: DarkConfig = field(DarkConfig, 'dark examples')
     selection: SelectionConfig = field(SelectionConfig, 'selection of the assistant')
@@ -331,7 +341,13 @@ class Config(RetrievalConfig):
     train_passage_length: int = field(
         128, 'tokens in training; the student may encode longer passages', 'at least 3'
     )
-    replay: float = field(0.5, 'share of solved queries kept in later rounds', 'within 0 and 1')
+    hard_queries: str = field(
+        'wrong',
+        'train queries that all come again in the next round: wrong (no positive at rank 1), or '
+        'prod (first positive at rank 2 to 15 where the teacher has one first)',
+        ('wrong', 'prod'),
+    )
+    replay: float = field(0.5, 'share of the other train queries that come again', 'within 0 and 1')
     optimizer: OptimizerConfig = field(OptimizerConfig, "the student's optimizer")
     measures: tuple[str, ...] = field(('MRR@10', 'nDCG@10', 'R@100'), 'names of ir_measures')
     compare: str = field('MRR@10', 'measure on D_eval that decides replacement')

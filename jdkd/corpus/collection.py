@@ -1,5 +1,6 @@
 """A collection: passages, queries in splits, and relevance judgements (qrels)."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -7,9 +8,10 @@ import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from absl import logging
 
 from jdkd.config import CollectionConfig
-from jdkd.corpus.passages import Column, IdIndex, Passages
+from jdkd.corpus.passages import Column, IdIndex, Passages, text_digest
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -111,6 +113,7 @@ def prepare_for_training(
     """Holds out D_eval and keeps the labels and queries to train on."""
     split, fraction = spec.train_split, spec.eval_fraction
     collection = hold_out(collection, split, spec.eval_split, fraction=fraction, seed=seed)
+    collection = drop_repeated(collection, spec.eval_split, (split, spec.test_split))
     collection = keep_labels(collection, split, share=spec.label_share, seed=seed)
     return drop_unlabelled(collection, split) if spec.unlabelled == 'skip' else collection
 
@@ -126,11 +129,12 @@ def hold_out(
     """Moves a fraction of a split's labelled queries to a new split, unless that split exists.
 
     Moves the queries with the smallest hashes of (seed, id), at least one and never all, so that
-    the choice does not depend on the order of the file.
+    the choice does not depend on the order of the file. A query whose text occurs again, in any
+    split, is not moved.
 
     Raises:
-        ValueError: `split` is missing or has fewer than two labelled queries, or `fraction` is not
-            in (0, 1).
+        ValueError: `split` is missing or has fewer than two labelled queries, or none of them has a
+            text of its own, or `fraction` is not in (0, 1).
     """
     if to in collection.queries:
         return collection
@@ -142,8 +146,20 @@ def hold_out(
             f'hold_out: split {split!r} of collection {collection.name!r} has {len(ids)} queries, '
             f'too few to make a split {to!r} from; add queries.'
         )
+    texts = collections.Counter(
+        text_digest('', text)
+        for queries in collection.queries.values()
+        for text in queries.values()
+    )
+    own = [q for q in ids if texts[text_digest('', collection.queries[split][q])] == 1]
+    if not own:
+        raise ValueError(
+            f'hold_out: every labelled query of split {split!r} of collection {collection.name!r} '
+            f'has the text of another query, so that none can be held out as {to!r}; name a split '
+            'of other queries as collection.eval_split.'
+        )
     count = min(math.ceil(fraction * len(ids)), len(ids) - 1)
-    moved = _smallest_hashes(ids, count, f'{seed}')
+    moved = _smallest_hashes(own, count, f'{seed}')
     fields = {}
     for name in ('queries', 'qrels', 'answers'):
         splits = fields[name] = dict(getattr(collection, name))
@@ -152,6 +168,39 @@ def hold_out(
             splits[to] = {q: x for q, x in items if q in moved}
             splits[split] = {q: x for q, x in items if q not in moved}
     return dataclasses.replace(collection, **fields)
+
+
+def drop_repeated(collection: Collection, split: str, others: Iterable[str]) -> Collection:
+    """Removes the queries of a split whose text other splits or an earlier query of it have.
+
+    Raises:
+        ValueError: None would be left.
+    """
+    queries = collection.queries[split]
+    seen = {
+        text_digest('', text) for s in others for text in collection.queries.get(s, {}).values()
+    }
+    kept = {}
+    for query, text in queries.items():
+        if (key := text_digest('', text)) not in seen:
+            seen.add(key)
+            kept[query] = text
+    if len(kept) == len(queries):
+        return collection
+    if not kept:
+        raise ValueError(
+            f'every query of split {split!r} of collection {collection.name!r} has the text of a '
+            'train or test query; name a split of other queries as collection.eval_split.'
+        )
+    logging.warning(
+        '%s: %d of the %d queries of split %r have the text of a train, test or earlier query, '
+        'and are left out.',
+        collection.name,
+        len(queries) - len(kept),
+        len(queries),
+        split,
+    )
+    return dataclasses.replace(collection, queries={**collection.queries, split: kept})
 
 
 def keep_labels(collection: Collection, split: str, *, share: float, seed: int = 0) -> Collection:

@@ -159,6 +159,7 @@ def make_loss(
             keep_B, threshold = self_paced.weights(
                 self_paced.confidence(batch['teacher'][:, :num_originals], temperature=tau),
                 schedules.value(config.self_paced.share, progress),
+                cap=schedules.value(config.self_paced.cap, progress),
                 weighting=config.self_paced.weighting,
             )
             dark_B = jnp.asarray(sum(dark.values()))

@@ -25,7 +25,7 @@ def write(
     *,
     test: Mapping[str, Mapping[str, float]],
     significance: Mapping[str, Mapping[str, Mapping]],
-    teacher_eval: Mapping[str, float],
+    reranking: Mapping[str, Mapping[str, float]],
     rounds: Sequence[Mapping],
     warnings: Sequence[diagnostics.RunWarning],
 ) -> dict:
@@ -36,7 +36,8 @@ def write(
         test: {system: {measure: value}} on the test split.
         significance: {system: {measure: test of the student's difference}}; see
             `significance.paired_tests`.
-        teacher_eval: {measure: value} of the teacher on D_eval, re-ranking the first stage.
+        reranking: {system: {measure: value}} on D_eval of `teacher` and assistants, re-ranking the
+            first stage.
         rounds: One entry per round; see `_ROUND_FIELDS`.
         warnings: Those of all rounds.
     """
@@ -45,7 +46,8 @@ def write(
         'significance': significance,
         'warnings': list(warnings),
         'rounds': [{key: r[key] for key in _ROUND_FIELDS} for r in rounds],
-        'teacher_eval': teacher_eval,
+        'teacher_eval': reranking['teacher'],
+        'assistants_eval': {s: measured for s, measured in reranking.items() if s != 'teacher'},
         'config_sha256': configs.digest(run.config),
         'collection': {
             'name': run.collection.name,
@@ -108,6 +110,12 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             page.table(tables.percents(report['test'])),
             page.paragraph('The student less other systems; paired t-test over the queries.'),
             page.table(tables.differences(report['significance'])),
+            page.paragraph(
+                f'On D_eval, re-ranking the same top passages of {done.config.first_stage}.'
+            ),
+            page.table(
+                tables.percents({'teacher': report['teacher_eval'], **report['assistants_eval']})
+            ),
             *_warnings(report['warnings']),
             *_pictures(drawn, 'rounds', 'queries'),
             *map(page.duel, duels),
@@ -125,9 +133,10 @@ def _round(i: int, r: Mapping, drawn: Mapping[str, str]) -> Iterator[str]:
     yield page.paragraph('Measures on D_eval, times 100.')
     yield page.table(tables.percents({STUDENT: r['student'], **r['assistants']}))
     chosen = ', '.join(f'{n} {100 * s:.0f}%' for n, s in r['selected'].items() if s)
+    count = r['hard_queries']
+    hard = '' if count is None else f' Hard train queries, for the next round: {count}.'
     yield page.paragraph(
-        f'Selected assistants: {chosen or "none"}. Replaced: {r["replaced"] or "none"}. Train '
-        f'queries that the student gets wrong: {r["hard_queries"]}.'
+        f'Selected assistants: {chosen or "none"}. Replaced: {r["replaced"] or "none"}.{hard}'
     )
     yield drawn[f'scores_{i:02d}']
 

@@ -24,7 +24,9 @@ def errors(config: Config) -> Iterator[str]:
     lowest = dict.fromkeys(schedules.WEIGHTS, 0.0) | dict.fromkeys(schedules.TEMPERATURES, 1e-3)
     for name, low in lowest.items():
         yield from catch(schedules.check, f'loss.{name}', getattr(config.loss, name), low=low)
-    yield from catch(schedules.check, 'self_paced.share', config.self_paced.share, low=1e-3, high=1)
+    for name in ('share', 'cap'):
+        found = getattr(config.self_paced, name)
+        yield from catch(schedules.check, f'self_paced.{name}', found, low=1e-3, high=1)
     yield from _share_errors('dark.splice', config.dark.splice)
     yield from _share_errors('dark.mask', config.dark.mask)
     yield from index_errors(config)

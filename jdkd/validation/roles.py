@@ -1,16 +1,25 @@
 """Checks the roles that a config gives to systems, and sizes that must agree."""
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
 
 from jdkd.config import Config
+from jdkd.runtime.messages import brief
 from jdkd.systems.roles import aligned_with, miner_of, retrievers, trained, used
 
 
 def errors(config: Config) -> Iterator[str]:
     """Errors of fields that do not fit together."""
     systems = config.systems
+    splits = {f: getattr(config.collection, f) for f in ('train_split', 'eval_split', 'test_split')}
+    for a, b in itertools.combinations(splits, 2):
+        if splits[a] == splits[b]:
+            yield (
+                f"collection.{a} and collection.{b} are both '{brief(splits[a])}'; name different "
+                'splits: what is trained on, chosen by or tested on must not be the same queries.'
+            )
     for name in systems:
         if not re.fullmatch(r'[\w.-]+', name) or re.match(r'(student|teacher)', name):
             yield (

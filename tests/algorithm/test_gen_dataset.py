@@ -1,4 +1,4 @@
-"""Hard negatives from runs; which assistant goes, and which queries stay."""
+"""Hard negatives from runs, and which assistant goes."""
 
 import pathlib
 import types
@@ -58,12 +58,3 @@ def test_the_worst_beaten_assistant_is_replaced_and_ties_keep_it():
     assert iterate.worst_beaten({'MRR@10': 0.45}, pool, 'MRR@10') == 'b'
     assert iterate.worst_beaten({'MRR@10': 0.3}, pool, 'MRR@10') is None
     assert iterate.worst_beaten({'MRR@10': 0.9}, {}, 'MRR@10') is None
-
-
-def test_wrong_queries_and_a_share_of_the_solved_go_on():
-    wrong = np.array([True, False, False, True, False, False])
-    found = iterate.harder_queries(wrong, 0.5, seed=0, round_index=0)
-    assert {0, 3} <= set(found) and len(found) == 4
-    np.testing.assert_array_equal(iterate.harder_queries(wrong, 0, seed=0, round_index=0), [0, 3])
-    none = np.zeros(3, bool)
-    np.testing.assert_array_equal(iterate.harder_queries(none, 0, seed=0, round_index=0), range(3))

@@ -41,6 +41,7 @@ def two_rounds(tmp_path_factory):
     tiny.write(home)
     c = tiny.get_config(str(home))
     c.index.kind, c.rounds, c.replay, c.twin = 'exact', 2, 0.5, True
+    c.fit_floor = 0.07
     config, workdir = configs.resolve(c), home / 'w'
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
@@ -50,10 +51,15 @@ def two_rounds(tmp_path_factory):
         states.append(jax.device_get(start()))
         return train_loop(run, name, directory, trainer, start, *args, **kwargs)
 
-    fitted = itertools.count(2)  # On random scores a fit would give 0.
+    fitted, floors = itertools.count(2), set()
+
+    def fit_weights(scores, *, floor):
+        floors.add(floor)
+        return [next(fitted) for _ in scores]  # On random scores a fit would give 0.
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (calibration, teacher):
-            patch.setattr(module, 'fit_weights', lambda scores: [next(fitted) for _ in scores])
+            patch.setattr(module, 'fit_weights', fit_weights)
         patch.setattr(student, 'train_loop', spy)
         patch.setattr(align, 'train_loop', spy)
         patch.setattr(iterate, 'worst_beaten', lambda *_: 'dense')
@@ -61,6 +67,7 @@ def two_rounds(tmp_path_factory):
         patch.setattr(run_report, 'write', lambda *_, **rounds: rounds)
         patch.setattr(model_card, 'write', lambda *_: None)
         outcome = iterate.train(run)
+    assert floors == {0.07}
     model = student.load(run)
     first = model.after_round(0)
     pool = [first, build(run, 'tuned'), build(run, 'bm25')]
@@ -138,6 +145,13 @@ def test_round_1_has_the_wrong_queries_and_a_share_of_the_solved(two_rounds):
     assert queries(0) == {0, 1, 2, 3}
     replayed = queries(1) - {0, 2}
     assert {0, 2} <= queries(1) and len(replayed) == 1 and replayed < {1, 3}
+    assert [r['hard_queries'] for r in two_rounds.rounds] == [2, None]
+
+
+def test_train_queries_are_not_ranked_after_the_last_round(two_rounds):
+    workdir = two_rounds.run.workdir
+    found = [(workdir / f'systems/student_{i:02d}/ranking-train').exists() for i in range(2)]
+    assert found == [True, False]
 
 
 def test_in_batch_logits_of_a_lists_own_columns_are_its_stored_ones(two_rounds):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jdkd.config import CollectionConfig
 from jdkd.corpus import collection as collection_lib
 from jdkd.corpus.passages import Passages
 
@@ -109,6 +110,35 @@ def test_hold_out_never_empties_a_split():
     for fraction in (0.001, 0.999):
         after = collection_lib.hold_out(many(2), fraction=fraction)
         assert [len(after.queries[s]) for s in ('train', 'dev')] == [1, 1]
+
+
+def test_queries_whose_text_occurs_again_are_not_held_out():
+    texts = {'q0': 'a', 'q1': ' A ', 'q2': 'b', 'q3': 'c', 'q4': 'd\nd', 'q5': 'e'}
+    queries = {'train': texts, 'test': {'t0': 'B', 't1': 'D d'}}
+    qrels = {'train': {q: {'a': 1} for q in texts}, 'test': {'t0': {'a': 1}}}
+    for seed in range(5):
+        after = collection_lib.hold_out(make(queries=queries, qrels=qrels), fraction=0.9, seed=seed)
+        assert set(after.queries['dev']) == {'q3', 'q5'}
+        assert set(after.queries['train']) == {'q0', 'q1', 'q2', 'q4'}
+    only = {'train': {'q0': 'a', 'q1': 'a'}}
+    with pytest.raises(ValueError, match="every labelled query of split 'train' .* has the text"):
+        collection_lib.hold_out(make(queries=only, qrels=qrels), fraction=0.5)
+
+
+def test_d_eval_has_no_query_of_train_or_test():
+    spec = CollectionConfig()
+    queries = {
+        'train': {'q0': 'what is a', 'q1': 'what is b'},
+        'dev': {'d0': 'What  is a', 'd1': 'own', 'd2': 'own', 'd3': 'is  C?', 'd4': 'own too'},
+        'test': {'t0': 'is c?'},
+    }
+    qrels = {split: {q: {'a': 1} for q in queries[split]} for split in queries}
+    after = collection_lib.prepare_for_training(make(queries=queries, qrels=qrels), spec, seed=0)
+    assert after.labelled('dev') == ['d1', 'd4']
+    assert [after.queries[s] for s in ('train', 'test')] == [queries['train'], queries['test']]
+    queries['dev'] = {'d0': 'what is A'}
+    with pytest.raises(ValueError, match="every query of split 'dev' .* as collection.eval_split"):
+        collection_lib.prepare_for_training(make(queries=queries, qrels=qrels), spec, seed=0)
 
 
 def test_hold_out_refuses():

@@ -33,6 +33,45 @@ def test_linear_weights():
     np.testing.assert_array_equal(everything, np.ones(3))
 
 
+def entropy(teacher):
+    p = np.asarray(jax.nn.softmax(teacher, axis=-1))
+    return -(p * np.log(np.maximum(p, 1e-30))).sum(axis=-1)
+
+
+def test_lists_that_are_already_one_hot_are_not_the_only_ones_kept():
+    # As measured on real lists: two of three have a margin of several logits.
+    margins = np.concatenate([np.linspace(5, 12, 40), np.linspace(-1, 4, 20)])
+    teacher = jnp.array(np.stack([margins, np.zeros(60), np.zeros(60)], axis=1), jnp.float32)
+    confidence = self_paced.confidence(teacher)
+
+    def kept_and_dropped(**options):
+        kept = np.asarray(self_paced.weights(confidence, 0.5, **options)[0]) > 0
+        return entropy(teacher)[kept].mean(), entropy(teacher)[~kept].mean(), kept
+
+    kept, dropped, _ = kept_and_dropped(cap=1.0)
+    assert kept < 0.02 < dropped
+    kept, dropped, chosen = kept_and_dropped(cap=0.95)
+    assert kept > 2 * dropped
+    # Half of those below the cap: the surer ones.
+    below = np.asarray(confidence) <= 0.95
+    lowest = np.sort(np.asarray(confidence)[below])[(below.sum() - 1) // 2]
+    np.testing.assert_array_equal(chosen, below & (np.asarray(confidence) >= lowest))
+
+
+@pytest.mark.parametrize('weighting', ['hard', 'linear'])
+def test_the_cap_by_hand(weighting):
+    confidence = jnp.array([0.99, 0.2, 0.6, 0.8])
+    found, threshold = self_paced.weights(confidence, 0.75, cap=0.9, weighting=weighting)
+    assert threshold == pytest.approx(0.2)
+    expected = {'hard': [0, 1, 1, 1], 'linear': [0, 0, 0.5, 0.75]}[weighting]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    # It does not count where it would leave nothing, or where pacing is off.
+    alone, _ = self_paced.weights(confidence[:1], 0.75, cap=0.9, weighting='hard')
+    np.testing.assert_array_equal(alone, [1])
+    off, _ = self_paced.weights(confidence, 1.0, cap=0.9, weighting=weighting)
+    np.testing.assert_array_equal(off, [1, 1, 1, 1])
+
+
 def test_no_gradient_flows_through_the_mask():
     def total(confidence):
         return self_paced.weights(confidence, jnp.array(0.5), weighting='linear')[0].sum()

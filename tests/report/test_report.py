@@ -139,6 +139,7 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
         'warnings': [{'message': name, 'round': 0}],
         'rounds': [r, r],
         'teacher_eval': measured,
+        'assistants_eval': {name: measured},
         'collection': {'name': name, 'passages': 3, 'queries': {name: 4}, 'unlabelled': 0},
         'wall_seconds': {name: 1.0},
     }

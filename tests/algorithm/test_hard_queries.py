@@ -1,0 +1,47 @@
+"""Which train queries come again in the next round."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jdkd.algorithm import hard_queries
+from jdkd.algorithm.teacher import Teacher
+from jdkd.config import Config
+from tests.helpers import tables
+
+
+def test_hard_queries_and_a_share_of_the_others_go_on():
+    hard = np.array([True, False, False, True, False, False])
+    found = hard_queries.choose(hard, 0.5, seed=0, round_index=0)
+    assert {0, 3} <= set(found) and len(found) == 4
+    np.testing.assert_array_equal(hard_queries.choose(hard, 0, seed=0, round_index=0), [0, 3])
+    none = np.zeros(3, bool)
+    np.testing.assert_array_equal(hard_queries.choose(none, 0, seed=0, round_index=0), range(3))
+
+
+@pytest.mark.parametrize(
+    ('rule', 'expected'),
+    [('wrong', [False, True, True, True, True]), ('prod', [False, True, False, False, False])],
+)
+def test_the_rules_by_hand(tmp_path, rule, expected):
+    """The student has the positive, p0, at ranks 1, 2, 3, 16 and 15 of its queries."""
+    student = np.tile(-np.arange(20.0), (5, 1))
+    for row, rank in enumerate((1, 2, 3, 16, 15)):
+        student[row, 0] = 0.5 - rank
+    teacher = np.zeros((5, 20))
+    teacher[:, 0] = 1.0
+    teacher[2, 5] = 2.0  # It prefers another passage of the student's.
+    teacher[4, 14] = 2.0
+    teacher[1, 19] = 2.0  # Not among the student's best 15.
+    positives = {'train': [0] * 5, 'dev': [0], 'test': [0]}
+    run = tables.make_run(tmp_path, Config(hard_queries=rule, depth=20), 20, positives)
+    systems = {n: tables.make_system(run, n, s) for n, s in (('m', student), ('t', teacher))}
+    T = Teacher([systems['t']], [1.0])
+    found = hard_queries.find(run, 0, systems['m'], T, {'t': 1.0})
+    np.testing.assert_array_equal(found, expected)
+    # Another teacher matters to the one rule alone.
+    other = dataclasses.replace(systems['t'], digest='other', scores=-teacher)
+    run = dataclasses.replace(run, workdir=tmp_path / 'other')
+    found = hard_queries.find(run, 0, systems['m'], Teacher([other], [1.0]), {'t': 1.0})
+    np.testing.assert_array_equal(found, np.array(expected) & (rule == 'wrong'))
