@@ -22,7 +22,7 @@ class Queries:
     split: str
     ids: Sequence[str]
     texts: Sequence[str]
-    positives: Sequence[np.ndarray]  # Rows of each query's; an unlabelled query has none.
+    positives: Sequence[np.ndarray]  # Rows of each query's that exist; an unlabelled one has none.
     # Those with the query's highest grade. The positive of a list is one of them; other positives
     # are only kept out of the negatives.
     best: Sequence[np.ndarray]
@@ -53,13 +53,13 @@ class Run:
 
     @functools.cached_property
     def held_out(self) -> Queries:
-        """Queries of D_eval, held out of training."""
+        """Queries of D_eval, held out of training; its lists are those of the labelled ones."""
         split = self.config.collection.eval_split
-        return self._queries(split, self.collection.labelled(split))
+        return self._queries(split, self.collection.measurable(split))
 
     @functools.cached_property
     def test(self) -> Queries:
-        """Test queries with a positive passage or an answer."""
+        """Test queries with a judgement or an answer."""
         split = self.config.collection.test_split
         return self._queries(split, self.collection.measurable(split))
 
@@ -84,11 +84,7 @@ class Run:
         return stages.read_manifest(self.workdir / path)
 
     def _queries(self, split: str, ids: Sequence[str]) -> Queries:
-        qrels = self.collection.qrels.get(split, {})
-        positives = [
-            {passage: grade for passage, grade in qrels.get(i, {}).items() if grade > 0}
-            for i in ids
-        ]
+        positives = [self.collection.positives(split, i) for i in ids]
         flat = self.collection.id_index.find(list(itertools.chain.from_iterable(positives)))
         rows = np.split(flat, np.cumsum([len(grades) for grades in positives]))[:-1]
         best = [

@@ -37,7 +37,8 @@ def fit(run: Run, mined: dict, teacher: Teacher, pool: Sequence[System]) -> None
     unscaled = [s for s in pool if s.scale is None]
 
     def build(out):
-        rows, _, passages = lists.draw(run, 'eval', 0, np.arange(len(queries)))
+        labelled = np.flatnonzero(queries.is_labelled)
+        rows, _, passages = lists.draw(run, 'eval', 0, labelled)
         drawn = Lists.from_originals(rows, passages)
         scores = {
             name: scoring.score_in_parts(s, queries, drawn, out, name)

@@ -49,7 +49,7 @@ def positives(run: Run, split: str = 'train') -> list[np.ndarray]:
     """Rows of each query's positives, or of the passage that stands in for them."""
     queries = split_queries(run, split)
     rows = list(queries.positives)
-    if not queries.is_labelled.all():
+    if split == 'train' and not queries.is_labelled.all():
         stand_ins = np.load(run.workdir / STAND_INS / 'passages.npy')
         for query, passage in zip(np.flatnonzero(~queries.is_labelled), stand_ins, strict=True):
             rows[query] = np.array([passage])
@@ -60,7 +60,8 @@ def num_lists(run: Run) -> dict[str, int]:
     """Lists of a round for each split."""
     config = run.config
     # D_eval in whole batches, on any number of devices; queries repeat where it has fewer.
-    batches = min(config.candidates.eval_lists, len(run.held_out)) // config.batch_size
+    labelled = int(run.held_out.is_labelled.sum())
+    batches = min(config.candidates.eval_lists, labelled) // config.batch_size
     return {
         'train': config.steps_per_round * config.batch_size,
         'eval': max(batches, 1) * config.batch_size,
@@ -112,7 +113,8 @@ def draw(
         pool = np.load(run.workdir / round_path(round_index, 'runs') / f'{split}.npy')
     else:
         pool, ranked = scored.load(split)
-    for row in np.flatnonzero(~queries.is_labelled):  # Mining has left out judged positives only.
+    # Mining has left out judged positives only.
+    for row in np.flatnonzero(~queries.is_labelled) if split == 'train' else ():
         pool[row][group[pool[row]] == group[relevant[row]]] = -1
     passages = candidates.sample_lists(
         rows,
@@ -149,7 +151,7 @@ def keep_lists(
     def build(out):
         for split in SPLITS:
             queries = split_queries(run, split)
-            rows = active if split == 'train' else np.arange(len(queries))
+            rows = active if split == 'train' else np.flatnonzero(queries.is_labelled)
             rows, copies, passages = draw(run, split, round_index, rows, scored)
             if distributed.is_primary():
                 np.savez(out / f'{split}.npz', query=rows, passages=passages)

@@ -113,6 +113,9 @@ class ScoresSpec(Section):
 
     kind: str = field('scores', 'scores of another ranker', ('scores',))
     path: str = field('', 'run file or JSON lines, gzipped or not')
+    format: str | None = field(
+        None, "json or the columns, such as 'query passage score'; None: told from the file"
+    )
     on_error: str = field('stop', 'at a bad line: stop, or skip (counted and logged)', ON_ERROR)
     missing: float | None = field(None, 'score of pairs without one; None: an error', 'finite')
     scale: float | None = field(None, SCALE, 'above 0')

@@ -5,6 +5,7 @@ Passages stream from the source to the disk. Importing P passages with Q queries
 `benchmarks.collection` measures.
 """
 
+import collections
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,18 +49,27 @@ def build_collection(
     skipped: dict[str, dict[str, Any]] = {}
     handler = base.make_on_error(on_error, skipped)
     fingerprint = _write_passages(source, directory, handler)
+    if fingerprint is None:
+        raise ValueError(_nothing_left(source, 'passages', skipped))
     id_index = storage.open_passages(directory, fingerprint).id_index
     queries = _read_queries(source, handler)
-    qrels = _read_qrels(source, queries, id_index, handler)
+    qrels, missing = _read_qrels(source, queries, id_index, handler)
+    if not queries:  # Broken judgements may be the reason, whose errors come first.
+        raise ValueError(_nothing_left(source, 'queries', skipped))
     storage.write_splits(directory, queries, qrels, _read_answers(source, queries, handler))
-    header = {'name': source.name, 'license': source.license, 'passages': fingerprint}
+    header = {
+        'name': source.name,
+        'license': source.license,
+        'passages': fingerprint,
+        'missing': missing,
+    }
     stages.write_json(directory / 'collection.json', header)
     base.log_skipped(source.name, skipped)
     collection = storage.open_collection(directory)
     for split, ids in collection.queries.items():
         if unlabelled := len(ids) - len(collection.measurable(split)):
             logging.warning(
-                '%s: %d of the %d queries of split %r have no positive and no answer; they are '
+                '%s: %d of the %d queries of split %r have no judgement and no answer; they are '
                 'not measured, and in training they are only distilled (collection.unlabelled).',
                 source.name,
                 unlabelled,
@@ -69,11 +79,19 @@ def build_collection(
     return {'skipped': skipped}
 
 
-def _write_passages(source: Source, directory: pathlib.Path, on_error: OnError) -> str:
-    """Writes the passages with their id index and text groups; returns their fingerprint."""
+def _nothing_left(source: Source, items: str, skipped: Mapping[str, Mapping[str, Any]]) -> str:
+    """The message of a collection without passages or queries, with the first error, if any."""
+    message = f'collection {source.name!r} has no {items}; it needs at least one.'
+    return ' The first error: '.join([message, *(e['first'] for e in [*skipped.values()][:1])])
+
+
+def _write_passages(source: Source, directory: pathlib.Path, on_error: OnError) -> str | None:
+    """Writes passages with their id index and text groups; returns their fingerprint, if any."""
     drop: frozenset[int] = frozenset()
     while True:
         fingerprint, id_hashes, digests = _write_columns(source, directory, on_error, drop)
+        if not id_hashes:
+            return None
         hashes, order = passages_lib.sorted_hashes(np.frombuffer(id_hashes, '<u8'))
         ids = Column(storage.read_table(directory, 'passages').column('id'))
         repeated = _repeated_rows(ids, hashes, order)
@@ -115,8 +133,6 @@ def _write_columns(
             record_batch = pa.record_batch(columns, schema=SCHEMA)
             fingerprint.update(record_batch)
             out.write(record_batch)
-    if not hashes:
-        raise ValueError(f'collection {source.name!r} has no passages; it needs at least one.')
     if empty:
         message = '%s: %d passages are empty, the first at %s; no query will find them.'
         logging.warning(message, source.name, len(empty), empty[0])
@@ -176,8 +192,6 @@ def _read_queries(source: Source, on_error: OnError) -> dict[str, dict[str, str]
         else:
             texts[query] = text
             queries.setdefault(split, {})[query] = text
-    if not queries:
-        raise ValueError(f'collection {source.name!r} has no queries; it needs at least one.')
     shared = sum(map(len, queries.values())) - len(texts)
     if shared:
         logging.warning('%s: %d queries occur in more than one split.', source.name, shared)
@@ -186,29 +200,57 @@ def _read_queries(source: Source, on_error: OnError) -> dict[str, dict[str, str]
 
 def _read_qrels(
     source: Source, queries: Mapping[str, Mapping[str, str]], id_index: IdIndex, on_error: OnError
-) -> dict[str, dict[str, dict[str, int]]]:
+) -> tuple[dict[str, dict[str, dict[str, int]]], list[str]]:
+    """Reads the judgements; returns them with the ids of those passages that do not exist.
+
+    Some may be missing, as ArguAna's are. Where all of a split are, that is an error.
+    """
     qrels: dict[str, dict[str, dict[str, int]]] = {}
+    missing: dict[str, None] = {}
+    absent: dict[str, str] = {}  # {split: the first judgement of a passage that does not exist}
+    counts: collections.Counter[str] = collections.Counter()
     judgements = iter(source.qrels(on_error))
     while chunk := list(itertools.islice(judgements, _BATCH_PASSAGES)):
         rows = id_index.find([passage for _, _, _, passage, _ in chunk])
         for (where, split, query, passage, grade), row in zip(chunk, rows, strict=True):
-            is_query = query in queries.get(split, ())
-            if not is_query or row < 0:
-                unknown = f'passage {shown(passage)}' if is_query else f'query {shown(query)}'
-                on_error(
-                    'judgement of something unknown',
-                    f'{where}: the judgement names {unknown}, which does not exist; add it or '
-                    'remove the judgement.',
+            error = parsing.id_error('passage', passage)
+            if query not in queries.get(split, ()):
+                error = (
+                    f'the judgement names query {shown(query)}, which does not exist; add it or '
+                    'remove the judgement.'
                 )
+            if error:
+                on_error('judgement of something unknown', f'{where}: {error}')
                 continue
             grades = qrels.setdefault(split, {}).setdefault(query, {})
+            if row < 0 and passage not in grades:
+                missing[passage] = None
+                absent.setdefault(split, f'{where}: passage {shown(passage)}')
+                counts[split] += 1
             if grades.setdefault(passage, grade) != grade:
                 on_error(
                     'contradicting judgement',
                     f'{where}: query {query!r} and passage {passage!r} have grade {grade} here '
                     f'and {grades[passage]} above; keep one.',
                 )
-    return qrels
+    for split, first in absent.items():
+        judged = sum(map(len, qrels[split].values()))
+        if counts[split] == judged:
+            on_error(
+                'judgements of another collection',
+                f'{first} does not exist, nor does any other of the {judged} that split '
+                f'{split!r} judges; give the judgements of this collection.',
+            )
+        logging.warning(
+            '%s: %d of the %d judgements of split %r are of passages that do not exist, the first '
+            'at %s. They count in measures, as in trec_eval; nothing is trained on them.',
+            source.name,
+            counts[split],
+            judged,
+            split,
+            first,
+        )
+    return qrels, list(missing)
 
 
 def _read_answers(

@@ -31,6 +31,7 @@ class Collection:
     # {split: {query id: [answer, ...]}}
     answers: Mapping[str, Mapping[str, list[str]]] = dataclasses.field(default_factory=dict)
     license: str | None = None  # Terms of the texts; None if unknown.
+    missing: frozenset[str] = frozenset()  # Ids of judged passages that do not exist.
 
     def __repr__(self) -> str:
         splits = ', '.join(f'{split} {len(q)}' for split, q in self.queries.items())
@@ -54,7 +55,7 @@ class Collection:
         return self.passages.group
 
     def labelled(self, split: str) -> list[str]:
-        """Returns the ids of a split's queries that have a positive, in order.
+        """Returns the ids of a split's queries that have a positive to train on, in order.
 
         Raises:
             ValueError: The collection lacks the split.
@@ -64,17 +65,27 @@ class Collection:
                 f'collection {self.name!r} has no split {split!r}; it has '
                 f'{", ".join(map(repr, self.queries)) or "none"}.'
             )
-        qrels = self.qrels.get(split, {})
-        return [q for q in self.queries[split] if any(g > 0 for g in qrels.get(q, {}).values())]
+        return [q for q in self.queries[split] if self.positives(split, q)]
+
+    def positives(self, split: str, query: str) -> dict[str, int]:
+        """Returns the grades of a query's positives that exist, {passage id: grade}."""
+        grades = self.qrels.get(split, {}).get(query, {})
+        return {p: grade for p, grade in grades.items() if grade > 0 and p not in self.missing}
 
     def measurable(self, split: str) -> list[str]:
-        """Returns the ids of a split's queries that have a positive or an answer, in order.
+        """Returns the ids of a split's queries that have a judgement or an answer, in order.
+
+        As in trec_eval, a query without a positive, or whose positives do not exist, counts too.
+        There are none if no query of the split has a grade above 0 or an answer.
 
         Raises:
             ValueError: The collection lacks the split.
         """
-        usable = self.answers.get(split, {}).keys() | self.labelled(split)
-        return [q for q in self.queries[split] if q in usable]
+        self.labelled(split)
+        qrels, answers = self.qrels.get(split, {}), self.answers.get(split, {})
+        if not answers and not any(g > 0 for grades in qrels.values() for g in grades.values()):
+            return []
+        return [q for q in self.queries[split] if qrels.get(q) or q in answers]
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -32,7 +32,7 @@ def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
         if not queries(split):
             raise ValueError(
                 f'split {split!r} of collection {collection.name!r} has no query with a positive '
-                '(a grade above 0); add judgements or name another split.'
+                '(a grade above 0, of a passage that exists); add judgements or name another split.'
             )
     return collection
 

@@ -1,6 +1,6 @@
 """An imported collection on disk, as memory-mapped columns.
 
-    collection.json                            name, license, fingerprint of the passages
+    collection.json                            name, license, fingerprint of the passages, missing
     passages.arrow                             ids, titles, texts (Arrow IPC, large_string)
     hashes.npy, order.npy                      passage id -> row
     group.npy                                  rows of equal text
@@ -40,7 +40,9 @@ def open_collection(directory: pathlib.Path) -> Collection:
     for split, query, answer in _read_rows(directory, 'answers'):
         answers.setdefault(split, {}).setdefault(query, []).append(answer)
     passages = open_passages(directory, header['passages'])
-    return Collection(header['name'], passages, queries, qrels, answers, header['license'])
+    missing = frozenset(header.get('missing', ()))
+    license = header['license']
+    return Collection(header['name'], passages, queries, qrels, answers, license, missing)
 
 
 def open_passages(directory: pathlib.Path, fingerprint: str) -> Passages:

@@ -82,9 +82,9 @@ def duel(
 
 
 def _wanted(collection: Collection, split: str, query_id: str) -> str:
-    grades = collection.qrels.get(split, {}).get(query_id, {})
+    grades = collection.positives(split, query_id)
     best = max(grades, key=lambda passage_id: grades[passage_id], default=None)
-    if best is not None and grades[best] > 0:
+    if best is not None:
         return _passage(collection, best)
     return _cut(' / '.join(collection.answers.get(split, {}).get(query_id, [])))
 

@@ -1,10 +1,8 @@
 """Reads rankings and scores of other systems, as arrays of 12 bytes per pair, and writes run files.
 
-The first line of a file tells its format; each file may be gzipped (`.gz` after its name):
+Files hold lines in one of the formats of `jdkd.retrieval.run_formats`, or JSON lines, and may be
+gzipped (`.gz` after their name):
 
-    query Q0 passage rank score tag                      a TREC run file
-    query<TAB>passage<TAB>rank                           MS MARCO's runs; the score is -rank
-    query<TAB>passage<TAB>query text<TAB>passage text    MS MARCO's top 1000, in file order
     {"query_id": ..., "passage_id": ..., "score": ...}
     {"query_id": ..., "passage_ids": [...], "scores": [...]}
 """
@@ -17,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from jdkd.corpus.collection import Collection
-from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources import base, parsing, rows
 from jdkd.corpus.sources.base import OnError
+from jdkd.retrieval import run_formats
 from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import distributed, files, stages
 from jdkd.runtime.messages import brief, shown
@@ -67,20 +66,27 @@ def load(directory: pathlib.Path) -> Scores:
 
 
 def read(
-    path: pathlib.Path, collection: Collection, on_error: OnError = base.raise_error
+    path: pathlib.Path,
+    collection: Collection,
+    on_error: OnError = base.raise_error,
+    *,
+    format: str | None = None,
 ) -> Scores:
-    """Reads a file in one of the formats above.
+    """Reads a run file or a file of scores.
 
     Args:
+        format: A name of `run_formats.named`, or json; None to tell it by the file's first lines.
         on_error: Receives lines that do not have the format, name an unknown query or passage,
             have a score that is not finite, or score a pair again; the first score is kept.
 
     Raises:
-        ValueError: if the first line has no known format, or the file is empty.
+        ValueError: if the format is unknown or may be either of two, or no line can be used.
     """
+    errors: dict[str, dict] = {}
+    on_error = _counting(on_error, errors)
     queries = dict.fromkeys(q for split in collection.queries.values() for q in split)
     query_index = {query: i for i, query in enumerate(queries)}
-    pairs = _pairs(pathlib.Path(path), on_error)
+    pairs = _pairs(pathlib.Path(path), on_error, format)
     chunks = []
     while chunk := list(itertools.islice(pairs, _CHUNK)):
         lines, query_ids, passage_ids, scores = zip(*chunk, strict=True)
@@ -92,8 +98,9 @@ def read(
         for i in np.flatnonzero(~valid):
             on_error(*_pair_error(f'{path}:{lines[i]}', chunk[i], rows[i], numbers[i], collection))
         chunks.append([x[valid] for x in (numbers, rows, values, np.array(lines))])
-    if not chunks:
-        raise ValueError(f'{path} holds no scores; give a run file or a file of scores.')
+    if not any(len(chunk[0]) for chunk in chunks):
+        first = ''.join(f' The first error: {e["first"]}' for e in [*errors.values()][:1])
+        raise ValueError(f'{path} holds no scores; give a run file or a file of scores.{first}')
     numbers, rows, values, lines = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     order = np.lexsort((rows, numbers))  # Stable: a pair's first score in the file stays first.
     numbers, rows, values, lines = (x[order] for x in (numbers, rows, values, lines))
@@ -132,69 +139,67 @@ def _pair_error(
     )
 
 
-def _pairs(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[int, str, str, float]]:
+def _counting(on_error: OnError, errors: dict[str, dict]) -> OnError:
+    """Makes a handler that counts errors before it passes them on."""
+    count = base.count_errors(errors)
+
+    def handle(kind: str, message: str) -> None:
+        count(kind, message)
+        on_error(kind, message)
+
+    return handle
+
+
+def _pairs(
+    path: pathlib.Path, on_error: OnError, format: str | None
+) -> Iterator[tuple[int, str, str, float]]:
     """Yields line number, query id, passage id and score of each pair."""
-    kind = None
-    for position, (where, line) in enumerate(parsing.read_lines(path, on_error)):
-        kind = kind or _format(where, line)
+    lines = parsing.read_lines(path, on_error)
+    sample = list(itertools.islice(lines, run_formats.SAMPLE))
+    if not sample:
+        return
+    is_json = format == run_formats.JSON or (not format and sample[0][1].startswith('{'))
+    layout = None
+    if not is_json:
+        layout = run_formats.find(sample[0][0], [line for _, line in sample], format)
+    for position, (where, line) in enumerate(itertools.chain(sample, lines)):
+        if layout and layout.has_header and not position:
+            rows.log_header(where, line.split())
+            continue
         try:
-            parsed = _parse(kind, line, position)
+            parsed = [layout.parse(line, position)] if layout else _parse_json(line)
         except (ValueError, TypeError, LookupError, OverflowError) as error:
-            on_error('broken line', f'{where}: {_EXPECTED[kind]} ({brief(error)}).')
+            expected = f"not a run line; it must read '{layout}'" if layout else _EXPECTED_JSON
+            on_error('broken line', f'{where}: {expected} ({brief(error)}).')
             continue
         number = int(where.rpartition(':')[2])
         for query_id, passage_id, score in parsed:
             yield number, query_id, passage_id, score
 
 
-def _format(where: str, line: str) -> str:
-    """Returns the format of a file with this first line, a key of `_EXPECTED`."""
-    if line.startswith('{'):
-        return 'json'
-    if line.count('\t') == 3:
-        return 'texts'
-    if len(line.split()) in (3, 6):
-        return 'ranks' if len(line.split()) == 3 else 'trec'
-    raise ValueError(
-        f"{where}: not a line of scores; write 'query Q0 passage rank score tag' (TREC), "
-        "'query passage rank' or four fields with tabs (MS MARCO), or JSON objects with query_id, "
-        'passage_id and score.'
-    )
-
-
-def _parse(kind: str, line: str, position: int) -> Sequence[tuple[str, str, float]]:
-    """Returns query id, passage id and score of each pair in a line of one of the formats."""
-    if kind == 'trec':
-        query_id, _, passage_id, _, score, _ = line.split()
-        return [(query_id, passage_id, float(score))]
-    if kind == 'ranks':
-        query_id, passage_id, rank = line.split()
-        return [(query_id, passage_id, -float(int(rank)))]
-    if kind == 'texts':
-        query_id, passage_id, _, _ = line.split('\t')
-        return [(query_id, passage_id, -float(position))]
+def _parse_json(line: str) -> Sequence[tuple[str, str, float]]:
+    """Returns query id, passage id and score of each pair in a JSON line."""
     entry = parsing.parse_json_object(line)
     query_id = parsing.check_id('line', 'query_id', entry.get('query_id'))
     if 'passage_id' in entry:
         ids = [parsing.check_id('line', 'passage_id', entry['passage_id'])]
         scores = [entry['score']]
     else:
-        ids = [parsing.check_id('line', 'passage_id', i) for i in entry['passage_ids']]
-        scores = entry['scores']
+        listed = parsing.check_once('line', entry['passage_ids'])
+        ids = [parsing.check_id('line', 'passage_id', i) for i in listed]
+        scores = parsing.check_once('line', entry['scores'])
         if len(ids) != len(scores):
             raise ValueError(f'{len(ids)} passage_ids and {len(scores)} scores')
     for score in scores:
+        parsing.check_once('line', score)
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise ValueError(f'score {shown(score)} is no number')
     return [(query_id, i, float(score)) for i, score in zip(ids, scores, strict=True)]
 
 
-_EXPECTED = {
-    'trec': "not a run line; it must read 'query Q0 passage rank score tag'",
-    'ranks': "not a run line; it must read 'query passage rank'",
-    'texts': 'not a line of four fields with tabs: query, passage and their texts',
-    'json': 'not an object with query_id, and passage_id and score or passage_ids and scores',
-}
+_EXPECTED_JSON = (
+    'not an object with query_id, and passage_id and score or passage_ids and scores'
+)
 
 
 def from_ranking(

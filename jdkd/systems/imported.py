@@ -83,7 +83,8 @@ def load(run: Run, name: str, spec) -> ImportedScores:
 
     def build(out: pathlib.Path) -> dict:
         skipped = {}
-        scores = trec.read(path, run.collection, base.make_on_error(spec.on_error, skipped))
+        on_error = base.make_on_error(spec.on_error, skipped)
+        scores = trec.read(path, run.collection, on_error, format=spec.format)
         base.log_skipped(str(path), skipped)
         scores.save(out)
         return {
@@ -96,6 +97,8 @@ def load(run: Run, name: str, spec) -> ImportedScores:
 
     directory = run.workdir / f'systems/{name}/scores'
     inputs = {'collection': run.collection.fingerprint, 'on_error': spec.on_error}
+    if spec.format:
+        inputs['format'] = spec.format
     manifest = stages.build_stage_from_files(directory, [path], inputs, build)
     diagnostics.log(diagnostics.flatness_warnings(str(path), manifest['result']))
     digest = stages.digest([manifest['digest'], spec.missing])

@@ -6,10 +6,10 @@ from typing import Any
 
 import Stemmer
 
-from jdkd.config import BM25Spec, Config, EvalConfig, SystemSpec, schema
+from jdkd.config import BM25Spec, Config, EvalConfig, ScoresSpec, SystemSpec, schema
 from jdkd.corpus.sources import registry
 from jdkd.distillation import schedules
-from jdkd.retrieval import index, measures
+from jdkd.retrieval import index, measures, run_formats
 from jdkd.systems.roles import used
 from jdkd.validation.errors import catch
 
@@ -56,6 +56,8 @@ def spec_errors(field: str, spec: SystemSpec) -> Iterator[str]:
     if isinstance(spec, BM25Spec) and spec.language not in Stemmer.algorithms():
         known = ', '.join(Stemmer.algorithms())
         yield f"{field}.language is '{spec.language}'; use one of {known}."
+    if isinstance(spec, ScoresSpec) and spec.format not in (None, run_formats.JSON):
+        yield from catch(run_formats.named, spec.format, prefix=f'{field}.format')
 
 
 def _share_errors(field: str, shares: Any) -> Iterator[str]:

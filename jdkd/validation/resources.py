@@ -93,7 +93,7 @@ def collection_errors(run: Run) -> Iterator[str]:
             measures.check_available,
             config.measures,
             queries.split,
-            any(len(rows) for rows in queries.positives),
+            any(grades for grades in collection.qrels.get(queries.split, {}).values()),
             bool(collection.answers.get(queries.split)),
         )
     if config.index.kind == 'scann':

@@ -130,8 +130,11 @@ BAD = [
         "queries:4: query id 'q1' occurs a second time",
     ),
     ({'queries': [*QUERIES, ('test', 'q1', 'x')]}, "'q1' has another text in another split"),
-    ({'qrels': [*QRELS, ('train', 'q1', 'z', 1)]}, "qrels:5: .* names passage 'z', which does not"),
-    ({'qrels': [*QRELS, ('train', 'q1', '\ud800', 1)]}, 'qrels:5: .* which does not exist'),
+    (
+        {'qrels': [*QRELS, ('dev', 'q5', 'z', 1)], 'queries': [*QUERIES, ('dev', 'q5', 'five')]},
+        "qrels:5: passage 'z' does not exist, nor does any other of the 1 that split 'dev' judges",
+    ),
+    ({'qrels': [*QRELS, ('train', 'q1', '\ud800', 1)]}, r"qrels:5: passage id '\\ud800' .* rename"),
     ({'qrels': [*QRELS, ('train', 'q9', 'a', 1)]}, "qrels:5: .* names query 'q9', which does not"),
     ({'qrels': [*QRELS, ('dev', 'q1', 'a', 1)]}, "qrels:5: .* names query 'q1', which does not"),
     ({'qrels': [*QRELS, ('train', 'q1', 'a', 2)]}, 'have grade 2 here and 1 above; keep one'),
@@ -156,7 +159,7 @@ def test_what_is_left_out_leaves_the_rest_as_it_is(tmp_path):
         tmp_path,
         bad,
         [*QUERIES, ('train', 'q4', '')],
-        [*QRELS, ('train', 'q1', 'z', 1)],
+        [*QRELS, ('train', 'q9', 'a', 1)],
         on_error='skip',
     )
     assert {kind: entry['count'] for kind, entry in result['skipped'].items()} == {

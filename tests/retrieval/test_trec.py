@@ -50,7 +50,7 @@ def test_formats(tmp_path, text):
 
 
 def test_ranks_of_msmarco(tmp_path):
-    assert as_dict(read(tmp_path, '7\tp3\t2\n7\tp0\t1\n')) == {'7': {'p0': -1, 'p3': -2}}
+    assert as_dict(read(tmp_path, '7\tp0\t1\n7\tp3\t2\n')) == {'7': {'p0': -1, 'p3': -2}}
 
 
 def test_top_1000_of_msmarco_keeps_the_order_of_the_file(tmp_path):

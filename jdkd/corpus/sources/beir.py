@@ -2,7 +2,7 @@
 
     corpus.jsonl       {"_id": ..., "title": ..., "text": ...} a line; the title is optional
     queries.jsonl      {"_id": ..., "text": ...} a line; optionally "answers": [...] (ours)
-    qrels/SPLIT.tsv    a header row, then: query id, passage id, grade
+    qrels/SPLIT.tsv    query id, passage id, grade, after a header row; or TREC's four columns
 
 Each file may be gzipped (`.gz` after its name); a plain file takes precedence.
 """
@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources import base, parsing, rows
 from jdkd.corpus.sources.base import OnError, attempt
 
 LAYOUT = 'a collection in BEIR layout has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv'
@@ -62,7 +62,9 @@ class _Reader:
 
     def answers(self, on_error: OnError) -> Iterator[base.Answer]:
         for where, split, query, entry in self._entries(on_error):
-            answers = entry.get('answers', [])
+            answers = attempt(on_error, _BROKEN, parsing.check_once, where, entry.get('answers', []))
+            if answers is None:
+                continue
             for answer in answers if isinstance(answers, list) else [answers]:
                 yield where, split, query, answer
 
@@ -79,22 +81,9 @@ class _Reader:
                     yield where, split, query, entry
 
     def qrels(self, on_error: OnError) -> Iterator[base.Judgement]:
-        columns = 'query id', 'passage id', 'grade'
         for split, file in self.qrels_files.items():
-            for row, (where, fields) in enumerate(parsing.read_fields(file, columns, on_error)):
-                query, passage, digits = (field.strip() for field in fields)
-                try:
-                    grade = parsing.parse_grade(where, digits)
-                except ValueError as error:
-                    if row:  # The first row is the header.
-                        on_error(_BROKEN, str(error))
-                    continue
-                if row == 0:
-                    raise ValueError(
-                        f'{where}: the first row is a judgement; put a header row '
-                        '(query-id, corpus-id, score) before it.'
-                    )
-                yield where, split, query, passage, grade
+            for where, *judgement in rows.read_judgements(file, on_error):
+                yield where, split, *judgement
 
 
 def _passage(where: str, entry: dict) -> base.Passage:
@@ -105,7 +94,7 @@ def _passage(where: str, entry: dict) -> base.Passage:
 
 
 def _find_qrels(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    names = {f.name.removesuffix('.gz') for f in (root / 'qrels').glob('*.tsv*')}
+    names = {f.name.removesuffix('.gz') for f in parsing.data_files(root / 'qrels', '*.tsv*')}
     splits = sorted(n.removesuffix('.tsv') for n in names if n.endswith('.tsv'))
     if not splits:
         raise FileNotFoundError(

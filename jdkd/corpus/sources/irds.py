@@ -93,8 +93,10 @@ def open_source(dataset: str, *, splits: Mapping[str, str] | None = None) -> bas
         for split, (name, part) in loaded.items():
             # A split may be queries alone.
             for i, qrel in enumerate(part.qrels_iter() if part.has('qrels') else (), 1):
-                where, value = f'irds:{name}, judgement {i}', str(qrel.relevance)
-                grade = attempt(on_error, 'broken judgement', parsing.parse_grade, where, value)
+                where = f'irds:{name}, judgement {i}'
+                grade = attempt(
+                    on_error, 'broken judgement', parsing.parse_grade, where, qrel.relevance
+                )
                 if grade is not None:
                     yield where, split, qrel.query_id, qrel.doc_id, grade
 

@@ -2,18 +2,19 @@
 
     collection.tsv        passage id, text
     queries.NAME.tsv      query id, text
-    qrels.NAME.tsv        query id, 0, passage id, grade, separated by tabs or spaces (TREC)
+    qrels.NAME.tsv        query id, 0, passage id, grade, separated by tabs or spaces (TREC); or
+                          without the 0
 
-Each file may be gzipped (`.gz` after its name). Texts are read as published;
-`irds:msmarco-passage` repairs the encoding of some.
+Each file may be gzipped (`.gz` after its name) and begin with a header row. Texts are read as
+published; `irds:msmarco-passage` repairs the encoding of some.
 """
 
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from jdkd.corpus.sources import base, parsing
-from jdkd.corpus.sources.base import OnError, attempt
+from jdkd.corpus.sources import base, parsing, rows
+from jdkd.corpus.sources.base import OnError
 
 LAYOUT = (
     "MS MARCO's layout has collection.tsv, and queries.NAME.tsv and qrels.NAME.tsv for each split"
@@ -53,27 +54,23 @@ def open_source(
 
     def passages(on_error: OnError) -> Iterator[base.Passage]:
         columns = 'passage id', 'text'
-        for where, (passage, text) in parsing.read_fields(corpus, columns, on_error):
+        for where, (passage, text) in rows.read_fields(corpus, columns, on_error):
             yield where, passage, '', text
 
     def queries(on_error: OnError) -> Iterator[base.Query]:
         for split, (file, _) in files.items():
-            for where, (query, text) in parsing.read_fields(file, ('query id', 'text'), on_error):
+            for where, (query, text) in rows.read_fields(file, ('query id', 'text'), on_error):
                 yield where, split, query, text
 
     def qrels(on_error: OnError) -> Iterator[base.Judgement]:
-        columns = 'query id', '0', 'passage id', 'grade'
         for split, (_, file) in files.items():
-            for where, fields in parsing.read_fields(file, columns, on_error, sep=None):
-                query, _, passage, value = fields
-                grade = attempt(on_error, 'broken line', parsing.parse_grade, where, value)
-                if grade is not None:
-                    yield where, split, query, passage, grade
+            for where, *judgement in rows.read_judgements(file, on_error):
+                yield where, split, *judgement
 
     all_files = [corpus, *itertools.chain(*zip(*files.values(), strict=True))]
     return base.Source(root.name, all_files, passages, queries, qrels)
 
 
 def _names(root: pathlib.Path, kind: str) -> list[str]:
-    files = (f.name.removesuffix('.gz') for f in sorted(root.glob(f'{kind}.*.tsv*')))
+    files = (f.name.removesuffix('.gz') for f in parsing.data_files(root, f'{kind}.*.tsv*'))
     return [f.removeprefix(f'{kind}.').removesuffix('.tsv') for f in files if f.endswith('.tsv')]

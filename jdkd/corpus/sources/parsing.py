@@ -1,5 +1,7 @@
 """Reads lines, fields and JSON objects from files, and names file and line in every error."""
 
+import dataclasses
+import decimal
 import functools
 import gzip
 import json
@@ -14,16 +16,27 @@ from jdkd.runtime.messages import escape, shown
 
 SURROGATE = re.compile(r'[\ud800-\udfff]')
 # Whitespace and control characters, which a TREC run file cannot hold in an id, and marks that
-# display the other characters of a line in another order.
+# are invisible or display the other characters of a line in another order.
 _NOT_IN_ID = re.compile(
-    r'[\s\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]'
+    r'[\s\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]'
 )
+# Names of files and directories that are no data: of macOS (.DS_Store, ._x, __MACOSX), Windows,
+# NAS boxes, editors (.x.swp, x~, #x#, ~$x), notebooks (.ipynb_checkpoints) and stopped downloads.
+_LEFTOVER = re.compile(
+    r'\..*|__macosx|thumbs\.db|ehthumbs.*\.db|desktop\.ini|@eadir|~\$.*|#.*#|lost\+found'
+    r'|\$recycle\.bin|.*(~|\.(sw[a-p]|bak|old|orig|rej|te?mp|part|partial|crdownload|download|lock))',
+    re.IGNORECASE,
+)
+_BYTE_ORDER_MARK = '\ufeff'  # Begins files of Windows, and stays inside where files are joined.
+_NUMBER = re.compile(r'[+-]?\d+(\.\d*)?([eE][+-]?\d{1,3})?', re.ASCII)
 _MAX_ID = 1024  # Characters; URLs of Wikipedia fit.
 _MAX_LINE = 2**26  # Bytes; passages of whole books fit, what a gzip bomb inflates to does not.
 
 
-def read_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str]]:
-    """Yields (where, line) of the lines of a file, gzipped or not, that are not blank.
+def read_lines(
+    file: pathlib.Path, on_error: OnError, *, blank: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yields (where, line) of the lines of a file, gzipped or not; blank ones only if asked to.
 
     Raises:
         ValueError: Even if `on_error` skips: gzip data is damaged, or a line exceeds 64 MiB.
@@ -38,34 +51,17 @@ def read_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str
                         'text into passages, a line each.'
                     )
                 try:
-                    line = raw.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
+                    line = raw.decode().removeprefix(_BYTE_ORDER_MARK).rstrip('\r\n')
                 except UnicodeDecodeError:
                     on_error('not UTF-8', f'{name}:{number}: not UTF-8; save the file as UTF-8.')
                     continue
-                if line and not line.isspace():
+                if blank or (line and not line.isspace()):
                     yield f'{name}:{number}', line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
             f'{name}:{number + 1}: the gzip data is cut short or damaged ({error}); '
             'fetch the file again.'
         ) from None
-
-
-def read_fields(
-    file: pathlib.Path, columns: Sequence[str], on_error: OnError, sep: str | None = '\t'
-) -> Iterator[tuple[str, list[str]]]:
-    """Yields (where, fields) of each line, split at `sep`, or at any whitespace if None."""
-    for where, line in read_lines(file, on_error):
-        fields = line.split(sep)
-        if len(fields) == len(columns):
-            yield where, fields
-        else:
-            between = 'tabs' if sep else 'spaces or tabs'
-            on_error(
-                'broken line',
-                f'{where}: expected {", ".join(columns[:-1])} and {columns[-1]} with {between} '
-                f'between them, found {len(fields)} field(s).',
-            )
 
 
 def read_json_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, dict]]:
@@ -79,8 +75,18 @@ def read_json_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str
             yield where, entry
 
 
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """The value of a JSON field that its object holds several times: none of them is read."""
+
+    field: str
+
+
 def parse_json_object(line: str) -> dict:
-    """Parses a JSON object; raises ValueError if it is none, or names a field twice."""
+    """Parses a JSON object; raises ValueError if it is none.
+
+    A field that is there several times becomes `Repeated`, which only those who read it refuse.
+    """
     try:
         entry = _decode(line)
     except (ValueError, RecursionError) as error:
@@ -92,20 +98,27 @@ def parse_json_object(line: str) -> dict:
     return entry
 
 
-def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _mark_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entry = dict(pairs)
     if len(entry) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in entry if names.count(name) > 1)
-        raise ValueError(f'field {shown(twice)} is there twice')
+        entry |= {name: Repeated(name) for name in entry if names.count(name) > 1}
     return entry
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_unique_fields).decode
+_decode = json.JSONDecoder(object_pairs_hook=_mark_repeated).decode
+
+
+def check_once(where: str, value: Any) -> Any:
+    """Returns the value of a JSON field; raises ValueError if the field is there several times."""
+    if isinstance(value, Repeated):
+        raise ValueError(f'{where}: field {shown(value.field)} is there twice; keep one.')
+    return value
 
 
 def check_id(where: str, field: str, value: Any) -> str:
     """Returns the id in a field as a string; raises ValueError if it is no string or integer."""
+    check_once(where, value)
     if not isinstance(value, int | str) or isinstance(value, bool):
         raise ValueError(
             f'{where}: field {field!r} must be a string or integer, found {shown(value)}.'
@@ -115,6 +128,7 @@ def check_id(where: str, field: str, value: Any) -> str:
 
 def check_text(where: str, field: str, value: Any) -> str:
     """Returns the string in a field; raises ValueError if it holds something else."""
+    check_once(where, value)
     if not isinstance(value, str):
         raise ValueError(f'{where}: field {field!r} must be a string, found {shown(value)}.')
     return value
@@ -133,14 +147,34 @@ def id_error(kind: str, item_id: str) -> str | None:
     return None
 
 
-def parse_grade(where: str, value: str) -> int:
-    """Parses a grade; raises ValueError if it is no integer or has more than 9 digits."""
-    digits = value[value[:1] in ('+', '-') :]
-    if not (digits.isascii() and digits.isdigit()):
+def parse_grade(where: str, value: Any) -> int:
+    """Returns the grade that a field holds, a number or its text; `1.0` and `1e0` are 1.
+
+    Raises:
+        ValueError: It is no whole number, or has more than 9 digits.
+    """
+    text = str(check_once(where, value))
+    number = decimal.Decimal(text) if _NUMBER.fullmatch(text) else None
+    if number is None or number != number.to_integral_value():
         raise ValueError(f'{where}: grade {shown(value)} must be an integer.')
-    if len(digits.lstrip('0')) > 9:  # No scale of judgements needs them.
+    if abs(number) >= 10**9:  # No scale of judgements needs them.
         raise ValueError(f'{where}: grade {shown(value)} has more than 9 digits; correct it.')
-    return int(value)
+    return int(number)
+
+
+def data_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """Finds the files of a glob pattern in order, without what systems and editors leave beside.
+
+    Raises:
+        ValueError: The pattern is not relative to the directory.
+    """
+    try:
+        files = sorted(file for file in root.glob(pattern) if not file.is_dir())
+    except NotImplementedError:
+        raise ValueError(f'{pattern!r} must be named relative to {root}.') from None
+    if not re.search(r'[*?[]', pattern):  # Whatever is named in full is meant.
+        return files
+    return [f for f in files if not any(map(_LEFTOVER.fullmatch, f.relative_to(root).parts))]
 
 
 def find_file(root: pathlib.Path, name: str, layout: str) -> pathlib.Path:

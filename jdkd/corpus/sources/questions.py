@@ -1,21 +1,26 @@
 """Questions with answers but no judgements, added to a collection as splits of their own.
 
-    question<TAB>['answer', ...]                    DPR's *.qa.csv
+    question<TAB>['answer', ...]                    DPR's *.qa.csv: CSV, with tabs or commas
     {"question": ..., "answer": ["answer", ...]}    NQ-open's JSON lines
 
-Each file may be gzipped (`.gz` after its name). A question's id is its split and line number.
+Each file may be gzipped (`.gz` after its name). A question's id is its split and the number of its first line.
 """
 
 import ast
 import dataclasses
+import io
 import itertools
+import json
 import pathlib
+import tokenize
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources import base, parsing, rows
 from jdkd.corpus.sources.base import OnError
 from jdkd.runtime.messages import shown
+
+_HEADERS = [[q, a] for q in ('question', 'query') for a in ('answer', 'answers')]
 
 
 def add_questions(source: base.Source, files: Mapping[str, str]) -> base.Source:
@@ -60,13 +65,42 @@ def _read(
                 )
 
 
-def _read_qa(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str, Any]]:
-    columns = 'question', 'answers'
-    for where, (question, answers) in parsing.read_fields(path, columns, on_error):
-        try:
-            yield where, question, ast.literal_eval(answers)  # Strings and lists, never code.
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            yield where, question, answers
+def _read_qa(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, Any, Any]]:
+    lines = parsing.read_lines(path, base.count_errors({}))
+    delimiter = '\t' if '\t' in next(lines, ('', '\t'))[1] else ','
+    between = 'tabs' if delimiter == '\t' else 'commas'
+    for row, (where, fields) in enumerate(rows.read_csv(path, on_error, delimiter)):
+        if row == 0 and [field.strip().lower() for field in fields] in _HEADERS:
+            rows.log_header(where, fields)
+        elif len(fields) != 2:
+            on_error(
+                'broken line',
+                f'{where}: expected question and answers with {between} between them, found '
+                f'{len(fields)} field(s).',
+            )
+        else:
+            yield where, fields[0], _parse_answers(fields[1])
+
+
+def _parse_answers(text: str) -> list | str:
+    """Reads the items of a list as JSON, Python or numpy writes it; other text stays as it is.
+
+    numpy separates strings by a space, which Python would join.
+    """
+    try:
+        value = json.loads(text)
+        return value if isinstance(value, list) else text
+    except (ValueError, RecursionError):
+        pass
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(text.strip()).readline))
+        inner = [t for t in tokens if t.type not in (tokenize.NL, tokenize.NEWLINE)]
+        first, *items, last, _ = inner  # A marker ends the tokens.
+        if (first.string, last.string) not in (('[', ']'), ('(', ')')):
+            return text
+        return [ast.literal_eval(item.string) for item in items if item.string != ',']
+    except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+        return text
 
 
 def _read_json(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, Any, Any]]:

@@ -9,6 +9,7 @@ Which of `passages` and `qrels` are given decides between three shapes:
 The last needs about 100 bytes a passage in memory while it is read.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -23,7 +24,8 @@ Record = Mapping[str, Any]  # Values are strings, numbers, lists and dicts.
 # Streams (where, record) of the table of a name.
 ReadTable = Callable[[str, OnError], Iterable[tuple[str, Record]]]
 
-# Role -> field; None: there is none. A path such as answers/text leads into inner records.
+# Role -> field; None: there is none. A path such as answers/text leads into inner records, and into
+# those of a list.
 FIELDS = {
     'passage_id': '_id',
     'title': 'title',
@@ -77,7 +79,8 @@ def make_source(
         )
     tables = [*([passages] if passages else []), *queries.values(), *(qrels or {}).values()]
     files = dict.fromkeys(file for table in tables for file in find_files(table))
-    reader = _Reader(read, passages, queries, qrels or {}, roles)
+    title_is_named = bool((fields or {}).get('title'))
+    reader = _Reader(read, passages, queries, qrels or {}, roles, title_is_named)
     judgements = reader.qrels if qrels else reader.positives
     return base.Source(
         name, tuple(files), reader.passages, reader.queries, judgements, reader.answers
@@ -91,12 +94,16 @@ class _Reader:
     query_tables: Mapping[str, str]
     qrels_tables: Mapping[str, str]
     roles: Mapping[str, Any]
+    title_is_named: bool  # Whether the option `fields` says where titles are.
 
     def passages(self, on_error: OnError) -> Iterator[base.Passage]:
-        seen = set()
+        seen, has_title = set(), False
+        first: tuple[str, Record] | None = None
         for table in [self.passage_table] if self.passage_table else self.query_tables.values():
             for where, record in self.read(table, on_error):
+                first = first or (where, record)
                 passage = attempt(on_error, _BROKEN, _passage, where, record, self.roles)
+                has_title = has_title or bool(passage and passage[1])
                 if passage and not self.passage_table:
                     key = _made_id(*passage)
                     if key in seen:
@@ -104,6 +111,8 @@ class _Reader:
                     seen.add(key)
                 if passage:
                     yield where, *passage
+        if first and not has_title and self.title_is_named:
+            _get(*first, self.roles['title'])  # A title may be missing here and there.
 
     def queries(self, on_error: OnError) -> Iterator[base.Query]:
         for where, split, query, record in self._query_records(on_error):
@@ -153,15 +162,33 @@ class _Reader:
 
 
 def _get(where: str, record: Record, field: str) -> Any:
-    value: Any = record
-    for part in field.split('/'):
-        if not isinstance(value, Mapping) or part not in value:
-            raise ValueError(
-                f'{where}: there is no field {field!r}; there are '
-                f'{brief(", ".join(record))}: name the right one in the option fields.'
-            )
-        value = value[part]
-    return value
+    try:
+        value = _follow(record, field)
+    except KeyError:
+        raise ValueError(
+            f'{where}: there is no field {field!r}; there are {brief(", ".join(record))}: name the '
+            'right one in the option fields.'
+        ) from None
+    return parsing.check_once(where, value)
+
+
+def _follow(value: Any, path: str) -> Any:
+    """The value at the end of a path, a list of values where the path goes through a list.
+
+    Raises:
+        KeyError: There is no such path.
+    """
+    if isinstance(value, list):
+        return [_follow(inner, path) for inner in value]
+    if not isinstance(value, Mapping):
+        raise KeyError(path)
+    if path in value:  # The name of a field may hold a slash.
+        return value[path]
+    field, slash, rest = path.partition('/')
+    if not slash or field not in value:
+        raise KeyError(path)
+    inner = value[field]
+    return inner if isinstance(inner, parsing.Repeated) else _follow(inner, rest)
 
 
 def _text(where: str, record: Record, field: str) -> str:
@@ -192,7 +219,11 @@ def _query_id(where: str, record: Record, roles: Mapping[str, Any]) -> str:
 
 
 def _passage(where: str, record: Record, roles: Mapping[str, Any]) -> tuple[str, str, str]:
-    title = parsing.check_text(where, roles['title'], record.get(roles['title']) or '')
+    title = None
+    if roles['title']:
+        with contextlib.suppress(KeyError):
+            title = _follow(record, roles['title'])
+    title = '' if title is None else parsing.check_text(where, roles['title'], title)
     text = _text(where, record, roles['text'])
     if roles['passage_id'] is None:
         return _made_id(title, text), title, text
@@ -202,7 +233,4 @@ def _passage(where: str, record: Record, roles: Mapping[str, Any]) -> tuple[str,
 def _judgement(where: str, record: Record, roles: Mapping[str, Any]) -> tuple[str, str, int]:
     query = _id(where, record, roles['judged_query'])
     passage = _id(where, record, roles['judged_passage'])
-    value = _get(where, record, roles['grade'])
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return query, passage, parsing.parse_grade(where, str(value))
+    return query, passage, parsing.parse_grade(where, _get(where, record, roles['grade']))

@@ -51,10 +51,7 @@ def open_source(
 
 
 def _find_shards(root: pathlib.Path, table: str) -> list[pathlib.Path]:
-    try:
-        files = sorted(root.glob(table))
-    except NotImplementedError:
-        raise ValueError(f'table {table!r} must be named relative to {root}.') from None
+    files = parsing.data_files(root, table)
     if not files:
         raise FileNotFoundError(f'{root / table} is missing.')
     for file in files:

@@ -79,9 +79,9 @@ def test_gzipped_files_read_the_same(root):
         ('collection.tsv', '8\ta\tb\n', r':4: expected passage id and text .* found 3 field'),
         ('collection.tsv', '7\ta\n', ":4: passage id '7' occurs a second time"),
         ('queries.train.tsv', '121352\tagain\n', ":3: query id '121352' occurs a second time"),
-        ('qrels.train.tsv', '121352 0 1\n', ':4: expected query id, 0, passage id and grade with'),
+        ('qrels.train.tsv', '121352 0 1\n', ':4: expected 4 fields as above, with tabs or spaces'),
         ('qrels.train.tsv', '121352 0 1 x\n', ":4: grade 'x' must be an integer"),
-        ('qrels.train.tsv', '121352 0 9 1\n', ":4: the judgement names passage '9'"),
+        ('qrels.train.tsv', '8 0 1 1\n', ":4: the judgement names query '8'"),
     ],
 )
 def test_names_file_and_line_or_leaves_the_line_out(root, file, line, message):
