@@ -47,6 +47,10 @@ def measure_student(run: Run, against: str | None = None) -> dict[str, float]:
 
 
 def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> dict[str, float]:
+    other = None
+    if against:  # A run file that cannot be read is an error before anything is encoded.
+        path = pathlib.Path(against)
+        other = measuring.measure_file(run, path / 'run.trec' if path.is_dir() else path, run.test)
     queries = system.embed(tokens, 'student: test', tower='query')
     # On disk, since the collection may be larger than memory.
     with tempfile.TemporaryDirectory(dir=run.workdir, prefix='eval-') as temporary:
@@ -62,9 +66,7 @@ def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> d
     measured.save(run.workdir, 'eval')
     measuring.write_run_file(run.workdir / 'eval.trec', run, ranking, run.test, STUDENT)
     test, differences = {STUDENT: measured.means}, {}
-    if against:
-        path = pathlib.Path(against)
-        other = measuring.measure_file(run, path / 'run.trec' if path.is_dir() else path, run.test)
+    if against and other:
         test[against] = other.means
         differences[against] = significance.paired_tests(measured.per_query, other.per_query)
     stages.write_json(run.workdir / 'eval.json', {'test': test, 'significance': differences})

@@ -108,8 +108,15 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
     workdir, spec = workdir.absolute(), model_spec(config)
     measured, collections = {}, names(config.collections)
     theirs = [_their_run_file(against, name) if against else None for name in collections]
-    for source, name, other in zip(config.collections, collections, theirs, strict=True):
-        measured[name] = _measure(_open(config, spec, source, workdir / name), other)
+    pairs = zip(config.collections, collections, strict=True)
+    runs = [_open(config, spec, source, workdir / name) for source, name in pairs]
+    raise_all(
+        f'{name}: {error}'
+        for name, run in zip(collections, runs, strict=True)
+        for error in resources.measure_errors(run, run.test.split)
+    )
+    for name, run, other in zip(collections, runs, theirs, strict=True):
+        measured[name] = _measure(run, other)
         logging.info('%s\n%s', name, tables.table(tables.percents(measured[name]['test'])))
     systems = (FIRST, OTHER, MODEL) if against else (FIRST, MODEL)
     tests = {s: {name: m['test'][s] for name, m in measured.items()} for s in systems}
@@ -199,6 +206,8 @@ def _open(config: EvalConfig, spec: EncoderSpec, source: str, workdir: pathlib.P
 
 def _measure(run: Run, against: pathlib.Path | None) -> dict:
     """Measures both systems on one collection, and tests the model's differences from others."""
+    # A run file that cannot be read is an error before anything is encoded.
+    other = measuring.measure_file(run, against, run.test) if against else None
     first, model = build(run, FIRST), build(run, MODEL)
     rankings = {FIRST: first.rank(run.test)[0]}
     if run.config.systems[MODEL].kind == 'cross_encoder':
@@ -217,8 +226,7 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
         measuring.write_run_file(run.workdir / file, run, rankings[name], run.test, name)
     ours, theirs = (evaluation.load(run.workdir / 'test', n) for n in (MODEL, FIRST))
     differences = {FIRST: significance.paired_tests(ours, theirs)}
-    if against:
-        other = measuring.measure_file(run, against, run.test)
+    if other:
         test[OTHER] = other.means
         differences[OTHER] = significance.paired_tests(ours, other.per_query)
     return {

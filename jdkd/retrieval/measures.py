@@ -1,8 +1,10 @@
 """Measures rankings with ir_measures, whose numbers are those of trec_eval."""
 
 import dataclasses
+import math
 import pathlib
 import re
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,10 @@ import numpy as np
 
 from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import stages
+from jdkd.runtime.messages import brief
+
+
+_TRIED = 1000  # Queries that measures are tried on.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +79,76 @@ def measure(
         for name, m in parsed.items():
             means[name] = float(aggregated[m])
             for query_id in grades:
-                per_query[query_id][name] = values[query_id, m]
+                if (query_id, m) in values:  # Some, such as Accuracy, leave queries out.
+                    per_query[query_id][name] = values[query_id, m]
     first = {query_id: next(iter(ranked)) for query_id, ranked in run.items() if ranked}
     return Measurements({name: means[name] for name in measures}, per_query, first)
 
 
 def check_names(measures: Sequence[str]) -> None:
-    """Raises a ValueError if a name is not a measure; for checks before any work."""
-    for name in measures:
-        if not _answer_depth(name):
-            _parse(name)
+    """Raises a ValueError if a name is not a measure that is installed; reads no collection."""
+    qrels = {query_id: {'1': 1, '2': 0} for query_id in ('1', '2')}
+    _try(measures, qrels, ['3'], 'at all')
+
+
+def check_computable(
+    measures: Sequence[str],
+    split: str,
+    qrels: Mapping[str, Mapping[str, int]],
+    passage_ids: Sequence[str],
+) -> None:
+    """Tries measures on a split's judgements, before any work that they are to judge.
+
+    The tools behind some take only numbers as ids, or crash where nothing is found.
+
+    Args:
+        passage_ids: A few ids of the collection, to be retrieved beside the judged passages.
+
+    Raises:
+        ValueError: if a measure cannot be computed.
+    """
+    judged = [query_id for query_id, grades in qrels.items() if grades]
+    # Those with the most unusual ids and the highest grades.
+    tried = sorted(judged, key=lambda i: (i.isdigit(), -max(qrels[i].values())))[:_TRIED]
+    tried_qrels = {query_id: qrels[query_id] for query_id in tried}
+    _try(measures, tried_qrels, passage_ids, f'over the judgements of split {split!r}')
+
+
+def _try(
+    names: Sequence[str],
+    qrels: Mapping[str, Mapping[str, int]],
+    others: Sequence[str],
+    where: str,
+) -> None:
+    """Raises a ValueError for the first measure that gives no finite mean.
+
+    Tries a run that finds all that is judged, after `others`, and one that finds nothing of it.
+    """
+    worst = {passage_id: -rank for rank, passage_id in enumerate(others, 1)}
+    best = {query_id: {**worst, **dict.fromkeys(grades, 0)} for query_id, grades in qrels.items()}
+    missed = {
+        query_id: {i: score for i, score in worst.items() if i not in grades}
+        for query_id, grades in [*qrels.items()][:1]
+    }
+    for name in names:
+        if _answer_depth(name):
+            continue
+        parsed, reason = _parse(name), ''
+        try:
+            for run in (best, missed):
+                value = float(ir_measures.calc_aggregate([parsed], qrels, run)[parsed])
+                reason = reason or ('' if math.isfinite(value) else f'it gives {value}')
+        except subprocess.CalledProcessError as error:
+            tool = pathlib.Path(error.cmd[0]).name
+            reason = f'its {tool} program fails; it may take only numbers as ids'
+        except Exception as error:  # Each tool behind ir_measures raises its own.
+            text = re.sub(r'<object object at \w+>', 'unset', str(error))
+            reason = f'{type(error).__name__}: {brief(text)}'
+        if reason:
+            raise ValueError(
+                f'measures names {name!r}, which cannot be computed {where} ({reason}); remove it, '
+                'or name another, for example nDCG@10.'
+            )
 
 
 def check_available(
@@ -101,12 +167,16 @@ def check_available(
 
 def _parse(name: str) -> ir_measures.Measure:
     try:
-        return ir_measures.parse_measure(name)
-    except (NameError, ValueError) as e:
+        measure = ir_measures.parse_measure(name)
+    except Exception as e:  # Of its grammar, or of a parameter.
         raise ValueError(
             f"measures names '{name}', which ir_measures does not know; "
             "use 'RR@10', 'nDCG@10' or 'R@100', for example."
         ) from e
+    cutoff = measure.params.get('cutoff', 1)
+    if not isinstance(cutoff, int) or not 1 <= cutoff < 2**31:  # trec_eval would crash.
+        raise ValueError(f'measures names {name!r}, whose cutoff {cutoff} must be at least 1.')
+    return measure
 
 
 def _answer_depth(name: str) -> int:

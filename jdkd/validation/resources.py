@@ -89,15 +89,19 @@ def collection_errors(run: Run) -> Iterator[str]:
             'loss.teacher, or assistants with loss.assistant or loss.in_batch.'
         )
     for queries in (run.held_out, run.test):
-        yield from catch(
-            measures.check_available,
-            config.measures,
-            queries.split,
-            any(grades for grades in collection.qrels.get(queries.split, {}).values()),
-            bool(collection.answers.get(queries.split)),
-        )
+        yield from measure_errors(run, queries.split)
     if config.index.kind == 'scann':
         yield from catch(index.check_installed, len(collection))
+
+
+def measure_errors(run: Run, split: str) -> Iterator[str]:
+    """Errors of measures that the judgements or answers of a split do not allow."""
+    names, collection = run.config.measures, run.collection
+    qrels = collection.qrels.get(split, {})
+    is_judged, is_answered = any(qrels.values()), bool(collection.answers.get(split))
+    errors = list(catch(measures.check_available, names, split, is_judged, is_answered))
+    passage_ids = collection.passage_ids[:3]
+    yield from errors or catch(measures.check_computable, names, split, qrels, passage_ids)
 
 
 def disk_errors(run: Run) -> Iterator[str]:
