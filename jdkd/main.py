@@ -31,6 +31,7 @@ from jdkd.runtime.messages import EscapedStream
 DEFAULT = 'configs/mta4dpr.py'
 MODES = ('train', 'eval', 'export', 'search', 'compare', 'plan')
 
+configs.register_parsers()
 _CONFIG = config_flags.DEFINE_config_file(
     'config',
     DEFAULT,
@@ -165,7 +166,7 @@ def cli() -> None:
     logging.get_absl_handler().addFilter(_is_for_users)
     try:
         sys.argv[:] = expand(sys.argv)  # From which overrides of the config are read.
-        configs.check_overrides(sys.argv[1:], DEFAULT)
+        sys.argv[1:] = configs.check_overrides(sys.argv[1:], DEFAULT)
     except ValueError as e:
         sys.exit(f'jdkd: {e}')
     if __name__ != '__main__':  # The console script: --help shows this module's flags.

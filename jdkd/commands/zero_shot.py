@@ -43,6 +43,7 @@ def validate(config: EvalConfig, workdir: pathlib.Path) -> None:
     Raises:
         ValueError: naming all errors, each with its remedy.
     """
+    raise_all(schema.type_errors(config))
     raise_all(_errors(config, workdir))
 
 

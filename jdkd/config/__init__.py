@@ -24,12 +24,11 @@ from jdkd.config.fields import (
 )
 from jdkd.config.files import (
     FILE,
-    check_overrides,
     differences,
     digest,
     load,
     resolve,
-    run_file,
     save,
 )
+from jdkd.config.overrides import check_overrides, register_parsers, run_file
 from jdkd.config.schema import Schedule, Section

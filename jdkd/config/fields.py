@@ -378,7 +378,11 @@ class EvalConfig(RetrievalConfig):
     """The config of a zero-shot evaluation of a checkpoint over collections."""
 
     model: str = field('', 'directory of a dual-encoder or cross-encoder, or its hub name')
-    collections: tuple[str, ...] = field('', 'sources, separated by commas: python_docs, beir:PATH')
+    collections: tuple[str, ...] = field(
+        '',
+        'sources, separated by commas: python_docs, beir:PATH; quote one that holds a comma: '
+        '\'"beir:a,b",python_docs\'',
+    )
     options: Mapping[str, Any] = field({}, '{collection, as in the table: options of its source}')
     on_error: str = field('stop', 'at unusable data: stop, or skip', ON_ERROR)
     splits: tuple[str, ...] = field(('test', 'dev'), 'the first that a collection has is measured')

@@ -1,57 +1,20 @@
-"""Checks overrides on the command line, and keeps the resolved config in the workdir."""
+"""Resolves configs, and keeps the resolved config in the workdir."""
 
-import difflib
 import pathlib
-import re
-import runpy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from jdkd.config import schema
 from jdkd.config.fields import Config, EvalConfig
+from jdkd.config.overrides import NAMES, iterate, split_names
 from jdkd.runtime import lock, stages
-from jdkd.runtime.messages import brief, escape
+from jdkd.runtime.messages import escape
 from jdkd.runtime.stages import digest
 
 FILE = 'config.json'
 _FORMAT, _SHA256 = 'format', 'sha256'  # Keys of config.json beside the config's fields.
-# Fields that list names: the command line gives a,b as one string.
-_NAMES = {'assistants', 'members', 'retrievers', 'measures', 'collections', 'splits'}
-
-
-def check_overrides(argv: Sequence[str], default: str) -> None:
-    """Checks that every `--config.x.y` on a command line names a field of its config file.
-
-    The config file is `default` if the command line has no --config.
-
-    Raises:
-        ValueError: if there is no such config file, or no such field; names the nearest fields.
-    """
-    path = default
-    for arg, following in zip(argv, [*argv[1:], ''], strict=False):
-        if match := re.match(r'--?config(?:=(.*))?$', arg):
-            path = following if match[1] is None else match[1]
-    file, _, variant = path.partition(':')
-    if not pathlib.Path(file).is_file():
-        raise ValueError(
-            f"there is no config file '{brief(file)}'; give one, for example {default}."
-        )
-    fields = sorted(name for name, _ in _fields(run_file(file, variant)))
-    for arg in argv:
-        if match := re.match(r'--?(?:no)?config\.([^=]+)', arg):
-            name = re.sub(r'\[\d+\]$', '', match[1])
-            if name not in fields:
-                near = difflib.get_close_matches(name, fields, n=3, cutoff=0.5)
-                hint = f'did you mean {" or ".join(near)}?' if near else f'see {file}.'
-                raise ValueError(f"{path} has no field '{brief(name)}'; {hint}")
-
-
-def run_file(file: str, argument: str = '') -> ml_collections.ConfigDict:
-    """Runs a config file, which is code, for its config."""
-    get_config = runpy.run_path(file)['get_config']
-    return get_config(argument) if argument else get_config()
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
@@ -64,10 +27,10 @@ def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
     """
     config = config.copy_and_resolve_references()
     for owner in [config, *(config[key] for key in ('teacher', 'candidates') if key in config)]:
-        for key in _NAMES.intersection(owner):
-            names = [owner[key]] if isinstance(owner[key], str) else owner[key]
+        for key in NAMES.intersection(owner):
+            names = [owner[key]] if isinstance(owner[key], str) else owner[key] or ()
             with owner.ignore_type():
-                owner[key] = tuple(n for part in names for n in part.split(',') if n)
+                owner[key] = tuple(n for part in names for n in split_names(str(part)))
     return _read_config(config.to_dict())
 
 
@@ -143,7 +106,7 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
 def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
     """Maps each field that differs to its values in both configs; None where a field is absent."""
     flat_a, flat_b = (
-        {name: value for name, value in _fields(stages.to_json(x)) if not isinstance(value, dict)}
+        {name: value for name, value in iterate(stages.to_json(x)) if not isinstance(value, dict)}
         for x in (a, b)
     )
     return {
@@ -151,11 +114,3 @@ def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
         for field in sorted(flat_a.keys() | flat_b.keys())
         if flat_a.get(field) != flat_b.get(field)
     }
-
-
-def _fields(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of all fields and sections of a mapping or ConfigDict."""
-    for key, value in config.items():
-        yield prefix + key, value
-        if isinstance(value, Mapping | ml_collections.ConfigDict):
-            yield from _fields(value, f'{prefix}{key}.')

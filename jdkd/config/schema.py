@@ -7,6 +7,7 @@ type checkers know. `errors` checks every value against its range.
 
 import dataclasses
 import math
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
@@ -124,6 +125,53 @@ def errors(section: Section, prefix: str = '') -> Iterator[str]:
                 yield f'{prefix}{f.name}={brief(value)} must be {allowed}.'
 
 
+def type_errors(section: Section, prefix: str = '') -> Iterator[str]:
+    """One sentence for each value that is not of the type of its field, None included.
+
+    Other checks compute with values, and rely on this one. `prefix` is as for `errors`.
+    """
+    hints = typing.get_type_hints(type(section))
+    for f in _fields(section):
+        path, value, hint = f'{prefix}{f.name}', getattr(section, f.name), hints[f.name]
+        if isinstance(value, Section):
+            yield from type_errors(value, f'{path}.')
+        elif isinstance(value, Mapping):
+            for name, member in value.items():
+                if isinstance(member, Section):
+                    yield from type_errors(member, f'{path}.{name}.')
+        elif value is None if hint == Schedule else not _fits(value, hint):
+            default = '' if f.default in (dataclasses.MISSING, None) else f', such as {f.default}'
+            yield (
+                f'{path} is {brief(value)}, but must be {_describe(hint)}{default}; correct it, or '
+                'leave it out.'
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value that is no section is of the type of a field."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, member) for member in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        members = typing.get_args(hint)
+        # A tuple of fixed length has a range of its own.
+        return isinstance(value, tuple) and all(_fits(item, members[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool):
+        return hint in (bool, Any)
+    return hint is Any or isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    members = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return ' or '.join(map(_describe, members))
+    if typing.get_origin(hint) is tuple:
+        return f'a tuple of items that each are {_describe(members[0])}'
+    names = {int: 'a whole number', float: 'a number', str: 'text', bool: 'True or False'}
+    return names.get(hint, 'None' if hint is type(None) else f'a {hint.__name__}')
+
+
 def reference(cls: type[Section], prefix: str = '') -> Iterator[tuple[str, str, str, str]]:
     """Path, default, range and comment of every field of a section and the sections within."""
     hints = typing.get_type_hints(cls)
@@ -163,7 +211,8 @@ def _read_value(hint: Any, value: Any, path: str) -> Any:
         if member is Any:
             return _tuples(values)
         return {key: _read_member(member, values[key], f'{path}.{key}') for key in sorted(values)}
-    return _tuples(value)
+    # What the command line makes of None.
+    return None if value == (None,) and type(None) in typing.get_args(hint) else _tuples(value)
 
 
 def _read_member(member: Any, values: Any, path: str) -> Section:

@@ -23,12 +23,12 @@ def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
     imported = import_collection(config, workdir)
     collection = prepare_for_training(imported, spec, seed=config.seed)
     logging.info('%r', collection)
-    usable = {
-        spec.train_split: collection.labelled,
-        spec.eval_split: collection.labelled,
-        spec.test_split: collection.measurable,
-    }
-    for split, queries in usable.items():
+    usable = [
+        (spec.train_split, collection.labelled),
+        (spec.eval_split, collection.labelled),
+        (spec.test_split, collection.measurable),
+    ]
+    for split, queries in usable:
         if not queries(split):
             raise ValueError(
                 f'split {split!r} of collection {collection.name!r} has no query with a positive '

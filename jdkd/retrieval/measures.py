@@ -15,7 +15,6 @@ from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import stages
 from jdkd.runtime.messages import brief
 
-
 _TRIED = 1000  # Queries that measures are tried on.
 
 
@@ -59,7 +58,7 @@ def measure(
     """
     # The tools behind ir_measures break ties differently, so they get ranks as scores.
     ranks = {q: {pid: -rank for rank, pid in enumerate(ranked)} for q, ranked in run.items()}
-    judged = {query_id: grades for query_id, grades in qrels.items() if grades}
+    judged = _readable(qrels)
     depths = {name: _answer_depth(name) for name in measures}
     by_answer = {name: ir_measures.Success @ depth for name, depth in depths.items() if depth}
     by_grade = {name: _parse(name) for name, depth in depths.items() if not depth}
@@ -110,8 +109,21 @@ def check_computable(
     judged = [query_id for query_id, grades in qrels.items() if grades]
     # Those with the most unusual ids and the highest grades.
     tried = sorted(judged, key=lambda i: (i.isdigit(), -max(qrels[i].values())))[:_TRIED]
-    tried_qrels = {query_id: qrels[query_id] for query_id in tried}
+    tried_qrels = _readable({query_id: qrels[query_id] for query_id in tried})
     _try(measures, tried_qrels, passage_ids, f'over the judgements of split {split!r}')
+
+
+def _readable(qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """The judged queries, with grades that trec_eval can take.
+
+    It writes outside its arrays for grades below -1 (those of spam in TREC's web tracks), which are
+    as little relevant as -1 is.
+    """
+    return {
+        query_id: {passage_id: max(grade, -1) for passage_id, grade in grades.items()}
+        for query_id, grades in qrels.items()
+        if grades
+    }
 
 
 def _try(
@@ -173,9 +185,13 @@ def _parse(name: str) -> ir_measures.Measure:
             f"measures names '{name}', which ir_measures does not know; "
             "use 'RR@10', 'nDCG@10' or 'R@100', for example."
         ) from e
-    cutoff = measure.params.get('cutoff', 1)
-    if not isinstance(cutoff, int) or not 1 <= cutoff < 2**31:  # trec_eval would crash.
-        raise ValueError(f'measures names {name!r}, whose cutoff {cutoff} must be at least 1.')
+    for parameter in ('cutoff', 'rel'):
+        value = measure.params.get(parameter, 1)
+        if not isinstance(value, int) or not 1 <= value < 2**31:  # trec_eval would crash.
+            raise ValueError(
+                f'measures names {name!r}, whose {parameter} is {value}, but must be a whole '
+                'number of at least 1.'
+            )
     return measure
 
 

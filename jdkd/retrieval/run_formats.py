@@ -3,7 +3,7 @@
 A format is the names of a file's columns, of which `query`, `passage` and `score`, or else `rank`
 are read; or `json`. These are told apart:
 
-    query Q0 passage rank score tag               a TREC run file; tag and what follows may be absent
+    query Q0 passage rank score tag               a TREC run file, with or without tag and rank
     query passage rank                            MS MARCO's runs; the score is -rank
     query passage score                           with or without a tag
     query passage rank score                      ColBERT's ranking.tsv; also score before rank
@@ -195,9 +195,9 @@ class _Numbers:
 
     def are_ranks(self) -> bool:
         """Whether each query's numbers are 1 to n, or 0 to n - 1, in any order."""
-        return self.whole and any(
-            all((np.sort(v) - start == np.arange(len(v))).all() for v in self.by_query.values())
-            for start in (0, 1)
+        return self.whole and all(
+            min(v) <= 1 and (np.sort(v) - min(v) == np.arange(len(v))).all()
+            for v in self.by_query.values()
         )
 
     def fall(self) -> bool:

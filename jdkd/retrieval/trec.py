@@ -197,9 +197,7 @@ def _parse_json(line: str) -> Sequence[tuple[str, str, float]]:
     return [(query_id, i, float(score)) for i, score in zip(ids, scores, strict=True)]
 
 
-_EXPECTED_JSON = (
-    'not an object with query_id, and passage_id and score or passage_ids and scores'
-)
+_EXPECTED_JSON = 'not an object with query_id, and passage_id and score or passage_ids and scores'
 
 
 def from_ranking(

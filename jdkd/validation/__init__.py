@@ -5,7 +5,7 @@ An error that hides another, such as a missing file its contents, is reported fi
 
 import pathlib
 
-from jdkd.config import Config
+from jdkd.config import Config, schema
 from jdkd.corpus import importing
 from jdkd.run import Run
 from jdkd.systems.roles import encoders
@@ -19,6 +19,7 @@ def validate(config: Config) -> None:
     Raises:
         ValueError: naming every field that cannot work and how to fix it.
     """
+    raise_all(schema.type_errors(config))
     raise_all([*fields.errors(config), *roles.errors(config)])
 
 
@@ -30,6 +31,7 @@ def before_start(config: Config, workdir: pathlib.Path) -> None:
     Raises:
         ValueError: naming everything that is wrong.
     """
+    raise_all(schema.type_errors(config))
     raise_all(
         [
             *fields.errors(config),

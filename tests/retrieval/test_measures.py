@@ -1,5 +1,7 @@
 """Measures by hand, ties as trec_eval breaks them, and run files that others read."""
 
+import re
+
 import numpy as np
 import pytest
 import pytrec_eval
@@ -122,6 +124,50 @@ def test_unknown_measure():
     measures.check_names(['AnswerR@20', 'MRR@10'])
     with pytest.raises(ValueError, match="'AnswerR@x', which ir_measures does not know"):
         measures.check_names(['MRR@10', 'AnswerR@x'])
+
+
+NOT_AT_ALL = ['ERR', 'nDCG@0', 'P@1.5', 'alpha_nDCG@10', 'BPref@10', 'IPrec', 'R(rel=0)@5']
+
+
+@pytest.mark.parametrize('name', NOT_AT_ALL)
+def test_a_measure_that_cannot_be_computed_is_refused_by_its_name(name):
+    with pytest.raises(ValueError, match=re.escape(f'measures names {name!r}, ')):
+        measures.check_names(['nDCG@10', name])
+
+
+# Of gdeval, which takes only numbers as ids of queries; of trec_eval; and of others.
+@pytest.mark.parametrize(
+    ('name', 'qrels', 'works'),
+    [
+        ('ERR@10', {'1': {'p': 1}, '2': {'q': 2}}, True),
+        ('ERR@10', {'1': {'p': 1}, 'q2': {'q': 2}}, False),
+        ('nDCG(dcg="exp-log2")@10', QRELS, False),
+        ('nDCG@10', QRELS, True),
+        ('nDCG@10', {'a': {'gone': 0}, 'b': {'p': -2}}, True),
+        ('nDCG(gains={0:0,1:3})@10', QRELS, True),
+        ('Accuracy@10', {'a': {'p': 1}}, False),
+        ('AnswerR@3', QRELS, True),
+        ('Compat(p=0.8)', QRELS, True),
+    ],
+)
+def test_measures_are_tried_on_the_judgements_before_any_work(name, qrels, works):
+    if works:
+        measures.check_computable([name], 'test', qrels, ['p7'])
+        return
+    with pytest.raises(ValueError, match="cannot be computed over the judgements of split 'test'"):
+        measures.check_computable([name], 'test', qrels, ['p7'])
+
+
+def test_grades_below_minus_one_are_those_of_passages_that_are_not_relevant():
+    """TREC's web tracks judge spam -2, on which trec_eval's code crashes."""
+    run = trec.from_ranking(ranking(), ['a', 'b'], IDS)
+    names = ['nDCG@10', 'MAP', 'R@1', 'P@5']
+    found = {}
+    for low in (0, -1, -2, -7):
+        qrels = {q: {'p1': 1, 'p2': low, 'p0': low} for q in ('a', 'b')}
+        for _ in range(20):
+            found[low] = measures.measure(run, qrels, names).per_query
+    assert found[0] == found[-1] == found[-2] == found[-7]
 
 
 def test_wrong_queries():

@@ -62,7 +62,9 @@ class _Reader:
 
     def answers(self, on_error: OnError) -> Iterator[base.Answer]:
         for where, split, query, entry in self._entries(on_error):
-            answers = attempt(on_error, _BROKEN, parsing.check_once, where, entry.get('answers', []))
+            answers = attempt(
+                on_error, _BROKEN, parsing.check_once, where, entry.get('answers', [])
+            )
             if answers is None:
                 continue
             for answer in answers if isinstance(answers, list) else [answers]:

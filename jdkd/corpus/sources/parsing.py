@@ -8,7 +8,7 @@ import json
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from jdkd.corpus.sources.base import OnError

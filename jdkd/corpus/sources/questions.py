@@ -3,7 +3,8 @@
     question<TAB>['answer', ...]                    DPR's *.qa.csv: CSV, with tabs or commas
     {"question": ..., "answer": ["answer", ...]}    NQ-open's JSON lines
 
-Each file may be gzipped (`.gz` after its name). A question's id is its split and the number of its first line.
+Each file may be gzipped (`.gz` after its name). A question's id is its split and the number of its
+first line.
 """
 
 import ast
@@ -20,6 +21,7 @@ from jdkd.corpus.sources import base, parsing, rows
 from jdkd.corpus.sources.base import OnError
 from jdkd.runtime.messages import shown
 
+_HEAD = 100  # Lines that tell what separates the columns.
 _HEADERS = [[q, a] for q in ('question', 'query') for a in ('answer', 'answers')]
 
 
@@ -66,8 +68,9 @@ def _read(
 
 
 def _read_qa(path: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, Any, Any]]:
-    lines = parsing.read_lines(path, base.count_errors({}))
-    delimiter = '\t' if '\t' in next(lines, ('', '\t'))[1] else ','
+    head = itertools.islice(parsing.read_lines(path, base.count_errors({})), _HEAD)
+    lines = [line for _, line in head]
+    delimiter = '\t' if any('\t' in line for line in lines) or not lines else ','
     between = 'tabs' if delimiter == '\t' else 'commas'
     for row, (where, fields) in enumerate(rows.read_csv(path, on_error, delimiter)):
         if row == 0 and [field.strip().lower() for field in fields] in _HEADERS:
@@ -97,6 +100,8 @@ def _parse_answers(text: str) -> list | str:
         inner = [t for t in tokens if t.type not in (tokenize.NL, tokenize.NEWLINE)]
         first, *items, last, _ = inner  # A marker ends the tokens.
         if (first.string, last.string) not in (('[', ']'), ('(', ')')):
+            return text
+        if any(t.type not in (tokenize.STRING, tokenize.NUMBER) for t in items if t.string != ','):
             return text
         return [ast.literal_eval(item.string) for item in items if item.string != ',']
     except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):

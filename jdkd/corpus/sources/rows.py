@@ -77,9 +77,7 @@ def log_header(where: str, fields: Sequence[str]) -> None:
     logging.warning('%s: left out the header row (%s).', where, brief(', '.join(fields)))
 
 
-def read_judgements(
-    file: pathlib.Path, on_error: OnError
-) -> Iterator[tuple[str, str, str, int]]:
+def read_judgements(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, str, str, int]]:
     """Yields (where, query id, passage id, grade) of a file of judgements.
 
     A row holds query, passage and grade, or TREC's four columns: query, a number that is not read,
@@ -89,7 +87,7 @@ def read_judgements(
     width = 0
     for row, (where, line) in enumerate(parsing.read_lines(file, on_error)):
         fields = _split_judgement(line)
-        if row == 0 and _names_grade(fields[-1]):
+        if row == 0 and _names_columns(fields):
             continue
         if len(fields) not in ((width,) if width else (3, 4)):
             expected = f'{width} fields as above' if width else 'query id, passage id and grade, '
@@ -114,7 +112,7 @@ def _split_judgement(line: str) -> list[str]:
             (fields,) = csv.reader([line], delimiter='\t')
         except (csv.Error, ValueError):
             pass  # The fields as they are; their ids will not be known.
-    if len(fields) < 3:
+    if len(fields) < 3 or any(len(field.split()) > 1 for field in fields):
         fields = line.split()
     fields = [field.strip() for field in fields]
     while len(fields) > 3 and not fields[-1]:  # Tabs at the end.
@@ -122,10 +120,11 @@ def _split_judgement(line: str) -> list[str]:
     return fields
 
 
-def _names_grade(field: str) -> bool:
-    """Whether the last field of a first row names a column (score, relevance, rel)."""
-    word = re.sub(r'[\W_]', '', field)
-    return word.isalpha() and word.lower() not in ('nan', 'inf', 'infinity')
+def _names_columns(fields: Sequence[str]) -> bool:
+    """Whether a first row names columns: its last is a word (score, relevance), none a number."""
+    word = re.sub(r'[\W_]', '', fields[-1])
+    is_word = word.isalpha() and word.lower() not in ('nan', 'inf', 'infinity')
+    return len(fields) >= 3 and is_word and not any(field.isdigit() for field in fields)
 
 
 def _csv_rows(

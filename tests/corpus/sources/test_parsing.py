@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from jdkd.corpus.sources import base, parsing
+from jdkd.corpus.sources import base, parsing, registry
 
 
 def write(path, content: bytes):
@@ -61,6 +61,37 @@ def test_json_lines_are_objects(tmp_path):
         list(parsing.read_json_lines(file, base.raise_error))
     with pytest.raises(ValueError, match='not JSON'):
         parsing.parse_json_object('[' * 100_000)
+
+
+TWICE = [
+    '"url": 1, "url": 2',
+    '"metadata": {"x": 1, "x": 1}',
+    '"metadata": [{"x": {"y": 1, "y": 2}}]',
+    '"a": {"_id": 1, "_id": 2, "text": 1, "text": 2}',
+    '"": 1, "": 2, "": 3',
+]
+
+
+@pytest.mark.parametrize('unread', TWICE)
+def test_repeated_keys_that_are_not_read_do_no_harm(tmp_path, unread):
+    def load(extra):
+        root = tmp_path / f'root{len(list(tmp_path.iterdir()))}'
+        (root / 'qrels').mkdir(parents=True)
+        line = f'{{"_id": "a", "text": "x"{extra}}}\n'
+        for name in ('corpus.jsonl', 'queries.jsonl'):
+            (root / name).write_text(line)
+        (root / 'qrels/test.tsv').write_text('a\ta\t1\n')
+        source = registry.open_source(f'beir:{root}')
+        streams = source.passages, source.queries, source.qrels, source.answers
+        return [[item[1:] for item in stream(base.raise_error)] for stream in streams]
+
+    assert load(f', {unread}') == load('')
+    for field in ('"_id": "b"', '"text": "y"', '"text": "x"'):
+        with pytest.raises(ValueError, match='jsonl:1: field .* is there twice; keep one'):
+            load(f', {field}')
+    for field in ('"title": "t", "title": "u"', '"answers": ["a"], "answers": ["b"]'):
+        with pytest.raises(ValueError, match='jsonl:1: field .* is there twice; keep one'):
+            load(f', {field}')
 
 
 def test_ids_may_be_integers_and_texts_may_not():

@@ -84,6 +84,65 @@ def test_a_broken_record_is_reported_once_by_each_stream_that_needs_it():
     assert counts['broken record']['first'].startswith("queries:3: there is no field 'text'")
 
 
+NESTED = [
+    ({'document': {'title': 'Moon'}}, 'document/title', 'Moon'),
+    ({'a': {'b': {'c': 'Moon'}}}, 'a/b/c', 'Moon'),
+    ({'a/b': 'Moon'}, 'a/b', 'Moon'),
+    ({'a': {'b/c': 'Moon'}}, 'a/b/c', 'Moon'),
+    ({'name': 'Moon'}, 'name', 'Moon'),
+    ({'document': {'title': None}}, 'document/title', ''),
+]
+
+
+@pytest.mark.parametrize(('inner', 'path', 'title'), NESTED)
+def test_a_path_leads_to_titles_as_to_texts(inner, path, title):
+    tables = TABLES | {'corpus': [{'_id': '1', 'text': 'x', **inner}, {'_id': '2', 'text': 'y'}]}
+    source = make(tables, passages='corpus', qrels='qrels', fields={'title': path})
+    passages = list(source.passages(base.raise_error))
+    assert passages == [('corpus:1', '1', title, 'x'), ('corpus:2', '2', '', 'y')]
+    pairs = TABLES | {'pairs': [{'query': 'q', 'text': 'x', **inner}]}
+    source = make(pairs, queries='pairs', fields={'title': path})
+    assert [p[2] for p in source.passages(base.raise_error)] == [title]
+
+
+@pytest.mark.parametrize(
+    ('record', 'path'),
+    [
+        ({'title': 'Moon'}, 'document/title'),
+        ({'document': 'Moon'}, 'document/title'),
+        ({'document': {'name': 'Moon'}}, 'document/title'),
+        ({'document': None}, 'document/title'),
+        ({'titel': 'Moon'}, 'Title'),
+    ],
+)
+def test_titles_that_are_named_and_nowhere_are_told(record, path):
+    tables = TABLES | {'corpus': [{'_id': '1', 'text': 'x', **record}]}
+    source = make(tables, passages='corpus', qrels='qrels', fields={'title': path})
+    with pytest.raises(ValueError, match=f"corpus:1: there is no field '{path}'; there are _id"):
+        list(source.passages(base.raise_error))
+
+
+def test_a_path_goes_through_lists():
+    """As Tevatron and Hugging Face keep the passages of a query."""
+    record = {'_id': 'a', 'text': 'x', 'pos': [{'docid': 1, 'title': 't'}, {'docid': '2'}]}
+    answers = {'answers': [{'text': 'Sun'}, {'text': 'Sol'}]}
+    tables = TABLES | {'queries': [record | answers]}
+    fields = {'positives': 'pos/docid', 'answers': 'answers/text'}
+    _, _, qrels, strings = read(make(tables, passages='corpus', fields=fields))
+    assert [item[3] for item in qrels] == ['1', '2']
+    assert [item[3] for item in strings] == ['Sun', 'Sol']
+
+
+@pytest.mark.parametrize('grade', [1, 1.0, '1', '1.0', '+1', '1e0'])
+def test_one_rule_for_grades(grade):
+    tables = TABLES | {'qrels': [{'query-id': 'a', 'corpus-id': 1, 'score': grade}]}
+    source = make(tables, passages='corpus', qrels='qrels')
+    assert list(source.qrels(base.raise_error)) == [('qrels:1', 'train', 'a', '1', 1)]
+    tables['qrels'][0]['score'] = 0.5
+    with pytest.raises(ValueError, match='qrels:1: grade 0.5 must be an integer'):
+        list(source.qrels(base.raise_error))
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -1,0 +1,180 @@
+"""Measures over judgements as they are: those of pytrec_eval, whatever the corpus lacks."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+import pytrec_eval
+
+from jdkd.config import Config
+from jdkd.corpus import building, importing, storage
+from jdkd.corpus.sources import registry
+from jdkd.retrieval.ranking import Ranking
+from jdkd.run import Run
+from jdkd.systems import measuring
+
+NAMES = {
+    'MRR@100': 'recip_rank',
+    'nDCG@10': 'ndcg_cut_10',
+    'R@5': 'recall_5',
+    'MAP': 'map',
+    'P@5': 'P_5',
+}
+PASSAGES = [f'p{i}' for i in range(12)]
+RANKED = [0, 3, 7, 1, 2, 5]  # Rows that every query finds, best first.
+HEADER = 'query-id\tcorpus-id\tscore\n'
+
+
+def collect(tmp_path, qrels, queries=('a', 'b', 'c', 'd', 'e'), kind='beir', on_error='stop'):
+    root = tmp_path / 'root'
+    (root / 'qrels').mkdir(parents=True)
+    rows = [f'{q}\t{p}\t{grade}\n' for q, grades in qrels.items() for p, grade in grades.items()]
+    if kind == 'beir':
+        lines = [{'_id': p, 'text': f'text of {p}'} for p in PASSAGES]
+        (root / 'corpus.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+        lines = [{'_id': q, 'text': f'text of {q}'} for q in queries]
+        (root / 'queries.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+        (root / 'qrels/test.tsv').write_text(HEADER + ''.join(rows))
+    else:
+        (root / 'collection.tsv').write_text(''.join(f'{p}\ttext of {p}\n' for p in PASSAGES))
+        (root / 'queries.test.tsv').write_text(''.join(f'{q}\ttext of {q}\n' for q in queries))
+        text = ''.join(f'{q} 0 {p} {g}\n' for q, grades in qrels.items() for p, g in grades.items())
+        (root / 'qrels.test.tsv').write_text(text)
+    out = tmp_path / 'out'
+    out.mkdir()
+    source = registry.open_source(f'{kind}:{root}', name='x')
+    building.build_collection(source, out, on_error=on_error)
+    return storage.open_collection(out)
+
+
+def measured(collection):
+    config = Config(measures=tuple(NAMES))
+    run = Run(config, None, None, collection)
+    ranking = Ranking(
+        np.array([RANKED] * len(run.test), np.int32),
+        np.array([-np.arange(len(RANKED))] * len(run.test), np.float32),
+    )
+    return run, measuring.measure(run, ranking, run.test)
+
+
+def evaluated(qrels):
+    scores = {PASSAGES[row]: -float(rank) for rank, row in enumerate(RANKED)}
+    judge = pytrec_eval.RelevanceEvaluator(
+        qrels, {'recip_rank', 'ndcg_cut.10', 'recall.5', 'map', 'P.5'}
+    )
+    return judge.evaluate({q: scores for q in qrels})
+
+
+QRELS = {
+    'positives that the corpus lacks': {'a': {'p3': 1, 'gone': 1}, 'b': {'p9': 1, 'p0': 1}},
+    'queries with lacking positives alone': {'a': {'p0': 1}, 'b': {'gone': 1}, 'c': {'gone2': 2}},
+    'a query judged 0 only': {q: {'p0': 1} for q in 'abcd'} | {'e': {'p0': 0, 'p1': 0}},
+    'a lacking passage judged 0': {'a': {'p0': 0, 'gone': 0, 'p3': 1}, 'b': {'p0': 2}},
+    'negative grades': {'a': {'p0': -1, 'p3': 2, 'gone': 1}, 'b': {'p7': 1, 'p0': -1}},
+    'graded, with a lacking best': {'a': {'gone': 3, 'p3': 2, 'p1': 1}, 'b': {'p2': 1, 'p3': 0}},
+    'one query of each kind': {'a': {'p0': 1}, 'b': {'p0': 0}, 'c': {'gone': 1}, 'd': {'p11': 1}},
+}
+
+
+@pytest.mark.parametrize('kind', ['beir', 'msmarco'])
+@pytest.mark.parametrize('qrels', QRELS.values(), ids=QRELS)
+def test_measures_are_those_of_trec_eval_over_the_file(tmp_path, qrels, kind, caplog):
+    collection = collect(tmp_path, qrels, kind=kind)
+    run, found = measured(collection)
+    theirs = evaluated(qrels)
+    assert found.per_query.keys() == theirs.keys() == set(run.test.ids)
+    for name, key in NAMES.items():
+        for query in theirs:
+            assert found.per_query[query][name] == pytest.approx(theirs[query][key], abs=1e-12)
+        mean = np.mean([values[key] for values in theirs.values()])
+        assert found.means[name] == pytest.approx(mean, abs=1e-12)
+    judged = {p for grades in qrels.values() for p in grades}
+    assert collection.missing == judged - set(PASSAGES)
+    if collection.missing:
+        assert 'are of passages that do not exist, the first at ' in caplog.text
+
+
+@pytest.mark.parametrize('qrels', QRELS.values(), ids=QRELS)
+def test_only_passages_that_exist_are_trained_on(tmp_path, qrels):
+    collection = collect(tmp_path, qrels)
+    run, _ = measured(collection)
+    ids = list(collection.passage_ids)
+    for query, rows, best in zip(run.test.ids, run.test.positives, run.test.best, strict=True):
+        there = {p: g for p, g in qrels[query].items() if g > 0 and p in PASSAGES}
+        assert {ids[row] for row in rows} == set(there)
+        highest = max(there.values(), default=0)
+        assert {ids[row] for row in best} == {p for p, g in there.items() if g == highest}
+    labelled = [
+        q for q in run.test.ids if any(p in PASSAGES and g > 0 for p, g in qrels[q].items())
+    ]
+    assert collection.labelled('test') == labelled
+
+
+def test_five_queries_of_which_one_is_judged_0_are_five(tmp_path):
+    """80.0 over 5 queries, as trec_eval gives, and not 100.0 over 4."""
+    _, found = measured(collect(tmp_path, QRELS['a query judged 0 only']))
+    assert found.means['nDCG@10'] == pytest.approx(0.8) and len(found.per_query) == 5
+
+
+def test_judgements_of_another_collection_are_refused(tmp_path):
+    qrels = {'a': {'x1': 1, 'x2': 0}, 'b': {'x3': 1}}
+    with pytest.raises(ValueError, match=r"test.tsv:2: passage 'x1' does not exist, nor does any"):
+        collect(tmp_path, qrels)
+
+
+def test_a_split_without_any_positive_is_not_measured(tmp_path):
+    collection = collect(tmp_path, {'a': {'p0': 0}, 'b': {'p1': 0}})
+    assert collection.measurable('test') == []
+
+
+def test_nothing_is_lost_on_the_way_through_the_import(tmp_path):
+    qrels = QRELS['one query of each kind']
+    assert collect(tmp_path, qrels).qrels == {'test': qrels}
+
+
+FAULTS = {
+    'grades that are no numbers': ('a\tp0\tyes\nb\tp1\tno\n', "test.tsv:2: grade 'yes' must be"),
+    'fractions': ('a\tp0\t0.5\n', "test.tsv:2: grade '0.5' must be an integer"),
+    'two columns': ('a\tp0\nb\tp1\n', 'test.tsv:2: expected query id, passage id and grade'),
+    'commas': ('a,p0,1\nb,p1,1\n', 'test.tsv:2: expected query id, passage id and grade'),
+    'unknown queries': ('q01\tp0\t1\nq02\tp1\t1\n', "test.tsv:2: the judgement names query 'q01'"),
+    'columns in another order': ('1\ta\tp0\n1\tb\tp1\n', "test.tsv:2: grade 'p0' must be"),
+    'not UTF-8': (b'a\tp\xe9\t1\n', 'test.tsv:2: not UTF-8'),
+}
+
+
+@pytest.mark.parametrize(('rows', 'message'), FAULTS.values(), ids=FAULTS)
+def test_a_fault_in_every_judgement_is_told_with_its_place(tmp_path, rows, message):
+    collect(tmp_path, {'a': {'p0': 1}})
+    file = tmp_path / 'root/qrels/test.tsv'
+    rows = rows if isinstance(rows, bytes) else rows.encode()
+    file.write_bytes(HEADER.encode() + rows)
+    source = registry.open_source(f'beir:{tmp_path / "root"}')
+    for on_error in ('stop', 'skip'):
+        out = tmp_path / on_error
+        out.mkdir()
+        with pytest.raises(ValueError, match=message):
+            building.build_collection(source, out, on_error=on_error)
+
+
+@pytest.mark.parametrize('name', ['corpus.jsonl', 'queries.jsonl'])
+def test_a_fault_in_every_line_is_told_with_its_place(tmp_path, name):
+    collect(tmp_path, {'a': {'p0': 1}})
+    (tmp_path / 'root' / name).write_text('{"id": "a", "text": "x"}\n' * 3)
+    source = registry.open_source(f'beir:{tmp_path / "root"}')
+    for on_error in ('stop', 'skip'):
+        out = tmp_path / on_error
+        out.mkdir()
+        with pytest.raises(ValueError, match=f"{name}:1: field '_id' must be a string"):
+            building.build_collection(source, out, on_error=on_error)
+
+
+def test_a_split_with_nothing_to_train_on_is_refused(tmp_path):
+    qrels = {'a': {'p0': 0, 'gone': 1}, 'b': {'p1': 0}}
+    collect(tmp_path, qrels)
+    spec = {'source': f'beir:{tmp_path / "root"}', 'train_split': 'test', 'eval_split': 'test'}
+    section = Config().collection.replace(**spec)
+    config = types.SimpleNamespace(collection=section, seed=0)
+    with pytest.raises(ValueError, match="'test' .* has no query with a positive .* that exists"):
+        importing.load_collection(config, tmp_path / 'run')
