@@ -147,11 +147,12 @@ def _check_value(
         ValueError: if a number or a switch is none.
     """
     *sections, key = name.split('.')
+    owner: Any = config
     for section in sections:
-        config = config[section]
-    if value is None or key not in config:  # A switch, or an item of a tuple.
+        owner = owner[section]
+    if value is None or key not in owner:  # A switch, or an item of a tuple.
         return None
-    kind = config.get_type(key)
+    kind = owner.get_type(key)
     if kind in _PARSERS:
         try:
             _PARSERS[kind].parse(value)

@@ -37,8 +37,30 @@ def test_the_lists_of_d_eval_are_whole_batches_on_any_number_of_devices(eval_que
     config = Config(batch_size=8, steps_per_round=3, candidates=CandidatesConfig(eval_lists=16))
     for devices in (1, 3):
         mesh = types.SimpleNamespace(shape={'data': devices})
-        run = types.SimpleNamespace(config=config, held_out=range(eval_queries), mesh=mesh)
+        # Queries without a positive have no lists.
+        held_out = types.SimpleNamespace(is_labelled=np.arange(eval_queries + 9) < eval_queries)
+        run = types.SimpleNamespace(config=config, held_out=held_out, mesh=mesh)
         assert round_lists.num_lists(run) == {'train': 24, 'eval': lists}
+
+
+def test_d_eval_counts_all_judged_queries_and_has_lists_of_the_labelled(tmp_path):
+    passages = Passages.from_columns(
+        [f'p{i}' for i in range(6)], [''] * 6, [f'text {i}' for i in range(6)]
+    )
+    queries = {'dev': {'a': 'x', 'zero': 'y', 'gone': 'z', 'unjudged': 'u', 'b': 'v'}}
+    grades = {'a': {'p2': 1}, 'zero': {'p0': 0}, 'gone': {'p9': 1}, 'b': {'p3': 2, 'p9': 3}}
+    collection = Collection('c', passages, queries, {'dev': grades}, missing=frozenset({'p9'}))
+    candidates = CandidatesConfig(hard_negatives=2, eval_lists=4)
+    run = Run(Config(batch_size=4, candidates=candidates), tmp_path, None, collection)
+    assert run.held_out.ids == ['a', 'zero', 'gone', 'b']
+    labelled = np.flatnonzero(run.held_out.is_labelled)
+    assert labelled.tolist() == [0, 3]
+    (tmp_path / round_lists.round_path(0, 'runs')).mkdir(parents=True)
+    pool = np.array([[0, 1, 4]] * 4, np.int32)
+    np.save(tmp_path / round_lists.round_path(0, 'runs') / 'eval.npy', pool)
+    rows, _, drawn = round_lists.draw(run, 'eval', 0, labelled)
+    assert sorted(rows) == [0, 0, 3, 3]
+    assert {(int(q), int(p)) for q, p in zip(rows, drawn[:, 0], strict=True)} == {(0, 2), (3, 3)}
 
 
 def test_lists_are_made_for_the_highest_grade():

@@ -84,8 +84,8 @@ class _Reader:
 
     def qrels(self, on_error: OnError) -> Iterator[base.Judgement]:
         for split, file in self.qrels_files.items():
-            for where, *judgement in rows.read_judgements(file, on_error):
-                yield where, split, *judgement
+            for where, query, passage, grade in rows.read_judgements(file, on_error):
+                yield where, split, query, passage, grade
 
 
 def _passage(where: str, entry: dict) -> base.Passage:

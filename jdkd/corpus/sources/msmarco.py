@@ -64,8 +64,8 @@ def open_source(
 
     def qrels(on_error: OnError) -> Iterator[base.Judgement]:
         for split, (_, file) in files.items():
-            for where, *judgement in rows.read_judgements(file, on_error):
-                yield where, split, *judgement
+            for where, query, passage, grade in rows.read_judgements(file, on_error):
+                yield where, split, query, passage, grade
 
     all_files = [corpus, *itertools.chain(*zip(*files.values(), strict=True))]
     return base.Source(root.name, all_files, passages, queries, qrels)
