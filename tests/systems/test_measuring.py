@@ -171,10 +171,11 @@ def test_a_fault_in_every_line_is_told_with_its_place(tmp_path, name):
 
 
 def test_a_split_with_nothing_to_train_on_is_refused(tmp_path):
-    qrels = {'a': {'p0': 0, 'gone': 1}, 'b': {'p1': 0}}
-    collect(tmp_path, qrels)
-    spec = {'source': f'beir:{tmp_path / "root"}', 'train_split': 'test', 'eval_split': 'test'}
-    section = Config().collection.replace(**spec)
+    collect(tmp_path, {'a': {'p0': 1}})
+    qrels = tmp_path / 'root/qrels'
+    (qrels / 'train.tsv').write_text(HEADER + 'b\tp0\t1\n')
+    (qrels / 'dev.tsv').write_text(HEADER + 'c\tp0\t0\nc\tgone\t1\n')
+    section = Config().collection.replace(source=f'beir:{tmp_path / "root"}')
     config = types.SimpleNamespace(collection=section, seed=0)
-    with pytest.raises(ValueError, match="'test' .* has no query with a positive .* that exists"):
+    with pytest.raises(ValueError, match="'dev' .* has no query with a positive .* that exists"):
         importing.load_collection(config, tmp_path / 'run')
