@@ -1,4 +1,4 @@
-"""Settings of all tests: eight virtual CPU devices, one compilation cache, long modules first.
+"""Settings of all tests: eight virtual CPU devices, one compilation cache, long tests first.
 
 The devices let sharded steps be tested without accelerators.
 """
@@ -26,6 +26,6 @@ jaxtyping.install_import_hook(CHECKED, 'beartype.beartype')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts modules with slow tests first, so that parallel workers end at about the same time."""
-    slow = {item.path for item in items if item.get_closest_marker('slow')}
-    items.sort(key=lambda item: item.path not in slow)
+    """Puts long tests first: what idle workers take over at the end is then short."""
+    markers = 'e2e', 'processes', 'slow'
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in markers])

@@ -126,7 +126,7 @@ def _jdkd(kill: Kill | None, *argv: str) -> None:
 
 
 def start(argv: list[str], log: pathlib.Path, kill: Kill | None = None) -> processes.Process:
-    return processes.Process(_jdkd, kill, *argv, stdout=log)
+    return processes.Process(_jdkd, kill, *argv, stdout=log, env=processes.environment())
 
 
 def run(argv: list[str], log: pathlib.Path, kill: Kill | None = None) -> int:

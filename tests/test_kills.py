@@ -15,7 +15,7 @@ import pytest
 
 from jdkd.runtime import stages
 from tests import kills
-from tests.helpers import tiny
+from tests.helpers import shared, tiny
 from tests.kills import Kill
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
@@ -24,10 +24,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     """With a finished run in `alone`."""
-    home = tmp_path_factory.mktemp('home')
-    tiny.write(home)
-    jdkd(home, home / 'alone')
-    return home
+
+    def build(home):
+        tiny.write(home)
+        jdkd(home, home / 'alone')
+
+    return shared.build_once(tmp_path_factory, 'kills', build)
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def test_a_workdir_of_a_newer_version_is_refused(home, workdir):
 
 
 def test_sigterm_in_training_saves_and_says_how_to_go_on(home, tmp_path):
-    more = '--config.rounds=1 --config.steps_per_round=300 --config.checkpoint_every=1000'.split()
+    more = '--config.rounds=1 --config.steps_per_round=150 --config.checkpoint_every=1000'.split()
     workdir = tmp_path / 'w'
     log = tmp_path / 'w.log'
     process = kills.start(kills.command(home, workdir, *more), log)
@@ -219,7 +221,7 @@ def test_sigterm_in_training_saves_and_says_how_to_go_on(home, tmp_path):
     assert process.returncode == 75 and time.monotonic() - begun < 10
     assert 'the checkpoint is saved. Run the same command to resume' in log.read_text()
     (saved,) = (workdir / 'rounds/00/train.tmp/checkpoints').iterdir()
-    assert 5 <= int(saved.name) < 300
+    assert 5 <= int(saved.name) < 150
     assert f'restored step {saved.name}' in jdkd(home, workdir, *more)
     jdkd(home, tmp_path / 'alone', *more)
     assert kills.outcome(workdir) == kills.outcome(tmp_path / 'alone')

@@ -15,11 +15,12 @@ import pytest
 from jdkd.corpus import storage
 from jdkd.models import export, pretrained
 from jdkd.retrieval import vectors
-from tests.helpers import processes, toy
+from tests.helpers import processes, shared, toy
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
-TINY = ['--config', 'configs/mta4dpr.py:tiny']
+# Its first half: `.ci/wheel` runs all of it.
+TINY = ['--config', 'configs/mta4dpr.py:tiny', '--config.collection.options.max_passages=300']
 
 
 def jdkd(*args, stdin='', ok=True):
@@ -28,14 +29,18 @@ def jdkd(*args, stdin='', ok=True):
     return done
 
 
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-    """A run of the command as users give it; `jdkd` forks where all is imported."""
-    workdir = tmp_path_factory.mktemp('runs') / 'tiny'
-    command = [sys.executable, '-m', 'jdkd.main', *TINY, '--workdir', str(workdir)]
+def run_as_users_do(home):
+    """The command in a new interpreter; `jdkd` forks where all is imported."""
+    command = [sys.executable, '-m', 'jdkd.main', *TINY, '--workdir', str(home / 'tiny')]
     env = {**os.environ, **processes.ONE_DEVICE}
     subprocess.run(command, cwd=processes.ROOT, env=env, check=True)
-    return workdir
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A finished run, which tests of this process may write to."""
+    home = shared.build_once(tmp_path_factory, 'finished', run_as_users_do)
+    return shutil.copytree(home / 'tiny', tmp_path_factory.mktemp('runs') / 'tiny')
 
 
 def report(workdir):
