@@ -293,7 +293,7 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
     ],
 )
 def test_mistakes_get_one_sentence(tmp_path, args, message):
-    done = jdkd(*TINY, '--workdir', tmp_path / 'w', *args, ok=False)
+    done = jdkd('--config', 'configs/mta4dpr.py:tiny', '--workdir', tmp_path / 'w', *args, ok=False)
     assert message in done.stderr and 'Traceback' not in done.stderr
 
 
