@@ -196,6 +196,25 @@ def test_lengths_and_prompts_are_the_checkpoints(tmp_path, max_length, overrides
     assert spec.kind == 'dual_encoder' and spec.query_prefix is None
 
 
+def test_what_cannot_be_measured_is_refused_before_anything_is_encoded(tmp_path, monkeypatch):
+    def build(*args):
+        raise AssertionError('built a system')
+
+    monkeypatch.setattr(zero_shot, 'build', build)
+    toy.write_model(tmp_path / 'model', DUAL)
+    toy.write_collection(tmp_path / 'toy')
+    toy.write_collection(tmp_path / 'other', splits=('dev',), seed=1)
+    args = tmp_path / 'model', tmp_path / 'toy', tmp_path / 'other'
+    with pytest.raises(ValueError) as caught:
+        evaluate(tmp_path / 'w', *args, measures=('nDCG@10', 'ERR@10'))
+    for name, split in (('toy', 'test'), ('other', 'dev')):
+        assert f"{name}: measures names 'ERR@10', which cannot be" in str(caught.value)
+        assert f'of split {split!r}' in str(caught.value)
+    (tmp_path / 'run').write_text('test0 Q0 nowhere 1 2.5 x\n')
+    with pytest.raises(ValueError, match="run:1: passage 'nowhere' is not in collection"):
+        evaluate(tmp_path / 'v', *args[:2], against=str(tmp_path / 'run'))
+
+
 def test_names_are_unique():
     sources = ['beir:/a/x', 'python_docs', 'beir:/b/x/', 'beir:/c/x-2', 'irds:beir/nfcorpus/test']
     expected = ['x', 'python_docs', 'x-2', 'x-2-2', 'beir_nfcorpus_test']
