@@ -93,8 +93,8 @@ def score_warnings(round_index: int, scores: Mapping[str, Any]) -> list[RunWarni
     for system, scale in scores['scales'].items():
         if scale == 0:
             message = (
-                f'{system}: the scale fitted to the labels of D_eval is 0, because its scores do '
-                'not tell positives from their hard negatives: its distributions are uniform; '
+                f'{system}: the scale fitted on D_eval is 0, because its scores do not tell '
+                'positives from their hard negatives: its distributions are uniform; '
                 f'set systems.{system}.scale, or take it out.'
             )
             warnings.append(_warning('weightless', round_index, system, 0.0, message))
@@ -117,15 +117,21 @@ def score_warnings(round_index: int, scores: Mapping[str, Any]) -> list[RunWarni
 
 
 def comparison_warnings(
-    round_index: int, measure: str, compared: Mapping[str, Any], first_stage: str, start: str
+    round_index: int,
+    measure: str,
+    compared: Mapping[str, Any],
+    first_stage: str | None,
+    start: str,
 ) -> list[RunWarning]:
     """Warns of what Compare measured on D_eval; see `iterate.compare`.
 
-    `measure` decides, and `start` is the name of the student before training.
+    `measure` decides, and `start` is the name of the student before training. `first_stage` is None
+    where D_eval has no labels that could tell a weak assistant.
     """
     warnings = []
-    floor = compared['references'][first_stage][measure]
-    for system, measures in compared['assistants'].items():
+    pool = compared['assistants'] if first_stage else {}
+    floor = compared['references'][first_stage][measure] if first_stage else 0.0
+    for system, measures in pool.items():
         if (value := measures[measure]) < floor:
             remedy = 'take it out of assistants, or train it from labels first'
             if re.fullmatch(r'student_\d+', system):

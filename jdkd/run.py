@@ -53,9 +53,20 @@ class Run:
 
     @functools.cached_property
     def held_out(self) -> Queries:
-        """Queries of D_eval, held out of training; its lists are those of the labelled ones."""
+        """Queries of D_eval, held out of training.
+
+        Its lists are those of the labelled ones. Where none is, of all its queries, and passages
+        stand in for positives.
+        """
         split = self.config.collection.eval_split
-        return self._queries(split, self.collection.measurable(split))
+        if self.collection.labelled(split):
+            return self._queries(split, self.collection.measurable(split))
+        return self._queries(split, list(self.collection.queries[split]))
+
+    @functools.cached_property
+    def eval_has_labels(self) -> bool:
+        """Whether some query of D_eval has a positive."""
+        return bool(self.held_out.is_labelled.any())
 
     @functools.cached_property
     def test(self) -> Queries:
@@ -70,10 +81,13 @@ class Run:
 
     @functools.cached_property
     def max_relevant(self) -> int:
-        """The largest number of text groups relevant for one query, which shapes batches."""
+        """The largest number of text groups relevant for one query, which shapes batches.
+
+        At least 1, for the passage that stands in where no query has a label.
+        """
         group = self.collection.group
         queries = [*self.train.positives, *self.held_out.positives]
-        return max(len(np.unique(group[rows])) for rows in queries)
+        return max(1, *(len(np.unique(group[rows])) for rows in queries))
 
     def stage(self, path: str, inputs, build, *, resumable: bool = False) -> dict:
         """A stage of this run's workdir; see `stages.build_stage`."""

@@ -1,19 +1,20 @@
 """Decides once, in the first round, what all rounds share.
 
-Weights of the teacher's members and scales of assistants are fitted to the labels of D_eval;
-passages stand in for the positives of unlabelled queries. The teacher never changes, so later
-rounds keep them.
+Weights of the teacher's members and scales of assistants are fitted to the labels of D_eval, or
+bring scores to one spread where it has none; passages stand in for the positives of unlabelled
+queries. The teacher never changes, so later rounds keep them.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from jdkd.algorithm import lists
-from jdkd.algorithm.teacher import Teacher, fit_weights
+from jdkd.algorithm.teacher import Teacher, fit_weights, spread_weights
 from jdkd.lists import candidates
 from jdkd.lists.candidates import Lists
-from jdkd.run import Run
+from jdkd.run import Queries, Run
 from jdkd.runtime import distributed
 from jdkd.systems import scoring
 from jdkd.systems.ranking import ranking_inputs
@@ -27,34 +28,46 @@ def read_fitted(run: Run) -> dict:
     return lists.read_manifest(run, _FITTED)['result']
 
 
-def fit(run: Run, mined: dict, teacher: Teacher, pool: Sequence[System]) -> None:
+def fit(
+    run: Run,
+    mined: dict,
+    teacher: Teacher,
+    pool: Sequence[System],
+    retrievers: Sequence[System],
+) -> None:
     """Fits weights of the teacher's members and scales of assistants to the labels of D_eval.
 
-    These are held out: members may have been trained on the labels of the train queries.
+    These are held out: members may have been trained on the labels of the train queries. Without
+    any, brings scores to `config.spread`, over the retrievers' best passages.
     """
     config, queries = run.config, run.held_out
     members = teacher.members if teacher.weights is None else []
     unscaled = [s for s in pool if s.scale is None]
+    has_labels = run.eval_has_labels
 
     def build(out):
-        labelled = np.flatnonzero(queries.is_labelled)
-        rows, _, passages = lists.draw(run, 'eval', 0, labelled)
-        drawn = Lists.from_originals(rows, passages)
+        if has_labels:
+            fit_to = functools.partial(fit_weights, floor=config.fit_floor)
+            rows, _, passages = lists.draw(run, 'eval', 0, lists.eval_rows(run))
+            drawn = Lists.from_originals(rows, passages)
+        else:
+            fit_to = functools.partial(spread_weights, spread=config.spread)
+            rows = lists.without_positive(run, 'eval')
+            drawn = _best_passages(run, queries, rows, retrievers)
         scores = {
             name: scoring.score_in_parts(s, queries, drawn, out, name)
             for name, s in {s.name: s for s in [*members, *unscaled]}.items()
         }
         return {
-            'teacher': teacher.weights_by_name(scores),
-            'scales': {
-                s.name: fit_weights([scores[s.name]], floor=config.fit_floor)[0] for s in unscaled
-            },
+            'teacher': teacher.weights_by_name(scores, fit_to),
+            'scales': {s.name: fit_to([scores[s.name]])[0] for s in unscaled},
         }
 
     inputs = {
         'runs': mined['digest'],
         'lists': lists.num_lists(run)['eval'],
         'hard_negatives': config.candidates.hard_negatives,
+        'spread': None if has_labels else [config.spread, config.candidates.stand_ins],
         'seed': config.seed,
         'teacher': {m.name: m.digest for m in teacher.members},
         'weights': teacher.weights,
@@ -73,16 +86,31 @@ def find_stand_ins(run: Run, teacher: Teacher, retrievers: Sequence[System]) -> 
     depth = run.config.candidates.stand_ins
 
     def build(out):
-        queries = np.flatnonzero(~run.train.is_labelled).astype(np.int32)
-        rankings = [r.rank(run.train)[0].passages[queries] for r in retrievers]
-        passages = candidates.interleave(rankings, run.collection.group, depth)
-        # A slot without a passage repeats the first, which does not change the best.
-        passages = np.where(passages >= 0, passages, passages[:, :1])
-        drawn = Lists.from_originals(queries, passages)
-        scores = teacher.score(weights, run.train, drawn, out)
-        if distributed.is_primary():
-            best = np.argmax(scores, axis=1)
-            np.save(out / 'passages.npy', passages[np.arange(len(passages)), best])
+        for split in lists.SPLITS:
+            rows = lists.without_positive(run, split)
+            if not len(rows):
+                continue
+            queries = lists.split_queries(run, split)
+            drawn = _best_passages(run, queries, rows, retrievers)
+            scores = teacher.score(weights, queries, drawn, out, f'{split}.')
+            if distributed.is_primary():
+                best = np.argmax(scores, axis=1)
+                np.save(out / f'{split}.npy', drawn.passages[np.arange(len(best)), best])
 
-    inputs = {**ranking_inputs(run, retrievers, depth=depth), 'teacher': teacher.inputs(weights)}
+    inputs = {
+        **ranking_inputs(run, retrievers, depth=depth),
+        'teacher': teacher.inputs(weights),
+        'splits': lists.SPLITS,
+    }
     run.stage(lists.STAND_INS, inputs, build, resumable=True)
+
+
+def _best_passages(
+    run: Run, queries: Queries, rows: np.ndarray, retrievers: Sequence[System]
+) -> Lists:
+    """Lists of the retrievers' `candidates.stand_ins` best passages for rows of queries."""
+    rankings = [r.rank(queries)[0].passages[rows] for r in retrievers]
+    depth = run.config.candidates.stand_ins
+    passages = candidates.interleave(rankings, run.collection.group, depth)
+    # A slot without a passage repeats the first, which does not change the best.
+    return Lists.from_originals(rows, np.where(passages >= 0, passages, passages[:, :1]))

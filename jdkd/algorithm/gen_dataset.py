@@ -9,6 +9,7 @@ from jdkd.algorithm import calibration, scored_pool
 from jdkd.algorithm import lists as round_lists
 from jdkd.algorithm.lists import (
     SPLITS,
+    has_stand_ins,
     load_dark_tokens,
     load_lists,
     positives,
@@ -51,8 +52,8 @@ def generate(
     retrievers = list({s.name: s for s in [*miners, *pool, student]}.values())
     mined = round_lists.mine(run, round_index, retrievers)
     if round_index == 0:
-        calibration.fit(run, mined, teacher, pool)
-        if not run.train.is_labelled.all():
+        calibration.fit(run, mined, teacher, pool, retrievers)
+        if has_stand_ins(run):
             calibration.find_stand_ins(run, teacher, retrievers)
     pool_of_pairs = None
     if run.config.candidates.hardest:
@@ -81,7 +82,7 @@ def _features(run: Run, round_index: int, split: str) -> dict[str, np.ndarray]:
     """The features of D_train or D_eval; scores stay in their own stage."""
     lists = load_lists(run, round_index, split)
     features = record_features(run, lists, positives(run, split))
-    if not run.train.is_labelled.all():
+    if has_stand_ins(run):
         features['labelled'] = split_queries(run, split).is_labelled[lists.query]
     if (dark := load_dark_tokens(run, round_index, split)) is not None:
         features['dark'] = dark.astype(np.int32)

@@ -20,7 +20,7 @@ from absl import logging
 from jdkd import diagnostics
 from jdkd.algorithm import gen_dataset, hard_queries, student
 from jdkd.algorithm.align import align
-from jdkd.algorithm.lists import round_path
+from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
 from jdkd.report import model_card, run_report
@@ -33,6 +33,11 @@ from jdkd.systems.ranking import measure_inputs
 from jdkd.systems.system import System
 
 _SAMPLE = 1024  # Passages whose embeddings are compared with each other.
+_UNLABELLED = (
+    'no query of D_eval (split %r) has a label: the scores of teacher and assistants are brought '
+    'to one spread, and measures on D_eval, which decide replacement too, say how often a system '
+    'finds the passage that the teacher ranks first.'
+)
 
 
 def train(run: Run) -> dict:
@@ -49,13 +54,15 @@ def train(run: Run) -> dict:
     systems = {name: build(run, name) for name in config.systems if name in used}
     miners = [systems[name] for name in (config.first_stage, *config.candidates.retrievers)]
     members = [systems[name] for name in config.teacher.members]
-    T = Teacher(members, config.teacher.weights, config.fit_floor)
+    T = Teacher(members, config.teacher.weights)
     TA = [systems[name] for name in config.assistants]
     start = M.after_round(-1)
     targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
     begun = current = align(run, M, targets)
     Q = np.arange(len(run.train))
     datasets, rounds, warnings, on_eval = [], [], [], {}
+    if not (has_labels := run.eval_has_labels):
+        logging.info(_UNLABELLED, run.held_out.split)
     for i in range(config.rounds):
         logging.info('round %d: %d of %d train queries', i, len(Q), len(run.train))
         scores, data = gen_dataset.generate(
@@ -64,13 +71,14 @@ def train(run: Run) -> dict:
         warnings += diagnostics.log(diagnostics.score_warnings(i, scores))
         if i == 0:
             on_eval = measure_teacher(run, T, scores, miners[0], TA)
-            weak = diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
-            warnings += diagnostics.log(weak)
+            if has_labels:
+                weak = diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
+                warnings += diagnostics.log(weak)
         datasets.append(data)
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'], targets)
         current = M.after_round(i)
         compared = compare(run, i, current, TA, [miners[0], start, begun])
-        beside = config.first_stage, start.name
+        beside = config.first_stage if has_labels else None, start.name
         worse = diagnostics.comparison_warnings(i, config.compare, compared, *beside)
         warnings += diagnostics.log(worse)
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
@@ -125,14 +133,15 @@ def compare(
     Returns:
         `student` {measure: value}, `assistants` and `references` {name: {measure: value}}, and
         the `mean_cosine` of the student's passages. The stage also holds the measures of each
-        query and the student's run file on D_eval.
+        query and the student's run file on D_eval. Where D_eval has no labels, its stand-ins are
+        what is to be found: replacement then goes by agreement with the teacher (ours).
     """
     systems = {s.name: s for s in (current, *pool, *references)}.values()
 
     def build_stage(out):
         ranked = {s.name: s.rank(run.held_out) for s in systems}
         rankings = {name: ranking for name, (ranking, _) in ranked.items()}
-        measured = measuring.measure_all(run, rankings, run.held_out, out)
+        measured = measuring.measure_all(run, rankings, run.held_out, out, eval_qrels(run))
         means = {name: {**m.means, **ranked[name][1]} for name, m in measured.items()}
         name, queries = current.name, run.held_out
         measuring.write_run_file(out / 'eval.trec', run, rankings[name], queries, name)
@@ -146,7 +155,8 @@ def compare(
         }
 
     path = round_path(round_index, 'eval')
-    return run.stage(path, measure_inputs(run, systems), build_stage)['result']
+    inputs = {**measure_inputs(run, systems), **eval_inputs(run)}
+    return run.stage(path, inputs, build_stage)['result']
 
 
 def worst_beaten(

@@ -40,28 +40,64 @@ def split_queries(run: Run, split: str) -> Queries:
     return run.train if split == 'train' else run.held_out
 
 
+def without_positive(run: Run, split: str) -> np.ndarray:
+    """Rows int32 of the queries in whose lists a passage stands in for a positive.
+
+    Those are the unlabelled train queries, and those of D_eval if none there has a label; lists of
+    D_eval are of its labelled queries otherwise.
+    """
+    if split == 'eval' and run.eval_has_labels:
+        return np.zeros(0, np.int32)
+    return np.flatnonzero(~split_queries(run, split).is_labelled).astype(np.int32)
+
+
+def eval_rows(run: Run) -> np.ndarray:
+    """Rows of the queries of D_eval that have lists: the labelled ones; all if none is."""
+    return np.flatnonzero(run.held_out.is_labelled | (not run.eval_has_labels))
+
+
+def has_stand_ins(run: Run) -> bool:
+    """Whether passages stand in for positives."""
+    return any(len(without_positive(run, split)) for split in SPLITS)
+
+
 def read_stand_ins(run: Run) -> dict | None:
-    """Manifest of the passages that stand in for positives; None if all train queries have one."""
-    return None if run.train.is_labelled.all() else run.read_manifest(STAND_INS)
+    """Manifest of the passages that stand in for positives; None if all queries have one."""
+    return run.read_manifest(STAND_INS) if has_stand_ins(run) else None
 
 
 def positives(run: Run, split: str = 'train') -> list[np.ndarray]:
     """Rows of each query's positives, or of the passage that stands in for them."""
     queries = split_queries(run, split)
     rows = list(queries.positives)
-    if split == 'train' and not queries.is_labelled.all():
-        stand_ins = np.load(run.workdir / STAND_INS / 'passages.npy')
-        for query, passage in zip(np.flatnonzero(~queries.is_labelled), stand_ins, strict=True):
+    if len(unlabelled := without_positive(run, split)):
+        stand_ins = np.load(run.workdir / STAND_INS / f'{split}.npy')
+        for query, passage in zip(unlabelled, stand_ins, strict=True):
             rows[query] = np.array([passage])
     return rows
+
+
+def eval_qrels(run: Run) -> dict[str, dict[str, int]]:
+    """The judgements of D_eval, {query id: {passage id: grade}}; without any, of the stand-ins."""
+    queries = run.held_out
+    if run.eval_has_labels:
+        return dict(run.collection.qrels[queries.split])
+    rows = np.concatenate(positives(run, 'eval'))
+    passages = run.collection.passage_ids.take(rows)
+    return {query: {passage: 1} for query, passage in zip(queries.ids, passages, strict=True)}
+
+
+def eval_inputs(run: Run) -> dict[str, str]:
+    """What decides `eval_qrels` beside the collection, as an input of stages that measure."""
+    stand_ins = None if run.eval_has_labels else read_stand_ins(run)
+    return {'stand_ins': stand_ins['digest']} if stand_ins else {}
 
 
 def num_lists(run: Run) -> dict[str, int]:
     """Lists of a round for each split."""
     config = run.config
     # D_eval in whole batches, on any number of devices; queries repeat where it has fewer.
-    labelled = int(run.held_out.is_labelled.sum())
-    batches = min(config.candidates.eval_lists, labelled) // config.batch_size
+    batches = min(config.candidates.eval_lists, len(eval_rows(run))) // config.batch_size
     return {
         'train': config.steps_per_round * config.batch_size,
         'eval': max(batches, 1) * config.batch_size,
@@ -114,7 +150,7 @@ def draw(
     else:
         pool, ranked = scored.load(split)
     # Mining has left out judged positives only.
-    for row in np.flatnonzero(~queries.is_labelled) if split == 'train' else ():
+    for row in without_positive(run, split):
         pool[row][group[pool[row]] == group[relevant[row]]] = -1
     passages = candidates.sample_lists(
         rows,
@@ -151,7 +187,7 @@ def keep_lists(
     def build(out):
         for split in SPLITS:
             queries = split_queries(run, split)
-            rows = active if split == 'train' else np.flatnonzero(queries.is_labelled)
+            rows = active if split == 'train' else eval_rows(run)
             rows, copies, passages = draw(run, split, round_index, rows, scored)
             if distributed.is_primary():
                 np.savez(out / f'{split}.npz', query=rows, passages=passages)

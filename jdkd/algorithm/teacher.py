@@ -2,12 +2,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.optimize
 import scipy.special
 
+from jdkd.algorithm.lists import eval_inputs, eval_qrels
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
@@ -16,6 +17,8 @@ from jdkd.systems import measuring, scoring
 from jdkd.systems.ranking import measure_inputs, ranking_inputs
 from jdkd.systems.system import System
 
+Fit = Callable[[Sequence[np.ndarray]], list[float]]  # Raw scores `[M, N]` -> their weights.
+
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
@@ -23,24 +26,31 @@ class Teacher:
 
     members: Sequence[System]
     weights: Sequence[float] | None  # One a member; None to fit them to the labels.
-    floor: float = 0.0  # Of `fit_weights`.
 
     def score(
-        self, weights: Mapping[str, float], queries: Queries, lists: Lists, directory: pathlib.Path
+        self,
+        weights: Mapping[str, float],
+        queries: Queries,
+        lists: Lists,
+        directory: pathlib.Path,
+        prefix: str = '',
     ) -> np.ndarray:
-        """Logits `[M, N]` of lists, with weights by name; see `scoring.score_in_parts`."""
+        """Logits `[M, N]` of lists, with weights by name; see `scoring.score_in_parts`.
+
+        `prefix` comes before the names of members in the names of files.
+        """
         scores = (
-            weights[m.name] * scoring.score_in_parts(m, queries, lists, directory, m.name)
+            weights[m.name] * scoring.score_in_parts(m, queries, lists, directory, prefix + m.name)
             for m in self.members
         )
         return np.asarray(sum(scores))
 
-    def weights_by_name(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def weights_by_name(self, scores: Mapping[str, np.ndarray], fit: Fit) -> dict[str, float]:
         """The config's weights by name; without them, weights fitted to scores `[M, N]`."""
         names = [m.name for m in self.members]
         weights = self.weights
         if weights is None:
-            weights = fit_weights([scores[name] for name in names], floor=self.floor)
+            weights = fit([scores[name] for name in names])
         return dict(zip(names, weights, strict=True))
 
     def inputs(self, weights: Mapping[str, float]) -> dict[str, list]:
@@ -98,6 +108,30 @@ def _least_cross_entropy(scores_KxMxN: np.ndarray, penalty: float) -> tuple[np.n
         penalised, np.ones(count), jac=True, method='L-BFGS-B', bounds=[(0, None)] * count
     )
     return optimum.x, cross_entropy(optimum.x)[0]
+
+
+def spread_weights(scores: Sequence[np.ndarray], spread: float) -> list[float]:
+    """Weights that bring scores to one spread, without labels (ours).
+
+    The spread of scores is their standard deviation among a list's candidates, in the mean over
+    lists. Every member's weighted scores have the same, and that of their sum is `spread` logits.
+    Constant scores get the weight 0.
+
+    Scores are raw, `[M, N]` for each member.
+
+    >>> scores = np.array([[0.0, 2.0], [3.0, 1.0]])
+    >>> spread_weights([scores, 10 * scores], 4)
+    [2.0, 0.2]
+    """
+    stacked = np.stack(scores).astype(np.float64)
+
+    def weight(values):
+        own = values.std(axis=1).mean()
+        return 1 / own if own > 1e-12 else 0.0
+
+    weights = np.array([weight(values) for values in stacked])
+    total = weight(np.einsum('k,kmn->mn', weights, stacked))
+    return [float(w) for w in spread * total * weights]
 
 
 def score_histogram(
@@ -209,10 +243,13 @@ def measure_teacher(
             if s.coverage(run.held_out, _to_rerank(ranking)) in (None, 1.0):
                 alone = Teacher([s], [1.0]), {s.name: 1.0}
                 rankings[s.name] = rerank(run, s.name, *alone, first, run.held_out)
-        return {n: measuring.measure(run, r, run.held_out).means for n, r in rankings.items()}
+        qrels = eval_qrels(run)
+        measured = {n: measuring.measure(run, r, run.held_out, qrels) for n, r in rankings.items()}
+        return {name: measurements.means for name, measurements in measured.items()}
 
     inputs = {
         **measure_inputs(run, {s.name: s for s in (first, *pool)}.values()),
+        **eval_inputs(run),
         'teacher': teacher.inputs(weights),
         'first': first.name,
     }

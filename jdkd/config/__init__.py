@@ -15,6 +15,7 @@ from jdkd.config.fields import (
     MeshConfig,
     OptimizerConfig,
     PlanConfig,
+    PseudoQueriesConfig,
     RowsConfig,
     ScoresSpec,
     SelectionConfig,

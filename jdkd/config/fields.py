@@ -10,7 +10,8 @@ ON_ERROR = ('stop', 'skip')
 REMAT = ('none', 'dots', 'full')
 POOLINGS = ('mean', 'cls', 'max')
 FUSIONS = ('none', 'mean', 'subsets', 'rrf')
-SCALE = 'logits per unit of score; None: fitted to the labels of D_eval'
+SCALE = 'logits per unit of score; None: fitted to the labels of D_eval, or to spread'
+PSEUDO_QUERIES = ('keyphrases', 'sentence', 'title')
 ENCODERS = ('dual_encoder', 'cross_encoder')
 
 
@@ -124,6 +125,24 @@ class ScoresSpec(Section):
 SystemSpec = BM25Spec | EncoderSpec | ScoresSpec
 
 
+class PseudoQueriesConfig(Section):
+    count: int = field(0, 'pseudo-queries made from passages, at most; 0: none', 'at least 0')
+    kinds: tuple[str, ...] = field(
+        PSEUDO_QUERIES,
+        'what they are made of: keyphrases, sentence (with words left out), title',
+    )
+    file: str | None = field(
+        None,
+        'more of them from any generator, such as doc2query: JSON lines {"_id", "text", '
+        '"passage"} or tab-separated id, text, passage; the passage may be missing',
+    )
+    positive: bool = field(
+        False,
+        'whether the passage that a query was made from is its positive; False: it has no label, '
+        "and the teacher's best passage stands in",
+    )
+
+
 class CollectionConfig(Section):
     source: str = field('python_docs', 'a KIND:PATH of `jdkd.corpus.sources.registry`')
     options: Mapping[str, Any] = field({}, 'options of the source')
@@ -144,13 +163,23 @@ class CollectionConfig(Section):
         ('distil', 'skip'),
     )
     label_share: float = field(
-        1.0, 'share of labelled train queries that keep their labels', 'above 0 and at most 1'
+        1.0, 'share of labelled train queries that keep their labels; 0: none', 'within 0 and 1'
+    )
+    eval_labels: bool = field(
+        True,
+        'whether D_eval keeps its labels; without any, scores are brought to spread and the '
+        "teacher's best passages stand in",
+    )
+    pseudo_queries: PseudoQueriesConfig = field(
+        PseudoQueriesConfig, 'queries made from passages, added to the train split'
     )
 
 
 class TeacherConfig(Section):
     members: tuple[str, ...] = field((), "systems; the teacher's logit is their weighted sum")
-    weights: tuple[float, ...] | None = field(None, 'one per member; None: fitted to the labels')
+    weights: tuple[float, ...] | None = field(
+        None, 'one per member; None: fitted to the labels of D_eval, or to spread'
+    )
 
 
 class CandidatesConfig(Section):
@@ -327,6 +356,12 @@ class Config(RetrievalConfig):
         'least cross-entropy (nats) of fitted weights of the teacher and scales of assistants; '
         'lower ones copy the labels',
         'at least 0',
+    )
+    spread: float = field(
+        1.5,
+        "where D_eval has no labels: logits that the scores of a query's candidates.stand_ins "
+        'differ by (standard deviation), of the teacher and of each assistant without a scale',
+        'above 0',
     )
     candidates: CandidatesConfig = field(CandidatesConfig, 'candidate lists')
     dark: DarkConfig = field(DarkConfig, 'dark examples')

@@ -1,7 +1,7 @@
 """Resolves configs, and keeps the resolved config in the workdir."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -26,12 +26,20 @@ def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
         ValueError: if a field is unknown, or the kind of a system.
     """
     config = config.copy_and_resolve_references()
-    for owner in [config, *(config[key] for key in ('teacher', 'candidates') if key in config)]:
+    for owner in _owners(config):
         for key in NAMES.intersection(owner):
             names = [owner[key]] if isinstance(owner[key], str) else owner[key] or ()
             with owner.ignore_type():
                 owner[key] = tuple(n for part in names for n in split_names(str(part)))
     return _read_config(config.to_dict())
+
+
+def _owners(config: ml_collections.ConfigDict) -> Iterator[Any]:
+    """The sections that have lists of names."""
+    yield config
+    yield from (config[key] for key in ('teacher', 'candidates', 'align') if key in config)
+    if 'pseudo_queries' in config.get('collection', {}):
+        yield config.collection.pseudo_queries
 
 
 def _read_config(values: Mapping[str, Any]) -> Config | EvalConfig:

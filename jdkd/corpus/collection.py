@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from absl import logging
 
-from jdkd.config import CollectionConfig
 from jdkd.corpus.passages import Column, IdIndex, Passages, text_digest
 
 
@@ -118,15 +117,14 @@ class Collection:
         return digest.hexdigest()
 
 
-def prepare_for_training(
-    collection: Collection, spec: CollectionConfig, *, seed: int
-) -> Collection:
-    """Holds out D_eval and keeps the labels and queries to train on."""
-    split, fraction = spec.train_split, spec.eval_fraction
-    collection = hold_out(collection, split, spec.eval_split, fraction=fraction, seed=seed)
-    collection = drop_repeated(collection, spec.eval_split, (split, spec.test_split))
-    collection = keep_labels(collection, split, share=spec.label_share, seed=seed)
-    return drop_unlabelled(collection, split) if spec.unlabelled == 'skip' else collection
+def forget_labels(collection: Collection, splits: Iterable[str]) -> Collection:
+    """Removes the judgements and answers of splits, and keeps their queries."""
+    splits = set(splits)
+    qrels, answers = (
+        {split: labels for split, labels in owner.items() if split not in splits}
+        for owner in (collection.qrels, collection.answers)
+    )
+    return dataclasses.replace(collection, qrels=qrels, answers=answers)
 
 
 def hold_out(
@@ -139,19 +137,19 @@ def hold_out(
 ) -> Collection:
     """Moves a fraction of a split's labelled queries to a new split, unless that split exists.
 
-    Moves the queries with the smallest hashes of (seed, id), at least one and never all, so that
-    the choice does not depend on the order of the file. A query whose text occurs again, in any
-    split, is not moved.
+    Where none is labelled, all its queries take part. Moves those with the smallest hashes of
+    (seed, id), at least one and never all, so that the choice does not depend on the order of the
+    file. A query whose text occurs again, in any split, is not moved.
 
     Raises:
-        ValueError: `split` is missing or has fewer than two labelled queries, or none of them has a
+        ValueError: `split` is missing or has fewer than two such queries, or none of them has a
             text of its own, or `fraction` is not in (0, 1).
     """
     if to in collection.queries:
         return collection
     if not 0 < fraction < 1:
         raise ValueError(f'hold_out: fraction must lie between 0 and 1, not {fraction}.')
-    ids = collection.labelled(split)
+    ids = collection.labelled(split) or list(collection.queries[split])
     if len(ids) < 2:
         raise ValueError(
             f'hold_out: split {split!r} of collection {collection.name!r} has {len(ids)} queries, '
@@ -215,10 +213,13 @@ def drop_repeated(collection: Collection, split: str, others: Iterable[str]) -> 
 
 
 def keep_labels(collection: Collection, split: str, *, share: float, seed: int = 0) -> Collection:
-    """Keeps the judgements of a share (above 0) of a split's labelled queries, and all its queries.
+    """Keeps the judgements of a share of a split's labelled queries, and all its queries.
 
     Keeps those with the smallest hashes of (seed, id), at least one: a larger share keeps them too.
+    A share of 0 keeps none.
     """
+    if not share:
+        return forget_labels(collection, [split])
     ids = collection.labelled(split)
     kept = _smallest_hashes(ids, max(round(share * len(ids)), 1), f'{seed}:labels')
     if len(kept) == len(ids):

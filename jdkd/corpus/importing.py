@@ -1,40 +1,86 @@
 """The collection of a run: imported once from its source into `workdir/collection`."""
 
+import functools
 import pathlib
+from collections.abc import Sequence
 
 from absl import logging
 
 from jdkd.config import CollectionConfig, Config
+from jdkd.corpus import collection as lib
+from jdkd.corpus import pseudo_queries
 from jdkd.corpus.building import build_collection
-from jdkd.corpus.collection import Collection, prepare_for_training
+from jdkd.corpus.collection import Collection
+from jdkd.corpus.pseudo_queries import PseudoQuery
 from jdkd.corpus.sources import registry
 from jdkd.corpus.storage import open_collection
 from jdkd.runtime import distributed, stages
+
+PSEUDO_QUERIES = 'pseudo_queries'  # Stage in the workdir.
 
 
 def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
     """Imports the collection of a config and prepares its splits; see `prepare_for_training`.
 
+    Pseudo-queries are kept in `workdir/pseudo_queries`.
+
     Raises:
-        ValueError: As `import_collection`; also if a split is missing, or has nothing to train on
-            or to measure.
+        ValueError: As `import_collection` and `load_pseudo_queries`; also if a split is missing, or
+            has nothing to train on or to measure.
     """
     spec = config.collection
     imported = import_collection(config, workdir)
-    collection = prepare_for_training(imported, spec, seed=config.seed)
+    made = pseudo_queries.load_pseudo_queries(
+        imported, spec.pseudo_queries, workdir / PSEUDO_QUERIES, seed=config.seed
+    )
+    collection = prepare_for_training(imported, spec, made, seed=config.seed)
     logging.info('%r', collection)
-    usable = [
-        (spec.train_split, collection.labelled),
-        (spec.eval_split, collection.labelled),
-        (spec.test_split, collection.measurable),
-    ]
-    for split, queries in usable:
-        if not queries(split):
+    for split in (spec.train_split, spec.eval_split):
+        if not collection.queries.get(split):
             raise ValueError(
-                f'split {split!r} of collection {collection.name!r} has no query with a positive '
-                '(a grade above 0, of a passage that exists); add judgements or name another split.'
+                f'split {split!r} of collection {collection.name!r} has no query to learn from; '
+                'add queries, name another split, or set collection.pseudo_queries.count, and '
+                'collection.unlabelled=distil.'
             )
+    if not collection.measurable(spec.test_split):
+        raise ValueError(
+            f'split {spec.test_split!r} of collection {collection.name!r} has no query with a '
+            'positive (a grade above 0, of a passage that exists); add judgements or name another '
+            'split.'
+        )
     return collection
+
+
+def prepare_for_training(
+    collection: Collection, spec: CollectionConfig, made: Sequence[PseudoQuery] = (), *, seed: int
+) -> Collection:
+    """Holds out D_eval, and keeps the labels and queries to train on.
+
+    Pseudo-queries join the train split after D_eval is held out, which has none of them unless the
+    collection has no other train query. Labels that the config has no use for are forgotten first:
+    what a run without labels does cannot depend on them.
+    """
+    split, to = spec.train_split, spec.eval_split
+    if not spec.eval_labels:
+        unused = [to] if spec.label_share else [to, split]
+        collection = lib.forget_labels(collection, unused)
+    add = functools.partial(
+        pseudo_queries.add_pseudo_queries,
+        split=split,
+        queries=made,
+        positive=spec.pseudo_queries.positive,
+    )
+    are_alone = bool(made) and not collection.queries.get(split)
+    if are_alone:
+        collection = add(collection)
+    collection = lib.hold_out(collection, split, to, fraction=spec.eval_fraction, seed=seed)
+    collection = lib.drop_repeated(collection, to, (split, spec.test_split))
+    if not spec.eval_labels:
+        collection = lib.forget_labels(collection, [to])
+    if not are_alone:
+        collection = lib.keep_labels(collection, split, share=spec.label_share, seed=seed)
+        collection = add(collection) if made else collection
+    return lib.drop_unlabelled(collection, split) if spec.unlabelled == 'skip' else collection
 
 
 def check_source(spec: CollectionConfig, directory: pathlib.Path) -> None:
@@ -46,6 +92,12 @@ def check_source(spec: CollectionConfig, directory: pathlib.Path) -> None:
     """
     if not (directory / stages.MANIFEST).exists():
         registry.open_source(spec.source, **dict(spec.options))
+    file = spec.pseudo_queries.file
+    if file and not (directory.with_name(PSEUDO_QUERIES) / stages.MANIFEST).exists():
+        if not pathlib.Path(file).expanduser().is_file():
+            raise FileNotFoundError(
+                f'collection.pseudo_queries.file={file!r}: there is no such file.'
+            )
 
 
 def import_collection(config: Config, workdir: pathlib.Path) -> Collection:

@@ -54,6 +54,7 @@ def write(
             'passages': len(run.collection),
             'queries': {q.split: len(q) for q in (run.train, run.held_out, run.test)},
             'unlabelled': int((~run.train.is_labelled).sum()),
+            'eval_labels': run.eval_has_labels,
             'sha256': run.collection.fingerprint,
         },
         'wall_seconds': stages.read_seconds(run.workdir),
@@ -120,7 +121,11 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             *_pictures(drawn, 'rounds', 'queries'),
             *map(page.duel, duels),
             *_pictures(drawn, 'alignment', 'loss', 'selected', 'self_paced'),
-            *(part for i, r in enumerate(report['rounds']) for part in _round(i, r, drawn)),
+            *(
+                part
+                for i, r in enumerate(report['rounds'])
+                for part in _round(i, r, drawn, collection.get('eval_labels', True))
+            ),
             page.heading('Seconds by stage'),
             page.paragraph('Of the call that finished each stage, without interrupted ones.'),
             page.table({k: {'seconds': f'{v:.1f}'} for k, v in report['wall_seconds'].items()}),
@@ -128,9 +133,10 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
     )
 
 
-def _round(i: int, r: Mapping, drawn: Mapping[str, str]) -> Iterator[str]:
+def _round(i: int, r: Mapping, drawn: Mapping[str, str], has_labels: bool) -> Iterator[str]:
     yield page.heading(f'Round {i}')
-    yield page.paragraph('Measures on D_eval, times 100.')
+    found = '' if has_labels else ', against the passages that the teacher ranks first'
+    yield page.paragraph(f'Measures on D_eval, times 100{found}.')
     yield page.table(tables.percents({STUDENT: r['student'], **r['assistants']}))
     chosen = ', '.join(f'{n} {100 * s:.0f}%' for n, s in r['selected'].items() if s)
     count = r['hard_queries']

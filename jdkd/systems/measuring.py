@@ -9,18 +9,26 @@ from jdkd.retrieval.measures import Measurements
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 
+Qrels = Mapping[str, Mapping[str, int]]  # {query id: {passage id: grade}}
 
-def measure(run: Run, ranking: Ranking, queries: Queries) -> Measurements:
-    """The config's measures of a ranking."""
+
+def measure(
+    run: Run, ranking: Ranking, queries: Queries, qrels: Qrels | None = None
+) -> Measurements:
+    """The config's measures of a ranking, by judgements or else by the collection's own."""
     scores = trec.from_ranking(ranking, queries.ids, run.collection.passage_ids)
-    return _measure(run, scores, queries)
+    return _measure(run, scores, queries, qrels)
 
 
 def measure_all(
-    run: Run, rankings: Mapping[str, Ranking], queries: Queries, directory: pathlib.Path
+    run: Run,
+    rankings: Mapping[str, Ranking],
+    queries: Queries,
+    directory: pathlib.Path,
+    qrels: Qrels | None = None,
 ) -> dict[str, Measurements]:
-    """Measures rankings by name, and saves the measures of each query into a directory."""
-    measured = {name: measure(run, ranking, queries) for name, ranking in rankings.items()}
+    """As `measure`, of rankings by name; saves the measures of each query into a directory."""
+    measured = {name: measure(run, ranking, queries, qrels) for name, ranking in rankings.items()}
     for name, measurements in measured.items():
         measurements.save(directory, name)
     return measured
@@ -53,8 +61,14 @@ def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measurements
     return _measure(run, scores, queries)
 
 
-def _measure(run: Run, scores: Mapping[str, Mapping[str, float]], queries: Queries) -> Measurements:
-    qrels = run.collection.qrels.get(queries.split, {})
+def _measure(
+    run: Run,
+    scores: Mapping[str, Mapping[str, float]],
+    queries: Queries,
+    qrels: Qrels | None = None,
+) -> Measurements:
+    if qrels is None:
+        qrels = run.collection.qrels.get(queries.split, {})
     strings = run.collection.answers.get(queries.split, {})
     rows, texts = run.collection.id_index, run.passages.texts
 

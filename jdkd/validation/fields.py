@@ -6,10 +6,20 @@ from typing import Any
 
 import Stemmer
 
-from jdkd.config import BM25Spec, Config, EvalConfig, ScoresSpec, SystemSpec, schema
+from jdkd.config import (
+    BM25Spec,
+    CollectionConfig,
+    Config,
+    EvalConfig,
+    ScoresSpec,
+    SystemSpec,
+    schema,
+)
+from jdkd.config.fields import PSEUDO_QUERIES
 from jdkd.corpus.sources import registry
 from jdkd.distillation import schedules
 from jdkd.retrieval import index, measures, run_formats
+from jdkd.runtime.messages import brief
 from jdkd.systems.roles import used
 from jdkd.validation.errors import catch
 
@@ -18,6 +28,7 @@ def errors(config: Config) -> Iterator[str]:
     """Errors in single fields of a run's config."""
     yield from schema.errors(config)
     yield from catch(registry.parse_name, config.collection.source)
+    yield from _pseudo_query_errors(config.collection)
     yield from measure_errors(config)
     if config.compare not in config.measures:
         yield f"compare='{config.compare}' is not among measures={config.measures}; add it."
@@ -58,6 +69,21 @@ def spec_errors(field: str, spec: SystemSpec) -> Iterator[str]:
         yield f"{field}.language is '{spec.language}'; use one of {known}."
     if isinstance(spec, ScoresSpec) and spec.format not in (None, run_formats.JSON):
         yield from catch(run_formats.named, spec.format, prefix=f'{field}.format')
+
+
+def _pseudo_query_errors(collection: CollectionConfig) -> Iterator[str]:
+    """Errors in `collection.pseudo_queries`."""
+    spec, field = collection.pseudo_queries, 'collection.pseudo_queries'
+    for kind in spec.kinds:
+        if kind not in PSEUDO_QUERIES:
+            yield f"{field}.kinds names '{brief(kind)}'; use some of {', '.join(PSEUDO_QUERIES)}."
+    if spec.count and not spec.kinds:
+        yield f'{field}.kinds is empty; name some of {", ".join(PSEUDO_QUERIES)}.'
+    if (spec.count or spec.file) and collection.unlabelled == 'skip' and not spec.positive:
+        yield (
+            f'{field} are unlabelled, and collection.unlabelled=skip leaves them out; set it to '
+            f'distil, or {field}.positive=true.'
+        )
 
 
 def _share_errors(field: str, shares: Any) -> Iterator[str]:

@@ -76,11 +76,21 @@ def collection_errors(run: Run) -> Iterator[str]:
             )
     for field, training in trained.items():
         # The factor bounds how often a batch repeats a query.
-        if training.batch_size > 4 * labelled:
+        if not labelled:
+            yield (
+                f'{field}.steps={training.steps} trains from labels, but no train query of '
+                f'collection {collection.name!r} has one; set {field}.steps=0.'
+            )
+        elif training.batch_size > 4 * labelled:
             yield (
                 f'{field}.batch_size={training.batch_size} is more than four times the {labelled} '
                 'labelled train queries; lower it.'
             )
+    if config.twin and not labelled:
+        yield (
+            f'twin needs labels to learn from, but no train query of collection '
+            f'{collection.name!r} has one; set twin=False.'
+        )
     from_assistants = config.assistants and (config.loss.assistant or config.loss.in_batch)
     if labelled < len(run.train) and not (config.loss.teacher or from_assistants):
         yield (
@@ -89,7 +99,8 @@ def collection_errors(run: Run) -> Iterator[str]:
             'loss.teacher, or assistants with loss.assistant or loss.in_batch.'
         )
     for queries in (run.held_out, run.test):
-        yield from measure_errors(run, queries.split)
+        if queries is run.test or run.eval_has_labels:  # Otherwise stand-ins are measured.
+            yield from measure_errors(run, queries.split)
     if config.index.kind == 'scann':
         yield from catch(index.check_installed, len(collection))
 

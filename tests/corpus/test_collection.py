@@ -7,6 +7,7 @@ import pytest
 
 from jdkd.config import CollectionConfig
 from jdkd.corpus import collection as collection_lib
+from jdkd.corpus import importing
 from jdkd.corpus.passages import Passages
 
 COLUMNS = {
@@ -133,12 +134,12 @@ def test_d_eval_has_no_query_of_train_or_test():
         'test': {'t0': 'is c?'},
     }
     qrels = {split: {q: {'a': 1} for q in queries[split]} for split in queries}
-    after = collection_lib.prepare_for_training(make(queries=queries, qrels=qrels), spec, seed=0)
+    after = importing.prepare_for_training(make(queries=queries, qrels=qrels), spec, seed=0)
     assert after.labelled('dev') == ['d1', 'd4']
     assert [after.queries[s] for s in ('train', 'test')] == [queries['train'], queries['test']]
     queries['dev'] = {'d0': 'what is A'}
     with pytest.raises(ValueError, match="every query of split 'dev' .* as collection.eval_split"):
-        collection_lib.prepare_for_training(make(queries=queries, qrels=qrels), spec, seed=0)
+        importing.prepare_for_training(make(queries=queries, qrels=qrels), spec, seed=0)
 
 
 def test_hold_out_refuses():

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from jdkd.config import PseudoQueriesConfig, schema
 from jdkd.corpus import building, importing, storage
 from jdkd.corpus import passages as passages_lib
 from jdkd.corpus.passages import Passages
@@ -211,8 +212,10 @@ def config(root, **changes) -> ml_collections.ConfigDict:
         'eval_fraction': 0.5,
         'unlabelled': 'distil',
         'label_share': 1.0,
+        'eval_labels': True,
         **changes,
     }
+    collection['pseudo_queries'] = schema.to_config_dict(PseudoQueriesConfig())
     return ml_collections.ConfigDict({'seed': 0, 'collection': collection})
 
 

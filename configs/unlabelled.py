@@ -1,0 +1,59 @@
+"""A student from a corpus and a query log, without a single label.
+
+--config configs/unlabelled.py            Python's documentation, whose train queries are the log
+--config configs/unlabelled.py:tiny       the same stages at toy size
+--config configs/unlabelled.py:beir=PATH  your own corpus in BEIR layout, or KIND=... of another
+
+The labels of train and D_eval are dropped before anything reads them; test queries are only
+measured. The student is aligned with an off-the-shelf model, then learns the score distributions of
+that model and BM25, brought to one spread, on the log and on queries made from passages.
+"""
+
+import ml_collections
+
+from jdkd.configs import mta4dpr
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+    """The config; `arg` is what follows the colon of --config."""
+    kind, _, path = arg.partition('=')
+    if arg not in ('', 'tiny') and not (kind and path):
+        raise ValueError(f"configs/unlabelled.py has no variant '{arg}'; use tiny or beir=PATH.")
+    c = mta4dpr.get_config('tiny' if arg == 'tiny' else '')
+    c.collection.label_share = 0.0
+    c.collection.eval_labels = False
+    c.collection.pseudo_queries.count = 2000
+    del c.systems.minilm_ft, c.systems.cross  # They are trained from labels.
+
+    c.teacher.members = ('bm25', 'minilm')
+    c.assistants = ('minilm', 'bm25')
+    c.align.to = ('minilm',)
+    c.align.epochs = 3.0
+
+    # The teacher's own ranking is all there is to learn from: lists of its best passages.
+    c.candidates.stand_ins = 30
+    c.candidates.hard_negatives = 5
+    c.candidates.hardest, c.candidates.margin = 12, 0.0
+    c.batch_size = 24
+    c.steps_per_round = 120
+    c.optimizer.warmup_steps = 12
+    c.dark.reinforced = c.dark.noisy = 0
+    c.loss.contrastive = 0.0
+    c.loss.teacher, c.loss.assistant, c.loss.dark = 1.0, 0.0, 0.0
+    c.loss.in_batch = 1.0
+    c.loss.embedding = 1.0
+
+    if path:
+        c.collection.source = f'{kind}:{path}'
+        for entry in (*c.systems.values(), c.student):
+            if 'passage_length' in entry:
+                entry.passage_length = 96
+        c.train_passage_length = 96
+    if arg == 'tiny':
+        c.collection.pseudo_queries.count = 100
+        c.align.epochs = 0.5
+        c.candidates.eval_lists = 16
+        c.batch_size = 8
+        c.steps_per_round = 10
+        c.optimizer.warmup_steps = 2
+    return c
