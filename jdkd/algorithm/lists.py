@@ -186,7 +186,6 @@ def keep_lists(
 
     def build(out):
         for split in SPLITS:
-            queries = split_queries(run, split)
             rows = active if split == 'train' else eval_rows(run)
             rows, copies, passages = draw(run, split, round_index, rows, scored)
             if distributed.is_primary():

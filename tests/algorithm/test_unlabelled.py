@@ -1,0 +1,129 @@
+"""A run without labels: no label of train or D_eval is read, and what takes their place."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jdkd import config as configs
+from jdkd.algorithm import calibration, iterate, lists
+from jdkd.algorithm.teacher import spread_weights
+from jdkd.corpus import importing
+from jdkd.run import Run
+from jdkd.runtime import mesh as meshes
+from jdkd.runtime import stages
+from tests.helpers import tiny, toy
+
+
+def config_of(home):
+    c = tiny.get_config(str(home))
+    c.index.kind, c.rounds, c.steps_per_round, c.optimizer.warmup_steps = 'exact', 1, 2, 1
+    c.collection.label_share, c.collection.eval_labels = 0.0, False
+    c.collection.pseudo_queries.count = 3
+    c.teacher.members, c.assistants = ('bm25', 'dense'), ('dense', 'bm25')
+    c.loss.contrastive = 0.0
+    return configs.resolve(c)
+
+
+def opened(config, workdir):
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    return Run(config, workdir, mesh, importing.load_collection(config, workdir))
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp('unlabelled')
+    tiny.write(home)
+    return home
+
+
+@pytest.fixture(scope='module')
+def run(home):
+    run = opened(config_of(home), home / 'w')
+    iterate.train(run)
+    return run
+
+
+def digests(workdir):
+    """Digests of all stages but the import, whose inputs are the files."""
+    found = {p.parent.relative_to(workdir): p for p in workdir.rglob(stages.MANIFEST)}
+    return {
+        str(k): json.loads(p.read_text())['digest']
+        for k, p in found.items()
+        if k.name != 'collection'
+    }
+
+
+@pytest.mark.slow
+def test_no_label_of_train_or_d_eval_is_read(run, home):
+    for split in ('train', 'dev'):
+        file = home / 'toy/qrels' / f'{split}.tsv'
+        header, *rows = file.read_text().splitlines()
+        passages = [row.split('\t')[1] for row in rows][::-1]
+        rows = [
+            '\t'.join((row.split('\t')[0], passage, '1'))
+            for row, passage in zip(rows, passages, strict=True)
+        ]
+        file.write_text('\n'.join([header, *rows]))
+    again = opened(config_of(home), home / 'again')
+    assert again.collection.fingerprint == run.collection.fingerprint
+    iterate.train(again)
+    first = digests(run.workdir)
+    assert 'rounds/00/train' in first and 'test' in first
+    assert digests(again.workdir) == first
+
+
+@pytest.mark.slow
+def test_teacher_and_assistants_have_the_spread_of_the_config(run):
+    fitted, config = calibration.read_fitted(run), run.config
+    raw = {
+        name: np.load(run.workdir / f'rounds/00/fitted/{name}.00000.npy')
+        for name in ('bm25', 'dense')
+    }
+    assert raw['bm25'].shape == (len(run.held_out), config.candidates.stand_ins)
+    for name, scale in fitted['scales'].items():
+        assert (scale * raw[name]).std(axis=1).mean() == pytest.approx(config.spread, rel=1e-5)
+    teacher = sum(weight * raw[name] for name, weight in fitted['teacher'].items())
+    assert teacher.std(axis=1).mean() == pytest.approx(config.spread, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_teachers_best_passage_stands_in_on_d_eval_and_in_training(run):
+    weights = calibration.read_fitted(run)['teacher']
+    for split, queries in (('train', run.train), ('eval', run.held_out)):
+        assert not queries.is_labelled.any()
+        found = lists.positives(run, split)
+        assert [len(rows) for rows in found] == [1] * len(queries)
+        drawn = lists.load_lists(run, 0, split)
+        np.testing.assert_array_equal(drawn.passages[:, 0], np.concatenate(found)[drawn.query])
+    assert set(weights) == {'bm25', 'dense'}
+    qrels = lists.eval_qrels(run)
+    assert list(qrels) == list(run.held_out.ids)
+    assert len(run.train) == 4 + 3  # With the pseudo-queries.
+
+
+def test_weights_of_equal_spread_by_hand():
+    first, second = np.array([[0.0, 2.0], [3.0, 1.0]]), np.array([[10.0, 30.0], [0.0, 20.0]])
+    # Deviations of 1 and 10; the sum of first / 1 and second / 10 has 2 and 0, in the mean 1.
+    assert spread_weights([first, second], 3.0) == pytest.approx([3.0, 0.3])
+    assert spread_weights([first], 3.0) == pytest.approx([3.0])
+    # Constant scores tell nothing.
+    assert spread_weights([first, np.ones((2, 2))], 3.0) == pytest.approx([3.0, 0.0])
+    assert spread_weights([np.ones((2, 2))], 3.0) == [0.0]
+
+
+@pytest.mark.parametrize('splits', [('test',), ('test', 'train')])
+def test_labels_are_dropped_before_d_eval_is_held_out(tmp_path, splits):
+    toy.write_collection(tmp_path / 'toy', passages=30, splits=splits)
+    c = tiny.get_config(str(tmp_path))
+    c.collection.label_share, c.collection.eval_labels = 0.0, False
+    c.collection.pseudo_queries.count = 6
+    collection = importing.load_collection(configs.resolve(c), tmp_path / 'w')
+    assert not {'train', 'dev'} & set(collection.qrels) and collection.labelled('test')
+    made = [q for q in collection.queries['dev'] if q.startswith('pseudo:')]
+    # D_eval has pseudo-queries only where there is no other train query.
+    assert bool(made) == ('train' not in splits)
+    assert len(collection.queries['train']) + len(collection.queries['dev']) == (
+        6 + 4 * ('train' in splits)
+    )
