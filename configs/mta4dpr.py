@@ -46,17 +46,17 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     # The best of nine triples of layers before training.
     c.student = common.encoder(MINILM, REVISION, layers=(0, 4, 5), scale=20.0, **lengths)
 
-    c.align.to, c.align.epochs = ('minilm_ft',), 2.0
+    c.align.to, c.align.epochs = ('minilm_ft',), 3.0
     c.loss.embedding = 1.0
 
     c.batch_size = 40
     c.candidates.hard_negatives = 2
     c.candidates.hardest, c.candidates.margin = 6, 0.5
     c.dark.reinforced, c.dark.noisy = 1, 1
-    c.steps_per_round = 80
+    c.steps_per_round = 90
     c.train_passage_length = 40
     c.optimizer.learning_rate = 2e-4
-    c.optimizer.warmup_steps = 8
+    c.optimizer.warmup_steps = 9
     # Labels are clean here and training is short: distributions over lists of three refine the
     # contrastive term and must not drown it. The 120 passages of the batch teach more.
     c.loss.teacher, c.loss.assistant, c.loss.dark = 0.5, 0.25, 0.25
