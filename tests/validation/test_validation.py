@@ -65,14 +65,14 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('rows.chunks', 0, 'rows.chunks=0 must be at least 1'),
         ('rows.shared', 32, 'rows.shared=32 does not hold the longest candidate'),
         ('candidates.eval_lists', 0, 'candidates.eval_lists=0 must be at least 1'),
-        ('candidates.hard_negatives', 200, 'is more than the 30 passages .* of each of 4 rankings'),
+        ('candidates.hard_negatives', 200, 'is more than the 30 passages .* of each of 3 rankings'),
         ('dark.noisy', -1, 'dark.noisy=-1 must be at least 0'),
         ('dark.splice', (0.5, 0.1), r'dark.splice=\(0.5, 0.1\) must be two shares'),
         ('dark.mask', (0.5,), r'dark.mask=\(0.5,\) must be two shares'),
         ('replay', 1.5, 'replay=1.5 must be within 0 and 1'),
         ('collection.eval_fraction', 1.0, 'eval_fraction=1.0 must be above 0 and below 1'),
         ('optimizer.learning_rate', float('nan'), 'optimizer.learning_rate=nan must be above 0'),
-        ('optimizer.accumulate', 3, 'accumulate=3 does not divide steps_per_round=40'),
+        ('optimizer.accumulate', 4, 'accumulate=4 does not divide steps_per_round=90'),
         ('systems.minilm_ft.train.accumulate', 7, 'divide systems.minilm_ft.train.steps=30'),
         ('optimizer.accumulate', 0, 'optimizer.accumulate=0 must be at least 1'),
         ('optimizer.clip_norm', 0.0, 'optimizer.clip_norm=0.0 must be above 0'),
@@ -209,7 +209,7 @@ def before_start(home, **overrides):
         ({'student__weights': './none'}, 'student: .*/none.*: there is no such directory'),
         ({'student__layers': (0, 3)}, r'student: layers=\(0, 3\) cannot be kept'),
         ({'student__passage_length': 41}, "student: '.*' has 40 positions, but .* need 41"),
-        ({'systems__minilm__query_length': 50}, "systems.minilm: '.*' has 40 positions"),
+        ({'systems__minilm_ft__query_length': 50}, "systems.minilm_ft: '.*' has 40 positions"),
         ({'student__hidden_size': 9}, 'student: hidden_size=9 is no multiple of the 4 units'),
         ({'student__query_weights': './none'}, 'student.query_weights: .* no such directory'),
         ({'batch_size': 12}, 'batch_size=12 does not divide over the 8 devices'),
@@ -235,7 +235,7 @@ def test_a_tokenizer_must_be_its_models(home):
     with pytest.raises(ValueError) as caught:
         before_start(home)
     message = str(caught.value)
-    assert message.startswith('3 things are wrong:')  # In each of three entries.
+    assert message.startswith('2 things are wrong:')  # In each of two entries.
     assert 'embeddings of 15 tokens (vocab_size in config.json)' in message
     assert "its tokenizer has a token 15, 'beyond'" in message
     del tokenizer['model']['vocab']['[MASK]'], tokenizer['model']['vocab']['beyond']
