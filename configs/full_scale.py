@@ -97,7 +97,7 @@ def own(source: str) -> ml_collections.ConfigDict:
     # Labels are few: start from a retriever, TAS-B (Hofstaetter et al., 2021), with its pooling.
     c.student.weights = 'sentence-transformers/msmarco-distilbert-base-tas-b'
     c.student.revision = '052349d4e6adbfebfe01c62f92c0f3633b5d4d78'
-    c.student.pooling = c.student.normalize = None
+    c.student.pooling, c.student.normalize = None, False
     c.student.scale = 1.0  # its inner products are logits
 
     c.candidates.hard_negatives = 15
@@ -159,6 +159,7 @@ def _shared(query_length: int, passage_length: int) -> ml_collections.ConfigDict
         '39c51f707d95c3c40f68b47f1df9ae52319da356',
         query_length=query_length,
         passage_length=passage_length,
+        normalize=False,  # trained for inner products
     )
     c.teacher.members = ('ranker',)
     c.student = _encoder(

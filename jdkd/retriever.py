@@ -37,7 +37,7 @@ class Hit:
 class Retriever:
     """A dual-encoder that embeds, scores and searches texts; `load` makes one.
 
-    Prompts are added before queries and passages, and texts are cut to the length, that the
+    Prompts are added before queries and passages, and both are cut to the lengths, that the
     checkpoint states.
 
     Attributes:
@@ -76,16 +76,20 @@ class Retriever:
         if isinstance(texts, str):
             raise TypeError(f'encode takes a list of texts; give [{texts!r}].')
         spec = self.encoder.spec
-        prompts = {'query': self.encoder.query_prefix, 'passage': self.encoder.passage_prefix}
-        if kind not in prompts:
+        kinds = {
+            'query': (self.encoder.query_prefix, spec.query_length),
+            'passage': (self.encoder.passage_prefix, spec.passage_length),
+        }
+        if kind not in kinds:
             raise ValueError(f"kind={kind!r} is not supported; use 'query' or 'passage'.")
         if not len(texts):
             raise ValueError('there is nothing to encode; give at least one text.')
         params = dual_encoder.tower(self.encoder.params, kind)
+        prompt, length = kinds[kind]
         embeddings = []
         for start in range(0, len(texts), _CHUNK):
-            chunk = [f'{prompts[kind]}{text}' for text in texts[start : start + _CHUNK]]
-            tokens = self.encoder.tokenizer.encode(chunk, spec.passage_length)
+            chunk = [f'{prompt}{text}' for text in texts[start : start + _CHUNK]]
+            tokens = self.encoder.tokenizer.encode(chunk, length)
             embeddings.append(
                 encode.embed(self.encoder.model, params, tokens, mesh=self.mesh, desc='encode')
             )
@@ -141,10 +145,12 @@ def load(source: str | os.PathLike[str], *, revision: str | None = None) -> Retr
     """
     mesh = meshes.make_mesh()
     directory = weights.find_weights(os.fspath(source), revision)
-    sketch = pretrained.read_architectures(directory)[0]
+    sketch, *query = pretrained.read_architectures(directory)
     if sketch.classifies and sketch.pooling is None:
         raise ValueError(f'{source} is a cross-encoder, which has no embeddings; load a retriever.')
     spec = EncoderSpec(
-        weights=str(directory), query_length=sketch.max_length, passage_length=sketch.max_length
+        weights=str(directory),
+        query_length=(query or [sketch])[0].query_length,
+        passage_length=sketch.passage_length,
     )
     return Retriever(read_encoder(spec, mesh), mesh)

@@ -107,6 +107,8 @@ def checkpoint(name, layers=None) -> pretrained.Pretrained:
         query_prompt='',
         passage_prompt='',
         max_length=config.max_positions,
+        query_length=config.max_positions,
+        passage_length=config.max_positions,
         source=str(name),
         license=None,
     )

@@ -16,7 +16,7 @@ from jdkd.models import hub, pretrained, weights
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import trec
 from jdkd.runtime import messages, stages
-from jdkd.tokens import tokenizer_files
+from jdkd.tokens.tokenizer import load_tokenizer
 from tests.helpers import processes, toy
 
 PWNED = '\x1b]0;PWNED\x07\x9b2J\u202e\r'
@@ -72,7 +72,7 @@ def broken_tokenizer(model):
 
 
 def special_token(model):
-    edit(model / 'tokenizer_config.json', cls_token=PWNED)
+    edit(model / 'tokenizer_config.json', cls_token=[PWNED])
 
 
 def limit(model):
@@ -98,7 +98,7 @@ def limit(model):
 def test_errors_of_checkpoints(model, change):
     change(model)
     with pytest.raises(ValueError) as error:
-        tokenizer_files.special_ids(model)
+        load_tokenizer(model)
         pretrained.read_pretrained(model)
     assert not ACTIVE.search(str(error.value))
 

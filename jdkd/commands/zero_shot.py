@@ -151,8 +151,10 @@ def model_spec(config: EvalConfig) -> EncoderSpec:
     )
     is_classifier = source.head is not None and source.pooling is None
     kind = encoder.kind or ('cross_encoder' if is_classifier else 'dual_encoder')
-    query_length = passage_length = longest = min(source.max_length, _LONGEST)
+    query_length = min((source.query or source).query_length, _LONGEST)
+    passage_length = min(source.passage_length, _LONGEST)
     if kind == 'cross_encoder':
+        longest = min(source.max_length, _LONGEST)
         query_length = encoder.query_length or longest // 4
         # Both count their own special tokens, of which a pair keeps fewer.
         passage_length = longest - query_length + 2 - FAMILIES[source.config.family].separators

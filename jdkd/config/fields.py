@@ -402,8 +402,8 @@ class EvalEncoderSpec(EncoderFields):
     kind: str | None = field(None, 'None: as the checkpoint is', (None, *ENCODERS))
     query_length: int | None = field(
         None,
-        "tokens; None: the checkpoint's max_seq_length, at most 512, of which a cross-encoder "
-        'gives a quarter to the query',
+        "tokens; None: the checkpoint's length for queries, at most 512; a cross-encoder gives "
+        'a quarter of its own to the query',
         'at least 3',
     )
     passage_length: int | None = field(None, 'tokens; as query_length', 'at least 3')

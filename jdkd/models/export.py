@@ -36,13 +36,16 @@ def export_sentence_transformer(
     tokenizer_dir: str | os.PathLike,
     max_length: int,
     model_card: str,
+    query_length: int | None = None,
+    passage_length: int | None = None,
     query_prompt: str = '',
     passage_prompt: str = '',
 ) -> None:
     """Writes a directory for sentence-transformers and transformers, completely or not at all.
 
     `SentenceTransformer(directory)` loads a dual-encoder, in the layout that is read since version
-    2. `CrossEncoder(directory)` loads a cross-encoder, as a sequence classifier whose scores are
+    2, if queries and passages have one length, and since version 6 otherwise.
+    `CrossEncoder(directory)` loads a cross-encoder, as a sequence classifier whose scores are
     our logits without a sigmoid. All tensors are float32.
 
     Args:
@@ -52,6 +55,8 @@ def export_sentence_transformer(
         tokenizer_dir: Directory of the tokenizer files to copy; `max_length` becomes their limit.
         max_length: Maximum length of a text, or pair of texts, in tokens; longer ones are cut.
         model_card: Text of README.md.
+        query_length, passage_length: The same for queries and passages of a dual-encoder, the
+            longer of which is `max_length`; None for `max_length`.
         query_prompt, passage_prompt: Texts that `encode_query` and `encode_document` put first.
 
     Raises:
@@ -76,11 +81,17 @@ def export_sentence_transformer(
             f'max_length={max_length} is not between 1 and the max_positions='
             f'{config.max_positions} of the model.'
         )
+    lengths = {
+        'query_length': query_length or max_length,
+        'passage_length': passage_length or max_length,
+    }
+    if max(lengths.values()) != max_length:
+        raise ValueError(f'max_length={max_length} is not the longer of {lengths}.')
     if isinstance(model, CrossEncoder):
         files, encoders = _cross_encoder(model, params), ['']
     else:
         prompts = {'query_prompt': query_prompt, 'passage_prompt': passage_prompt}
-        files, encoders = _dual_encoder(model, params, max_length=max_length, **prompts)
+        files, encoders = _dual_encoder(model, params, **lengths, **prompts)
     tokenizer_config = read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
     tokenizer_config |= {'model_max_length': max_length}
     for key in _LOCAL_PATHS:

@@ -3,7 +3,8 @@
 modules.json lists the modules of a checkpoint (encoder, pooling, projection, normalisation) in
 order, each with its own folder. For untied towers the first module is a Router, with a route for
 queries and one for passages. We read the spellings of versions 2 to 6 and write those of versions 2
-to 5, which every version loads (Routers since version 5).
+to 5, which every version loads (Routers since version 5), but for a length of queries or passages
+of their own, which version 6 introduced.
 Source: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from jdkd.config.fields import POOLINGS
 from jdkd.models.dual_encoder import DualEncoder, Projection
+from jdkd.models.sentence_config import ModelConfig, Settings, read_model_config, read_settings
 from jdkd.runtime.checkpoint_files import join_inside, open_tensors, read_json, reading
 from jdkd.runtime.messages import brief, shown
 from jdkd.tokens import tokenizer_files
@@ -50,8 +52,8 @@ class Modules:
     # `kernel` `[D, out_dim]` and `bias` `[out_dim]` of the projection, float32.
     projection_params: dict[str, np.ndarray] | None = None
     normalize: bool = False  # Whether embeddings have unit length.
-    query_prompt: str = ''  # Text put before queries.
-    passage_prompt: str = ''
+    settings: Settings = Settings()  # Of the encoder.
+    model_config: ModelConfig = ModelConfig()  # Of all modules together.
     query: 'Modules | None' = None  # Queries' own tower, if any; all else is then of passages.
 
 
@@ -59,25 +61,25 @@ def read(root: pathlib.Path) -> Modules:
     """Reads modules.json and the modules in it; a directory without it is only an encoder.
 
     Raises:
-        FileNotFoundError: if a projection has no safetensors.
+        FileNotFoundError: if a module lacks a file.
         ValueError: if `DualEncoder` does not support the modules, or a file is damaged or names
             another outside the directory.
     """
-    prompts = _prompts(root / 'config_sentence_transformers.json')
     file = root / 'modules.json'
     modules = read_json(file, list)
     if modules is None:
-        return Modules(root, **prompts)
+        return Modules(root)  # Like sentence-transformers, which then reads no other file of its.
+    config = read_model_config(root / 'config_sentence_transformers.json')
     with reading(file):
         chain = [(_kind(m['type']), join_inside(root, m['path'], file)) for m in modules]
     if chain and chain[0][0] in ('Router', 'Asym'):
         routes = _routes(chain[0][1])
         query, passage = (
-            dataclasses.replace(_chain(root, [*routes[route], *chain[1:]]), **prompts)
+            dataclasses.replace(_chain(root, [*routes[route], *chain[1:]]), model_config=config)
             for route in ROUTES.values()
         )
         return dataclasses.replace(passage, query=query)
-    return dataclasses.replace(_chain(root, chain), **prompts)
+    return dataclasses.replace(_chain(root, chain), model_config=config)
 
 
 def folders(model: DualEncoder, tower: str | None = None) -> dict[str, str]:
@@ -93,11 +95,17 @@ def folders(model: DualEncoder, tower: str | None = None) -> dict[str, str]:
 
 
 def files(
-    model: DualEncoder, *, untied: bool, max_length: int, query_prompt: str, passage_prompt: str
+    model: DualEncoder,
+    *,
+    untied: bool,
+    query_length: int,
+    passage_length: int,
+    query_prompt: str,
+    passage_prompt: str,
 ) -> dict[str, Any]:
     """Returns the content of each JSON file by its path, for `read`.
 
-    `max_length` is in tokens. If `untied`, queries and passages have a tower each.
+    Lengths are in tokens. If `untied`, queries and passages have a tower each.
     """
     modules = [('Router', '')] if untied else [*folders(model).items()]
     contents: dict[str, Any] = {
@@ -111,13 +119,17 @@ def files(
             'similarity_fn_name': 'cosine' if model.normalize else 'dot',
         },
     }
+    lengths = {'query': query_length, 'document': passage_length}
     if not untied:
-        return contents | _module_files(model, folders(model), max_length)
+        longest = max(lengths.values())
+        # Keys that sentence-transformers knows since version 6, and older versions refuse.
+        own = {f'{route}_length': n for route, n in lengths.items() if n < longest}
+        return contents | _module_files(model, folders(model), {'max_seq_length': longest, **own})
     towers = {route: folders(model, tower) for tower, route in ROUTES.items()}
     types = {}
-    for paths in towers.values():
+    for route, paths in towers.items():
         types |= {path: f'{_TYPES}.{kind}' for kind, path in paths.items()}
-        contents |= _module_files(model, paths, max_length)
+        contents |= _module_files(model, paths, {'max_seq_length': lengths[route]})
     contents['router_config.json'] = {
         'types': types,
         'structure': {route: list(paths.values()) for route, paths in towers.items()},
@@ -127,12 +139,14 @@ def files(
     return contents
 
 
-def _module_files(model: DualEncoder, paths: dict[str, str], max_length: int) -> dict[str, Any]:
+def _module_files(
+    model: DualEncoder, paths: dict[str, str], lengths: dict[str, int]
+) -> dict[str, Any]:
     """Returns the content of the JSON file of each module of a tower by its path."""
     width = model.transformer.hidden_size
     contents = {
         os.path.join(paths['Transformer'], 'sentence_bert_config.json'): {
-            'max_seq_length': max_length,
+            **lengths,
             'do_lower_case': False,
         },
         os.path.join(paths['Pooling'], 'config.json'): {
@@ -151,17 +165,6 @@ def _module_files(model: DualEncoder, paths: dict[str, str], max_length: int) ->
             'activation_function': _ACTIVATIONS[model.projection.activation],
         }
     return contents
-
-
-def _prompts(file: pathlib.Path) -> dict[str, Any]:
-    prompts = (read_json(file) or {}).get('prompts') or {}
-    names = ('document', 'passage', 'corpus')  # In the order in which `encode_document` tries them.
-    with reading(file):
-        query, passage = prompts.get('query'), next(filter(None, map(prompts.get, names)), None)
-    for prompt in (query, passage):
-        if not isinstance(prompt or '', str):
-            raise ValueError(f'{file} has the prompt {shown(prompt)}; a prompt must be a string.')
-    return {'query_prompt': query or '', 'passage_prompt': passage or ''}
 
 
 def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
@@ -189,19 +192,30 @@ def _routes(folder: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path]]]:
 def _chain(root: pathlib.Path, chain: Sequence[tuple[str, pathlib.Path]]) -> Modules:
     """Reads the modules of one tower, given kind and folder of each."""
     kinds, folders = [kind for kind, _ in chain], dict(chain)
-    if not re.fullmatch('Transformer( Pooling( Dense)?( Normalize)?)?', ' '.join(kinds)):
+    # Dropout does nothing but in training, and normalising twice no more than once.
+    if not re.fullmatch(
+        'Transformer( Pooling( Dropout)*( Dense( Dropout)*)?( Normalize( Dropout)*)*)?',
+        ' '.join(kinds),
+    ):
         raise ValueError(
             f'{root}/modules.json has the modules {brief(", ".join(kinds))}; supported are '
             'Transformer, Pooling, Dense and Normalize, in this order, each once, the last two '
-            'optional.'
+            'optional, and Dropout after Pooling.'
         )
-    _check_lower_case(folders['Transformer'])
+    settings = read_settings(folders['Transformer'])
+    if settings.do_lower_case:
+        _check_lower_case(folders['Transformer'])
     pooling = _pooling(folders['Pooling']) if 'Pooling' in folders else None
     projection, params = _projection(folders['Dense']) if 'Dense' in folders else (None, None)
     if 'Normalize' in folders:
         _module_config(folders['Normalize'])
     return Modules(
-        folders['Transformer'], pooling, projection, params, normalize='Normalize' in folders
+        encoder=folders['Transformer'],
+        pooling=pooling,
+        projection=projection,
+        projection_params=params,
+        normalize='Normalize' in folders,
+        settings=settings,
     )
 
 
@@ -224,10 +238,12 @@ def _module_config(folder: pathlib.Path) -> dict[str, Any]:
 
 def _pooling(folder: pathlib.Path) -> str:
     raw = _module_config(folder)
+    if not raw:
+        raise FileNotFoundError(f'{folder} has no config.json; fetch the checkpoint again.')
     modes = raw.get('pooling_mode')  # Since version 6; before, one flag per mode.
     if modes is None:
         flags = [key for key, value in raw.items() if key.startswith('pooling_mode_') and value]
-        modes = [re.sub('^pooling_mode_|_tokens?$', '', flag) for flag in flags]
+        modes = [re.sub('^pooling_mode_|_tokens?$', '', flag) for flag in flags] or ['mean']
     modes = [str(mode) for mode in (modes if isinstance(modes, list) else [modes])]
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
@@ -275,11 +291,8 @@ def _projection(folder: pathlib.Path) -> tuple[Projection, dict[str, np.ndarray]
 
 
 def _check_lower_case(encoder: pathlib.Path) -> None:
-    """Checks that the tokenizer lowercases texts if sentence-transformers would do it before."""
-    if not (read_json(encoder / 'sentence_bert_config.json') or {}).get('do_lower_case'):
-        return
-    file = encoder / 'tokenizer.json'
-    normalizer = tokenizer_files.read_tokenizer_json(file).normalizer if file.is_file() else None
+    """Checks that the tokenizer lowercases texts, which sentence-transformers would do before."""
+    normalizer = tokenizer_files.load(encoder).fast.normalizer
     if normalizer is None or normalizer.normalize_str('A') != 'a':
         raise ValueError(
             f'{encoder}/sentence_bert_config.json has do_lower_case=True, but the tokenizer keeps '

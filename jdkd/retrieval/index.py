@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from jdkd.config import IndexConfig
 from jdkd.retrieval.ranking import Ranking
@@ -21,7 +22,7 @@ from jdkd.runtime.parts import write_part
 
 try:
     import scann
-except ImportError:  # Wheels exist for Linux on x86-64 only.
+except ImportError:  # Wheels exist for Linux on x86-64 and Python below 3.14 only.
     scann = None
 
 KINDS = ('scann', 'exact')
@@ -87,13 +88,21 @@ def check_config(config: IndexConfig) -> None:
         raise ValueError(f'index.shard={config.shard} is too small; set at least {2 * _HASH_FROM}.')
 
 
-def check_installed(num_passages: int) -> None:
-    """Raises an ImportError if a collection of this size needs ScaNN and it is not installed."""
-    if scann is None and num_passages >= _HASH_FROM:
-        raise ImportError(
-            'ScaNN is not installed (it has wheels for Linux on x86-64 only); '
-            "set index.kind='exact'."
-        )
+def is_exact(config: IndexConfig, num_passages: int) -> bool:
+    """Whether a collection of this size is searched exactly; logs it if only for want of ScaNN."""
+    if config.kind == 'exact' or num_passages < _HASH_FROM:
+        return True
+    if scann is None:
+        _warn_of_missing_scann()
+    return scann is None
+
+
+@functools.cache  # Once.
+def _warn_of_missing_scann() -> None:
+    logging.warning(
+        'ScaNN is not installed (it has wheels for Linux on x86-64 and Python below 3.14 only): '
+        'collections are searched exactly, as with index.kind=exact, which takes longer.'
+    )
 
 
 def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config: IndexConfig) -> None:
@@ -103,16 +112,14 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config: Index
     of at most `config.shard`, each with its own index: anisotropic hashing of two dimensions per
     code, after a partitioning tree if there are many passages. An index holds half a byte for two
     dimensions of a passage (twice that under a tree) and no vectors: candidates are rescored from
-    `passages`. Fewer than 1,000 passages get no index, since they are searched exactly. Memory is
-    bounded by twice the float32 vectors of the four shards that are indexed in parallel.
+    `passages`. Collections that are searched exactly (`is_exact`) get no index. Memory is bounded
+    by twice the float32 vectors of the four shards that are indexed in parallel.
 
     Raises:
-        ImportError: if ScaNN is not installed.
         ValueError: if `config.shard` is too small.
     """
     check_config(config)
-    check_installed(len(passages))
-    if len(passages) < _HASH_FROM:
+    if is_exact(config, len(passages)):
         return
 
     def write_shard(path: pathlib.Path, rows: range) -> None:
@@ -132,7 +139,7 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config: Index
 
 def _scann() -> Any:
     """Returns ScaNN's module; its types are too narrow."""
-    assert scann is not None  # See `check_installed`.
+    assert scann is not None  # See `is_exact`.
     return scann.scann_ops_pybind
 
 
@@ -170,9 +177,9 @@ def search(
 ) -> Ranking:
     """Returns the best passages of each query by inner product; ties keep the order of the rows.
 
-    ScaNN proposes candidates from all shards by approximate scores, which are then scored exactly.
-    Besides the ranking, memory is bounded by the codes of one shard and 16 bytes per candidate of
-    32,768 queries.
+    Unless the search is exact (`is_exact`), ScaNN proposes candidates from all shards by
+    approximate scores, which are then scored exactly. Besides the ranking, memory is bounded by the
+    codes of one shard and 16 bytes per candidate of 32,768 queries.
 
     Args:
         queries: `[num_queries, dim]` float32.
@@ -181,11 +188,10 @@ def search(
         directory: Output of `build` for the same passages; None to build a temporary index.
 
     Raises:
-        ImportError: if ScaNN is not installed.
         ValueError: if the kind is not supported.
     """
     check_config(config)
-    if config.kind == 'exact' or len(passages) < _HASH_FROM:
+    if is_exact(config, len(passages)):
         return exact_search(queries, passages, depth)
     if directory is None:
         with tempfile.TemporaryDirectory() as temporary:

@@ -136,9 +136,9 @@ class DualEncoderSystem(BaseSystem):
         return vectors.load(self._keep(f'embeddings-{kind}', store, build))
 
     def _index(self) -> pathlib.Path | None:
-        """ScaNN's index of the collection, built for the first search; None for other kinds."""
+        """ScaNN's index of the collection, built for the first search; None without one."""
         config = self.run.config.index
-        if config.kind != 'scann':
+        if config.kind != 'scann' or index.scann is None:
             return None
         settings = {key: getattr(config, key) for key in ('store', 'shard', 'threshold')}
         return self._keep(

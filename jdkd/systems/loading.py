@@ -13,7 +13,7 @@ from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.families import FAMILIES
-from jdkd.runtime.messages import brief
+from jdkd.runtime.messages import brief, shown
 from jdkd.tokens.tokenizer import Tokenizer
 
 _TOKENS = np.zeros((1, 8), np.int32)  # Inputs to initialise a module with.
@@ -39,13 +39,8 @@ def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretr
     else:
         params = _text_params(spec, model, source, key)
     longest = check_lengths(spec, model.transformer)
-    if longest > source.max_length and not spec.train.steps:
-        logging.warning(
-            f"'{spec.weights}' was made for at most {source.max_length} tokens (its "
-            f'max_seq_length), but query_length={spec.query_length} and passage_length='
-            f'{spec.passage_length} need {longest}; scores of longer texts may suffer, unless it '
-            'is trained at that length.'
-        )
+    if not spec.train.steps:
+        _warn_of_lengths(spec, source, longest)
     return model, params, source
 
 
@@ -69,6 +64,38 @@ def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
     return model, params
 
 
+def _warn_of_lengths(spec: EncoderSpec, source: pretrained.Pretrained, longest: int) -> None:
+    """Logs lengths beyond those that the checkpoint was made for; `longest` is that of pairs."""
+    lengths = (
+        ('max_seq_length', source.max_length, longest),
+        ('query_length', (source.query or source).query_length, spec.query_length),
+        ('document_length', source.passage_length, spec.passage_length),
+    )
+    for name, limit, length in lengths[:1] if spec.kind == 'cross_encoder' else lengths[1:]:
+        if length > limit:
+            name = 'max_seq_length' if limit == source.max_length else name
+            logging.warning(
+                f"'{spec.weights}' was made for at most {limit} tokens (its {name}), but "
+                f'query_length={spec.query_length} and passage_length={spec.passage_length} need '
+                f'{length}; scores of longer texts may suffer, unless it is trained at that length.'
+            )
+
+
+def check_similarity(spec: EncoderSpec, source: pretrained.Architecture) -> None:
+    """Checks that embeddings are compared by cosine or inner product.
+
+    Raises:
+        ValueError: if they are compared by a distance.
+    """
+    is_dual = spec.kind != 'cross_encoder' and spec.normalize is None
+    if is_dual and source.similarity not in (None, 'cosine', 'dot'):
+        raise ValueError(
+            f"'{spec.weights}' compares embeddings by {source.similarity} distance "
+            '(similarity_fn_name in config_sentence_transformers.json), which jdkd does not; set '
+            'normalize=True to use the cosine, or normalize=False to use the inner product.'
+        )
+
+
 def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEncoder | CrossEncoder:
     """The module of a config entry for a checkpoint with the layers that it picks."""
     config, same_size = source.config, spec.hidden_size is None
@@ -78,6 +105,7 @@ def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEnco
     if spec.kind == 'cross_encoder':
         has_head = source.classifies and same_size
         return CrossEncoder(config, spec.head or ('linear' if has_head else 'cosine'))
+    check_similarity(spec, source)
     pooling = spec.pooling or source.pooling or 'mean'
     normalize = source.normalize if spec.normalize is None else spec.normalize
     return DualEncoder(config, pooling, normalize, source.projection if same_size else None)
@@ -188,7 +216,8 @@ def check_tokenizer(spec: EncoderSpec, config: TransformerConfig, tokenizer: Tok
         raise ValueError(
             f"'{spec.weights}' has embeddings of {config.vocab_size} tokens (vocab_size in "
             f'config.json), but its tokenizer has a token {last}, {token!r}; it is the tokenizer '
-            'of another model.'
+            "of another model, or its tokenizer_config.json, or the tokenizer's class, names a "
+            'special token that its vocabulary lacks.'
         )
 
 
@@ -212,7 +241,20 @@ def of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:
 
 
 def resolve(spec: EncoderSpec, source: pretrained.Pretrained) -> EncoderSpec:
-    """Fills in the fields of a config entry that it leaves to the checkpoint."""
+    """Fills in the fields of a config entry that it leaves to the checkpoint, and logs doubts."""
+    is_dual = spec.kind == 'dual_encoder'
+    if is_dual and spec.normalize is None and source.similarity is None:
+        logging.warning(
+            f"'{spec.weights}' names no similarity_fn_name: it is used with the cosine, as "
+            'sentence-transformers does; set normalize=False to use the inner product.'
+        )
+    name = source.passage_prompt_name
+    if is_dual and spec.passage_prefix is None and name != 'document':
+        logging.warning(
+            f"'{spec.weights}' has no prompt 'document': passages begin with its prompt '{name}', "
+            f'{shown(source.passage_prompt)}, which encode_document of sentence-transformers may '
+            'leave out; set passage_prefix to use another.'
+        )
     defaults = {
         'pooling': source.pooling or 'mean',
         'normalize': source.normalize,

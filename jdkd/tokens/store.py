@@ -19,6 +19,7 @@ class TokenStore:
     offsets: np.ndarray  # `[n + 1]` int64; text i has `ids[offsets[i]:offsets[i + 1]]`.
     length: int  # Most tokens of a text.
     pad_id: int  # Pads rows.
+    cuts_left: bool = False  # Whether texts longer than a row lose their beginning, not their end.
 
     @classmethod
     def from_rows(cls, rows: np.ndarray, pad_id: int) -> 'TokenStore':
@@ -51,16 +52,20 @@ class TokenStore:
         Args:
             rows: Numbers of the texts, in any shape.
             length: Tokens of a row, to which longer texts are cut; None for the store's length.
-            end: Replaces the last token of a cut text, such as the separator; None leaves it.
+            end: Replaces the last token of a cut text, such as the separator; None leaves it. Then
+                a text that is cut on the left keeps its first token, and ends as it is.
         """
         rows, length = np.asarray(rows), self.length if length is None else length
         starts = self.offsets[rows][..., None]
         lengths = self.offsets[rows + 1][..., None] - starts
         columns = np.arange(length)
         real = columns < lengths
+        if self.cuts_left:
+            moved = columns >= (end is not None)
+            columns = columns + moved * np.maximum(lengths - length, 0)
         out = np.full(real.shape, self.pad_id, self.dtype)
         out[real] = self.ids[(starts + columns)[real]]
-        if end is not None:
+        if end is not None and not self.cuts_left:
             out[lengths[..., 0] > length, -1] = end
         return out
 

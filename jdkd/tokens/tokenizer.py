@@ -29,6 +29,7 @@ class Tokenizer:
     special: dict[str, int]  # Ids of `cls`, `sep`, `pad` and `mask`.
     last_id: int  # The largest; a vocabulary may have gaps.
     fingerprint: str  # sha256 of its definition; equal tokenizers give equal ids.
+    truncation_side: str = 'right'  # Or 'left': the end of a long text that is cut.
 
     @property
     def dtype(self) -> np.dtype:
@@ -38,7 +39,7 @@ class Tokenizer:
     def encode(self, texts: Sequence[str], length: int) -> TokenStore:
         """Tokenises a few texts in memory, truncated, with special tokens; see `write_store`."""
         ids, lengths = _encode(self._truncating(length), texts, self.dtype)
-        return TokenStore(ids, row_offsets(lengths), length, self.special['pad'])
+        return self._store(ids, row_offsets(lengths), length)
 
     def write_store(
         self,
@@ -97,7 +98,7 @@ class Tokenizer:
         paths = directory / 'ids.npy', directory / 'offsets.npy'
         # Plain views of the mapped files: memmap's own indexing is slow.
         ids, offsets = (np.asarray(np.load(path, mmap_mode='r')) for path in paths)
-        return TokenStore(ids, offsets, length, self.special['pad'])
+        return self._store(ids, offsets, length)
 
     def words(self, texts: Sequence[str], length: int) -> list[Words]:
         """Finds the words among the first `length` tokens of each text, without special ones."""
@@ -112,9 +113,14 @@ class Tokenizer:
         """The mask token as it stands in a text."""
         return str(self.fast.id_to_token(self.special['mask']))
 
+    def _store(self, ids: np.ndarray, offsets: np.ndarray, length: int) -> TokenStore:
+        from_left = self.truncation_side == 'left'
+        return TokenStore(ids, offsets, length, self.special['pad'], cuts_left=from_left)
+
     def _truncating(self, length: int) -> tokenizers.Tokenizer:
         fast = tokenizers.Tokenizer.from_str(self.fast.to_str())
-        fast.enable_truncation(length)
+        fast.encode_special_tokens = self.fast.encode_special_tokens
+        fast.enable_truncation(length, direction=self.truncation_side)
         return fast
 
 
@@ -125,16 +131,31 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
         FileNotFoundError: There are no tokenizer files.
         ValueError: They are damaged, need their own code, or lack a special token.
     """
-    fast = tokenizer_files.load(directory)
+    loaded = tokenizer_files.load(directory)
+    fast = loaded.fast
     last_id = max(fast.get_vocab().values(), default=0)
     if last_id >= 2**31:
         raise ValueError(f'The tokenizer in {directory} has the id {last_id}, beyond 32 bits.')
-    special = tokenizer_files.special_ids(directory)
+    special = tokenizer_files.special_ids(loaded, directory)
     if special['mask'] not in fast.get_added_tokens_decoder():
         # A plain word so far, which would not be found in a text.
         fast.add_special_tokens([str(fast.id_to_token(special['mask']))])
-    fingerprint = hashlib.sha256(fast.to_str().encode()).hexdigest()
-    return Tokenizer(pathlib.Path(directory), fast, special, last_id, fingerprint)
+    return Tokenizer(
+        directory=pathlib.Path(directory),
+        fast=fast,
+        special=special,
+        last_id=last_id,
+        fingerprint=_fingerprint(loaded),
+        truncation_side=loaded.truncation_side,
+    )
+
+
+def _fingerprint(loaded: tokenizer_files.LoadedTokenizer) -> str:
+    definition = loaded.fast.to_str()
+    # Settings that are not part of that text, where they are unusual.
+    definition += 'truncates left' * (loaded.truncation_side == 'left')
+    definition += 'splits special tokens' * loaded.fast.encode_special_tokens
+    return hashlib.sha256(definition.encode()).hexdigest()
 
 
 def _load_part(path: pathlib.Path, name: str) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""Reads the tokenizer files of a checkpoint with the tokenizers library."""
+"""Reads the tokenizer files of a checkpoint as transformers does."""
 
 import os
 import pathlib
+import re
+from typing import Any, NamedTuple
 
 import tokenizers
 
-from jdkd.runtime.checkpoint_files import check_size, read_json, reading
-from jdkd.runtime.messages import brief
+from jdkd.runtime.checkpoint_files import check_size, read_json
+from jdkd.runtime.messages import brief, shown
 
 # Files that exports copy.
 FILES = (
@@ -28,8 +30,20 @@ _SPECIAL = {
 }
 
 
-def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
-    """Loads the fast tokenizer of a directory, with truncation and padding off.
+class LoadedTokenizer(NamedTuple):
+    """A tokenizer and the settings that it does not hold itself."""
+
+    fast: tokenizers.Tokenizer  # With truncation and padding off.
+    special_tokens: dict[str, str | None]  # Names of `cls`, `sep`, `pad` and `mask`, if given.
+    truncation_side: str  # 'right' or 'left', where long texts are cut.
+
+
+def load(path: str | os.PathLike) -> LoadedTokenizer:
+    """Loads the tokenizer of a directory, with the ids that transformers' AutoTokenizer gives.
+
+    Of tokenizer.json, transformers takes little more than the vocabulary: for most families it
+    makes the rest anew from tokenizer_config.json and the defaults of the tokenizer's class. A
+    directory without config.json, of no family, has the tokenizer of tokenizer.json.
 
     Raises:
         FileNotFoundError: There are no tokenizer files.
@@ -37,53 +51,46 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
     """
     directory = pathlib.Path(path)
     _check_links(directory)
-    read_json(directory / 'tokenizer_config.json')  # Rejects a config that needs its own code.
-    if (directory / 'tokenizer.json').is_file():
-        tokenizer = read_tokenizer_json(directory / 'tokenizer.json')
-    else:
-        if not any((directory / name).is_file() for name in ('vocab.txt', 'vocab.json')):
-            raise FileNotFoundError(
-                f'{directory} has no tokenizer.json and no vocabulary; copy the tokenizer of the '
-                'checkpoint there.'
-            )
-        import transformers  # Takes seconds.
+    raw = read_json(directory / 'config.json') or {}
+    _check_class(directory / 'config.json', raw)
+    # Rejects a config that needs its own code.
+    config = read_json(directory / 'tokenizer_config.json') or {}
+    _check_class(directory / 'tokenizer_config.json', config)
+    file = directory / 'tokenizer.json'
+    if file.is_file():
+        check_size(file)
+    elif not any((directory / name).is_file() for name in ('vocab.txt', 'vocab.json')):
+        raise FileNotFoundError(
+            f'{directory} has no tokenizer.json and no vocabulary; copy the tokenizer of the '
+            'checkpoint there.'
+        )
+    try:
+        tokenizer = _from_transformers(directory, raw)
+        fast = tokenizer.backend_tokenizer
+        if not file.is_file():
+            _check_vocabulary(directory, fast)
+        fast.no_padding()
+        fast.no_truncation()
+        fast.encode('A few words.')  # Some defects show only in use.
+    except BaseException as error:  # Classes raise their own errors; a Rust panic is no Exception.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        if file.is_file():
+            _read_tokenizer_json(file)
+        raise ValueError(
+            f'{directory} has no tokenizer that transformers can read ({brief(error)}); put '
+            'its tokenizer.json there, and a tokenizer_config.json that fits it.'
+        ) from error
+    special = {role: getattr(tokenizer, f'{role}_token') for role in _SPECIAL}
+    return LoadedTokenizer(fast, special, tokenizer.truncation_side)
 
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                directory, trust_remote_code=False, local_files_only=True
-            ).backend_tokenizer
-            _check_vocabulary(directory, tokenizer)
-        except Exception as error:  # Each tokenizer class raises errors of its own.
-            raise ValueError(
-                f'{directory} has no tokenizer that transformers can read ({brief(error)}); put '
-                'its tokenizer.json there.'
-            ) from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
-
-def _check_vocabulary(directory: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
-    """Checks that transformers has read the vocabulary, not just made up special tokens."""
-    words = read_json(directory / 'vocab.json')
-    if words is None:
-        words = {*(directory / 'vocab.txt').read_text(encoding='utf-8').split('\n')} - {''}
-    if tokenizer.get_vocab_size() < len(words):
-        raise ValueError(f'it ignores the vocabulary of {len(words)} tokens')
-
-
-def special_ids(path: str | os.PathLike) -> dict[str, int]:
+def special_ids(loaded: LoadedTokenizer, directory: pathlib.Path) -> dict[str, int]:
     """Finds the ids of `cls`, `sep`, `pad` and `mask`; raises ValueError if one is missing."""
-    directory = pathlib.Path(path)
-    config = read_json(directory / 'special_tokens_map.json') or {}
-    config |= read_json(directory / 'tokenizer_config.json') or {}
-    tokenizer = load(directory)
     ids = {}
     for role, usual in _SPECIAL.items():
-        token = config.get(f'{role}_token')
-        with reading(directory / 'tokenizer_config.json'):
-            token = token['content'] if isinstance(token, dict) else token
-            known = [tokenizer.token_to_id(t) for t in ((token,) if token else usual)]
+        token = loaded.special_tokens[role]
+        known = [loaded.fast.token_to_id(t) for t in ((token,) if token else usual)]
         known = [i for i in known if i is not None]
         if not known:
             raise ValueError(
@@ -95,19 +102,56 @@ def special_ids(path: str | os.PathLike) -> dict[str, int]:
     return ids
 
 
-def read_tokenizer_json(file: pathlib.Path) -> tokenizers.Tokenizer:
+def _from_transformers(directory: pathlib.Path, raw: dict[str, Any]) -> Any:
+    """Returns the tokenizer of transformers; `raw` is config.json."""
+    # Unless told otherwise, it advises to install PyTorch.
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+    import transformers  # Takes seconds.
+
+    options: dict[str, Any] = {'trust_remote_code': False, 'local_files_only': True}
+    if not raw:
+        return transformers.PreTrainedTokenizerFast.from_pretrained(directory, **options)
+    kind = raw.get('model_type')
+    # Only what decides on the tokenizer; the model itself is read elsewhere.
+    if kind in transformers.CONFIG_MAPPING:
+        config = transformers.AutoConfig.for_model(kind)
+    else:
+        config = transformers.PreTrainedConfig()
+    config.tokenizer_class = raw.get('tokenizer_class')
+    return transformers.AutoTokenizer.from_pretrained(directory, config=config, **options)
+
+
+def _check_class(file: pathlib.Path, raw: dict[str, Any]) -> None:
+    """Checks that a file names no class but a tokenizer."""
+    name = raw.get('tokenizer_class')
+    if name is not None and not (
+        isinstance(name, str) and re.fullmatch(r'\w*(Tokenizer|TokenizerFast|Backend)', name)
+    ):
+        raise ValueError(
+            f'{file} has tokenizer_class={shown(name)}, which is no tokenizer of transformers; '
+            'give a checkpoint with one.'
+        )
+
+
+def _check_vocabulary(directory: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Checks that transformers has read the vocabulary, not just made up special tokens."""
+    words = read_json(directory / 'vocab.json')
+    if words is None:
+        words = {*(directory / 'vocab.txt').read_text(encoding='utf-8').split('\n')} - {''}
+    if tokenizer.get_vocab_size() < len(words):
+        raise ValueError(f'it ignores the vocabulary of {len(words)} tokens')
+
+
+def _read_tokenizer_json(file: pathlib.Path) -> None:
     """Reads a tokenizer.json; raises ValueError if it holds no usable tokenizer."""
-    check_size(file)
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        tokenizer.encode('A few words.')  # Some defects show only in use.
+        tokenizers.Tokenizer.from_file(str(file)).encode('A few words.')
     except BaseException as error:  # A Rust panic is no Exception.
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise ValueError(
             f'{file} is no tokenizer that can be used ({brief(error)}); fetch the checkpoint again.'
         ) from error
-    return tokenizer
 
 
 def _check_links(folder: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jdkd.config import Config, EvalConfig, ScoresSpec
 from jdkd.planning import disk
-from jdkd.retrieval import index, measures
+from jdkd.retrieval import measures
 from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
@@ -101,8 +101,6 @@ def collection_errors(run: Run) -> Iterator[str]:
     for queries in (run.held_out, run.test):
         if queries is run.test or run.eval_has_labels:  # Otherwise stand-ins are measured.
             yield from measure_errors(run, queries.split)
-    if config.index.kind == 'scann':
-        yield from catch(index.check_installed, len(collection))
 
 
 def measure_errors(run: Run, split: str) -> Iterator[str]:

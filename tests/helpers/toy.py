@@ -31,6 +31,9 @@ def write_tokenizer(directory):
         single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 2), ('[SEP]', 3)]
     )
     tokenizer.save(str(directory / 'tokenizer.json'))
+    # As BERT's, transformers would read only its vocabulary.
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast'}
+    (directory / 'tokenizer_config.json').write_text(json.dumps(config))
     return directory
 
 

@@ -149,7 +149,7 @@ def test_network_minilm_embeds_as_in_sentence_transformers():
     read = pretrained.read_pretrained(directory)
     assert (read.pooling, read.normalize, read.max_length) == ('mean', True, 256)
     texts = ['hello', 'What is [PAD] for in a tokenizer?', 'a long passage ' * 150]
-    tokenizer = tokenizer_files.load(read.tokenizer_dir)
+    tokenizer = tokenizer_files.load(read.tokenizer_dir).fast
     tokenizer.enable_truncation(read.max_length)
     tokenizer.enable_padding(pad_id=read.config.pad_id)
     tokens = np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)

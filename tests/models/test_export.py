@@ -16,7 +16,7 @@ from jdkd.models import export, pretrained
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig, param_shapes
-from jdkd.tokens import tokenizer_files
+from jdkd.tokens.tokenizer import load_tokenizer
 
 WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'cat', 'sat', 'on', 'the', 'mat']
 TINY = TransformerConfig(
@@ -74,8 +74,7 @@ def test_round_trip_is_exact(tmp_path, arguments, pooling, normalize):
     assert (read.pooling, read.normalize, read.max_length) == (pooling, normalize, 12)
     assert read.license == 'mit' and read.head is None
     jax.tree.map(np.testing.assert_array_equal, read.params, arguments['params']['transformer'])
-    special = tokenizer_files.special_ids(read.tokenizer_dir)
-    assert special == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
+    assert load_tokenizer(read.tokenizer_dir).special == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
     # A second pass writes the same bytes.
     export.export_sentence_transformer(
         tmp_path / 'again',

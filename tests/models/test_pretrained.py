@@ -12,6 +12,7 @@ from jdkd.models import export, pretrained
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig, param_shapes
 from jdkd.tokens import tokenizer_files
+from jdkd.tokens.tokenizer import load_tokenizer
 
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 TINY = TransformerConfig(
@@ -48,6 +49,8 @@ def checkpoint(tmp_path):
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=9)
     tokenizer.save(str(tokenizer_dir / 'tokenizer.json'))
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast'}
+    (tokenizer_dir / 'tokenizer_config.json').write_text(json.dumps(config))
     export.export_sentence_transformer(
         tmp_path / 'model',
         model=DualEncoder(TINY),
@@ -256,7 +259,7 @@ def test_max_length_and_license(checkpoint):
 
 
 def test_tokenizer_forgets_padding_and_truncation(checkpoint):
-    tokenizer = tokenizer_files.load(checkpoint)
+    tokenizer = tokenizer_files.load(checkpoint).fast
     assert tokenizer.encode('cat cat cat').ids == [5, 5, 5]
     with pytest.raises(FileNotFoundError, match='has no tokenizer.json and no vocabulary'):
         tokenizer_files.load(checkpoint / '1_Pooling')
@@ -266,17 +269,16 @@ def test_tokenizer_from_a_vocabulary_alone(tmp_path):
     words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'cat']
     (tmp_path / 'vocab.txt').write_text('\n'.join(words) + '\n')
     (tmp_path / 'config.json').write_text('{"model_type": "bert"}')
-    assert tokenizer_files.load(tmp_path).encode('Cat').ids == [2, 5, 3]
-    assert tokenizer_files.special_ids(tmp_path) == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.fast.encode('Cat').ids == [2, 5, 3]
+    assert loaded.special == {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
 
 
 def test_special_ids(checkpoint):
     usual = {'cls': 2, 'sep': 3, 'pad': 0, 'mask': 4}
-    assert tokenizer_files.special_ids(checkpoint) == usual
+    assert load_tokenizer(checkpoint).special == usual
     # What the files say goes first.
-    told = {'cls_token': {'content': 'cat'}, 'sep_token': 'cat'}
-    (checkpoint / 'tokenizer_config.json').write_text(json.dumps(told))
-    assert tokenizer_files.special_ids(checkpoint) == usual | {'cls': 5, 'sep': 5}
-    (checkpoint / 'tokenizer_config.json').write_text('{"mask_token": "<blank>"}')
-    with pytest.raises(ValueError, match='no mask token .<blank>.; name it as mask_token'):
-        tokenizer_files.special_ids(checkpoint)
+    edit_json(checkpoint / 'tokenizer_config.json', cls_token='cat', sep_token='cat')
+    assert load_tokenizer(checkpoint).special == usual | {'cls': 5, 'sep': 5}
+    edit_json(checkpoint / 'tokenizer_config.json', mask_token='<blank>')
+    assert load_tokenizer(checkpoint).special['mask'] == 6  # Added, as transformers does.

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jdkd.models import export, modules_json, pretrained
+from jdkd.models import export, pretrained
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection, tower
 from jdkd.tokens import tokenizer_files
@@ -16,58 +16,9 @@ from jdkd.tokens.pairs import join_pairs
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 sentence_transformers = pytest.importorskip('sentence_transformers')
-
-WORDS = '[PAD] [UNK] [CLS] [SEP] [MASK] a cat sat on the mat query passage : , dog'.split()
-TEXTS = ['a cat sat on the mat', 'The dog', '', 'cat ' * 30]
-LENGTH = 12
-
-
-def shake(module):
-    """Else biases are 0 and norms 1: nothing to mix up."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape)
-    return module
-
-
-@pytest.fixture(scope='module')
-def bert(tmp_path_factory):
-    """Directories of a BERT and of a sequence classifier, as transformers writes them."""
-    home = tmp_path_factory.mktemp('bert')
-    (home / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
-    tokenizer = transformers.BertTokenizerFast(vocab=str(home / 'vocab.txt'))
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=24,
-        max_position_embeddings=20,
-        num_labels=1,
-    )
-    for name in ('BertModel', 'BertForSequenceClassification'):
-        shake(getattr(transformers, name)(config)).save_pretrained(home / name)
-        tokenizer.save_pretrained(home / name)
-    return home
-
-
-def save_theirs(bert, directory, pooling='mean', dense=None, normalize=False, **kwargs):
-    """A model of modules, written by sentence-transformers."""
-    modules = sentence_transformers.sentence_transformer.modules
-    encoder = modules.Transformer(str(bert / 'BertModel'), max_seq_length=LENGTH)
-    chain = [encoder, modules.Pooling(16, pooling)]
-    if dense is not None:
-        chain.append(shake(modules.Dense(16, 6, **dense)))
-    if normalize:
-        chain.append(modules.Normalize())
-    model = sentence_transformers.SentenceTransformer(modules=chain, device='cpu', **kwargs)
-    model.save(str(directory))
-    return model
-
-
-def theirs(directory):
-    return sentence_transformers.SentenceTransformer(str(directory), device='cpu')
+sentence = pytest.importorskip('tests.helpers.sentence')
+LENGTH, TEXTS, shake, theirs = sentence.LENGTH, sentence.TEXTS, sentence.shake, sentence.theirs
+edit_json = sentence.edit_json
 
 
 def ours(directory):
@@ -80,7 +31,7 @@ def ours(directory):
 
 
 def tokenize(read, texts):
-    tokenizer = tokenizer_files.load(read.tokenizer_dir)
+    tokenizer = tokenizer_files.load(read.tokenizer_dir).fast
     tokenizer.enable_truncation(read.max_length)
     tokenizer.enable_padding(length=LENGTH)
     return np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)
@@ -88,10 +39,6 @@ def tokenize(read, texts):
 
 def embed(model, params, read, texts):
     return jax.jit(model.apply)({'params': params}, tokenize(read, texts))
-
-
-def edit_json(file, **changes):
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def save_router(bert, directory, normalize_both=False, **kwargs):
@@ -191,7 +138,11 @@ TANH, IDENTITY = torch.nn.Tanh, torch.nn.Identity
     ],
 )
 def test_embeddings_agree_in_and_out(tmp_path, bert, pooling, dense, normalize, projection, capfd):
-    expected = save_theirs(bert, tmp_path / 'in', pooling, dense, normalize).encode(TEXTS)
+    similarity = 'cosine' if normalize else 'dot'
+    written = sentence.save(
+        bert, tmp_path / 'in', pooling, dense, normalize, similarity_fn_name=similarity
+    )
+    expected = written.encode(TEXTS)
     model, params, read = ours(tmp_path / 'in')
     assert (model.pooling, model.normalize, model.projection) == (pooling, normalize, projection)
     assert read.max_length == LENGTH
@@ -211,7 +162,7 @@ def test_embeddings_agree_in_and_out(tmp_path, bert, pooling, dense, normalize, 
     exported = theirs(tmp_path / 'out')
     assert 'MISSING' not in capfd.readouterr().err  # No warning of new weights.
     assert exported.max_seq_length == LENGTH
-    assert exported.similarity_fn_name == ('cosine' if normalize else 'dot')
+    assert exported.similarity_fn_name == similarity
     np.testing.assert_allclose(found, exported.encode(TEXTS), atol=1e-5)
 
     again, again_params, again_read = ours(tmp_path / 'out')
@@ -221,7 +172,7 @@ def test_embeddings_agree_in_and_out(tmp_path, bert, pooling, dense, normalize, 
 
 def test_prompts_agree_in_and_out(tmp_path, bert):
     prompts = {'query': 'query: ', 'document': 'passage: '}
-    save_theirs(bert, tmp_path / 'in', prompts=prompts)
+    sentence.save(bert, tmp_path / 'in', prompts=prompts, similarity_fn_name='dot')
     model, params, read = ours(tmp_path / 'in')
     assert (read.query_prompt, read.passage_prompt) == ('query: ', 'passage: ')
     export.export_sentence_transformer(
@@ -245,29 +196,11 @@ def test_prompts_agree_in_and_out(tmp_path, bert):
             np.testing.assert_allclose(found, encode(TEXTS), atol=1e-5, err_msg=directory)
 
 
-@pytest.mark.parametrize(
-    ('prompts', 'expected'),
-    [
-        ({'query': 'q ', 'passage': 'p '}, ('q ', 'p ')),
-        ({'query': 'q ', 'document': '', 'passage': 'p '}, ('q ', 'p ')),
-        ({'clustering': 'c '}, ('', '')),
-        (None, ('', '')),
-    ],
-)
-def test_names_of_prompts(tmp_path, prompts, expected):
-    file = tmp_path / 'config_sentence_transformers.json'
-    file.write_text(json.dumps({'prompts': prompts}))
-    read = modules_json.read(tmp_path)
-    assert (read.query_prompt, read.passage_prompt) == expected
-    file.unlink()
-    assert modules_json.read(tmp_path).query_prompt == ''
-
-
 @pytest.fixture(scope='module')
 def saved(bert, tmp_path_factory):
     """A directory with each module, as version 6 writes it."""
     directory = tmp_path_factory.mktemp('saved') / 'model'
-    save_theirs(bert, directory, 'mean', {'activation_function': TANH()}, True)
+    sentence.save(bert, directory, 'mean', {'activation_function': TANH()}, True)
     return directory
 
 
@@ -332,7 +265,7 @@ def test_old_spellings(copy):
 def test_a_directory_without_modules_tells_no_pooling(copy):
     (copy / 'modules.json').unlink()
     read = pretrained.read_pretrained(copy)
-    assert (read.pooling, read.normalize, read.projection) == (None, False, None)
+    assert (read.pooling, read.normalize, read.projection) == (None, True, None)
 
 
 def test_a_projection_in_pickle_is_refused(copy):
@@ -345,8 +278,7 @@ def test_a_projection_in_pickle_is_refused(copy):
 def test_lower_case_is_the_tokenizers(copy):
     edit_json(copy / 'sentence_bert_config.json', do_lower_case=True)
     pretrained.read_pretrained(copy)
-    tokenizer = json.loads((copy / 'tokenizer.json').read_text())
-    (copy / 'tokenizer.json').write_text(json.dumps(tokenizer | {'normalizer': None}))
+    edit_json(copy / 'tokenizer_config.json', do_lower_case=False)
     with pytest.raises(ValueError, match='do_lower_case=True, but the tokenizer keeps case; give'):
         pretrained.read_pretrained(copy)
 

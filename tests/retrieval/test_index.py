@@ -167,3 +167,23 @@ def test_rankings_are_kept(tmp_path):
     found = Ranking.load(tmp_path, 'a')
     np.testing.assert_array_equal(found.passages, ranking.passages)
     np.testing.assert_array_equal(found.scores, ranking.scores)
+
+
+def test_without_scann_collections_are_searched_exactly_and_the_log_says_so_once(monkeypatch):
+    said = []
+    monkeypatch.setattr(index.logging, 'warning', said.append)
+    monkeypatch.setattr(index, 'scann', None)
+    index._warn_of_missing_scann.cache_clear()
+    queries, passages = vectors(3), vectors(1200, seed=1)
+    exact = index.exact_search(queries, passages, 10)
+    small = index.search(queries, passages[:900], 10, scann())
+    np.testing.assert_array_equal(
+        small.passages, index.exact_search(queries, passages[:900], 10).passages
+    )
+    assert said == []  # As with ScaNN.
+    for _ in range(2):
+        found = index.search(queries, passages, 10, scann())
+        np.testing.assert_array_equal(found.passages, exact.passages)
+        np.testing.assert_array_equal(found.scores, exact.scores)
+    (sentence,) = said
+    assert 'ScaNN is not installed' in sentence and 'are searched exactly' in sentence

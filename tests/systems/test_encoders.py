@@ -43,6 +43,8 @@ def write(directory, model, seed=0, **kwargs):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='[UNK]'))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(source / 'tokenizer.json'))
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast'}
+    (source / 'tokenizer_config.json').write_text(json.dumps(config))
     row = np.ones((1, 4), np.int32)
     rows = (row, row) if isinstance(model, CrossEncoder) else (row,)
     params = jax.device_get(model.init(jax.random.key(seed), *rows)['params'])

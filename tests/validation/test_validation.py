@@ -12,7 +12,6 @@ from jdkd.configs import common, mta4dpr
 from jdkd.corpus import importing
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.planning import disk
-from jdkd.retrieval import index
 from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
@@ -285,14 +284,6 @@ def test_the_collection_must_be_large_enough(home, overrides, message):
     validation.before_work(opened(home))
     with pytest.raises(ValueError, match=message):
         validation.before_work(opened(home, **overrides))
-
-
-def test_scann_is_required_only_where_it_indexes(home, monkeypatch):
-    monkeypatch.setattr(index, 'scann', None)
-    validation.before_work(opened(home))  # 30 passages are searched exactly.
-    monkeypatch.setattr(index, '_HASH_FROM', 30)
-    with pytest.raises(ValueError, match='ScaNN is not installed'):
-        validation.before_work(opened(home))
 
 
 def test_a_disk_that_is_too_small_is_an_error_with_both_figures(home, monkeypatch):
