@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from jdkd.models import export, weights
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
+from jdkd.systems import loading
 from jdkd.systems.encoders import Encoder
 
 
@@ -37,15 +38,14 @@ def write(
         return directory
     spec = encoder.spec
     lengths = {'query_length': spec.query_length, 'passage_length': spec.passage_length}
-    is_pairs = spec.kind == 'cross_encoder'
     export.export_sentence_transformer(
         directory,
         model=encoder.model,
         params=encoder.params,
         tokenizer_dir=encoder.tokenizer.directory,
-        max_length=sum(lengths.values()) - 1 if is_pairs else max(lengths.values()),
+        max_length=loading.check_lengths(spec, encoder.model.transformer),
         model_card=model_card(run, name, encoder, report),
-        **({} if is_pairs else lengths),
+        **({} if spec.kind == 'cross_encoder' else lengths),
         query_prompt=spec.query_prefix or '',
         passage_prompt=spec.passage_prefix or '',
     )
@@ -149,7 +149,8 @@ def _code(text: str) -> str:
     return '`' + ''.join(c if c.isprintable() else ' ' for c in text).replace('`', "'") + '`'
 
 
-_DUAL_USAGE = """from sentence_transformers import SentenceTransformer
+_DUAL_USAGE = """# pip install "sentence-transformers>=6"
+from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("path/to/this/directory")
 queries = model.encode_query(["How do I parse a date?"])

@@ -178,10 +178,15 @@ def test_where_exports_go(run, tmp_path, monkeypatch, name, output, expected):
     assert returned == tmp_path / expected
     ((directory,), kwargs) = written[0]
     assert directory == returned and kwargs['max_length'] == 40
+    assert (kwargs['query_length'], kwargs['passage_length']) == (16, 40)
     assert (kwargs['query_prompt'], kwargs['passage_prompt']) == ('q: ', '')
     model_card.write(run, 'cross', encoder('cross_encoder'), FOUND)
     _, kwargs = written[1]
     assert kwargs['max_length'] == 55
+    given = encoder('cross_encoder')
+    given.model = CrossEncoder(dataclasses.replace(TINY, family='roberta'), 'linear')
+    model_card.write(run, 'cross', given, FOUND)
+    assert written[2][1]['max_length'] == 56  # Its pairs have two separators.
 
 
 class FakeApi:

@@ -1,6 +1,7 @@
 """Every system reads dark examples as it reads passages: in full, and by its own tokenizer."""
 
 import dataclasses
+import json
 import pathlib
 import re
 
@@ -52,6 +53,8 @@ def write_tokenizer(directory, lowercase):
     fast.add_special_tokens(SPECIAL)
     directory.mkdir()
     fast.save(str(directory / 'tokenizer.json'))
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast'}
+    (directory / 'tokenizer_config.json').write_text(json.dumps(config))
 
 
 @pytest.fixture(scope='module')
