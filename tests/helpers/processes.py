@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 ROOT = pathlib.Path(__file__).parents[2]
 # Not bm25s, which computes with JAX when it is imported: JAX's threads do not survive a fork.
 _IMPORTS = ['jdkd.main', 'matplotlib.pyplot', 'scann', 'ir_measures', 'tests.helpers.train_steps']
+_IMPORTS += ['transformers.models.auto.tokenization_auto']
+_IMPORTS += ['transformers.models.bert.tokenization_bert']
 
 
 def environment(devices: int = 1) -> dict[str, str]:
