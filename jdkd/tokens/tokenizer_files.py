@@ -77,9 +77,11 @@ def load(path: str | os.PathLike) -> LoadedTokenizer:
             raise
         if file.is_file():
             _read_tokenizer_json(file)
+        settings = directory / 'tokenizer_config.json'
         raise ValueError(
-            f'{directory} has no tokenizer that transformers can read ({brief(error)}); put '
-            'its tokenizer.json there, and a tokenizer_config.json that fits it.'
+            f'{settings if config else directory}: there is no tokenizer that transformers can '
+            f'read ({brief(error)}); put its tokenizer.json there, and a tokenizer_config.json '
+            'that fits it.'
         ) from error
     special = {role: getattr(tokenizer, f'{role}_token') for role in _SPECIAL}
     return LoadedTokenizer(fast, special, tokenizer.truncation_side)

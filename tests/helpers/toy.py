@@ -32,7 +32,7 @@ def write_tokenizer(directory):
     )
     tokenizer.save(str(directory / 'tokenizer.json'))
     # As BERT's, transformers would read only its vocabulary.
-    config = {'tokenizer_class': 'PreTrainedTokenizerFast'}
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': '[PAD]'}
     (directory / 'tokenizer_config.json').write_text(json.dumps(config))
     return directory
 
