@@ -115,7 +115,7 @@ def _from_transformers(directory: pathlib.Path, raw: dict[str, Any]) -> Any:
         return transformers.PreTrainedTokenizerFast.from_pretrained(directory, **options)
     kind = raw.get('model_type')
     # Only what decides on the tokenizer; the model itself is read elsewhere.
-    if kind in transformers.CONFIG_MAPPING:
+    if isinstance(kind, str) and kind in transformers.CONFIG_MAPPING:
         config = transformers.AutoConfig.for_model(kind)
     else:
         config = transformers.PreTrainedConfig()
