@@ -47,7 +47,7 @@ def checkpoint(tmp_path):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='<unk>'))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.enable_truncation(2)
-    tokenizer.enable_padding(length=9)
+    tokenizer.enable_padding(length=9, pad_token='<pad>')
     tokenizer.save(str(tokenizer_dir / 'tokenizer.json'))
     config = {'tokenizer_class': 'PreTrainedTokenizerFast'}
     (tokenizer_dir / 'tokenizer_config.json').write_text(json.dumps(config))
