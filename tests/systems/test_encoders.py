@@ -91,7 +91,8 @@ def test_a_plain_encoder_is_pooled_by_mean_without_prefixes(tmp_path):
     for name in ('modules.json', 'config_sentence_transformers.json'):
         (tmp_path / 'model' / name).unlink()
     model, params, source = loading.read_model(entry(tmp_path / 'model'), 0)
-    assert model == DualEncoder(TINY, 'mean', False) and set(params) == {'transformer'}
+    # As by sentence-transformers, with the cosine.
+    assert model == DualEncoder(TINY, 'mean', True) and set(params) == {'transformer'}
     spec = loading.resolve(entry(tmp_path / 'model'), source)
     assert (spec.query_prefix, spec.passage_prefix) == ('', '')
 
