@@ -70,6 +70,9 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('dark.mask', (0.5,), r'dark.mask=\(0.5,\) must be two shares'),
         ('replay', 1.5, 'replay=1.5 must be within 0 and 1'),
         ('collection.eval_fraction', 1.0, 'eval_fraction=1.0 must be above 0 and below 1'),
+        ('collection.label_share', -0.5, 'collection.label_share=-0.5 must be within 0 and 1'),
+        ('collection.pseudo_queries.kinds', ('word',), "names 'word'; use some of keyphrases, "),
+        ('spread', 0.0, 'spread=0.0 must be above 0'),
         ('optimizer.learning_rate', float('nan'), 'optimizer.learning_rate=nan must be above 0'),
         ('optimizer.accumulate', 4, 'accumulate=4 does not divide steps_per_round=90'),
         ('systems.minilm_ft.train.accumulate', 7, 'divide systems.minilm_ft.train.steps=30'),
@@ -275,6 +278,14 @@ def opened(home, **overrides):
             '2 of the 4 train queries have no positive, and no term of the loss learns without',
         ),
         (
+            {'collection__label_share': 0.0},
+            'minilm_ft.train.steps=.* trains from labels, but no train query of .* has one',
+        ),
+        (
+            {'collection__label_share': 0.0, 'twin': True},
+            'twin needs labels to learn from, but no train query',
+        ),
+        (
             {'measures': ('MRR@10', 'AnswerR@5')},
             "AnswerR@5 needs answers, .* split 'dev' have no",
         ),
@@ -284,6 +295,15 @@ def test_the_collection_must_be_large_enough(home, overrides, message):
     validation.before_work(opened(home))
     with pytest.raises(ValueError, match=message):
         validation.before_work(opened(home, **overrides))
+
+
+def test_pseudo_queries_are_used_and_their_file_is_there(home):
+    made = {'collection__pseudo_queries__count': 3}
+    with pytest.raises(ValueError, match='pseudo_queries are unlabelled, .* set it to distil, or'):
+        validate(small(home, **made, collection__unlabelled='skip'))
+    missing = {'collection__pseudo_queries__file': str(home / 'no.jsonl')}
+    with pytest.raises(ValueError, match=r"file='.*no.jsonl': there is no such file"):
+        before_start(home, **missing)
 
 
 def test_a_disk_that_is_too_small_is_an_error_with_both_figures(home, monkeypatch):
