@@ -77,7 +77,7 @@ def positives(run: Run, split: str = 'train') -> list[np.ndarray]:
     return rows
 
 
-def eval_qrels(run: Run) -> dict[str, dict[str, int]]:
+def eval_qrels(run: Run) -> dict[str, Mapping[str, int]]:
     """The judgements of D_eval, {query id: {passage id: grade}}; without any, of the stand-ins."""
     queries = run.held_out
     if run.eval_has_labels:

@@ -38,8 +38,9 @@ def _owners(config: ml_collections.ConfigDict) -> Iterator[Any]:
     """The sections that have lists of names."""
     yield config
     yield from (config[key] for key in ('teacher', 'candidates', 'align') if key in config)
-    if 'pseudo_queries' in config.get('collection', {}):
-        yield config.collection.pseudo_queries
+    collection: Any = config.get('collection', {})
+    if 'pseudo_queries' in collection:
+        yield collection.pseudo_queries
 
 
 def _read_config(values: Mapping[str, Any]) -> Config | EvalConfig:
