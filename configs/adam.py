@@ -13,6 +13,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c = mta4dpr.get_config(arg)
     if arg not in ('', 'tiny'):
         c.candidates.retrievers = c.assistants  # they still mine hard negatives
+    if arg == 'msmarco':
+        c.loss.contrastive = 0.4  # SimLM's 0.2 for each of the two divergences that are left.
     c.assistants = ()
     c.align.epochs = c.loss.embedding = 0.0
     c.steps_per_round = c.rounds * c.steps_per_round  # the same steps in all

@@ -13,13 +13,16 @@ def msmarco() -> ml_collections.ConfigDict:
     """8.8M MS MARCO passages, in the sizes of SimLM's distillation (Wang et al., 2023)."""
     c = _shared(query_length=32, passage_length=144)
     c.collection.source = 'irds:msmarco-passage'
+    # ir_datasets has the passages without titles. SimLM's have RocketQA's, whose models read '-'
+    # where there is none: as here, everywhere.
     c.collection.options.splits = {
         'train': 'msmarco-passage/train/judged',
+        'dev': 'msmarco-passage/dev/2',  # Train queries would be those of the public assistants.
         'test': 'msmarco-passage/dev/small',
     }
-    c.collection.eval_fraction = 0.01
+    c.collection.eval_fraction = 4281 / 507_220  # for plans: the size of dev/2
     # https://ir-datasets.com/msmarco-passage.html; mean numbers of BERT tokens are approximate.
-    c.plan.update(passages=8_841_823, train_queries=502_939, test_queries=6_980)
+    c.plan.update(passages=8_841_823, train_queries=507_220, test_queries=6_980)
     c.plan.update(passage_tokens=75.0, query_tokens=9.0)
     c.ignore_identical_ids = False  # Queries and passages have separate numberings.
     c.rows.shared = 256
@@ -30,7 +33,7 @@ def msmarco() -> ml_collections.ConfigDict:
         kind='cross_encoder',
         query_length=32,
         passage_length=160,  # 192 with the query, as it was trained
-        passage_prefix='-: ',  # it was trained on a title (none here) and a colon
+        passage_format='colon',
     )
     c.teacher.weights = (1.0,)  # its own logits, unscaled
     c.systems.simlm = _encoder(
@@ -38,10 +41,15 @@ def msmarco() -> ml_collections.ConfigDict:
         '329aac830098d9a5a027e53e932e0eec6a736cb2',
         query_length=32,
         passage_length=144,
-        passage_prefix='- [SEP] ',  # it was trained on a title (none here) first
+        passage_format='pair',
         pooling='cls',
         normalize=True,
     )
+    # SimLM's start, of whose 12 layers PROD's students keep the first 6. No revision is pinned:
+    # give the commit that you have checked, or a directory, which must hold safetensors.
+    c.student.weights, c.student.revision = 'intfloat/simlm-base-msmarco', None
+    c.student.layers = 'first:6'
+    c.student.passage_format = 'pair'
     c.assistants = ('simlm', 'e5', 'bge')
 
     c.candidates.hard_negatives = 23  # 24 passages a query
@@ -49,7 +57,11 @@ def msmarco() -> ml_collections.ConfigDict:
     c.rounds, c.steps_per_round = 3, 16_000  # 6 epochs in all
     c.optimizer.learning_rate = 3e-5
     c.optimizer.warmup_steps = 1000
-    c.loss.contrastive = 0.2
+    # SimLM has 0.2 beside one divergence; here are five: from the teacher and the assistant, of
+    # the lists with dark examples from both, and over the batch.
+    c.loss.contrastive = 1.0
+    c.measures = ('MRR@10', 'nDCG@10', 'R@1000')
+    c.depth = 1000
     return c
 
 
@@ -59,11 +71,14 @@ def nq() -> ml_collections.ConfigDict:
     c.collection.source = 'irds:dpr-w100/natural-questions'
     c.collection.options.splits = {
         'train': 'dpr-w100/natural-questions/train',
-        'test': 'dpr-w100/natural-questions/dev',
+        'dev': 'dpr-w100/natural-questions/dev',
     }
-    c.collection.eval_fraction = 0.02
+    # The 3,610 test questions of the papers, which ir_datasets lacks, with their answers:
+    # https://dl.fbaipublicfiles.com/dpr/data/retriever/nq-test.qa.csv
+    c.collection.eval_fraction = 6515 / 65_395  # for plans: the size of dev
+    c.collection.options.questions = {'test': 'data/nq-test.qa.csv'}
     # https://ir-datasets.com/dpr-w100.html; passages of 100 words and a title.
-    c.plan.update(passages=21_015_324, train_queries=58_880, test_queries=6_515)
+    c.plan.update(passages=21_015_324, train_queries=65_395, test_queries=3_610)
     c.plan.update(passage_tokens=140.0, query_tokens=12.0)
     c.ignore_identical_ids = False  # Queries and passages have separate numberings.
     c.rows.shared = 512
@@ -82,7 +97,8 @@ def nq() -> ml_collections.ConfigDict:
     c.rounds, c.steps_per_round = 3, 6000  # 40 epochs in all
     c.optimizer.learning_rate = 2e-5
     c.optimizer.warmup_steps = 400
-    c.measures = ('AnswerR@20', 'AnswerR@100', 'MRR@10')  # the first two are DPR's
+    c.measures = ('AnswerR@20', 'AnswerR@100')  # DPR's top-k accuracy
+    c.compare = 'AnswerR@20'
     return c
 
 
@@ -97,7 +113,7 @@ def own(source: str) -> ml_collections.ConfigDict:
     # Labels are few: start from a retriever, TAS-B (Hofstaetter et al., 2021), with its pooling.
     c.student.weights = 'sentence-transformers/msmarco-distilbert-base-tas-b'
     c.student.revision = '052349d4e6adbfebfe01c62f92c0f3633b5d4d78'
-    c.student.pooling, c.student.normalize = None, False
+    c.student.pooling, c.student.normalize = 'cls', False
     c.student.scale = 1.0  # its inner products are logits
 
     c.candidates.hard_negatives = 15
@@ -146,6 +162,8 @@ def _shared(query_length: int, passage_length: int) -> ml_collections.ConfigDict
         passage_length=passage_length + 8,
         query_prefix='query: ',
         passage_prefix='passage: ',
+        pooling='mean',
+        normalize=True,
     )
     c.systems.bge = _encoder(
         'BAAI/bge-base-en-v1.5',
@@ -153,12 +171,15 @@ def _shared(query_length: int, passage_length: int) -> ml_collections.ConfigDict
         query_length=query_length + 16,
         passage_length=passage_length,
         query_prefix='Represent this sentence for searching relevant passages: ',
+        pooling='cls',
+        normalize=True,
     )
     c.systems.mpnet = _encoder(
         'sentence-transformers/multi-qa-mpnet-base-dot-v1',
         '39c51f707d95c3c40f68b47f1df9ae52319da356',
         query_length=query_length,
         passage_length=passage_length,
+        pooling='cls',
         normalize=False,  # trained for inner products
     )
     c.teacher.members = ('ranker',)

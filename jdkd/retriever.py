@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import typing
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -15,6 +16,7 @@ from jdkd.runtime import mesh as meshes
 from jdkd.systems.encoders import Encoder, read_encoder
 
 Kind = Literal['query', 'passage']
+Passage = str | tuple[str, str]  # A text, or title and text.
 _CHUNK = 65_536  # Texts that are tokenised at once, to bound memory.
 
 
@@ -25,12 +27,12 @@ class Hit:
     Attributes:
         row: Its position among the indexed passages.
         score: Inner product of its embedding with the query's.
-        passage: Its text.
+        passage: The passage, as it was indexed.
     """
 
     row: int
     score: float
-    passage: str
+    passage: Passage
 
 
 @dataclasses.dataclass(eq=False)
@@ -56,17 +58,17 @@ class Retriever:
 
     encoder: Encoder
     mesh: Mesh
-    _passages: Sequence[str] = ()
+    _passages: Sequence[Passage] = ()
     _embeddings: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f'Retriever({len(self._passages)} passages)'
 
-    def encode(self, texts: Sequence[str], *, kind: Kind = 'passage') -> np.ndarray:
+    def encode(self, texts: Sequence[Passage], *, kind: Kind = 'passage') -> np.ndarray:
         """Embeds texts: `[n, dim]` float32.
 
         Args:
-            texts: Queries or passages.
+            texts: Queries, or passages: texts, or pairs of a title and a text.
             kind: 'query' or 'passage', which decides the prompt and, of untied towers, the tower.
 
         Raises:
@@ -76,30 +78,30 @@ class Retriever:
         if isinstance(texts, str):
             raise TypeError(f'encode takes a list of texts; give [{texts!r}].')
         spec = self.encoder.spec
-        kinds = {
-            'query': (self.encoder.query_prefix, spec.query_length),
-            'passage': (self.encoder.passage_prefix, spec.passage_length),
-        }
-        if kind not in kinds:
+        prompt = self.encoder.query_prefix
+        if kind not in typing.get_args(Kind):
             raise ValueError(f"kind={kind!r} is not supported; use 'query' or 'passage'.")
         if not len(texts):
             raise ValueError('there is nothing to encode; give at least one text.')
         params = dual_encoder.tower(self.encoder.params, kind)
-        prompt, length = kinds[kind]
         embeddings = []
         for start in range(0, len(texts), _CHUNK):
-            chunk = [f'{prompt}{text}' for text in texts[start : start + _CHUNK]]
-            tokens = self.encoder.tokenizer.encode(chunk, length)
+            chunk = texts[start : start + _CHUNK]
+            if kind == 'passage':
+                tokens = self.encoder.encode_passages(chunk)
+            else:
+                chunk = [f'{prompt}{text}' for text in chunk]
+                tokens = self.encoder.tokenizer.encode(chunk, spec.query_length)
             embeddings.append(
                 encode.embed(self.encoder.model, params, tokens, mesh=self.mesh, desc='encode')
             )
         return np.concatenate(embeddings)
 
-    def score(self, query: str, passages: Sequence[str]) -> np.ndarray:
+    def score(self, query: str, passages: Sequence[Passage]) -> np.ndarray:
         """Scores passages for a query: `[n]` float32, higher is more relevant."""
         return self.encode(passages) @ self.encode([query], kind='query')[0]
 
-    def index(self, passages: Sequence[str]) -> Self:
+    def index(self, passages: Sequence[Passage]) -> Self:
         """Embeds the passages that `search` searches; replaces those indexed before.
 
         Raises:

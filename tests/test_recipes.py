@@ -14,9 +14,10 @@ from jdkd.distillation.objective import Objective
 from jdkd.distillation.step import learning_rate
 from jdkd.distillation.trainer import make_trainer
 from jdkd.models import cross_encoder, dual_encoder, pretrained
+from jdkd.models.config import pick_layers
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import param_shapes
-from jdkd.planning import tracing
+from jdkd.planning import corpus_size, tracing
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import loading
 from jdkd.validation import validate
@@ -46,6 +47,7 @@ DISTILBERT = {
 MODELS = {
     'distilbert/distilbert-base-uncased': (DISTILBERT, {}),
     'sentence-transformers/msmarco-distilbert-base-tas-b': (DISTILBERT, {'pooling': 'cls'}),
+    'intfloat/simlm-base-msmarco': (BERT, {}),
     'intfloat/simlm-base-msmarco-finetuned': (BERT, {}),
     'intfloat/e5-base-v2': (BERT, {'pooling': 'mean', 'normalize': True}),
     'BAAI/bge-base-en-v1.5': (BERT, {'pooling': 'cls', 'normalize': True}),
@@ -87,7 +89,7 @@ MODELS = {
 def checkpoint(name, layers=None) -> pretrained.Pretrained:
     """A model as it would be read, with shapes for weights."""
     raw, told = MODELS[str(name)]
-    config = pretrained._read_config(raw, pathlib.Path(name))
+    config, _ = pick_layers(pretrained._read_config(raw, pathlib.Path(name)), layers)
     classifies = FAMILIES[config.family].classifier in raw.get('architectures', ())
     if classifies:
         # Of cross-encoders a fresh head is initialised with the rest: a thin model spares that.
@@ -142,7 +144,9 @@ def test_a_recipe_is_valid_and_complete(method, arg):
     assert config.index.kind == 'scann' and config.dark.reinforced == 4 and config.dark.noisy == 2
     for entry in (config.student, *(config.systems[name] for name in used)):
         if entry.kind != 'bm25':
-            assert entry.dtype == 'bfloat16' and len(entry.revision) == 40
+            assert entry.dtype == 'bfloat16'
+            is_open = entry.weights == 'intfloat/simlm-base-msmarco'
+            assert entry.revision is None if is_open else len(entry.revision) == 40
     # Batches divide over the chips of a host, and epochs are as many as the recipe says.
     assert config.batch_size % 16 == 0
     assert config.optimizer.total_steps == config.rounds * config.steps_per_round
@@ -218,3 +222,29 @@ def test_recipes_name_no_other_models():
         found = [config.student, *config.systems.values()]
         named |= {entry.weights for entry in found if hasattr(entry, 'weights')}
     assert named == set(MODELS)
+
+
+def test_the_contrastive_term_weighs_as_in_simlm_beside_all_divergences():
+    for method in (mta4dpr, adam):
+        config = resolved(method, 'msmarco')
+        loss = config.loss
+        divergences = loss.teacher + loss.dark * loss.teacher
+        if config.assistants:
+            divergences += loss.assistant + loss.dark * loss.assistant + loss.in_batch
+        assert loss.contrastive == pytest.approx(0.2 * divergences)
+
+
+def test_held_out_and_test_queries_are_those_of_the_papers():
+    msmarco, nq = (resolved(mta4dpr, arg) for arg in ('msmarco', 'nq'))
+    assert msmarco.collection.options['splits'] == {
+        'train': 'msmarco-passage/train/judged',
+        'dev': 'msmarco-passage/dev/2',
+        'test': 'msmarco-passage/dev/small',
+    }
+    assert {'MRR@10', 'R@1000'} <= {*msmarco.measures} and msmarco.depth == 1000
+    assert nq.collection.options['splits']['dev'] == 'dpr-w100/natural-questions/dev'
+    assert nq.collection.options['questions'] == {'test': 'data/nq-test.qa.csv'}
+    assert nq.measures == ('AnswerR@20', 'AnswerR@100')  # The test questions have answers alone.
+    for config, held_out, test in ((msmarco, 4281, 6980), (nq, 6515, 3610)):
+        size = corpus_size.measure(config, None, meshes.make_mesh())
+        assert (size.held_out, size.test) == (held_out, test)

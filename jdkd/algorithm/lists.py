@@ -206,7 +206,7 @@ def keep_lists(
         'dark': config.dark.to_dict(),
         'length': config.train_passage_length,
         'passage_length': encoder.spec.passage_length,
-        'prefix': encoder.passage_prefix,
+        **dataclasses.asdict(encoder.layout),
         'tokenizer': encoder.tokenizer.fingerprint,
         'seed': config.seed,
     }
@@ -224,7 +224,7 @@ def _write_dark(
 ) -> None:
     """Draws the dark examples of lists and writes them, and their tokens, in parts."""
     config, ids = run.config, split_queries(run, split).ids
-    length, sep_id = config.train_passage_length, encoder.tokenizer.special['sep']
+    length = config.train_passage_length
 
     def write(i, file):
         span = slice(i * _PART_LISTS, (i + 1) * _PART_LISTS)
@@ -242,7 +242,7 @@ def _write_dark(
         )
         tokens = encoder.dark_tokens(run, Lists(part.query, part.passages, examples))
         rows = np.arange(len(tokens)).reshape(examples.counts.shape)
-        tokens = tokens.rows(rows, length, end=sep_id)
+        tokens = tokens.rows(rows, length, end=encoder.passage_end)
         np.savez(file, slices=examples.slices, counts=examples.counts, tokens=tokens)
 
     write_parts(out, f'{split}-dark-{{}}.npz', -(-len(lists) // _PART_LISTS), write)

@@ -9,6 +9,7 @@ DTYPES = ('float32', 'bfloat16')
 ON_ERROR = ('stop', 'skip')
 REMAT = ('none', 'dots', 'full')
 POOLINGS = ('mean', 'cls', 'max')
+FORMATS = ('joined', 'colon', 'pair')
 FUSIONS = ('none', 'mean', 'subsets', 'rrf')
 SCALE = 'logits per unit of score; None: fitted to the labels of D_eval, or to spread'
 PSEUDO_QUERIES = ('keyphrases', 'sentence', 'title')
@@ -81,6 +82,14 @@ class EncoderFields(Section):
         None, "text before each query (E5: 'query: '); '': none; None: as the checkpoint says"
     )
     passage_prefix: str | None = field(None, 'text before each passage; as query_prefix')
+    passage_format: str | None = field(
+        None,
+        "title and text of a passage: joined by a space (as in BEIR), by a colon ('title: text'), "
+        "or a pair ('[CLS] title [SEP] text [SEP]' with token types; dual-encoders alone); the "
+        "last two read the title '-' where there is none, as SimLM does; None: as jdkd's export "
+        'says, otherwise joined',
+        (None, *FORMATS),
+    )
     dtype: str = field('float32', 'dtype of matrix products; bfloat16 on TPUs', DTYPES)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jdkd.config.fields import POOLINGS
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
+from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import INITIALIZER, RowNumbers, TokenArray, Transformer, real_tokens
 
 # Activations of a projection: those that torch has as modules, and none.
@@ -108,6 +109,9 @@ class DualEncoder(nn.Module):
     pooling: str = 'mean'  # Or 'max', over all tokens, special ones included; 'cls' for the first.
     normalize: bool = True  # Whether embeddings have unit length, so that scores are cosines.
     projection: Projection | None = None
+    # Whether texts may be pairs: ids of a second text, which has token type 1, are then given as
+    # `transformer.vocab_size` more. So stores and rows of tokens need no types beside them.
+    pairs: bool = False
 
     @nn.compact
     def __call__(
@@ -121,7 +125,7 @@ class DualEncoder(nn.Module):
         """Embeds rows of tokens.
 
         Args:
-            tokens: Ids, padded with `transformer.pad_id`.
+            tokens: Ids, padded with `transformer.pad_id`; see also `pairs`.
             segments: For rows that hold several texts, int32: the index of the token's text, 1 to
                 `num_segments`, or 0 for padding. None if each row is one text.
             num_segments: Maximum number of texts in a row.
@@ -138,8 +142,13 @@ class DualEncoder(nn.Module):
             raise ValueError(
                 f'pooling={self.pooling!r} is not supported; use one of {", ".join(POOLINGS)}.'
             )
+        types = None
+        if self.pairs:
+            size = self.transformer.vocab_size
+            tokens, is_second = tokens % size, tokens // size
+            types = is_second if FAMILIES[self.transformer.family].segments else None
         states = Transformer(self.transformer, name='transformer')(
-            tokens, segments=segments, dropout_rows=dropout_rows
+            tokens, types, segments=segments, dropout_rows=dropout_rows
         )
         if segments is not None:
             mask = segments[:, None] == 1 + jnp.arange(num_segments)[:, None]

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jdkd.config.fields import POOLINGS
+from jdkd.config.fields import FORMATS, POOLINGS
 from jdkd.models import modules_json
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder, head_shapes
@@ -21,6 +21,7 @@ from jdkd.models.families import FAMILIES, Slot, slot
 from jdkd.models.transformer import param_shapes
 from jdkd.runtime import files as fs
 from jdkd.runtime.checkpoint_files import read_json
+from jdkd.runtime.messages import shown
 from jdkd.tokens import tokenizer_files
 
 MARKER = 'jdkd_export.json'
@@ -40,6 +41,7 @@ def export_sentence_transformer(
     passage_length: int | None = None,
     query_prompt: str = '',
     passage_prompt: str = '',
+    passage_format: str = 'joined',
 ) -> None:
     """Writes a directory for sentence-transformers and transformers, completely or not at all.
 
@@ -58,6 +60,7 @@ def export_sentence_transformer(
         query_length, passage_length: The same for queries and passages of a dual-encoder, the
             longer of which is `max_length`; None for `max_length`.
         query_prompt, passage_prompt: Texts that `encode_query` and `encode_document` put first.
+        passage_format: For `read_passage_format`; other libraries have no place for it.
 
     Raises:
         FileExistsError: if the directory holds anything but an export by jdkd, or the hidden one
@@ -102,10 +105,23 @@ def export_sentence_transformer(
         raise FileNotFoundError(
             f'{tokenizer_dir} has no tokenizer files ({", ".join(tokenizer_files.FILES)}).'
         )
+    marker = {'format_version': 1, 'passage_format': passage_format}
     for folder in encoders:
         files |= {os.path.join(folder, file.name): file for file in copies}
         files[os.path.join(folder, 'tokenizer_config.json')] = tokenizer_config
-    _write(target, files | {MARKER: {'format_version': 1}, 'README.md': model_card})
+    _write(target, files | {MARKER: marker, 'README.md': model_card})
+
+
+def read_passage_format(directory: str | os.PathLike) -> str | None:
+    """Format in which the model of an export reads passages; None of any other checkpoint."""
+    file = pathlib.Path(directory, MARKER)
+    content = read_json(file) or {}
+    value = content.get('passage_format')
+    if value is not None and value not in FORMATS:
+        raise ValueError(
+            f'{file} has passage_format {shown(value)}; use one of {", ".join(FORMATS)}.'
+        )
+    return value
 
 
 def _write(target: pathlib.Path, files: Mapping[str, Any]) -> None:

@@ -48,10 +48,10 @@ def estimate(
         for field, (_, shapes) in models.items()
     }
     # Specs with the same tokenizer and length share a token store.
-    stores = [(s.weights, s.passage_length, s.passage_prefix) for s in encoders.values()]
-    tokens = [
-        np.minimum(TOKENS_PER_WORD * words + 2, n).mean() for _, n, _ in dict.fromkeys(stores)
+    stores = [
+        (s.weights, s.passage_length, s.passage_prefix, s.passage_format) for s in encoders.values()
     ]
+    tokens = [np.minimum(TOKENS_PER_WORD * words + 2, n).mean() for _, n, *_ in {*stores}]
     # The student is embedded before the first round, once aligned, and after each; so is its twin
     # at the end.
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}

@@ -48,6 +48,7 @@ def write(
         **({} if spec.kind == 'cross_encoder' else lengths),
         query_prompt=spec.query_prefix or '',
         passage_prompt=spec.passage_prefix or '',
+        passage_format=spec.passage_format or 'joined',
     )
     return directory
 
@@ -65,9 +66,9 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
     }
     # JSON is YAML, and its quoting keeps each value one value.
     front = '\n'.join(f'{key}: {json.dumps(value)}' for key, value in meta.items() if value)
-    prefixes = ''
+    prefixes = _FORMATS[spec.passage_format or 'joined']
     if spec.query_prefix or spec.passage_prefix:
-        prefixes = (
+        prefixes += (
             f'\nQueries begin with the prompt {_code(repr(spec.query_prefix))}, passages with '
             f'{_code(repr(spec.passage_prefix))}'
         )
@@ -156,6 +157,17 @@ model = SentenceTransformer("path/to/this/directory")
 queries = model.encode_query(["How do I parse a date?"])
 passages = model.encode_document(["Parse a string as a date.", "Sort a list."])
 scores = model.similarity(queries, passages)"""
+
+_FORMATS = {
+    'joined': '',
+    'colon': """
+Passages are read as `title: text`, with the title `-` where there is none: write them so.
+""",
+    'pair': """
+Passages are pairs of title and text, with the title `-` where there is none: give
+`encode_document` pairs, `[("-", "Sort a list.")]`. `jdkd.load` takes texts as well.
+""",
+}
 
 _CROSS_USAGE = """from sentence_transformers import CrossEncoder
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jdkd.run import Queries, Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
 from jdkd.systems.loading import check_tokenizer, read_model, resolve
+from jdkd.tokens.layouts import Layout
 from jdkd.tokens.store import TokenStore
 from jdkd.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -44,18 +46,32 @@ class Encoder:
         return self.spec.query_prefix or ''
 
     @property
-    def passage_prefix(self) -> str:
-        return self.spec.passage_prefix or ''
+    def layout(self) -> Layout:
+        """How it reads passages."""
+        return Layout(self.spec.passage_format or 'joined', self.spec.passage_prefix or '')
+
+    @property
+    def passage_end(self) -> int:
+        """The last token of a passage, also of one that is cut."""
+        return self.tokenizer.special['sep'] + self._types
+
+    @property
+    def _types(self) -> int:
+        """What is added to the tokens of the second text of a pair; see `DualEncoder.pairs`."""
+        pairs = self.layout.format == 'pair'
+        return self.model.transformer.vocab_size if pairs else 0
 
     def passage_tokens(self, run: Run) -> TokenStore:
         """Token store of the collection."""
-        length = self.spec.passage_length
-        return self._store(run, 'passages', self.passage_prefix, run.passages, length)
+        texts = self.layout.inputs(run.passages)
+        own = dataclasses.asdict(self.layout) | {'types': self._types}
+        return self._store(run, 'passages', texts, self.spec.passage_length, own)
 
     def query_tokens(self, run: Run, queries: Queries) -> TokenStore:
         """Token store of a split's queries."""
-        length = self.spec.query_length
-        return self._store(run, queries.split, self.query_prefix, queries.texts, length)
+        texts = [self.query_prefix + text for text in queries.texts]
+        own = {'prefix': self.query_prefix, 'types': 0}
+        return self._store(run, queries.split, texts, self.spec.query_length, own)
 
     def question_tokens(self, question: str) -> TokenStore:
         """Tokens of one question, in memory."""
@@ -63,31 +79,39 @@ class Encoder:
 
     def dark_tokens(self, run: Run, lists: Lists) -> TokenStore:
         """Tokens of the `M * N_d` dark examples, read as passages are."""
-        texts = lists.dark_texts(run.passages, self.tokenizer.mask)
-        return self.tokenizer.encode(
-            [self.passage_prefix + text for text in texts], self.spec.passage_length
-        )
+        texts = lists.dark_texts(self.layout.bordered(run.passages), self.tokenizer.mask)
+        return self.encode_passages(texts)
+
+    def encode_passages(self, texts: Sequence[str | tuple[str, str]]) -> TokenStore:
+        """Tokens of a few passages in memory: texts (see `Layout.render`), or titles and texts."""
+        layout = self.layout
+        inputs = [layout.render(t if isinstance(t, str) else layout.border(*t)) for t in texts]
+        return self.tokenizer.encode(inputs, self.spec.passage_length, types=self._types)
 
     def text_room(self, length: int) -> int:
         """Tokens for a passage's own text in rows of `length`, beside special ones and prefix."""
-        prefix = self.passage_prefix.rstrip()  # A space at its end begins the next word.
-        return min(length, self.spec.passage_length) - len(self.tokenizer.fast.encode(prefix).ids)
+        empty = self.layout.render('')
+        # A space at the end of a prefix begins the next word.
+        texts = (empty.rstrip(),) if isinstance(empty, str) else empty
+        return min(length, self.spec.passage_length) - len(self.tokenizer.fast.encode(*texts).ids)
 
-    def _store(self, run: Run, split: str, prefix: str, texts, length: int) -> TokenStore:
+    def _store(self, run: Run, split: str, texts, length: int, own: dict) -> TokenStore:
+        """Token store of texts; `own` decides them, and how they are stored, beside the split."""
         key = f'{self.tokenizer.fingerprint[:12]}-{length}'
-        if prefix:
-            key += f'-{stages.digest(prefix)[:8]}'
+        if any(value not in ('', 'joined', 0) for value in own.values()):
+            key += f'-{stages.digest(own)[:8]}'
         path = f'tokens/{split}-{key}'
         inputs = {
             'collection': run.collection.fingerprint,
             'split': split,
             'tokenizer': self.tokenizer.fingerprint,
             'length': length,
-            'prefix': prefix,
+            **own,
         }
 
         def build(out):
-            self.tokenizer.write_store(out, texts, length, prefix=prefix, desc=f'tokenise {split}')
+            desc = f'tokenise {split}'
+            self.tokenizer.write_store(out, texts, length, types=own['types'], desc=desc)
 
         run.stage(path, inputs, build, resumable=True)
         return self.tokenizer.load_store(run.workdir / path, length)

@@ -1,6 +1,7 @@
 """Loads the model of a config entry: its module, parameters and checkpoint."""
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 from absl import logging
 
 from jdkd.config import EncoderSpec
-from jdkd.models import pretrained, weights
+from jdkd.config.fields import EvalEncoderSpec
+from jdkd.models import export, pretrained, weights
 from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
@@ -30,6 +32,7 @@ def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretr
         ValueError: if they cannot be used as the entry asks.
     """
     source = _read_towers(spec)
+    spec = _with_format(spec, source.source)
     model = _make_module(spec, source)
     if spec.hidden_size is not None:
         source = dataclasses.replace(source, head=None, projection=None)
@@ -54,6 +57,7 @@ def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
     directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
     source, *query = pretrained.read_architectures(directory, tensors=False)
     picked, _ = pick_layers(source.config, spec.layers or None)
+    spec = _with_format(spec, directory)
     model = _make_module(spec, dataclasses.replace(source, config=picked))
     check_lengths(spec, model.transformer)
     is_pair = isinstance(model, CrossEncoder)
@@ -98,6 +102,7 @@ def check_similarity(spec: EncoderSpec, source: pretrained.Architecture) -> None
 
 def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEncoder | CrossEncoder:
     """The module of a config entry for a checkpoint with the layers that it picks."""
+    check_format(spec)
     config, same_size = source.config, spec.hidden_size is None
     config = dataclasses.replace(config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat)
     if spec.hidden_size is not None:
@@ -108,7 +113,8 @@ def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEnco
     check_similarity(spec, source)
     pooling = spec.pooling or source.pooling or 'mean'
     normalize = source.normalize if spec.normalize is None else spec.normalize
-    return DualEncoder(config, pooling, normalize, source.projection if same_size else None)
+    projection, pairs = source.projection if same_size else None, spec.passage_format == 'pair'
+    return DualEncoder(config, pooling, normalize, projection, pairs)
 
 
 def _pair_params(
@@ -179,6 +185,21 @@ def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
                 'for their weights.'
             )
     return source
+
+
+def check_format(spec: EncoderSpec | EvalEncoderSpec) -> None:
+    """Raises a ValueError if an encoder cannot read passages in the format of its entry."""
+    if spec.kind == 'cross_encoder' and spec.passage_format == 'pair':
+        raise ValueError(
+            'passage_format=pair is for dual-encoders, since the pair of a cross-encoder is query '
+            'and passage; use colon or joined.'
+        )
+
+
+def _with_format(spec: EncoderSpec, directory: str | os.PathLike) -> EncoderSpec:
+    return spec.replace(
+        passage_format=spec.passage_format or export.read_passage_format(directory) or 'joined'
+    )
 
 
 def check_lengths(spec: EncoderSpec, config: TransformerConfig) -> int:
@@ -261,7 +282,9 @@ def resolve(spec: EncoderSpec, source: pretrained.Pretrained) -> EncoderSpec:
         'query_prefix': (source.query or source).query_prompt,
         'passage_prefix': source.passage_prompt,
     }
-    return spec.replace(**{k: v for k, v in defaults.items() if getattr(spec, k) is None})
+    return _with_format(spec, source.source).replace(
+        **{k: v for k, v in defaults.items() if getattr(spec, k) is None}
+    )
 
 
 def _one_label(spec: EncoderSpec, source: pretrained.Pretrained) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def make_batches(
     if encoder.spec.kind == 'cross_encoder':
         to_tokens = loader.CrossEncoderTokens(query_ids, passage_ids, encoder.separators)
     else:
-        sep_id, dark = encoder.tokenizer.special['sep'], bool(run.config.loss.dark)
-        to_tokens = loader.DualEncoderTokens(query_ids, passage_ids, length, sep_id, dark)
+        end, dark = encoder.passage_end, bool(run.config.loss.dark)
+        to_tokens = loader.DualEncoderTokens(query_ids, passage_ids, length, end, dark)
     to_batch = loader.make_row_packer(to_tokens, lists, order, rows, run.mesh, steps=steps)
     if targets is not None:
         to_batch = loader.TargetLookup(to_batch, targets)

@@ -16,6 +16,7 @@ from jdkd.tokens import tokenizer_files
 from jdkd.tokens.store import TokenStore, row_offsets
 from jdkd.tokens.words import Words, find_words
 
+Text = str | tuple[str, str]  # A text, or a pair of texts.
 _CALL_TEXTS = 4096  # Texts a call of the batched tokenizer; bounds memory and moves the bar.
 _PART_TEXTS = 64 * _CALL_TEXTS  # Texts of a part file of a resumable stage.
 
@@ -31,23 +32,18 @@ class Tokenizer:
     fingerprint: str  # sha256 of its definition; equal tokenizers give equal ids.
     truncation_side: str = 'right'  # Or 'left': the end of a long text that is cut.
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of ids in stores."""
-        return np.dtype(np.uint16 if self.last_id < 2**16 else np.int32)
-
-    def encode(self, texts: Sequence[str], length: int) -> TokenStore:
+    def encode(self, texts: Sequence[Text], length: int, *, types: int = 0) -> TokenStore:
         """Tokenises a few texts in memory, truncated, with special tokens; see `write_store`."""
-        ids, lengths = _encode(self._truncating(length), texts, self.dtype)
+        ids, lengths = _encode(self._truncating(length), texts, types, self._dtype(types))
         return self._store(ids, row_offsets(lengths), length)
 
     def write_store(
         self,
         directory: pathlib.Path,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         length: int,
         *,
-        prefix: str = '',
+        types: int = 0,
         desc: str,
     ) -> None:
         """Tokenises many texts and writes their token store, which `load_store` reads.
@@ -56,12 +52,13 @@ class Tokenizer:
         bytes a text.
 
         Args:
-            texts: The texts, which are taken in slices.
+            texts: The texts, or pairs of texts, which are taken in slices.
             length: Most tokens of a text, special ones included; longer texts are truncated.
-            prefix: Text that the model was trained to see before each text (E5's `query: `).
+            types: Number that is added to the ids of token type 1, those of a pair's second text;
+                `DualEncoder` with `pairs` tells them apart by it.
             desc: Name of the progress bar.
         """
-        fast = self._truncating(length)
+        fast, dtype = self._truncating(length), self._dtype(types)
         quiet = len(texts) < 2 * _CALL_TEXTS or not distributed.is_primary()
         bar = tqdm.tqdm(total=len(texts), desc=desc, disable=quiet)
 
@@ -70,7 +67,7 @@ class Tokenizer:
             end = min((i + 1) * _PART_TEXTS, len(texts))
             for start in range(i * _PART_TEXTS, end, _CALL_TEXTS):
                 chunk = texts[start : start + _CALL_TEXTS]
-                chunks.append(_encode(fast, [prefix + text for text in chunk], self.dtype))
+                chunks.append(_encode(fast, chunk, types, dtype))
                 bar.update(len(chunk))
             ids, lengths = map(np.concatenate, zip(*chunks, strict=True))
             np.savez(file, ids=ids, lengths=lengths)
@@ -79,13 +76,15 @@ class Tokenizer:
             count = -(-len(texts) // _PART_TEXTS)
             paths = write_parts(directory, 'part-{}.npz', count, write_part)
         if distributed.is_primary():
-            self._join_parts(directory, paths)
+            self._join_parts(directory, paths, dtype)
 
-    def _join_parts(self, directory: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
+    def _join_parts(
+        self, directory: pathlib.Path, paths: Sequence[pathlib.Path], dtype: np.dtype
+    ) -> None:
         """Joins the part files of a store to ids.npy and offsets.npy, and removes them."""
         offsets = row_offsets(np.concatenate([_load_part(path, 'lengths') for path in paths]))
         np.save(directory / 'offsets.npy', offsets)
-        header = {'descr': self.dtype.str, 'fortran_order': False, 'shape': (int(offsets[-1]),)}
+        header = {'descr': dtype.str, 'fortran_order': False, 'shape': (int(offsets[-1]),)}
         with (directory / 'ids.npy').open('wb') as file:
             np.lib.format.write_array_header_1_0(file, header)
             for path in paths:
@@ -116,6 +115,10 @@ class Tokenizer:
     def _store(self, ids: np.ndarray, offsets: np.ndarray, length: int) -> TokenStore:
         from_left = self.truncation_side == 'left'
         return TokenStore(ids, offsets, length, self.special['pad'], cuts_left=from_left)
+
+    def _dtype(self, types: int) -> np.dtype:
+        """Type of ids in stores."""
+        return np.dtype(np.uint16 if types + self.last_id < 2**16 else np.int32)
 
     def _truncating(self, length: int) -> tokenizers.Tokenizer:
         fast = tokenizers.Tokenizer.from_str(self.fast.to_str())
@@ -164,10 +167,14 @@ def _load_part(path: pathlib.Path, name: str) -> np.ndarray:
 
 
 def _encode(
-    fast: tokenizers.Tokenizer, texts: Sequence[str], dtype: np.dtype
+    fast: tokenizers.Tokenizer, texts: Sequence[Text], types: int, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the concatenated ids of all texts, and the `[len(texts)]` number of each."""
-    rows = [encoding.ids for encoding in fast.encode_batch_fast(list(texts))]
+    encodings = fast.encode_batch_fast(list(texts))
+    rows = [encoding.ids for encoding in encodings]
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     ids = np.fromiter(itertools.chain.from_iterable(rows), dtype, lengths.sum())
+    if types:
+        each = itertools.chain.from_iterable(encoding.type_ids for encoding in encodings)
+        ids += dtype.type(types) * np.fromiter(each, dtype, len(ids))
     return ids, lengths

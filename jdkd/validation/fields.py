@@ -10,6 +10,7 @@ from jdkd.config import (
     BM25Spec,
     CollectionConfig,
     Config,
+    EncoderSpec,
     EvalConfig,
     ScoresSpec,
     SystemSpec,
@@ -20,6 +21,7 @@ from jdkd.corpus.sources import registry
 from jdkd.distillation import schedules
 from jdkd.retrieval import index, measures, run_formats
 from jdkd.runtime.messages import brief
+from jdkd.systems.loading import check_format
 from jdkd.systems.roles import used
 from jdkd.validation.errors import catch
 
@@ -64,6 +66,8 @@ def index_errors(config: Config | EvalConfig) -> Iterator[str]:
 def spec_errors(field: str, spec: SystemSpec) -> Iterator[str]:
     """Errors in single fields of `systems.<name>`."""
     yield from schema.errors(spec, f'{field}.')
+    if isinstance(spec, EncoderSpec):
+        yield from catch(check_format, spec, prefix=field)
     if isinstance(spec, BM25Spec) and spec.language not in Stemmer.algorithms():
         known = ', '.join(Stemmer.algorithms())
         yield f"{field}.language is '{spec.language}'; use one of {known}."

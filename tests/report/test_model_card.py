@@ -71,6 +71,7 @@ def encoder(kind='dual_encoder', **changes):
         'passage_length': 40,
         'query_prefix': '',
         'passage_prefix': '',
+        'passage_format': 'joined',
         'train': {'steps': 0, 'negatives_from': 'bm25'},
     }
     model = CrossEncoder(TINY, 'linear') if kind == 'cross_encoder' else DualEncoder(TINY)

@@ -35,7 +35,7 @@ def test_a_written_store_equals_one_in_memory_also_after_a_kill(tokenizer, tmp_p
         stages.build_stage(
             tmp_path / 'store',
             {},
-            lambda out: tokenizer.write_store(out, texts, 9, prefix='a list ', desc='test'),
+            lambda out: tokenizer.write_store(out, texts, 9, desc='test'),
             resumable=True,
         )
 
@@ -70,7 +70,7 @@ def test_equal_tokenizers_have_equal_fingerprints(tokenizer):
 
 def test_special_tokens_and_ids_are_those_of_the_files(tokenizer):
     assert tokenizer.special == {'cls': 1, 'sep': 2, 'pad': 0, 'mask': 3}
-    assert tokenizer.last_id == 12 and tokenizer.dtype == np.uint16
+    assert tokenizer.last_id == 12
 
 
 def test_large_vocabularies_take_32_bits(tokenizer):
