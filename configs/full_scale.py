@@ -48,7 +48,7 @@ def msmarco() -> ml_collections.ConfigDict:
     # SimLM's start, of whose 12 layers PROD's students keep the first 6. No revision is pinned:
     # give the commit that you have checked, or a directory, which must hold safetensors.
     c.student.weights, c.student.revision = 'intfloat/simlm-base-msmarco', None
-    c.student.layers = 'first:6'
+    c.student.layers = tuple(range(6))
     c.student.passage_format = 'pair'
     c.assistants = ('simlm', 'e5', 'bge')
 

@@ -206,7 +206,7 @@ def keep_lists(
         'dark': config.dark.to_dict(),
         'length': config.train_passage_length,
         'passage_length': encoder.spec.passage_length,
-        **dataclasses.asdict(encoder.layout),
+        'layout': dataclasses.asdict(encoder.layout),
         'tokenizer': encoder.tokenizer.fingerprint,
         'seed': config.seed,
     }

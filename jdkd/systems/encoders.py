@@ -106,7 +106,7 @@ class Encoder:
             'split': split,
             'tokenizer': self.tokenizer.fingerprint,
             'length': length,
-            **own,
+            'layout': own,
         }
 
         def build(out):

@@ -79,7 +79,12 @@ def test_all_is_as_the_checkpoint_says(tmp_path):
 def test_overrides_win_and_an_empty_prefix_means_none(tmp_path):
     write(tmp_path / 'model', DUAL, query_prompt='query: ', passage_prompt='passage: ')
     asked = entry(
-        tmp_path / 'model', pooling='cls', normalize=True, query_prefix='', passage_prefix='p '
+        tmp_path / 'model',
+        pooling='cls',
+        normalize=True,
+        query_prefix='',
+        passage_prefix='p ',
+        passage_format='colon',
     )
     model, _, source = loading.read_model(asked, 0)
     assert (model.pooling, model.normalize, model.projection) == ('cls', True, DUAL.projection)
