@@ -92,8 +92,9 @@ class Encoder:
         """Tokens for a passage's own text in rows of `length`, beside special ones and prefix."""
         empty = self.layout.render('')
         # A space at the end of a prefix begins the next word.
-        texts = (empty.rstrip(),) if isinstance(empty, str) else empty
-        return min(length, self.spec.passage_length) - len(self.tokenizer.fast.encode(*texts).ids)
+        first, second = (empty.rstrip(), None) if isinstance(empty, str) else empty
+        special = len(self.tokenizer.fast.encode(first, second).ids)
+        return min(length, self.spec.passage_length) - special
 
     def _store(self, run: Run, split: str, texts, length: int, own: dict) -> TokenStore:
         """Token store of texts; `own` decides them, and how they are stored, beside the split."""
