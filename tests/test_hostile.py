@@ -136,7 +136,7 @@ def test_where_jdkd_runs_or_imports_by_a_name():
     assert calls == {
         ('__init__.py', 'import_module'),  # Names of the public API.
         ('corpus/sources/registry.py', 'import_module'),  # Kinds of sources.
-        ('config/files.py', 'run_path'),
+        ('config/overrides.py', 'run_path'),
     }
 
 
@@ -318,7 +318,7 @@ def test_texts_are_only_texts(tmp_path):
     [
         ('9' * 5000, 'more than 9 digits'),
         ('-3000000000', 'more than 9 digits'),
-        *((grade, 'must be an integer') for grade in ('nan', '1e3', '1.0', '٣', '1_0')),
+        *((grade, 'must be an integer') for grade in ('nan', '٣', '1_0')),
     ],
 )
 def test_grades_that_cannot_be_kept(tmp_path, grade, message):

@@ -42,6 +42,12 @@ def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
                 'add queries, name another split, or set collection.pseudo_queries.count, and '
                 'collection.unlabelled=distil.'
             )
+    if spec.eval_labels and not collection.labelled(spec.eval_split):
+        raise ValueError(
+            f'split {spec.eval_split!r} of collection {collection.name!r} has no query with a '
+            'positive (a grade above 0) of a passage that exists; correct its judgements, name '
+            'another split, or set collection.eval_labels=False.'
+        )
     if not collection.measurable(spec.test_split):
         raise ValueError(
             f'split {spec.test_split!r} of collection {collection.name!r} has no query with a '
