@@ -52,9 +52,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
     def build(out):
         encoder = student.start
         trainer = make_trainer(
-            Objective.of_embeddings(
-                run.config, config.replace(total_steps=config.total_steps or steps)
-            ),
+            Objective.of_embeddings(run.config, steps),
             mesh=run.mesh,
             model=encoder.model,
             params=encoder.params,

@@ -82,8 +82,15 @@ class Objective:
         return cls(config, config.optimizer, spec.scale, len(config.assistants), spec.dropout)
 
     @classmethod
-    def of_embeddings(cls, config: Config, optimizer: OptimizerConfig) -> 'Objective':
-        """Alignment of the student with given embeddings, and nothing else."""
+    def of_embeddings(cls, config: Config, steps: int) -> 'Objective':
+        """Alignment of the student with given embeddings, and nothing else, for some steps.
+
+        Their number follows from the collection: the warm-up takes at most half of them.
+        """
+        optimizer = config.align.replace(
+            total_steps=config.align.total_steps or steps,
+            warmup_steps=min(config.align.warmup_steps, steps // 2),
+        )
         loss = LossConfig(contrastive=0.0, teacher=0.0, assistant=0.0, dark=0.0, embedding=1.0)
         return cls(config.replace(loss=loss), optimizer, 1.0, dropout=config.student.dropout)
 

@@ -42,7 +42,7 @@ def align_student(
     config, model, params, mesh: Mesh, size: CorpusSize
 ) -> tuple[Traced, AlignmentSize]:
     """Traces the step that aligns the student with embeddings; also returns the texts it takes."""
-    training = Objective.of_embeddings(config, config.align.replace(total_steps=1))
+    training = Objective.of_embeddings(config, steps=1)
     trainer = make_trainer(training, mesh=mesh, model=model, params=params)
     texts = plan_size(
         size.passages,

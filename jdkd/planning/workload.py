@@ -65,6 +65,9 @@ def list_phases(
             unit, verb, per_round = 'pairs', 'score', originals + dark
             # The teacher re-ranks the first stage's rankings for the report.
             once = min(config.depth, size.passages) * (size.held_out + size.test)
+            if config.candidates.hardest:  # It scores the pool; later rounds add few pairs.
+                pool = min(config.candidates.scored, size.passages)
+                once += pool * (size.train + size.held_out)
         # Encoders of one architecture share one compiled step.
         key = (model, longest)
         if key not in encode_steps:

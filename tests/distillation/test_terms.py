@@ -206,10 +206,12 @@ def test_alignment_needs_neither_judgements_nor_scores():
     for name in ('relevant', 'false_negative', 'teacher', 'assistants', 'in_batch'):
         del batch[name]
     config = configs.resolve(common.get_config())
-    training = objective.Objective.of_embeddings(config, config.optimizer)
+    training = objective.Objective.of_embeddings(config, steps=7)
     score_fn = batch_scores.dual_encoder_scores(model(), SCALE)
     loss = objective.make_loss(training.config, score_fn, training.num_assistants)
     found = loss(fresh_params(), batch, 0.0)[1]
+    # However few its steps are, the rate rises and falls.
+    assert (training.optimizer.warmup_steps, training.optimizer.total_steps) == (3, 7)
     assert 'list_accuracy' not in found and found['loss'] == found['loss/embedding'] > 0
 
 

@@ -197,8 +197,8 @@ def test_a_model_sketched_without_tensors_is_the_one_that_is_read(tmp_path, mode
 def test_numbers_in_the_config_are_not_counted():
     config = configs.resolve(mta4dpr.get_config('msmarco'))
     size = corpus_size.measure(config, None, meshes.make_mesh())
-    assert (size.passages, size.train + size.held_out, size.test) == (8841823, 502939, 6980)
-    assert size.held_out == 5029
+    assert (size.passages, size.train + size.held_out, size.test) == (8841823, 507220, 6980)
+    assert size.held_out == 4281
     lengths = size.passage_lengths((4096,), 144)
     assert lengths.max() == 144 and 70 < lengths.mean() < 76
     assert set(CHIPS) == {'v4', 'v5e', 'v5p', 'v6e'}
@@ -232,6 +232,7 @@ def get_config():
     c.train_passage_length = 24
     c.teacher.members = ('bm25', 'cross')
     c.assistants = ('minilm', 'bm25')
+    c.align.to = ('minilm',)
     return c
 """
     )
@@ -257,6 +258,7 @@ def test_a_plan_counts_the_steps_of_each_phase(planned):
         'encode with minilm',
         'score with cross',
         'encode with student',
+        'align student',
         'train student',
     ]
     assert all(name in shown for name in stages)
@@ -266,8 +268,10 @@ def test_a_plan_counts_the_steps_of_each_phase(planned):
     assert count == {
         'train cross': 150 * 8,
         'encode with minilm': 38 + 2 * lists * 2,
-        'score with cross': 30 * (1 + 4) + 2 * lists * 5,
-        'encode with student': 3 * 38,
+        # The pool that negatives are drawn from, of train and D_eval, is scored too.
+        'score with cross': 30 * (1 + 4) + 30 * (3 + 1) + 2 * lists * 5,
+        'encode with student': 4 * 38,
+        'align student': 32,
         'train student': 2 * 10 * 8,
     }
     # An unknown chip has no time bound.
