@@ -1,7 +1,7 @@
 """MTA4DPR with ADAM's dark examples: Algorithm 1 with everything on.
 
---config configs/mta4dpr.py            Python's documentation; 13 minutes on 2 cores, MRR@10 55.2
---config configs/mta4dpr.py:tiny       the same stages at toy size; 2 minutes on 2 cores
+--config configs/mta4dpr.py            Python's documentation; 20 minutes on 2 cores, MRR@10 62.3
+--config configs/mta4dpr.py:tiny       the same stages at toy size; 3 minutes on 2 cores
 --config configs/mta4dpr.py:msmarco    MS MARCO passages, on accelerators
 --config configs/mta4dpr.py:nq         Natural Questions, on accelerators
 --config configs/mta4dpr.py:beir=PATH  your own corpus in BEIR layout, or KIND=... of another

@@ -200,8 +200,6 @@ def test_documented_fields_exist():
 
 def test_the_readme_s_student_answers(tmp_path):
     """README's Python snippet, with a toy model in the place of the student."""
-    if not hasattr(jdkd, 'load'):
-        pytest.skip('the Python API is on its way')
     model = dual_encoder.DualEncoder(toy.TRANSFORMER, 'mean', True)
     toy.write_model(tmp_path / 'runs/mta4dpr_tiny/student', model)
     (snippet,) = blocks(ROOT / 'README.md', 'python')
