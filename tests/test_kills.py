@@ -63,7 +63,7 @@ def test_kills_in_every_stage_and_at_random_times(home, tmp_path):
 DAMAGES = [
     (kills.flip, 'collection/passages.arrow', ''),
     (kills.truncate, 'collection/qrels.arrow', ''),
-    (kills.flip, 'tokens/passages-*/ids.npy', 'rounds/01/candidates'),
+    (kills.flip, 'tokens/passages-*/ids.npy', 'rounds/01/train'),
     (kills.flip, 'systems/dense/embeddings-train/vectors-00000.npy', 'rounds/01/scores'),
     (kills.flip, 'systems/bm25/index/bm25s/data.csc.index.npy', ''),
     (kills.flip, 'rounds/00/scores/train.*.npy', ''),
@@ -114,7 +114,7 @@ def test_a_query_without_a_label_is_distilled(home):
     with np.load(home / 'alone/rounds/00/candidates/train.npz') as lists:
         query, passages = lists['query'], lists['passages']
     (row,) = set(query) - from_labels
-    stand_in = np.load(home / 'alone/rounds/00/stand_ins/passages.npy')
+    stand_in = np.load(home / 'alone/rounds/00/stand_ins/train.npy')
     assert set(passages[query == row, 0]) == set(stand_in)
     assert stand_in not in passages[query == row, 1:]
 

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -252,7 +254,14 @@ def test_what_libraries_write(tmp_path):
         'def get_config(_=""):\n'
         '    raise KeyError(PWNED, type("X", (), {"__repr__": lambda self: PWNED})())\n'
     )
-    done = processes.run_jdkd('--config', config)
+    # In a new interpreter: `processes` forks one that has imported transformers already.
+    done = subprocess.run(
+        [sys.executable, '-m', 'jdkd.main', '--config', str(config)],
+        cwd=processes.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode and 'Traceback' in done.stderr
     assert 'PWNED' in done.stdout and done.stderr.count('PWNED') > 5
     assert not ACTIVE.search((done.stderr + done.stdout).replace('\r', ''))
