@@ -71,8 +71,6 @@ def encoder(directory: pathlib.Path, name: str, recipe: str, family: str):
         intermediate_size=8,
         max_positions=512,
     )
-    facts = {'query_length': 512, 'passage_length': 512}
-    known = {f: v for f, v in facts.items() if f in Architecture.__dataclass_fields__}
     source = Architecture(
         config=shape,
         tokenizer_dir=directory,
@@ -81,7 +79,8 @@ def encoder(directory: pathlib.Path, name: str, recipe: str, family: str):
         projection=None,
         classifies=spec.kind == 'cross_encoder',
         max_length=512,
-        **known,
+        query_length=512,
+        passage_length=512,
     )
     model = loading._make_module(spec, source)
     return Encoder(model, None, load_tokenizer(directory), spec, source), vocabulary

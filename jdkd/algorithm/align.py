@@ -14,7 +14,7 @@ from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.train_loop import train_loop
 from jdkd.distillation.trainer import make_trainer
-from jdkd.lists import alignment, dataset, loader
+from jdkd.lists import alignment, dataset, loader, packing
 from jdkd.run import ALIGNMENT, STUDENT, Run
 from jdkd.runtime import stages
 from jdkd.systems.dual import DualEncoderSystem
@@ -30,12 +30,13 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
         return start
     group = run.collection.group
     texts = np.flatnonzero(np.arange(len(group)) == group)  # One passage of each text.
+    rows = packing.resolve_rows(run.config.rows, run.mesh.shape['data'])
     size = alignment.plan_size(
         len(texts),
         len(run.train),
         epochs=config.epochs,
         batch_size=config.batch_size,
-        parts=run.config.rows.chunks * (run.config.rows.parts or run.mesh.shape['data']),
+        parts=rows.parts * rows.chunks,
     )
     steps = size.steps
     inputs = {

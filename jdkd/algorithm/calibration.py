@@ -112,5 +112,4 @@ def _best_passages(
     rankings = [r.rank(queries)[0].passages[rows] for r in retrievers]
     depth = run.config.candidates.stand_ins
     passages = candidates.interleave(rankings, run.collection.group, depth)
-    # A slot without a passage repeats the first, which does not change the best.
-    return Lists.from_originals(rows, np.where(passages >= 0, passages, passages[:, :1]))
+    return Lists.from_ranked(rows, passages)

@@ -36,13 +36,11 @@ def find(
             hard = measures.wrong_queries(ranking, relevant, group)
         else:
             rows = _at_rank_2_to_15(ranking, relevant, group)
-            passages = ranking.passages[rows, :_DEPTH]
-            passages = np.where(passages >= 0, passages, passages[:, :1])
             hard = np.zeros(len(relevant), bool)
             if len(rows):
-                drawn = Lists.from_originals(rows, passages)
+                drawn = Lists.from_ranked(rows, ranking.passages[rows, :_DEPTH])
                 best = np.argmax(teacher.score(weights, run.train, drawn, out), axis=1)
-                first = passages[np.arange(len(rows)), best]
+                first = drawn.passages[np.arange(len(rows)), best]
                 pairs = zip(first, rows, strict=True)
                 hard[rows] = [group[p] in group[relevant[row]] for p, row in pairs]
         if distributed.is_primary():

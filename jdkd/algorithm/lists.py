@@ -77,6 +77,12 @@ def positives(run: Run, split: str = 'train') -> list[np.ndarray]:
     return rows
 
 
+def best_positives(run: Run, split: str) -> list[np.ndarray]:
+    """Rows of the positives that each query's lists draw from, or of what stands in for them."""
+    best = split_queries(run, split).best
+    return [b if len(b) else r for b, r in zip(best, positives(run, split), strict=True)]
+
+
 def eval_qrels(run: Run) -> dict[str, Mapping[str, int]]:
     """The judgements of D_eval, {query id: {passage id: grade}}; without any, of the stand-ins."""
     queries = run.held_out
@@ -157,7 +163,7 @@ def draw(
         copies,
         query_ids=queries.ids,
         positives=relevant,
-        best=[b if len(b) else r for b, r in zip(queries.best, relevant, strict=True)],
+        best=best_positives(run, split),
         pool=pool,
         group=group,
         num_negatives=config.candidates.hard_negatives,

@@ -16,7 +16,8 @@ from jdkd.algorithm import calibration
 from jdkd.algorithm.lists import (
     SPLITS,
     ScoredPool,
-    positives,
+    best_positives,
+    read_manifest,
     read_stand_ins,
     round_path,
     split_queries,
@@ -40,7 +41,7 @@ def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPoo
     stand_ins, config = read_stand_ins(run), run.config.candidates
     before = None
     if round_index:
-        before = (run.read_manifest(round_path(round_index - 1, _STAGE)) or {})['digest']
+        before = read_manifest(run, round_path(round_index - 1, _STAGE))['digest']
 
     def build(out):
         for split in SPLITS:
@@ -77,23 +78,16 @@ def load(run: Run, round_index: int, split: str) -> tuple[np.ndarray, Ranked]:
         _logits(run, i, split, weights, len(own)).reshape(own.shape)
         for i, own in enumerate(passages)
     ]
-    counts = [len(rows) for rows in _best(run, split)]
+    counts = [len(rows) for rows in best_positives(run, split)]
     flat = _logits(run, 0, f'{split}.{_POSITIVES}', weights, sum(counts)).ravel()
     best = np.split(flat, np.cumsum(counts)[:-1])
     ranked = Ranked(np.concatenate(scores, axis=1), best, config.margin, config.hardest)
     return np.concatenate(passages, axis=1), ranked
 
 
-def _best(run: Run, split: str) -> list[np.ndarray]:
-    """The positives of each query that its lists draw from, or what stands in for them."""
-    relevant = positives(run, split)
-    best = split_queries(run, split).best
-    return [b if len(b) else r for b, r in zip(best, relevant, strict=True)]
-
-
 def _positive_pairs(run: Run, split: str) -> Lists:
     """Lists of one passage: each query with each of its positives."""
-    best = _best(run, split)
+    best = best_positives(run, split)
     query = np.repeat(np.arange(len(best)), [len(rows) for rows in best])
     return Lists.from_originals(query.astype(np.int32), np.concatenate(best)[:, None])
 

@@ -257,7 +257,6 @@ def measure_teacher(
 
 
 def _to_rerank(ranking: Ranking) -> Lists:
-    """The passages of each query that has any; one fills the slots without a passage."""
-    filled = np.where(ranking.passages >= 0, ranking.passages, ranking.passages[:, :1])
-    rows = np.flatnonzero(filled[:, 0] >= 0).astype(np.int32)
-    return Lists.from_originals(rows, filled[rows])
+    """The passages of each query that has any."""
+    rows = np.flatnonzero(ranking.passages[:, 0] >= 0).astype(np.int32)
+    return Lists.from_ranked(rows, ranking.passages[rows])

@@ -43,6 +43,11 @@ class Lists:
         """Makes lists without dark examples."""
         return cls(query, passages, SlicedTexts.empty(len(query)))
 
+    @classmethod
+    def from_ranked(cls, query: np.ndarray, passages: np.ndarray) -> 'Lists':
+        """Makes lists of ranked passages; a slot without one (-1) repeats its query's first."""
+        return cls.from_originals(query, np.where(passages >= 0, passages, passages[:, :1]))
+
     def __len__(self) -> int:
         return len(self.query)
 
