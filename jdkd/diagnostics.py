@@ -166,6 +166,8 @@ def teacher_warnings(
     the first stage: on the whole collection, an assistant also finds what the teacher is not shown.
     """
     values = {system: measures[measure] for system, measures in measured.items()}
+    if 'teacher' not in values:  # It has no scores of the first stage's passages.
+        return []
     teacher = values.pop('teacher')
     message = (
         f'the teacher ({measure} {teacher:.4f} on D_eval, re-ranking {first_stage}) does not beat '
@@ -177,6 +179,24 @@ def teacher_warnings(
         for system, value in values.items()
         if value >= teacher
     ]
+
+
+def coverage_warnings(
+    system: str, path: str, count: int, total: int, split: str, first_stage: str
+) -> list[RunWarning]:
+    """Warns of imported scores of a teacher's member that lack test queries.
+
+    `count` of the `total` queries have any.
+    """
+    if count == total:
+        return []
+    lacks = f'{system}: {path} has scores for {count} of the {total} queries of split {split!r}: '
+    lacks += (
+        f"the teacher's re-ranking keeps the order of {first_stage} for the others."
+        if count
+        else "the report has no row for the teacher's re-ranking."
+    )
+    return [_warning('coverage', None, system, count / total, lacks)]
 
 
 def log(warnings: Sequence[RunWarning]) -> list[RunWarning]:

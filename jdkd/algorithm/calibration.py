@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jdkd.algorithm import lists
+from jdkd.algorithm import coverage, lists
 from jdkd.algorithm.teacher import Teacher, fit_weights, spread_weights
 from jdkd.lists import candidates
 from jdkd.lists.candidates import Lists
@@ -43,19 +43,25 @@ def fit(
     config, queries = run.config, run.held_out
     members = teacher.members if teacher.weights is None else []
     unscaled = [s for s in pool if s.scale is None]
-    has_labels = run.eval_has_labels
+    has_labels, partial = run.eval_has_labels, coverage.partial([*teacher.members, *pool])
 
     def build(out):
         if has_labels:
             fit_to = functools.partial(fit_weights, floor=config.fit_floor)
             rows, _, passages = lists.draw(run, 'eval', 0, lists.eval_rows(run))
             drawn = Lists.from_originals(rows, passages)
+            there = passages >= 0
         else:
             fit_to = functools.partial(spread_weights, spread=config.spread)
             rows = lists.without_positive(run, 'eval')
-            drawn = _best_passages(run, queries, rows, retrievers)
+            best = _best_passages(run, queries, rows, retrievers, partial)
+            drawn, kept = best.filled(best.passages >= 0)
+            there = best.passages[kept] >= 0
+            if not len(drawn):
+                names = [s.name for s in partial]
+                raise ValueError(coverage.none_usable(config, queries.split, names))
         scores = {
-            name: scoring.score_in_parts(s, queries, drawn, out, name)
+            name: np.where(there, scoring.score_in_parts(s, queries, drawn, out, name), np.nan)
             for name, s in {s.name: s for s in [*members, *unscaled]}.items()
         }
         return {
@@ -77,11 +83,15 @@ def fit(
     run.stage(_FITTED, inputs, build, resumable=True)
 
 
-def find_stand_ins(run: Run, teacher: Teacher, retrievers: Sequence[System]) -> None:
+def find_stand_ins(
+    run: Run, teacher: Teacher, pool: Sequence[System], retrievers: Sequence[System]
+) -> None:
     """Keeps for each unlabelled query the passage that stands in for its positive (ours).
 
-    That is the teacher's best among the retrievers' best passages.
+    That is the teacher's best among the retrievers' best passages, or among those that imported
+    scores of the teacher and the pool cover; row -1 where there is none.
     """
+    partial = coverage.partial([*teacher.members, *pool])
     weights = read_fitted(run)['teacher']
     depth = run.config.candidates.stand_ins
 
@@ -91,25 +101,35 @@ def find_stand_ins(run: Run, teacher: Teacher, retrievers: Sequence[System]) -> 
             if not len(rows):
                 continue
             queries = lists.split_queries(run, split)
-            drawn = _best_passages(run, queries, rows, retrievers)
-            scores = teacher.score(weights, queries, drawn, out, f'{split}.')
+            drawn = _best_passages(run, queries, rows, retrievers, partial)
+            logits = teacher.logits(weights, queries, drawn, out, prefix=f'{split}.')
             if distributed.is_primary():
-                best = np.argmax(scores, axis=1)
+                best = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=1)
                 np.save(out / f'{split}.npy', drawn.passages[np.arange(len(best)), best])
 
     inputs = {
         **ranking_inputs(run, retrievers, depth=depth),
         'teacher': teacher.inputs(weights),
         'splits': lists.SPLITS,
+        'partial': {s.name: s.digest for s in partial} or None,
     }
     run.stage(lists.STAND_INS, inputs, build, resumable=True)
 
 
 def _best_passages(
-    run: Run, queries: Queries, rows: np.ndarray, retrievers: Sequence[System]
+    run: Run,
+    queries: Queries,
+    rows: np.ndarray,
+    retrievers: Sequence[System],
+    partial: Sequence[System],
 ) -> Lists:
-    """Lists of the retrievers' `candidates.stand_ins` best passages for rows of queries."""
-    rankings = [r.rank(queries)[0].passages[rows] for r in retrievers]
+    """Lists of the retrievers' `candidates.stand_ins` best passages for rows of queries.
+
+    Of passages that all `partial` systems have scores for; padded with -1.
+    """
+    rankings = [
+        coverage.covered_first(partial, queries, r.rank(queries)[0].passages)[rows]
+        for r in retrievers
+    ]
     depth = run.config.candidates.stand_ins
-    passages = candidates.interleave(rankings, run.collection.group, depth)
-    return Lists.from_ranked(rows, passages)
+    return Lists.from_originals(rows, candidates.interleave(rankings, run.collection.group, depth))

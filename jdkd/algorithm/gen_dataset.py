@@ -50,11 +50,11 @@ def generate(
         the dataset's manifest.
     """
     retrievers = list({s.name: s for s in [*miners, *pool, student]}.values())
-    mined = round_lists.mine(run, round_index, retrievers)
+    mined = round_lists.mine(run, round_index, retrievers, [*teacher.members, *pool])
     if round_index == 0:
         calibration.fit(run, mined, teacher, pool, retrievers)
         if has_stand_ins(run):
-            calibration.find_stand_ins(run, teacher, retrievers)
+            calibration.find_stand_ins(run, teacher, pool, retrievers)
     pool_of_pairs = None
     if run.config.candidates.hardest:
         pool_of_pairs = scored_pool.keep(run, round_index, mined, teacher)

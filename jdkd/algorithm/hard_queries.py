@@ -36,13 +36,17 @@ def find(
             hard = measures.wrong_queries(ranking, relevant, group)
         else:
             rows = _at_rank_2_to_15(ranking, relevant, group)
+            passages = ranking.passages[rows, :_DEPTH]
             hard = np.zeros(len(relevant), bool)
             if len(rows):
-                drawn = Lists.from_ranked(rows, ranking.passages[rows, :_DEPTH])
-                best = np.argmax(teacher.score(weights, run.train, drawn, out), axis=1)
-                first = drawn.passages[np.arange(len(rows)), best]
+                drawn = Lists.from_originals(rows, passages)
+                logits = teacher.logits(weights, run.train, drawn, out)
+                scored = np.isfinite(logits)
+                best = np.argmax(np.where(scored, logits, -np.inf), axis=1)
+                first = passages[np.arange(len(rows)), best]
                 pairs = zip(first, rows, strict=True)
                 hard[rows] = [group[p] in group[relevant[row]] for p, row in pairs]
+                hard[rows] &= scored.any(axis=1)  # Of imported scores, some queries have none.
         if distributed.is_primary():
             np.save(out / _FILE, hard)
 

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from jdkd import diagnostics
-from jdkd.algorithm import gen_dataset, hard_queries, student
+from jdkd.algorithm import coverage, gen_dataset, hard_queries, student
 from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
@@ -47,6 +47,7 @@ def train(run: Run) -> dict:
     goes on where it was.
     """
     config = run.config
+    warnings = diagnostics.log(coverage.check(run))
     M = student.load(run)
     trainer = M.make_trainer()  # Before hours of work: it may not fit the mesh.
     targets_of = roles.aligned_with(config)
@@ -60,7 +61,7 @@ def train(run: Run) -> dict:
     targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
     begun = current = align(run, M, targets)
     Q = np.arange(len(run.train))
-    datasets, rounds, warnings, on_eval = [], [], [], {}
+    datasets, rounds, on_eval = [], [], {}
     if not (has_labels := run.eval_has_labels):
         logging.info(_UNLABELLED, run.held_out.split)
     for i in range(config.rounds):
@@ -195,9 +196,9 @@ def final_test(
 
     def build_stage(out):
         rankings = {name: s.rank(run.test)[0] for name, s in shown.items()}
-        rankings[run_report.TEACHER] = rerank(
-            run, 'teacher', teacher, weights, shown[first], run.test
-        )
+        reranked = rerank(run, 'teacher', teacher, weights, shown[first], run.test)
+        if reranked is not None:
+            rankings[run_report.TEACHER] = reranked
         measured = measuring.measure_all(run, rankings, run.test, out)
         return {
             'test': {name: m.means for name, m in measured.items()},

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jdkd.algorithm import coverage
 from jdkd.lists import candidates, dark
 from jdkd.lists.candidates import Lists
 from jdkd.lists.slices import SlicedTexts
@@ -20,6 +21,7 @@ from jdkd.systems.system import System
 SPLITS = ('train', 'eval')  # D_train and D_eval.
 STAND_INS = 'rounds/00/stand_ins'
 _PART_LISTS = 4096  # Lists whose dark examples are drawn at once.
+_RUNS = 'runs'
 
 
 def round_path(round_index: int, stage: str) -> str:
@@ -73,14 +75,8 @@ def positives(run: Run, split: str = 'train') -> list[np.ndarray]:
     if len(unlabelled := without_positive(run, split)):
         stand_ins = np.load(run.workdir / STAND_INS / f'{split}.npy')
         for query, passage in zip(unlabelled, stand_ins, strict=True):
-            rows[query] = np.array([passage])
+            rows[query] = np.array([passage] if passage >= 0 else [], np.int32)
     return rows
-
-
-def best_positives(run: Run, split: str) -> list[np.ndarray]:
-    """Rows of the positives that each query's lists draw from, or of what stands in for them."""
-    best = split_queries(run, split).best
-    return [b if len(b) else r for b, r in zip(best, positives(run, split), strict=True)]
 
 
 def eval_qrels(run: Run) -> dict[str, Mapping[str, int]]:
@@ -88,15 +84,36 @@ def eval_qrels(run: Run) -> dict[str, Mapping[str, int]]:
     queries = run.held_out
     if run.eval_has_labels:
         return dict(run.collection.qrels[queries.split])
-    rows = np.concatenate(positives(run, 'eval'))
-    passages = run.collection.passage_ids.take(rows)
-    return {query: {passage: 1} for query, passage in zip(queries.ids, passages, strict=True)}
+    ids, stand_ins = run.collection.passage_ids, positives(run, 'eval')
+    return {
+        query: dict.fromkeys(ids.take(rows), 1)
+        for query, rows in zip(queries.ids, stand_ins, strict=True)
+    }
 
 
 def eval_inputs(run: Run) -> dict[str, str]:
     """What decides `eval_qrels` beside the collection, as an input of stages that measure."""
     stand_ins = None if run.eval_has_labels else read_stand_ins(run)
     return {'stand_ins': stand_ins['digest']} if stand_ins else {}
+
+
+def best_positives(run: Run, split: str) -> list[np.ndarray]:
+    """Rows of each query's positives of the highest grade, or of the passage that stands in.
+
+    Where scores are imported, only those that have one: a query may be without any.
+    """
+    best, relevant = split_queries(run, split).best, positives(run, split)
+    if partly_scored(run):
+        path = run.workdir / round_path(0, _RUNS) / f'{split}.best.npy'
+        kept = np.split(np.load(path), np.cumsum([len(own) for own in best])[:-1])
+        best = [own[scored] for own, scored in zip(best, kept, strict=True)]
+    labelled = split_queries(run, split).is_labelled
+    return [b if own else r for b, r, own in zip(best, relevant, labelled, strict=True)]
+
+
+def partly_scored(run: Run) -> list[str]:
+    """Names of the systems whose imported scores decide which passages lists may hold."""
+    return (read_manifest(run, round_path(0, _RUNS))['result'] or {}).get('partial', [])
 
 
 def num_lists(run: Run) -> dict[str, int]:
@@ -110,19 +127,33 @@ def num_lists(run: Run) -> dict[str, int]:
     }
 
 
-def mine(run: Run, round_index: int, retrievers: Sequence[System]) -> dict:
-    """Keeps the passages that each query's hard negatives are drawn from, as a stage."""
-    depth = run.config.candidates.depth
+def mine(
+    run: Run, round_index: int, retrievers: Sequence[System], scorers: Sequence[System]
+) -> dict:
+    """Keeps the passages that each query's hard negatives are drawn from, as a stage.
+
+    Passages that some of the `scorers` (the teacher's members and the assistants) have no score for
+    are left out, and so are such positives; see `coverage`.
+    """
+    depth, partial = run.config.candidates.depth, coverage.partial(scorers)
 
     def build(out):
         for split in SPLITS:
             queries = split_queries(run, split)
-            rankings = [r.rank(queries)[0].passages for r in retrievers]
+            rankings = [
+                coverage.covered_first(partial, queries, r.rank(queries)[0].passages)
+                for r in retrievers
+            ]
             pool = candidates.mining_pool(rankings, queries.positives, run.collection.group, depth)
             np.save(out / f'{split}.npy', pool)
+            if partial:
+                scored = coverage.covered_rows(partial, queries, queries.best)
+                np.save(out / f'{split}.best.npy', scored)
+        return {'partial': [s.name for s in partial]} if partial else None
 
     inputs = ranking_inputs(run, retrievers, depth=depth)
-    return run.stage(round_path(round_index, 'runs'), inputs, build)
+    inputs['partial'] = {s.name: s.digest for s in partial} or None
+    return run.stage(round_path(round_index, _RUNS), inputs, build)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,32 +173,42 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws a round's lists for some queries from its mined passages, or from the `scored` pool.
 
-    Returns `[M]` rows of queries, `[M]` their copies and `[M, N_o]` rows of the originals.
+    Returns `[M]` rows of queries, `[M]` their copies and `[M, N_o]` rows of the originals. Where
+    scores are imported, queries without enough of them are left out; if that leaves none of `rows`,
+    the others take their place.
+
+    Raises:
+        ValueError: if imported scores leave no query.
     """
     config, queries = run.config, split_queries(run, split)
     relevant, group = positives(run, split), run.collection.group
+    best, partial = best_positives(run, split), partly_scored(run)
     seeds = {'seed': config.seed, 'round_index': round_index}
-    rows, copies = candidates.choose_labelled(
-        rows, queries.is_labelled, num_lists(run)[split], share=config.candidates.labelled, **seeds
-    )
     if scored is None:
         ranked = None
-        pool = np.load(run.workdir / round_path(round_index, 'runs') / f'{split}.npy')
+        pool = np.load(run.workdir / round_path(round_index, _RUNS) / f'{split}.npy')
     else:
         pool, ranked = scored.load(split)
     # Mining has left out judged positives only.
     for row in without_positive(run, split):
-        pool[row][group[pool[row]] == group[relevant[row]]] = -1
+        pool[row][np.isin(group[pool[row]], group[relevant[row]])] = -1
+    if partial:
+        usable = coverage.usable(config, queries.split, partial, best, pool, rows)
+        rows = rows[usable[rows]] if usable[rows].any() else np.flatnonzero(usable)
+    rows, copies = candidates.choose_labelled(
+        rows, queries.is_labelled, num_lists(run)[split], share=config.candidates.labelled, **seeds
+    )
     passages = candidates.sample_lists(
         rows,
         copies,
         query_ids=queries.ids,
         positives=relevant,
-        best=best_positives(run, split),
+        best=best,
         pool=pool,
         group=group,
         num_negatives=config.candidates.hard_negatives,
         ranked=ranked,
+        closed=bool(partial),
         **seeds,
     )
     return rows, copies, passages

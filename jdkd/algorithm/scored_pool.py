@@ -47,7 +47,7 @@ def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPoo
         for split in SPLITS:
             queries = split_queries(run, split)
             passages = _new_passages(run, round_index, split)
-            drawn = {split: _filled(passages)}
+            drawn = {split: _to_score(passages)[0]}
             if not round_index:
                 drawn[f'{split}.{_POSITIVES}'] = _positive_pairs(run, split)
             for name, lists in drawn.items():
@@ -74,10 +74,11 @@ def load(run: Run, round_index: int, split: str) -> tuple[np.ndarray, Ranked]:
     """The pool of a split up to a round: passages `[Q, U]` padded with -1, and their logits."""
     weights, config = calibration.read_fitted(run)['teacher'], run.config.candidates
     passages = [_load_passages(run, i, split) for i in range(round_index + 1)]
-    scores = [
-        _logits(run, i, split, weights, len(own)).reshape(own.shape)
-        for i, own in enumerate(passages)
-    ]
+    scores = []
+    for i, own in enumerate(passages):
+        lists, rows = _to_score(own)
+        scores.append(np.full(own.shape, np.nan))
+        scores[i][rows] = _logits(run, i, split, weights, len(lists))
     counts = [len(rows) for rows in best_positives(run, split)]
     flat = _logits(run, 0, f'{split}.{_POSITIVES}', weights, sum(counts)).ravel()
     best = np.split(flat, np.cumsum(counts)[:-1])
@@ -109,9 +110,10 @@ def _new_passages(run: Run, round_index: int, split: str) -> np.ndarray:
     return passages
 
 
-def _filled(passages: np.ndarray) -> Lists:
-    """Lists to score; a slot without a passage repeats passage 0, whose score nothing reads."""
-    return Lists.from_originals(np.arange(len(passages), dtype=np.int32), np.maximum(passages, 0))
+def _to_score(passages: np.ndarray) -> tuple[Lists, np.ndarray]:
+    """Lists of the queries that have passages, and their rows; nothing reads filled slots."""
+    lists = Lists.from_originals(np.arange(len(passages), dtype=np.int32), passages)
+    return lists.filled(passages >= 0)
 
 
 def _load_passages(run: Run, round_index: int, split: str) -> np.ndarray:

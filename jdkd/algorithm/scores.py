@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import logging
 
 from jdkd import diagnostics
 from jdkd.algorithm import calibration
@@ -25,8 +24,7 @@ def keep_scores(
     """Scores a round's lists of both splits with the teacher's members and the assistants.
 
     `drawn` is the manifest of the lists. The manifest's result has the `teacher` weights and
-    `scales` that were fitted, the `score_histogram`, the `coverage` of imported scores and the
-    `flatness` of all scores.
+    `scales` that were fitted, the `score_histogram` and the `flatness` of all scores.
     """
     systems = {s.name: s for s in [*teacher.members, *pool]}
     fitted = calibration.read_fitted(run)
@@ -34,14 +32,9 @@ def keep_scores(
 
     def build(out):
         drawn_lists = {split: load_lists(run, round_index, split) for split in SPLITS}
-        raw, coverage, logits = {}, {}, {}
+        raw, logits = {}, {}
         for split, lists in drawn_lists.items():
             queries = split_queries(run, split)
-            for name, system in systems.items():
-                share = system.coverage(queries, lists)
-                if share is not None:
-                    coverage.setdefault(name, {})[split] = share
-                    logging.info('%s scores %.1f%% of the pairs of %s', name, 100 * share, split)
             raw[split] = {
                 name: scoring.score_in_parts(s, queries, lists, out, f'{split}.{name}')
                 for name, s in systems.items()
@@ -61,7 +54,7 @@ def keep_scores(
             name: _flatness(system, raw['train'][name][:, :num_originals])
             for name, system in systems.items()
         }
-        return {**fitted, 'score_histogram': histogram, 'coverage': coverage, 'flatness': flatness}
+        return {**fitted, 'score_histogram': histogram, 'flatness': flatness}
 
     inputs = {
         'candidates': drawn['digest'],

@@ -45,6 +45,25 @@ class Teacher:
         )
         return np.asarray(sum(scores))
 
+    def logits(
+        self,
+        weights: Mapping[str, float],
+        queries: Queries,
+        lists: Lists,
+        directory: pathlib.Path,
+        within: Sequence[System] = (),
+        prefix: str = '',
+    ) -> np.ndarray:
+        """As `score`, of lists with gaps: NaN for row -1 and where a member has no score.
+
+        NaN too where a system `within` which it is asked for has none.
+        """
+        there = scoring.covered([*self.members, *within], queries, lists)
+        filled, rows = lists.filled(there)
+        logits = np.full(there.shape, np.nan)
+        logits[rows] = self.score(weights, queries, filled, directory, prefix)
+        return np.where(there, logits, np.nan)
+
     def weights_by_name(self, scores: Mapping[str, np.ndarray], fit: Fit) -> dict[str, float]:
         """The config's weights by name; without them, weights fitted to scores `[M, N]`."""
         names = [m.name for m in self.members]
@@ -117,7 +136,7 @@ def spread_weights(scores: Sequence[np.ndarray], spread: float) -> list[float]:
     lists. Every member's weighted scores have the same, and that of their sum is `spread` logits.
     Constant scores get the weight 0.
 
-    Scores are raw, `[M, N]` for each member.
+    Scores are raw, `[M, N]` for each member, NaN where a list has no passage.
 
     >>> scores = np.array([[0.0, 2.0], [3.0, 1.0]])
     >>> spread_weights([scores, 10 * scores], 4)
@@ -126,7 +145,7 @@ def spread_weights(scores: Sequence[np.ndarray], spread: float) -> list[float]:
     stacked = np.stack(scores).astype(np.float64)
 
     def weight(values):
-        own = values.std(axis=1).mean()
+        own = np.nanstd(values, axis=1).mean()
         return 1 / own if own > 1e-12 else 0.0
 
     weights = np.array([weight(values) for values in stacked])
@@ -196,34 +215,53 @@ def rerank(
     weights: Mapping[str, float],
     first: System,
     queries: Queries,
-) -> Ranking:
-    """Re-ranks a first stage's top passages, as the stage `systems/<name>/reranking-<split>`."""
+    within: Sequence[System] = (),
+) -> Ranking | None:
+    """Re-ranks a first stage's top passages, as the stage `systems/<name>/reranking-<split>`.
+
+    Passages that the teacher's imported scores lack, or those of systems `within`, keep their order
+    behind those that it ranks; None if it ranks none of any query.
+    """
 
     def build_stage(out):
         ranking, _ = first.rank(queries)
-        lists = _to_rerank(ranking)
-        rows = lists.query
-        if not len(rows):
+        if not (ranking.passages >= 0).any():
             raise ValueError(
                 f"first_stage '{first.name}' finds no passage for any query of split "
                 f"'{queries.split}', so that there is nothing to re-rank; name another system."
             )
-        logits = teacher.score(weights, queries, lists, out)
-        if not distributed.is_primary():
-            return
-        scores = np.full(ranking.passages.shape, -np.inf, np.float32)
-        # A slot without a passage has been scored as its query's first passage.
-        scores[rows] = np.where(ranking.passages[rows] >= 0, logits, -np.inf)
-        order = np.argsort(-scores, axis=1, kind='stable')
-        Ranking(
-            np.take_along_axis(ranking.passages, order, axis=1),
-            np.take_along_axis(scores, order, axis=1),
-        ).save(out, 'ranking')
+        rows = np.arange(len(queries), dtype=np.int32)
+        lists = Lists.from_originals(rows, ranking.passages)
+        logits = teacher.logits(weights, queries, lists, out, within)
+        if distributed.is_primary():
+            reorder(ranking.passages, logits).save(out, 'ranking')
+        return {'scored': int(np.isfinite(logits).sum())}
 
     path = f'systems/{name}/reranking-{queries.split}'
     inputs = {**ranking_inputs(run, [first]), 'teacher': teacher.inputs(weights)}
-    run.stage(path, inputs, build_stage, resumable=True)
+    inputs['within'] = {s.name: s.digest for s in within} or None
+    result = run.stage(path, inputs, build_stage, resumable=True)['result']
+    if result and not result['scored']:
+        return None
     return Ranking.load(run.workdir / path, 'ranking')
+
+
+def reorder(passages: np.ndarray, logits: np.ndarray) -> Ranking:
+    """Orders each query's passages by their logits, with those that have none behind.
+
+    Args:
+        passages: `[Q, n]` rows, best first, -1 for none.
+        logits: `[Q, n]`, NaN for none.
+
+    Returns:
+        The ranking; passages without logits keep their order, with falling scores below all.
+    """
+    low = np.min(logits, axis=1, keepdims=True, initial=0, where=np.isfinite(logits))
+    behind = np.where(passages >= 0, low - 1 - np.arange(passages.shape[1]), -np.inf)
+    scores = np.where(np.isnan(logits), behind, logits).astype(np.float32)
+    order = np.argsort(-scores, axis=1, kind='stable')
+    passages, scores = (np.take_along_axis(x, order, axis=1) for x in (passages, scores))
+    return Ranking(passages, scores)
 
 
 def measure_teacher(
@@ -231,21 +269,27 @@ def measure_teacher(
 ) -> dict[str, dict[str, float]]:
     """{system: {measure: value}} on D_eval: `teacher` and the pool re-rank the first stage.
 
-    All re-rank the same passages, so that their figures compare. Assistants whose imported scores
-    do not cover these are left out.
+    All re-rank the same passages, so that their figures compare: those that the teacher has scores
+    for. Without it if there are none; assistants whose imported scores lack some are left out.
     """
-    weights = scores['teacher']
+    weights, queries = scores['teacher'], run.held_out
+    within = [member for member in teacher.members if member.is_partial]
 
     def build_stage(out):
-        ranking, _ = first.rank(run.held_out)
-        rankings = {'teacher': rerank(run, 'teacher', teacher, weights, first, run.held_out)}
+        passages = first.rank(queries)[0].passages
+        lists = Lists.from_originals(np.arange(len(passages), dtype=np.int32), passages)
+        there = scoring.covered(within, queries, lists)
+        rankings = {'teacher': rerank(run, 'teacher', teacher, weights, first, queries)}
         for s in pool:
-            if s.coverage(run.held_out, _to_rerank(ranking)) in (None, 1.0):
+            if s.covers(queries, lists)[there].all():
                 alone = Teacher([s], [1.0]), {s.name: 1.0}
-                rankings[s.name] = rerank(run, s.name, *alone, first, run.held_out)
+                rankings[s.name] = rerank(run, s.name, *alone, first, queries, within)
         qrels = eval_qrels(run)
-        measured = {n: measuring.measure(run, r, run.held_out, qrels) for n, r in rankings.items()}
-        return {name: measurements.means for name, measurements in measured.items()}
+        return {
+            name: measuring.measure(run, ranking, queries, qrels).means
+            for name, ranking in rankings.items()
+            if ranking is not None
+        }
 
     inputs = {
         **measure_inputs(run, {s.name: s for s in (first, *pool)}.values()),
@@ -254,9 +298,3 @@ def measure_teacher(
         'first': first.name,
     }
     return run.stage('rounds/00/teacher_eval', inputs, build_stage)['result']
-
-
-def _to_rerank(ranking: Ranking) -> Lists:
-    """The passages of each query that has any."""
-    rows = np.flatnonzero(ranking.passages[:, 0] >= 0).astype(np.int32)
-    return Lists.from_ranked(rows, ranking.passages[rows])

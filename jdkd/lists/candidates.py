@@ -43,11 +43,6 @@ class Lists:
         """Makes lists without dark examples."""
         return cls(query, passages, SlicedTexts.empty(len(query)))
 
-    @classmethod
-    def from_ranked(cls, query: np.ndarray, passages: np.ndarray) -> 'Lists':
-        """Makes lists of ranked passages; a slot without one (-1) repeats its query's first."""
-        return cls.from_originals(query, np.where(passages >= 0, passages, passages[:, :1]))
-
     def __len__(self) -> int:
         return len(self.query)
 
@@ -71,6 +66,20 @@ class Lists:
         """
         return self.dark.render(passages, mask)
 
+    def filled(self, there: np.ndarray) -> tuple['Lists', np.ndarray]:
+        """Lists whose every slot has a passage to score.
+
+        Args:
+            there: `[M, N_o]` bool; where it is False, another passage of the list stands.
+
+        Returns:
+            The lists with such a passage, without dark examples, and their rows here.
+        """
+        rows = np.flatnonzero(there.any(axis=1))
+        there, own = there[rows], self.passages[rows]
+        first = np.take_along_axis(own, there.argmax(axis=1)[:, None], axis=1)
+        return Lists.from_originals(self.query[rows], np.where(there, own, first)), rows
+
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
@@ -87,6 +96,12 @@ class Ranked:
         safe = np.flatnonzero((pool >= 0) & (logits <= self.best[row][positive] - self.margin))
         order = np.argsort(-logits[safe], kind='stable')
         return pool[safe[order[: self.hardest]]]
+
+    def complete(self, row: int, pool: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray:
+        """Adds the passages of a pool `[U]` with the lowest logits, up to `count` in all."""
+        others = np.flatnonzero((pool >= 0) & ~np.isin(pool, chosen))
+        order = np.argsort(self.logits[row][others], kind='stable')
+        return np.concatenate([chosen, pool[others[order[: count - len(chosen)]]]])
 
 
 def mining_pool(
@@ -195,12 +210,14 @@ def sample_lists(
     group: np.ndarray,
     num_negatives: int,
     ranked: Ranked | None,
+    closed: bool,
     seed: int,
     round_index: int,
 ) -> np.ndarray:
     """Samples the originals of each list: one positive, then distinct hard negatives.
 
-    If a query's pool is smaller than the list, random passages of the collection complete it.
+    If a query's pool is smaller than the list, random passages of the collection complete it; in a
+    closed pool, which has enough, those of it with the lowest logits complete too few hard ones.
 
     Args:
         rows: `[M]` query of each list.
@@ -212,6 +229,7 @@ def sample_lists(
         group: `[P]` text group of each passage.
         num_negatives: N_o - 1.
         ranked: Logits of the pool, to draw from the hardest alone; None to draw from all.
+        closed: Whether no passage outside the pool may be drawn, because it has no score.
 
     Returns:
         `[M, 1 + num_negatives]` int32 rows of the collection.
@@ -226,6 +244,8 @@ def sample_lists(
         mined = pool[row][pool[row] >= 0]
         if ranked is not None:
             mined = ranked.choose(int(row), positive, pool[row])
+            if closed and len(mined) < num_negatives:
+                mined = ranked.complete(int(row), pool[row], mined, num_negatives)
         if len(mined) < num_negatives:
             taken = np.concatenate([group[positives[row]], group[mined]])
             others = _sample_others(rng, group, taken, num_negatives - len(mined))

@@ -75,10 +75,13 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
         prefixes += ': add them.\n' if is_pairs else '; the calls above add them.\n'
     measured = (
         f'Measured on {report["collection"]["queries"][run.test.split]} test queries over '
-        f'{report["collection"]["passages"]} passages, times 100. `teacher_rerank` is the teacher, '
-        f'{" + ".join(run.config.teacher.members)}, re-ranking the top passages of '
-        f'{run.config.first_stage}:'
+        f'{report["collection"]["passages"]} passages, times 100'
     )
+    if 'teacher_rerank' in report['test']:
+        measured += (
+            f'. `teacher_rerank` is the teacher, {" + ".join(run.config.teacher.members)}, '
+            f're-ranking the top passages of {run.config.first_stage}'
+        )
     measures = run.config.measures
     rows = '\n'.join(
         f'| {f"**{system}**" if system == name else system} | '
@@ -98,7 +101,7 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
 {_CROSS_USAGE if is_pairs else _DUAL_USAGE}
 ```
 {prefixes}
-{_fill(measured)}
+{_fill(measured)}:
 
 | system | {' | '.join(measures)} |
 |---{'|---' * len(measures)}|

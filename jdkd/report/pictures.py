@@ -80,7 +80,8 @@ def _draw_pool(axes: Axes, run: Finished) -> list[str]:
             x, y, label=label(drawing.shorten(name)), color=color(i + 1), marker=marker(i + 1)
         )
         alt.append(f'{name}: {known[-1][1]:.1f}')
-    lines = {'teacher': (run.report['teacher_eval'], '-.')}
+    teacher = run.report['teacher_eval']
+    lines = {'teacher': (teacher, '-.')} if teacher else {}
     first = run.config.first_stage
     if first not in names:
         lines[first] = rounds[0]['references'][first], ':'

@@ -46,7 +46,7 @@ def write(
         'significance': significance,
         'warnings': list(warnings),
         'rounds': [{key: r[key] for key in _ROUND_FIELDS} for r in rounds],
-        'teacher_eval': reranking['teacher'],
+        'teacher_eval': reranking.get('teacher', {}),
         'assistants_eval': {s: measured for s, measured in reranking.items() if s != 'teacher'},
         'config_sha256': configs.digest(run.config),
         'collection': {
@@ -88,6 +88,7 @@ def _duels(run: Run, done: Finished) -> list[Duel]:
     ours, *others = (
         examples.load(directory, name)
         for name in dict.fromkeys([STUDENT, config.first_stage, TEACHER, best])
+        if name in done.report['test']
     )
     contrast = functools.partial(
         examples.duel, run.collection, run.test.split, config.compare, ours
@@ -105,18 +106,12 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             page.paragraph(
                 f'{collection["passages"]} passages; queries: {queries}; '
                 f'{collection["unlabelled"]} train queries have no label. Measures of the test '
-                f'queries, times 100; {TEACHER} is the teacher, re-ranking the top passages of '
-                f'{done.config.first_stage}.'
+                f'queries, times 100{_about_teacher(done)}.'
             ),
             page.table(tables.percents(report['test'])),
             page.paragraph('The student less other systems; paired t-test over the queries.'),
             page.table(tables.differences(report['significance'])),
-            page.paragraph(
-                f'On D_eval, re-ranking the same top passages of {done.config.first_stage}.'
-            ),
-            page.table(
-                tables.percents({'teacher': report['teacher_eval'], **report['assistants_eval']})
-            ),
+            *_rerankings(done),
             *_warnings(report['warnings']),
             *_pictures(drawn, 'rounds', 'queries'),
             *map(page.duel, duels),
@@ -131,6 +126,22 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             page.table({k: {'seconds': f'{v:.1f}'} for k, v in report['wall_seconds'].items()}),
         ],
     )
+
+
+def _rerankings(done: Finished) -> Iterator[str]:
+    report = done.report
+    teacher = {'teacher': report['teacher_eval']} if report['teacher_eval'] else {}
+    if measured := teacher | report['assistants_eval']:
+        yield page.paragraph(
+            f'On D_eval, re-ranking the same top passages of {done.config.first_stage}.'
+        )
+        yield page.table(tables.percents(measured))
+
+
+def _about_teacher(done: Finished) -> str:
+    if TEACHER not in done.report['test']:
+        return ''
+    return f'; {TEACHER} is the teacher, re-ranking the top passages of {done.config.first_stage}'
 
 
 def _round(i: int, r: Mapping, drawn: Mapping[str, str], has_labels: bool) -> Iterator[str]:

@@ -92,6 +92,7 @@ def _write_lists(run: Run, out: pathlib.Path, miner: System, spec, num_lists: in
         group=group,
         num_negatives=spec.hard_negatives,
         ranked=None,
+        closed=False,
         **seeds,
     )
     lists = candidates.Lists.from_originals(rows, passages)

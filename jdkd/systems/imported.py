@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import numpy as np
+from absl import logging
 
 from jdkd import diagnostics
 from jdkd.corpus.sources import base
@@ -59,14 +60,23 @@ class ImportedScores(BaseSystem):
                 f"'{passage}', and has scores for {1 - is_missing.mean():.1%} of the pairs; add "
                 f'the rest, or set systems.{self.name}.missing to the score of pairs that it lacks.'
             )
+        share = is_missing.mean()
+        logging.info('%s: %.1f%% of the pairs get missing=%g', self.name, 100 * share, self.missing)
         return np.where(is_missing, self.missing, scores).astype(np.float32)
 
     def _look_up(self, queries: Queries, lists: Lists) -> np.ndarray:
-        pairs = zip(lists.query, lists.passages, strict=True)
-        return np.stack([self.scores.look_up(queries.ids[int(q)], rows) for q, rows in pairs])
+        scores = np.full(lists.passages.shape, np.nan)
+        for own, query, rows in zip(scores, lists.query, lists.passages, strict=True):
+            own[:] = self.scores.look_up(queries.ids[int(query)], rows)
+        return scores
 
-    def coverage(self, queries: Queries, lists: Lists) -> float:
-        return float(1 - np.isnan(self._look_up(queries, lists)).mean())
+    @property
+    def is_partial(self) -> bool:
+        return self.missing is None
+
+    def covers(self, queries: Queries, lists: Lists) -> np.ndarray:
+        there = lists.passages >= 0
+        return there & ~np.isnan(self._look_up(queries, lists)) if self.is_partial else there
 
     def score(self, question: str, passages: np.ndarray) -> np.ndarray:
         raise ValueError(f"system '{self.name}' has imported scores: none for a new question.")

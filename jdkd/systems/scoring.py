@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -37,7 +38,18 @@ def score_in_parts(
 def read_parts(directory: pathlib.Path, name: str, num_lists: int) -> np.ndarray:
     """The scores that `score_in_parts` wrote, of so many lists."""
     paths = [directory / f'{name}.{i:05d}.npy' for i in range(math.ceil(num_lists / _PART_LISTS))]
+    if not paths:
+        return np.zeros((0, 1), np.float32)  # Goes with any number of candidates.
     return np.concatenate([np.load(path) for path in paths])
+
+
+def covered(systems: Iterable[System], queries: Queries, lists: Lists) -> np.ndarray:
+    """Marks the originals of lists that all of some systems have scores for, `[M, N_o]` bool.
+
+    Row -1, which is no passage, has none.
+    """
+    there = lists.passages >= 0
+    return np.logical_and.reduce([there, *(s.covers(queries, lists) for s in systems)])
 
 
 def check_finite(name: str, scores: np.ndarray, run: Run, queries: Queries, lists: Lists) -> None:

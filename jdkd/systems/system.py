@@ -27,6 +27,7 @@ class System(Protocol):
         scale: Logits per unit of score; None to fit it to the labels.
         is_encoder: Whether it has a model, so that the config's `index` decides its rankings.
         may_saturate: Whether many scores at an end of their range mean that information was lost.
+        is_partial: Whether it has scores for some pairs alone; see `covers`.
     """
 
     is_encoder: ClassVar[bool]
@@ -40,6 +41,8 @@ class System(Protocol):
     def scale(self) -> float | None: ...
     @property
     def run(self) -> Run: ...
+    @property
+    def is_partial(self) -> bool: ...
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
         """Ranks the collection for each query; also gives facts such as the index' recall.
@@ -64,8 +67,9 @@ class System(Protocol):
         """
         ...
 
-    def coverage(self, queries: Queries, lists: Lists) -> float | None:
-        """Share of the pairs of candidate lists that it has scores for; None if it scores any."""
+    def covers(self, queries: Queries, lists: Lists) -> np.ndarray:
+        """Marks the originals of lists that it has scores for, `[M, N_o]` bool; never row -1."""
+        ...
 
     def search(self, question: str, depth: int) -> Ranking:
         """Ranks the collection, `[1, depth]`, exactly for a question in no split; keeps nothing.
@@ -99,8 +103,12 @@ class BaseSystem:
     def batch_scorer(self, queries: Queries) -> BatchScorer:
         raise ValueError(f"system '{self.name}' scores lists, not whole batches.")
 
-    def coverage(self, queries: Queries, lists: Lists) -> float | None:
-        return None
+    @property
+    def is_partial(self) -> bool:
+        return False
+
+    def covers(self, queries: Queries, lists: Lists) -> np.ndarray:
+        return lists.passages >= 0
 
     def search(self, question: str, depth: int) -> Ranking:
         raise ValueError(f"system '{self.name}' cannot search for a new question.")

@@ -26,7 +26,7 @@ def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
     config = Config(depth=3, candidates=CandidatesConfig(depth=2))
     run = Run(config, tmp_path / 'run', None, collection)
     miner = imported.load(run, 'other', ScoresSpec(path=str(tmp_path / 'run.trec')))
-    round_lists.mine(run, 0, [miner])
+    round_lists.mine(run, 0, [miner], [])
     # The two best but for the positive; of the other query the run says nothing.
     np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/train.npy'), [[3, -1]])
     np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/eval.npy'), [[-1, -1]])

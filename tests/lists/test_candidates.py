@@ -18,6 +18,7 @@ def draw(
     best=None,
     num_negatives=2,
     ranked=None,
+    closed=False,
     seed=0,
     round_index=0,
     copies=None,
@@ -34,6 +35,7 @@ def draw(
         group=GROUP,
         num_negatives=num_negatives,
         ranked=ranked,
+        closed=closed,
         seed=seed,
         round_index=round_index,
     )
@@ -119,6 +121,25 @@ def test_too_few_passages(many, monkeypatch):
     monkeypatch.setattr(candidates, '_LARGE_COLLECTION', many)
     with pytest.raises(ValueError, match="query 'a' has only 6 distinct passages"):
         draw([0], pool=np.full((3, 1), -1), num_negatives=7)
+
+
+def test_a_closed_pool_completes_the_hardest_with_its_lowest():
+    pool = np.array([[5, 6, 7, 3, -1]] * 3)
+    logits = np.array([[2.5, 0.5, 9.0, 4.0, np.nan]] * 3)
+    ranked = candidates.Ranked(logits, [np.array([1.0])] * 3, margin=0.0, hardest=3)
+    for copy in range(8):
+        (found,) = draw([0], pool=pool, num_negatives=3, ranked=ranked, closed=True, copies=[copy])
+        # 6 alone is below the positive; 5 and 3 are the lowest of the others, 7 the highest.
+        assert found[0] == 0 and set(found[1:]) == {6, 5, 3}
+
+
+def test_filled_lists_have_a_passage_in_every_slot():
+    lists = candidates.Lists.from_originals(np.array([3, 4, 5]), np.arange(9).reshape(3, 3))
+    there = np.array([[False, True, True], [False] * 3, [False, True, False]])
+    filled, rows = lists.filled(there)
+    np.testing.assert_array_equal(rows, [0, 2])
+    np.testing.assert_array_equal(filled.query, [3, 5])
+    np.testing.assert_array_equal(filled.passages, [[1, 1, 2], [7, 7, 7]])
 
 
 def test_queries_with_labels_have_their_share_of_the_lists():

@@ -48,7 +48,10 @@ def test_a_missing_score_stops_with_the_coverage_or_takes_a_value(run):
         load(run).list_scorer(QUERIES)(LISTS)
     system = load(run, missing=-9.0)
     np.testing.assert_array_equal(system.list_scorer(QUERIES)(LISTS), [[-2, -9], [3, 1]])
-    assert system.coverage(QUERIES, LISTS) == 0.75
+    assert not system.is_partial and system.covers(QUERIES, LISTS).all()
+    assert load(run).is_partial
+    covers = load(run).covers(QUERIES, LISTS)
+    np.testing.assert_array_equal(covers, [[True, False], [True, True]])
     assert system.digest != load(run).digest
 
 

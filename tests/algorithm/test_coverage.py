@@ -1,0 +1,193 @@
+"""Which pairs and queries a run uses where scores are imported, computed by hand."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from jdkd.algorithm import calibration, coverage, lists
+from jdkd.algorithm.teacher import Teacher, reorder
+from jdkd.config import CandidatesConfig, CollectionConfig, Config, ScoresSpec, TeacherConfig
+from jdkd.corpus.collection import Collection
+from jdkd.corpus.passages import Passages
+from jdkd.run import Run
+from jdkd.systems import imported
+
+# What the teacher has scored: of `a` the positive p0 and two others, of `b` no positive, of `c` the
+# positive p2 and one other; of `d`, in D_eval, the positive p3 and three others.
+SCORED = {
+    'a': ['p0', 'p4', 'p5'],
+    'b': ['p3', 'p4', 'p5'],
+    'c': ['p2', 'p5'],
+    'd': ['p3', 'p0', 'p4', 'p5'],
+}
+# What a retriever finds.
+FOUND = {
+    'a': ['p6', 'p5', 'p0', 'p4'],
+    'b': ['p1', 'p4', 'p5'],
+    'c': ['p5', 'p6', 'p4'],
+    'd': ['p6', 'p5', 'p4', 'p0'],
+}
+QRELS = {
+    'train': {'a': {'p0': 1, 'p1': 1}, 'b': {'p1': 1}, 'c': {'p2': 1}},
+    'dev': {'d': {'p3': 1}},
+    'test': {'e': {'p0': 1}},
+}
+
+
+def write(path, ranked):
+    """A run file with scores falling from 9."""
+    lines = [
+        f'{query} Q0 {passage} 1 {9 - rank} x\n'
+        for query, passages in ranked.items()
+        for rank, passage in enumerate(passages)
+    ]
+    path.write_text(''.join(lines))
+
+
+def make_run(tmp_path, scored=SCORED, qrels=QRELS, **candidates):
+    write(tmp_path / 'llm.trec', scored)
+    write(tmp_path / 'found.trec', FOUND)
+    passages = Passages.from_columns(
+        [f'p{i}' for i in range(7)], [''] * 7, [f'text {i}' for i in range(7)]
+    )
+    queries = {split: {q: f'query {q}' for q in own} for split, own in QRELS.items()}
+    paths = {'llm': tmp_path / 'llm.trec', 'miner': tmp_path / 'found.trec'}
+    config = Config(
+        depth=4,
+        batch_size=2,
+        steps_per_round=4,
+        systems={name: ScoresSpec(path=str(path)) for name, path in paths.items()},
+        teacher=TeacherConfig(members=('llm',)),
+        first_stage='miner',
+        collection=CollectionConfig(train_split='train', eval_split='dev', test_split='test'),
+        candidates=CandidatesConfig(hard_negatives=2, depth=3, **candidates),
+    )
+    return Run(config, tmp_path / 'w', None, Collection('c', passages, queries, qrels))
+
+
+def load(run, name, **changes):
+    return imported.load(run, name, run.config.systems[name].replace(**changes))
+
+
+def mine(run, **changes):
+    return lists.mine(run, 0, [load(run, 'miner')], [load(run, 'llm', **changes)])
+
+
+def drawn(run, split='train'):
+    queries = lists.split_queries(run, split)
+    rows, _, passages = lists.draw(run, split, 0, np.arange(len(queries)))
+    return {
+        queries.ids[query]: (int(own[0]), {int(p) for p in own[1:]})
+        for query, own in zip(rows, passages, strict=True)
+    }
+
+
+def test_lists_are_drawn_from_scored_pairs(tmp_path, caplog):
+    run = make_run(tmp_path)
+    mine(run)
+    # The first three scored ones of each, without positives: p6 has no score.
+    pool = np.load(run.workdir / 'rounds/00/runs/train.npy')
+    np.testing.assert_array_equal(pool, [[5, 4, -1], [4, 5, -1], [5, -1, -1]])
+    with caplog.at_level(logging.INFO):
+        assert drawn(run) == {'a': (0, {4, 5})}
+    assert drawn(run, 'eval')['d'][0] == 3
+    (line,) = [r.getMessage() for r in caplog.records if 'left out' in r.getMessage()]
+    assert line == (
+        "2 of 3 queries of split 'train' are left out, for lack of scores of llm: 1 have no scored "
+        'positive, and 1 of the others fewer than 2 scored mined passages'
+    )
+
+
+def test_with_a_score_for_missing_pairs_all_queries_stay(tmp_path):
+    run = make_run(tmp_path)
+    mine(run, missing=-9.0)
+    pool = np.load(run.workdir / 'rounds/00/runs/train.npy')
+    np.testing.assert_array_equal(pool, [[6, 5, -1], [4, 5, -1], [5, 6, 4]])
+    assert drawn(run).keys() == {'a', 'b', 'c'}
+
+
+@pytest.mark.parametrize(
+    ('split', 'lost'), [('train', ('a', 'b', 'c')), ('dev', ('d',)), ('train', ('a', 'c'))]
+)
+def test_a_file_that_no_list_can_be_drawn_from_is_named(tmp_path, split, lost):
+    run = make_run(tmp_path, {q: own for q, own in SCORED.items() if q not in lost})
+    message = rf"systems.llm.path='.*llm.trec': no query of split '{split}' .* --mode pairs writes"
+    with pytest.raises(ValueError, match=message):
+        coverage.check(run)
+    mine(run)
+    with pytest.raises(ValueError, match=message):
+        drawn(run, 'train' if split == 'train' else 'eval')
+
+
+def test_scores_of_other_passages_than_the_mined_are_noticed_after_mining(tmp_path):
+    run = make_run(tmp_path, {**SCORED, 'a': ['p0', 'p2', 'p3']})
+    coverage.check(run)
+    mine(run)
+    with pytest.raises(ValueError, match='name the system in candidates.retrievers'):
+        drawn(run)
+
+
+@pytest.mark.parametrize(
+    ('tested', 'message'),
+    [
+        ({}, "for 0 of the 1 queries of split 'test': the report has no row"),
+        ({'e': ['p0']}, None),
+    ],
+)
+def test_the_coverage_of_test_is_told_before_the_work(tmp_path, tested, message):
+    warnings = coverage.check(make_run(tmp_path, {**SCORED, **tested}))
+    assert [message in w['message'] for w in warnings] == ([True] if message else [])
+
+
+def test_what_has_no_score_keeps_its_order_behind():
+    nan = np.nan
+    passages = np.array([[4, 7, 5, 9, -1], [3, 1, 2, -1, -1]])
+    logits = np.array([[nan, -3.0, nan, 2.0, nan], [nan] * 5])
+    ranking = reorder(passages, logits)
+    np.testing.assert_array_equal(ranking.passages, [[9, 7, 4, 5, -1], [3, 1, 2, -1, -1]])
+    np.testing.assert_array_equal(
+        ranking.scores, [[2, -3, -4, -6, -np.inf], [-1, -2, -3, -np.inf, -np.inf]]
+    )
+
+
+def test_without_labels_the_best_scored_passages_stand_in(tmp_path):
+    # `c` finds no passage with a score, and has none to stand in; `d` is all of D_eval.
+    run = make_run(tmp_path, {**SCORED, 'c': ['p2']}, qrels={'test': QRELS['test']})
+    assert not run.eval_has_labels
+    coverage.check(run)
+    llm, miner = load(run, 'llm'), load(run, 'miner')
+    calibration.fit(run, mine(run), Teacher([llm], None), [], [miner])
+    # Of `d` p5, p4 and p0 are found and have scores, 6, 7 and 8.
+    weights = calibration.read_fitted(run)['teacher']
+    assert weights == {'llm': pytest.approx(run.config.spread / np.sqrt(2 / 3))}
+    calibration.find_stand_ins(run, Teacher([llm], None), [], [miner])
+    assert [rows.tolist() for rows in lists.positives(run)] == [[0], [4], []]
+    assert lists.eval_qrels(run) == {'d': {'p0': 1}}
+    # `b` has p5 alone beside its stand-in.
+    assert drawn(run) == {'a': (0, {4, 5})}
+    assert drawn(run, 'eval') == {'d': (0, {4, 5})}
+
+
+def test_a_query_of_d_eval_without_a_stand_in_has_no_judgement(tmp_path, monkeypatch):
+    monkeypatch.setitem(FOUND, 'a', ['p6'])
+    run = make_run(tmp_path, qrels={'test': QRELS['test']})
+    run = dataclasses.replace(
+        run, config=run.config.replace(collection=run.config.collection.replace(eval_split='train'))
+    )
+    llm, miner = load(run, 'llm'), load(run, 'miner')
+    calibration.fit(run, mine(run), Teacher([llm], None), [], [miner])
+    # Two lists, of `b` with 8 and 7 and of `c` with 8: the deviations are 1/2 and 0.
+    weights = calibration.read_fitted(run)['teacher']
+    assert weights == {'llm': pytest.approx(run.config.spread / 0.25)}
+    calibration.find_stand_ins(run, Teacher([llm], None), [], [miner])
+    assert lists.eval_qrels(run) == {'a': {}, 'b': {'p4': 1}, 'c': {'p5': 1}}
+
+
+def test_without_labels_and_scores_of_found_passages_the_file_is_named(tmp_path):
+    run = make_run(tmp_path, {**SCORED, 'd': ['p1', 'p2', 'p3']}, qrels={'test': QRELS['test']})
+    llm, miner = load(run, 'llm'), load(run, 'miner')
+    mined = mine(run)
+    with pytest.raises(ValueError, match=r"llm.trec': no query of split 'dev' has scores"):
+        calibration.fit(run, mined, Teacher([llm], None), [], [miner])
