@@ -7,6 +7,7 @@ jdkd eval --config eval --config.model=DIR --config.collections=beir:PATH --work
 jdkd search --workdir runs/a
 jdkd export --workdir runs/a --system=minilm_ft --push_to=org/name
 jdkd compare --workdir runs/a --with runs/b
+jdkd pairs --config mta4dpr:tiny --workdir runs/a
 jdkd plan --topology v5e:2x4
 
 `python -m jdkd.main --mode train` is the same as `jdkd train`.
@@ -24,12 +25,22 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jdkd import config as configs
-from jdkd.commands import compare, evaluate, export, plan, search, setup, train, zero_shot
+from jdkd.commands import (
+    compare,
+    evaluate,
+    export,
+    pairs,
+    plan,
+    search,
+    setup,
+    train,
+    zero_shot,
+)
 from jdkd.runtime import distributed, interrupts
 from jdkd.runtime.messages import EscapedStream
 
 DEFAULT = 'configs/mta4dpr.py'
-MODES = ('train', 'eval', 'export', 'search', 'compare', 'plan')
+MODES = ('train', 'eval', 'export', 'search', 'compare', 'pairs', 'plan')
 
 configs.register_parsers()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -47,7 +58,10 @@ _OUTPUT = flags.DEFINE_string(
     'output',
     None,
     'Directory to write; by default <workdir>/student or <workdir>/exported/<system>, for --mode '
-    'compare <workdir>/compared/<name>.',
+    'compare <workdir>/compared/<name>. For --mode pairs the file, <workdir>/pairs.jsonl.',
+)
+_SPLITS = flags.DEFINE_list(
+    'splits', ['train', 'eval'], 'What pairs writes: train, eval (D_eval), test.'
 )
 _AGAINST = flags.DEFINE_string('against', None, 'Workdir or TREC run file that eval compares with.')
 _WITH = flags.DEFINE_string('with', None, 'Finished workdir that compare shows beside this one.')
@@ -88,6 +102,9 @@ def main(argv: Sequence[str]) -> None:
         zero_shot.run(_CONFIG.value, workdir, _AGAINST.value, update=_UPDATE.value)
     elif mode == 'eval':
         evaluate.evaluate(workdir, _AGAINST.value)
+    elif mode == 'pairs':
+        config = setup.resolve_training(_CONFIG.value)
+        pairs.pairs(config, workdir, _SPLITS.value, _OUTPUT.value, update=_UPDATE.value)
     elif mode == 'search':
         search.search(workdir)
     elif mode == 'compare':
@@ -101,16 +118,23 @@ def _check_flags(argv: Sequence[str]) -> None:
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
     mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
-    owners = {'output': 'export or compare', 'system': 'export', 'push_to': 'export'}
+    owners = {
+        'output': 'export or compare or pairs',
+        'splits': 'pairs',
+        'system': 'export',
+        'push_to': 'export',
+    }
     owners |= {'against': 'eval', 'with': 'compare', 'topology': 'plan'}
     for flag, modes in owners.items():
         if flags.FLAGS[flag].present and mode not in modes.split(' or '):
             raise ValueError(f'--{flag} is for --mode {modes}; add that or leave it out.')
     if mode == 'compare' and not _WITH.value:
         raise ValueError('--mode compare needs another finished run: add --with=WORKDIR.')
-    if _UPDATE.value and mode != 'train' and not (mode == 'eval' and is_zero_shot):
-        raise ValueError('--update is for --mode train and for --mode eval with a --config of it.')
-    if is_zero_shot and mode in ('train', 'plan'):
+    if _UPDATE.value and mode not in ('train', 'pairs') and not (mode == 'eval' and is_zero_shot):
+        raise ValueError(
+            '--update is for --mode train and pairs, and for --mode eval with a --config of it.'
+        )
+    if is_zero_shot and mode in ('train', 'pairs', 'plan'):
         raise ValueError(
             f'config {_config_name()} says what to measure; give --mode eval, or a config to '
             f'{mode} with, for example {DEFAULT}.'

@@ -215,7 +215,9 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
     rankings = {FIRST: first.rank(run.test)[0]}
     if run.config.systems[MODEL].kind == 'cross_encoder':
         teacher = Teacher([model], [1.0])
-        rankings[MODEL] = rerank(run, MODEL, teacher, {MODEL: 1.0}, first, run.test)
+        reranked = rerank(run, MODEL, teacher, {MODEL: 1.0}, first, run.test)
+        assert reranked is not None  # A cross-encoder scores any pair.
+        rankings[MODEL] = reranked
     else:
         rankings[MODEL] = model.rank(run.test)[0]
 

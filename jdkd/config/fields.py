@@ -127,7 +127,9 @@ class ScoresSpec(Section):
         None, "json or the columns, such as 'query passage score'; None: told from the file"
     )
     on_error: str = field('stop', 'at a bad line: stop, or skip (counted and logged)', ON_ERROR)
-    missing: float | None = field(None, 'score of pairs without one; None: an error', 'finite')
+    missing: float | None = field(
+        None, 'score of pairs without one; None: lists do without these', 'finite'
+    )
     scale: float | None = field(None, SCALE, 'above 0')
 
 

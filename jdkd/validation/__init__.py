@@ -23,10 +23,11 @@ def validate(config: Config) -> None:
     raise_all([*fields.errors(config), *roles.errors(config)])
 
 
-def before_start(config: Config, workdir: pathlib.Path) -> None:
+def before_start(config: Config, workdir: pathlib.Path, *, needs_scores: bool = True) -> None:
     """Checks a config and the devices, files and local checkpoints that it names.
 
-    Reads no weights; `before_work` checks the checkpoints of the hub. The workdir need not exist.
+    Reads no weights; `before_work` checks the checkpoints of the hub. The workdir need not exist,
+    nor, without `needs_scores`, the files of imported scores.
 
     Raises:
         ValueError: naming everything that is wrong.
@@ -38,7 +39,7 @@ def before_start(config: Config, workdir: pathlib.Path) -> None:
             *roles.errors(config),
             *resources.device_errors(config),
             *catch(importing.check_source, config.collection, workdir / 'collection'),
-            *resources.score_file_errors(config, workdir),
+            *(resources.score_file_errors(config, workdir) if needs_scores else ()),
             *checkpoints.errors(encoders(config), fetch=False),
         ]
     )

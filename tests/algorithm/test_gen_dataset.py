@@ -57,9 +57,8 @@ def test_d_eval_counts_all_judged_queries_and_has_lists_of_the_labelled(tmp_path
     assert run.held_out.ids == ['a', 'zero', 'gone', 'b']
     labelled = np.flatnonzero(run.held_out.is_labelled)
     assert labelled.tolist() == [0, 3]
-    (tmp_path / round_lists.round_path(0, 'runs')).mkdir(parents=True)
     pool = np.array([[0, 1, 4]] * 4, np.int32)
-    np.save(tmp_path / round_lists.round_path(0, 'runs') / 'eval.npy', pool)
+    run.stage('rounds/00/runs', {}, lambda out: np.save(out / 'eval.npy', pool))
     rows, _, drawn = round_lists.draw(run, 'eval', 0, labelled)
     assert sorted(rows) == [0, 0, 3, 3]
     assert {(int(q), int(p)) for q, p in zip(rows, drawn[:, 0], strict=True)} == {(0, 2), (3, 3)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jdkd import config as configs
-from jdkd.algorithm import iterate
+from jdkd.algorithm import coverage, iterate, pairs
 from jdkd.algorithm.lists import load_lists, positives
 from jdkd.algorithm.teacher import Teacher, rerank
 from jdkd.configs import common
@@ -131,3 +131,48 @@ def test_reranking_keeps_the_first_stage_behind_what_the_teacher_has_scored(trai
     np.testing.assert_array_equal(ranking.scores[0, :2], [10, 2])
     assert (np.diff(ranking.scores[0]) < 0).all() and np.isfinite(ranking.scores).all()
     np.testing.assert_array_equal(ranking.passages[1:], bm25.rank(run.test)[0].passages[1:])
+
+
+def test_pairs_go_out_and_their_scores_come_back(tmp_path):
+    tiny.write(tmp_path)
+    config = configs.resolve(get_config(tmp_path))
+    run = open_run(config, tmp_path / 'w')
+    out = tmp_path / 'pairs.jsonl'
+    count = pairs.write(run, out, ['train', 'eval', 'test'])
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    keys = {(line['query_id'], line['passage_id']) for line in lines}
+    assert len(keys) == len(lines) == count
+    for line in lines:
+        row = run.collection.id_index[line['passage_id']]
+        assert line['text'] == run.passages.texts[row] and 'title' not in line
+    for queries in (run.train, run.held_out):
+        for query, text, best in zip(queries.ids, queries.texts, queries.best, strict=True):
+            assert {(query, run.collection.passage_ids[int(p)]) for p in best} <= keys
+            assert {line['query'] for line in lines if line['query_id'] == query} == {text}
+    # Half of the scores come back: the other half is left to score.
+    scores = [
+        {'query_id': line['query_id'], 'passage_id': line['passage_id'], 'score': i % 7}
+        for i, line in enumerate(lines)
+    ]
+    file = tmp_path / 'llm.jsonl'
+    file.write_text('\n'.join(map(json.dumps, scores[::2])))
+    again = open_run(config, tmp_path / 'again')
+    assert pairs.write(again, out, ['train', 'eval', 'test']) == count // 2
+    left = [json.loads(line) for line in out.read_text().splitlines()]
+    assert left == lines[1::2]
+    # With all of them every query is used, and all that the first stage finds is re-ranked.
+    file.write_text('\n'.join(map(json.dumps, scores)))
+    mined = Run(config, tmp_path / 'all', run.mesh, run.collection)
+    llm, bm25 = build(mined, 'llm'), build(mined, 'bm25')
+    assert coverage.check(mined) == []
+    for queries in (run.train, run.held_out):
+        best = coverage.covered_rows([llm], queries, queries.best)
+        top = bm25.rank(queries)[0].passages[:, : config.candidates.depth]
+        assert best.all()
+        positive = [np.isin(rows, own) for rows, own in zip(top, queries.positives, strict=True)]
+        lists = Lists.from_originals(np.arange(len(top)), top)
+        same_text = np.array([len(np.unique(run.collection.group[r])) == len(r) for r in top])
+        covered = llm.covers(queries, lists) | np.array(positive)
+        assert covered[same_text].all()
+    tested = Lists.from_originals(np.arange(len(run.test)), bm25.rank(run.test)[0].passages)
+    np.testing.assert_array_equal(llm.covers(run.test, tested), tested.passages >= 0)
