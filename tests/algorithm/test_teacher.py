@@ -91,8 +91,8 @@ def test_teacher_and_assistants_are_compared_on_the_same_passages(tmp_path):
 
 def test_assistants_without_all_scores_are_not_compared(tmp_path):
     class Partial(tables.Table):
-        def coverage(self, queries, lists):
-            return 0.5
+        def covers(self, queries, lists):
+            return lists.passages == 1
 
     run = tables.make_run(tmp_path, Config(depth=2), 2, {'dev': [0], 'test': [0]})
     first = tables.make_system(run, 'first', [[1, 2]])
