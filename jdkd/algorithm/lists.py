@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jdkd.algorithm import coverage
+from jdkd.config import ScoresSpec
 from jdkd.lists import candidates, dark
 from jdkd.lists.candidates import Lists
 from jdkd.lists.slices import SlicedTexts
@@ -113,7 +114,12 @@ def best_positives(run: Run, split: str) -> list[np.ndarray]:
 
 def partly_scored(run: Run) -> list[str]:
     """Names of the systems whose imported scores decide which passages lists may hold."""
-    return (read_manifest(run, round_path(0, _RUNS))['result'] or {}).get('partial', [])
+    names, specs = [*run.config.teacher.members, *run.config.assistants], run.config.systems
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if isinstance(spec := specs[name], ScoresSpec) and spec.missing is None
+    ]
 
 
 def num_lists(run: Run) -> dict[str, int]:
@@ -149,7 +155,6 @@ def mine(
             if partial:
                 scored = coverage.covered_rows(partial, queries, queries.best)
                 np.save(out / f'{split}.best.npy', scored)
-        return {'partial': [s.name for s in partial]} if partial else None
 
     inputs = ranking_inputs(run, retrievers, depth=depth)
     inputs['partial'] = {s.name: s.digest for s in partial} or None

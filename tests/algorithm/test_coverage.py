@@ -46,7 +46,7 @@ def write(path, ranked):
     path.write_text(''.join(lines))
 
 
-def make_run(tmp_path, scored=SCORED, qrels=QRELS, **candidates):
+def make_run(tmp_path, scored=SCORED, qrels=QRELS, missing=None, **candidates):
     write(tmp_path / 'llm.trec', scored)
     write(tmp_path / 'found.trec', FOUND)
     passages = Passages.from_columns(
@@ -58,7 +58,7 @@ def make_run(tmp_path, scored=SCORED, qrels=QRELS, **candidates):
         depth=4,
         batch_size=2,
         steps_per_round=4,
-        systems={name: ScoresSpec(path=str(path)) for name, path in paths.items()},
+        systems={n: ScoresSpec(path=str(path), missing=missing) for n, path in paths.items()},
         teacher=TeacherConfig(members=('llm',)),
         first_stage='miner',
         collection=CollectionConfig(train_split='train', eval_split='dev', test_split='test'),
@@ -67,12 +67,12 @@ def make_run(tmp_path, scored=SCORED, qrels=QRELS, **candidates):
     return Run(config, tmp_path / 'w', None, Collection('c', passages, queries, qrels))
 
 
-def load(run, name, **changes):
-    return imported.load(run, name, run.config.systems[name].replace(**changes))
+def load(run, name):
+    return imported.load(run, name, run.config.systems[name])
 
 
-def mine(run, **changes):
-    return lists.mine(run, 0, [load(run, 'miner')], [load(run, 'llm', **changes)])
+def mine(run):
+    return lists.mine(run, 0, [load(run, 'miner')], [load(run, 'llm')])
 
 
 def drawn(run, split='train'):
@@ -101,8 +101,8 @@ def test_lists_are_drawn_from_scored_pairs(tmp_path, caplog):
 
 
 def test_with_a_score_for_missing_pairs_all_queries_stay(tmp_path):
-    run = make_run(tmp_path)
-    mine(run, missing=-9.0)
+    run = make_run(tmp_path, missing=-9.0)
+    mine(run)
     pool = np.load(run.workdir / 'rounds/00/runs/train.npy')
     np.testing.assert_array_equal(pool, [[6, 5, -1], [4, 5, -1], [5, 6, 4]])
     assert drawn(run).keys() == {'a', 'b', 'c'}
