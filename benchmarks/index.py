@@ -18,6 +18,7 @@ from absl import app, flags
 from benchmarks import measure
 from jdkd.config import IndexConfig
 from jdkd.retrieval import index, vectors
+from jdkd.retrieval.exact import exact_search
 from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import stages
 from jdkd.runtime.parts import write_parts
@@ -94,9 +95,9 @@ def run(root: pathlib.Path, size: int, config) -> dict:
     with measure.peak(result, 'search'):
         found = index.search(queries, passages, _DEPTH, config, root / f'index-{size}')
     sample = queries[: _SAMPLE.value]
-    index.exact_search(sample, passages[: 2 * 65_536], _DEPTH)  # Compiles.
+    exact_search(sample, passages[: 2 * 65_536], _DEPTH)  # Compiles.
     with measure.peak(result, 'exact'):
-        exact = index.exact_search(sample, passages, _DEPTH)
+        exact = exact_search(sample, passages, _DEPTH)
     head = Ranking(found.passages[: len(sample)], found.scores[: len(sample)])
     result['build']['mib_on_disk'] = round(sum(files) / 2**20)
     for name, number in (('search', len(queries)), ('exact', len(sample))):

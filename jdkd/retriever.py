@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from jdkd.config import EncoderSpec
 from jdkd.models import dual_encoder, pretrained, weights
-from jdkd.retrieval import encode, index
+from jdkd.retrieval import encode
+from jdkd.retrieval.exact import ExactIndex
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.encoders import Encoder, read_encoder
 
@@ -59,7 +60,7 @@ class Retriever:
     encoder: Encoder
     mesh: Mesh
     _passages: Sequence[Passage] = ()
-    _embeddings: np.ndarray | None = None
+    _index: ExactIndex | None = None
 
     def __repr__(self) -> str:
         return f'Retriever({len(self._passages)} passages)'
@@ -109,7 +110,7 @@ class Retriever:
         """
         if not len(passages):
             raise ValueError('there is nothing to index; give at least one passage.')
-        self._embeddings, self._passages = self.encode(passages), passages
+        self._index, self._passages = ExactIndex(self.encode(passages), self.mesh), passages
         return self
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
@@ -120,11 +121,11 @@ class Retriever:
         Raises:
             ValueError: if nothing is indexed, or k is not positive.
         """
-        if self._embeddings is None:
+        if self._index is None:
             raise ValueError('there is nothing to search; call index(passages) first.')
         if k < 1:
             raise ValueError(f'k={k} must be at least 1.')
-        ranking = index.exact_search(self.encode([query], kind='query'), self._embeddings, k)
+        ranking = self._index.search(self.encode([query], kind='query'), k)
         return [
             Hit(int(row), float(score), self._passages[int(row)])
             for row, score in zip(ranking.passages[0], ranking.scores[0], strict=True)

@@ -58,10 +58,10 @@ def _measure(run: Run, system, passage_tokens, tokens, against: str | None) -> d
         system.write_embeddings(directory, passage_tokens, 'passages', run.collection.passage_ids)
         passages = vectors.load(directory)
 
-        def search(depth):
-            return index.search(queries, passages, depth, run.config.index), {}
+        def search(part, depth):
+            return index.search(queries[part], passages, depth, run.config.index)
 
-        ranking, _ = checked_ranking(run, STUDENT, run.test, search)
+        ranking = checked_ranking(run, STUDENT, run.test, search)
     measured = measuring.measure(run, ranking, run.test)
     measured.save(run.workdir, 'eval')
     measuring.write_run_file(run.workdir / 'eval.trec', run, ranking, run.test, STUDENT)

@@ -282,6 +282,17 @@ class LossConfig(Section):
 
 class IndexConfig(Section):
     kind: str = field('scann', 'scann or exact')
+    mining: str = field(
+        'auto',
+        'search of train queries: scann, exact, or auto (exact on accelerators, else as kind)',
+        ('auto', 'scann', 'exact'),
+    )
+    recall: float | None = field(
+        None,
+        "share of the best passages that accelerators find at least when mining exactly (JAX's "
+        'approx_max_k); None: all',
+        'above 0 and at most 1',
+    )
     reorder: int = field(400, 'candidates that ScaNN scores exactly', 'at least 1')
     threshold: float = field(0.2, "ScaNN's threshold of anisotropic quantization")
     leaves: float = field(

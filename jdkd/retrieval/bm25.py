@@ -4,6 +4,7 @@ bm25s is imported inside functions: importing it initialises JAX, which must not
 several processes have connected (`distributed.start`).
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import os
@@ -20,6 +21,7 @@ from jdkd.runtime import distributed, stages
 from jdkd.runtime.parts import write_parts
 
 _PASSAGES_PER_PART = 65_536  # Passages whose terms are counted at once.
+_BLOCK = 256  # Passages whose best score bounds those of the collection.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +49,16 @@ class BM25:
         return _idf(np.diff(self.retriever.scores['indptr']), len(self))
 
     def search(self, queries: Sequence[str], depth: int) -> Ranking:
-        """Returns the best passages of each query; passages that share no term score 0."""
+        """The best passages of each query, found by all cores.
+
+        Ties keep the order of the collection; passages that share no term score 0.
+        """
         depth = min(depth, len(self))
-        tokens = _tokenize(queries, self.language)
-        rows, scores = self.retriever.retrieve(tokens, k=depth, show_progress=False)
-        return Ranking(rows.astype(np.int32), scores.astype(np.float32))
+        best = functools.partial(self._best_passages, depth=depth)
+        all_words = _tokenize(queries, self.language)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            rows, scores = zip(*threads.map(best, all_words), strict=True)
+        return Ranking(np.stack(rows), np.stack(scores))
 
     def query_terms(self, queries: Sequence[str]) -> csr_matrix:
         """Counts the terms of each query, `[len(queries), V]`."""
@@ -79,6 +86,26 @@ class BM25:
         counts, lengths = self._counts(texts)
         weights = _weights(counts, lengths, self.idf, self.average_length, self.k1, self.b)
         return np.asarray(terms.multiply(weights).sum(axis=1), np.float32).ravel()
+
+    def _best_passages(self, words: list[str], depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and scores of a query's best passages, on this thread alone.
+
+        Not bm25s' own selection, which puts the scores of all passages on JAX's default device.
+        """
+        scores = np.zeros(len(self), np.float32)
+        if words:
+            scores = self.retriever.get_scores(words)
+        # Among so many maxima of blocks, the least is at most the least of the best scores.
+        blocks = scores[: len(scores) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+        least = 0
+        if len(blocks) > depth:
+            least = np.partition(blocks.max(axis=1), -depth)[-depth]
+        rows = np.flatnonzero(scores >= least if least else scores)
+        rows = rows[np.argsort(-scores[rows], kind='stable')][:depth]
+        if len(rows) < depth:
+            others = np.flatnonzero(scores == 0)[: depth - len(rows)]
+            rows = np.concatenate([rows, others])
+        return rows.astype(np.int32), scores[rows].astype(np.float32)
 
     def _term_scores(self, term: int, passages: np.ndarray) -> np.ndarray:
         """Returns what a term adds to the scores of passages, in their shape."""

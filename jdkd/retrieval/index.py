@@ -1,4 +1,4 @@
-"""Searches embeddings by inner product: exactly on the device, or with ScaNN."""
+"""Searches embeddings by inner product: exactly on the devices, or with ScaNN."""
 
 import concurrent.futures
 import functools
@@ -10,11 +10,11 @@ import tempfile
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from jdkd.config import IndexConfig
+from jdkd.retrieval.exact import exact_search
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.runtime import distributed
@@ -29,55 +29,20 @@ KINDS = ('scann', 'exact')
 _HASH_FROM = 1000  # Passages that ScaNN's codes need for training; fewer are searched exactly.
 _TREE_FROM = 20_000  # Passages from which an index partitions first, as ScaNN's guide advises.
 _TREE_SAMPLE = 250_000  # Passages of a shard that train its tree.
-BUILDERS = 4  # Shards indexed in parallel.
-_QUERY_BLOCK = 32_768  # Queries whose candidates are in memory at once.
+BUILDERS = 16  # Shards indexed in parallel, at most.
 _RESCORED_BYTES = 2**26  # Bytes of candidates' vectors that are gathered at once.
 
 
-@functools.partial(jax.jit, static_argnames='depth')
-def _top_block(queries, block, offset, best_scores, best_rows, depth):
-    scores = jnp.matmul(queries, block.T, precision=jax.lax.Precision.HIGHEST)
-    # top_k prefers the earlier of equal scores, so ties keep the order of the collection.
-    scores, rows = jax.lax.top_k(scores, min(depth, block.shape[0]))
-    scores = jnp.concatenate([best_scores, scores], axis=1)
-    rows = jnp.concatenate([best_rows, offset + rows], axis=1)
-    best_scores, at = jax.lax.top_k(scores, depth)
-    return best_scores, jnp.take_along_axis(rows, at, axis=1)
+def for_mining(config: IndexConfig) -> IndexConfig:
+    """The config that train queries are searched with: `mining` decides its `kind`.
 
-
-def exact_search(
-    queries: np.ndarray | Vectors,
-    passages: np.ndarray | Vectors,
-    depth: int,
-    *,
-    query_block: int = 1024,
-    passage_block: int = 65_536,
-) -> Ranking:
-    """Searches exactly by inner product on the device; ties keep the order of the rows.
-
-    The device holds the queries, one block of passages and `[query_block, passage_block]` scores;
-    the host holds one block of passages.
-
-    Args:
-        queries: `[num_queries, dim]`.
-        passages: `[num_passages, dim]`; may be memory-mapped.
-        depth: Passages to return for each query, limited to num_passages.
-        query_block, passage_block: Rows per block.
+    They are far more than the queries that are measured. Accelerators search for them exactly in
+    less time than ScaNN takes to index the collection.
     """
-    depth = min(depth, len(passages))
-    starts = range(0, len(queries), query_block)
-    blocks = [jnp.asarray(queries[q : q + query_block], jnp.float32) for q in starts]
-    best = [
-        (jnp.full((len(q), depth), -jnp.inf), jnp.full((len(q), depth), -1, jnp.int32))
-        for q in blocks
-    ]
-    for p in range(0, len(passages), passage_block):
-        block_p = jnp.asarray(passages[p : p + passage_block], jnp.float32)
-        for i, block_q in enumerate(blocks):
-            # Wait, since the memory of blocks computed in parallel would add up.
-            best[i] = jax.block_until_ready(_top_block(block_q, block_p, p, *best[i], depth))
-    scores, rows = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*best, strict=True))
-    return Ranking(rows, scores)
+    kind = config.mining
+    if kind == 'auto':
+        kind = config.kind if jax.default_backend() == 'cpu' else 'exact'
+    return config.replace(kind=kind)
 
 
 def check_config(config: IndexConfig) -> None:
@@ -113,7 +78,7 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config: Index
     code, after a partitioning tree if there are many passages. An index holds half a byte for two
     dimensions of a passage (twice that under a tree) and no vectors: candidates are rescored from
     `passages`. Collections that are searched exactly (`is_exact`) get no index. Memory is bounded
-    by twice the float32 vectors of the four shards that are indexed in parallel.
+    by twice the float32 vectors of the shards that are indexed in parallel: one a core, at most 16.
 
     Raises:
         ValueError: if `config.shard` is too small.
@@ -179,7 +144,7 @@ def search(
 
     Unless the search is exact (`is_exact`), ScaNN proposes candidates from all shards by
     approximate scores, which are then scored exactly. Besides the ranking, memory is bounded by the
-    codes of one shard and 16 bytes per candidate of 32,768 queries.
+    codes of one shard and 16 bytes per candidate of a query.
 
     Args:
         queries: `[num_queries, dim]` float32.
@@ -199,12 +164,9 @@ def search(
             return search(queries, passages, depth, config, pathlib.Path(temporary))
     depth = min(depth, len(passages))
     count = min(max(config.reorder, depth), len(passages))
-    blocks = []
-    for start in range(0, len(queries), _QUERY_BLOCK):
-        block = np.ascontiguousarray(queries[start : start + _QUERY_BLOCK], np.float32)
-        candidates = _candidates(block, len(passages), count, config, directory)
-        blocks.append(_rescore(block, passages, candidates, depth))
-    return Ranking(*map(np.concatenate, zip(*blocks, strict=True)))
+    block = np.ascontiguousarray(queries[:], np.float32)
+    candidates = _candidates(block, len(passages), count, config, directory)
+    return Ranking(*_rescore(block, passages, candidates, depth))
 
 
 def _candidates(

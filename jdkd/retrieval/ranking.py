@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,6 +23,21 @@ class Ranking:
     def load(cls, directory: pathlib.Path, name: str) -> 'Ranking':
         fields = ('passages', 'scores')
         return cls(*(np.load(directory / f'{name}.{field}.npy') for field in fields))
+
+    def write(self, file: BinaryIO) -> None:
+        """Writes it to an open npz file, which `read` reads."""
+        np.savez(file, passages=self.passages, scores=self.scores)
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> 'Ranking':
+        with np.load(path) as arrays:
+            return cls(arrays['passages'], arrays['scores'])
+
+    @classmethod
+    def join(cls, parts: Iterable['Ranking']) -> 'Ranking':
+        """The rankings of the queries of all parts, one after another."""
+        pairs = [(part.passages, part.scores) for part in parts]
+        return cls(*map(np.concatenate, zip(*pairs, strict=True)))
 
     def without(self, rows: np.ndarray, depth: int) -> 'Ranking':
         """Removes from each query's ranking its passage in `rows`, and keeps `depth` others.

@@ -11,6 +11,7 @@ import numpy as np
 from jdkd.lists.candidates import Lists
 from jdkd.models import dual_encoder
 from jdkd.retrieval import encode, index, vectors
+from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.run import Queries
@@ -30,15 +31,30 @@ class DualEncoderSystem(BaseSystem):
     encoder: Encoder
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        def search(depth):
-            passages, query_vectors = self.passages, self.queries(queries)
-            config = self.run.config.index
-            ranking = index.search(query_vectors, passages, depth, config, self._index())
-            exact = index.exact_search(query_vectors[_RECALL_SAMPLE], passages, depth)
-            approximate = Ranking(ranking.passages[_RECALL_SAMPLE], ranking.scores[_RECALL_SAMPLE])
-            return ranking, {'index_recall': approximate.recall(exact)}
+        config = self.run.config.index
+        if queries.split == self.run.config.collection.train_split:
+            config = index.for_mining(config)
 
-        return keep_ranking(self, queries, search)
+        def open_search():
+            passages, vectors = self.passages, self.queries(queries)
+            if index.is_exact(config, len(passages)):
+                every = ExactIndex(passages, self.run.mesh, recall_target=config.recall)
+                search = every.search
+            else:
+                directory = self._index()
+
+                def search(queries, depth):
+                    return index.search(queries, passages, depth, config, directory)
+
+            def get_facts(ranking):
+                found = Ranking(ranking.passages[_RECALL_SAMPLE], ranking.scores[_RECALL_SAMPLE])
+                depth = found.passages.shape[1]
+                best = ExactIndex(passages, self.run.mesh).search(vectors[_RECALL_SAMPLE], depth)
+                return {'index_recall': found.recall(best)}
+
+            return lambda part, depth: search(vectors[part], depth), get_facts
+
+        return keep_ranking(self, queries, open_search)
 
     def list_scorer(self, queries: Queries) -> ListScorer:
         query_vectors, passages = self.queries(queries), self.passages
@@ -67,10 +83,15 @@ class DualEncoderSystem(BaseSystem):
         return lambda rows, columns: query_vectors[rows] @ passages[columns].T
 
     def search(self, question: str, depth: int) -> Ranking:
-        return index.exact_search(self._embed_question(question), self.passages, depth)
+        return self._exact.search(self._embed_question(question), depth)
 
     def score(self, question: str, passages: np.ndarray) -> np.ndarray:
         return self.passages[passages] @ self._embed_question(question)[0]
+
+    @functools.cached_property
+    def _exact(self) -> ExactIndex:
+        """Stays on the devices between questions, if it fits."""
+        return ExactIndex(self.passages, self.run.mesh)
 
     def _embed_question(self, question: str) -> np.ndarray:
         """`[1, dim]` float32."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -26,14 +27,15 @@ class ImportedScores(BaseSystem):
     missing: float | None  # Score of a pair that the file lacks; None makes that an error.
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        return checked_ranking(
-            self.run, self.name, queries, lambda depth: (self._best(queries, depth), {})
-        )
+        def search(part, depth):
+            return self._best(queries.ids[part], depth)
 
-    def _best(self, queries: Queries, depth: int) -> Ranking:
-        rows = np.full((len(queries), depth), -1, np.int32)
+        return checked_ranking(self.run, self.name, queries, search), {}
+
+    def _best(self, query_ids: Sequence[str], depth: int) -> Ranking:
+        rows = np.full((len(query_ids), depth), -1, np.int32)
         values = np.full(rows.shape, -np.inf, np.float32)
-        for i, query_id in enumerate(queries.ids):
+        for i, query_id in enumerate(query_ids):
             passages, scores = self.scores.of(query_id)
             best = np.argsort(-scores, kind='stable')[:depth]  # Ties keep the collection's order.
             rows[i, : len(best)], values[i, : len(best)] = passages[best], scores[best]

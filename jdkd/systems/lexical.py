@@ -20,9 +20,10 @@ class BM25System(BaseSystem):
     model: bm25.BM25
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        return keep_ranking(
-            self, queries, lambda depth: (self.model.search(queries.texts, depth), {})
-        )
+        def search(part, depth):
+            return self.model.search(queries.texts[part], depth)
+
+        return keep_ranking(self, queries, lambda: (search, lambda ranking: {}))
 
     def list_scorer(self, queries: Queries) -> ListScorer:
         all_terms = self.model.query_terms(queries.texts)

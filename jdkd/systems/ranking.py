@@ -1,15 +1,21 @@
 """Ranks the collection for a split's queries, and keeps the rankings as stages."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
+import tqdm
 from absl import logging
 
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
+from jdkd.runtime import distributed
+from jdkd.runtime.parts import write_parts
 from jdkd.systems.scoring import check_finite
-from jdkd.systems.system import Search, System
+from jdkd.systems.system import Facts, Search, System
+
+_PART_QUERIES = 16_384  # Queries a file: the most that a restart ranks again.
 
 
 def own_passages(run: Run, queries: Queries) -> np.ndarray:
@@ -24,9 +30,9 @@ def own_passages(run: Run, queries: Queries) -> np.ndarray:
 
 
 def checked_ranking(
-    run: Run, name: str, queries: Queries, search: Search
-) -> tuple[Ranking, dict[str, float]]:
-    """Searches to the config's full depth, without the queries' own passages.
+    run: Run, name: str, queries: Queries, search: Search, part: slice = slice(None)
+) -> Ranking:
+    """Searches for a part of the queries to the config's full depth, without their own passages.
 
     Raises:
         FloatingPointError: if a score is not finite, naming system, query and passage.
@@ -34,18 +40,19 @@ def checked_ranking(
     depth = min(run.config.depth, len(run.collection))
     own = own_passages(run, queries)
     excludes = bool((own >= 0).any())
+    own = own[part]
     # A query may share a judged passage's id by chance: BEIR's figures lose that passage too.
-    lost = sum(row in rows for row, rows in zip(own, queries.positives, strict=True))
+    lost = sum(row in rows for row, rows in zip(own, queries.positives[part], strict=True))
     if lost:
         logging.warning(
             f'{run.collection.name}: {lost} queries of split {queries.split!r} have the id of a '
             'passage that is judged relevant to them, and lose it, as in BEIR; where ids coincide '
             'by chance, set ignore_identical_ids=False.'
         )
-    ranking, facts = search(depth + excludes)
-    lists = Lists.from_originals(np.arange(len(queries)), ranking.passages)
+    ranking = search(part, depth + excludes)
+    lists = Lists.from_originals(np.arange(len(queries))[part], ranking.passages)
     check_finite(name, np.where(ranking.passages < 0, 0, ranking.scores), run, queries, lists)
-    return (ranking.without(own, depth) if excludes else ranking), facts
+    return ranking.without(own, depth) if excludes else ranking
 
 
 def ranking_inputs(run: Run, systems: Iterable[System], *, depth: int | None = None) -> dict:
@@ -66,16 +73,42 @@ def measure_inputs(run: Run, systems: Iterable[System]) -> dict:
 
 
 def keep_ranking(
-    system: System, queries: Queries, search: Search
+    system: System,
+    queries: Queries,
+    open_search: Callable[[], tuple[Search, Facts]],
 ) -> tuple[Ranking, dict[str, float]]:
-    """A system's `checked_ranking` of a split, kept as a stage."""
+    """A system's `checked_ranking` of a split, kept as a stage, with facts about it.
+
+    Processes share its parts of 16,384 queries, and a restart keeps them. All of them call
+    `open_search`, which builds the stages that the search reads.
+    """
     run = system.run
     path = f'systems/{system.name}/ranking-{queries.split}'
+    count = math.ceil(len(queries) / _PART_QUERIES)
 
     def build(out):
-        ranking, facts = checked_ranking(run, system.name, queries, search)
-        ranking.save(out, 'ranking')
-        return facts
+        search, get_facts = open_search()
+        bar = tqdm.tqdm(
+            total=count,
+            desc=f'{system.name}: ranks {queries.split}',
+            unit='parts',
+            disable=count < 2 or not distributed.is_primary(),
+        )
 
-    manifest = run.stage(path, ranking_inputs(run, [system]), build)
+        def write(i, file):
+            part = slice(i * _PART_QUERIES, (i + 1) * _PART_QUERIES)
+            checked_ranking(run, system.name, queries, search, part).write(file)
+            bar.update(distributed.process_count())
+
+        paths = write_parts(out, 'part-{}.npz', count, write)
+        bar.close()
+        if not distributed.is_primary():
+            return None
+        ranking = Ranking.join(map(Ranking.read, paths))
+        ranking.save(out, 'ranking')
+        for part in paths:
+            part.unlink()
+        return get_facts(ranking)
+
+    manifest = run.stage(path, ranking_inputs(run, [system]), build, resumable=True)
     return Ranking.load(run.workdir / path, 'ranking'), manifest['result']

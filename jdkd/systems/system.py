@@ -14,8 +14,10 @@ from jdkd.run import Queries, Run
 BatchScorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # lists -> raw scores [M, N_o + N_d] float32.
 ListScorer = Callable[[Lists], np.ndarray]
-# depth -> ranking of that many passages a query, and facts such as the index' recall.
-Search = Callable[[int], tuple[Ranking, dict[str, float]]]
+# (rows of queries, depth) -> ranking of that many passages for each of these queries.
+Search = Callable[[slice, int], Ranking]
+# ranking -> facts about it, such as the index' recall.
+Facts = Callable[[Ranking], dict[str, float]]
 
 
 class System(Protocol):

@@ -52,6 +52,22 @@ def test_lists_score_as_the_index_does(model):
     np.testing.assert_allclose(everything, terms @ weights(model).T, atol=1e-5)
 
 
+@pytest.mark.parametrize('depth', [5, 100, 900])
+def test_search_finds_what_bm25s_finds_ties_in_the_order_of_the_collection(tmp_path, depth):
+    rng = np.random.default_rng(0)
+    passages = [' '.join(f'w{i}' for i in rng.zipf(1.3, rng.integers(1, 9))) for _ in range(1500)]
+    queries = ['w1 w2 w3', 'w9', 'w5 w5 w17', 'unknown', 'w1 w1 w1 w2 w99']
+    bm25.build(tmp_path, passages, **PARAMETERS)
+    model = bm25.load(tmp_path, **PARAMETERS)
+    found = model.search(queries, depth)
+    for query, rows, scores in zip(queries, found.passages, found.scores, strict=True):
+        words = bm25._tokenize([query], 'english')[0]
+        every = model.retriever.get_scores(words) if words else np.zeros(1500)
+        expected = np.argsort(-every, kind='stable')[:depth]
+        np.testing.assert_array_equal(rows, expected)
+        np.testing.assert_array_equal(scores, every[expected])  # To the last digit.
+
+
 def test_new_text_scores_as_a_passage_of_the_same_words(model):
     for query in QUERIES:
         terms = model.query_terms([query] * len(PASSAGES))

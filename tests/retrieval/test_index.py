@@ -1,4 +1,4 @@
-"""Search: exact equals brute force, ScaNN comes close and says how close."""
+"""ScaNN comes close to exact search."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ import pytest
 
 from jdkd.config import IndexConfig
 from jdkd.retrieval import index
+from jdkd.retrieval.exact import exact_search
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 
@@ -15,28 +16,6 @@ from jdkd.retrieval.vectors import Vectors
 def vectors(n, dim=16, seed=0):
     x = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def test_exact_search_equals_sorting_all_scores():
-    queries, passages = vectors(7, seed=1), vectors(50)
-    found = index.exact_search(queries, passages, 10, query_block=3, passage_block=8)
-    scores = queries @ passages.T
-    expected = np.argsort(-scores, axis=1)[:, :10]
-    np.testing.assert_array_equal(found.passages, expected)
-    np.testing.assert_allclose(
-        found.scores, np.take_along_axis(scores, expected, axis=1), atol=1e-6
-    )
-
-
-def test_exact_ties_keep_the_order_of_the_collection_in_any_blocks():
-    passages = np.ones((9, 4), np.float32)
-    for block in (2, 4, 100):
-        found = index.exact_search(np.ones((1, 4)), passages, 5, passage_block=block)
-        np.testing.assert_array_equal(found.passages, [[0, 1, 2, 3, 4]])
-
-
-def test_depth_is_at_most_the_collection():
-    assert index.exact_search(vectors(2), vectors(3), 10).passages.shape == (2, 3)
 
 
 def scann(**overrides):
@@ -48,16 +27,9 @@ def in_parts(array, size):
     return Vectors(tuple(array[i : i + size] for i in range(0, len(array), size)))
 
 
-def test_exact_search_reads_parts_as_one_array():
-    queries, passages = vectors(7, seed=1), vectors(50)
-    whole = index.exact_search(queries, passages, 10)
-    found = index.exact_search(queries, in_parts(passages, 12), 10, passage_block=20)
-    np.testing.assert_array_equal(found.passages, whole.passages)
-
-
 def test_scann_finds_nearly_all_and_recall_says_so():
     queries, passages = vectors(64, 32, seed=1), vectors(4000, 32)
-    exact = index.exact_search(queries, passages, 20)
+    exact = exact_search(queries, passages, 20)
     found = index.search(queries, passages, 20, scann())
     recall = found.recall(exact)
     shared = [len(set(a) & set(b)) for a, b in zip(found.passages, exact.passages, strict=True)]
@@ -105,7 +77,7 @@ def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatc
     found = index.search(queries, passages, 20, config, tmp_path)
     index.build(tmp_path, passages, config)
     assert sizes == {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
-    assert found.recall(index.exact_search(queries, passages, 20)) > 0.9
+    assert found.recall(exact_search(queries, passages, 20)) > 0.9
     again = index.search(queries, passages, 20, config)  # built anew
     np.testing.assert_array_equal(found.passages, again.passages)
 
@@ -122,11 +94,10 @@ def test_few_candidates_in_the_leaves_leave_no_gaps_or_strangers(monkeypatch):
         assert len(set(row[mask])) == mask.sum()
 
 
-def test_a_search_of_all_shards_for_all_passages_is_exact(monkeypatch):
-    monkeypatch.setattr(index, '_QUERY_BLOCK', 4)
+def test_a_search_of_all_shards_for_all_passages_is_exact():
     queries, passages = vectors(10, seed=1), np.repeat(vectors(1100), 2, axis=0)
     found = index.search(queries, passages, 9, scann(shard=2000, reorder=2200))
-    exact = index.exact_search(queries, passages, 9)
+    exact = exact_search(queries, passages, 9)
     np.testing.assert_array_equal(found.passages, exact.passages)  # with every tie in order
     np.testing.assert_allclose(found.scores, exact.scores, atol=1e-6)
 
@@ -136,7 +107,7 @@ def test_candidates_of_shards_smaller_than_their_number_are_merged(depth):
     queries, passages = vectors(10, seed=1), vectors(5000)
     # Three shards of 1,667 passages, so the first two do not fill 4,500 places.
     found = index.search(queries, passages, depth, scann(shard=2000, reorder=4500))
-    exact = index.exact_search(queries, passages, depth)
+    exact = exact_search(queries, passages, depth)
     assert [len(set(row)) for row in found.passages] == [depth] * 10
     assert found.passages.min() >= 0
     np.testing.assert_array_equal(found.passages[:, :20], exact.passages[:, :20])
@@ -148,7 +119,7 @@ def test_scann_on_a_handful_of_passages_is_exact(tmp_path):
     queries, passages = vectors(5, seed=1), vectors(40)
     index.build(tmp_path, passages, scann())
     found = index.search(queries, passages, 10, scann(), tmp_path)
-    assert found.recall(index.exact_search(queries, passages, 10)) == 1
+    assert found.recall(exact_search(queries, passages, 10)) == 1
 
 
 def test_tiny_shards_are_an_error(tmp_path):
@@ -162,7 +133,7 @@ def test_unknown_kind():
 
 
 def test_rankings_are_kept(tmp_path):
-    ranking = index.exact_search(vectors(3, seed=1), vectors(9), 4)
+    ranking = exact_search(vectors(3, seed=1), vectors(9), 4)
     ranking.save(tmp_path, 'a')
     found = Ranking.load(tmp_path, 'a')
     np.testing.assert_array_equal(found.passages, ranking.passages)
@@ -175,10 +146,10 @@ def test_without_scann_collections_are_searched_exactly_and_the_log_says_so_once
     monkeypatch.setattr(index, 'scann', None)
     index._warn_of_missing_scann.cache_clear()
     queries, passages = vectors(3), vectors(1200, seed=1)
-    exact = index.exact_search(queries, passages, 10)
+    exact = exact_search(queries, passages, 10)
     small = index.search(queries, passages[:900], 10, scann())
     np.testing.assert_array_equal(
-        small.passages, index.exact_search(queries, passages[:900], 10).passages
+        small.passages, exact_search(queries, passages[:900], 10).passages
     )
     assert said == []  # As with ScaNN.
     for _ in range(2):

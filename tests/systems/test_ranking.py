@@ -30,27 +30,27 @@ class Search:
     """Ranks passages 0, 1, 2, ... for every query."""
 
     def __init__(self):
-        self.depths = []
+        self.calls = []
 
-    def __call__(self, depth):
-        self.depths.append(depth)
-        rows = np.tile(np.arange(depth, dtype=np.int32), (2, 1))
-        return Ranking(rows, -rows.astype(np.float32)), {'index_recall': 1.0}
+    def __call__(self, part, depth):
+        self.calls.append((part.start, depth))
+        rows = np.tile(np.arange(depth, dtype=np.int32), (2, 1))[part]
+        return Ranking(rows, -rows.astype(np.float32))
 
 
 def test_a_querys_own_passage_is_left_out_and_the_depth_kept(tmp_path):
     run, search = make_run(tmp_path), Search()
-    found, facts = ranking.checked_ranking(run, 'bm25', run.test, search)
+    found = ranking.checked_ranking(run, 'bm25', run.test, search)
     np.testing.assert_array_equal(found.passages, [[0, 2, 3], [0, 1, 2]])
-    assert search.depths == [4] and facts == {'index_recall': 1.0}
+    assert search.calls == [(None, 4)]
 
 
 @pytest.mark.parametrize(('depth', 'expected'), [(3, 3), (9, 5)])
 def test_the_config_may_keep_it_and_the_collection_bounds_the_depth(tmp_path, depth, expected):
     run, search = make_run(tmp_path, ignore_identical_ids=False, depth=depth), Search()
-    found, _ = ranking.checked_ranking(run, 'bm25', run.test, search)
+    found = ranking.checked_ranking(run, 'bm25', run.test, search)
     np.testing.assert_array_equal(found.passages[0], range(expected))
-    assert search.depths == [expected]
+    assert search.calls == [(None, expected)]
 
 
 def test_losing_a_judged_passage_is_warned_of(tmp_path, monkeypatch):
@@ -69,11 +69,35 @@ def test_losing_a_judged_passage_is_warned_of(tmp_path, monkeypatch):
 def test_a_ranking_is_kept_as_a_stage(tmp_path):
     run, search = make_run(tmp_path), Search()
     system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
-    first, facts = ranking.keep_ranking(system, run.test, search)
-    again, facts_again = ranking.keep_ranking(system, run.test, search)
+    opened = []
+
+    def open_search():
+        opened.append(None)
+        return search, lambda found: {'depth': found.passages.shape[1]}
+
+    first, facts = ranking.keep_ranking(system, run.test, open_search)
+    again, facts_again = ranking.keep_ranking(system, run.test, open_search)
     np.testing.assert_array_equal(again.passages, first.passages)
-    assert facts == facts_again and len(search.depths) == 1
-    assert (tmp_path / 'systems/a/ranking-test/manifest.json').exists()
+    assert facts == facts_again == {'depth': 3} and len(search.calls) == len(opened) == 1
+    files = {path.name for path in (tmp_path / 'systems/a/ranking-test').iterdir()}
+    assert files == {'manifest.json', 'ranking.passages.npy', 'ranking.scores.npy'}
+
+
+def test_a_stopped_ranking_goes_on_after_its_last_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranking, '_PART_QUERIES', 1)
+    run, search = make_run(tmp_path), Search()
+    system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
+
+    def stop_at_second(part, depth):
+        if part.start:
+            raise KeyboardInterrupt
+        return search(part, depth)
+
+    with pytest.raises(KeyboardInterrupt):
+        ranking.keep_ranking(system, run.test, lambda: (stop_at_second, lambda _: {}))
+    found, _ = ranking.keep_ranking(system, run.test, lambda: (search, lambda _: {}))
+    assert [start for start, _ in search.calls] == [0, 1]
+    np.testing.assert_array_equal(found.passages, [[0, 2, 3], [0, 1, 2]])
 
 
 def test_the_index_is_an_input_of_encoders_alone(tmp_path):
