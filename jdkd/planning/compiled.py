@@ -25,6 +25,8 @@ _OPERATION = re.compile(r'%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, .*
 _ARRAY = re.compile(rf'\b({"|".join(_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?')
 _CALL = re.compile(r'(body|calls|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)')
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r' while\(.*condition=%?([\w.\-]+)')
+_LIMIT = re.compile(r'= s32\[\]\S* constant\((\d+)\)')
 # Operations that move no bytes, or whose bytes another operation counts.
 _FREE = {'parameter', 'constant', 'get-tuple-element', 'tuple', 'bitcast', 'after-all', 'while'}
 
@@ -88,7 +90,8 @@ def repeated_flops(text: str, jaxpr: ClosedJaxpr) -> float:
 
     XLA counts the first trip only. Zero without loops of known length.
     """
-    if not _TRIP_COUNT.search(text):
+    bodies, _ = _computations(text)
+    if not any(_trips(line, bodies) for lines in bodies.values() for line in lines):
         return 0.0
     return _product_flops(jaxpr.jaxpr, True) - _product_flops(jaxpr.jaxpr, False)
 
@@ -117,15 +120,27 @@ def _count_calls(
     def call(name: str, count: int) -> None:
         counts[name] = max(count, counts.get(name, 0))
         for line in bodies[name]:
-            trips = _TRIP_COUNT.search(line)
+            trips = _trips(line, bodies)
             for kind, names in _CALL.findall(line):
-                times = int(trips[1]) if trips and kind == 'body' else 1
+                times = trips if trips and kind == 'body' else 1
                 for callee in re.findall(r'%?([\w.\-]+)', names if kind in through else ''):
                     if callee in bodies:
                         call(callee, count * times)
 
     call(entry, 1)
     return counts
+
+
+def _trips(line: str, bodies: Mapping[str, Sequence[str]]) -> int | None:
+    """How often a loop runs: as it says, or as its condition does; None for other operations."""
+    if known := _TRIP_COUNT.search(line):
+        return int(known[1])
+    if (loop := _CONDITION.search(line)) and loop[1] in bodies:
+        condition = '\n'.join(bodies[loop[1]])
+        limits = _LIMIT.findall(condition)
+        if len(limits) == 1 and 'direction=LT' in condition:
+            return int(limits[0])
+    return None
 
 
 def _moved_bytes(lines: Sequence[str]) -> float:

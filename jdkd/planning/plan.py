@@ -137,7 +137,7 @@ def format_plan(plan: dict[str, Any]) -> str:
         lines += [
             '',
             f'at least {_hours(plan["hours"])} hours, {_hours(plan["chip_hours"])} chip-hours: '
-            'every step at its bound, devices never idle; excludes tokenising, BM25, search and '
+            'every step at its bound, devices never idle; excludes tokenising, BM25, ScaNN and '
             'reading',
         ]
     lines += _collective_lines(phases)

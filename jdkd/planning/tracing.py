@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdkd.config import Config
 from jdkd.distillation.objective import Objective
@@ -17,7 +17,7 @@ from jdkd.models.dual_encoder import embedding_width
 from jdkd.models.families import FAMILIES
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.planning.roofline import Traced, forward_flops
-from jdkd.retrieval import encode
+from jdkd.retrieval import encode, exact
 from jdkd.runtime import mesh as meshes
 
 _BATCHES = 8  # Batches that the row layout is made for.
@@ -102,6 +102,33 @@ def encode_texts(
     per_batch = rows * bucket / padded.mean()
     flops = per_batch * forward_flops(model.transformer, lengths) / len(lengths)
     return Traced(computation, placed, (), model_flops=flops, devices=mesh.size), per_batch
+
+
+def search_passages(config: Config, width: int, mesh: Mesh, size: CorpusSize) -> Traced:
+    """Traces the exact search of the collection for a block of queries.
+
+    All devices share the passages here. In a run the devices of each process do, and processes
+    share the queries, which takes as long.
+    """
+    everywhere = meshes.replicated(mesh)
+    shape = exact.QUERY_BLOCK, min(config.depth, size.passages)
+    blocking = exact.Blocking.of(size.passages, mesh.size, size.passages)
+    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    dtype = jnp.bfloat16 if config.index.store == 'bfloat16' else jnp.float32
+    passages = _array(split, blocking.rows, width, dtype=dtype)
+    computation = exact.search_block.trace(
+        _array(everywhere, shape[0], width, dtype=jnp.float32),
+        _array(everywhere, *shape, dtype=jnp.float32),
+        _array(everywhere, *shape),
+        passages,
+        _array(everywhere),
+        _array(everywhere),
+        mesh=mesh,
+        tiles=blocking.tiles,
+        recall_target=config.index.recall,
+    )
+    flops = 2.0 * exact.QUERY_BLOCK * size.passages * width
+    return Traced(computation, passages, (), flops, mesh.size)
 
 
 def pair_lengths(spec, model: CrossEncoder, size: CorpusSize, shape) -> tuple[np.ndarray, int]:

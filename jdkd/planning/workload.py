@@ -12,6 +12,7 @@ from jdkd.models import dual_encoder
 from jdkd.planning import tracing
 from jdkd.planning.corpus_size import SAMPLE, CorpusSize
 from jdkd.planning.roofline import Traced
+from jdkd.retrieval import exact
 from jdkd.systems import roles
 
 
@@ -77,6 +78,14 @@ def list_phases(
             f'{verb} with {name}', field, traced, items, unit, once / items, per_round / items
         )
 
+    if config.index.mining != 'scann':
+        # Every dense retriever mines once, the student before the first round and after each.
+        dense = {'student', *(f'systems.{name}' for name in roles.retrievers(config))}
+        widths = [dual_encoder.embedding_width(models[field][0]) for field in dense & {*encoders}]
+        traced, items = tracing.search_passages(config, max(widths), mesh, size), exact.QUERY_BLOCK
+        steps = size.train / items
+        yield Phase('search', 'index', traced, items, 'queries', len(widths) * steps, steps)
+
     if config.align.epochs:
         traced, texts = tracing.align_student(config, *models['student'], mesh, size)
         items = texts.batch_size * (1 + texts.per_query)
@@ -96,6 +105,8 @@ def advise(phase: Phase, config: Config) -> str:
         )
     if phase.name == 'align student':
         return f'set {field}.remat=dots or full, a smaller align.batch_size, or mesh.model={ways}'
+    if phase.name == 'search':
+        return 'set index.store=bfloat16, use more devices, or set index.mining=scann'
     if phase.name.startswith('train'):
         return f'set {field}.remat=full, a smaller {field}.train.batch_size or mesh.model={ways}'
     return f'set {field}.dtype=bfloat16 or a shorter {field}.passage_length'

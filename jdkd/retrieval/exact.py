@@ -1,5 +1,6 @@
 """Exact search by inner product, with the passages split over the devices of this process."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,26 @@ from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.runtime import mesh as meshes
 
-_QUERY_BLOCK = 1024  # Queries that are searched at once.
+QUERY_BLOCK = 1024  # Queries that are searched at once.
 _TILE = 65_536  # Passages whose scores a device holds at once.
 _CPU_BYTES = 2**28  # Of passages in memory at once, where devices do not tell their size.
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocking:
+    """How passages pass through the devices: in blocks, of which each device has equal tiles."""
+
+    count: int
+    rows: int  # Of a block, on all devices.
+    tiles: int  # Of a device's share of a block.
+
+    @classmethod
+    def of(cls, passages: int, devices: int, block: int, tile: int = _TILE) -> 'Blocking':
+        """Blocks of about `block` passages at most, in the fewest equal tiles of at most `tile`."""
+        count = max(-(-passages // block), 1)
+        share = max(-(-passages // (count * devices)), 1)
+        tiles = -(-share // tile)
+        return cls(count, -(-share // tiles) * tiles * devices, tiles)
 
 
 class ExactIndex:
@@ -46,13 +64,9 @@ class ExactIndex:
     ):
         self._passages, self._recall_target = passages, recall_target
         mesh = meshes.make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
-        self._mesh, count = mesh.local_mesh, len(passages)
-        devices = self._mesh.size
+        self._mesh = mesh.local_mesh
         block = block or _rows_that_fit(self._mesh, passages.shape[1] * self._dtype.itemsize)
-        self._num_blocks = max(-(-count // block), 1)
-        share = -(-count // (self._num_blocks * devices))
-        self._num_tiles = max(-(-share // tile), 1)
-        self._rows = -(-share // self._num_tiles) * self._num_tiles * devices  # Of a block.
+        self._blocking = Blocking.of(len(passages), self._mesh.size, block, tile)
         self._resident: jax.Array | None = None
 
     @property
@@ -64,7 +78,7 @@ class ExactIndex:
     def search(self, queries: np.ndarray | Vectors, depth: int) -> Ranking:
         """The `depth` best passages, or all if there are fewer, of queries `[Q, D]`."""
         depth = min(depth, len(self._passages))
-        size = min(_QUERY_BLOCK, 1 << max(len(queries) - 1, 0).bit_length())
+        size = min(QUERY_BLOCK, 1 << max(len(queries) - 1, 0).bit_length())
         starts = range(0, len(queries), size)
         best = [
             (np.full((size, depth), -np.inf, np.float32), np.full((size, depth), -1, np.int32))
@@ -76,13 +90,13 @@ class ExactIndex:
                 own = np.zeros((size, self._passages.shape[1]), np.float32)
                 rows = queries[start : start + size]
                 own[: len(rows)] = rows
-                result = _search_block(
+                result = search_block(
                     *meshes.put((own, *best[i]), self._mesh),
                     block,
                     np.int32(first),
                     np.int32(len(self._passages)),
                     mesh=self._mesh,
-                    tiles=self._num_tiles,
+                    tiles=self._blocking.tiles,
                     recall_target=self._recall_target,
                 )
                 pending.append((i, result))
@@ -98,19 +112,19 @@ class ExactIndex:
         if self._resident is not None:
             yield 0, self._resident
             return
-        for i in range(self._num_blocks):
-            block = self._put(i * self._rows)
-            if self._num_blocks == 1:
+        for i in range(self._blocking.count):
+            block = self._put(i * self._blocking.rows)
+            if self._blocking.count == 1:
                 self._resident = block
-            yield i * self._rows, block
+            yield i * self._blocking.rows, block
 
     def _put(self, first: int) -> jax.Array:
-        shape = (self._rows, self._passages.shape[1])
+        shape = (self._blocking.rows, self._passages.shape[1])
         sharding = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
         dtype = ml_dtypes.bfloat16 if self._dtype == ml_dtypes.bfloat16 else np.float32
 
         def read(index: Any) -> np.ndarray:  # A tuple of slices.
-            start, stop, _ = index[0].indices(self._rows)
+            start, stop, _ = index[0].indices(self._blocking.rows)
             out = np.zeros((stop - start, shape[1]), dtype)
             rows = self._passages[first + start : min(first + stop, len(self._passages))]
             out[: len(rows)] = rows
@@ -139,7 +153,7 @@ def _fetch(best: list, pending: list) -> None:
 
 
 @functools.partial(jax.jit, static_argnames=('mesh', 'tiles', 'recall_target'))
-def _search_block(
+def search_block(
     queries: jax.Array,
     best_scores: jax.Array,
     best_rows: jax.Array,

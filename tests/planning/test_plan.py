@@ -85,6 +85,29 @@ def test_a_collective_within_one_device_is_none_and_one_in_two_places_is_one():
     assert compiled.collectives(twice, 2) == {'all-gather': compiled.Collective(1, 32, 16.0)}
 
 
+# As the TPU compiler writes it: no known_trip_count, but a condition on the counter.
+LOOP = """
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(17), metadata={op_name="x"}
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %x = f32[8]{0} get-tuple-element(%p), index=1
+  %sum = f32[8]{0} all-reduce(%x), replica_groups={{0,1}}
+}
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %w = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body, metadata={op_name="y"}
+}
+"""
+
+
+def test_the_condition_of_a_loop_tells_its_trips():
+    assert compiled.collectives(LOOP, 2) == {'all-reduce': compiled.Collective(17, 17 * 32, 544.0)}
+    unknown = LOOP.replace('direction=LT', 'direction=NE')
+    assert compiled.collectives(unknown, 2)['all-reduce'].count == 1
+
+
 def test_loops_count_every_trip():
     mesh = meshes.make_mesh(2, 1, devices=jax.devices()[:2])
 

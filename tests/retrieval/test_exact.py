@@ -76,7 +76,7 @@ def test_depth_is_at_most_the_collection():
 
 
 def test_more_queries_than_a_block(monkeypatch):
-    monkeypatch.setattr('jdkd.retrieval.exact._QUERY_BLOCK', 4)
+    monkeypatch.setattr('jdkd.retrieval.exact.QUERY_BLOCK', 4)
     queries, passages = vectors(10, seed=1), vectors(30)
     found = ExactIndex(passages, block=9).search(queries, 3)
     np.testing.assert_array_equal(found.passages, sorted_scores(queries, passages, 3)[0])
