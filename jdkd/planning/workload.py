@@ -12,7 +12,7 @@ from jdkd.models import dual_encoder
 from jdkd.planning import tracing
 from jdkd.planning.corpus_size import SAMPLE, CorpusSize
 from jdkd.planning.roofline import Traced
-from jdkd.retrieval import exact
+from jdkd.retrieval import exact, index
 from jdkd.systems import roles
 
 
@@ -78,7 +78,8 @@ def list_phases(
             f'{verb} with {name}', field, traced, items, unit, once / items, per_round / items
         )
 
-    if config.index.mining != 'scann':
+    platform = mesh.devices.flat[0].platform
+    if index.for_mining(config.index, platform).kind == 'exact':
         # Every dense retriever mines once, the student before the first round and after each.
         dense = {'student', *(f'systems.{name}' for name in roles.retrievers(config))}
         widths = [dual_encoder.embedding_width(models[field][0]) for field in dense & {*encoders}]

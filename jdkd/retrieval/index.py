@@ -9,7 +9,6 @@ import pathlib
 import tempfile
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
@@ -33,15 +32,15 @@ BUILDERS = 16  # Shards indexed in parallel, at most.
 _RESCORED_BYTES = 2**26  # Bytes of candidates' vectors that are gathered at once.
 
 
-def for_mining(config: IndexConfig) -> IndexConfig:
+def for_mining(config: IndexConfig, platform: str) -> IndexConfig:
     """The config that train queries are searched with: `mining` decides its `kind`.
 
     They are far more than the queries that are measured. Accelerators search for them exactly in
-    less time than ScaNN takes to index the collection.
+    less time than ScaNN takes to index the collection. `platform` is the devices'.
     """
     kind = config.mining
     if kind == 'auto':
-        kind = config.kind if jax.default_backend() == 'cpu' else 'exact'
+        kind = config.kind if platform == 'cpu' else 'exact'
     return config.replace(kind=kind)
 
 

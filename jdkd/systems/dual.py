@@ -33,7 +33,7 @@ class DualEncoderSystem(BaseSystem):
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
         config = self.run.config.index
         if queries.split == self.run.config.collection.train_split:
-            config = index.for_mining(config)
+            config = index.for_mining(config, self.run.mesh.devices.flat[0].platform)
 
         def open_search():
             passages, vectors = self.passages, self.queries(queries)

@@ -256,6 +256,7 @@ def get_config():
     c.teacher.members = ('bm25', 'cross')
     c.assistants = ('minilm', 'bm25')
     c.align.to = ('minilm',)
+    c.index.mining = 'exact'
     return c
 """
     )
@@ -281,6 +282,7 @@ def test_a_plan_counts_the_steps_of_each_phase(planned):
         'encode with minilm',
         'score with cross',
         'encode with student',
+        'search',
         'align student',
         'train student',
     ]
@@ -294,6 +296,7 @@ def test_a_plan_counts_the_steps_of_each_phase(planned):
         # The pool that negatives are drawn from, of train and D_eval, is scored too.
         'score with cross': 30 * (1 + 4) + 30 * (3 + 1) + 2 * lists * 5,
         'encode with student': 4 * 38,
+        'search': (2 + 2) * 3,  # Of minilm and the student, and after each round.
         'align student': 32,
         'train student': 2 * 10 * 8,
     }

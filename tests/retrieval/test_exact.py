@@ -108,9 +108,8 @@ def test_a_recall_target_is_met():
 
 
 @pytest.mark.parametrize(
-    ('backend', 'mining', 'kind'),
+    ('platform', 'mining', 'kind'),
     [('cpu', 'auto', 'scann'), ('tpu', 'auto', 'exact'), ('gpu', 'scann', 'scann')],
 )
-def test_accelerators_mine_exactly(monkeypatch, backend, mining, kind):
-    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-    assert index.for_mining(IndexConfig(mining=mining)).kind == kind
+def test_accelerators_mine_exactly(platform, mining, kind):
+    assert index.for_mining(IndexConfig(mining=mining), platform).kind == kind

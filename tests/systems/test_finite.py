@@ -103,11 +103,11 @@ def test_scores_and_rankings_name_system_query_and_passage(run, tmp_path):
     with pytest.raises(FloatingPointError, match=said):
         scoring.score_in_parts(system, run.train, lists, tmp_path, 'llm')
 
-    def search(depth):
+    def search(part, depth):
         passages = np.full((4, depth), -1, np.int32)
         scores = np.full((4, depth), -np.inf, np.float32)
         passages[2, 0], scores[2, 0] = 7, np.nan
-        return Ranking(passages, scores), {}
+        return Ranking(passages, scores)
 
     said = f"'bm25' gives query '{run.train.ids[2]}' and passage 'p7' the score nan, and 1 of"
     with pytest.raises(FloatingPointError, match=said):
