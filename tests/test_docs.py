@@ -198,6 +198,7 @@ def test_documented_fields_exist():
                 assert field in sections[section], f'{page.name}: {section}.{field}'
 
 
+@pytest.mark.slow
 def test_the_readme_s_student_answers(tmp_path):
     """README's Python snippet, with a toy model in the place of the student."""
     model = dual_encoder.DualEncoder(toy.TRANSFORMER, 'mean', True)

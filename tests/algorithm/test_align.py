@@ -39,6 +39,7 @@ def make_run(home, workdir, **overrides):
     return Run(config, workdir, mesh, importing.load_collection(config, workdir))
 
 
+@pytest.mark.slow
 def test_the_student_comes_to_its_targets(home):
     run = make_run(home, home / 'w')
     model, other = student.load(run), as_dual(build(run, 'other'))

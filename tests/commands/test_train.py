@@ -14,6 +14,9 @@ from tests.helpers import tiny
 def get_config(home):
     c = tiny.get_config(home)
     c.index.kind, c.rounds = "exact", 1
+    c.align.epochs, c.loss.embedding, c.loss.in_batch = 0.0, 0.0, 0.0
+    c.dark.reinforced = c.dark.noisy = 0
+    c.loss.dark = 0.0
     c.batch_size = c.systems.tuned.train.batch_size = 8  # One for each device of the tests.
     return c
 """

@@ -143,6 +143,7 @@ def test_no_gradient_reaches_teacher_or_assistants():
     assert not any(np.any(gradients[name]) for name in names)
 
 
+@pytest.mark.slow
 def test_lists_without_a_label_are_distilled_but_no_anchors_of_the_contrastive_term():
     labelled = np.arange(B) % 4 == 0
     config, batch, everything = settings(), make_batch(), first_metrics(settings())
@@ -201,6 +202,7 @@ def test_embeddings_are_drawn_to_their_targets():
     np.testing.assert_allclose(gradient['originals'], errors[1] / distances.size, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_alignment_needs_neither_judgements_nor_scores():
     batch = make_batch()
     for name in ('relevant', 'false_negative', 'teacher', 'assistants', 'in_batch'):

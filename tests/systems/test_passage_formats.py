@@ -133,6 +133,7 @@ def test_pairs_are_embedded_as_by_transformers_and_sentence_transformers(model):
     np.testing.assert_allclose(queries, library.encode(['red cat']), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_packed_rows_keep_the_types_of_their_texts(model):
     encoder = read(model, passage_format='pair')
     store = encoder.encode_passages([('cat', 'dog'), ('red', 'blue fish')])
