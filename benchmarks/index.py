@@ -17,6 +17,7 @@ from absl import app, flags
 
 from benchmarks import measure
 from jdkd.config import IndexConfig
+from jdkd.config.fields import STORES
 from jdkd.retrieval import index, vectors
 from jdkd.retrieval.exact import exact_search
 from jdkd.retrieval.ranking import Ranking
@@ -27,7 +28,7 @@ _PASSAGES = flags.DEFINE_list('passages', ['8000', '100000', '1000000'], 'How ma
 _DIM = flags.DEFINE_integer('dim', 384, 'Of vectors.')
 _QUERIES = flags.DEFINE_integer('queries', 2000, 'Timed.')
 _SAMPLE = flags.DEFINE_integer('sample', 256, 'Queries of exact search.')
-_STORE = flags.DEFINE_enum('store', 'float32', vectors.STORES, 'Of vectors on disk.')
+_STORE = flags.DEFINE_enum('store', 'float32', STORES, 'Of vectors on disk.')
 _SHARD = flags.DEFINE_integer('shard', None, 'Passages of one index; by default as configured.')
 _REORDER = flags.DEFINE_integer('reorder', None, 'Candidates scored; by default as configured.')
 _LEAVES = flags.DEFINE_float('leaves', None, 'Share of leaves searched; by default as configured.')

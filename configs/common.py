@@ -11,7 +11,18 @@ from jdkd.config import fields, schema
 
 def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collections.ConfigDict:
     """A config entry for a dual-encoder or cross-encoder."""
-    c = schema.to_config_dict(fields.EncoderSpec())
+    return _fill(fields.EncoderSpec(), weights, revision, **overrides)
+
+
+def student(weights: str, revision: str | None = None, **overrides) -> ml_collections.ConfigDict:
+    """The config entry for the student."""
+    return _fill(fields.StudentSpec(), weights, revision, **overrides)
+
+
+def _fill(
+    spec: fields.EncoderSpec, weights: str, revision: str | None, **overrides
+) -> ml_collections.ConfigDict:
+    c = schema.to_config_dict(spec)
     c.train.total_steps = c.train.get_oneway_ref('steps')
     c.update(weights=weights, revision=revision, **overrides)
     return c

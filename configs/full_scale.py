@@ -183,9 +183,10 @@ def _shared(query_length: int, passage_length: int) -> ml_collections.ConfigDict
         normalize=False,  # trained for inner products
     )
     c.teacher.members = ('ranker',)
-    c.student = _encoder(
+    c.student = common.student(
         'distilbert/distilbert-base-uncased',
         '12040accade4e8a0f71eabdb258fecc2e7e948be',
+        dtype='bfloat16',
         query_length=query_length,
         passage_length=passage_length,
         pooling='cls',

@@ -44,7 +44,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.teacher.members = ('bm25', 'minilm_ft')
     c.assistants = ('minilm_ft', 'bm25')
     # The best of nine triples of layers before training.
-    c.student = common.encoder(MINILM, REVISION, layers=(0, 4, 5), scale=20.0, **lengths)
+    c.student = common.student(MINILM, REVISION, layers=(0, 4, 5), scale=20.0, **lengths)
 
     c.align.to, c.align.epochs = ('minilm_ft',), 3.0
     c.loss.embedding = 1.0

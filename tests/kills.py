@@ -39,7 +39,7 @@ KINDS = {
     'score': r'/(scores|fitted|stand_ins)',
     'write': r'/dataset',
     'compare': r'/(teacher_)?eval',
-    'test': r'^test',
+    'test': r'^(test|costs)',
     'report': r'^(report|pictures|run\.trec)',
     'export': r'^\.?student',
 }
@@ -154,6 +154,8 @@ def outcome(workdir: pathlib.Path) -> dict[str, object]:
     """All that a run ends with, less what clocks say."""
     report = json.loads((workdir / 'report.json').read_text())
     page = (workdir / 'report.html').read_text()
+    untimed = {'wall_seconds': sorted, 'costs': lambda costs: costs['sizes']}
+    drawn = sorted((workdir / 'pictures').iterdir())
     lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
     return {
         'parameters': (workdir / 'student/model.safetensors').read_bytes(),
@@ -162,9 +164,9 @@ def outcome(workdir: pathlib.Path) -> dict[str, object]:
             for p in sorted((workdir / 'student').rglob('*'))
             if p.is_file()
         },
-        'report': {k: sorted(v) if k == 'wall_seconds' else v for k, v in report.items()},
+        'report': {k: untimed.get(k, lambda v: v)(v) for k, v in report.items()},
         'page': page[: page.index('Seconds by stage')],
-        'pictures': {p.name: p.read_bytes() for p in sorted((workdir / 'pictures').iterdir())},
+        'pictures': {p.name: p.read_bytes() for p in drawn if p.stem != 'costs'},
         'run': (workdir / 'run.trec').read_text(),
         'metrics': [{k: v for k, v in r.items() if k not in toy.TIMES} for r in lines],
     }

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from jdkd import diagnostics
-from jdkd.algorithm import coverage, gen_dataset, hard_queries, student
+from jdkd.algorithm import costs, coverage, gen_dataset, hard_queries, student
 from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
@@ -99,7 +99,11 @@ def train(run: Run) -> dict:
         shown[name] = AsymmetricSystem.of(name, current, targets.shared)
     shown |= {STUDENT: current}
     test = final_test(run, T, rounds[0], systems, shown)
-    details = {'reranking': on_eval, 'rounds': rounds, 'warnings': warnings}
+    priced = {
+        name: systems[name] for name in dict.fromkeys((config.first_stage, *config.assistants))
+    }
+    priced = costs.measure(run, current, priced, T, rounds[0]['teacher'])
+    details = {'reranking': on_eval, 'rounds': rounds, 'warnings': warnings, 'costs': priced}
     outcome = run_report.write(run, **test, **details)
     model_card.write(run, STUDENT, current.encoder, outcome)
     return outcome

@@ -3,7 +3,8 @@
 The target of a text is its embedding by `align.to`: of several, their concatenation, whose inner
 products are the sums of theirs. Where that is wider than the student, its projection onto principal
 axes takes its place, the linear map that keeps inner products best (Eckart and Young, 1936); where
-it is narrower, zeros fill it up.
+it is narrower, zeros fill it up. A student of several widths (`student.dims`) is drawn to principal
+axes in any case, so that a target's first dimensions are its best projection onto so many.
 """
 
 import dataclasses
@@ -43,6 +44,8 @@ class EmbeddingTargets:
         """
         if len(self.systems) != 1:
             return None
+        if self._dims:
+            return None
         model, own = self.systems[0].encoder.model, self.encoder.model
         same = embedding_width(model) == embedding_width(own) and model.normalize == own.normalize
         return self.systems[0] if same else None
@@ -65,11 +68,16 @@ class EmbeddingTargets:
         """`[width of the systems, width of the student]`."""
         stores = [system.passages for system in self.systems]
         width, own = sum(s.shape[1] for s in stores), embedding_width(self.encoder.model)
-        if width <= own:
+        if width <= own and not self._dims:
             return np.eye(width, own, dtype=np.float32)
         count = len(self.run.collection)
         sample = np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64)
-        return principal_axes(self._concatenate(stores, sample), own)
+        axes = principal_axes(self._concatenate(stores, sample), own)
+        return np.pad(axes, [(0, 0), (0, own - axes.shape[1])])
+
+    @property
+    def _dims(self) -> tuple[int, ...]:
+        return self.run.config.student.dims
 
     def _unit(self, vectors: np.ndarray) -> np.ndarray:
         """Scales to unit length if the student does so; zero stays zero."""

@@ -20,6 +20,7 @@ from jdkd.config.fields import (
     ScoresSpec,
     SelectionConfig,
     SelfPacedConfig,
+    StudentSpec,
     SystemSpec,
     TeacherConfig,
 )

@@ -6,6 +6,7 @@ from typing import Any
 from jdkd.config.schema import Schedule, Section, field
 
 DTYPES = ('float32', 'bfloat16')
+STORES = (*DTYPES, 'int8', 'binary')
 ON_ERROR = ('stop', 'skip')
 REMAT = ('none', 'dots', 'full')
 POOLINGS = ('mean', 'cls', 'max')
@@ -108,6 +109,16 @@ class EncoderSpec(EncoderFields):
         REMAT,
     )
     train: FineTuningConfig = field(FineTuningConfig, 'fine-tuning on the labels')
+
+
+class StudentSpec(EncoderSpec):
+    """The student."""
+
+    dims: tuple[int, ...] = field(
+        (),
+        'widths that embeddings may be cut to (Matryoshka): the contrastive, embedding and '
+        'in-batch terms are means over the full width and these; (): the full width alone',
+    )
 
 
 class BM25Spec(Section):
@@ -299,7 +310,11 @@ class IndexConfig(Section):
         0.1, "share of ScaNN's leaves searched, from 20,000 passages on", 'above 0 and at most 1'
     )
     shard: int = field(250_000, 'most passages of one ScaNN index; bounds memory')
-    store: str = field('float32', 'dtype of embeddings on disk', DTYPES)
+    store: str = field(
+        'float32',
+        'embeddings on disk; queries stay float32 beside int8 and binary',
+        STORES,
+    )
 
 
 class RowsConfig(Section):
@@ -371,7 +386,7 @@ class Config(RetrievalConfig):
     first_stage: str = field('bm25', 'system whose top passages the teacher re-ranks')
     assistants: tuple[str, ...] = field((), 'systems; the pool of Algorithm 1')
     teacher: TeacherConfig = field(TeacherConfig, 'the teacher')
-    student: EncoderSpec = field(EncoderSpec, 'the student')
+    student: StudentSpec = field(StudentSpec, 'the student')
     align: AlignConfig = field(AlignConfig, 'alignment with the embeddings of assistants')
     fit_floor: float = field(
         0.1,

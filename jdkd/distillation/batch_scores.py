@@ -24,6 +24,15 @@ Slots = Int[Array | np.ndarray, 'lists candidates']
 Rows = Int[Array | np.ndarray, 'rows *length']
 
 
+class Prefix(NamedTuple):
+    """What the first dimensions of the embeddings score; see `BatchScores`."""
+
+    contrastive: Float[Array, 'lists columns']
+    queries: Float[Array, 'lists dim']
+    originals: Float[Array, 'lists originals dim']
+    normalize: bool  # Whether they have unit length, as targets must then.
+
+
 class BatchScores(NamedTuple):
     """A model's scores of a batch.
 
@@ -33,6 +42,7 @@ class BatchScores(NamedTuple):
         labels: `[B]` its columns of the positives.
         mask: `[B, C]` bool, the columns that enter it; None in a batch without judgements.
         queries, originals: `[B, D]` and `[B, N_o, D]` embeddings; None for a cross-encoder.
+        prefixes: One for each width below D that the embeddings may be cut to.
     """
 
     lists: Float[Array, 'lists candidates']
@@ -41,22 +51,44 @@ class BatchScores(NamedTuple):
     mask: Bool[Array | np.ndarray, 'lists columns'] | None
     queries: Float[Array, 'lists dim'] | None = None
     originals: Float[Array, 'lists originals dim'] | None = None
+    prefixes: tuple[Prefix, ...] = ()
 
 
 ScoreFn = Callable[..., BatchScores]
 
 
-def make_score_fn(model: Any, scale: float, rows: RowSpec) -> ScoreFn:
-    """The score function of a `DualEncoder`, with logits per unit of score, or a `CrossEncoder`."""
+def make_score_fn(model: Any, scale: float, rows: RowSpec, dims: Sequence[int] = ()) -> ScoreFn:
+    """The score function of a `DualEncoder`, with logits per unit of score, or a `CrossEncoder`.
+
+    `dims` are the widths that a dual-encoder's embeddings may be cut to.
+    """
     if isinstance(model, cross_encoder.CrossEncoder):
         return cross_encoder_scores(model, rows)
-    return dual_encoder_scores(model, scale, rows)
+    return dual_encoder_scores(model, scale, rows, dims)
 
 
 def dual_encoder_scores(
-    model: dual_encoder.DualEncoder, scale: float, rows: RowSpec = _ONE_TEXT_A_ROW
+    model: dual_encoder.DualEncoder,
+    scale: float,
+    rows: RowSpec = _ONE_TEXT_A_ROW,
+    dims: Sequence[int] = (),
 ) -> ScoreFn:
     """Scaled inner products; the contrastive scores span the global batch."""
+    width = dual_encoder.embedding_width(model)
+    dims = sorted({dim for dim in dims if dim < width}, reverse=True)
+    # Scores are float32 products: TPUs would multiply in bfloat16 by default.
+    exact = jax.lax.Precision.HIGHEST
+
+    def in_batch(query_BxD, originals_BxNxD):
+        # Every query against every original of the global batch: XLA gathers the shards.
+        originals_CxD = originals_BxNxD.reshape(-1, originals_BxNxD.shape[-1])
+        return scale * jnp.matmul(query_BxD, originals_CxD.T, precision=exact)
+
+    def cut(dim, query_BxD, originals_BxNxD):
+        query_BxD = dual_encoder.prefix(query_BxD, dim, normalize=model.normalize)
+        originals_BxNxD = dual_encoder.prefix(originals_BxNxD, dim, normalize=model.normalize)
+        in_batch_BxC = in_batch(query_BxD, originals_BxNxD)
+        return Prefix(in_batch_BxC, query_BxD, originals_BxNxD, model.normalize)
 
     def score(params: Any, batch: Batch, key: Array | None) -> BatchScores:
         def tower(name):
@@ -68,19 +100,17 @@ def dual_encoder_scores(
         query_BxD = _in_chunks(tower('query'), (batch['query'],), key_q, rows)
         inputs = [batch[name] for name in ('tokens', 'segments') if name in batch]
         passage_BxNxD = _candidates(tower('passage'), inputs, batch['slots'], key_p, rows)
-        # Scores are float32 products: TPUs would multiply in bfloat16 by default.
-        exact = jax.lax.Precision.HIGHEST
         lists_BxN = scale * jnp.einsum('bd,bnd->bn', query_BxD, passage_BxNxD, precision=exact)
-        # Every query against every original of the global batch: XLA gathers the shards.
-        originals_BxNxD = passage_BxNxD[:, :num_originals]
-        originals_CxD = originals_BxNxD.reshape(B * num_originals, -1)
-        in_batch_BxC = scale * jnp.matmul(query_BxD, originals_CxD.T, precision=exact)
+        embeddings = query_BxD, passage_BxNxD[:, :num_originals]
         mask_BxC = None
         if 'relevant' in batch:
             marks = batch['relevant'], batch['false_negative']
             mask_BxC = losses.negatives_mask(batch['group'], *marks)
         labels_B = jnp.arange(B) * num_originals
-        return BatchScores(lists_BxN, in_batch_BxC, labels_B, mask_BxC, query_BxD, originals_BxNxD)
+        prefixes = tuple(cut(dim, *embeddings) for dim in dims)
+        return BatchScores(
+            lists_BxN, in_batch(*embeddings), labels_B, mask_BxC, *embeddings, prefixes
+        )
 
     return score
 

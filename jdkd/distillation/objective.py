@@ -6,6 +6,11 @@
               + w_b KL(TA*, M)               on every query's list of all originals of the batch
               + w_e mean ||M(x) - A(x)||^2                   over the queries and originals x
 
+With `student.dims` InfoNCE and the terms of w_b and w_e are means over the full width and each of
+these widths, at which embeddings are cut, and scaled to unit length if the model does so: after
+Matryoshka representation learning (Kusupati et al., 2022, https://arxiv.org/abs/2205.13147), whose
+loss is InfoNCE's sum; to do so with distillation is ours.
+
 D is the listwise KL or Margin-MSE, TA* the (fused) assistant closest to the teacher (MTA4DPR,
 Algorithm 1), v the self-paced weights (ADAM). Weights and temperatures are numbers or schedules; a
 term whose weight is the number 0 is not computed. The weights are ours, and so are the last terms.
@@ -39,7 +44,9 @@ originals (the positive at index 0, then hard negatives) and the rest dark examp
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -50,10 +57,12 @@ from jaxtyping import Array, Float
 from jdkd.config import Config, EncoderSpec, LossConfig, OptimizerConfig, SelectionConfig
 from jdkd.distillation import assistants, losses, schedules, self_paced
 from jdkd.distillation.assistants import Weights
-from jdkd.distillation.batch_scores import Batch, ScoreFn
+from jdkd.distillation.batch_scores import Batch, BatchScores, Prefix, ScoreFn
 from jdkd.distillation.losses import Scalar
+from jdkd.models.dual_encoder import prefix
 
 Metrics = dict[str, Any]
+View = BatchScores | Prefix
 PerList = Float[Array, ' lists']
 Scores = Float[Array | np.ndarray, 'lists candidates']
 PoolScores = Float[Array | np.ndarray, 'lists assistants candidates']
@@ -72,6 +81,7 @@ class Objective:
     scale: float  # Logits per unit of a dual-encoder's score.
     num_assistants: int = 0  # K; 0 without a pool.
     dropout: float = 0.0  # The model's rate; 0 spares the random bits.
+    dims: tuple[int, ...] = ()  # Widths that embeddings may be cut to.
 
     @classmethod
     def of_student(cls, config: Config) -> 'Objective':
@@ -79,7 +89,9 @@ class Objective:
         spec = config.student
         if spec.scale is None:
             raise ValueError('student.scale is None; set it: only systems have theirs fitted.')
-        return cls(config, config.optimizer, spec.scale, len(config.assistants), spec.dropout)
+        return cls(
+            config, config.optimizer, spec.scale, len(config.assistants), spec.dropout, spec.dims
+        )
 
     @classmethod
     def of_embeddings(cls, config: Config, steps: int) -> 'Objective':
@@ -92,7 +104,8 @@ class Objective:
             warmup_steps=min(config.align.warmup_steps, steps // 2),
         )
         loss = LossConfig(contrastive=0.0, teacher=0.0, assistant=0.0, dark=0.0, embedding=1.0)
-        return cls(config.replace(loss=loss), optimizer, 1.0, dropout=config.student.dropout)
+        spec = config.student
+        return cls(config.replace(loss=loss), optimizer, 1.0, dropout=spec.dropout, dims=spec.dims)
 
     @classmethod
     def of_labels(cls, config: Config, spec: EncoderSpec) -> 'Objective':
@@ -127,11 +140,15 @@ def make_loss(
 
         num_originals = batch['group'].shape[1]
         scores = score_fn(params, batch, key)
-        lists_BxN, contrastive_BxC = scores.lists, scores.contrastive
+        views = scores, *scores.prefixes
+        lists_BxN = scores.lists
         tau = now('temperature')
         terms, metrics, best_logits = {}, {}, None
         if loss.contrastive:
-            nce_B = losses.info_nce(contrastive_BxC, scores.labels, where=scores.mask)
+            nce_B = _mean_of(
+                views,
+                lambda view: losses.info_nce(view.contrastive, scores.labels, where=scores.mask),
+            )
             terms['contrastive'] = now('contrastive') * _mean_of_labelled(nce_B, batch)
         if fusion_weights is not None:
             best_logits, metrics = _select_assistants(config.selection, fusion_weights, batch, tau)
@@ -155,13 +172,13 @@ def make_loss(
         if loss.in_batch and best_logits is not None:
             wide = now('in_batch_temperature')
             best_BxC = best_logits(batch['in_batch'], wide)
-            kl_B = losses.listwise_kl(contrastive_BxC, best_BxC, temperature=wide)
+            kl_B = _mean_of(
+                views, lambda view: losses.listwise_kl(view.contrastive, best_BxC, temperature=wide)
+            )
             terms['in_batch'] = now('in_batch') * jnp.mean(kl_B)
-        if loss.embedding and scores.queries is not None and scores.originals is not None:
-            distance_B = losses.embedding_distance(scores.queries, batch['query_target'])
-            distance_BxN = losses.embedding_distance(scores.originals, batch['passage_target'])
-            every_BxN = jnp.concatenate([distance_B[:, None], distance_BxN], axis=1)
-            terms['embedding'] = now('embedding') * jnp.mean(every_BxN)
+        if loss.embedding and scores.queries is not None:
+            distance_BxN = _mean_of(views, lambda view: _target_distances(view, batch))
+            terms['embedding'] = now('embedding') * jnp.mean(distance_BxN)
         if loss.dark and lists_BxN.shape[1] > num_originals and (dark := distil(None)):
             keep_B, threshold = self_paced.weights(
                 self_paced.confidence(batch['teacher'][:, :num_originals], temperature=tau),
@@ -225,6 +242,22 @@ def _select_assistants(
         'selected': jnp.sum(jax.nn.one_hot(best_B, len(weights_ChxK)), axis=0),
         'selected_distance': jnp.mean(selected_distance_B),
     }
+
+
+def _mean_of(views: Sequence[View], term: Callable[[Any], Array]) -> Array:
+    """Mean of a term over the widths of the embeddings."""
+    return functools.reduce(operator.add, map(term, views)) / len(views)
+
+
+def _target_distances(view: Any, batch: Batch) -> Float[Array, 'lists texts']:
+    """Distances of the embeddings of each list's query and originals from their targets."""
+    targets = batch['query_target'], batch['passage_target']
+    if isinstance(view, Prefix):
+        dim = view.queries.shape[-1]
+        targets = [prefix(target, dim, normalize=view.normalize) for target in targets]
+    distance_B = losses.embedding_distance(view.queries, targets[0])
+    distance_BxN = losses.embedding_distance(view.originals, targets[1])
+    return jnp.concatenate([distance_B[:, None], distance_BxN], axis=1)
 
 
 def _mean_of_labelled(per_list_B: PerList, batch: Batch) -> Float[Array, '']:

@@ -66,7 +66,7 @@ def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) ->
     rows = packing.resolve_rows(
         config.rows, mesh.shape['data'], share=isinstance(model, DualEncoder)
     )
-    score_fn = batch_scores.make_score_fn(model, training.scale, rows)
+    score_fn = batch_scores.make_score_fn(model, training.scale, rows, training.dims)
     loss_fn = objective.make_loss(config, score_fn, num_assistants)
     train_step = step.make_train_step(
         loss_fn,

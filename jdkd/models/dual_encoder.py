@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jdkd.config.fields import POOLINGS
@@ -78,7 +79,7 @@ def pool_segments(
     return sums / jnp.maximum(jnp.sum(weights, axis=2), 1.0)[:, :, None]
 
 
-def safe_normalize(x: Float[Array, '*batch dim']) -> Float[Array, '*batch dim']:
+def safe_normalize(x: Float[Array | np.ndarray, '*batch dim']) -> Float[Array, '*batch dim']:
     """Scales vectors to unit length in float32; zero stays zero, with a zero gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
@@ -86,6 +87,18 @@ def safe_normalize(x: Float[Array, '*batch dim']) -> Float[Array, '*batch dim']:
     # `square > 0` would turn NaN into zero.
     zero = square == 0
     return jnp.where(zero, 0.0, x * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
+
+
+def prefix(
+    embeddings: Float[Array | np.ndarray, '*batch dim'], dim: int, *, normalize: bool
+) -> Float[Array, '*batch {dim}']:
+    """The first `dim` dimensions of embeddings, of unit length if the model normalises.
+
+    Matryoshka embeddings (Kusupati et al., 2022, https://arxiv.org/abs/2205.13147) are trained so
+    that these serve alone.
+    """
+    part = jnp.asarray(embeddings)[..., :dim]
+    return safe_normalize(part) if normalize else part
 
 
 def tower(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from jdkd.config import Config
 from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning.corpus_size import TOKENS_PER_WORD, count_words
+from jdkd.retrieval import vectors
 from jdkd.run import Run
 from jdkd.systems import loading, roles
 
@@ -57,7 +58,7 @@ def estimate(
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
     embeddings['student'] = config.rounds + 1 + bool(config.align.epochs) + config.twin
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
-    item = 2 if config.index.store == 'bfloat16' else 4
+    item = vectors.bytes_per_vector(1, config.index.store)
     scann = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
     codes = scann if config.index.kind == 'scann' else 0
     rankings = sum(embeddings.values()) + len(set(roles.retrievers(config)) - set(encoders))

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from cycler import cycler
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -92,6 +93,14 @@ def color(i: int) -> str:
 def marker(i: int) -> str:
     """The marker of curve i, which tells curves of one color apart; circles are the student's."""
     return MARKERS[1 + i // len(_COLORS) % (len(MARKERS) - 1)]
+
+
+def log_x(axes: Axes) -> None:
+    """Makes the x axis logarithmic, with numbers as labels: the default's are formulas."""
+    axes.set_xscale('log')
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value:,.10g}'))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def legend(axes: Axes) -> None:

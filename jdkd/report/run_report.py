@@ -7,6 +7,7 @@ from absl import logging
 
 from jdkd import config as configs
 from jdkd import diagnostics
+from jdkd.report import costs as cost_report
 from jdkd.report import drawing, examples, finished, page, pictures, tables
 from jdkd.report.examples import Duel
 from jdkd.report.finished import Finished
@@ -28,6 +29,7 @@ def write(
     reranking: Mapping[str, Mapping[str, float]],
     rounds: Sequence[Mapping],
     warnings: Sequence[diagnostics.RunWarning],
+    costs: Mapping,
 ) -> dict:
     """Writes report.json, report.html and pictures/, logs the table, and returns the report.
 
@@ -40,6 +42,7 @@ def write(
             first stage.
         rounds: One entry per round; see `_ROUND_FIELDS`.
         warnings: Those of all rounds.
+        costs: Of the systems, and the student's sizes; see `costs.measure`.
     """
     report = {
         'test': test,
@@ -48,6 +51,7 @@ def write(
         'rounds': [{key: r[key] for key in _ROUND_FIELDS} for r in rounds],
         'teacher_eval': reranking.get('teacher', {}),
         'assistants_eval': {s: measured for s, measured in reranking.items() if s != 'teacher'},
+        'costs': costs,
         'config_sha256': configs.digest(run.config),
         'collection': {
             'name': run.collection.name,
@@ -67,6 +71,7 @@ def write(
     drawn = [
         *pictures.draw_training({'': done}),
         *([pictures.draw_duels(duels)] if duels else []),
+        *cost_report.draw(costs, test, run.config.compare),
         *(pictures.draw_histogram(i, r['score_histogram']) for i, r in enumerate(report['rounds'])),
     ]
     with files.atomic_write(run.workdir / 'report.html') as f:
@@ -99,6 +104,7 @@ def _duels(run: Run, done: Finished) -> list[Duel]:
 def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> str:
     """Renders the page of a run, with its pictures as {name: HTML} and the student's duels."""
     report, collection = done.report, done.report['collection']
+    costs = report['costs']
     queries = ', '.join(f'{n} {split}' for split, n in collection['queries'].items())
     return page.document(
         collection['name'],
@@ -121,9 +127,11 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
                 for i, r in enumerate(report['rounds'])
                 for part in _round(i, r, drawn, collection.get('eval_labels', True))
             ),
+            *cost_report.render_sizes(costs, drawn),
             page.heading('Seconds by stage'),
             page.paragraph('Of the call that finished each stage, without interrupted ones.'),
             page.table({k: {'seconds': f'{v:.1f}'} for k, v in report['wall_seconds'].items()}),
+            *cost_report.render_speeds(costs, report['test'], drawn),
         ],
     )
 

@@ -11,6 +11,7 @@ import tqdm
 from flax import linen as nn
 from jax.sharding import AbstractMesh, Mesh
 
+from jdkd.config.fields import STORES
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import vectors
@@ -162,10 +163,11 @@ def write_embeddings(
     text for its length, the host holds the embeddings of one file (and a copy if it is rounded).
 
     Raises:
-        ValueError: if `store` is not one of `vectors.STORES`.
+        ValueError: if `store` is not one of `STORES`, or is 'binary' and the width of the
+            embeddings no multiple of 8.
     """
-    if store not in vectors.STORES:
-        raise ValueError(f"index.store is '{store}'; use one of {', '.join(vectors.STORES)}.")
+    if store not in STORES:
+        raise ValueError(f"index.store is '{store}'; use one of {', '.join(STORES)}.")
     count = -(-len(tokens) // file_rows)
 
     def write(i, file):

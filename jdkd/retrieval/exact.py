@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdkd.retrieval.ranking import Ranking
-from jdkd.retrieval.vectors import Vectors
+from jdkd.retrieval.vectors import Readable, Vectors
 from jdkd.runtime import mesh as meshes
 
 QUERY_BLOCK = 1024  # Queries that are searched at once.
@@ -55,7 +55,7 @@ class ExactIndex:
 
     def __init__(
         self,
-        passages: np.ndarray | Vectors,
+        passages: Readable,
         mesh: Mesh | None = None,
         *,
         recall_target: float | None = None,
@@ -71,9 +71,8 @@ class ExactIndex:
 
     @property
     def _dtype(self) -> np.dtype:
-        if isinstance(self._passages, Vectors):
-            return self._passages.parts[0].dtype
-        return np.dtype(np.float32)
+        part = self._passages.parts[0] if isinstance(self._passages, Vectors) else None
+        return part.dtype if isinstance(part, np.ndarray) else np.dtype(np.float32)
 
     def search(self, queries: np.ndarray | Vectors, depth: int) -> Ranking:
         """The `depth` best passages, or all if there are fewer, of queries `[Q, D]`."""
@@ -133,9 +132,7 @@ class ExactIndex:
         return jax.make_array_from_callback(shape, sharding, read)
 
 
-def exact_search(
-    queries: np.ndarray | Vectors, passages: np.ndarray | Vectors, depth: int
-) -> Ranking:
+def exact_search(queries: np.ndarray | Vectors, passages: Readable, depth: int) -> Ranking:
     """Searches passages `[P, D]` once for queries `[Q, D]`; see `ExactIndex`."""
     return ExactIndex(passages).search(queries, depth)
 

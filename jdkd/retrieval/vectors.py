@@ -2,22 +2,33 @@
 
 import dataclasses
 import pathlib
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
 
-from jdkd.config.fields import DTYPES
+from jdkd.retrieval.quantization import Binary, Int8
 
 FILE_ROWS = 65_536  # Vectors per file.
 FILE_NAME = 'vectors-{}.npy'
-STORES = DTYPES
+QUANTISED = ('int8', 'binary')
+Part = np.ndarray | Int8 | Binary
+
+
+class Readable(Protocol):
+    """`[n, dim]` vectors that are read block by block."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vectors:
     """`[n, dim]` vectors in several arrays; indexing reads float32 copies into memory."""
 
-    parts: tuple[np.ndarray, ...]  # `[m, dim]`, float32 or bfloat16; m only differs for the last.
+    parts: tuple[Part, ...]  # `[m, dim]`, arrays float32 or bfloat16; m only differs for the last.
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -33,6 +44,13 @@ class Vectors:
             start, stop, _ = rows.indices(len(self))
             return self._read_slice(start, max(start, stop))
         return self._read_rows(np.asarray(rows))
+
+    def round(self, vectors: np.ndarray) -> np.ndarray:
+        """Rounds float32 vectors as those of the first part."""
+        part = self.parts[0]
+        if isinstance(part, np.ndarray):
+            return vectors.astype(part.dtype).astype(np.float32)
+        return part.round(vectors)
 
     def _read_slice(self, start: int, stop: int) -> np.ndarray:
         size = len(self.parts[0])
@@ -59,20 +77,25 @@ class Vectors:
         return out.reshape(*rows.shape, dim)
 
 
+def bytes_per_vector(width: int, store: str) -> float:
+    """Bytes of a stored vector."""
+    return width * {'float32': 4, 'bfloat16': 2, 'int8': 1, 'binary': 1 / 8}[store]
+
+
 def save(file, vectors: np.ndarray, store: str) -> None:
     """Writes `[m, dim]` float32 vectors as npy to an open file.
 
     `store` is 'float32', or 'bfloat16' for half the bytes at 8 bits of precision. npy has no
-    bfloat16, so its bits are stored as uint16.
+    bfloat16, so its bits are stored as uint16. 'int8' takes a quarter of the bytes, with ranges
+    that fit the vectors of this file, and 'binary' one in 32; see `quantization`.
     """
     if store == 'bfloat16':
         vectors = vectors.astype(ml_dtypes.bfloat16).view(np.uint16)
+    elif store == 'int8':
+        vectors = Int8.of(vectors).to_rows()
+    elif store == 'binary':
+        vectors = Binary.of(vectors).bits
     np.save(file, vectors)
-
-
-def as_stored(vectors: np.ndarray, store: str) -> np.ndarray:
-    """Rounds float32 vectors as `save` does."""
-    return vectors.astype(ml_dtypes.bfloat16).astype(np.float32) if store == 'bfloat16' else vectors
 
 
 def load(directory: pathlib.Path) -> Vectors:
@@ -84,6 +107,10 @@ def load(directory: pathlib.Path) -> Vectors:
     def view(path):
         # A plain view, because indexing np.memmap is slow.
         part = np.asarray(np.load(path, mmap_mode='r'))
+        if part.dtype == np.int8:
+            return Int8.from_rows(part)
+        if part.dtype == np.uint8:
+            return Binary(part)
         return part.view(ml_dtypes.bfloat16) if part.dtype == np.uint16 else part
 
     return Vectors(tuple(map(view, paths)))

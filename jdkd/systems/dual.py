@@ -72,7 +72,7 @@ class DualEncoderSystem(BaseSystem):
 
             tokens = self.encoder.dark_tokens(self.run, lists)
             dark = self.embed(tokens, f'{self.name}: dark examples', name=name)
-            dark = vectors.as_stored(dark, self.run.config.index.store)  # As the originals are.
+            dark = passages.round(dark)  # As the originals are.
             dark = dark.reshape(len(lists), num_dark, -1)
             return np.concatenate([originals, np.einsum('md,mnd->mn', own, dark)], axis=1)
 
@@ -130,7 +130,7 @@ class DualEncoderSystem(BaseSystem):
             self.encoder.model,
             dual_encoder.tower(self.encoder.params, tower),
             tokens,
-            store=self.run.config.index.store,
+            store=self._store(tower),
             mesh=self.run.mesh,
             desc=f'{self.name}: {kind}',
             name=lambda row: f"{tower} '{ids[row]}'",
@@ -153,8 +153,13 @@ class DualEncoderSystem(BaseSystem):
         def build(out):
             self.write_embeddings(out, tokens, kind, ids, tower=tower)
 
-        store = {'store': self.run.config.index.store}
+        store = {'store': self._store(tower)}
         return vectors.load(self._keep(f'embeddings-{kind}', store, build))
+
+    def _store(self, tower: str) -> str:
+        """How embeddings by a tower are stored: those of queries are never quantised."""
+        store = self.run.config.index.store
+        return 'float32' if tower == 'query' and store in vectors.QUANTISED else store
 
     def _index(self) -> pathlib.Path | None:
         """ScaNN's index of the collection, built for the first search; None without one."""

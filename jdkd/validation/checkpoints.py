@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from jdkd.config import EncoderSpec
+from jdkd.config import EncoderSpec, StudentSpec
 from jdkd.models import pretrained, weights
 from jdkd.models.config import pick_layers
 from jdkd.systems import loading
@@ -42,6 +42,14 @@ def _sketch_errors(
         yield from catch(loading.check_lengths, spec, config, prefix=prefix)
     if spec.hidden_size is not None:
         yield from catch(loading.of_size, config, spec.hidden_size, prefix=prefix)
+    if isinstance(spec, StudentSpec) and spec.dims:
+        full = sketch.projection.out_dim if sketch.projection else config.hidden_size
+        width = spec.hidden_size or full
+        if max(spec.dims) > width:
+            yield (
+                f'{prefix}: dims={spec.dims} asks for more than its {width} dimensions; give '
+                'widths of at most that.'
+            )
     yield from catch(
         lambda: loading.check_tokenizer(spec, config, load_tokenizer(sketch.tokenizer_dir)),
         prefix=prefix,

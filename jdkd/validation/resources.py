@@ -124,7 +124,7 @@ def disk_errors(run: Run) -> Iterator[str]:
         yield (
             f'the run will write about {_size(total)} ({listed}), but the disk of {run.workdir} '
             f'has {_size(free)} free; free some, choose another --workdir, or set '
-            'index.store=bfloat16, fewer rounds or a smaller depth.'
+            'index.store=bfloat16 or int8, fewer rounds or a smaller depth.'
         )
 
 

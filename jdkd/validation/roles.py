@@ -53,6 +53,9 @@ def errors(config: Config) -> Iterator[str]:
         yield "student.kind must be 'dual_encoder'."
     if config.student.scale is None:
         yield 'student.scale is not set; give the inverse temperature of its scores, such as 20.'
+    dims = config.student.dims
+    if any(not isinstance(dim, int) or dim < 1 for dim in dims) or len(set(dims)) < len(dims):
+        yield f'student.dims={dims} must be different whole numbers, each at least 1.'
     if config.twin and not config.loss.contrastive:
         yield 'twin needs labels to learn from; set loss.contrastive, or twin=False.'
     yield from _size_errors(config)
@@ -70,6 +73,11 @@ def _kind_errors(config: Config) -> Iterator[str]:
     aligns = config.align.epochs or config.loss.embedding
     if aligns and not config.align.to:
         yield 'align.to is empty; name the dual-encoders whose embeddings the student learns.'
+    if aligned_with(config) and config.index.store == 'binary':
+        yield (
+            "index.store='binary' keeps signs alone, and align.to names embeddings to learn; set "
+            "index.store='int8', or align.to=()."
+        )
     for name in aligned_with(config):
         if kinds.get(name, 'dual_encoder') != 'dual_encoder':
             yield (

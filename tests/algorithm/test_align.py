@@ -1,5 +1,6 @@
 """Alignment: which texts, which targets, and that the student comes to them."""
 
+import dataclasses
 import types
 
 import jax
@@ -81,12 +82,23 @@ def make_targets(model, *widths, seed=0):
     made = [rng.normal(size=(50, width)).astype(np.float32) for width in widths]
     systems = [
         types.SimpleNamespace(
-            passages=vectors.Vectors((own,)), queries=lambda _, own=own: vectors.Vectors((own,))
+            passages=vectors.Vectors((own,)),
+            queries=lambda _, own=own: vectors.Vectors((own,)),
+            encoder=types.SimpleNamespace(
+                model=make_model(own.shape[1], normalize=model.normalize)
+            ),
         )
         for own in made
     ]
-    run = types.SimpleNamespace(collection=range(50))
+    config = types.SimpleNamespace(student=types.SimpleNamespace(dims=()))
+    run = types.SimpleNamespace(collection=range(50), config=config)
     return targets.EmbeddingTargets(run, types.SimpleNamespace(model=model), systems), made
+
+
+def of_widths(made, *dims):
+    config = types.SimpleNamespace(student=types.SimpleNamespace(dims=dims))
+    run = types.SimpleNamespace(collection=made.run.collection, config=config)
+    return dataclasses.replace(made, run=run)
 
 
 def make_model(width, *, normalize):
@@ -103,6 +115,27 @@ def test_the_projection_keeps_inner_products_best():
     # Eckart and Young: no Gram matrix of rank 6 is nearer than the one of the leading values.
     left = np.linalg.svd(own.astype(np.float64), compute_uv=False)[6:]
     np.testing.assert_allclose(error, np.sqrt((left**4).sum()), rtol=1e-5)
+
+
+def test_targets_of_several_widths_have_the_best_prefixes():
+    made, (own,) = make_targets(make_model(6, normalize=False), 6)
+    rows = np.arange(50)
+    plain = made.of(None)[1](rows)
+    np.testing.assert_array_equal(plain, own)
+    assert made.shared is made.systems[0]
+    made = of_widths(made, 6, 2)
+    rotated = made.of(None)[1](rows)
+    # All inner products stay, and the first two dimensions are the best Gram matrix of rank 2.
+    np.testing.assert_allclose(rotated @ rotated.T, own @ own.T, atol=1e-4)
+    left = np.linalg.svd(own.astype(np.float64), compute_uv=False)[2:]
+    error = np.linalg.norm(own @ own.T - rotated[:, :2] @ rotated[:, :2].T)
+    np.testing.assert_allclose(error, np.sqrt((left**4).sum()), rtol=1e-5)
+    assert made.shared is None  # Another space.
+    # Narrower targets are filled up with zeros.
+    narrow = of_widths(make_targets(make_model(8, normalize=False), 6)[0], 2)
+    found = narrow.of(None)[1](rows)
+    np.testing.assert_allclose(found[:, :6], rotated, atol=1e-5)
+    assert found.shape == (50, 8) and not found[:, 6:].any()
 
 
 def test_several_systems_give_the_mean_of_their_cosines():

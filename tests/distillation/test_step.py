@@ -30,19 +30,20 @@ from tests.helpers.train_steps import ORIGINALS, B, K
 pytestmark = pytest.mark.slow
 
 
-def make_trainer(config, num_devices=1, dropout=0.0):
+def make_trainer(config, num_devices=1, dropout=0.0, dims=()):
     return trainers.make_trainer(
-        make_objective(config, num_assistants=K, dropout=dropout),
+        make_objective(config, num_assistants=K, dropout=dropout, dims=dims),
         mesh=meshes.make_mesh(devices=jax.devices()[:num_devices]),
         model=model(dropout),
         params=fresh_params(),
     )
 
 
-def test_one_and_eight_devices_agree_dropout_included_and_compile_once():
+@pytest.mark.parametrize('dims', [(), (8, 4)])
+def test_one_and_eight_devices_agree_dropout_included_and_compile_once(dims):
     states, metrics = [], []
     for num_devices in (1, 8):
-        trainer = make_trainer(settings(embedding=1.0), num_devices, dropout=0.1)
+        trainer = make_trainer(settings(embedding=1.0), num_devices, 0.1, dims)
         state = trainer.init(fresh_params())
         for i in range(3):
             batch = meshes.to_device(make_batch(i), meshes.batch_sharding(trainer.mesh))

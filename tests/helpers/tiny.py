@@ -28,7 +28,7 @@ def get_config(home: str):
     c.systems.tuned.train.update(steps=4, batch_size=2, warmup_steps=1)
     c.teacher.members = ('bm25', 'tuned')
     c.assistants = ('dense', 'tuned', 'bm25')
-    c.student = common.encoder(f'{home}/model', scale=20.0, **lengths)
+    c.student = common.student(f'{home}/model', scale=20.0, **lengths)
     c.batch_size = 2
     c.align.update(to=('dense',), epochs=0.2, batch_size=48, warmup_steps=1)
     c.loss.embedding = 0.5

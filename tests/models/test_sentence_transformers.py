@@ -9,7 +9,7 @@ import pytest
 
 from jdkd.models import export, pretrained
 from jdkd.models.cross_encoder import CrossEncoder
-from jdkd.models.dual_encoder import DualEncoder, Projection, tower
+from jdkd.models.dual_encoder import DualEncoder, Projection, prefix, tower
 from jdkd.tokens import tokenizer_files
 from jdkd.tokens.pairs import join_pairs
 
@@ -164,6 +164,13 @@ def test_embeddings_agree_in_and_out(tmp_path, bert, pooling, dense, normalize, 
     assert exported.max_seq_length == LENGTH
     assert exported.similarity_fn_name == similarity
     np.testing.assert_allclose(found, exported.encode(TEXTS), atol=1e-5)
+    # Of one width among several: their truncation, scaled as the model does.
+    narrow = prefix(found, 4, normalize=normalize)
+    cut = exported.encode(TEXTS, truncate_dim=4, normalize_embeddings=normalize)
+    np.testing.assert_allclose(narrow, cut, atol=1e-5)
+    exported.truncate_dim = 4
+    scores = exported.similarity(exported.encode(TEXTS), exported.encode(TEXTS))
+    np.testing.assert_allclose(narrow @ narrow.T, scores, atol=1e-5)
 
     again, again_params, again_read = ours(tmp_path / 'out')
     assert (again, again_read.max_length) == (model, LENGTH)

@@ -13,7 +13,7 @@ from jdkd import config as configs
 from jdkd.commands import compare
 from jdkd.corpus import building, importing, storage
 from jdkd.corpus.sources import registry
-from jdkd.report import drawing, examples, finished, page, pictures, run_report, tables
+from jdkd.report import costs, drawing, examples, finished, page, pictures, run_report, tables
 from jdkd.retrieval import measures
 from jdkd.runtime import metrics, stages
 from tests.helpers import toy
@@ -143,6 +143,16 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
         'collection': {'name': name, 'passages': 3, 'queries': {name: 4}, 'unlabelled': 0},
         'wall_seconds': {name: 1.0},
     }
+    speeds = {'milliseconds_per_search': 2.0, 'bytes_per_passage': 9.0}
+    report['costs'] = {
+        'machine': {'device': name, 'devices': 1, 'cpus': 2},
+        'systems': {name: speeds, 'student': {'parameters': 1_000, **speeds}},
+        'sizes': [
+            {'width': w, 'store': s, 'bytes_per_passage': b * w, 'test': measured}
+            for w in (8, 4)
+            for s, b in ((name, 4), ('int8', 1))
+        ],
+    }
     config = configs.Config(compare='MRR@10', steps_per_round=4, first_stage=name, replay=value)
     records = [
         {'step': step, 'loss': value, 'loss/teacher': value, f'selected/{name}': 1.0}
@@ -182,11 +192,17 @@ def test_the_report_shows_markup_and_does_not_hold_it():
     duel = examples.Duel(SCRIPT, SCRIPT, 'MRR@10', {SCRIPT: 1.0}, [example], [])
     drawn = [*drawings({SCRIPT: run}), *drawings({'': run}), pictures.draw_duels([duel])]
     drawn += [dataclasses.replace(drawn[-2], name='scores_01')]
+    report = run.report
+    drawn += costs.draw(report['costs'], report['test'], 'MRR@10')
+    assert f'student: 50.0 in 2.0 ms. {SCRIPT}: 50.0' in drawn[-2].alt
+    assert 'int8: 50.0 at 8, 50.0 at 4 dimensions' in drawn[-1].alt
+    # Labels of logarithmic axes are numbers: SVG's comments name the texts.
+    assert '<!-- 10 -->' in drawn[-1].svg and not any('$' in p.svg for p in drawn[-2:])
     text = run_report.render(run, {p.name: page.picture(p) for p in drawn}, [duel])
     assert '<script' not in text and text.count(html.escape(SCRIPT)) >= 20
     # Nothing is fetched: all links stay inside the page.
     assert not re.search(r'(src|href)\s*=\s*"(?!#)|url\((?!#)|@import', text)
-    assert text.count('<svg role="img" aria-label="') == text.count('<svg') == 7
+    assert text.count('<svg role="img" aria-label="') == text.count('<svg') == 9
 
 
 def keep(workdir, *, value=0.5, per_query=(1.0, 0.5, 0.5, 0.0), seed=0, test_split='test'):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jdkd.config.fields import DTYPES
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig
@@ -128,12 +129,12 @@ def test_an_interrupted_encoding_ends_as_one_that_was_not(params, tmp_path, monk
 
 
 def test_embeddings_may_be_kept_in_bfloat16(params, tmp_path):
-    exact, rounded = (write(tmp_path / s, params, store=s) for s in vectors.STORES)
+    exact, rounded = (write(tmp_path / s, params, store=s) for s in DTYPES)
     assert rounded[:].dtype == np.float32
     np.testing.assert_array_equal(rounded[:], exact[:].astype(jnp.bfloat16).astype(np.float32))
     assert sum(p.nbytes for p in rounded.parts) * 2 == sum(p.nbytes for p in exact.parts)
-    with pytest.raises(ValueError, match="index.store is 'int8'; use one of float32, bfloat16"):
-        write(tmp_path / 'int8', params, store='int8')
+    with pytest.raises(ValueError, match="index.store is 'int4'; use one of float32, bfloat16"):
+        write(tmp_path / 'int4', params, store='int4')
 
 
 @pytest.mark.slow

@@ -156,11 +156,25 @@ def test_an_unchanged_dark_example_has_the_score_of_its_original(unchanged, name
     np.testing.assert_allclose(dark, expected, rtol=5e-7)  # The last bit is rounded by batch.
 
 
-def test_originals_that_were_rounded_on_disk_meet_dark_examples_rounded_alike(home, tmp_path):
+@pytest.mark.parametrize('store', ['bfloat16', 'binary'])
+def test_originals_that_were_rounded_on_disk_meet_dark_examples_rounded_alike(
+    home, tmp_path, store
+):
     shares = {'splice': (0, 0), 'mask': (0, 0)}
-    drawn = draw(home, tmp_path, store='bfloat16', reinforced=2, noisy=1, **shares)
+    drawn = draw(home, tmp_path, store=store, reinforced=2, noisy=1, **shares)
     scores = drawn.scores(SYSTEMS['cased'](drawn))
     np.testing.assert_array_equal(scores[:, [1, 2, 0]], scores[:, 3:])
+
+
+@pytest.mark.parametrize('store', ['int8', 'binary'])
+def test_queries_stay_exact_beside_quantised_passages(home, tmp_path, store):
+    drawn = draw(home, tmp_path, store=store)
+    system, queries = SYSTEMS['cased'](drawn), drawn.run.train
+    tokens = system.encoder.query_tokens(drawn.run, queries)
+    exact = system.embed(tokens, 'queries', tower='query')
+    np.testing.assert_allclose(system.queries(queries)[:], exact, atol=1e-6)
+    passages = system.embed(system.encoder.passage_tokens(drawn.run), 'passages')
+    assert np.abs(system.passages[:] - passages).max() > 1e-4
 
 
 @pytest.mark.parametrize('split', ['train', 'eval'])

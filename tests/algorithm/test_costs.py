@@ -1,0 +1,69 @@
+"""What quality costs: the student's measures at each size by hand, and speeds of every system."""
+
+import jax
+import numpy as np
+import pytest
+
+from jdkd import config as configs
+from jdkd.algorithm import costs, student
+from jdkd.algorithm.teacher import Teacher
+from jdkd.corpus import importing
+from jdkd.retrieval import exact
+from jdkd.retrieval.quantization import Binary, Int8
+from jdkd.run import Run
+from jdkd.runtime import mesh as meshes
+from jdkd.systems import measuring
+from jdkd.systems.build import build
+from tests.helpers import tiny
+
+
+def test_sizes_are_measured_and_systems_timed(tmp_path):
+    tiny.write(tmp_path)
+    c = tiny.get_config(str(tmp_path))
+    c.student.dims = (4,)
+    c.measures, c.depth = ('MRR@10', 'MAP'), 400  # In which random rankings differ.
+    c.index.kind = 'exact'
+    config = configs.resolve(c)
+    workdir, mesh = tmp_path / 'w', meshes.make_mesh(devices=jax.devices()[:1])
+    run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
+    bm25, dense = build(run, 'bm25'), build(run, 'dense')
+    own = student.load(run).after_round(-1)
+    systems, teacher = {'bm25': bm25, 'dense': dense}, Teacher([bm25, dense], None)
+    weights = {'bm25': 1.0, 'dense': 2.0}
+    found = costs.measure(run, own, systems, teacher, weights)
+
+    def unit(x):
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    queries, passages = own.queries(run.test)[:], own.passages[:]
+    narrow = unit(queries[:, :4]), unit(passages[:, :4])
+    expected = {
+        (8, 'float32'): (32, queries, passages),
+        (8, 'int8'): (8, queries, Int8.of(passages)[:]),
+        (8, 'binary'): (1, queries, Binary.of(passages)[:]),
+        (4, 'float32'): (16, *narrow),
+        (4, 'int8'): (4, narrow[0], Int8.of(narrow[1])[:]),
+    }
+    assert [(s['width'], s['store']) for s in found['sizes']] == list(expected)
+    for size, (count, *vectors) in zip(found['sizes'], expected.values(), strict=True):
+        ranking = exact.exact_search(*vectors, config.depth)
+        assert size['bytes_per_passage'] == count
+        assert size['test'] == measuring.measure(run, ranking, run.test).means
+    assert len({tuple(size['test'].values()) for size in found['sizes']}) == 5
+    speeds = found['systems']
+    assert set(speeds) == {'bm25', 'dense', 'student', 'teacher_rerank'}
+    assert all(value > 0 for own in speeds.values() for value in own.values())
+    size = sum(x.size for x in jax.tree.leaves(own.encoder.params))
+    assert speeds['student']['parameters'] == speeds['teacher_rerank']['parameters'] == size
+    assert 'parameters' not in speeds['bm25'] and speeds['bm25']['bytes_per_passage'] > 1
+    assert speeds['student'].keys() == speeds['dense'].keys() > speeds['bm25'].keys()
+    # Timed once.
+    assert costs.measure(run, own, systems, teacher, weights) == found
+
+
+@pytest.mark.parametrize(('enough', 'timed'), [(True, 1), (False, 4)])
+def test_the_first_process_says_how_many_questions_all_time(monkeypatch, enough, timed):
+    monkeypatch.setattr(costs.distributed, 'from_primary', lambda decide, name: enough)
+    asked = []
+    assert costs._milliseconds(asked.append, ['bbb', 'a', 'cc', 'dddd']) > 0
+    assert asked == ['a', 'dddd', *['bbb', 'a', 'cc', 'dddd'][:timed]]
