@@ -36,7 +36,7 @@ from jdkd.commands import (
     train,
     zero_shot,
 )
-from jdkd.runtime import distributed, interrupts
+from jdkd.runtime import distributed, files, interrupts
 from jdkd.runtime.messages import EscapedStream
 
 DEFAULT = 'configs/mta4dpr.py'
@@ -117,6 +117,8 @@ def _check_flags(argv: Sequence[str]) -> None:
     """Raises a ValueError that names the flag or argument that does not belong to the mode."""
     if argv[1:]:
         raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
+    for flag in ('workdir', 'output', 'against', 'with'):
+        files.require_local(flags.FLAGS[flag].value or '', f'--{flag}')
     mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
     owners = {
         'output': 'export or compare or pairs',

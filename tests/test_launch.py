@@ -8,6 +8,10 @@ import sys
 import time
 
 import pytest
+import yaml
+from absl import flags
+
+import jdkd.main  # noqa: F401  Declares the flags.
 
 pytestmark = pytest.mark.processes
 
@@ -295,3 +299,38 @@ def test_a_signal_is_passed_on_to_local_processes(local):
     process.send_signal(signal.SIGTERM)
     code, out, _ = ended(process)
     assert code == 143 and out.count('told') == 2
+
+
+@pytest.mark.parametrize(('code', 'queued'), [(0, False), (1, False), (75, True), (143, True)])
+def test_a_stopped_slurm_job_queues_itself_again(tmp_path, code, queued):
+    for name, script in {
+        'srun': '#!/bin/bash\n[[ $1 == --kill-on-bad-exit=1 ]] || exit 99\nshift; exec "$@"\n',
+        'scontrol': f'#!/bin/bash\necho "$@" >{tmp_path}/requeued\n',
+        'python': f'#!/bin/bash\nprintf "%s\\n" "$@" >{tmp_path}/args\nexit {code}\n',
+    }.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '7'}
+    args = ['--config', 'mta4dpr:tiny', '--workdir', '/shared/a b']
+    done = subprocess.run(['bash', ROOT / 'launch/slurm.sbatch', *args], env=env)
+    assert done.returncode == code
+    assert (tmp_path / 'args').read_text().splitlines() == ['-m', 'jdkd.main', *args]
+    requeued = tmp_path / 'requeued'
+    assert requeued.exists() == queued and (not queued or requeued.read_text() == 'requeue 7\n')
+
+
+def test_the_jobset_starts_as_many_processes_as_it_says():
+    job_set = yaml.safe_load((ROOT / 'launch/jobset.yaml').read_text())
+    assert (job_set['apiVersion'], job_set['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
+    name, (workers,) = job_set['metadata']['name'], job_set['spec']['replicatedJobs']
+    job = workers['template']['spec']
+    assert job['parallelism'] == job['completions'] and job['completionMode'] == 'Indexed'
+    (container,) = job['template']['spec']['containers']
+    given = dict(argument.removeprefix('--').split('=', 1) for argument in container['args'])
+    assert int(given['num_processes']) == job['parallelism']
+    assert given['process_index'] == '$(JOB_COMPLETION_INDEX)'
+    # JobSet names pods NAME-JOB-REPLICA-INDEX, in the domain NAME.
+    assert given['coordinator'].partition(':')[0] == f'{name}-{workers["name"]}-0-0.{name}'
+    mounts = {mount['name']: mount['mountPath'] for mount in container['volumeMounts']}
+    assert given['workdir'].startswith(f'{mounts["workdir"]}/')
+    assert all(argument.split('=')[0][2:] in flags.FLAGS for argument in container['args'])

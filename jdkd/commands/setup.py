@@ -81,9 +81,10 @@ def hold_workdir(
 
     Raises:
         RuntimeError: if another process holds the workdir.
-        ValueError: if the workdir belongs to a run of another config.
+        ValueError: if the workdir belongs to a run of another config, or is no local directory.
         OSError: if it cannot be written, or the disk is full.
     """
+    files.require_local(workdir, 'workdir')
     with contextlib.ExitStack() as stack:
 
         def hold():

@@ -14,7 +14,7 @@ import pathlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -42,11 +42,11 @@ def start(
 ) -> None:
     """Joins this process to the others of the run; does nothing if it is the only one.
 
-    On TPU VMs JAX discovers the processes of the slice; elsewhere the arguments describe them.
-    Call it before any other use of JAX.
+    JAX finds the processes of a TPU slice, of a Slurm step and of Open MPI; elsewhere the arguments
+    describe them. Call it before any other use of JAX.
 
     Args:
-        coordinator: host:port of process 0; None for a TPU slice or a single process.
+        coordinator: host:port of process 0; None to let JAX find it, or for a single process.
         count, index: Number of processes, and the index of this one.
         hang_seconds: Time limit of `hang_watchdog`; 0 for no limit.
 
@@ -64,14 +64,16 @@ def start(
         )
     if index is not None and count is not None and not 0 <= index < count:
         raise ValueError(f'--process_index={index} is not below --num_processes={count}.')
-    if not any(given) and not _on_tpu_vm():
+    cluster = find_cluster(os.environ)
+    if not any(given) and cluster is None and not _on_tpu_vm():
         return
     try:
         jax.distributed.initialize(
             coordinator,
             count,
             index,
-            cluster_detection_method='deactivate' if all(given) else None,
+            local_device_ids=None if any(given) else _devices_of_slurm_task(os.environ),
+            cluster_detection_method='deactivate' if all(given) else cluster,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
@@ -79,6 +81,30 @@ def start(
         if any(given):
             raise
         logging.debug('JAX finds no slice around this TPU VM; running as a single process.')
+
+
+def find_cluster(environment: Mapping[str, str]) -> str | None:
+    """JAX's name of what has started several processes of this run; None if nothing has.
+
+    Inside `sbatch` or `salloc` that is `srun` alone, whose steps have a list of nodes.
+    """
+    if 'SLURM_STEP_NODELIST' in environment and int(environment.get('SLURM_NTASKS', 1)) > 1:
+        return 'slurm'
+    if 'OMPI_MCA_orte_hnp_uri' in environment and int(environment['OMPI_COMM_WORLD_SIZE']) > 1:
+        return 'ompi'
+    return None
+
+
+def _devices_of_slurm_task(environment: Mapping[str, str]) -> list[int] | None:
+    """All GPUs that a Slurm task sees if it is the only one of its node; None to let JAX decide.
+
+    JAX gives each task of a step one GPU.
+    """
+    tasks = environment.get('SLURM_STEP_TASKS_PER_NODE', '')  # Such as 1(x2),3.
+    visible = environment.get('CUDA_VISIBLE_DEVICES', '')
+    if not visible or {t.partition('(')[0] for t in tasks.split(',')} != {'1'}:
+        return None
+    return list(range(len(visible.split(','))))
 
 
 def _on_tpu_vm() -> bool:

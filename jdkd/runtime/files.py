@@ -43,6 +43,19 @@ def atomic_write(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
         raise
 
 
+def require_local(path: str | os.PathLike[str], name: str) -> None:
+    """Raises a ValueError if a path is the address of a bucket or another URL.
+
+    As a path it would name a directory such as `gs:` here. pathlib makes `gs:/` of `gs://`.
+    """
+    if re.match(r'[a-z][a-z0-9+.-]+:/', os.fspath(path), re.IGNORECASE):
+        raise ValueError(
+            f'{name}={str(path)!r} is no local directory, and jdkd writes to file systems alone; '
+            'give a disk, or a bucket that is mounted. launch/tpu_vm.sh --bucket keeps a copy of '
+            'the workdir in a bucket.'
+        )
+
+
 def sha256(path: pathlib.Path) -> str:
     """sha256 of the bytes of a file."""
     with open(path, 'rb') as f:

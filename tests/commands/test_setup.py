@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import pathlib
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from jdkd import config as configs
 from jdkd import main
 from jdkd.commands import evaluate, export, setup, train
+from tests.helpers import processes
 
 CONFIGS = setup._CONFIGS
 
@@ -138,3 +140,19 @@ def test_a_full_disk_is_named(tmp_path):
     with pytest.raises(RuntimeError, match='other'):
         with setup.hold_workdir(tmp_path / 'w'):
             raise RuntimeError('other')
+
+
+@pytest.mark.parametrize('url', ['gs://bucket/run', 'S3://bucket/run', 'file:///tmp/run'])
+@pytest.mark.parametrize('flag', ['workdir', 'output'])
+def test_a_bucket_is_no_directory(tmp_path, monkeypatch, url, flag):
+    monkeypatch.chdir(tmp_path)
+    mode = 'export' if flag == 'output' else 'train'
+    args = [f'--mode={mode}', f'--config={setup.find_config("mta4dpr:tiny")}', f'--{flag}={url}']
+    done = processes.run_jdkd(*args)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith('jdkd: ')]
+    assert f"--{flag}='{url}' is no local directory" in line and 'a bucket that is mounted' in line
+    with pytest.raises(ValueError, match='workdir=.* is no local directory'):
+        with setup.hold_workdir(pathlib.Path(url)):
+            pass
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,8 @@
 """Processes agree on decisions, errors and the step at which they stop."""
 
 import json
+import os
+import socket
 import time
 
 import jax
@@ -110,3 +112,66 @@ def test_an_exit_names_the_process(monkeypatch, capsys):
     distributed.exit_now('no disk')
     assert capsys.readouterr().err == 'jdkd: no disk\njdkd: process 0: no disk\n'
     assert codes == [3, 1]
+
+
+SLURM = {'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'node[01-02]', 'SLURM_NTASKS': '2'}
+OPEN_MPI = {'OMPI_MCA_orte_hnp_uri': '4096.0;tcp://10.0.0.1:1', 'OMPI_COMM_WORLD_SIZE': '2'}
+
+
+@pytest.mark.parametrize(
+    ('environment', 'cluster'),
+    [
+        ({}, None),
+        (SLURM, 'slurm'),
+        (SLURM | {'SLURM_NTASKS': '1'}, None),
+        # The script of sbatch itself is no task of a step.
+        ({'SLURM_JOB_ID': '1', 'SLURM_NTASKS': '2', 'SLURM_PROCID': '0'}, None),
+        (OPEN_MPI, 'ompi'),
+        (OPEN_MPI | {'OMPI_COMM_WORLD_SIZE': '1'}, None),
+    ],
+)
+def test_what_has_started_several_processes(environment, cluster):
+    assert distributed.find_cluster(environment) == cluster
+
+
+@pytest.mark.parametrize(
+    ('tasks', 'visible', 'devices'),
+    [
+        ('1(x2)', '0,1,2,3', [0, 1, 2, 3]),
+        ('1', '5', [0]),
+        ('4(x2)', '0,1,2,3', None),
+        ('1,4', '0', None),
+        ('1(x2)', '', None),
+    ],
+)
+def test_the_only_task_of_a_node_has_all_its_gpus(tasks, visible, devices):
+    environment = {'SLURM_STEP_TASKS_PER_NODE': tasks, 'CUDA_VISIBLE_DEVICES': visible}
+    assert distributed._devices_of_slurm_task(environment) == devices
+
+
+def join_slurm_step(port, index):
+    """In one of two tasks of a Slurm step on this machine."""
+    os.environ |= {
+        **{'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2'},
+        **{'SLURM_PROCID': index, 'SLURM_LOCALID': index, 'SLURM_STEP_NUM_NODES': '1'},
+        'JAX_COORDINATOR_PORT': port,
+    }
+    distributed.start(None, None, None)
+    told = distributed.from_primary(lambda: 'by process 0', 'a decision')
+    print('SEEN', distributed.process_index(), distributed.process_count(), told, flush=True)
+    distributed.barrier('the end')
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_the_tasks_of_a_slurm_step_find_each_other(tmp_path):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = str(s.getsockname()[1])
+    both = [
+        processes.Process(join_slurm_step, port, str(i), stdout=tmp_path / f'{i}') for i in (0, 1)
+    ]
+    outputs = processes.finish(both, timeout=120)
+    assert [process.returncode for process in both] == [0, 0], outputs
+    for i, output in enumerate(outputs):
+        assert f'SEEN {i} 2 by process 0' in output
