@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -115,6 +117,28 @@ def test_eval_restores_and_gives_the_same_numbers(finished):
     assert (finished / 'eval.trec').read_text() == (finished / 'run.trec').read_text()
     kept = finished / 'test/student.per_query.json'
     assert (finished / 'eval.per_query.json').read_text() == kept.read_text()
+
+
+def stop_before_measuring(workdir):
+    from jdkd.systems import measuring
+
+    def stop(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    measuring.measure = stop
+    processes.jdkd('--mode=eval', f'--workdir={workdir}')
+
+
+def test_a_stopped_eval_goes_on_where_it_was(finished, tmp_path):
+    before = {path.name for path in (finished / 'systems').iterdir()}
+    stopped = processes.Process(stop_before_measuring, finished, stdout=tmp_path / 'log')
+    assert stopped.wait(300) == 75
+    made = finished / 'systems/student_eval'
+    assert {path.name for path in made.iterdir()} >= {'embeddings-passages', 'ranking-test'}
+    done = jdkd('--mode', 'eval', '--workdir', finished)
+    assert 'student_eval' not in done.stderr  # Nothing is built a second time.
+    assert {path.name for path in (finished / 'systems').iterdir()} == before
 
 
 def test_the_student_is_tested_against_every_other_system(finished):
