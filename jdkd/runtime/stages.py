@@ -12,9 +12,12 @@ skips the files that are finished.
 """
 
 import contextlib
+import functools
 import hashlib
+import importlib.metadata
 import json
 import pathlib
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +32,7 @@ from jdkd.version import __version__
 FORMAT = 5
 MANIFEST = 'manifest.json'
 _STARTED = 'started.json'  # The inputs of a resumable stage while it is built.
+_LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tokenizers', 'bm25s', 'scann')
 _REMEDY = 'run the same command again to rebuild it'
 
 # One item for each stage being built: the seconds of the stages built inside it.
@@ -90,7 +94,8 @@ def build_stage(
 
     Returns:
         The manifest: `inputs` and their `digest`, the `result` of `build`, `outputs` (size and
-        sha256 of each file), `seconds` without the stages built inside, and `version` of jdkd.
+        sha256 of each file), `seconds` without the stages built inside, `version` of jdkd and
+        those of the `libraries` that compute.
 
     Raises:
         ValueError: if the stage has other inputs and must not be updated, or is of a newer version.
@@ -251,7 +256,25 @@ def _build(
         'result': to_json(result),
         'seconds': round(seconds - inner, 3),
         'version': __version__,
+        'libraries': _library_versions(),
     }
+
+
+@functools.cache
+def _library_versions() -> dict[str, str]:
+    """Versions of Python and of what decides the bits of results, as far as it is installed."""
+    versions = {'python': platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _version_changes(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str:
+    if before is None:
+        return 'their versions were not recorded'
+    changes = [f'{k} {v} instead of {before.get(k)}' for k, v in now.items() if v != before.get(k)]
+    return ', '.join(changes) or 'the versions are the same'
 
 
 def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) -> bool:
@@ -294,9 +317,10 @@ def _finish(
     if damaged and (damaged['result'], damaged['outputs']) != (manifest['result'], outputs):
         logging.warning(
             '%s is not bit for bit what it was before the damage: it was rebuilt on another '
-            'machine or with another library. The stages built from it stay; remove it to rebuild '
-            'them too.',
+            'machine or with other libraries (%s). The stages built from it stay; remove it to '
+            'rebuild them too.',
             directory,
+            _version_changes(damaged.get('libraries'), manifest['libraries']),
         )
     return manifest
 

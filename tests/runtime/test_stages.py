@@ -4,6 +4,7 @@ import hashlib
 import json
 import types
 
+import jax
 import pytest
 
 import jdkd
@@ -25,6 +26,7 @@ def test_built_once_and_read_afterwards(tmp_path):
         sha256 = hashlib.sha256(b'12345').hexdigest()
         assert manifest['outputs'] == {'x.txt': {'size': 5, 'sha256': sha256}}
         assert manifest['version'] == jdkd.__version__
+        assert manifest['libraries']['jax'] == jax.__version__
     assert len(calls) == 1
     assert not (tmp_path / 'a/b.tmp').exists()
 
@@ -162,14 +164,18 @@ def test_a_stage_of_a_newer_version_is_refused(tmp_path, monkeypatch):
             stages.build_stage(tmp_path / 'a', {}, lambda out: None)
 
 
-def test_a_rebuild_with_other_outputs_is_a_warning(tmp_path, caplog):
+def test_a_rebuild_with_other_outputs_is_a_warning_that_names_other_libraries(
+    tmp_path, caplog, monkeypatch
+):
     for text in '12':
+        monkeypatch.setattr(stages, '_library_versions', lambda v=text: {'jax': v, 'numpy': '2'})
         with lock.hold(tmp_path):
             stages.build_stage(
                 tmp_path / 'a', {}, lambda out, t=text: (out / 'x').write_text(t) and 0
             )
             (tmp_path / 'a/x').unlink()
     assert 'a is not bit for bit what it was before the damage' in caplog.text
+    assert 'with other libraries (jax 2 instead of 1).' in caplog.text
 
 
 @pytest.mark.parametrize('damage', ['flip', 'unsealed'])
