@@ -171,7 +171,7 @@ def test_links_and_named_files_exist(page):
 
 
 def test_flags_in_the_text_exist():
-    scripts = [*(ROOT / 'launch').glob('*.sh'), *(ROOT / 'benchmarks').glob('*.py')]
+    scripts = [*(ROOT / 'launch').glob('*.*'), *(ROOT / 'benchmarks').glob('*.py')]
     text = '\n'.join(script.read_text() for script in scripts)
     known = {flag.name for flag in flags.FLAGS.flags_by_module_dict()['jdkd.main']} | {'verbosity'}
     for page in PAGES:
