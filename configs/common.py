@@ -1,26 +1,27 @@
 """Builds the ConfigDicts that the other configs fill in.
 
-`jdkd/config/fields.py` declares every field, with its default, range and comment.
+`jdkd/config/fields.py` and `systems.py` beside it declare every field, with its default, range and
+comment.
 """
 
 import ml_collections
 from ml_collections import config_dict
 
-from jdkd.config import fields, schema
+from jdkd.config import fields, schema, systems
 
 
 def encoder(weights: str, revision: str | None = None, **overrides) -> ml_collections.ConfigDict:
     """A config entry for a dual-encoder or cross-encoder."""
-    return _fill(fields.EncoderSpec(), weights, revision, **overrides)
+    return _fill(systems.EncoderSpec(), weights, revision, **overrides)
 
 
 def student(weights: str, revision: str | None = None, **overrides) -> ml_collections.ConfigDict:
     """The config entry for the student."""
-    return _fill(fields.StudentSpec(), weights, revision, **overrides)
+    return _fill(systems.StudentSpec(), weights, revision, **overrides)
 
 
 def _fill(
-    spec: fields.EncoderSpec, weights: str, revision: str | None, **overrides
+    spec: systems.EncoderSpec, weights: str, revision: str | None, **overrides
 ) -> ml_collections.ConfigDict:
     c = schema.to_config_dict(spec)
     c.train.total_steps = c.train.get_oneway_ref('steps')
@@ -30,12 +31,12 @@ def _fill(
 
 def bm25() -> ml_collections.ConfigDict:
     """A config entry for BM25."""
-    return schema.to_config_dict(fields.BM25Spec())
+    return schema.to_config_dict(systems.BM25Spec())
 
 
 def scores(path: str) -> ml_collections.ConfigDict:
     """A config entry for scores made elsewhere."""
-    return schema.to_config_dict(fields.ScoresSpec(path=path))
+    return schema.to_config_dict(systems.ScoresSpec(path=path))
 
 
 def schedule(value: float | tuple) -> config_dict.FieldReference:

@@ -1,27 +1,19 @@
 """Configs: what their fields are, and how they are read, checked and kept in a workdir."""
 
 from jdkd.config.fields import (
-    BM25Spec,
     CandidatesConfig,
     CollectionConfig,
     Config,
     DarkConfig,
-    EncoderSpec,
     EvalConfig,
-    EvalEncoderSpec,
-    FineTuningConfig,
     IndexConfig,
     LossConfig,
     MeshConfig,
-    OptimizerConfig,
     PlanConfig,
     PseudoQueriesConfig,
     RowsConfig,
-    ScoresSpec,
     SelectionConfig,
     SelfPacedConfig,
-    StudentSpec,
-    SystemSpec,
     TeacherConfig,
 )
 from jdkd.config.files import (
@@ -34,3 +26,13 @@ from jdkd.config.files import (
 )
 from jdkd.config.overrides import check_overrides, register_parsers, run_file
 from jdkd.config.schema import Schedule, Section
+from jdkd.config.systems import (
+    BM25Spec,
+    EncoderSpec,
+    EvalEncoderSpec,
+    FineTuningConfig,
+    OptimizerConfig,
+    ScoresSpec,
+    StudentSpec,
+    SystemSpec,
+)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from jdkd.config.fields import REMAT
+from jdkd.config.systems import REMAT
 from jdkd.runtime.messages import shown
 
 # By the names that Hugging Face configs use.

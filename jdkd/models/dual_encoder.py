@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jdkd.config.fields import POOLINGS
+from jdkd.config.systems import POOLINGS
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import INITIALIZER, RowNumbers, TokenArray, Transformer, real_tokens

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jdkd.config.fields import FORMATS, POOLINGS
+from jdkd.config.systems import FORMATS, POOLINGS
 from jdkd.models import modules_json
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import CrossEncoder, head_shapes

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jdkd.config.fields import POOLINGS
+from jdkd.config.systems import POOLINGS
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.sentence_config import ModelConfig, Settings, read_model_config, read_settings
 from jdkd.runtime.checkpoint_files import join_inside, open_tensors, read_json, reading

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from jdkd.config import EncoderSpec
-from jdkd.config.fields import EvalEncoderSpec
+from jdkd.config.systems import EvalEncoderSpec
 from jdkd.models import export, pretrained, weights
 from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import CrossEncoder

@@ -16,7 +16,7 @@ _NO_TITLE = '-'  # SimLM's title of passages that have none.
 class Layout:
     """How a model reads passages: the format and the prefix of its config entry."""
 
-    format: str  # One of `fields.FORMATS`.
+    format: str  # One of `config.systems.FORMATS`.
     prefix: str = ''  # Text before each passage.
 
     def bordered(self, passages: Passages) -> Sequence[str]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdkd.config.fields import DTYPES
+from jdkd.config.systems import DTYPES
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig
