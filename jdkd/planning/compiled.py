@@ -1,4 +1,8 @@
-"""Counts what the compiler's own cost analysis leaves out: communication, memory traffic, loops."""
+"""Counts what the compiler's own cost analysis leaves out: communication, memory traffic, loops.
+
+It is read from the compiler's text, whose format nobody promises: what cannot be read is an error,
+for it would count as nothing.
+"""
 
 import dataclasses
 import math
@@ -10,19 +14,25 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-_BYTES = {f'{kind}{bits}': bits // 8 for kind in 'suf' for bits in (8, 16, 32, 64)}
-_BYTES |= {'pred': 1, 'bf16': 2, 'c64': 8}
 _COLLECTIVE = re.compile(
     r'= (?P<shape>\(.*?\)|\S+) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|'
     r'collective-permute)(?P<start>-start)?\(.*'
 )
+# An operation between devices by its attributes or its name, however the line is written.
+_COMMUNICATION = re.compile(
+    r'\b(?:replica_groups|source_target_pairs)=|'
+    r'\b(?:all|reduce|collective)[-_](?:reduce|gather|scatter|to|permute|broadcast)[\w\-]*\('
+)
+_WAITING = re.compile(r'-(?:done|update)\(')  # Names again what was started.
 _CHANNEL = re.compile(r'channel_id=(\d+)')
+_SOURCE = re.compile(r'op_name="([^"]*)"')
 _GROUP_LIST = re.compile(r'replica_groups=\{\{([\d,]*)\}')  # {{0,1,2,3},{4,5,6,7}}
 _GROUP_AXES = re.compile(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}')  # mesh['a'=8,'b'=1] {'a'}
 _GROUP_SHAPE = re.compile(r'replica_groups=\[\d+,(\d+)\]')  # [groups,size]<=[devices]
 
 _OPERATION = re.compile(r'%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, .*)?$')
-_ARRAY = re.compile(rf'\b({"|".join(_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?')
+_ARRAY = re.compile(r'\b([a-z]\w*)\[([^\]]*)\](\{[^}]*\})?')
+_NUMBER = re.compile(r'(?:[sufc]|bf)(\d+)(?:e\w+)?')  # s4, f32, bf16, f8e4m3fn
 _CALL = re.compile(r'(body|calls|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)')
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r' while\(.*condition=%?([\w.\-]+)')
@@ -44,19 +54,24 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
     """Sums the collectives of a computation (`compiled.as_text()`) by kind, in loops every trip.
 
     On TPUs, an overlapped collective appears in each computation that it is spread over, always
-    with the same channel; it counts once. Operations that do not list their devices use all.
+    of the same channel, source and shape; it counts once.
+
+    Raises:
+        ValueError: if the text, or an operation between devices, is written in an unknown way.
     """
     bodies, entry = _computations(text)
     calls = _count_calls(bodies, entry)
-    operations, channels = defaultdict(list), set()
+    operations, seen = defaultdict(list), set()
     for name, lines in bodies.items():
-        for match in filter(None, map(_COLLECTIVE.search, lines)):
+        for match in filter(None, map(_read_collective, lines)):
             line, kind = match[0], match['kind']
             ways = _group_size(line, devices)
-            channel = _CHANNEL.search(line)
-            if ways == 1 or (channel and channel[1] in channels):
+            channel, source = _CHANNEL.search(line), _SOURCE.search(line)
+            # Those of a `shard_map` share one channel.
+            key = channel and (channel[1], source and source[1], kind, match['shape'])
+            if ways == 1 or (key and key in seen):
                 continue
-            channels.add(channel and channel[1])
+            seen.add(key)
             arrays = [_array_bytes(*array[:2]) for array in _ARRAY.findall(match['shape'])]
             if match['start'] and kind == 'all-gather':
                 arrays = arrays[len(arrays) // 2 :]  # Operands come first, then results.
@@ -71,6 +86,23 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
     return {
         kind: Collective(*map(sum, zip(*sums, strict=True))) for kind, sums in operations.items()
     }
+
+
+def _read_collective(line: str) -> re.Match | None:
+    """The parts of an operation between devices; None if the line is none."""
+    match = _COLLECTIVE.search(line)
+    if match and _ARRAY.search(match['shape']):
+        return match
+    if _COMMUNICATION.search(line) and not _WAITING.search(line):
+        raise _unknown('an operation between devices', line)
+    return None
+
+
+def _unknown(what: str, text: str) -> ValueError:
+    return ValueError(
+        f"the compiler's text has {what} that jdkd cannot read, so that a plan would be wrong: "
+        f'{text.strip()[:200]!r}; use a version of JAX that pyproject.toml names, or report it.'
+    )
 
 
 def main_memory(text: str) -> float:
@@ -106,7 +138,14 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
             bodies[name] = []
         else:
             bodies[name].append(line)
+    if not any(map(_read_operation, bodies[entry])):
+        raise _unknown('no entry', text)
     return bodies, entry
+
+
+def _read_operation(line: str) -> re.Match | None:
+    """The name, shape, kind and operands of an operation."""
+    return _OPERATION.match(line.strip().removeprefix('ROOT '))
 
 
 def _count_calls(
@@ -147,7 +186,7 @@ def _moved_bytes(lines: Sequence[str]) -> float:
     """Bytes that one run of a computation moves to or from main memory."""
     arrays, total = {}, 0.0
     for line in lines:
-        match = _OPERATION.match(line.strip().removeprefix('ROOT '))
+        match = _read_operation(line)
         if not match:
             continue
         result, shape, kind, operands = match.groups()
@@ -176,11 +215,20 @@ def _group_size(line: str, devices: int) -> int:
         return math.prod(int(sizes[axis.strip()]) for axis in match[2].split(','))
     if (match := _GROUP_LIST.search(line)) and match[1]:
         return len(match[1].split(','))
-    return devices
+    if 'replica_groups={}' not in line and 'source_target_pairs=' not in line:
+        raise _unknown('groups of devices', line)
+    return devices  # All of them.
 
 
 def _array_bytes(dtype: str, shape: str) -> int:
-    return _BYTES[dtype] * math.prod(int(n) for n in shape.split(',') if n)
+    if dtype in ('token', 'opaque'):
+        return 0
+    number = _NUMBER.fullmatch('s8' if dtype == 'pred' else dtype)
+    # A dimension that is known at run time only is written with its bound: <=8.
+    sizes = [n.strip().removeprefix('<=') for n in shape.split(',') if n]
+    if not number or not all(map(str.isdecimal, sizes)):
+        raise _unknown('an array', f'{dtype}[{shape}]')
+    return -(-int(number[1]) * math.prod(map(int, sizes)) // 8)
 
 
 def _product_flops(jaxpr: Jaxpr, count_trips: bool) -> float:

@@ -83,13 +83,20 @@ class Traced:
             'temporaries': temporaries,
             'total': memory.argument_size_in_bytes + temporaries,
         }
+        collectives = counts.collectives(text, self.devices)
+        if self.devices > 1 and jax.tree.leaves(self.optimizer) and not collectives:
+            raise RuntimeError(
+                f'no communication is found in a train step of {self.devices} devices, which sums '
+                "gradients: the compiler's text is not what jdkd reads; use a version of JAX that "
+                'pyproject.toml names, or report it.'
+            )
         repeated = counts.repeated_flops(text, self.computation.jaxpr)
         return Step(
             sizes,
             cost['flops'] + repeated / self.devices,
             cost['bytes accessed'],
             counts.main_memory(text),
-            counts.collectives(text, self.devices),
+            collectives,
             self.model_flops / self.devices,
             seconds,
         )

@@ -67,7 +67,7 @@ def test_collectives_of_a_compiled_computation():
         ('(f32[8]{0}, f32[64]{0}) all-gather-start(%x), replica_groups=[1,8]<=[8]', 256, 224),
         ('f32[16]{0} reduce-scatter(%x), replica_groups={{0,1,2,3}}', 256, 192),
         ('u8[100]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}', 100, 100),
-        ('f32[16]{0} all-to-all(%x), dimensions={0}', 64, 56),
+        ('f32[16]{0} all-to-all(%x), replica_groups={}, dimensions={0}', 64, 56),
     ],
 )
 def test_bytes_of_a_collective(operation, size, sent):
