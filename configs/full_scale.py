@@ -200,4 +200,5 @@ def _shared(query_length: int, passage_length: int) -> ml_collections.ConfigDict
     c.candidates.eval_lists = 1024
     c.log_every = 50
     c.checkpoint_every = 1000
+    c.index.store = 'bfloat16'  # As they are computed.
     return c

@@ -35,13 +35,13 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.candidates.hard_negatives = 5
     c.candidates.hardest, c.candidates.margin = 12, 0.0
     c.batch_size = 24
-    c.steps_per_round = 120
-    c.optimizer.warmup_steps = 12
+    c.steps_per_round = 240
+    c.optimizer.warmup_steps = 24
     c.dark.reinforced = c.dark.noisy = 0
     c.loss.contrastive = 0.0
     c.loss.teacher, c.loss.assistant, c.loss.dark = 1.0, 0.0, 0.0
     c.loss.in_batch = 1.0
-    c.loss.embedding = 1.0
+    c.loss.embedding = 0.0  # The model that the student is aligned with is not the best teacher.
 
     if path:
         c.collection.source = f'{kind}:{path}'

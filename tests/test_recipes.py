@@ -13,7 +13,7 @@ from jdkd.configs import adam, mta4dpr
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.step import learning_rate
 from jdkd.distillation.trainer import make_trainer
-from jdkd.models import cross_encoder, dual_encoder, pretrained
+from jdkd.models import cross_encoder, dual_encoder, pretrained, public_models
 from jdkd.models.config import pick_layers
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import param_shapes
@@ -24,71 +24,18 @@ from jdkd.validation import validate
 
 pytestmark = pytest.mark.slow
 
-BERT = {
-    'model_type': 'bert',
-    'vocab_size': 30522,
-    'hidden_size': 768,
-    'num_hidden_layers': 12,
-    'num_attention_heads': 12,
-    'intermediate_size': 3072,
-    'max_position_embeddings': 512,
-    'type_vocab_size': 2,
-}
-DISTILBERT = {
-    'model_type': 'distilbert',
-    'vocab_size': 30522,
-    'dim': 768,
-    'n_layers': 6,
-    'n_heads': 12,
-    'hidden_dim': 3072,
-    'max_position_embeddings': 512,
-}
-# config.json of each model that a recipe names, and what its sentence-transformers files tell.
-MODELS = {
-    'distilbert/distilbert-base-uncased': (DISTILBERT, {}),
-    'sentence-transformers/msmarco-distilbert-base-tas-b': (DISTILBERT, {'pooling': 'cls'}),
-    'intfloat/simlm-base-msmarco': (BERT, {}),
-    'intfloat/simlm-base-msmarco-finetuned': (BERT, {}),
-    'intfloat/e5-base-v2': (BERT, {'pooling': 'mean', 'normalize': True}),
-    'BAAI/bge-base-en-v1.5': (BERT, {'pooling': 'cls', 'normalize': True}),
-    'sentence-transformers/multi-qa-mpnet-base-dot-v1': (
-        BERT
-        | {
-            'model_type': 'mpnet',
-            'vocab_size': 30527,
-            'max_position_embeddings': 514,
-            'pad_token_id': 1,
-            'relative_attention_num_buckets': 32,
-        },
-        {'pooling': 'cls'},
-    ),
-    'intfloat/simlm-msmarco-reranker': (
-        BERT
-        | {
-            'model_type': 'electra',
-            'embedding_size': 768,
-            'architectures': ['ElectraForSequenceClassification'],
-        },
-        {},
-    ),
-    'BAAI/bge-reranker-base': (
-        BERT
-        | {
-            'model_type': 'xlm-roberta',
-            'vocab_size': 250002,
-            'max_position_embeddings': 514,
-            'type_vocab_size': 1,
-            'pad_token_id': 1,
-            'architectures': ['XLMRobertaForSequenceClassification'],
-        },
-        {},
-    ),
+# What the sentence-transformers files of the recipes' models tell.
+TOLD = {
+    'sentence-transformers/msmarco-distilbert-base-tas-b': {'pooling': 'cls'},
+    'intfloat/e5-base-v2': {'pooling': 'mean', 'normalize': True},
+    'BAAI/bge-base-en-v1.5': {'pooling': 'cls', 'normalize': True},
+    'sentence-transformers/multi-qa-mpnet-base-dot-v1': {'pooling': 'cls'},
 }
 
 
 def checkpoint(name, layers=None) -> pretrained.Pretrained:
     """A model as it would be read, with shapes for weights."""
-    raw, told = MODELS[str(name)]
+    raw, told = public_models.CONFIGS[str(name)], TOLD.get(str(name), {})
     config, _ = pick_layers(pretrained._read_config(raw, pathlib.Path(name)), layers)
     classifies = FAMILIES[config.family].classifier in raw.get('architectures', ())
     if classifies:
@@ -221,7 +168,7 @@ def test_recipes_name_no_other_models():
         config = mta4dpr.get_config(arg)
         found = [config.student, *config.systems.values()]
         named |= {entry.weights for entry in found if hasattr(entry, 'weights')}
-    assert named == set(MODELS)
+    assert named == set(public_models.CONFIGS)
 
 
 def test_the_contrastive_term_weighs_as_in_simlm_beside_all_divergences():

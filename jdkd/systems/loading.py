@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ from absl import logging
 
 from jdkd.config import EncoderSpec
 from jdkd.config.systems import EvalEncoderSpec
-from jdkd.models import export, pretrained, weights
+from jdkd.models import export, pretrained, public_models, weights
 from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
@@ -50,11 +52,24 @@ def read_model(spec: EncoderSpec, seed: int) -> tuple[Any, Any, pretrained.Pretr
 def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
     """Module and parameter shapes of a config entry: `read_model` without tensors.
 
+    The public models of the recipes are known without a network.
+
     Raises:
         FileNotFoundError: if the configs of the checkpoint cannot be found.
         ValueError: if the model is of an unknown kind.
     """
-    directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
+    try:
+        return _sketch(spec, weights.find_weights(spec.weights, spec.revision, tensors=False))
+    except FileNotFoundError:
+        if spec.weights not in public_models.CONFIGS:
+            raise
+    logging.info('%s: its shapes are those known to jdkd.', spec.weights)
+    with tempfile.TemporaryDirectory() as directory:
+        public_models.write(spec.weights, pathlib.Path(directory))
+        return _sketch(spec, directory)
+
+
+def _sketch(spec: EncoderSpec, directory: str | os.PathLike) -> tuple[Any, Any]:
     source, *query = pretrained.read_architectures(directory, tensors=False)
     picked, _ = pick_layers(source.config, spec.layers or None)
     spec = _with_format(spec, directory)

@@ -14,6 +14,7 @@ from jdkd.models import export, pretrained
 from jdkd.models.config import TransformerConfig
 from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.transformer import param_shapes
+from jdkd.systems import loading
 from jdkd.systems.loading import read_model
 
 TINY = TransformerConfig(
@@ -94,3 +95,17 @@ def test_layers_and_remat_come_from_the_entry(tmp_path):
     assert 'layer_1' in params['transformer'] and 'layer_2' not in params['transformer']
     with pytest.raises(ValueError, match="remat='all' is not supported; use one of none, dots"):
         read(tmp_path, remat='all')
+
+
+def test_the_recipes_models_are_sketched_without_a_network(monkeypatch):
+    def offline(name, revision, **_):
+        raise FileNotFoundError(f'{name} cannot be fetched')
+
+    monkeypatch.setattr(loading.weights, 'find_weights', offline)
+    spec = EncoderSpec(weights='sentence-transformers/multi-qa-mpnet-base-dot-v1', pooling='cls')
+    model, params = loading.sketch_model(spec)
+    assert (model.transformer.family, model.transformer.hidden_size) == ('mpnet', 768)
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert total == 108_895_872
+    with pytest.raises(FileNotFoundError, match='someone/else cannot be fetched'):
+        loading.sketch_model(EncoderSpec(weights='someone/else'))
