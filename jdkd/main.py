@@ -52,7 +52,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run; by default runs/<config>.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
-_TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x4', 'TPU topology to plan for, or local.')
+_TOPOLOGY = flags.DEFINE_string(
+    'topology', 'v5e:2x4', 'What to plan for: a TPU topology, GPUs such as h100:8, or local.'
+)
 _SYSTEM = flags.DEFINE_string('system', 'student', 'What export exports: the student or a system.')
 _OUTPUT = flags.DEFINE_string(
     'output',

@@ -128,6 +128,11 @@ def repeated_flops(text: str, jaxpr: ClosedJaxpr) -> float:
     return _product_flops(jaxpr.jaxpr, True) - _product_flops(jaxpr.jaxpr, False)
 
 
+def product_flops(jaxpr: ClosedJaxpr) -> float:
+    """Operations of all matrix products, on all devices."""
+    return _product_flops(jaxpr.jaxpr, True)
+
+
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     """The lines of every computation by its name, and the name of the entry."""
     bodies, name, entry = {'': []}, '', ''

@@ -73,8 +73,15 @@ class Traced:
             return str(error).splitlines()[0]
         seconds, text = time.monotonic() - started, compiled.as_text() or ''
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-        if memory is None or cost is None:
-            raise RuntimeError('this compiler reports no memory or cost of a step')
+        if memory is None:
+            raise RuntimeError('this compiler reports no memory of a step')
+        main_memory = counts.main_memory(text)
+        if cost is None:  # Of GPUs that are not there.
+            flops = counts.product_flops(self.computation.jaxpr) / self.devices
+            traffic = main_memory
+        else:
+            repeated = counts.repeated_flops(text, self.computation.jaxpr)
+            flops, traffic = cost['flops'] + repeated / self.devices, cost['bytes accessed']
         kept = {'parameters': _array_bytes(self.params), 'optimizer': _array_bytes(self.optimizer)}
         temporaries = memory.temp_size_in_bytes
         temporaries += memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -90,12 +97,11 @@ class Traced:
                 "gradients: the compiler's text is not what jdkd reads; use a version of JAX that "
                 'pyproject.toml names, or report it.'
             )
-        repeated = counts.repeated_flops(text, self.computation.jaxpr)
         return Step(
             sizes,
-            cost['flops'] + repeated / self.devices,
-            cost['bytes accessed'],
-            counts.main_memory(text),
+            flops,
+            traffic,
+            main_memory,
             collectives,
             self.model_flops / self.devices,
             seconds,

@@ -29,6 +29,44 @@ def test_a_missing_compiler_is_named():
         chips.find_devices('v99:1x1')
 
 
+@pytest.mark.parametrize('topology', ['h100:nine', 'l4:'])
+def test_a_missing_gpu_compiler_or_a_wrong_number_of_gpus_is_named(topology, monkeypatch):
+    monkeypatch.setenv('XLA_FLAGS', '')
+    monkeypatch.setenv('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '')
+    with pytest.raises(RuntimeError, match=rf"'{topology}' .* \"jdkd\[plan-gpu\]\" .* h100:8"):
+        chips.find_devices(topology)
+
+
+def test_gpus_are_described_as_xla_describes_them():
+    lines = chips._target('h100').split('\n')
+    # As XLA's own description of an H100 SXM has them.
+    for line in (
+        '  core_count: 132',
+        '  fpus_per_core: 128',
+        '  shared_memory_per_core: 233472',
+        '  shared_memory_per_block_optin: 232448',
+        '  l2_cache_size: 52428800',
+        '  cuda_compute_capability { major: 9 minor: 0 }',
+        'device_description_str: "NVIDIA H100 80GB HBM3"',
+    ):
+        assert line in lines
+    # 64 float32 units of 108 cores, a product and a sum a cycle: 19.5 TFLOP/s on the data sheet.
+    gpu = chips._GPUS['a100']
+    assert 2e9 * gpu.cores * gpu.fpus * gpu.clock == pytest.approx(19.5e12, rel=0.01)
+    assert all(chips.find_chip(f'{name}:1', []) for name in chips._GPUS)
+    assert {gpu.kind for gpu in chips._GPUS.values()} <= chips._BY_KIND.keys()
+
+
+def test_operations_are_counted_where_the_compiler_does_not(monkeypatch):
+    mesh = meshes.make_mesh(2, 1, devices=jax.devices()[:2])
+    sharding = NamedSharding(mesh, PartitionSpec(None, 'data'))
+    x = jax.ShapeDtypeStruct((5, 16, 64), jnp.float32, sharding=sharding)
+    computation = jax.jit(lambda x: jax.lax.map(lambda part: part @ part.T, x)).trace(x)
+    monkeypatch.setattr(jax.stages.Compiled, 'cost_analysis', lambda self: None)
+    step = roofline.Traced(computation, (), (), 0.0, mesh.size).step
+    assert step.flops == 5 * 2 * 16 * 64 * 16 / 2 and step.traffic == step.main_memory > 0
+
+
 def test_local_devices_are_known_by_their_kind():
     gpu = types.SimpleNamespace(device_kind='NVIDIA H200')
     assert chips.find_chip(chips.LOCAL, [gpu]).bandwidth == 4800e9
