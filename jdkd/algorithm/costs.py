@@ -151,7 +151,6 @@ def _sizes(run: Run, student: DualEncoderSystem) -> Iterator[dict[str, Any]]:
             if name == 'binary' and width % 8:
                 continue
             part = _Sized(passages, width, name, width < full and model.normalize)
-
             exact = ExactIndex(part, run.mesh)
 
             def search(rows, depth, part=part, exact=exact):

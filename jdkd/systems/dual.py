@@ -31,15 +31,15 @@ class DualEncoderSystem(BaseSystem):
     encoder: Encoder
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        config = self.run.config.index
+        config, recall = self.run.config.index, None
         if queries.split == self.run.config.collection.train_split:
+            recall = config.recall
             config = index.for_mining(config, self.run.mesh.devices.flat[0].platform)
 
         def open_search():
             passages, vectors = self.passages, self.queries(queries)
             if index.is_exact(config, len(passages)):
-                every = ExactIndex(passages, self.run.mesh, recall_target=config.recall)
-                search = every.search
+                search = ExactIndex(passages, self.run.mesh, recall_target=recall).search
             else:
                 directory = self._index()
 
