@@ -75,9 +75,20 @@ prepare() {
   pip install --quiet --user uv
   # The image's Python is too old; uv installs a newer one.
   python3 -m uv venv --quiet --allow-existing --python 3.12 "$home/env"
-  python3 -m uv pip install --quiet --python "$python" -e "${here}[tpu]"
   share
   if ((worker == 0)) && [[ -n $bucket && ! -e $home/fetched ]]; then fetch; fi
+  install
+}
+
+# Versions of libraries decide the bits of results: a run keeps those that it began with.
+install() {
+  local pinned=$workdir/requirements.lock constraint=()
+  if [[ -e $pinned ]]; then constraint=(--constraint "$pinned"); fi
+  python3 -m uv pip install --quiet --python "$python" -e "${here}[tpu]" "${constraint[@]}"
+  if ((worker == 0)) && [[ ! -e $pinned ]]; then
+    python3 -m uv pip freeze --python "$python" --exclude-editable >"$pinned.tmp"
+    mv "$pinned.tmp" "$pinned"
+  fi
 }
 
 running() {

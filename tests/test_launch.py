@@ -71,9 +71,14 @@ case $1 in
   tee) cat >>"$CLOUD/exports" ;;
 esac
 """
+# `python3 -m uv pip install` is recorded.
 # `python3 -m uv venv ... DIRECTORY` makes an interpreter that is this: a run of STEPS steps, which
 # a signal interrupts, and which ends where its machine is gone.
 PYTHON3 = r"""#!/bin/bash
+case "$3 $4" in
+  'pip install') echo "${@:8}" >>"$CLOUD/installs" ;;
+  'pip freeze') echo jax==1.2.3 ;;
+esac
 if [[ $3 != venv ]]; then exit 0; fi
 mkdir -p "${@: -1}/bin"
 cat >"${@: -1}/bin/python" <<'END'
@@ -199,6 +204,11 @@ def test_what_is_taken_away_is_created_again_and_goes_on(cloud):
     assert 'queued-resources delete a --zone=z1 --force --quiet' in calls
     log = (home / 'vm/worker-0/jdkd-vm/run.log').read_text()
     assert number(copied) > int(log.split('from step ')[1].split()[0]) >= 5
+    # The new machine installs the versions that the first resolved.
+    pinned = f'--constraint {home}/vm/shared/requirements.lock'
+    installs = (home / 'installs').read_text().splitlines()
+    assert [pinned in line for line in installs] == [False, True, True, True]
+    assert (home / 'bucket/b/runs/a/requirements.lock').read_text() == 'jax==1.2.3\n'
 
 
 @pytest.mark.slow
