@@ -21,6 +21,7 @@ from jdkd.runtime import distributed, stages
 from jdkd.runtime.parts import write_parts
 
 _PASSAGES_PER_PART = 65_536  # Passages whose terms are counted at once.
+_ZEROS = 2**24  # Bytes written at once.
 _BLOCK = 256  # Passages whose best score bounds those of the collection.
 
 
@@ -176,9 +177,15 @@ def build(
 def _allocate(path: pathlib.Path, dtype: type, size: int) -> np.ndarray:
     """Returns a new memory-mapped array `[size]` whose blocks are allocated on disk."""
     array = np.lib.format.open_memmap(path, 'w+', dtype, (size,))
+    total = path.stat().st_size
     # OSError if the disk is full; writing into a map without blocks would kill the process.
     with path.open('r+b') as f:
-        os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
+        if hasattr(os, 'posix_fallocate'):
+            os.posix_fallocate(f.fileno(), 0, total)
+        else:  # On macOS.
+            f.seek(array.offset)
+            for start in range(array.offset, total, _ZEROS):
+                f.write(bytes(min(_ZEROS, total - start)))
     return array
 
 

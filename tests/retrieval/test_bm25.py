@@ -52,6 +52,16 @@ def test_lists_score_as_the_index_does(model):
     np.testing.assert_allclose(everything, terms @ weights(model).T, atol=1e-5)
 
 
+def test_blocks_are_allocated_without_posix_fallocate(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, 'posix_fallocate')
+    monkeypatch.setattr(bm25, '_ZEROS', 100)
+    array = bm25._allocate(tmp_path / 'a.npy', np.float32, 1000)
+    assert os.stat(tmp_path / 'a.npy').st_blocks * 512 >= 4000
+    array[:] = np.arange(1000)
+    array.flush()
+    np.testing.assert_array_equal(np.load(tmp_path / 'a.npy'), np.arange(1000))
+
+
 @pytest.mark.parametrize('depth', [5, 100, 900])
 def test_search_finds_what_bm25s_finds_ties_in_the_order_of_the_collection(tmp_path, depth):
     rng = np.random.default_rng(0)
