@@ -8,6 +8,7 @@ import pytest
 from jdkd.algorithm import hard_queries
 from jdkd.algorithm.teacher import Teacher
 from jdkd.config import Config
+from jdkd.retrieval.ranking import Ranking
 from tests.helpers import tables
 
 
@@ -45,3 +46,20 @@ def test_the_rules_by_hand(tmp_path, rule, expected):
     run = dataclasses.replace(run, workdir=tmp_path / 'other')
     found = hard_queries.find(run, 0, systems['m'], Teacher([other], [1.0]), {'t': 1.0})
     np.testing.assert_array_equal(found, np.array(expected) & (rule == 'wrong'))
+
+
+def test_the_choice_is_that_of_earlier_runs():
+    """Draws are an interface: whoever changes them says so in the changelog."""
+    hard = np.arange(12) % 4 == 0
+    found = hard_queries.choose(hard, 0.4, seed=3, round_index=2)
+    assert found.tolist() == [0, 1, 2, 3, 4, 5, 8] and found.dtype == np.int32
+    again = hard_queries.choose(hard, 0.4, seed=3, round_index=1)
+    assert again.tolist() == [0, 1, 2, 4, 6, 8, 11]
+
+
+def test_padding_is_no_positive():
+    """The last passage is one, and -1 would name it."""
+    passages = np.array([[0, -1, -1], [0, 2, -1], [0, 1, 2]], np.int32)
+    ranking = Ranking(passages, np.zeros(passages.shape, np.float32))
+    found = hard_queries._at_rank_2_to_15(ranking, [np.array([2])] * 3, np.arange(3))
+    assert found.tolist() == [1, 2] and found.dtype == np.int32

@@ -1,5 +1,7 @@
 """Teacher weights, its measures, false negatives and the score histogram."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.special
@@ -7,6 +9,7 @@ import scipy.special
 from jdkd import diagnostics
 from jdkd.algorithm import teacher as teachers
 from jdkd.config import Config
+from jdkd.lists.candidates import Lists
 from jdkd.systems import measuring
 from tests.helpers import tables
 
@@ -139,3 +142,88 @@ def test_histogram_tells_the_kinds_apart():
     assert overlapping['between']['reinforced_negative'] == 1.0
     few = teachers.score_histogram(teacher, np.arange(10) < 3, **counts)['counts']
     assert sum(few['positive']) == 3 and sum(few['stand_in']) == 7
+
+
+def test_the_unit_of_the_scores_does_not_matter():
+    scores = labelled_scores([1.5, 40.0], 256)
+    weights = teachers.fit_weights(scores)
+    for unit in (1e-6, 1e6):
+        scaled = teachers.fit_weights([unit * s for s in scores])
+        np.testing.assert_allclose(np.array(scaled) * unit, weights, rtol=1e-3)
+
+
+def test_a_fit_just_above_the_floor_is_left_alone():
+    scores = labelled_scores([1.5, 40.0], 64)
+    free = teachers.fit_weights(scores, floor=0.0)
+    logits = sum(w * s for w, s in zip(free, scores, strict=True))
+    entropy = -scipy.special.log_softmax(logits, axis=1)[:, 0].mean()
+    assert teachers.fit_weights(scores, floor=0.7 * entropy) == free
+    assert sum(teachers.fit_weights(scores, floor=1.2 * entropy)) < sum(free)
+
+
+def test_bins_of_the_histogram():
+    teacher = np.array([[8.0, -4.0, 2.0], [6.0, 1 / 3, -4.0]])
+    found = teachers.score_histogram(teacher, np.ones(2, bool), num_originals=2, num_reinforced=1)
+    assert len(found['edges']) == 41
+    assert found['edges'][:2] == [-4.0, -3.7] and found['edges'][-1] == 8.0
+    # The quartile of hard negatives is at -4 + 3/4 (4 + 1/3), that of positives at 6.5.
+    assert found['gap'] == pytest.approx([-0.75, 6.5])
+    assert found['between'] == {
+        'positive': 0.5,
+        'hard_negative': 0.5,
+        'reinforced_negative': 0.5,
+    }
+    third = teachers.score_histogram(
+        np.array([[1 / 3, 0.0]]), np.ones(1, bool), num_originals=2, num_reinforced=0
+    )
+    assert third['edges'][-1] == 0.3333
+
+
+def test_logits_are_weighted_sums_and_gaps_stay_gaps(tmp_path):
+    run = tables.make_run(tmp_path, Config(depth=2), 3, {'dev': [0, 1], 'test': [0]})
+    first = tables.make_system(run, 'first', [[1, 2, 3], [4, 5, 6]])
+    second = tables.make_system(run, 'second', [[10, 0, 0], [0, 0, 20]])
+    teacher = teachers.Teacher([first, second], None)
+    lists = Lists.from_originals(
+        np.array([0, 1, 1], np.int32), np.array([[0, -1], [2, 1], [-1, -1]], np.int32)
+    )
+    weights = {'first': 2.0, 'second': 0.5}
+    found = teacher.logits(weights, run.held_out, lists, tmp_path, prefix='x.')
+    np.testing.assert_array_equal(found, [[7, np.nan], [22, 10], [np.nan, np.nan]])
+    # The query without any passage is not scored at all.
+    assert np.load(tmp_path / 'x.first.00000.npy').shape == (2, 2)
+    assert teacher.inputs(weights) == {'first': ['first', 2.0], 'second': ['second', 0.5]}
+    scores = {'first': np.zeros(1), 'second': np.ones(1)}
+    fitted = teacher.weights_by_name(scores, lambda given: [float(s[0]) for s in given])
+    assert fitted == {'first': 0.0, 'second': 1.0}
+    given = teachers.Teacher([first, second], (3.0, 4.0))
+    assert given.weights_by_name(scores, None) == {'first': 3.0, 'second': 4.0}
+
+
+def test_a_first_stage_that_finds_nothing_is_an_error(tmp_path):
+    class Silent(tables.Table):
+        def rank(self, queries):
+            ranking, facts = super().rank(queries)
+            return dataclasses.replace(ranking, passages=np.full((1, 2), -1, np.int32)), facts
+
+    run = tables.make_run(tmp_path, Config(depth=2), 2, {'dev': [0], 'test': [0]})
+    first = Silent('first', 'first', 1.0, run, np.array([[1, 2]]))
+    with pytest.raises(ValueError, match="first_stage 'first' finds no passage .* 'dev'"):
+        teacher = teachers.Teacher([first], [1.0])
+        teachers.rerank(run, 'teacher', teacher, {'first': 1.0}, first, run.held_out)
+
+
+def test_reranking_of_nothing_that_has_scores_is_none(tmp_path):
+    class Partial(tables.Table):
+        is_partial = True
+
+        def covers(self, queries, lists):
+            return lists.passages == self.scores.shape[1] - 1
+
+    run = tables.make_run(tmp_path, Config(depth=2), 3, {'dev': [0], 'test': [0]})
+    partial = Partial('partial', 'partial', 1.0, run, np.array([[0, 0, 5]]))
+    teacher, weights = teachers.Teacher([partial], [1.0]), {'partial': 1.0}
+    for name, best, expected in (('a', [3, 2, 1], None), ('b', [1, 2, 3], [2, 1])):
+        first = tables.make_system(run, name, [best])
+        found = teachers.rerank(run, name, teacher, weights, first, run.held_out)
+        assert (found and found.passages[0].tolist()) == expected

@@ -32,3 +32,12 @@ def test_no_text_comes_again_before_all_have():
     again = alignment.draw(texts, 4, size, seed=0)
     np.testing.assert_array_equal(again[1], passages)
     assert (alignment.draw(texts, 4, size, seed=1)[1] != passages).any()
+
+
+def test_random_draws_are_those_of_earlier_runs():
+    """Draws are an interface: whoever changes them says so in the changelog."""
+    size = AlignmentSize(per_query=3, batch_size=2, steps=3)
+    queries, passages = alignment.draw(np.array([2, 3, 5, 8]), 4, size, seed=3)
+    assert queries.tolist() == [0, 3, 1, 2, 0, 2]
+    assert passages.tolist() == [[2, 8, 5], [3, 3, 5], [2, 8, 8], [2, 3, 5], [8, 2, 5], [3, 8, 5]]
+    assert queries.dtype == passages.dtype == np.int32

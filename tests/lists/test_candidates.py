@@ -94,13 +94,13 @@ def test_the_positive_is_one_of_the_best_and_the_others_fill_no_list():
 
 def test_a_draw_depends_on_seed_round_query_and_copy_alone():
     pool = np.tile(np.array([2, 3, 5, 6, 7]), (3, 1))
-    together = draw([0, 1, 2], pool=pool)
-    np.testing.assert_array_equal(together[1], draw([1], pool=pool)[0])
+    together = draw([0, 1, 2], pool=pool, num_negatives=5)
+    np.testing.assert_array_equal(together[1], draw([1], pool=pool, num_negatives=5)[0])
     others = [
-        draw([1], pool=pool, seed=s, round_index=r, copies=[c])[0]
+        draw([1], pool=pool, num_negatives=5, seed=s, round_index=r, copies=[c])[0]
         for s, r, c in [(1, 0, 0), (0, 1, 0), (0, 0, 1), (5, 3, 2)]
     ]
-    assert any((o != together[1]).any() for o in others)
+    assert all((o != together[1]).any() for o in others)
 
 
 @pytest.mark.parametrize('many', [100, 0])  # Others are listed, or drawn and tried.
@@ -174,3 +174,53 @@ def test_every_query_comes_once_before_any_comes_twice():
     np.testing.assert_array_equal(copies, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
     again, _ = candidates.choose_queries(active, 10, seed=0, round_index=1)
     assert (again != rows).any()
+
+
+def test_random_draws_are_those_of_earlier_runs():
+    """Draws are an interface: whoever changes them says so in the changelog."""
+    options = {'seed': 3, 'round_index': 2}
+    pool = np.tile(np.array([2, 3, 5, 6, 7]), (3, 1))
+    lists = draw([0, 1, 2, 1], pool=pool, num_negatives=3, copies=[0, 0, 0, 1], **options)
+    assert lists.tolist() == [[0, 6, 7, 3], [1, 6, 7, 2], [4, 2, 6, 3], [1, 5, 2, 6]]
+    few = draw([0, 2], pool=np.full((3, 1), 5), num_negatives=4, **options)
+    assert few.tolist() == [[0, 7, 2, 6, 5], [4, 0, 6, 1, 5]]
+    active = np.array([3, 5, 8, 9])
+    rows, copies = candidates.choose_queries(active, 6, **options)
+    assert [rows.tolist(), copies.tolist()] == [[8, 9, 5, 3, 8, 9], [0, 0, 0, 0, 1, 1]]
+    rows, copies = candidates.choose_labelled(active, np.arange(10) == 8, 8, share=0.5, **options)
+    assert [rows.tolist(), copies.tolist()] == [[3, 8, 9, 8, 5, 8, 5, 8], [0, 1, 0, 0, 0, 2, 1, 3]]
+    assert candidates.array_digest(np.arange(4, dtype=np.int32)) == (
+        'baed642339816affb3fe8719792d0e4ce82f12db72b7373d244eaa65445800fe'
+    )
+
+
+@pytest.mark.parametrize(
+    ('count', 'expected'),
+    [(100_000, [33761, 75487, 46632]), (100_001, [46632, 26423, 53238])],
+)
+def test_of_a_large_collection_random_rows_are_tried(count, expected):
+    """The two ways draw different passages, so that the bound is an interface too."""
+    rng = candidates.item_rng(0, 0, candidates.NEGATIVES, 'a')
+    found = candidates._sample_others(rng, np.arange(count), np.array([5]), 3)
+    assert found.tolist() == expected
+
+
+def test_passage_0_may_be_a_negative_and_padding_may_not():
+    pool = np.array([[0, -1, 6]])
+    logits = np.array([[1.0, np.nan, 2.0]])
+    ranked = candidates.Ranked(logits, [np.array([2.0])], margin=0.0, hardest=9)
+    assert ranked.choose(0, 0, pool[0]).tolist() == [6, 0]
+    assert ranked.complete(0, pool[0], np.array([6]), 2).tolist() == [6, 0]
+    options = {'positives': [np.array([1])], 'num_negatives': 2}
+    assert set(draw([0], pool=pool, **options)[0, 1:]) == {0, 6}
+    assert set(draw([0], pool=pool, ranked=ranked, **options)[0, 1:]) == {0, 6}
+
+
+def test_a_share_that_is_there_already_is_left_alone():
+    active, is_labelled = np.arange(20), np.arange(20) < 5
+    options = {'seed': 0, 'round_index': 0}
+    plain = candidates.choose_queries(active, 20, **options)
+    same = candidates.choose_labelled(active, is_labelled, 20, share=0.25, **options)
+    np.testing.assert_array_equal(same, plain)
+    more = candidates.choose_labelled(active, is_labelled, 20, share=0.3, **options)
+    assert is_labelled[more[0]].sum() == 6

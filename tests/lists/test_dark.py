@@ -117,3 +117,26 @@ def test_the_same_item_gives_the_same_examples_whatever_is_around_it(tokenizer):
     assert (both[1] != one(0)).any()
     assert (both[1] != one(1, round_index=1)).any()
     assert (both[1] != one(1, seed=1)).any()
+
+
+def test_random_draws_are_those_of_earlier_runs(tokenizer):
+    """Draws are an interface: whoever changes them says so in the changelog."""
+    found = generate(tokenizer, [[0, 1, 2], [1, 0, 2]], ['a', 'b'], [0, 1], seed=3, round_index=2)
+    assert found.tolist() == [
+        [
+            'A cat runs blue dog sleeps',
+            'fish. , sings',
+            'A blue runs, dog sleeps',
+            'red [MASK] [MASK] , sings [MASK]',
+            'red [MASK] runs, [MASK] .',
+        ],
+        [
+            'red cat runs, sings. dog',
+            'dog sleeps fish.',
+            'red cat runs, dog sings.',
+            '[MASK] blue dog [MASK]',
+            '[MASK] blue [MASK] sleeps',
+        ],
+    ]
+    pieces = splice(POSITIVE, NEGATIVE, share=(0.1, 0.9), seed=7)
+    assert pieces == [[8, 0, 134], [7, 25, 89], [8, 134, 149]]

@@ -179,3 +179,26 @@ def test_a_split_with_nothing_to_train_on_is_refused(tmp_path):
     config = types.SimpleNamespace(collection=section, seed=0)
     with pytest.raises(ValueError, match="'dev' .* has no query with a positive .* that exists"):
         importing.load_collection(config, tmp_path / 'run')
+
+
+def test_a_run_file_is_measured_by_the_queries_that_it_has(tmp_path):
+    run, _ = measured(collect(tmp_path, QRELS['a lacking passage judged 0']))
+    file = tmp_path / 'other.trec'
+    file.write_text('a Q0 p3 1 2.0 x\na Q0 p1 2 3.0 x\n')
+    found = measuring.measure_file(run, file, run.test)
+    # p3 is second, by score; b is judged and has nothing.
+    assert found.per_query['a']['MRR@100'] == 0.5 and found.per_query['b']['MRR@100'] == 0.0
+    assert found.means['MRR@100'] == 0.25
+
+
+def test_given_judgements_take_the_place_of_the_collections(tmp_path):
+    run, ours = measured(collect(tmp_path, {'a': {'p0': 1}, 'b': {'p3': 1}}))
+    ranking = Ranking(np.array([[0, 3]] * 2, np.int32), np.array([[2, 1]] * 2, np.float32))
+    given = measuring.measure(run, ranking, run.test, {'a': {'p3': 1}, 'b': {'p0': 1}})
+    assert [given.per_query[q]['MRR@100'] for q in 'ab'] == [0.5, 1.0]
+    all_of = measuring.measure_all(run, {'x': ranking}, run.test, tmp_path)
+    assert [all_of['x'].per_query[q]['MRR@100'] for q in 'ab'] == [1.0, 0.5]
+    measuring.write_run_file(tmp_path / 'run.trec', run, ranking, run.test, 'me')
+    assert (tmp_path / 'run.trec').read_text().splitlines()[1].split() == [
+        *('a', 'Q0', 'p3', '2', '1', 'me')
+    ]

@@ -111,3 +111,22 @@ def test_the_index_is_an_input_of_encoders_alone(tmp_path):
         encoder = kind('a', 'd', None, run, None)
         assert ranking.ranking_inputs(run, [bm25, encoder])['index'] == run.config.index.to_dict()
     assert list(ranking.measure_inputs(run, [bm25])['measures']) == ['MRR@10']
+
+
+def test_parts_of_a_ranking_have_16384_queries():
+    assert ranking._PART_QUERIES == 16_384  # A restart finds them by it.
+
+
+def test_scores_of_what_is_no_passage_may_be_infinite_and_others_not(tmp_path):
+    run = make_run(tmp_path, ignore_identical_ids=False)
+
+    def search(part, depth):
+        rows = np.array([[0, -1, -1], [2, 1, 0]], np.int32)
+        return Ranking(rows, np.array([[1, -np.inf, -np.inf], last], np.float32))
+
+    last = [3, 2, 1]
+    found = ranking.checked_ranking(run, 'llm', run.test, search)
+    assert found.scores[0, 1] == -np.inf
+    last = [np.inf, 2, 1]
+    with pytest.raises(FloatingPointError, match="'llm' gives query 'q' and passage 'p2' the sc"):
+        ranking.checked_ranking(run, 'llm', run.test, search)

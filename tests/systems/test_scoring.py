@@ -15,6 +15,9 @@ LISTS = Lists.from_originals(
 )
 
 
+PART_LISTS = scoring._PART_LISTS
+
+
 @pytest.fixture(autouse=True)
 def parts_of_two(monkeypatch):
     monkeypatch.setattr(scoring, '_PART_LISTS', 2)
@@ -70,3 +73,31 @@ def test_a_bad_score_of_a_dark_example_is_named():
     scores[3, 1, 3] = np.inf
     with pytest.raises(FloatingPointError, match="query 'a' and dark example 1 the score inf"):
         scoring.check_finite('assistants', scores, Stub.run, QUERIES, LISTS)
+
+
+def test_parts_have_4096_lists(tmp_path):
+    """A restart, and whoever reads the stage, finds the parts by it."""
+    assert PART_LISTS == 4096
+    assert scoring.read_parts(tmp_path, 'none', 0).shape == (0, 1)
+
+
+def test_the_first_of_several_bad_scores_is_named():
+    scores = np.zeros((5, 4))
+    scores[1, 2], scores[3, 0] = np.nan, np.inf
+    message = "query 'a' and dark example 0 the score nan, and 2 of 20 scores of split 'train'"
+    with pytest.raises(FloatingPointError, match=message):
+        scoring.check_finite('llm', scores, Stub.run, QUERIES, LISTS)
+    scores[1, 2] = 0
+    with pytest.raises(FloatingPointError, match="passage 'p6' the score inf, and 1 of 20"):
+        scoring.check_finite('llm', scores, Stub.run, QUERIES, LISTS)
+
+
+def test_covered_are_the_passages_that_all_systems_cover():
+    def covering(*rows):
+        return types.SimpleNamespace(covers=lambda queries, lists: np.isin(lists.passages, rows))
+
+    lists = Lists.from_originals(np.array([0, 1], np.int32), np.array([[0, 1, -1], [2, 0, 3]]))
+    found = scoring.covered([covering(-1, 0, 1, 2), covering(-1, 0, 2, 3)], QUERIES, lists)
+    np.testing.assert_array_equal(found, [[True, False, False], [True, True, False]])
+    alone = scoring.covered([], QUERIES, lists)
+    np.testing.assert_array_equal(alone, [[True, True, False], [True] * 3])

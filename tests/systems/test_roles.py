@@ -1,0 +1,62 @@
+"""Which systems a config uses, and for what."""
+
+import pytest
+
+from jdkd.config import BM25Spec, Config, EncoderSpec, FineTuningConfig
+from jdkd.systems import roles
+
+
+def trained(miner, steps=3):
+    return EncoderSpec(train=FineTuningConfig(steps=steps, negatives_from=miner))
+
+
+SYSTEMS = {
+    'bm25': BM25Spec(),
+    'plain': EncoderSpec(),
+    'tuned': trained('miner'),
+    'miner': trained('bm25'),
+    'space': EncoderSpec(),
+    'unused': trained('plain'),
+    'untrained': trained('unused', steps=0),
+}
+
+
+def make_config(**changes):
+    config = Config(systems=SYSTEMS, first_stage='plain', assistants=('tuned', 'plain'))
+    return config.replace(teacher=config.teacher.replace(members=('untrained',)), **changes)
+
+
+def test_used_are_the_roles_systems_and_whoever_mines_for_them():
+    config = make_config()
+    assert roles.used(config) == ['plain', 'tuned', 'untrained', 'miner', 'bm25']
+    assert list(roles.trained(config)) == ['tuned', 'miner']
+    assert list(roles.encoders(config)) == [
+        *(f'systems.{name}' for name in ('plain', 'tuned', 'untrained', 'miner')),
+        'student',
+    ]
+
+
+def test_retrievers_are_the_first_stage_the_assistants_and_who_mines_beside_them():
+    config = make_config()
+    config = config.replace(candidates=config.candidates.replace(retrievers=('bm25',)))
+    assert roles.retrievers(config) == ['plain', 'tuned', 'plain', 'bm25']
+
+
+def test_the_student_is_aligned_where_embeddings_are_learnt():
+    config = make_config()
+    align = config.align.replace(to=('space',))
+    assert roles.aligned_with(config.replace(align=align)) == ()
+    for changed in (
+        config.replace(align=align.replace(epochs=0.5)),
+        config.replace(align=align, loss=config.loss.replace(embedding=1.0)),
+    ):
+        assert roles.aligned_with(changed) == ('space',) and 'space' in roles.used(changed)
+
+
+def test_a_name_without_an_entry_is_kept_and_told():
+    config = make_config(first_stage='gone')
+    assert 'gone' in roles.used(config) and roles.miner_of(config, 'gone') is None
+    assert roles.miner_of(config, 'untrained') is None and roles.miner_of(config, 'bm25') is None
+    assert roles.system_spec(config, 'bm25') == BM25Spec()
+    with pytest.raises(ValueError, match="'gone' is no entry of config.systems; there are: bm25, "):
+        roles.system_spec(config, 'gone')
