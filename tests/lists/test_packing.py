@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jdkd.config import RowsConfig
 from jdkd.lists import packing
 from jdkd.lists.packing import Layout, RowSpec
 
@@ -102,3 +103,41 @@ def test_texts_that_do_not_fit_are_an_error():
         packing.fit_layout([np.array([[40]])], RowSpec(shared=32, texts=2))
     with pytest.raises(ValueError, match='3 lists do not divide among 2 parts'):
         packing.fit_layout([np.ones((3, 2), int)], RowSpec(parts=2))
+
+
+def test_defaults_of_rows_are_resolved():
+    config = RowsConfig(lengths=3, shared=64, texts=5, parts=0, chunks=2)
+    assert packing.resolve_rows(config, 4) == RowSpec(3, 64, 5, parts=4, chunks=2)
+    # A model that cannot tell texts apart has one a row.
+    assert packing.resolve_rows(config, 4, share=False) == RowSpec(3, 0, 1, parts=4, chunks=2)
+    alone = config.replace(shared=0, parts=8)
+    assert packing.resolve_rows(alone, 4) == RowSpec(3, 0, 1, parts=8, chunks=2)
+
+
+@pytest.mark.parametrize(
+    ('longest', 'limit', 'expected'), [(1, 99, 8), (8, 99, 8), (9, 99, 16), (17, 20, 20), (0, 9, 0)]
+)
+def test_lengths_are_multiples_of_eight_within_the_limit(longest, limit, expected):
+    assert packing.round_length(longest, limit) == expected
+
+
+def test_the_fullest_row_with_room_takes_the_next_text():
+    lengths = np.array([[6, 5, 3, 3, 2, 1]])
+    layout = packing.fit_layout([lengths], RowSpec(shared=10, texts=3))
+    assert layout == Layout(((2, 10),), slots=3) and layout.num_tokens == 20
+    tokens = np.where(np.arange(6) < lengths[..., None], np.arange(1, 7)[:, None], 0)
+    packed = packing.pack({'tokens': tokens}, lengths, layout, pad_id=9)
+    # 6 and 5 open rows; 3 joins the 6, 3 and 2 the 5, and 1 the 6, which has a slot left.
+    (rows,), (segments,) = packed['tokens'], packed['segments']
+    assert rows.tolist() == [[1] * 6 + [3] * 3 + [6], [2] * 5 + [4] * 3 + [5] * 2]
+    assert segments.tolist() == [[1] * 6 + [2] * 3 + [3], [1] * 5 + [2] * 3 + [3] * 2]
+    assert packed['slots'].tolist() == [[0, 3, 1, 4, 5, 2]]
+
+
+def test_rows_that_are_full_or_out_of_slots_take_no_more():
+    lengths = np.array([[4, 4, 1, 1, 1]])
+    assert packing.fit_layout([lengths], RowSpec(shared=8, texts=2)).tiles == ((3, 8),)
+    assert packing.fit_layout([lengths], RowSpec(shared=8, texts=3)).tiles == ((2, 8),)
+    assert packing.fit_layout([lengths], RowSpec(shared=4, texts=9)).tiles == ((3, 4),)
+    # Rows are made a multiple of the chunks.
+    assert packing.fit_layout([lengths], RowSpec(shared=8, texts=2, chunks=2)).tiles == ((4, 8),)
