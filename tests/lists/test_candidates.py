@@ -49,6 +49,13 @@ def test_pool_leaves_out_positives_equal_texts_and_repeats():
     np.testing.assert_array_equal(pool, [[0, 5, 7, -1, -1, -1]])  # 3 reads like the positive
 
 
+def test_a_ranking_that_ends_early_hides_no_passage():
+    rankings = [np.array([[-1, -1]]), np.array([[2, 7]])]
+    pool = candidates.mining_pool(rankings, [np.array([0])], GROUP, depth=2)
+    np.testing.assert_array_equal(pool, [[2, 7, -1, -1]])  # -1 is not the last passage.
+    np.testing.assert_array_equal(candidates.interleave(rankings, GROUP, depth=2), [[2, 7]])
+
+
 def test_the_best_of_all_rankings_take_turns():
     first = np.array([[3, 0, 5, 6], [1, -1, -1, -1]])
     second = np.array([[4, 7, 0, 2], [-1, -1, -1, -1]])

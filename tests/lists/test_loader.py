@@ -136,3 +136,15 @@ def test_assistants_score_all_originals_of_a_batch():
     expected = [[q + originals, 0.5 * q * originals] for q in RECORDS['query_row']]
     np.testing.assert_array_equal(batch['in_batch'], expected)
     assert batch['in_batch'].dtype == np.float32 and 'slots' in batch
+
+
+def test_a_process_packs_its_parts_for_the_slots_of_the_whole():
+    order = loader.BatchOrder(2, [0], shuffle=False)
+    spec = RowSpec(lengths=1, parts=2)
+    packer = loader.make_row_packer(DUAL, RECORDS, order, spec, mesh(), steps=1)
+    whole = packer(RECORDS)
+    second = {name: x[1:] for name, x in RECORDS.items()}
+    half = dataclasses.replace(packer, parts=np.array([1]))(second)
+    np.testing.assert_array_equal(half['slots'], whole['slots'][1:])
+    for own, every in zip(half['tokens'], whole['tokens'], strict=True):
+        np.testing.assert_array_equal(own, every[len(every) // 2 :])
