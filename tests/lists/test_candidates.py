@@ -49,6 +49,12 @@ def test_pool_leaves_out_positives_equal_texts_and_repeats():
     np.testing.assert_array_equal(pool, [[0, 5, 7, -1, -1, -1]])  # 3 reads like the positive
 
 
+def test_the_first_of_every_ranking_comes_before_the_second_of_any():
+    rankings = [np.array([[3, 0, 5], [7, 2, 1]]), np.array([[6, 7, 1], [5, 6, 0]])]
+    pool = candidates.mining_pool(rankings, [np.array([0]), np.array([1])], GROUP, depth=3)
+    np.testing.assert_array_equal(pool, [[3, 6, 7, 5, 1, -1], [7, 5, 2, 6, 0, -1]])
+
+
 def test_a_ranking_that_ends_early_hides_no_passage():
     rankings = [np.array([[-1, -1]]), np.array([[2, 7]])]
     pool = candidates.mining_pool(rankings, [np.array([0])], GROUP, depth=2)

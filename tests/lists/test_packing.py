@@ -141,3 +141,12 @@ def test_rows_that_are_full_or_out_of_slots_take_no_more():
     assert packing.fit_layout([lengths], RowSpec(shared=4, texts=9)).tiles == ((3, 4),)
     # Rows are made a multiple of the chunks.
     assert packing.fit_layout([lengths], RowSpec(shared=8, texts=2, chunks=2)).tiles == ((4, 8),)
+
+
+def test_the_padding_token_pads_tokens_alone():
+    lengths = np.array([[3, 1]])
+    layout = packing.fit_layout([lengths], RowSpec(lengths=1))
+    texts = {name: np.array([[[5, 6, 7], [8, 0, 0]]]) for name in ('tokens', 'token_types')}
+    packed = packing.pack(texts, lengths, layout, pad_id=9)
+    assert packed['tokens'][0].tolist() == [[5, 6, 7, 9, 9, 9, 9, 9], [8] + [9] * 7]
+    assert packed['token_types'][0].tolist() == [[5, 6, 7, 0, 0, 0, 0, 0], [8] + [0] * 7]
