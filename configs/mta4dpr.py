@@ -24,8 +24,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
             f"configs/mta4dpr.py has no variant '{arg}'; use tiny, msmarco, nq or beir=PATH."
         )
     c = common.get_config()
-    # Short texts, for two cores: a name and the beginning of its documentation.
-    lengths = {'query_length': 32, 'passage_length': 40}
+    lengths = {'query_length': 32, 'passage_length': 0}  # As long as the collection needs.
 
     c.systems.bm25 = common.bm25()
     c.systems.minilm = common.encoder(MINILM, REVISION, **lengths)
@@ -54,7 +53,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.candidates.hardest, c.candidates.margin = 6, 0.5
     c.dark.reinforced, c.dark.noisy = 1, 1
     c.steps_per_round = 90
-    c.train_passage_length = 40
+    c.train_passage_length = 0  # As the student's.
     c.optimizer.learning_rate = 2e-4
     c.optimizer.warmup_steps = 9
     # Labels are clean here and training is short: distributions over lists of three refine the

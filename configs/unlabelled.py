@@ -45,10 +45,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
     if path:
         c.collection.source = f'{kind}:{path}'
-        for entry in (*c.systems.values(), c.student):
-            if 'passage_length' in entry:
-                entry.passage_length = 96
-        c.train_passage_length = 96
     if arg == 'tiny':
         c.collection.pseudo_queries.count = 100
         c.align.epochs = 0.5

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import ml_collections
+from absl import logging
 
 from jdkd import config as configs
 from jdkd.config import Config, EvalConfig
-from jdkd.corpus import importing
+from jdkd.corpus import importing, lengths
 from jdkd.corpus.collection import Collection
 from jdkd.run import Run
 from jdkd.runtime import distributed, files, interrupts, lock
@@ -114,9 +115,13 @@ def open_run(
     workdir: pathlib.Path,
     collect: Callable[..., Collection] = importing.load_collection,
 ) -> Run:
-    """Opens a run on the mesh of its config.
+    """Opens a run on the mesh of its config, with lengths that fit its collection; see `lengths`.
 
     Without training, `collect` is `importing.import_collection`.
     """
     mesh, workdir = meshes.make_mesh(config.mesh.data, config.mesh.model), workdir.absolute()
-    return Run(config, workdir, mesh, collect(config, workdir))
+    collection = collect(config, workdir)
+    fitted = lengths.fit(config, lambda: lengths.count_words(collection.passages, lengths.SAMPLE))
+    if fitted != config:
+        logging.info('passages are cut to %d tokens', fitted.student.passage_length)
+    return Run(fitted, workdir, mesh, collection)

@@ -299,7 +299,9 @@ class Config(RetrievalConfig):
     steps_per_round: int = field(200, 'train steps of a round', 'at least 1')
     batch_size: int = field(32, 'queries, over all devices', 'at least 1')
     train_passage_length: int = field(
-        128, 'tokens in training; the student may encode longer passages', 'at least 3'
+        128,
+        "tokens in training; the student may encode longer passages; 0: as the student's",
+        '0 or at least 3',
     )
     hard_queries: str = field(
         'wrong',

@@ -21,6 +21,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     'at least 0': lambda x: x >= 0,
     'at least 1': lambda x: x >= 1,
     'at least 3': lambda x: x >= 3,
+    '0 or at least 3': lambda x: x == 0 or x >= 3,
     'above 0': lambda x: x > 0,
     'finite': lambda x: True,
     'within 0 and 1': lambda x: 0 <= x <= 1,

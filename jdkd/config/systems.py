@@ -83,7 +83,12 @@ class EncoderSpec(EncoderFields):
     kind: str = field('dual_encoder', 'kind of the system', ENCODERS)
     weights: str = field('', 'local directory, or name on the Hugging Face hub')
     query_length: int = field(32, 'tokens, special ones included', 'at least 3')
-    passage_length: int = field(128, 'tokens, special ones included', 'at least 3')
+    passage_length: int = field(
+        128,
+        'tokens, special ones included; 0: those of nine tenths of the passages, at most 128 (of '
+        'python_docs: 40)',
+        '0 or at least 3',
+    )
     scale: float | None = field(None, SCALE, 'above 0')
     dropout: float = field(0.0, 'in training', 'at least 0 and below 1')
     remat: str = field(

@@ -3,17 +3,16 @@
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
 from jdkd.config import Config
 from jdkd.corpus import importing
+from jdkd.corpus.lengths import TOKENS_PER_WORD, count_words
 from jdkd.run import Run
 
 SAMPLE = 4096  # Texts whose lengths stand for all.
-TOKENS_PER_WORD = 1.35  # The average of English text.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +48,6 @@ def draw_lengths(
 ) -> np.ndarray:
     """Draws token counts from a gamma distribution that resembles MS MARCO's passages (ours)."""
     return rng.gamma(5, mean / 5, shape).astype(np.int64).clip(min(8, longest), longest)
-
-
-def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
-    """Words of up to `sample` evenly spaced texts."""
-    rows = np.linspace(0, len(texts) - 1, min(len(texts), sample)).astype(int)
-    return np.array([len(texts[int(row)].split()) for row in rows])
 
 
 def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusSize:

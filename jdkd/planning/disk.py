@@ -8,13 +8,12 @@ import jax
 import numpy as np
 
 from jdkd.config import Config
+from jdkd.corpus.lengths import SAMPLE, TOKENS_PER_WORD, count_words
 from jdkd.models.dual_encoder import embedding_width
-from jdkd.planning.corpus_size import TOKENS_PER_WORD, count_words
 from jdkd.retrieval import vectors
 from jdkd.run import Run
 from jdkd.systems import loading, roles
 
-_SAMPLE = 1000  # Passages whose words are counted.
 _BM25_TERMS_PER_WORD = 0.55  # The average of English text.
 _TREE_FROM = 20_000  # Passages from which ScaNN writes twice as much; see `index.build`.
 
@@ -22,7 +21,7 @@ _TREE_FROM = 20_000  # Passages from which ScaNN writes twice as much; see `inde
 def estimate_run(run: Run) -> dict[str, int]:
     """Approximate bytes that a run writes, by kind; reads a sample of its passages."""
     queries = len(run.train) + len(run.held_out) + len(run.test)
-    words = count_words(run.passages, _SAMPLE)
+    words = count_words(run.passages, SAMPLE)
     return estimate(run.config, len(run.passages), queries, words, sketch_models(run.config))
 
 

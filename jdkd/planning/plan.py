@@ -7,6 +7,7 @@ from typing import Any
 from absl import logging
 
 from jdkd.config import Config
+from jdkd.corpus import lengths
 from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning import chips, corpus_size, disk, workload
 from jdkd.planning.corpus_size import CorpusSize
@@ -40,6 +41,7 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     chip = chips.find_chip(topology, devices)
     models = disk.sketch_models(config)
     size = corpus_size.measure(config, workdir, mesh)
+    config = lengths.fit(config, size.passage_words)
     phases = []
     for phase in workload.list_phases(config, models, mesh, size):
         phases.append(_describe(phase, config, chip))

@@ -119,7 +119,7 @@ def _kind_errors(config: Config) -> Iterator[str]:
 def _size_errors(config: Config) -> Iterator[str]:
     """Errors of lengths and numbers that do not agree."""
     candidates = config.candidates
-    if config.train_passage_length > config.student.passage_length:
+    if config.train_passage_length > config.student.passage_length > 0:
         yield (
             f'train_passage_length={config.train_passage_length} is more than the student encodes, '
             f'student.passage_length={config.student.passage_length}; lower it.'
