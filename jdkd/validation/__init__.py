@@ -52,6 +52,7 @@ def before_work(run: Run) -> None:
         ValueError: naming everything that is wrong.
     """
     errors = [
+        *roles.size_errors(run.config),  # Its lengths are those of the collection now.
         *resources.collection_errors(run),
         *checkpoints.errors(encoders(run.config), fetch=True),
     ]

@@ -58,7 +58,7 @@ def errors(config: Config) -> Iterator[str]:
         yield f'student.dims={dims} must be different whole numbers, each at least 1.'
     if config.twin and not config.loss.contrastive:
         yield 'twin needs labels to learn from; set loss.contrastive, or twin=False.'
-    yield from _size_errors(config)
+    yield from size_errors(config)
 
 
 def _kind_errors(config: Config) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _kind_errors(config: Config) -> Iterator[str]:
             )
 
 
-def _size_errors(config: Config) -> Iterator[str]:
+def size_errors(config: Config) -> Iterator[str]:
     """Errors of lengths and numbers that do not agree."""
     candidates = config.candidates
     if config.train_passage_length > config.student.passage_length > 0:

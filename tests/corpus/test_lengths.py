@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jdkd import config as configs
+from jdkd import validation
 from jdkd.commands import setup
 from jdkd.config import BM25Spec, CollectionConfig, Config, EncoderSpec, StudentSpec
 from jdkd.corpus import lengths
@@ -66,3 +67,14 @@ def test_a_run_is_opened_with_the_lengths_of_its_collection(tmp_path):
     words = [len(text.split()) for text in run.passages]
     assert run.config.student.passage_length == run.config.train_passage_length == 16 > max(words)
     assert run.config.systems['dense'].passage_length == 12
+
+
+def test_sizes_are_checked_again_with_the_lengths_of_the_collection(tmp_path):
+    tiny.write(tmp_path)
+    config = tiny.get_config(str(tmp_path))
+    config.student.passage_length = config.train_passage_length = 0
+    config.rows.shared = 8
+    config = configs.resolve(config)
+    validation.validate(config)
+    with pytest.raises(ValueError, match='rows.shared=8 does not hold .* train_passage_length=16'):
+        validation.before_work(setup.open_run(config, tmp_path / 'w'))

@@ -112,6 +112,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
 )
 def test_a_field_that_cannot_work_is_an_error(field, value, message):
     config = mta4dpr.get_config()
+    config.student.passage_length = config.train_passage_length = 40
     validate(configs.resolve(config))
     owner = config
     *parents, name = field.split('.')
