@@ -33,7 +33,12 @@ from tests.helpers.mutation import Mutant
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = ('algorithm', 'distillation', 'lists', 'systems')
 # Of the slow tests, these alone.
-SLOW = ('tests/algorithm/', 'tests/distillation/test_step.py', 'tests/distillation/test_terms.py')
+SLOW = (
+    'tests/algorithm/',
+    'tests/distillation/test_nonfinite.py',
+    'tests/distillation/test_step.py',
+    'tests/distillation/test_terms.py',
+)
 EQUIVALENT = pathlib.Path(__file__).with_name('equivalent_mutants.json')
 KEPT = ROOT / '.pytest_cache/mutants'
 _LIBRARIES = """

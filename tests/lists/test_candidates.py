@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jdkd.lists import candidates
+from jdkd.lists.candidates import Lists
+from jdkd.lists.slices import SlicedTexts
 
 GROUP = np.array([0, 1, 2, 3, 3, 5, 6, 7], np.int32)  # passages 3 and 4 have one text
 
@@ -237,3 +239,9 @@ def test_a_share_that_is_there_already_is_left_alone():
     np.testing.assert_array_equal(same, plain)
     more = candidates.choose_labelled(active, is_labelled, 20, share=0.3, **options)
     assert is_labelled[more[0]].sum() == 6
+
+
+def test_lists_know_how_many_dark_examples_each_has():
+    dark = SlicedTexts(np.zeros((0, 3), np.int32), np.zeros((2, 3), np.int32))
+    lists = Lists(np.arange(2), np.zeros((2, 4), np.int32), dark)
+    assert lists.num_dark == 3 and lists[:1].num_dark == 3 and len(lists[:1]) == 1
