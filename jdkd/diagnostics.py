@@ -125,8 +125,8 @@ def comparison_warnings(
 ) -> list[RunWarning]:
     """Warns of what Compare measured on D_eval; see `iterate.compare`.
 
-    `measure` decides, and `start` is the name of the student before training. `first_stage` is None
-    where D_eval has no labels that could tell a weak assistant.
+    `measure` decides, and `start` is the name of the student before round 0, aligned or not.
+    `first_stage` is None where D_eval has no labels that could tell a weak assistant.
     """
     warnings = []
     pool = compared['assistants'] if first_stage else {}
@@ -144,8 +144,8 @@ def comparison_warnings(
     value, before = compared['student'][measure], compared['references'][start][measure]
     if value < before:
         message = (
-            f'the student ({measure} {value:.4f} on D_eval) is worse than before training '
-            f'({before:.4f}): lower the learning rate, or look at the losses.'
+            f'the student ({measure} {value:.4f} on D_eval) is worse than {start} '
+            f'({before:.4f}), before round 0: lower the learning rate, or look at the losses.'
         )
         warnings.append(_warning('worse_student', round_index, 'student', value, message))
     if (cosine := compared['mean_cosine']) > COLLAPSED:

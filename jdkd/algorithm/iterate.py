@@ -79,7 +79,7 @@ def train(run: Run) -> dict:
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'], targets)
         current = M.after_round(i)
         compared = compare(run, i, current, TA, [miners[0], start, begun])
-        beside = config.first_stage if has_labels else None, start.name
+        beside = config.first_stage if has_labels else None, begun.name
         worse = diagnostics.comparison_warnings(i, config.compare, compared, *beside)
         warnings += diagnostics.log(worse)
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
