@@ -271,6 +271,7 @@ print(*sys.argv[1:], os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_local_processes_find_each_other_and_their_lines_are_told_apart(local):
     code, out, err = ended(local(SHOW, 2, CUDA_VISIBLE_DEVICES='0,1,5,7'))
     assert code == 0, err
@@ -285,6 +286,7 @@ def test_local_processes_find_each_other_and_their_lines_are_told_apart(local):
     assert code == 2 and '4 GPUs cannot be shared out evenly among 3' in err
 
 
+@pytest.mark.slow
 def test_when_one_local_process_fails_the_others_are_stopped(local):
     # The first does not listen to SIGTERM; the second fails.
     program = SHOW + (

@@ -171,6 +171,7 @@ def test_lists_without_a_label_are_distilled_but_no_anchors_of_the_contrastive_t
     np.testing.assert_allclose(same['loss'], everything['loss'], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_without_any_label_has_no_contrastive_term():
     batch = make_batch() | {'labelled': np.zeros(B, bool)}
     loss = make_loss(settings(), free_scores, K)

@@ -60,6 +60,7 @@ def test_states_and_logits_are_those_of_transformers(live):
     assert np.std(expected[1]) > 0.001
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_transformers(live):
     model, read = live
     tokens, types = reference.rows((20, 7, 13, 2, 9, 9, 5, 16), pad_id=read.config.pad_id)
