@@ -24,6 +24,15 @@ def partial(systems: Sequence[System]) -> list[System]:
     return [s for s in {s.name: s for s in systems}.values() if s.is_partial]
 
 
+def partial_names(config: Config) -> list[str]:
+    """Names of the systems whose imported scores decide which passages lists may hold."""
+    return [
+        name
+        for name in dict.fromkeys([*config.teacher.members, *config.assistants])
+        if isinstance(spec := config.systems[name], ScoresSpec) and spec.missing is None
+    ]
+
+
 def covered_first(systems: Sequence[System], queries: Queries, passages: np.ndarray) -> np.ndarray:
     """Keeps of each query's passages `[Q, n]` those with scores, in order, and pads with -1."""
     if not systems:
@@ -91,11 +100,8 @@ def check(run: Run) -> list[diagnostics.RunWarning]:
         ValueError: if none of the train queries, or of D_eval, has scores for a list.
     """
     config, warnings = run.config, []
-    for name in dict.fromkeys([*config.teacher.members, *config.assistants]):
-        spec = config.systems[name]
-        system = imported.load(run, name, spec) if isinstance(spec, ScoresSpec) else None
-        if system is None or not system.is_partial:
-            continue
+    for name in partial_names(config):
+        system = imported.load(run, name, config.systems[name])
         # Lists of D_eval are of its labelled queries; without labels, of all.
         on_eval = np.flatnonzero(run.held_out.is_labelled | (not run.eval_has_labels))
         rows = np.arange(len(run.train)), on_eval

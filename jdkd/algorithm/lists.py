@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from jdkd.algorithm import coverage
-from jdkd.config import ScoresSpec
 from jdkd.lists import candidates, dark
 from jdkd.lists.candidates import Lists
 from jdkd.lists.slices import SlicedTexts
@@ -104,22 +103,12 @@ def best_positives(run: Run, split: str) -> list[np.ndarray]:
     Where scores are imported, only those that have one: a query may be without any.
     """
     best, relevant = split_queries(run, split).best, positives(run, split)
-    if partly_scored(run):
+    if coverage.partial_names(run.config):
         path = run.workdir / round_path(0, _RUNS) / f'{split}.best.npy'
         kept = np.split(np.load(path), np.cumsum([len(own) for own in best])[:-1])
         best = [own[scored] for own, scored in zip(best, kept, strict=True)]
     labelled = split_queries(run, split).is_labelled
     return [b if own else r for b, r, own in zip(best, relevant, labelled, strict=True)]
-
-
-def partly_scored(run: Run) -> list[str]:
-    """Names of the systems whose imported scores decide which passages lists may hold."""
-    names, specs = [*run.config.teacher.members, *run.config.assistants], run.config.systems
-    return [
-        name
-        for name in dict.fromkeys(names)
-        if isinstance(spec := specs[name], ScoresSpec) and spec.missing is None
-    ]
 
 
 def num_lists(run: Run) -> dict[str, int]:
@@ -187,7 +176,7 @@ def draw(
     """
     config, queries = run.config, split_queries(run, split)
     relevant, group = positives(run, split), run.collection.group
-    best, partial = best_positives(run, split), partly_scored(run)
+    best, partial = best_positives(run, split), coverage.partial_names(run.config)
     seeds = {'seed': config.seed, 'round_index': round_index}
     if scored is None:
         ranked = None

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 from jdkd import config as configs
 from jdkd.algorithm import student
@@ -43,11 +44,14 @@ def measure_student(run: Run, against: str | None = None) -> dict[str, float]:
     goes on where it was. Returns {measure: value} on the test split; `against` is as for
     `evaluate`.
     """
+    others: dict[str, Measurements] = {}  # On the first process, which writes.
     if against:  # A run file that cannot be read is an error before anything is encoded.
-        distributed.from_primary(lambda: _measure_other(run, against).means, against)
+        distributed.from_primary(
+            lambda: others.update({against: _measure_other(run, against)}), against
+        )
     system = dataclasses.replace(student.load(run).final(), name=_SYSTEM)
     ranking, _ = system.rank(run.test)
-    means = distributed.from_primary(lambda: _write(run, ranking, against), 'the measures')
+    means = distributed.from_primary(lambda: _write(run, ranking, others), 'the measures')
     if distributed.is_primary():
         shutil.rmtree(run.workdir / 'systems' / _SYSTEM)
     return means
@@ -59,14 +63,13 @@ def _measure_other(run: Run, against: str) -> Measurements:
     return measuring.measure_file(run, path / 'run.trec' if path.is_dir() else path, run.test)
 
 
-def _write(run: Run, ranking: Ranking, against: str | None) -> dict[str, float]:
+def _write(run: Run, ranking: Ranking, others: Mapping[str, Measurements]) -> dict[str, float]:
     """Measures the student's ranking, writes and prints the result; returns {measure: value}."""
     measured = measuring.measure(run, ranking, run.test)
     measured.save(run.workdir, 'eval')
     measuring.write_run_file(run.workdir / 'eval.trec', run, ranking, run.test, STUDENT)
     test, differences = {STUDENT: measured.means}, {}
-    if against:
-        other = _measure_other(run, against)
+    for against, other in others.items():
         test[against] = other.means
         differences[against] = significance.paired_tests(measured.per_query, other.per_query)
     stages.write_json(run.workdir / 'eval.json', {'test': test, 'significance': differences})
