@@ -86,6 +86,25 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
         )
         return {'steps': steps}
 
-    manifest = run.stage(STAGE, inputs, build, resumable=True)
+    run.stage(STAGE, inputs, build, resumable=True)
+    return load(student)
+
+
+def load(student: Student) -> DualEncoderSystem:
+    """The aligned student of a workdir; the student's start if `align.epochs` is 0.
+
+    Raises:
+        FileNotFoundError: if it has not been aligned.
+    """
+    run, start = student.run, student.after_round(-1)
+    if not run.config.align.epochs:
+        return start
+    manifest = run.read_manifest(STAGE)
+    if manifest is None:
+        raise FileNotFoundError(
+            f'{run.workdir} has no aligned student; run --mode train with this --workdir to its '
+            'end first.'
+        )
+    steps = manifest['result']['steps']
     encoder = restore_encoder(run, student.start, run.workdir / STAGE, steps)
     return DualEncoderSystem(f'{STUDENT}_aligned', manifest['digest'], start.scale, run, encoder)

@@ -10,6 +10,7 @@ for i in range(rounds):
     if M outperforms an assistant on D_eval (Compare):
         remove Worst(TA); add M to TA
     Q <- the queries that M got wrong, and some that it got right     (ours: how many)
+return the best M on D_eval                                           (ours: the aligned one, too)
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from jdkd import diagnostics
-from jdkd.algorithm import costs, coverage, gen_dataset, hard_queries, student
+from jdkd.algorithm import costs, coverage, final, gen_dataset, hard_queries, student
 from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
@@ -61,7 +62,7 @@ def train(run: Run) -> dict:
     targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
     begun = current = align(run, M, targets)
     Q = np.arange(len(run.train))
-    datasets, rounds, on_eval = [], [], {}
+    students, datasets, rounds, on_eval = [begun], [], [], {}
     if not (has_labels := run.eval_has_labels):
         logging.info(_UNLABELLED, run.held_out.split)
     for i in range(config.rounds):
@@ -78,7 +79,8 @@ def train(run: Run) -> dict:
         datasets.append(data)
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'], targets)
         current = M.after_round(i)
-        compared = compare(run, i, current, TA, [miners[0], start, begun])
+        students.append(current)
+        compared = compare(run, round_path(i, 'eval'), current, TA, [miners[0], start, begun])
         beside = config.first_stage if has_labels else None, begun.name
         worse = diagnostics.comparison_warnings(i, config.compare, compared, *beside)
         warnings += diagnostics.log(worse)
@@ -91,21 +93,30 @@ def train(run: Run) -> dict:
             num_hard = int(hard.sum())
         changes = {'replaced': replaced, 'hard_queries': num_hard}
         rounds.append({**scores, **trained, **compared, **changes})
+    begun_at = rounds[0]['references'][begun.name]
+    best = students[1 + final.last_round(config, begun_at, [r['student'] for r in rounds])]
+    logging.info('the run ends with %s', best.name)
     shown = {s.name: s for s in (start, begun)}
     if config.twin:
-        shown[TWIN] = train_twin(M.twin(), datasets, begun, targets)
+        shown[TWIN] = train_twin(M.twin(), datasets, begun, begun_at, targets)
     if targets.shared is not None:
         name = f'{STUDENT}_on_{targets.shared.name}'
-        shown[name] = AsymmetricSystem.of(name, current, targets.shared)
-    shown |= {STUDENT: current}
+        shown[name] = AsymmetricSystem.of(name, best, targets.shared)
+    shown |= {STUDENT: best}
     test = final_test(run, T, rounds[0], systems, shown)
     priced = {
         name: systems[name] for name in dict.fromkeys((config.first_stage, *config.assistants))
     }
-    priced = costs.measure(run, current, priced, T, rounds[0]['teacher'])
-    details = {'reranking': on_eval, 'rounds': rounds, 'warnings': warnings, 'costs': priced}
+    priced = costs.measure(run, best, priced, T, rounds[0]['teacher'])
+    details = {
+        'final': best.name,
+        'reranking': on_eval,
+        'rounds': rounds,
+        'warnings': warnings,
+        'costs': priced,
+    }
     outcome = run_report.write(run, **test, **details)
-    model_card.write(run, STUDENT, current.encoder, outcome)
+    model_card.write(run, STUDENT, best.encoder, outcome)
     return outcome
 
 
@@ -113,27 +124,34 @@ def train_twin(
     twin: student.Student,
     datasets: Sequence[dict],
     begun: DualEncoderSystem,
+    begun_at: Mapping[str, float],
     targets: EmbeddingTargets,
 ) -> DualEncoderSystem:
-    """Trains the student's twin on the datasets of all rounds; returns it after the last."""
-    trainer, current = twin.make_trainer(), begun
+    """Trains the student's twin on the datasets of all rounds; returns what it ends with.
+
+    `begun_at` has the measures on D_eval of `begun`, the student that enters round 0.
+    """
+    trainer, run = twin.make_trainer(), twin.run
+    twins, measured = [begun], []
     for i, data in enumerate(datasets):
         logging.info('round %d: the twin', i)
-        twin.train_round(trainer, i, data, current, (), {}, targets)
-        current = twin.after_round(i)
-    return current
+        twin.train_round(trainer, i, data, twins[-1], (), {}, targets)
+        twins.append(twin.after_round(i))
+        measured.append(compare(run, round_path(i, 'twin_eval'), twins[-1], (), ())['student'])
+    return twins[1 + final.last_round(run.config, begun_at, measured)]
 
 
 def compare(
     run: Run,
-    round_index: int,
+    path: str,
     current: DualEncoderSystem,
     pool: Sequence[System],
     references: Sequence[System],
 ) -> dict:
     """Compare of Algorithm 1: measures student and assistants on D_eval by full-corpus retrieval.
 
-    `current` is the student after the round; `references` are for the report alone.
+    `path` is that of the stage, `current` the student after the round; `references` are for the
+    report alone.
 
     Returns:
         `student` {measure: value}, `assistants` and `references` {name: {measure: value}}, and
@@ -159,7 +177,6 @@ def compare(
             'mean_cosine': diagnostics.mean_cosine(passages[sample]),
         }
 
-    path = round_path(round_index, 'eval')
     inputs = {**measure_inputs(run, systems), **eval_inputs(run)}
     return run.stage(path, inputs, build_stage)['result']
 
@@ -186,7 +203,7 @@ def final_test(
 
     `students` are shown beside the config's systems: the student before any training, as it
     entered round 0, its twin, its queries over the index of the assistant that it is aligned
-    with, and as it ended, under the name `student`.
+    with, and what the run ends with, under the name `student`.
 
     Returns:
         `test` {system: {measure: value}}, and `significance` of the student's differences from

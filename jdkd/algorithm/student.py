@@ -66,10 +66,6 @@ class Student:
             encoder = restore_encoder(run, self.start, run.workdir / path, step)
         return DualEncoderSystem(name, digest, config.student.scale, run, encoder)
 
-    def final(self) -> DualEncoderSystem:
-        """The student after the last round."""
-        return self.after_round(self.run.config.rounds - 1)
-
     def make_trainer(self) -> Trainer:
         """The trainer of all rounds."""
         return make_trainer(

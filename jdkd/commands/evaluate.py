@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 
 from jdkd import config as configs
-from jdkd.algorithm import student
+from jdkd.algorithm import final, student
 from jdkd.commands import zero_shot
 from jdkd.commands.setup import hold_workdir, open_run
 from jdkd.config import EvalConfig
@@ -49,7 +49,7 @@ def measure_student(run: Run, against: str | None = None) -> dict[str, float]:
         distributed.from_primary(
             lambda: others.update({against: _measure_other(run, against)}), against
         )
-    system = dataclasses.replace(student.load(run).final(), name=_SYSTEM)
+    system = dataclasses.replace(final.load(student.load(run)), name=_SYSTEM)
     ranking, _ = system.rank(run.test)
     means = distributed.from_primary(lambda: _write(run, ranking, others), 'the measures')
     if distributed.is_primary():

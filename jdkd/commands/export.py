@@ -2,7 +2,7 @@
 
 import pathlib
 
-from jdkd.algorithm import student
+from jdkd.algorithm import final, student
 from jdkd.commands.setup import hold_workdir, load_config, open_run
 from jdkd.models import hub
 from jdkd.report import finished, model_card
@@ -28,7 +28,7 @@ def export(
             hub.check_repo(push_to)
         report = finished.read_report(run.workdir)
         if name == STUDENT:
-            encoder = student.load(run).final().encoder
+            encoder = final.load(student.load(run)).encoder
         else:
             encoder = fine_tuning.load_trained(run, name)
         directory = model_card.write(run, name, encoder, report, output)

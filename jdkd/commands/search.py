@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from jdkd.algorithm import student
+from jdkd.algorithm import final, student
 from jdkd.commands.setup import load_config, open_run
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import STUDENT, Run
@@ -63,7 +63,7 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
         FileNotFoundError: if the run has not been trained to its end.
     """
     config = run.config
-    final = student.load(run).final()
+    best = final.load(student.load(run))
     first = build(run, config.first_stage)
     scores = run.read_manifest('rounds/00/scores')
     if scores is None:
@@ -71,7 +71,7 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     weights = scores['result']['teacher']
     members = [build(run, name) for name in weights]
     imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
-    shown = {STUDENT: lambda question: final.search(question, _SHOWN)}
+    shown = {STUDENT: lambda question: best.search(question, _SHOWN)}
     if first.name not in imported:
         shown[first.name] = lambda question: first.search(question, _SHOWN)
     if not imported:

@@ -296,6 +296,12 @@ class Config(RetrievalConfig):
         'alone, which shows what distillation is worth',
     )
     rounds: int = field(2, 'rounds of Algorithm 1', 'at least 1')
+    final: str = field(
+        'best',
+        'the student that the run ends with: best (on D_eval, before round 0 or after any), or '
+        'last; so the twin',
+        ('best', 'last'),
+    )
     steps_per_round: int = field(200, 'train steps of a round', 'at least 1')
     batch_size: int = field(32, 'queries, over all devices', 'at least 1')
     train_passage_length: int = field(

@@ -26,6 +26,7 @@ def write(
     *,
     test: Mapping[str, Mapping[str, float]],
     significance: Mapping[str, Mapping[str, Mapping]],
+    final: str,
     reranking: Mapping[str, Mapping[str, float]],
     rounds: Sequence[Mapping],
     warnings: Sequence[diagnostics.RunWarning],
@@ -38,6 +39,7 @@ def write(
         test: {system: {measure: value}} on the test split.
         significance: {system: {measure: test of the student's difference}}; see
             `significance.paired_tests`.
+        final: Name of the student that the run ends with, such as `student_01`.
         reranking: {system: {measure: value}} on D_eval of `teacher` and assistants, re-ranking the
             first stage.
         rounds: One entry per round; see `_ROUND_FIELDS`.
@@ -47,6 +49,7 @@ def write(
     report = {
         'test': test,
         'significance': significance,
+        'final': final,
         'warnings': list(warnings),
         'rounds': [{key: r[key] for key in _ROUND_FIELDS} for r in rounds],
         'teacher_eval': reranking.get('teacher', {}),
@@ -112,7 +115,7 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             page.paragraph(
                 f'{collection["passages"]} passages; queries: {queries}; '
                 f'{collection["unlabelled"]} train queries have no label. Measures of the test '
-                f'queries, times 100{_about_teacher(done)}.'
+                f'queries, times 100{_about_teacher(done)}. {_about_student(done)}'
             ),
             page.table(tables.percents(report['test'])),
             page.paragraph('The student less other systems; paired t-test over the queries.'),
@@ -150,6 +153,12 @@ def _about_teacher(done: Finished) -> str:
     if TEACHER not in done.report['test']:
         return ''
     return f'; {TEACHER} is the teacher, re-ranking the top passages of {done.config.first_stage}'
+
+
+def _about_student(done: Finished) -> str:
+    name = done.report['final']
+    best = f', the best by {done.config.compare} on D_eval' if done.config.final == 'best' else ''
+    return f'The student is {name}{best}.'
 
 
 def _round(i: int, r: Mapping, drawn: Mapping[str, str], has_labels: bool) -> Iterator[str]:

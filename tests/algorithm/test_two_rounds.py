@@ -11,6 +11,7 @@ from jdkd import config as configs
 from jdkd.algorithm import (
     align,
     calibration,
+    final,
     gen_dataset,
     iterate,
     scored_pool,
@@ -75,7 +76,7 @@ def two_rounds(tmp_path_factory):
         run=run,
         states=states,
         rounds=outcome['rounds'],
-        test=outcome['test'],
+        outcome=outcome,
         model=model,
         first=first,
         pool=pool,
@@ -125,7 +126,7 @@ def test_the_twin_learns_the_labels_of_the_same_lists_from_the_same_start(two_ro
     _, start, _, twin, later = two_rounds.states
     jax.tree.map(np.testing.assert_array_equal, twin.params, start.params)
     assert twin.step == 0 and later.step == 4 and differs(twin.params, later.params)
-    assert {'student_aligned', 'twin', 'student'} <= set(two_rounds.test)
+    assert {'student_aligned', 'twin', 'student'} <= set(two_rounds.outcome['test'])
     model, run = two_rounds.model.twin(), two_rounds.run
     targets = EmbeddingTargets(run, model.start, [])
     trainer = model.make_trainer()
@@ -135,6 +136,26 @@ def test_the_twin_learns_the_labels_of_the_same_lists_from_the_same_start(two_ro
     assert run.train.is_labelled.sum() == 3 and run.train.is_labelled[batch['query_row']].all()
     found = trainer.loss(start.params, meshes.to_device(batch, meshes.batch_sharding(run.mesh)))
     assert [name for name in found if name.startswith('loss/')] == ['loss/contrastive']
+
+
+@pytest.mark.parametrize('best', ['student_aligned', 'student_00', 'student_01'])
+def test_commands_read_the_student_that_is_best_on_d_eval(two_rounds, monkeypatch, best):
+    run = two_rounds.run
+    assert final.load(two_rounds.model).name == two_rounds.outcome['final']
+    found = [run.read_manifest(round_path(i, 'eval'))['result'] for i in range(2)]
+    measured = {'student_aligned': found[0]['references']['student_aligned']}
+    measured |= {f'student_{i:02d}': found[i]['student'] for i in range(2)}
+    for name, values in measured.items():
+        values[run.config.compare] = float(name == best)
+    manifests = {round_path(i, 'eval'): {'result': found[i]} for i in range(2)}
+    read = Run.read_manifest
+    monkeypatch.setattr(Run, 'read_manifest', lambda *a: manifests.get(a[1]) or read(*a))
+    system = final.load(two_rounds.model)
+    assert system.name == best
+    by_name = {s.name: s for s in (two_rounds.first, align.load(two_rounds.model))}
+    if best in by_name:
+        assert system.digest == by_name[best].digest
+        assert not differs(system.encoder.params, by_name[best].encoder.params)
 
 
 def test_round_1_has_the_wrong_queries_and_a_share_of_the_solved(two_rounds):
