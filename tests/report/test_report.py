@@ -136,6 +136,7 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
     report = {
         'test': {name: measured, 'student': measured},
         'significance': {name: {'MRR@10': paired_test(0.1, 0.5)}},
+        'final': name,
         'warnings': [{'message': name, 'round': 0}],
         'rounds': [r, r],
         'teacher_eval': measured,
