@@ -5,6 +5,7 @@ jdkd train --config configs/mta4dpr.py --config.rounds=4 --workdir runs/a --upda
 jdkd eval --workdir runs/a --against runs/b
 jdkd eval --config eval --config.model=DIR --config.collections=beir:PATH --workdir runs/zero_shot
 jdkd search --workdir runs/a
+jdkd search --workdir runs/a --index_of=minilm_ft
 jdkd export --workdir runs/a --system=minilm_ft --push_to=org/name
 jdkd compare --workdir runs/a --with runs/b
 jdkd pairs --config mta4dpr:tiny --workdir runs/a
@@ -66,6 +67,12 @@ _SPLITS = flags.DEFINE_list(
     'splits', ['train', 'eval'], 'What pairs writes: train, eval (D_eval), test.'
 )
 _AGAINST = flags.DEFINE_string('against', None, 'Workdir or TREC run file that eval compares with.')
+_INDEX_OF = flags.DEFINE_string(
+    'index_of',
+    None,
+    "System that the student is aligned with: eval and search send the student's queries to its "
+    "index instead of the student's.",
+)
 _WITH = flags.DEFINE_string('with', None, 'Finished workdir that compare shows beside this one.')
 _UPDATE = flags.DEFINE_bool(
     'update',
@@ -103,12 +110,12 @@ def main(argv: Sequence[str]) -> None:
     elif mode == 'eval' and is_zero_shot:
         zero_shot.run(_CONFIG.value, workdir, _AGAINST.value, update=_UPDATE.value)
     elif mode == 'eval':
-        evaluate.evaluate(workdir, _AGAINST.value)
+        evaluate.evaluate(workdir, _AGAINST.value, _INDEX_OF.value)
     elif mode == 'pairs':
         config = setup.resolve_training(_CONFIG.value)
         pairs.pairs(config, workdir, _SPLITS.value, _OUTPUT.value, update=_UPDATE.value)
     elif mode == 'search':
-        search.search(workdir)
+        search.search(workdir, _INDEX_OF.value)
     elif mode == 'compare':
         compare.compare(workdir, str(_WITH.value), _OUTPUT.value)
     else:
@@ -127,6 +134,7 @@ def _check_flags(argv: Sequence[str]) -> None:
         'splits': 'pairs',
         'system': 'export',
         'push_to': 'export',
+        'index_of': 'eval or search',
     }
     owners |= {'against': 'eval', 'with': 'compare', 'topology': 'plan'}
     for flag, modes in owners.items():

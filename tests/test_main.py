@@ -49,7 +49,10 @@ def report(workdir):
     return json.loads((workdir / 'report.json').read_text())
 
 
-def final_state(workdir, stage='rounds/01/train'):
+def final_state(workdir, stage=None):
+    if stage is None:
+        last = report(workdir)['final'].removeprefix('student_')
+        stage = 'align' if last == 'aligned' else f'rounds/{last}/train'
     with ocp.CheckpointManager(workdir / stage / 'checkpoints') as manager:
         return manager.restore(
             manager.latest_step(),
@@ -117,6 +120,18 @@ def test_eval_restores_and_gives_the_same_numbers(finished):
     assert (finished / 'eval.trec').read_text() == (finished / 'run.trec').read_text()
     kept = finished / 'test/student.per_query.json'
     assert (finished / 'eval.per_query.json').read_text() == kept.read_text()
+
+
+def test_eval_sends_the_students_queries_to_the_index_of_its_assistant(finished):
+    jdkd('--mode', 'eval', '--workdir', finished, '--index_of=minilm_ft')
+    again = json.loads((finished / 'eval.json').read_text())
+    assert again['test']['student'] == report(finished)['test']['student_on_minilm_ft']
+    done = jdkd('--mode', 'eval', '--workdir', finished, '--index_of=bm25', ok=False)
+    assert "cannot search the index of 'bm25'; align it with that one alone" in done.stderr
+    shown = jdkd(
+        '--mode', 'search', '--workdir', finished, '--index_of=minilm_ft', stdin='parse JSON\n'
+    )
+    assert 'student_on_' in shown.stdout.splitlines()[0]
 
 
 def stop_before_measuring(workdir):
@@ -209,7 +224,7 @@ def test_sentence_transformers_gives_the_same_embeddings(finished):
     passages = storage.open_collection(finished / 'collection').passages
     model = sentence_transformers.SentenceTransformer(str(finished / 'student'), device='cpu')
     found = model.encode(passages[:64])
-    ours = vectors.load(finished / 'systems' / 'student_01' / 'embeddings-passages')[:]
+    ours = vectors.load(finished / 'systems' / report(finished)['final'] / 'embeddings-passages')[:]
     np.testing.assert_allclose(found, ours[:64], atol=1e-5)
 
 

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 from jdkd.algorithm import align
 from jdkd.algorithm.lists import round_path
 from jdkd.algorithm.student import Student
+from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.config import Config
-from jdkd.systems.dual import DualEncoderSystem
+from jdkd.run import STUDENT
+from jdkd.systems import roles
+from jdkd.systems.build import build
+from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem, as_dual
 
 
 def last_round(config: Config, start: Mapping[str, float], rounds: Sequence[Mapping]) -> int:
@@ -26,12 +30,37 @@ def last_round(config: Config, start: Mapping[str, float], rounds: Sequence[Mapp
     return max(range(len(values)), key=lambda i: (values[i], i)) - 1
 
 
-def load(student: Student) -> DualEncoderSystem:
+def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
     """The student that a finished run ended with.
+
+    Args:
+        student: The run's.
+        index_of: The system whose passages, and index, the student's queries are to search; None
+            for the student's own.
 
     Raises:
         FileNotFoundError: if the run has not been trained to its end.
+        ValueError: if the student does not share the space of `index_of`.
     """
+    best = _load_best(student)
+    if index_of is None:
+        return best
+    targets = EmbeddingTargets(
+        student.run,
+        student.start,
+        [as_dual(build(student.run, name)) for name in roles.aligned_with(student.run.config)],
+    )
+    shared = targets.shared
+    if shared is None or shared.name != index_of:
+        space = f'that of {shared.name!r}' if shared else 'a space of its own'
+        raise ValueError(
+            f'the student has {space}, so its queries cannot search the index of {index_of!r}; '
+            'align it with that one alone (align.to), at the same width.'
+        )
+    return AsymmetricSystem.of(f'{STUDENT}_on_{index_of}', best, shared)
+
+
+def _load_best(student: Student) -> DualEncoderSystem:
     run, config = student.run, student.run.config
     begun, last = align.load(student), student.after_round(config.rounds - 1)
     manifests = [run.read_manifest(round_path(i, 'eval')) for i in range(config.rounds)]

@@ -21,35 +21,42 @@ from jdkd.systems import measuring
 _SYSTEM = f'{STUDENT}_eval'  # Its files under systems/, until it is measured.
 
 
-def evaluate(workdir: pathlib.Path, against: str | None = None) -> None:
+def evaluate(
+    workdir: pathlib.Path, against: str | None = None, index_of: str | None = None
+) -> None:
     """Measures what the config of a workdir says: the student, or a checkpoint on collections.
 
     `against` is another workdir of the same kind and collection, or a TREC run file, to compare
-    with.
+    with. `index_of` is a system of the run whose index the student's queries search; see
+    `final.load`.
     """
     configs.load(workdir)  # Nothing is made where there is no run.
     with hold_workdir(workdir):
         config = configs.load(workdir)
         if isinstance(config, EvalConfig):
+            if index_of:
+                raise ValueError(f'{workdir} holds no student; leave --index_of out.')
             zero_shot.evaluate(config, workdir, against)
         else:
-            measure_student(open_run(config, workdir), against)
+            measure_student(open_run(config, workdir), against, index_of)
 
 
-def measure_student(run: Run, against: str | None = None) -> dict[str, float]:
+def measure_student(
+    run: Run, against: str | None = None, index_of: str | None = None
+) -> dict[str, float]:
     """Restores the final student from its checkpoint, retrieves for the test queries, measures.
 
     Encodes everything anew and reads nothing else that training kept. Writes eval.json,
     eval.per_query.json and eval.trec into the workdir. Processes share the work, and a stopped call
-    goes on where it was. Returns {measure: value} on the test split; `against` is as for
-    `evaluate`.
+    goes on where it was. Returns {measure: value} on the test split; `against` and
+    `index_of` are as for `evaluate`.
     """
     others: dict[str, Measurements] = {}  # On the first process, which writes.
     if against:  # A run file that cannot be read is an error before anything is encoded.
         distributed.from_primary(
             lambda: others.update({against: _measure_other(run, against)}), against
         )
-    system = dataclasses.replace(final.load(student.load(run)), name=_SYSTEM)
+    system = dataclasses.replace(final.load(student.load(run), index_of), name=_SYSTEM)
     ranking, _ = system.rank(run.test)
     means = distributed.from_primary(lambda: _write(run, ranking, others), 'the measures')
     if distributed.is_primary():

@@ -25,17 +25,18 @@ _LINES = 3  # At most, for the text of each passage.
 Searcher = Callable[[str], Ranking]
 
 
-def search(workdir: pathlib.Path) -> None:
+def search(workdir: pathlib.Path, index_of: str | None = None) -> None:
     """Reads questions from standard input, line by line, and prints the best passages.
 
     Shows the results of three systems side by side, each with its latency: the final student by
     exact search; the first stage; and the teacher, which re-ranks the first stage's top passages.
     Names and leaves out systems whose scores are imported, since they have none for new questions.
+    `index_of` is a system of the run whose index the student's queries search; see `final.load`.
     """
     if distributed.process_count() > 1:
         raise ValueError('--mode search answers one user; start one process.')
     run = open_run(load_config(workdir), workdir)
-    shown, left_out = searchers(run)
+    shown, left_out = searchers(run, index_of)
     for reason in left_out:
         print(f'Not shown: {reason}')
     for warm_up in ('a', 'a ' * run.config.student.query_length):
@@ -56,14 +57,16 @@ def search(workdir: pathlib.Path) -> None:
         print(page(run, rankings), end='\n\n', flush=True)
 
 
-def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
+def searchers(run: Run, index_of: str | None = None) -> tuple[dict[str, Searcher], list[str]]:
     """{name as shown: function} for a run's systems, and for those left out the reason.
+
+    `index_of` is as for `search`.
 
     Raises:
         FileNotFoundError: if the run has not been trained to its end.
     """
     config = run.config
-    best = final.load(student.load(run))
+    best = final.load(student.load(run), index_of)
     first = build(run, config.first_stage)
     scores = run.read_manifest('rounds/00/scores')
     if scores is None:
@@ -71,7 +74,7 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     weights = scores['result']['teacher']
     members = [build(run, name) for name in weights]
     imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
-    shown = {STUDENT: lambda question: best.search(question, _SHOWN)}
+    shown = {best.name if index_of else STUDENT: lambda question: best.search(question, _SHOWN)}
     if first.name not in imported:
         shown[first.name] = lambda question: first.search(question, _SHOWN)
     if not imported:
