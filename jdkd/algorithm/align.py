@@ -107,4 +107,4 @@ def load(student: Student) -> DualEncoderSystem:
         )
     steps = manifest['result']['steps']
     encoder = restore_encoder(run, student.start, run.workdir / STAGE, steps)
-    return DualEncoderSystem(f'{STUDENT}_aligned', manifest['digest'], start.scale, run, encoder)
+    return student.system(f'{STUDENT}_aligned', manifest['digest'], encoder)

@@ -23,7 +23,7 @@ from jdkd.retrieval.vectors import Vectors
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
 from jdkd.systems import measuring
-from jdkd.systems.dual import DualEncoderSystem
+from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem
 from jdkd.systems.ranking import checked_ranking, measure_inputs
 from jdkd.systems.system import System
 from jdkd.tokens.store import TokenStore
@@ -86,7 +86,8 @@ def _machine(run: Run) -> dict[str, Any]:
 def _costs(run: Run, system: System) -> dict[str, float]:
     search = _milliseconds(lambda text: system.search(text, run.config.depth), run.test.texts)
     costs = {'milliseconds_per_search': search}
-    home = run.workdir / 'systems' / system.name
+    owner = system.passage_side if isinstance(system, AsymmetricSystem) else system
+    home = run.workdir / 'systems' / owner.name
     files = [p for kind in ('embeddings-passages', 'index') for p in (home / kind).rglob('*')]
     if size := sum(p.stat().st_size for p in files if p.is_file()):
         costs['bytes_per_passage'] = size / len(run.collection)

@@ -19,7 +19,7 @@ from jdkd.lists import dataset, loader
 from jdkd.run import STUDENT, TWIN, Run
 from jdkd.runtime import checkpoint
 from jdkd.runtime.metrics import MetricsWriter
-from jdkd.systems.dual import DualEncoderSystem
+from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem
 from jdkd.systems.encoders import Encoder, load_encoder, start_digest
 from jdkd.systems.system import System
 from jdkd.systems.training import make_batches, restore_encoder
@@ -52,7 +52,7 @@ class Student:
         """
         run, config = self.run, self.run.config
         if round_index < 0:
-            name, digest, encoder = f'{self.name}_init', start_digest(self.start), self.start
+            name, digest, encoder = f'{STUDENT}_init', start_digest(self.start), self.start
         else:
             path = round_path(round_index, self.stage)
             manifest = run.read_manifest(path)
@@ -64,7 +64,15 @@ class Student:
             name, digest = f'{self.name}_{round_index:02d}', manifest['digest']
             step = (round_index + 1) * config.steps_per_round
             encoder = restore_encoder(run, self.start, run.workdir / path, step)
-        return DualEncoderSystem(name, digest, config.student.scale, run, encoder)
+        return self.system(name, digest, encoder)
+
+    def system(self, name: str, digest: str, encoder: Encoder) -> DualEncoderSystem:
+        """The student with these parameters; where passages are frozen, on the start's index."""
+        spec = self.run.config.student
+        system = DualEncoderSystem(name, digest, spec.scale, self.run, encoder)
+        if spec.freeze != 'passage' or encoder is self.start:
+            return system
+        return AsymmetricSystem.of(name, system, self.after_round(-1))
 
     def make_trainer(self) -> Trainer:
         """The trainer of all rounds."""
@@ -205,5 +213,15 @@ class _RoundData:
 
 
 def load(run: Run) -> Student:
-    """The student of a run's config."""
-    return Student(run, load_encoder(run, run.config.student))
+    """The student of a run's config.
+
+    Raises:
+        ValueError: if a tower is to be frozen and there is but one.
+    """
+    start, frozen = load_encoder(run, run.config.student), run.config.student.freeze
+    if frozen != 'none' and frozen not in start.params:
+        raise ValueError(
+            f'student.freeze={frozen!r} needs two towers, and the student has one for queries and '
+            'passages; set student.query_weights, to the same weights if they are to begin equal.'
+        )
+    return Student(run, start)

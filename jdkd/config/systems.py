@@ -102,6 +102,12 @@ class EncoderSpec(EncoderFields):
 class StudentSpec(EncoderSpec):
     """The student."""
 
+    freeze: str = field(
+        'none',
+        'passage: of two towers (query_weights), the query tower alone is trained, so that an '
+        'index of passages that exists stays valid',
+        ('none', 'passage'),
+    )
     dims: tuple[int, ...] = field(
         (),
         'widths that embeddings may be cut to (Matryoshka): the contrastive, embedding and '

@@ -82,6 +82,7 @@ class Objective:
     num_assistants: int = 0  # K; 0 without a pool.
     dropout: float = 0.0  # The model's rate; 0 spares the random bits.
     dims: tuple[int, ...] = ()  # Widths that embeddings may be cut to.
+    frozen: str = 'none'  # The tower that is not trained.
 
     @classmethod
     def of_student(cls, config: Config) -> 'Objective':
@@ -90,7 +91,13 @@ class Objective:
         if spec.scale is None:
             raise ValueError('student.scale is None; set it: only systems have theirs fitted.')
         return cls(
-            config, config.optimizer, spec.scale, len(config.assistants), spec.dropout, spec.dims
+            config,
+            config.optimizer,
+            spec.scale,
+            len(config.assistants),
+            dropout=spec.dropout,
+            dims=spec.dims,
+            frozen=spec.freeze,
         )
 
     @classmethod
@@ -105,7 +112,14 @@ class Objective:
         )
         loss = LossConfig(contrastive=0.0, teacher=0.0, assistant=0.0, dark=0.0, embedding=1.0)
         spec = config.student
-        return cls(config.replace(loss=loss), optimizer, 1.0, dropout=spec.dropout, dims=spec.dims)
+        return cls(
+            config.replace(loss=loss),
+            optimizer,
+            1.0,
+            dropout=spec.dropout,
+            dims=spec.dims,
+            frozen=spec.freeze,
+        )
 
     @classmethod
     def of_labels(cls, config: Config, spec: EncoderSpec) -> 'Objective':

@@ -44,8 +44,15 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     return lambda step: cycle(jnp.mod(step, steps))
 
 
-def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def freeze(params: Any, tower: str) -> Any:
+    """Parameters whose tower of this name, 'query' or 'passage', has no gradient."""
+    return {**params, tower: jax.lax.stop_gradient(params[tower])} if tower in params else params
+
+
+def optimizer(config: OptimizerConfig, frozen: str = 'none') -> optax.GradientTransformation:
     """AdamW with the rate of `learning_rate` and clipping by the global norm.
+
+    The tower `frozen`, which `freeze` leaves without a gradient, does not decay either.
 
     The mean gradient of `config.accumulate` steps makes one update. Adam's moments outlast a
     cycle: a round's gradients resemble those of the round before.
@@ -57,7 +64,9 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
             lambda updates: by_step(updates * config.accumulate),
             weight_decay=config.weight_decay,
             # Vectors (biases, scales, layer norms) are not decayed.
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+            mask=lambda params: jax.tree.map_with_path(
+                lambda path, p: p.ndim > 1 and path[0] != jax.tree_util.DictKey(frozen), params
+            ),
         ),
     )
     if config.accumulate == 1:

@@ -50,7 +50,7 @@ def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) ->
     """
     config, num_assistants = training.config, training.num_assistants
     meshes.check_rules(params, config.sharding)
-    tx = step.optimizer(training.optimizer)
+    tx = step.optimizer(training.optimizer, training.frozen)
     num_choices = 0
     if objective.selects_assistants(config, num_assistants):
         num_choices = len(assistants.fusion_weights(num_assistants, config.selection.fusion))
@@ -67,7 +67,11 @@ def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) ->
         config.rows, mesh.shape['data'], share=isinstance(model, DualEncoder)
     )
     score_fn = batch_scores.make_score_fn(model, training.scale, rows, training.dims)
-    loss_fn = objective.make_loss(config, score_fn, num_assistants)
+    of_all = objective.make_loss(config, score_fn, num_assistants)
+
+    def loss_fn(params, *args):
+        return of_all(step.freeze(params, training.frozen), *args)
+
     train_step = step.make_train_step(
         loss_fn,
         tx,
