@@ -64,6 +64,7 @@ def write(
             'eval_labels': run.eval_has_labels,
             'sha256': run.collection.fingerprint,
         },
+        'tokens': _token_stores(run),
         'wall_seconds': stages.read_seconds(run.workdir),
     }
     if not distributed.is_primary():
@@ -86,6 +87,16 @@ def write(
         shown += '\n\nwarnings\n' + '\n'.join(diagnostics.lines(warnings))
     logging.info('test queries of %s\n%s', run.collection.name, shown)
     return report
+
+
+def _token_stores(run: Run) -> list[dict]:
+    """Of each token store of the run: its split and length, and how many texts are cut to it."""
+    manifests = map(stages.read_json, sorted((run.workdir / 'tokens').glob('*/manifest.json')))
+    return [
+        {'split': m['inputs']['split'], 'length': m['inputs']['length'], **m['result']}
+        for m in manifests
+        if m['result']  # None in workdirs of older versions.
+    ]
 
 
 def _duels(run: Run, done: Finished) -> list[Duel]:
@@ -135,8 +146,20 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             page.paragraph('Of the call that finished each stage, without interrupted ones.'),
             page.table({k: {'seconds': f'{v:.1f}'} for k, v in report['wall_seconds'].items()}),
             *cost_report.render_speeds(costs, report['test'], drawn),
+            *_cut_texts(report['tokens']),
         ],
     )
+
+
+def _cut_texts(stores: Sequence[Mapping]) -> Iterator[str]:
+    cut = [
+        f'{s["split"]} to {s["length"]} tokens: {s["cut"]} of {s["texts"]}'
+        for s in stores
+        if s['cut']
+    ]
+    if cut:
+        yield page.heading('Texts that are cut')
+        yield page.listing(cut)
 
 
 def _rerankings(done: Finished) -> Iterator[str]:

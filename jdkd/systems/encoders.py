@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from jdkd.config import EncoderSpec
@@ -112,7 +113,11 @@ class Encoder:
 
         def build(out):
             desc = f'tokenise {split}'
-            self.tokenizer.write_store(out, texts, length, types=own['types'], desc=desc)
+            counts = self.tokenizer.write_store(out, texts, length, types=own['types'], desc=desc)
+            if counts and counts['cut']:
+                message = '%s: %d of %d texts have more than %d tokens and are cut'
+                logging.info(message, split, counts['cut'], counts['texts'], length)
+            return counts
 
         run.stage(path, inputs, build, resumable=True)
         return self.tokenizer.load_store(run.workdir / path, length)

@@ -34,7 +34,7 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[Text], length: int, *, types: int = 0) -> TokenStore:
         """Tokenises a few texts in memory, truncated, with special tokens; see `write_store`."""
-        ids, lengths = _encode(self._truncating(length), texts, types, self._dtype(types))
+        ids, lengths, _ = _encode(self._truncating(length), texts, types, self._dtype(types))
         return self._store(ids, row_offsets(lengths), length)
 
     def write_store(
@@ -45,7 +45,7 @@ class Tokenizer:
         *,
         types: int = 0,
         desc: str,
-    ) -> None:
+    ) -> dict[str, int] | None:
         """Tokenises many texts and writes their token store, which `load_store` reads.
 
         Serves as the build of a resumable stage. Memory is bounded by the ids of 2^18 texts and 12
@@ -57,6 +57,9 @@ class Tokenizer:
             types: Number that is added to the ids of token type 1, those of a pair's second text;
                 `DualEncoder` with `pairs` tells them apart by it.
             desc: Name of the progress bar.
+
+        Returns:
+            `texts` and how many of them were `cut`, on the first process.
         """
         fast, dtype = self._truncating(length), self._dtype(types)
         quiet = len(texts) < 2 * _CALL_TEXTS or not distributed.is_primary()
@@ -69,14 +72,17 @@ class Tokenizer:
                 chunk = texts[start : start + _CALL_TEXTS]
                 chunks.append(_encode(fast, chunk, types, dtype))
                 bar.update(len(chunk))
-            ids, lengths = map(np.concatenate, zip(*chunks, strict=True))
-            np.savez(file, ids=ids, lengths=lengths)
+            ids, lengths, cut = map(np.concatenate, zip(*chunks, strict=True))
+            np.savez(file, ids=ids, lengths=lengths, cut=cut.sum())
 
         with bar:
             count = -(-len(texts) // _PART_TEXTS)
             paths = write_parts(directory, 'part-{}.npz', count, write_part)
-        if distributed.is_primary():
-            self._join_parts(directory, paths, dtype)
+        if not distributed.is_primary():
+            return None
+        num_cut = sum(int(_load_part(path, 'cut')) for path in paths)
+        self._join_parts(directory, paths, dtype)
+        return {'texts': len(texts), 'cut': num_cut}
 
     def _join_parts(
         self, directory: pathlib.Path, paths: Sequence[pathlib.Path], dtype: np.dtype
@@ -168,8 +174,8 @@ def _load_part(path: pathlib.Path, name: str) -> np.ndarray:
 
 def _encode(
     fast: tokenizers.Tokenizer, texts: Sequence[Text], types: int, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the concatenated ids of all texts, and the `[len(texts)]` number of each."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the concatenated ids of all texts, the number of each, and whether it was cut."""
     encodings = fast.encode_batch_fast(list(texts))
     rows = [encoding.ids for encoding in encodings]
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
@@ -177,4 +183,4 @@ def _encode(
     if types:
         each = itertools.chain.from_iterable(encoding.type_ids for encoding in encodings)
         ids += dtype.type(types) * np.fromiter(each, dtype, len(ids))
-    return ids, lengths
+    return ids, lengths, np.array([bool(encoding.overflowing) for encoding in encodings], bool)

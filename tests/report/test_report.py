@@ -142,6 +142,7 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
         'teacher_eval': measured,
         'assistants_eval': {name: measured},
         'collection': {'name': name, 'passages': 3, 'queries': {name: 4}, 'unlabelled': 0},
+        'tokens': [{'split': name, 'length': 8, 'texts': 3, 'cut': 2}],
         'wall_seconds': {name: 1.0},
     }
     speeds = {'milliseconds_per_search': 2.0, 'bytes_per_passage': 9.0}
