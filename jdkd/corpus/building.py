@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from absl import logging
-from tqdm import tqdm
 
 from jdkd.corpus import passages as passages_lib
 from jdkd.corpus import storage
 from jdkd.corpus.passages import SCHEMA, Column, Fingerprint, IdIndex
 from jdkd.corpus.sources import base, parsing
 from jdkd.corpus.sources.base import OnError, Source
-from jdkd.runtime import stages
+from jdkd.runtime import progress, stages
 from jdkd.runtime.messages import shown
 
 # Passages (or judgements) in memory at once.
@@ -120,7 +119,8 @@ def _write_columns(
     """Writes the usable passages not in `drop`; returns fingerprint, id hashes, text digests."""
     fingerprint, hashes, digests = Fingerprint(), bytearray(), bytearray()
     empty: list[str] = []
-    usable = tqdm(_usable_passages(source, on_error), source.name, unit=' passages', disable=None)
+    texts = _usable_passages(source, on_error)
+    usable = progress.bar(None, source.name, 'passages', over=texts)
     kept = (passage for row, passage in enumerate(usable) if row not in drop)
     with pa.OSFile(str(directory / 'passages.arrow'), 'wb') as f, pa.ipc.new_file(f, SCHEMA) as out:
         for batch in _make_batches(kept):

@@ -24,13 +24,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from jdkd.config import PseudoQueriesConfig
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.corpus.sources import base, parsing
-from jdkd.runtime import stages
+from jdkd.runtime import progress, stages
 from jdkd.runtime.messages import shown
 
 FILE = 'pseudo_queries.jsonl'
@@ -145,10 +144,12 @@ class Statistics:
         """Counts up to 200,000 passages, evenly spaced."""
         rows = np.linspace(0, len(passages) - 1, min(len(passages), _COUNTED)).astype(np.int64)
         frequencies, total = Counter(), 0
-        for row in tqdm(rows.tolist(), 'count words', unit=' passages', disable=None):
-            words = split_words(passages[row])
-            frequencies.update(set(words))
-            total += len(words)
+        with progress.bar(len(rows), 'count words', 'passages') as bar:
+            for row in rows.tolist():
+                words = split_words(passages[row])
+                frequencies.update(set(words))
+                total += len(words)
+                bar.update()
         return cls(len(rows), frequencies, total / len(rows))
 
     def weights(self, words: Sequence[str]) -> dict[str, float]:

@@ -8,13 +8,12 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-import tqdm
 
 from jdkd.distillation import nonfinite
 from jdkd.distillation.step import TrainState
 from jdkd.distillation.trainer import Trainer
 from jdkd.run import Run
-from jdkd.runtime import distributed, interrupts
+from jdkd.runtime import distributed, interrupts, progress
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
@@ -119,8 +118,7 @@ class _StepLog:
         self.step = step
         self.waited = 0.0  # Seconds without a batch since the last line of metrics.
         self._line_step, self._line_time = step, time.monotonic()
-        quiet = not distributed.is_primary()
-        self.bar = tqdm.tqdm(total=last_step, initial=step, desc=desc, unit='step', disable=quiet)
+        self.bar = progress.bar(last_step, desc, 'steps', done=step)
 
     def finish_step(self, metrics: Mapping[str, Any], batch_size: int) -> None:
         """Shows the loss, and writes the metrics where it is their turn."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from flax import linen as nn
 from jax.sharding import AbstractMesh, Mesh
 
@@ -15,8 +14,8 @@ from jdkd.config.fields import STORES
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import vectors
-from jdkd.runtime import distributed
 from jdkd.runtime import mesh as meshes
+from jdkd.runtime import progress
 from jdkd.runtime.parts import write_parts
 from jdkd.tokens.pairs import join_pairs
 from jdkd.tokens.store import TokenStore
@@ -80,8 +79,7 @@ def map_rows(
     max_rows = -(-(1 << (n - 1).bit_length()) // num_devices) * num_devices
     order = np.argsort(-lengths, kind='stable')
     start, pending, out = 0, [], None
-    quiet = n < 512 or not distributed.is_primary()
-    with tqdm.tqdm(total=n, desc=desc, unit='rows', disable=quiet) as bar:
+    with progress.bar(n, desc, 'rows', quiet=n < 512) as bar:
         while start < n or pending:
             if start < n:
                 bucket = int(bucket_lengths[np.searchsorted(bucket_lengths, lengths[order[start]])])

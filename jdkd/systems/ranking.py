@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import tqdm
 from absl import logging
 
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
-from jdkd.runtime import distributed
+from jdkd.runtime import distributed, progress
 from jdkd.runtime.parts import write_parts
 from jdkd.systems.scoring import check_finite
 from jdkd.systems.system import Facts, Search, System
@@ -88,12 +87,8 @@ def keep_ranking(
 
     def build(out):
         search, get_facts = open_search()
-        bar = tqdm.tqdm(
-            total=count,
-            desc=f'{system.name}: ranks {queries.split}',
-            unit='parts',
-            disable=count < 2 or not distributed.is_primary(),
-        )
+        desc = f'{system.name}: ranks {queries.split}'
+        bar = progress.bar(count, desc, 'parts', quiet=count < 2)
 
         def write(i, file):
             part = slice(i * _PART_QUERIES, (i + 1) * _PART_QUERIES)

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
-import tqdm
 
-from jdkd.runtime import distributed
+from jdkd.runtime import distributed, progress
 from jdkd.runtime.parts import write_parts
 from jdkd.tokens import tokenizer_files
 from jdkd.tokens.store import TokenStore, row_offsets
@@ -62,8 +61,7 @@ class Tokenizer:
             `texts` and how many of them were `cut`, on the first process.
         """
         fast, dtype = self._truncating(length), self._dtype(types)
-        quiet = len(texts) < 2 * _CALL_TEXTS or not distributed.is_primary()
-        bar = tqdm.tqdm(total=len(texts), desc=desc, disable=quiet)
+        bar = progress.bar(len(texts), desc, 'texts', quiet=len(texts) < 2 * _CALL_TEXTS)
 
         def write_part(i, file):
             chunks = []

@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from absl import logging
-from tqdm import tqdm
 
 from jdkd.corpus.sources import base
+from jdkd.runtime import progress
 
 STDLIB = 'stdlib'  # In `packages`: the whole standard library.
 PACKAGES = (
@@ -98,7 +98,7 @@ def _read_entries(packages: tuple[str, ...], max_passages: int) -> dict[str, tup
             files.setdefault(module, file)
     entries: dict[str, tuple[str, str]] = {}
     skipped = 0
-    bar = tqdm(sorted(files.items()), desc='python_docs', unit=' files', disable=None)
+    bar = progress.bar(len(files), 'python_docs', 'files', over=sorted(files.items()))
     for module, file in bar:
         docstrings = _docstrings(file)
         skipped += docstrings is None
