@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from jdkd import diagnostics
-from jdkd.algorithm import costs, coverage, final, gen_dataset, hard_queries, student
+from jdkd.algorithm import costs, coverage, final, gen_dataset, hard_queries, student, topics
 from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
@@ -61,6 +61,8 @@ def train(run: Run) -> dict:
     start = M.after_round(-1)
     targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
     begun = current = align(run, M, targets)
+    if config.topic_size:
+        topics.keep(run, begun)
     Q = np.arange(len(run.train))
     students, datasets, rounds, on_eval = [begun], [], [], {}
     if not (has_labels := run.eval_has_labels):

@@ -7,8 +7,14 @@ from typing import Any
 import grain
 import numpy as np
 
-from jdkd.algorithm import gen_dataset
-from jdkd.algorithm.lists import load_dark_tokens, load_lists, round_path, split_queries
+from jdkd.algorithm import gen_dataset, topics
+from jdkd.algorithm.lists import (
+    load_dark_tokens,
+    load_lists,
+    read_manifest,
+    round_path,
+    split_queries,
+)
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.config import LossConfig
 from jdkd.distillation import assistants, objective
@@ -114,6 +120,8 @@ class Student:
         }
         if config.loss.embedding:
             inputs['targets'] = targets.digests
+        if config.topic_size:
+            inputs['topics'] = read_manifest(self.run, topics.STAGE)['digest']
 
         def build(out):
             data = _RoundData(self, trainer, round_index, scaled_pool, targets)
@@ -178,14 +186,16 @@ class _RoundData:
         run, encoder = self.student.run, self.student.start
         config, queries = run.config, split_queries(run, split)
         lists = load_lists(run, self.round_index, split)
-        records = {'passages': lists.passages}
+        records, rows = {'passages': lists.passages}, lists.query
         if (dark := load_dark_tokens(run, self.round_index, split)) is not None:
             records['dark'] = dark
         source: Any = gen_dataset.load_records(run, self.round_index, split)
         if self.student.labelled_only:
-            kept = np.flatnonzero(queries.is_labelled[lists.query])
-            source = dataset.Subset(source, kept)
+            kept = np.flatnonzero(queries.is_labelled[rows])
+            source, rows = dataset.Subset(source, kept), rows[kept]
             records = {name: values[kept] for name, values in records.items()}
+        if config.topic_size and order.shuffle:
+            order = dataclasses.replace(order, topics=topics.load(run, rows))
         return make_batches(
             run,
             encoder,

@@ -304,6 +304,12 @@ class Config(RetrievalConfig):
     )
     steps_per_round: int = field(200, 'train steps of a round', 'at least 1')
     batch_size: int = field(32, 'queries, over all devices', 'at least 1')
+    topic_size: int = field(
+        0,
+        'queries of a topic in the mean; batches are drawn from one topic each (TAS-B), as the '
+        'student sees them; 0: batches of any queries',
+        'at least 0',
+    )
     train_passage_length: int = field(
         128,
         "tokens in training; the student may encode longer passages; 0: as the student's",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -142,6 +143,8 @@ class BatchOrder:
     seed: Sequence[int]  # Seeds the shuffling; each epoch is shuffled anew.
     shuffle: bool = True  # False keeps the order of the records.
     epochs: int | None = None  # None repeats without end.
+    # `[count]` topics of the lists: a batch then holds lists of one, or of a few that it ends.
+    topics: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     def batches(self, count: int) -> grain.MapDataset:
         """Returns the numbers of the lists of each batch, out of `count` lists.
@@ -154,12 +157,32 @@ class BatchOrder:
                 f'{count} candidate lists are less than one batch of {self.batch_size}; '
                 'lower batch_size, or use more queries.'
             )
+        if self.topics is not None:
+            return self._by_topic(count)
         # Mixes the seeds into one, so that (0, 1) and (1, 0) shuffle differently.
         mixed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
         numbers = grain.MapDataset.range(count).seed(mixed)
         if self.shuffle:
             numbers = numbers.shuffle()
         return numbers.repeat(self.epochs).batch(self.batch_size, drop_remainder=True)
+
+    def _by_topic(self, count: int) -> grain.MapDataset:
+        per_epoch = count // self.batch_size
+
+        @functools.lru_cache(2)
+        def arrange(epoch: int) -> np.ndarray:
+            """`[per_epoch, batch_size]` numbers of lists: topics one after another, in batches."""
+            rng = np.random.default_rng([*self.seed, epoch])
+            numbers, topics = rng.permutation(count), np.asarray(self.topics)
+            rank = rng.permutation(topics.max() + 1)
+            numbers = numbers[np.argsort(rank[topics[numbers]], kind='stable')]
+            numbers = np.roll(numbers, rng.integers(count))  # Any list may be left over.
+            numbers = numbers[: per_epoch * self.batch_size].reshape(per_epoch, -1)
+            return numbers[rng.permutation(per_epoch)]
+
+        epochs = sys.maxsize // per_epoch if self.epochs is None else self.epochs
+        steps = grain.MapDataset.range(epochs * per_epoch)
+        return steps.map(lambda k: arrange(int(k) // per_epoch)[int(k) % per_epoch])
 
 
 def make_row_packer(

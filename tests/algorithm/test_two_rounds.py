@@ -17,6 +17,7 @@ from jdkd.algorithm import (
     scored_pool,
     student,
     teacher,
+    topics,
 )
 from jdkd.algorithm.lists import load_lists, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
@@ -42,7 +43,7 @@ def two_rounds(tmp_path_factory):
     tiny.write(home)
     c = tiny.get_config(str(home))
     c.index.kind, c.rounds, c.replay, c.twin = 'exact', 2, 0.5, True
-    c.fit_floor = 0.07
+    c.fit_floor, c.topic_size = 0.07, 2
     config, workdir = configs.resolve(c), home / 'w'
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
@@ -131,7 +132,13 @@ def test_the_twin_learns_the_labels_of_the_same_lists_from_the_same_start(two_ro
     targets = EmbeddingTargets(run, model.start, [])
     trainer = model.make_trainer()
     data = student._RoundData(model, trainer, 0, (), targets)
-    batch = next(data.batches('train', loader.BatchOrder(2, [0]), 2))
+    batches = data.batches('train', loader.BatchOrder(2, [0]), 6)
+    batch, *others = (next(batches) for _ in range(6))
+    rows = load_lists(run, 0, 'train').query
+    rows = rows[run.train.is_labelled[rows]]
+    order = loader.BatchOrder(2, [0], topics=topics.load(run, rows)).batches(len(rows))
+    found = [b['query_row'].tolist() for b in (batch, *others)]
+    assert found == [rows[order[k]].tolist() for k in range(6)]  # In batches by topic.
     # One of the four train queries has no label.
     assert run.train.is_labelled.sum() == 3 and run.train.is_labelled[batch['query_row']].all()
     found = trainer.loss(start.params, meshes.to_device(batch, meshes.batch_sharding(run.mesh)))

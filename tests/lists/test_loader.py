@@ -148,3 +148,25 @@ def test_a_process_packs_its_parts_for_the_slots_of_the_whole():
     np.testing.assert_array_equal(half['slots'], whole['slots'][1:])
     for own, every in zip(half['tokens'], whole['tokens'], strict=True):
         np.testing.assert_array_equal(own, every[len(every) // 2 :])
+
+
+def test_batches_hold_lists_of_one_topic_as_far_as_they_fill_them():
+    topics = np.array([0, 1, 2, 1, 0, 1, 2, 0, 1, 2, 2, 0])
+    epochs = np.array(numbers(12, 9, batch_size=4, topics=topics)).reshape(3, 3, 4)
+    for epoch in epochs:
+        assert sorted(epoch.ravel()) == list(range(12))  # Each list once an epoch.
+        # Three topics of four lists: at most the borders of three batches mix two.
+        assert all(len(set(topics[batch])) <= 2 for batch in epoch)
+    assert len({epoch.tobytes() for epoch in epochs}) == 3  # Arranged anew.
+    again = loader.BatchOrder(4, [0], topics=topics).batches(12)
+    np.testing.assert_array_equal(again[7], epochs[2][1])  # Batch k depends on k alone.
+    other = numbers(12, 3, batch_size=4, topics=topics, seed=[1])
+    assert not np.array_equal(np.array(other), epochs[0])
+    assert len(loader.BatchOrder(5, [0], epochs=2, topics=topics).batches(12)) == 4
+
+
+def test_any_list_may_be_left_out_of_an_epoch_by_topic():
+    left = set()
+    for epoch in np.array(numbers(5, 40, topics=np.zeros(5, np.int32))).reshape(20, 2, 2):
+        left |= set(range(5)) - set(epoch.ravel().tolist())
+    assert left == set(range(5))
