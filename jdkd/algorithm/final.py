@@ -16,18 +16,25 @@ from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem, as_dual
 
 
-def last_round(config: Config, start: Mapping[str, float], rounds: Sequence[Mapping]) -> int:
-    """The round after which the final student is taken; -1 for before round 0.
+def choose(config: Config, measured: Sequence[Mapping[str, float]]) -> int:
+    """Which student is the final one: 0 for the one that entered round 0, 1 for round 0's, ...
 
     Args:
         config: `final` is 'best' (by `compare`; of equals, the latest) or 'last'.
-        start: {measure: value} on D_eval of the student as it entered round 0.
-        rounds: {measure: value} on D_eval of the student after each round.
+        measured: {measure: value} on D_eval of the student before round 0 and after each round.
     """
     if config.final == 'last':
-        return len(rounds) - 1
-    values = [measures[config.compare] for measures in (start, *rounds)]
-    return max(range(len(values)), key=lambda i: (values[i], i)) - 1
+        return len(measured) - 1
+    return max(range(len(measured)), key=lambda i: (measured[i][config.compare], i))
+
+
+def is_over(config: Config, measured: Sequence[Mapping[str, float]]) -> bool:
+    """Whether no more rounds are trained: all are, or `config.patience` of them brought nothing.
+
+    `measured` is as in `choose`.
+    """
+    waited = len(measured) - 1 - choose(config.replace(final='best'), measured)
+    return len(measured) > config.rounds or 0 < config.patience <= waited
 
 
 def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
@@ -62,16 +69,17 @@ def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
 
 def _load_best(student: Student) -> DualEncoderSystem:
     run, config = student.run, student.run.config
-    begun, last = align.load(student), student.after_round(config.rounds - 1)
-    manifests = [run.read_manifest(round_path(i, 'eval')) for i in range(config.rounds)]
-    compared = [manifest['result'] for manifest in manifests if manifest]
-    if len(compared) < config.rounds:
-        raise FileNotFoundError(
-            f'{run.workdir} lacks measures on D_eval after some round; run --mode train with this '
-            '--workdir to its end first.'
-        )
-    start = compared[0]['references'][begun.name]
-    chosen = last_round(config, start, [c['student'] for c in compared])
-    if chosen == config.rounds - 1:
-        return last
-    return student.after_round(chosen) if chosen >= 0 else begun
+    students, measured = [align.load(student)], []
+    while not (measured and is_over(config, measured)):
+        i = len(students) - 1
+        students.append(student.after_round(i))
+        manifest = run.read_manifest(round_path(i, 'eval'))
+        if manifest is None:
+            raise FileNotFoundError(
+                f'{run.workdir} has not measured {students[-1].name} on D_eval; run --mode train '
+                'with this --workdir to its end first.'
+            )
+        if not measured:
+            measured.append(manifest['result']['references'][students[0].name])
+        measured.append(manifest['result']['student'])
+    return students[choose(config, measured)]

@@ -64,7 +64,7 @@ def train(run: Run) -> dict:
     if config.topic_size:
         topics.keep(run, begun)
     Q = np.arange(len(run.train))
-    students, datasets, rounds, on_eval = [begun], [], [], {}
+    students, measured, datasets, rounds, on_eval = [begun], [], [], [], {}
     if not (has_labels := run.eval_has_labels):
         logging.info(_UNLABELLED, run.held_out.split)
     for i in range(config.rounds):
@@ -88,19 +88,22 @@ def train(run: Run) -> dict:
         warnings += diagnostics.log(worse)
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
         TA = [current if assistant.name == replaced else assistant for assistant in TA]
-        num_hard = None
-        if i + 1 < config.rounds:
+        measured = measured or [compared['references'][begun.name]]
+        measured.append(compared['student'])
+        num_hard, over = None, final.is_over(config, measured)
+        if not over:
             hard = hard_queries.find(run, i, current, T, scores['teacher'])
             Q = hard_queries.choose(hard, config.replay, seed=config.seed, round_index=i)
             num_hard = int(hard.sum())
         changes = {'replaced': replaced, 'hard_queries': num_hard}
         rounds.append({**scores, **trained, **compared, **changes})
-    begun_at = rounds[0]['references'][begun.name]
-    best = students[1 + final.last_round(config, begun_at, [r['student'] for r in rounds])]
+        if over:
+            break
+    best = students[final.choose(config, measured)]
     logging.info('the run ends with %s', best.name)
     shown = {s.name: s for s in (start, begun)}
     if config.twin:
-        shown[TWIN] = train_twin(M.twin(), datasets, begun, begun_at, targets)
+        shown[TWIN] = train_twin(M.twin(), datasets, begun, measured[0], targets)
     if targets.shared is not None:
         name = f'{STUDENT}_on_{targets.shared.name}'
         shown[name] = AsymmetricSystem.of(name, best, targets.shared)
@@ -126,21 +129,21 @@ def train_twin(
     twin: student.Student,
     datasets: Sequence[dict],
     begun: DualEncoderSystem,
-    begun_at: Mapping[str, float],
+    measured: Mapping[str, float],
     targets: EmbeddingTargets,
 ) -> DualEncoderSystem:
     """Trains the student's twin on the datasets of all rounds; returns what it ends with.
 
-    `begun_at` has the measures on D_eval of `begun`, the student that enters round 0.
+    `measured` has the measures on D_eval of `begun`, the student that enters round 0.
     """
     trainer, run = twin.make_trainer(), twin.run
-    twins, measured = [begun], []
+    twins, of_twins = [begun], [measured]
     for i, data in enumerate(datasets):
         logging.info('round %d: the twin', i)
         twin.train_round(trainer, i, data, twins[-1], (), {}, targets)
         twins.append(twin.after_round(i))
-        measured.append(compare(run, round_path(i, 'twin_eval'), twins[-1], (), ())['student'])
-    return twins[1 + final.last_round(run.config, begun_at, measured)]
+        of_twins.append(compare(run, round_path(i, 'twin_eval'), twins[-1], (), ())['student'])
+    return twins[final.choose(run.config, of_twins)]
 
 
 def compare(

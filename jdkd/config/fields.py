@@ -296,6 +296,11 @@ class Config(RetrievalConfig):
         'alone, which shows what distillation is worth',
     )
     rounds: int = field(2, 'rounds of Algorithm 1', 'at least 1')
+    patience: int = field(
+        0,
+        'rounds without a better student on D_eval after which no more are trained; 0: all are',
+        'at least 0',
+    )
     final: str = field(
         'best',
         'the student that the run ends with: best (on D_eval, before round 0 or after any), or '

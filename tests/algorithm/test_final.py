@@ -1,24 +1,42 @@
 """Which student a run ends with."""
 
-import types
-
 import pytest
 
 from jdkd.algorithm import final
+from jdkd.config import Config
+
+
+def measures(values):
+    # Another measure decides nothing.
+    return [{'MRR@10': value, 'R@100': 1 - value} for value in values]
 
 
 @pytest.mark.parametrize(
-    ('keep', 'start', 'rounds', 'expected'),
+    ('keep', 'values', 'expected'),
     [
-        ('best', 0.2, [0.3, 0.4], 1),
-        ('best', 0.2, [0.4, 0.3], 0),
-        ('best', 0.5, [0.4, 0.3], -1),
-        ('best', 0.4, [0.4, 0.4], 1),  # Of equals, the latest.
-        ('last', 0.5, [0.4, 0.3], 1),
+        ('best', [0.2, 0.3, 0.4], 2),
+        ('best', [0.2, 0.4, 0.3], 1),
+        ('best', [0.5, 0.4, 0.3], 0),
+        ('best', [0.4, 0.4, 0.4], 2),  # Of equals, the latest.
+        ('last', [0.5, 0.4, 0.3], 2),
     ],
 )
-def test_the_final_student_is_the_best_on_d_eval_or_the_last(keep, start, rounds, expected):
-    config = types.SimpleNamespace(final=keep, compare='MRR@10')
-    # Another measure decides nothing.
-    measures = [{'MRR@10': value, 'R@100': 1 - value} for value in (start, *rounds)]
-    assert final.last_round(config, measures[0], measures[1:]) == expected
+def test_the_final_student_is_the_best_on_d_eval_or_the_last(keep, values, expected):
+    config = Config(final=keep)
+    assert final.choose(config, measures(values)) == expected
+
+
+@pytest.mark.parametrize(
+    ('patience', 'values', 'over'),
+    [
+        (0, [0.5, 0.4, 0.3], False),
+        (0, [0.5, 0.4, 0.3, 0.2], True),  # All rounds.
+        (1, [0.5, 0.6], False),
+        (1, [0.5, 0.4], True),  # The student before round 0 counts.
+        (2, [0.5, 0.6, 0.4], False),
+        (2, [0.6, 0.5, 0.4], True),
+    ],
+)
+def test_rounds_end_when_some_brought_no_better_student(patience, values, over):
+    config = Config(patience=patience, rounds=3, final='last')
+    assert final.is_over(config, measures(values)) == over
