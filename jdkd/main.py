@@ -81,6 +81,9 @@ _UPDATE = flags.DEFINE_bool(
     'anew, the rest is kept; replaced files move to <workdir>/replaced.',
 )
 _PUSH_TO = flags.DEFINE_string('push_to', None, 'Hugging Face repository to upload the export to.')
+_ONNX = flags.DEFINE_bool(
+    'onnx', False, 'Whether export writes ONNX files, float32 and int8, into the folder onnx.'
+)
 _COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, to start by hand.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.')
 _PROCESS_INDEX = flags.DEFINE_integer('process_index', None, 'Index of this process.')
@@ -119,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
     elif mode == 'compare':
         compare.compare(workdir, str(_WITH.value), _OUTPUT.value)
     else:
-        export.export(workdir, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value)
+        export.export(workdir, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value, _ONNX.value)
 
 
 def _check_flags(argv: Sequence[str]) -> None:
@@ -134,6 +137,7 @@ def _check_flags(argv: Sequence[str]) -> None:
         'splits': 'pairs',
         'system': 'export',
         'push_to': 'export',
+        'onnx': 'export',
         'index_of': 'eval or search',
     }
     owners |= {'against': 'eval', 'with': 'compare', 'topology': 'plan'}

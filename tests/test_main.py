@@ -228,6 +228,19 @@ def test_sentence_transformers_gives_the_same_embeddings(finished):
     np.testing.assert_allclose(found, ours[:64], atol=1e-5)
 
 
+def test_export_adds_onnx_files_and_says_what_they_measure(finished):
+    for name in ('onnxruntime', 'onnxscript', 'sentence_transformers'):
+        pytest.importorskip(name)
+    shown = jdkd('--mode', 'export', '--workdir', finished, '--onnx').stdout
+    rows = {line.split()[0]: line.split()[3:] for line in shown.splitlines() if '.onnx' in line}
+    expected = [f'{100 * value:.1f}' for value in report(finished)['test']['student'].values()]
+    assert rows['model.onnx'] == expected
+    assert len(rows['model_quantized.onnx']) == len(expected)
+    card = (finished / 'student' / 'README.md').read_text()
+    assert '| `onnx/model.onnx` | ' in card and ' | '.join(expected) in card
+    assert (finished / 'student/onnx/model_quantized.onnx').stat().st_size < 2e7
+
+
 def test_export_can_be_repeated(finished):
     before = (finished / 'student' / 'model.safetensors').read_bytes()
     jdkd('--mode', 'export', '--workdir', finished)
@@ -327,6 +340,7 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
         (['--mode', 'eval'], 'holds no run'),
         (['--mode', 'search', '--system=minilm'], '--system is for --mode export'),
         (['--mode', 'search', '--against=x'], '--against is for --mode eval'),
+        (['--mode', 'train', '--onnx'], '--onnx is for --mode export'),
         (['--mode', 'compare'], 'needs another finished run: add --with=WORKDIR'),
         (['--config', 'configs/eval.py'], 'config eval says what to measure; give --mode eval'),
     ],

@@ -43,27 +43,12 @@ def test_embeddings_are_those_of_sentence_transformers(directory, passages):
 
 
 def test_untied_towers_embed_queries_and_passages(tmp_path, directory):
-    params = {'query': toy.write_model(tmp_path / 'a', DUAL, seed=1)}
-    params['passage'] = toy.write_model(tmp_path / 'b', DUAL, seed=2)
-    export_towers(tmp_path / 'out', params)
+    toy.write_towers(tmp_path / 'out', DUAL)
     loaded = jdkd.load(tmp_path / 'out')
-    for kind, name in (('query', 'a'), ('passage', 'b')):
-        alone = jdkd.load(tmp_path / name)
+    for kind in ('query', 'passage'):
+        alone = jdkd.load(tmp_path / f'out_{kind}')
         found = loaded.encode(['red cat', 'dog'], kind=kind)
         np.testing.assert_allclose(found, alone.encode(['red cat', 'dog'], kind=kind), atol=1e-6)
-
-
-def export_towers(directory, params):
-    from jdkd.models import export
-
-    export.export_sentence_transformer(
-        directory,
-        model=DUAL,
-        params=params,
-        tokenizer_dir=directory.parent / 'a_tokenizer',
-        max_length=24,
-        model_card='',
-    )
 
 
 def test_search_is_the_exact_argsort_of_scores(directory, passages):

@@ -3,6 +3,7 @@
 import pathlib
 
 from jdkd.algorithm import final, student
+from jdkd.commands import onnx
 from jdkd.commands.setup import hold_workdir, load_config, open_run
 from jdkd.models import hub
 from jdkd.report import finished, model_card
@@ -12,7 +13,11 @@ from jdkd.systems import fine_tuning
 
 
 def export(
-    workdir: pathlib.Path, name: str, output: str | None = None, push_to: str | None = None
+    workdir: pathlib.Path,
+    name: str,
+    output: str | None = None,
+    push_to: str | None = None,
+    with_onnx: bool = False,
 ) -> None:
     """Exports an encoder of a run as a sentence-transformers directory.
 
@@ -20,6 +25,7 @@ def export(
         name: 'student' for the final one, or a system of the config.
         output: The directory; see `model_card.write` for the default.
         push_to: Repository on the Hugging Face hub to upload to; None for none.
+        with_onnx: Whether to write ONNX files, too; see `onnx.export`.
     """
     load_config(workdir)  # Nothing is made where there is no run.
     with hold_workdir(workdir):
@@ -31,8 +37,12 @@ def export(
             encoder = final.load(student.load(run)).encoder
         else:
             encoder = fine_tuning.load_trained(run, name)
+        if with_onnx:
+            onnx.check(encoder)
         directory = model_card.write(run, name, encoder, report, output)
         if distributed.is_primary():
+            if with_onnx:
+                onnx.export(run, encoder, directory)
             print(f'exported to {directory}')
             if push_to:
                 print(f'pushed to {hub.push(directory, push_to)}')

@@ -58,6 +58,22 @@ def write_model(directory, model, *, max_length=24, seed=0, tokenizer_dir=None, 
     return params
 
 
+def write_towers(directory, model):
+    """A checkpoint of two towers, each of which is a checkpoint beside it, `_query`, `_passage`."""
+    towers = {
+        name: write_model(directory.with_name(f'{directory.name}_{name}'), model, seed=seed)
+        for seed, name in enumerate(('query', 'passage'), 1)
+    }
+    export.export_sentence_transformer(
+        directory,
+        model=model,
+        params=towers,
+        tokenizer_dir=directory.with_name(f'{directory.name}_query_tokenizer'),
+        max_length=24,
+        model_card='',
+    )
+
+
 def write_collection(directory, *, passages=30, splits=('train', 'test'), seed=0):
     """A directory in BEIR layout: passages of two to six words, four queries a split, graded."""
     rng = np.random.default_rng(seed)
