@@ -86,6 +86,29 @@ def load(run: Run, round_index: int, split: str) -> tuple[np.ndarray, Ranked]:
     return np.concatenate(passages, axis=1), ranked
 
 
+def best(run: Run, round_index: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """A query's first positive and its `candidates.scored` passages that the teacher ranks highest.
+
+    Returns `[Q, U]` int32 passages, padded with -1, and `[Q, U]` float32 logits.
+    """
+    passages, ranked = load(run, round_index, split)
+    positive = np.array([rows[0] for rows in best_positives(run, split)])[:, None]
+    # Texts of the positive may stand in the pool, too.
+    group = run.collection.group
+    passages = np.where(group[passages] == group[positive], -1, passages)
+    logits = np.where(passages >= 0, ranked.logits, -np.inf)
+    order = np.argsort(-logits, axis=1, kind='stable')[:, : run.config.candidates.scored]
+    passages = np.take_along_axis(passages, order, axis=1)
+    logits = np.take_along_axis(logits, order, axis=1)
+    passages = np.concatenate([positive, passages], axis=1)
+    logits = np.concatenate([np.array([own[:1] for own in ranked.best]), logits], axis=1)
+    there = np.isfinite(logits)  # Imported scores may lack some.
+    return (
+        np.where(there, passages, -1).astype(np.int32),
+        np.where(there, logits, 0.0).astype(np.float32),
+    )
+
+
 def _positive_pairs(run: Run, split: str) -> Lists:
     """Lists of one passage: each query with each of its positives."""
     best = best_positives(run, split)

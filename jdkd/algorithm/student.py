@@ -7,7 +7,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from jdkd.algorithm import gen_dataset, topics
+from jdkd.algorithm import gen_dataset, scored_pool, topics
 from jdkd.algorithm.lists import (
     load_dark_tokens,
     load_lists,
@@ -124,7 +124,7 @@ class Student:
             inputs['topics'] = read_manifest(self.run, topics.STAGE)['digest']
 
         def build(out):
-            data = _RoundData(self, trainer, round_index, scaled_pool, targets)
+            data = _RoundData(self, trainer, round_index, previous, scaled_pool, targets)
             return self._train_round(out, trainer, round_index, previous, data)
 
         path = round_path(round_index, self.stage)
@@ -178,6 +178,7 @@ class _RoundData:
     student: Student
     trainer: Trainer
     round_index: int
+    previous: DualEncoderSystem  # The student that enters the round.
     pool: ScaledPool
     targets: EmbeddingTargets
 
@@ -208,7 +209,14 @@ class _RoundData:
             steps=steps,
             pool=self.pool if config.loss.in_batch else (),
             targets=self.targets.of(queries) if config.loss.embedding else None,
+            scored=self._scored(split) if config.loss.pool else None,
         )
+
+    def _scored(self, split: str) -> loader.Scored:
+        """The teacher's scored passages, and the embeddings that the student gave them before."""
+        passages, logits = scored_pool.best(self.student.run, self.round_index, split)
+        stored = self.previous.passages
+        return passages, logits, lambda rows: stored[rows]
 
     def eval_loss(self, params) -> dict[str, float]:
         """Means of the loss terms over D_eval, in whole batches."""

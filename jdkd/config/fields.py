@@ -169,6 +169,11 @@ class LossConfig(Section):
     embedding: Schedule = field(
         0.0, 'squared distance from the embeddings of align.to, of queries and originals'
     )
+    pool: Schedule = field(
+        0.0,
+        'divergence from the teacher over all its scored passages of a query (candidates.scored); '
+        'the gradient goes through the query alone',
+    )
     distance: str = field('kl', "kl, or margin_mse in the logits' own units", ('kl', 'margin_mse'))
     temperature: Schedule = field(1.0, 'temperature of score distributions over candidate lists')
     in_batch_temperature: Schedule = field(

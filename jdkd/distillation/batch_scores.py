@@ -42,6 +42,7 @@ class BatchScores(NamedTuple):
         labels: `[B]` its columns of the positives.
         mask: `[B, C]` bool, the columns that enter it; None in a batch without judgements.
         queries, originals: `[B, D]` and `[B, N_o, D]` embeddings; None for a cross-encoder.
+        pool: `[B, U]` logits of the query and stored embeddings of passages, if the batch has them.
         prefixes: One for each width below D that the embeddings may be cut to.
     """
 
@@ -51,6 +52,7 @@ class BatchScores(NamedTuple):
     mask: Bool[Array | np.ndarray, 'lists columns'] | None
     queries: Float[Array, 'lists dim'] | None = None
     originals: Float[Array, 'lists originals dim'] | None = None
+    pool: Float[Array, 'lists pooled'] | None = None
     prefixes: tuple[Prefix, ...] = ()
 
 
@@ -107,9 +109,13 @@ def dual_encoder_scores(
             marks = batch['relevant'], batch['false_negative']
             mask_BxC = losses.negatives_mask(batch['group'], *marks)
         labels_B = jnp.arange(B) * num_originals
+        pool_BxU = None
+        if 'pool_embedding' in batch:
+            pool_BxUxD = batch['pool_embedding']
+            pool_BxU = scale * jnp.einsum('bd,bud->bu', query_BxD, pool_BxUxD, precision=exact)
         prefixes = tuple(cut(dim, *embeddings) for dim in dims)
         return BatchScores(
-            lists_BxN, in_batch(*embeddings), labels_B, mask_BxC, *embeddings, prefixes
+            lists_BxN, in_batch(*embeddings), labels_B, mask_BxC, *embeddings, pool_BxU, prefixes
         )
 
     return score

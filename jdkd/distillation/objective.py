@@ -5,6 +5,7 @@
                                                              on the lists with dark examples
               + w_b KL(TA*, M)               on every query's list of all originals of the batch
               + w_e mean ||M(x) - A(x)||^2                   over the queries and originals x
+              + w_p KL(T, M)                                 over the scored pool of each query
 
 With `student.dims` InfoNCE and the terms of w_b and w_e are means over the full width and each of
 these widths, at which embeddings are cut, and scaled to unit length if the model does so: after
@@ -17,6 +18,8 @@ term whose weight is the number 0 is not computed. The weights are ours, and so 
 In the batch: unlike a cross-encoder, an assistant scores it all for almost nothing (compare the
 in-batch distillation of TCT-ColBERT, Lin et al., 2021, and TAS-B, Hofstaetter et al., 2021). Of
 embeddings: A(x) are the assistants' that the student is aligned with; see `algorithm/align.py`.
+Over the pool: M(p) is the embedding that the student gave passage p before the round, so that a
+hundred passages cost as little as one, and the gradient goes through the query alone.
 
 In a list without a judged positive the teacher's best candidate stands in for it. The list's
 candidates are negatives of others, and every term uses it except the contrastive one, whose mean
@@ -41,6 +44,9 @@ originals (the positive at index 0, then hard negatives) and the rest dark examp
     in_batch        [B, K, B * N_o] float32   logits of all originals; absent unless w_b > 0
     query_target    [B, D] float32     embedding that the query's is to be; absent unless w_e > 0
     passage_target  [B, N_o, D] float32   the same of the originals
+    pool_embedding  [B, U, D] float32  of scored passages, as stored; absent unless w_p > 0
+    pool_teacher    [B, U] float32     their logits
+    pool_there      [B, U] bool        False where a query has fewer
 """
 
 import dataclasses
@@ -193,6 +199,11 @@ def make_loss(
         if loss.embedding and scores.queries is not None:
             distance_BxN = _mean_of(views, lambda view: _target_distances(view, batch))
             terms['embedding'] = now('embedding') * jnp.mean(distance_BxN)
+        if loss.pool and scores.pool is not None:
+            kl_B = losses.listwise_kl(
+                scores.pool, batch['pool_teacher'], temperature=tau, where=batch['pool_there']
+            )
+            terms['pool'] = now('pool') * jnp.mean(kl_B)
         if loss.dark and lists_BxN.shape[1] > num_originals and (dark := distil(None)):
             keep_B, threshold = self_paced.weights(
                 self_paced.confidence(batch['teacher'][:, :num_originals], temperature=tau),

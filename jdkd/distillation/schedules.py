@@ -9,7 +9,7 @@ import jax.numpy as jnp
 # A number, or (progress, value) knots: linear between knots, constant before and after.
 Schedule = float | Sequence[tuple[float, float]]
 # The schedules in `config.loss`.
-WEIGHTS = ('contrastive', 'teacher', 'assistant', 'dark', 'in_batch', 'embedding')
+WEIGHTS = ('contrastive', 'teacher', 'assistant', 'dark', 'in_batch', 'embedding', 'pool')
 TEMPERATURES = ('temperature', 'in_batch_temperature')
 
 

@@ -101,7 +101,7 @@ class RowPacker:
 class InBatchScorer:
     """Adds the assistants' logits of each query against all originals of the global batch."""
 
-    to_rows: 'RowPacker | TargetLookup'
+    to_rows: 'RowPacker | TargetLookup | PoolLookup'
     # K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
     scorers: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]]
     scales: Sequence[float]  # `[K]` logits per unit of score.
@@ -116,6 +116,8 @@ class InBatchScorer:
         return self.to_rows(own) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
 
 
+# Passages `[Q, U]` of each query, their logits, and a function from their rows to embeddings.
+Scored = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]
 # Functions from rows of queries and of passages to the embeddings that theirs are to become.
 Targets = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
@@ -132,6 +134,25 @@ class TargetLookup:
         return self.to_rows(records) | {
             'query_target': of_queries(records['query_row']),
             'passage_target': of_passages(records['passages']),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolLookup:
+    """Adds a teacher's scored passages of each query, with embeddings that are stored."""
+
+    to_rows: 'RowPacker | TargetLookup'
+    passages: np.ndarray  # `[Q, U]` int32, padded with -1.
+    logits: np.ndarray  # `[Q, U]` float32.
+    embed: Callable[[np.ndarray], np.ndarray]  # Rows of passages -> `[..., D]`.
+
+    def __call__(self, records: Features) -> dict[str, Any]:
+        queries = records['query_row']
+        passages = self.passages[queries]
+        return self.to_rows(records) | {
+            'pool_embedding': self.embed(np.maximum(passages, 0)).astype(np.float32),
+            'pool_teacher': self.logits[queries],
+            'pool_there': passages >= 0,
         }
 
 

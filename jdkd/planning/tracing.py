@@ -34,6 +34,8 @@ def train_student(config, model, params, mesh: Mesh, size: CorpusSize) -> Traced
     if config.loss.embedding:
         originals = 1 + config.candidates.hard_negatives
         batch |= _targets(model, config.batch_size, originals, sharding)
+    if config.loss.pool:
+        batch |= _scored_pool(model, config.batch_size, 1 + config.candidates.scored, sharding)
     queries = size.query_lengths(shape[:2], config.student.query_length)
     return _trace_training(trainer, model, batch, lengths, queries)
 
@@ -158,6 +160,16 @@ def student_batch(
         if config.loss.in_batch:
             batch['in_batch'] = _array(sharding, B, K, B * originals, dtype=jnp.float32)
     return batch
+
+
+def _scored_pool(model: Any, lists: int, passages: int, sharding) -> dict[str, Any]:
+    """Shapes of scored passages and their stored embeddings."""
+    width = embedding_width(model)
+    return {
+        'pool_embedding': _array(sharding, lists, passages, width, dtype=jnp.float32),
+        'pool_teacher': _array(sharding, lists, passages, dtype=jnp.float32),
+        'pool_there': _array(sharding, lists, passages, dtype=jnp.bool_),
+    }
 
 
 def _targets(model: Any, lists: int, originals: int, sharding) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def make_batches(
     steps: int,
     pool: Sequence[tuple[System, float]] = (),
     targets: loader.Targets | None = None,
+    scored: loader.Scored | None = None,
 ) -> grain.DatasetIterator:
     """Batches of candidate lists as an encoder reads them; see `loader.batches`.
 
@@ -43,6 +44,7 @@ def make_batches(
         length: Tokens of a candidate for a dual-encoder; longer ones are cut.
         pool: Assistants that score whole batches, with their scales.
         targets: Look up the embeddings that those of queries and originals are to become.
+        scored: Passages that the teacher scored; see `loader.PoolLookup`.
     """
     query_ids, passage_ids = encoder.query_tokens(run, queries), encoder.passage_tokens(run)
     if encoder.spec.kind == 'cross_encoder':
@@ -53,6 +55,8 @@ def make_batches(
     to_batch = loader.make_row_packer(to_tokens, lists, order, rows, run.mesh, steps=steps)
     if targets is not None:
         to_batch = loader.TargetLookup(to_batch, targets)
+    if scored is not None:
+        to_batch = loader.PoolLookup(to_batch, *scored)
     if pool:
         scorers = [system.batch_scorer(queries) for system, _ in pool]
         to_batch = loader.InBatchScorer(to_batch, scorers, [scale for _, scale in pool])

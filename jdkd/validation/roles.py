@@ -73,6 +73,8 @@ def _kind_errors(config: Config) -> Iterator[str]:
     aligns = config.align.epochs or config.loss.embedding
     if aligns and not config.align.to:
         yield 'align.to is empty; name the dual-encoders whose embeddings the student learns.'
+    if config.loss.pool and not config.candidates.hardest:
+        yield 'loss.pool needs scored passages, and candidates.hardest=0 scores none; raise it.'
     if aligned_with(config) and config.index.store == 'binary':
         yield (
             "index.store='binary' keeps signs alone, and align.to names embeddings to learn; set "

@@ -43,7 +43,7 @@ def two_rounds(tmp_path_factory):
     tiny.write(home)
     c = tiny.get_config(str(home))
     c.index.kind, c.rounds, c.replay, c.twin = 'exact', 2, 0.5, True
-    c.fit_floor, c.topic_size = 0.07, 2
+    c.fit_floor, c.topic_size, c.loss.pool = 0.07, 2, 0.5
     config, workdir = configs.resolve(c), home / 'w'
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
@@ -131,7 +131,7 @@ def test_the_twin_learns_the_labels_of_the_same_lists_from_the_same_start(two_ro
     model, run = two_rounds.model.twin(), two_rounds.run
     targets = EmbeddingTargets(run, model.start, [])
     trainer = model.make_trainer()
-    data = student._RoundData(model, trainer, 0, (), targets)
+    data = student._RoundData(model, trainer, 0, model.after_round(-1), (), targets)
     batches = data.batches('train', loader.BatchOrder(2, [0]), 6)
     batch, *others = (next(batches) for _ in range(6))
     rows = load_lists(run, 0, 'train').query
@@ -182,6 +182,30 @@ def test_train_queries_are_not_ranked_after_the_last_round(two_rounds):
     assert found == [True, False]
 
 
+def test_the_scored_pool_of_a_batch_has_the_teachers_logits_and_stored_embeddings(two_rounds):
+    run, model = two_rounds.run, two_rounds.model
+    targets = EmbeddingTargets(run, model.start, [build(run, 'dense')])
+    data = student._RoundData(model, model.make_trainer(), 1, two_rounds.first, (), targets)
+    batch = next(data.batches('train', loader.BatchOrder(2, [0]), 1))
+    own, ranked = scored_pool.load(run, 1, 'train')
+    group, weights = run.collection.group, two_rounds.rounds[1]['teacher']
+    for i, query in enumerate(batch['query_row']):
+        there = batch['pool_there'][i]
+        logits, embeddings = batch['pool_teacher'][i][there], batch['pool_embedding'][i][there]
+        positive = run.train.best[query][0] if len(run.train.best[query]) else None
+        expected = own[query][own[query] >= 0]
+        passages = scored_pool.best(run, 1, 'train')[0][query][there]
+        if positive is not None:
+            assert passages[0] == positive
+        assert set(group[passages[1:]]) == set(group[expected]) - {group[passages[0]]}
+        assert (np.diff(logits[1:]) <= 0).all()  # The best ones first.
+        np.testing.assert_array_equal(embeddings, two_rounds.first.passages[passages])
+        lists = Lists.from_originals(np.array([query], np.int32), passages[None].astype(np.int32))
+        scores = sum(w * build(run, m).list_scorer(run.train)(lists) for m, w in weights.items())
+        np.testing.assert_allclose(logits, scores[0], rtol=1e-5)
+    assert 'loss/pool' in two_rounds.rounds[0]['eval_loss']
+
+
 def test_in_batch_logits_of_a_lists_own_columns_are_its_stored_ones(two_rounds):
     model, run = two_rounds.model, two_rounds.run
     scales = two_rounds.rounds[1]['scales']
@@ -189,7 +213,7 @@ def test_in_batch_logits_of_a_lists_own_columns_are_its_stored_ones(two_rounds):
     order = loader.BatchOrder(run.config.batch_size, [run.config.seed, 1])
     start = model.start
     targets = EmbeddingTargets(run, start, [build(run, 'dense')])
-    data = student._RoundData(model, model.make_trainer(), 1, pool, targets)
+    data = student._RoundData(model, model.make_trainer(), 1, two_rounds.first, pool, targets)
     batches = data.batches('train', order, 4)
     for batch in (next(batches) for _ in range(4)):
         num_originals = batch['group'].shape[1]

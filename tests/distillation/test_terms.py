@@ -39,6 +39,24 @@ def kl(teacher, student, tau=1.0):
     return tau**2 * (teacher * (np.log(teacher) - log_softmax(student / tau, axis=-1))).sum(-1)
 
 
+def test_the_pool_term_is_the_divergence_over_the_passages_that_are_there():
+    rng = np.random.default_rng(0)
+    pool, teacher = rng.normal(size=(2, B, 5)).astype(np.float32)
+    there = np.ones((B, 5), bool)
+    there[0, 3:] = False
+
+    def with_pool(params, batch, key):
+        return free_scores(params, batch, key)._replace(pool=params['pool'])
+
+    loss = make_loss(settings(pool=0.5, temperature=2.0), with_pool, K)
+    batch = make_batch() | {'pool_teacher': teacher, 'pool_there': there}
+    metrics = loss(scores() | {'pool': pool}, batch, 0.0)[1]
+    expected = [
+        kl(softmax(t[w] / 2.0), s[w], tau=2.0) for t, s, w in zip(teacher, pool, there, strict=True)
+    ]
+    np.testing.assert_allclose(metrics['loss/pool'], 0.5 * np.mean(expected), rtol=1e-5)
+
+
 def test_terms_equal_their_definitions():
     config, batch, student = settings(), make_batch(), scores()
     metrics = first_metrics(config)
