@@ -13,6 +13,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import importlib
 import json
@@ -88,8 +89,8 @@ def _fork(function, home: pathlib.Path, log: pathlib.Path, cpu: float) -> int:
 def _pytest(tests: list[str], plugin: object) -> int:
     import pytest
 
-    flags = ['-x', '-n0', '-p', 'no:cacheprovider', '--tb=line', '-W', 'ignore']
-    return pytest.main([*flags, *tests], plugins=[plugin])
+    flags = '-x -n0 -p no:cacheprovider -p no:anyio --tb=line -W ignore --basetemp=temporary'
+    return pytest.main([*flags.split(), *tests], plugins=[plugin])
 
 
 class _Recorder:
@@ -271,6 +272,7 @@ def _warm() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     assert threading.active_count() == 1, threading.enumerate()
+    gc.freeze()  # Children need not look through it.
 
 
 def main() -> None:
@@ -295,7 +297,10 @@ def main() -> None:
         left = mutation.draw(sources, args.count, args.seed)
     outcomes |= {m: 'equivalent' for m in left if m.key in equivalent}
     left = [m for m in left if m.key not in equivalent]
-    output, total = KEPT / f'seed-{args.seed}{"-again" * bool(args.again)}.jsonl', 0.0
+    output, total = (
+        KEPT / f'{f"{args.again.stem}-again" if args.again else f"seed-{args.seed}"}.jsonl',
+        0.0,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         recorded = record(_copy(pathlib.Path(scratch, 'recording')), args.rooms)
         for mutant, outcome, cpu in run_all(left, recorded, args.jobs, pathlib.Path(scratch)):

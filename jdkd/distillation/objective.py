@@ -116,7 +116,7 @@ class Objective:
             total_steps=config.align.total_steps or steps,
             warmup_steps=min(config.align.warmup_steps, steps // 2),
         )
-        loss = LossConfig(contrastive=0.0, teacher=0.0, assistant=0.0, dark=0.0, embedding=1.0)
+        loss = LossConfig(contrastive=0.0, teacher=0.0, assistant=0.0, embedding=1.0)
         spec = config.student
         return cls(
             config.replace(loss=loss),
@@ -130,7 +130,7 @@ class Objective:
     @classmethod
     def of_labels(cls, config: Config, spec: EncoderSpec) -> 'Objective':
         """Contrastive training from labels alone, for a system with the entry `spec`."""
-        loss = LossConfig(teacher=0.0, assistant=0.0, dark=0.0)
+        loss = LossConfig(teacher=0.0, assistant=0.0)
         return cls(config.replace(loss=loss), spec.train, spec.train.scale, dropout=spec.dropout)
 
 

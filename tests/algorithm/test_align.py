@@ -9,8 +9,10 @@ import pytest
 
 from jdkd import config as configs
 from jdkd.algorithm import align, student, targets
+from jdkd.config import Config
 from jdkd.configs import common
 from jdkd.corpus import importing
+from jdkd.corpus.passages import Passages
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import vectors
 from jdkd.retrieval.exact import exact_search
@@ -18,7 +20,7 @@ from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, as_dual
-from tests.helpers import tiny, toy
+from tests.helpers import tables, tiny, toy
 
 
 @pytest.fixture(scope='module')
@@ -74,6 +76,55 @@ def test_without_epochs_the_start_stays(home):
     same = align.align(run, model, targets.EmbeddingTargets(run, model.start, []))
     assert same.digest == model.after_round(-1).digest
     assert not (run.workdir / 'align').exists()
+
+
+def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, monkeypatch):
+    config = Config(train_passage_length=7, seed=3)
+    config = config.replace(align=config.align.replace(epochs=1.0, batch_size=12, to=('other',)))
+    run = tables.make_run(tmp_path, config, 40, {'train': [0] * 10, 'test': [0]})
+    texts = [*run.passages.texts][:39] + [run.passages.texts[0]]  # The last is a copy.
+    passages = Passages.from_columns(run.collection.passage_ids, [''] * 40, texts)
+    collection = dataclasses.replace(run.collection, passages=passages)
+    mesh = types.SimpleNamespace(shape={'data': 1})
+    run = dataclasses.replace(run, collection=collection, mesh=mesh)
+    encoder = types.SimpleNamespace(model='model', params='params')
+    start = types.SimpleNamespace(digest='start', scale=2.0)
+    model = types.SimpleNamespace(start=encoder, after_round=lambda i: start if i == -1 else None)
+    own = types.SimpleNamespace(digests={'other': 'd'}, of=lambda queries: f'of {queries.split}')
+    batches, trainings = [], []
+
+    def make_batches(*args, **kwargs):
+        batches.append((args, kwargs))
+        return 'batches'
+
+    def train_loop(run, name, out, trainer, start, *args, **kwargs):
+        trainings.append((name, start(), args, kwargs))
+
+    trainer = types.SimpleNamespace(rows='rows', init=lambda params: f'state of {params}')
+    monkeypatch.setattr(align, 'make_trainer', lambda *args, **kwargs: trainer)
+    monkeypatch.setattr(align, 'make_batches', make_batches)
+    monkeypatch.setattr(align, 'train_loop', train_loop)
+    monkeypatch.setattr(align, 'restore_encoder', lambda run, encoder, path, step: (path, step))
+    aligned = align.align(run, model, own)
+    # 39 texts to 10 queries: lists of a query and four passages, two in a batch of about twelve.
+    (((_, _, queries, source, lists, order, rows), options),) = batches
+    assert (queries, rows) == (run.train, 'rows')
+    assert options == {'length': 7, 'steps': 5, 'targets': 'of train'}
+    assert sorted(lists['query_row']) == list(range(10)) and lists['passages'].shape == (10, 4)
+    assert set(lists['passages'].ravel()) == set(range(39))
+    np.testing.assert_array_equal(lists['group'], lists['passages'])
+    # They come as they were drawn.
+    assert (order.batch_size, list(order.seed), order.shuffle) == (2, [3], False)
+    np.testing.assert_array_equal(source[3]['passages'], lists['passages'][3])
+    ((name, state, loaded, steps),) = trainings
+    assert (name, state, loaded) == ('student_align', 'state of params', ('batches',))
+    assert steps.pop('desc') == 'align student'
+    assert steps == {'steps': range(5), 'planned_steps': 5, 'total_steps': 5}
+    assert aligned.encoder == (tmp_path / 'align', 5) and aligned.scale == 2.0
+    # What decides it, decides its stage.
+    other = dataclasses.replace(run, config=config.replace(train_passage_length=8))
+    with pytest.raises(ValueError, match=r'\(length differ\)'):
+        align.align(other, model, own)
 
 
 def make_targets(model, *widths, seed=0):
@@ -151,5 +202,6 @@ def test_several_systems_give_the_mean_of_their_cosines():
         np.einsum('bd,bnd->bn', unit(own)[rows[:, 0]], unit(own)[rows]) for own in (first, second)
     )
     np.testing.assert_allclose(found, expected / 2, rtol=1e-5)
+    assert of_passages(rows).dtype == np.float32
     # A narrower target leaves the student's last dimensions at 0.
     assert not of_passages(rows)[..., 7:].any()

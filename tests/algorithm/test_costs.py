@@ -1,5 +1,8 @@
 """What quality costs: the student's measures at each size by hand, and speeds of every system."""
 
+import itertools
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -59,6 +62,25 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
     assert speeds['student'].keys() == speeds['dense'].keys() > speeds['bm25'].keys()
     # Timed once.
     assert costs.measure(run, own, systems, teacher, weights) == found
+
+
+@pytest.mark.parametrize(('count', 'rows'), [(1001, (436, 564)), (200, (36, 164)), (7, (0, 7))])
+def test_an_encoder_is_timed_on_texts_amid_the_store(monkeypatch, count, rows):
+    embedded, clock = [], itertools.count()
+
+    def embed(model, params, tokens, *, rows, **_):
+        embedded.append((model, params, rows.start, rows.stop))
+
+    monkeypatch.setattr(costs.encode, 'embed', embed)
+    # Each look at the clock takes a second more than the one before.
+    monkeypatch.setattr(costs.time, 'perf_counter', lambda: sum(range(next(clock))))
+    encoder = types.SimpleNamespace(model='model', params={'query': {'w': 1}, 'passage': {'w': 2}})
+    system = types.SimpleNamespace(name='a', encoder=encoder)
+    run = types.SimpleNamespace(mesh=None)
+    found = costs._texts_per_second(run, system, range(count), 'query')
+    assert embedded == [('model', {'w': 1}, *rows)] * 2
+    # The first time does not count: the second takes from the third look to the fourth.
+    assert found == (rows[1] - rows[0]) / 2
 
 
 @pytest.mark.parametrize(('enough', 'timed'), [(True, 1), (False, 4)])

@@ -100,6 +100,29 @@ def test_lists_are_drawn_from_scored_pairs(tmp_path, caplog):
     )
 
 
+def test_only_where_no_query_of_a_round_can_be_used_do_others_take_their_place(tmp_path):
+    run = make_run(tmp_path, {**SCORED, 'c': ['p2', 'p5', 'p4']})
+    mine(run)
+
+    def queries(*rows):
+        return set(lists.draw(run, 'train', 0, np.array(rows))[0].tolist())
+
+    # `b` has no scored positive.
+    assert queries(0, 1) == {0} and queries(1, 2) == {2} and queries(1) == {0, 2}
+
+
+def test_d_eval_needs_scores_of_a_labelled_query(tmp_path):
+    """The judgements of `f` say that nothing is relevant: there is no list for it."""
+    qrels = {**QRELS, 'dev': {**QRELS['dev'], 'f': {'p0': 0}}}
+    scored = {q: own for q, own in SCORED.items() if q != 'd'} | {'f': ['p0', 'p4', 'p5']}
+    run = make_run(tmp_path, scored, qrels=qrels)
+    queries = {**run.collection.queries, 'dev': {'d': 'query d', 'f': 'query f'}}
+    run = dataclasses.replace(run, collection=dataclasses.replace(run.collection, queries=queries))
+    assert run.held_out.ids == ['d', 'f'] and run.eval_has_labels
+    with pytest.raises(ValueError, match="no query of split 'dev' has scores for a positive"):
+        coverage.check(run)
+
+
 def test_with_a_score_for_missing_pairs_all_queries_stay(tmp_path):
     run = make_run(tmp_path, missing=-9.0)
     mine(run)
@@ -164,6 +187,15 @@ def test_without_labels_the_best_scored_passages_stand_in(tmp_path):
     assert weights == {'llm': pytest.approx(run.config.spread / np.sqrt(2 / 3))}
     calibration.find_stand_ins(run, Teacher([llm], None), [], [miner])
     assert [rows.tolist() for rows in lists.positives(run)] == [[0], [4], []]
+    # Other scores, or more of the retrievers' passages, would give other ones.
+    depth = run.config.candidates.replace(stand_ins=2)
+    fewer = dataclasses.replace(run, config=run.config.replace(candidates=depth))
+    for changed, system, differs in (
+        (run, dataclasses.replace(llm, digest='other'), 'partial, teacher'),
+        (fewer, llm, 'depth'),
+    ):
+        with pytest.raises(ValueError, match=rf'\({differs} differ\)'):
+            calibration.find_stand_ins(changed, Teacher([system], None), [], [miner])
     assert lists.eval_qrels(run) == {'d': {'p0': 1}}
     # `b` has p5 alone beside its stand-in.
     assert drawn(run) == {'a': (0, {4, 5})}

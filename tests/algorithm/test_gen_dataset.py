@@ -1,4 +1,4 @@
-"""Hard negatives from runs, and which assistant goes."""
+"""Hard negatives from runs, and which queries have lists."""
 
 import pathlib
 import types
@@ -6,7 +6,6 @@ import types
 import numpy as np
 import pytest
 
-from jdkd.algorithm import iterate
 from jdkd.algorithm import lists as round_lists
 from jdkd.config import CandidatesConfig, Config, ScoresSpec
 from jdkd.corpus.collection import Collection
@@ -74,10 +73,3 @@ def test_lists_are_made_for_the_highest_grade():
     found = Run(Config(), pathlib.Path(), None, collection).train
     assert [rows.tolist() for rows in found.positives] == [[2, 0, 1], [3], []]
     assert [rows.tolist() for rows in found.best] == [[0, 1], [3], []]
-
-
-def test_the_worst_beaten_assistant_is_replaced_and_ties_keep_it():
-    pool = {'a': {'MRR@10': 0.5}, 'b': {'MRR@10': 0.3}, 'c': {'MRR@10': 0.4}}
-    assert iterate.worst_beaten({'MRR@10': 0.45}, pool, 'MRR@10') == 'b'
-    assert iterate.worst_beaten({'MRR@10': 0.3}, pool, 'MRR@10') is None
-    assert iterate.worst_beaten({'MRR@10': 0.9}, {}, 'MRR@10') is None

@@ -10,6 +10,7 @@ from jdkd import diagnostics
 from jdkd.algorithm import teacher as teachers
 from jdkd.config import Config
 from jdkd.lists.candidates import Lists
+from jdkd.retrieval.ranking import Ranking
 from jdkd.systems import measuring
 from tests.helpers import tables
 
@@ -103,6 +104,58 @@ def test_assistants_without_all_scores_are_not_compared(tmp_path):
     teacher, scores = teachers.Teacher([first], [1.0]), {'teacher': {'first': 1.0}}
     found = teachers.measure_teacher(run, teacher, scores, first, [partial, first])
     assert set(found) == {'teacher', 'first'}
+
+
+def test_a_first_stage_that_finds_nothing_is_named(tmp_path):
+    class Lost(tables.Table):
+        def rank(self, queries):
+            shape = len(queries), 2
+            return Ranking(np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32)), {}
+
+    run = tables.make_run(tmp_path, Config(depth=2), 2, {'test': [0]})
+    lost = Lost('lost', 'lost', 1.0, run, np.zeros((1, 2)))
+    member = tables.make_system(run, 'strong', [[1, 2]])
+    with pytest.raises(ValueError, match="'lost' finds no passage for any query of split 'test'"):
+        teachers.rerank(
+            run, 'teacher', teachers.Teacher([member], [1.0]), {'strong': 1.0}, lost, run.test
+        )
+
+
+def test_whose_scores_count_decides_a_reranking(tmp_path):
+    run = tables.make_run(tmp_path, Config(depth=2), 2, {'test': [0]})
+    first = tables.make_system(run, 'first', [[1, 2]])
+    partial = tables.make_system(run, 'partial', [[1, 2]])
+    args = teachers.Teacher([first], [1.0]), {'first': 1.0}, first, run.test
+    teachers.rerank(run, 'first', *args, within=[partial])
+    for within in ([], [dataclasses.replace(partial, digest='other')]):
+        with pytest.raises(ValueError, match=r'\(within differ\)'):
+            teachers.rerank(run, 'first', *args, within=within)
+
+
+def test_reranking_goes_on_after_an_interrupt(tmp_path):
+    class Stopping(tables.Table):
+        def list_scorer(self, queries):
+            raise KeyboardInterrupt
+
+    run = tables.make_run(tmp_path, Config(depth=2), 2, {'test': [0]})
+    first = tables.make_system(run, 'first', [[1, 2]])
+    asked = []
+
+    class Counting(tables.Table):
+        def list_scorer(self, queries):
+            asked.append(self.name)
+            return super().list_scorer(queries)
+
+    for second in (Stopping, Counting):
+        pair = Counting('a', 'a', 1.0, run, first.scores), second('b', 'b', 1.0, run, first.scores)
+        args = teachers.Teacher(pair, [1.0, 1.0]), {'a': 1.0, 'b': 1.0}, first, run.test
+        if second is Stopping:
+            with pytest.raises(KeyboardInterrupt):
+                teachers.rerank(run, 'both', *args)
+            (part,) = (tmp_path / 'systems/both').rglob('a.00000.npy')
+            scores = np.load(part)
+    teachers.rerank(run, 'both', *args)
+    np.testing.assert_array_equal(scores, [[2, 1]])
 
 
 def test_false_negatives():

@@ -48,10 +48,20 @@ def two_rounds(tmp_path_factory):
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
     states, train_loop = [], student.train_loop
+    stages, build_stage = {}, Run.stage
+    on_eval, evaluate = [], student.evaluate
 
     def spy(run, name, directory, trainer, start, *args, **kwargs):
         states.append(jax.device_get(start()))
         return train_loop(run, name, directory, trainer, start, *args, **kwargs)
+
+    def spy_stage(run, path, inputs, build, *, resumable=False):
+        stages[path] = resumable
+        return build_stage(run, path, inputs, build, resumable=resumable)
+
+    def spy_evaluate(trainer, params, batch, query_ids):
+        on_eval.append(batch['query_row'])
+        return evaluate(trainer, params, batch, query_ids)
 
     fitted, floors = itertools.count(2), set()
 
@@ -64,6 +74,8 @@ def two_rounds(tmp_path_factory):
             patch.setattr(module, 'fit_weights', fit_weights)
         patch.setattr(student, 'train_loop', spy)
         patch.setattr(align, 'train_loop', spy)
+        patch.setattr(student, 'evaluate', spy_evaluate)
+        patch.setattr(Run, 'stage', spy_stage)
         patch.setattr(iterate, 'worst_beaten', lambda *_: 'dense')
         patch.setattr(measures, 'wrong_queries', lambda *_: WRONG)
         patch.setattr(run_report, 'write', lambda *_, **rounds: rounds)
@@ -76,12 +88,29 @@ def two_rounds(tmp_path_factory):
     return types.SimpleNamespace(
         run=run,
         states=states,
+        stages=stages,
+        on_eval=on_eval,
         rounds=outcome['rounds'],
         outcome=outcome,
         model=model,
         first=first,
         pool=pool,
     )
+
+
+def test_long_stages_go_on_where_they_were_stopped(two_rounds):
+    """All but those that put together in moments what other stages have computed."""
+    short = {'runs', 'dataset', 'teacher_eval', 'eval', 'test', 'costs'}
+    for path, resumable in two_rounds.stages.items():
+        assert resumable == (path.split('/')[-1] not in short), path
+    assert {'train', 'scores', 'pool', 'ranking-test', 'align'} <= {
+        path.split('/')[-1] for path in two_rounds.stages
+    }
+
+
+def test_the_loss_on_d_eval_is_that_of_the_lists_in_their_order(two_rounds):
+    expected = [load_lists(two_rounds.run, i, 'eval').query for i in range(2)] * 2
+    np.testing.assert_array_equal(np.concatenate(two_rounds.on_eval), np.concatenate(expected))
 
 
 def differs(a, b):

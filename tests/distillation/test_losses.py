@@ -148,9 +148,10 @@ class TestEveryDistance:
         np.testing.assert_allclose(jax.vmap(loss)(a, b), loss(a, b), rtol=1e-6)
 
 
-def test_unknown_distance():
+@pytest.mark.parametrize('distance', ['', 'cosine', 'mse'])
+def test_unknown_distance(distance):
     with pytest.raises(ValueError, match="'kl' or 'margin_mse'"):
-        losses.distillation(jnp.ones(2), jnp.ones(2), distance='mse', temperature=1.0)
+        losses.distillation(jnp.ones(2), jnp.ones(2), distance=distance, temperature=1.0)
 
 
 def test_info_nce_by_hand():

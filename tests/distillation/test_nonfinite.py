@@ -52,14 +52,14 @@ def records(**spoilt):
     return [{name: array[i] for name, array in arrays.items()} for i in range(len(IDS))]
 
 
-def fit(tmp_path, trainer, source, steps=STEPS):
-    """Trains with a checkpoint every second step."""
+def fit(tmp_path, trainer, source, steps=STEPS, every=2):
+    """Trains with a checkpoint every so many steps."""
     batches = loader.batches(
         source, in_rows, loader.BatchOrder(B, [0], shuffle=False), trainer.mesh
     )
     run = types.SimpleNamespace(
         workdir=tmp_path,
-        config=types.SimpleNamespace(log_every=1, checkpoint_every=2),
+        config=types.SimpleNamespace(log_every=1, checkpoint_every=every),
         train=types.SimpleNamespace(ids=IDS),
     )
     return train_loop(
@@ -96,7 +96,7 @@ def test_a_score_stops_the_step_and_names_the_lists(tmp_path):
     assert "not finite: the lists of queries 'q17', 'q22' alone give the same" in said
     assert said.endswith('The checkpoint of step 2 is kept.')
     # The last good checkpoint is that of a training which nothing happened to.
-    fit(tmp_path / 'good', trainer, records(), steps=2)
+    fit(tmp_path / 'good', trainer, records(), steps=2, every=1)  # Keeps the last one alone.
     bad, good = kept(tmp_path / 'bad', trainer), kept(tmp_path / 'good', trainer)
     assert set(bad) == {2} and set(good) == {2}
     jax.tree.map(np.testing.assert_array_equal, bad[2], good[2])
@@ -135,6 +135,18 @@ def test_an_update_beyond_float32_is_not_taken(tmp_path):
     assert [s.step for s in states] == [1, -1, -1, -1]  # The first has a rate of 0.
     for after in states[1:]:
         jax.tree.map(np.testing.assert_array_equal, after.replace(step=states[0].step), states[0])
+
+
+def test_a_list_alone_keeps_its_rows_of_all_tiles():
+    tokens = np.arange(1, 7).reshape(3, 2), np.arange(7, 11).reshape(2, 2)
+    batch = {'tokens': tokens, 'segments': tuple(map(np.ones_like, tokens)), 'group': np.ones(2)}
+    found = nonfinite._keep_rows(batch, np.array([0, 4]))
+    assert [tile.tolist() for tile in found.pop('tokens')] == [
+        [[1, 2], [0, 0], [0, 0]],
+        [[0, 0], [9, 10]],
+    ]
+    assert [tile[:, 0].tolist() for tile in found.pop('segments')] == [[1, 0, 0], [0, 1]]
+    assert not found
 
 
 def test_no_list_alone_may_be_to_blame_and_many_are_not_all_named():

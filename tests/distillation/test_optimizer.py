@@ -56,6 +56,15 @@ def test_gradients_are_cut_after_they_are_averaged():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), found, start)
 
 
+def test_matrices_decay_by_the_weight_of_the_config_and_vectors_do_not():
+    start = parameters()
+    nothing = jax.tree.map(np.zeros_like, start)
+    (found,) = train(optimizer(warmup_steps=0, weight_decay=0.3), [nothing], start)
+    # At the rate of 0.01 a step takes 0.3 % of each entry.
+    np.testing.assert_allclose(found['kernel'], 0.997 * start['kernel'], rtol=1e-6)
+    np.testing.assert_array_equal(found['bias'], start['bias'])
+
+
 @pytest.mark.parametrize('accumulate', [1, 3])
 def test_the_rate_warms_up_and_falls_by_steps(accumulate):
     """Adam's update under a constant gradient is the rate, but for weight decay."""

@@ -44,11 +44,13 @@ def test_one_and_eight_devices_agree_dropout_included_and_compile_once(dims):
     states, metrics = [], []
     for num_devices in (1, 8):
         trainer = make_trainer(settings(embedding=1.0), num_devices, 0.1, dims)
-        state = trainer.init(fresh_params())
+        state = first = trainer.init(fresh_params())
         for i in range(3):
             batch = meshes.to_device(make_batch(i), meshes.batch_sharding(trainer.mesh))
             state, found = trainer.step(state, batch)
         assert trainer.step._cache_size() == 1
+        # Each state takes the memory of the one before.
+        assert all(x.is_deleted() for x in jax.tree.leaves((first.params, first.opt_state)))
         states.append(jax.device_get(state))
         metrics.append(jax.device_get(found))
     (alone, other), (expected, found) = states, metrics

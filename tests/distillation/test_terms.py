@@ -9,6 +9,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from jdkd import config as configs
+from jdkd.config import EncoderSpec, FineTuningConfig
 from jdkd.configs import common
 from jdkd.distillation import assistants, batch_scores, losses, objective
 from tests.helpers.lists import (
@@ -285,6 +286,27 @@ def test_alignment_needs_neither_judgements_nor_scores():
     # However few its steps are, the rate rises and falls.
     assert (training.optimizer.warmup_steps, training.optimizer.total_steps) == (3, 7)
     assert 'list_accuracy' not in found and found['loss'] == found['loss/embedding'] > 0
+
+
+def test_training_from_labels_has_the_contrastive_term_alone():
+    spec = EncoderSpec(train=FineTuningConfig(steps=3, scale=7.0), dropout=0.25)
+    training = objective.Objective.of_labels(configs.resolve(settings(contrastive=0.5)), spec)
+    assert (training.scale, training.dropout, training.optimizer) == (7.0, 0.25, spec.train)
+    assert training.config.loss.contrastive == 1
+    # Even beside scores of a teacher and a pool.
+    loss = objective.make_loss(training.config, free_scores, K)
+    found = jax.eval_shape(loss, scores(), make_batch(), 0.0)[1]
+    assert {name for name in found if name.startswith('loss')} == {'loss', 'loss/contrastive'}
+
+
+def test_the_students_objective_is_that_of_its_config():
+    config = configs.resolve(settings())
+    student = config.student.replace(scale=3.0, dropout=0.25, dims=(4,))
+    found = objective.Objective.of_student(config.replace(student=student, assistants=('a', 'b')))
+    assert (found.scale, found.dropout, found.dims, found.num_assistants) == (3.0, 0.25, (4,), 2)
+    assert found.optimizer == config.optimizer
+    with pytest.raises(ValueError, match='student.scale is None; set it'):
+        objective.Objective.of_student(config.replace(student=student.replace(scale=None)))
 
 
 def test_margins_instead_of_distributions():

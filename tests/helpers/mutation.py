@@ -1,8 +1,9 @@
 """Changes to code, one place at a time: cosmic-ray's, and two of ours.
 
 Ours delete a statement, and an argument so that its default takes its place. Left alone are
-annotations, what is raised or logged, `__repr__`, arguments of decorators, those in SILENT, and
-`is` in place of `==`, which is the same for strings and small numbers.
+annotations, protocols, what is raised, logged or shown as progress, `__repr__`, arguments of
+decorators, those in SILENT, and `is` in place of `==`, which is the same for strings and small
+numbers.
 """
 
 import ast
@@ -13,6 +14,7 @@ import functools
 import random
 from collections.abc import Mapping
 
+SHOWN = ('logging.', 'tqdm.', 'bar.', 'self.bar.')  # Calls that begin with these.
 SILENT = {'desc', 'frozen', 'strict'}  # Shown alone, or checks of what cannot be.
 # Nodes that no operator changes, left out for speed.
 _INERT = {'name', 'string', 'newline', 'endmarker', 'trailer', 'atom', 'file_input', 'funcdef'}
@@ -124,6 +126,8 @@ def _spared(tree: ast.AST) -> list[tuple]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             spared += [d for d in node.decorator_list if isinstance(d, ast.Call)]
+        if isinstance(node, ast.ClassDef) and 'Protocol' in map(ast.unparse, node.bases):
+            spared.append(node)
         if isinstance(node, ast.FunctionDef):
             spared += [node.returns, *([node] if node.name == '__repr__' else [])]
         elif isinstance(node, ast.AnnAssign | ast.arg):
@@ -132,7 +136,7 @@ def _spared(tree: ast.AST) -> list[tuple]:
             spared.append(node.exc)
         elif isinstance(node, ast.keyword) and node.arg in SILENT:
             spared.append(node)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith('logging.'):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith(SHOWN):
             spared.append(node)
     spared = [n for n in spared if n is not None]
     return [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in spared]

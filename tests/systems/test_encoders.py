@@ -182,6 +182,26 @@ def test_prefixes_come_before_queries_and_passages(tmp_path):
         np.testing.assert_array_equal(found_passages, expected_passages, err_msg=str(overrides))
 
 
+def test_tokenising_goes_on_after_an_interrupt(tmp_path, monkeypatch):
+    write(tmp_path / 'model', DUAL)
+    run = fake_run(tmp_path)
+    encoder = encoders.load_encoder(run, entry(tmp_path / 'model'))
+    found, tokenizer = [], type(encoder.tokenizer)
+    write_store = tokenizer.write_store
+
+    def stop(self, out, *args, **kwargs):
+        found.append((out / 'part').exists())
+        if len(found) == 1:
+            (out / 'part').touch()
+            raise KeyboardInterrupt
+        write_store(self, out, *args, **kwargs)
+
+    monkeypatch.setattr(tokenizer, 'write_store', stop)
+    with pytest.raises(KeyboardInterrupt):
+        encoder.passage_tokens(run)
+    assert len(encoder.passage_tokens(run)) == 2 and found == [False, True]
+
+
 def test_dark_examples_have_the_prefix_and_length_of_whoever_reads_them(tmp_path):
     write(tmp_path / 'model', DUAL, passage_prompt='p ')
     run = fake_run(tmp_path)

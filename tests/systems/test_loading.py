@@ -1,6 +1,7 @@
 """Config entries of encoders to modules and parameters."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -95,6 +96,53 @@ def test_layers_and_remat_come_from_the_entry(tmp_path):
     assert 'layer_1' in params['transformer'] and 'layer_2' not in params['transformer']
     with pytest.raises(ValueError, match="remat='all' is not supported; use one of none, dots"):
         read(tmp_path, remat='all')
+
+
+SPECS = {
+    'dual': EncoderSpec(weights='m'),
+    'set': EncoderSpec(weights='m', normalize=True, passage_prefix=''),
+    'cross': EncoderSpec(weights='m', kind='cross_encoder'),
+}
+
+
+def source(**fields):
+    """What the entry leaves to a checkpoint."""
+    lengths = dict.fromkeys(('max_length', 'query_length', 'passage_length'), 24)
+    absent = dict.fromkeys(('projection', 'head', 'projection_params', 'license'))
+    texts = dict.fromkeys(('query_prompt', 'passage_prompt'), '')
+    plain = {
+        **{'config': TINY, 'tokenizer_dir': pathlib.Path('t'), 'source': 'nowhere', 'params': {}},
+        **{'pooling': 'mean', 'normalize': True, 'similarity': 'cosine', 'classifies': False},
+        'labels': (),
+    }
+    return pretrained.Pretrained(**plain | lengths | absent | texts | fields)
+
+
+@pytest.mark.parametrize('name', SPECS)
+@pytest.mark.parametrize('similarity', [None, 'cosine', 'dot', 'euclidean', 'manhattan'])
+def test_embeddings_that_are_compared_by_distance_need_a_choice(name, similarity):
+    checkpoint = source(similarity=similarity)
+    if name == 'dual' and similarity in ('euclidean', 'manhattan'):
+        with pytest.raises(ValueError, match=f'compares embeddings by {similarity} distance'):
+            loading.check_similarity(SPECS[name], checkpoint)
+    else:
+        loading.check_similarity(SPECS[name], checkpoint)
+
+
+@pytest.mark.parametrize('name', SPECS)
+def test_what_a_checkpoint_leaves_open_is_told_unless_the_entry_says_it(name, monkeypatch):
+    said = []
+    monkeypatch.setattr(loading.logging, 'warning', lambda text, *args: said.append(text))
+    loading.resolve(SPECS[name], source())
+    assert not said
+    loading.resolve(SPECS[name], source(similarity=None))
+    loading.resolve(SPECS[name], source(passage_prompt_name='passage', passage_prompt='p: '))
+    expected = [
+        'names no similarity_fn_name: it is used with the cosine',
+        "begin with its prompt 'passage', ",
+    ]
+    assert len(said) == (2 if name == 'dual' else 0)
+    assert all(part in text for part, text in zip(expected, said, strict=False))
 
 
 def test_the_recipes_models_are_sketched_without_a_network(monkeypatch):
