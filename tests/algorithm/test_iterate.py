@@ -17,8 +17,9 @@ SYSTEMS = {
     'miner': EncoderSpec(),
     'unused': EncoderSpec(),
 }
-# MRR@10 on D_eval after each of three rounds: of the student, and of whoever is in the pool.
+# MRR@10 on D_eval after each of three rounds, and of whoever is in the pool.
 EVAL = {'student_00': 0.5, 'student_01': 0.2, 'student_02': 0.9, 'a': 0.4, 'b': 0.6}
+EVAL |= {f'{TWIN}_00': 0.3, f'{TWIN}_01': 0.8, f'{TWIN}_02': 0.7, 'student_aligned': 0.15}
 HARD = np.array([True, False, False, True])
 
 
@@ -42,14 +43,14 @@ class FakeStudent:
 
     start = 'encoder'
 
-    def __init__(self, calls, name='student'):
-        self.calls, self.name = calls, name
+    def __init__(self, calls, run, name='student'):
+        self.calls, self.run, self.name = calls, run, name
 
     def make_trainer(self):
         return f"{self.name}'s trainer"
 
     def twin(self):
-        return FakeStudent(self.calls, TWIN)
+        return FakeStudent(self.calls, self.run, TWIN)
 
     def after_round(self, i):
         return named(
@@ -64,7 +65,12 @@ class FakeStudent:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The calls of a run of three rounds whose every step is replaced, and its outcome."""
+    """The calls of a run of three rounds."""
+    return run_rounds(monkeypatch)
+
+
+def run_rounds(monkeypatch, **changes):
+    """The calls of a run whose every step is replaced, and its outcome."""
     calls = Calls()
 
     def replace(name, step, result, module=iterate):
@@ -80,7 +86,7 @@ def calls(monkeypatch):
         return {'scales': {'a': 10.0 + i}, 'teacher': {'llm': 2.0 + i}}, f'data {i}'
 
     def compared(own):
-        i, current, pool, references = own.args
+        _, current, pool, references = own.args
         found = {s.name: {'MRR@10': EVAL.get(s.name, 0.1)} for s in (current, *pool, *references)}
         return {
             'student': found[current.name],
@@ -92,7 +98,7 @@ def calls(monkeypatch):
         said = f'{what[:-9]} {{}}'.format
         monkeypatch.setattr(iterate.diagnostics, what, lambda x, *rest, said=said: [said(x)])
     monkeypatch.setattr(iterate.diagnostics, 'log', lambda warnings: warnings)
-    monkeypatch.setattr(iterate.student, 'load', lambda run: FakeStudent(calls))
+    monkeypatch.setattr(iterate.student, 'load', lambda run: FakeStudent(calls, run))
     monkeypatch.setattr(iterate, 'as_dual', lambda system: system)
     monkeypatch.setattr(
         iterate, 'EmbeddingTargets', lambda run, encoder, systems: named('of', shared=systems[0])
@@ -119,6 +125,7 @@ def calls(monkeypatch):
         replay=0.0,
         twin=True,
         seed=5,
+        **changes,
     )
     config = config.replace(
         candidates=config.candidates.replace(retrievers=('miner',)),
@@ -165,12 +172,26 @@ def test_each_round_trains_what_the_round_before_has_left(calls):
 
 
 def test_the_student_is_compared_with_the_pool_that_taught_it(calls):
-    for i, own in enumerate(calls.of('compare')):
-        number, current, pool, references = own.args
-        assert (number, current.name) == (i, f'student_{i:02d}')
+    *rounds, twin_0, twin_1, twin_2 = calls.of('compare')
+    for i, own in enumerate(rounds):
+        path, current, pool, references = own.args
+        assert (path, current.name) == (f'rounds/{i:02d}/eval', f'student_{i:02d}')
         assert names(pool) == (['student_00', 'b'] if i else ['a', 'b'])
         assert names(references) == ['bm25', 'student_init', 'student_aligned']
     assert [r['replaced'] for r in calls.outcome['rounds']] == ['a', None, 'student_00']
+    for i, own in enumerate((twin_0, twin_1, twin_2)):
+        path, current, *others = own.args
+        assert (path, current.name) == (f'rounds/{i:02d}/twin_eval', f'{TWIN}_{i:02d}')
+        assert others == [(), ()]
+
+
+def test_rounds_without_a_better_student_end_the_run(monkeypatch):
+    calls = run_rounds(monkeypatch, patience=1)
+    assert [own.args for own in calls.of('generate')] == [(0,), (1,)]
+    assert len(calls.of('find hard')) == 1 and len(calls.of(f'train {TWIN}')) == 2
+    (own,) = calls.of('test')
+    assert own.args[3][STUDENT].name == calls.outcome['final'] == 'student_00'
+    assert [r['hard_queries'] for r in calls.outcome['rounds']] == [2, None]
 
 
 def test_hard_queries_are_found_before_each_round_but_the_first(calls):
@@ -197,7 +218,7 @@ def test_all_is_tested_and_reported(calls):
     assert {name: system.name for name, system in shown.items()} == {
         'student_init': 'student_init',
         'student_aligned': 'student_aligned',
-        TWIN: f'{TWIN}_02',
+        TWIN: f'{TWIN}_01',  # The best on D_eval.
         'student_on_b': 'student_on_b',
         STUDENT: 'student_02',
     }
@@ -216,7 +237,7 @@ def test_all_is_tested_and_reported(calls):
         *('score 1', 'comparison 1', 'score 2', 'comparison 2'),
     ]
     (own,) = calls.of('card')
-    assert own.args == (STUDENT, ('student', 2), outcome)
+    assert own.args == (STUDENT, ('student', 2), outcome) and outcome['final'] == 'student_02'
 
 
 def test_the_worst_beaten_assistant_is_replaced_and_ties_keep_it():

@@ -14,7 +14,7 @@ import functools
 import random
 from collections.abc import Mapping
 
-SHOWN = ('logging.', 'tqdm.', 'bar.', 'self.bar.')  # Calls that begin with these.
+SHOWN = ('logging.', 'progress.', 'bar.', 'self.bar.')  # Calls that begin with these.
 SILENT = {'desc', 'frozen', 'strict'}  # Shown alone, or checks of what cannot be.
 # Nodes that no operator changes, left out for speed.
 _INERT = {'name', 'string', 'newline', 'endmarker', 'trailer', 'atom', 'file_input', 'funcdef'}
