@@ -39,7 +39,7 @@ def bar(
         total=total,
         initial=done,
         desc=desc,
-        unit=f' {unit}',
+        unit=unit,
         leave=not is_inner,
         mininterval=0.1 if is_terminal else _LOG_SECONDS,
         disable=quiet or not distributed.is_primary() or (is_inner and not is_terminal),
