@@ -7,17 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from jdkd import config as configs
 from jdkd.algorithm import align, student, targets
 from jdkd.config import Config
 from jdkd.configs import common
-from jdkd.corpus import importing
 from jdkd.corpus.passages import Passages
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import vectors
 from jdkd.retrieval.exact import exact_search
-from jdkd.run import Run
-from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, as_dual
 from tests.helpers import tables, tiny, toy
@@ -37,9 +33,7 @@ def make_run(home, workdir, **overrides):
     c.align.update(to=('other',), epochs=2.0, batch_size=48, learning_rate=1e-2)
     c.align.update(overrides)
     c.index.kind = 'exact'
-    config = configs.resolve(c)
-    mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    return Run(config, workdir, mesh, importing.load_collection(config, workdir))
+    return tiny.open_run(c, workdir)
 
 
 @pytest.mark.slow
@@ -89,7 +83,12 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
     run = dataclasses.replace(run, collection=collection, mesh=mesh)
     encoder = types.SimpleNamespace(model='model', params='params')
     start = types.SimpleNamespace(digest='start', scale=2.0)
-    model = types.SimpleNamespace(start=encoder, after_round=lambda i: start if i == -1 else None)
+    model = types.SimpleNamespace(
+        run=run,
+        start=encoder,
+        after_round=lambda i: start if i == -1 else None,
+        system=lambda name, digest, encoder: (name, encoder),
+    )
     own = types.SimpleNamespace(digests={'other': 'd'}, of=lambda queries: f'of {queries.split}')
     batches, trainings = [], []
 
@@ -120,7 +119,7 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
     assert (name, state, loaded) == ('student_align', 'state of params', ('batches',))
     assert steps.pop('desc') == 'align student'
     assert steps == {'steps': range(5), 'planned_steps': 5, 'total_steps': 5}
-    assert aligned.encoder == (tmp_path / 'align', 5) and aligned.scale == 2.0
+    assert aligned == ('student_aligned', (run.workdir / 'align', 5))
     # What decides it, decides its stage.
     other = dataclasses.replace(run, config=config.replace(train_passage_length=8))
     with pytest.raises(ValueError, match=r'\(length differ\)'):

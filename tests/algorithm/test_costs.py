@@ -7,14 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jdkd import config as configs
 from jdkd.algorithm import costs, student
 from jdkd.algorithm.teacher import Teacher
-from jdkd.corpus import importing
 from jdkd.retrieval import exact
 from jdkd.retrieval.quantization import Binary, Int8
-from jdkd.run import Run
-from jdkd.runtime import mesh as meshes
 from jdkd.systems import measuring
 from jdkd.systems.build import build
 from tests.helpers import tiny
@@ -26,9 +22,7 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
     c.student.dims = (4,)
     c.measures, c.depth = ('MRR@10', 'MAP'), 400  # In which random rankings differ.
     c.index.kind = 'exact'
-    config = configs.resolve(c)
-    workdir, mesh = tmp_path / 'w', meshes.make_mesh(devices=jax.devices()[:1])
-    run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
+    run = tiny.open_run(c, tmp_path / 'w')
     bm25, dense = build(run, 'bm25'), build(run, 'dense')
     own = student.load(run).after_round(-1)
     systems, teacher = {'bm25': bm25, 'dense': dense}, Teacher([bm25, dense], None)
@@ -49,7 +43,7 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
     }
     assert [(s['width'], s['store']) for s in found['sizes']] == list(expected)
     for size, (count, *vectors) in zip(found['sizes'], expected.values(), strict=True):
-        ranking = exact.exact_search(*vectors, config.depth)
+        ranking = exact.exact_search(*vectors, run.config.depth)
         assert size['bytes_per_passage'] == count
         assert size['test'] == measuring.measure(run, ranking, run.test).means
     assert len({tuple(size['test'].values()) for size in found['sizes']}) == 5

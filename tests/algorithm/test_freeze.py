@@ -4,11 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jdkd import config as configs
 from jdkd.algorithm import final, iterate, student
-from jdkd.corpus import importing
-from jdkd.run import Run
-from jdkd.runtime import mesh as meshes
 from tests.helpers import tiny
 
 
@@ -18,9 +14,7 @@ def make_run(home, **fields):
     c.systems.tuned.train.steps = 1
     c.systems.tuned.train.warmup_steps = 0
     c.student.update(freeze='passage', **fields)
-    config, workdir = configs.resolve(c), home / 'w'
-    mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    return Run(config, workdir, mesh, importing.load_collection(config, workdir))
+    return tiny.open_run(c, home / 'w')
 
 
 @pytest.fixture(scope='module')

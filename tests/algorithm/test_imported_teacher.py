@@ -3,7 +3,6 @@
 import json
 import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,10 +11,8 @@ from jdkd.algorithm import coverage, iterate, pairs
 from jdkd.algorithm.lists import load_lists, positives
 from jdkd.algorithm.teacher import Teacher, rerank
 from jdkd.configs import common
-from jdkd.corpus import importing
 from jdkd.lists.candidates import Lists
 from jdkd.run import Run
-from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
 from tests.helpers import tiny
 
@@ -35,11 +32,6 @@ def get_config(home):
     return c
 
 
-def open_run(config, workdir):
-    mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    return Run(config, workdir, mesh, importing.load_collection(config, workdir))
-
-
 def scores_of(run, queries, rows, passages):
     """Lines of JSON with the scores of an encoder."""
     lists = Lists.from_originals(np.full(len(passages), rows, np.int32), passages[:, None])
@@ -56,7 +48,7 @@ def trained(tmp_path_factory):
     """A finished run; the file has the top passages of BM25 and positives of all but one query."""
     home = tmp_path_factory.mktemp('imported')
     tiny.write(home)
-    run = open_run(configs.resolve(get_config(home)), home / 'w')
+    run = tiny.open_run(configs.resolve(get_config(home)), home / 'w')
     lacks = int(np.flatnonzero(run.train.is_labelled)[0])  # No positive of this one is scored.
     lines = []
     for queries in (run.train, run.held_out):
@@ -136,7 +128,7 @@ def test_reranking_keeps_the_first_stage_behind_what_the_teacher_has_scored(trai
 def test_pairs_go_out_and_their_scores_come_back(tmp_path):
     tiny.write(tmp_path)
     config = configs.resolve(get_config(tmp_path))
-    run = open_run(config, tmp_path / 'w')
+    run = tiny.open_run(config, tmp_path / 'w')
     out = tmp_path / 'pairs.jsonl'
     count = pairs.write(run, out, ['train', 'eval', 'test'])
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -156,7 +148,7 @@ def test_pairs_go_out_and_their_scores_come_back(tmp_path):
     ]
     file = tmp_path / 'llm.jsonl'
     file.write_text('\n'.join(map(json.dumps, scores[::2])))
-    again = open_run(config, tmp_path / 'again')
+    again = tiny.open_run(config, tmp_path / 'again')
     assert pairs.write(again, out, ['train', 'eval', 'test']) == count // 2
     left = [json.loads(line) for line in out.read_text().splitlines()]
     assert left == lines[1::2]

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from jdkd import config as configs
 from jdkd.algorithm import (
     align,
     calibration,
@@ -21,7 +20,6 @@ from jdkd.algorithm import (
 )
 from jdkd.algorithm.lists import load_lists, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
-from jdkd.corpus import importing
 from jdkd.lists import loader
 from jdkd.lists.candidates import Lists
 from jdkd.report import model_card, run_report
@@ -44,9 +42,7 @@ def two_rounds(tmp_path_factory):
     c = tiny.get_config(str(home))
     c.index.kind, c.rounds, c.replay, c.twin = 'exact', 2, 0.5, True
     c.fit_floor, c.topic_size, c.loss.pool = 0.07, 2, 0.5
-    config, workdir = configs.resolve(c), home / 'w'
-    mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
+    run = tiny.open_run(c, home / 'w')
     states, train_loop = [], student.train_loop
     stages, build_stage = {}, Run.stage
     on_eval, evaluate = [], student.evaluate

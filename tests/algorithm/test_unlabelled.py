@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,8 +9,6 @@ from jdkd import config as configs
 from jdkd.algorithm import calibration, iterate, lists
 from jdkd.algorithm.teacher import spread_weights
 from jdkd.corpus import importing
-from jdkd.run import Run
-from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
 from tests.helpers import tiny, toy
 
@@ -26,11 +23,6 @@ def config_of(home):
     return configs.resolve(c)
 
 
-def opened(config, workdir):
-    mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    return Run(config, workdir, mesh, importing.load_collection(config, workdir))
-
-
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp('unlabelled')
@@ -40,7 +32,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(home):
-    run = opened(config_of(home), home / 'w')
+    run = tiny.open_run(config_of(home), home / 'w')
     iterate.train(run)
     return run
 
@@ -66,7 +58,7 @@ def test_no_label_of_train_or_d_eval_is_read(run, home):
             for row, passage in zip(rows, passages, strict=True)
         ]
         file.write_text('\n'.join([header, *rows]))
-    again = opened(config_of(home), home / 'again')
+    again = tiny.open_run(config_of(home), home / 'again')
     assert again.collection.fingerprint == run.collection.fingerprint
     iterate.train(again)
     first = digests(run.workdir)

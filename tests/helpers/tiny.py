@@ -17,6 +17,20 @@ def write(home: pathlib.Path) -> None:
     toy.write_collection(home / 'toy', passages=1100, splits=('train', 'dev', 'test'))
 
 
+def open_run(config, workdir: pathlib.Path):
+    """A run on one device, of a resolved config or one that `get_config` gives."""
+    import jax
+
+    from jdkd import config as configs
+    from jdkd.corpus import importing
+    from jdkd.run import Run
+    from jdkd.runtime import mesh as meshes
+
+    config = config if isinstance(config, configs.Config) else configs.resolve(config)
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    return Run(config, workdir, mesh, importing.load_collection(config, workdir))
+
+
 def get_config(home: str):
     c = common.get_config()
     c.collection.source = f'beir:{home}/toy'
