@@ -182,7 +182,7 @@ def _allocate(path: pathlib.Path, dtype: type, size: int) -> np.ndarray:
     with path.open('r+b') as f:
         if hasattr(os, 'posix_fallocate'):
             os.posix_fallocate(f.fileno(), 0, total)
-        else:  # On macOS.
+        else:  # On macOS and Windows.
             f.seek(array.offset)
             for start in range(array.offset, total, _ZEROS):
                 f.write(bytes(min(_ZEROS, total - start)))

@@ -7,6 +7,7 @@ saves a checkpoint first if time allows.
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -27,12 +28,12 @@ def handle_signals() -> Iterator[None]:
         yield
         return
     _stop.clear()
-    read, write = os.pipe()
-    os.set_blocking(write, False)
+    read, write = socket.socketpair()  # Not a pipe: Windows wakes sockets alone.
+    write.setblocking(False)
     # Python handlers wait until the main thread returns from library code, such as an index build
-    # of minutes. The wakeup pipe receives the signal at once, and a thread reads it.
+    # of minutes. The wakeup socket receives the signal at once, and a thread reads it.
     before = {code: signal.signal(code, lambda *_: None) for code in EXIT_CODES}
-    wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    wakeup = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(read,), daemon=True)
     watcher.start()
     try:
@@ -41,9 +42,9 @@ def handle_signals() -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
         for code, handler in before.items():
             signal.signal(code, handler)
-        os.close(write)
+        write.close()
         watcher.join()
-        os.close(read)
+        read.close()
 
 
 @contextlib.contextmanager
@@ -66,8 +67,8 @@ def exit_after_saving() -> None:
     _exit('the checkpoint is saved')
 
 
-def _watch(read: int) -> None:
-    while data := os.read(read, 1):
+def _watch(read: socket.socket) -> None:
+    while data := read.recv(1):
         code = EXIT_CODES.get(data[0])
         if code is None:
             continue

@@ -2,14 +2,15 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
 
+import filelock
 from absl import logging
 
 FILE = 'lock'
+_HOLDER = 'lock.pid'  # The id of the process that holds it.
 REPLACED = 'replaced'  # Numbered directories of damaged and outdated files.
 
 
@@ -43,26 +44,23 @@ def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
         OSError: if it cannot be created or written.
     """
     workdir = pathlib.Path(workdir).absolute()
+    held_by = workdir / _HOLDER
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / FILE).open('a+', encoding='ascii')
+        held = filelock.FileLock(workdir / FILE).acquire(blocking=False)
+    except filelock.Timeout:
+        holder = held_by.read_text('ascii') if held_by.is_file() else ''
+        raise RuntimeError(
+            f'{workdir} is in use by process {holder or "of unknown id"}; wait until it ends, or '
+            'choose another --workdir.'
+        ) from None
     except OSError as e:
         raise OSError(
             f'{workdir} cannot be created or written ({e.strerror}: {e.filename}); choose another '
             '--workdir, or fix that.'
         ) from e
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RuntimeError(
-                f'{workdir} is in use by process {file.read() or "of unknown id"}; wait until '
-                'it ends, or choose another --workdir.'
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with held:
+        held_by.write_text(str(os.getpid()), 'ascii')
         _check_workdir(workdir)
         numbers = [int(p.name) for p in workdir.glob(f'{REPLACED}/*') if p.name.isdigit()]
         _held.append(Held(workdir, update, 1 + max(numbers, default=0)))
