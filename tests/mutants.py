@@ -3,16 +3,19 @@
 pip install cosmic-ray coverage
 python -m tests.mutants --count=300 --seed=0
 
-`tests/helpers/mutation.py` says what is changed; positions are drawn at random. A first pass notes
-which tests run which lines. A mutant then runs the tests of its line, cheapest first, in a child
-forked where all libraries are imported. Survivors are shown as diffs; those that stand, with a
+`tests/helpers/mutation.py` says what is changed; positions are drawn at random. A mutant runs in a
+child forked where all libraries are imported: first the fast tests of the room's files that import
+its module, which catch most. For the others a pass notes which tests run which lines, and they run
+the tests of their line, cheapest first. Survivors are shown as diffs; those that stand, with a
 reason, in equivalent_mutants.json change nothing that anyone could see.
 """
 
 import argparse
+import ast
 import collections
 import contextlib
 import dataclasses
+import functools
 import gc
 import hashlib
 import importlib
@@ -26,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tests.helpers import compilation, mutation
 from tests.helpers.mutation import Mutant
@@ -56,6 +59,7 @@ _SECONDS = 60  # Of CPU that a mutant may take beyond four times what its tests 
 
 def _copy(target: pathlib.Path) -> pathlib.Path:
     """What tests need, for a child to change."""
+    target.mkdir(exist_ok=True)
     for name in ('jdkd', 'tests'):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(ROOT / 'pyproject.toml', target)
@@ -86,11 +90,11 @@ def _fork(function, home: pathlib.Path, log: pathlib.Path, cpu: float) -> int:
         os._exit(int(code))
 
 
-def _pytest(tests: list[str], plugin: object) -> int:
+def _pytest(tests: Sequence[str], *plugins: object, marked: str = '') -> int:
     import pytest
 
     flags = '-x -n0 -p no:cacheprovider -p no:anyio --tb=line -W ignore --basetemp=temporary'
-    return pytest.main([*flags.split(), *tests], plugins=[plugin])
+    return pytest.main([*flags.split(), '-m', marked, *tests], plugins=plugins)
 
 
 class _Recorder:
@@ -192,6 +196,41 @@ def record(home: pathlib.Path, rooms: Sequence[str]) -> dict[str, dict]:
     return found
 
 
+def importing(path: str, source: str) -> list[str]:
+    """Test files of a module's room that import it, its mirror first, and the examples in it."""
+    room, stem = pathlib.Path(path).parts[1:]
+    module, mirror = f'jdkd.{room}.{stem}'.removesuffix('.py'), f'test_{stem}'
+    files = [f for f in (ROOT / 'tests' / room).rglob('test_*.py') if module in _imports(f)]
+    files.sort(key=lambda f: (f.name != mirror, f))
+    return [str(f.relative_to(ROOT)) for f in files] + [path] * ('>>> ' in source)
+
+
+@functools.cache
+def _imports(file: pathlib.Path) -> set[str]:
+    """Modules, and what is imported from them."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names |= {str(node.module), *(f'{node.module}.{a.name}' for a in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+    return names
+
+
+def run_fast(tests: Sequence[str]) -> int:
+    """Runs the fast ones of some test files."""
+    code = _pytest(tests, marked='not slow and not processes')
+    return 0 if code == 5 else code  # A file may have none.
+
+
+def check(home: pathlib.Path, files: Sequence[str]) -> None:
+    """Raises an error if test files fail without any change."""
+    log = KEPT / 'check.log'
+    pid = _fork(lambda: run_fast(files), home, log, 600)
+    if os.waitpid(pid, 0)[1]:
+        raise RuntimeError(f'tests fail as they are:\n{log.read_text()[-3000:]}')
+
+
 def covering(mutant: Mutant, source: str, recorded: dict[str, dict]) -> dict[str, float]:
     """{test: seconds} of the tests that run a mutant, cheapest files first."""
     lines = {*mutation.statement_lines(source, mutant.line)}
@@ -218,24 +257,28 @@ class _Order:
         items.sort(key=lambda item: self.order.get(item.nodeid, 0))
 
 
-def run_all(mutants: list[Mutant], recorded: dict, jobs: int, scratch: pathlib.Path):
+# Of a mutant and its source: what to run, and the seconds of CPU that it takes without a change;
+# None without tests.
+Prepare = Callable[[Mutant, str], tuple[Callable[[], int], float] | None]
+
+
+def run_all(mutants: list[Mutant], prepare: Prepare, jobs: int, scratch: pathlib.Path):
     """Yields (mutant, outcome, CPU seconds), as they end."""
-    homes = [_copy(scratch / str(i)) for i in range(jobs)]
+    homes = [_copy(pathlib.Path(tempfile.mkdtemp(dir=scratch))) for _ in range(jobs)]
     running, waiting = {}, list(mutants)
     while waiting or running:
         while homes and waiting:
             mutant, home = waiting.pop(0), homes.pop()
             source = (ROOT / mutant.path).read_text()
-            changed, tests = mutant.apply(source), covering(mutant, source, recorded)
-            if changed is None or not tests:
+            changed, prepared = mutant.apply(source), prepare(mutant, source)
+            if changed is None or prepared is None:
                 homes.append(home)
                 yield mutant, 'gone' if changed is None else 'not covered', 0.0
                 continue
             (home / mutant.path).write_text(changed)
-            cpu = _SECONDS + 4 * sum(tests.values())
+            test, seconds = prepared
             log = KEPT / f'{home.name}.log'
-            pid = _fork(lambda t=tests: _pytest(list(t), _Order(t)), home, log, cpu)
-            running[pid] = mutant, home
+            running[_fork(test, home, log, _SECONDS + 4 * seconds)] = mutant, home
         if running:
             pid, status, usage = os.wait3(0)
             mutant, home = running.pop(pid)
@@ -246,9 +289,12 @@ def run_all(mutants: list[Mutant], recorded: dict, jobs: int, scratch: pathlib.P
             code = os.waitstatus_to_exitcode(status)
             late = code in (-signal.SIGXCPU, -signal.SIGALRM, -signal.SIGKILL)
             outcome = 'survived' if code == 0 else 'timeout' if late else 'killed'
+            log = KEPT / f'{home.name}.log'
             if code in (5, 70):
-                raise RuntimeError(f'{mutant.diff()}\n{(KEPT / f"{home.name}.log").read_text()}')
+                raise RuntimeError(f'{mutant.diff()}\n{log.read_text()}')
             yield mutant, outcome, usage.ru_utime + usage.ru_stime
+    for home in homes:
+        (KEPT / f'{home.name}.log').unlink(missing_ok=True)
 
 
 def table(outcomes: dict[Mutant, str]) -> str:
@@ -275,12 +321,36 @@ def _warm() -> None:
     gc.freeze()  # Children need not look through it.
 
 
+def run_passes(mutants: list[Mutant], args: argparse.Namespace, home: pathlib.Path):
+    """Yields as `run_all`: those that fast tests leave come again with all tests."""
+
+    def prepare_importing(mutant, source):
+        tests = importing(mutant.path, source)
+        return (lambda: run_fast(tests), 0.0) if tests else None
+
+    def prepare_covering(mutant, source):
+        tests = covering(mutant, source, recorded)
+        return (lambda: _pytest([*tests], _Order(tests)), sum(tests.values())) if tests else None
+
+    files = {t for p in {m.path for m in mutants} for t in importing(p, (ROOT / p).read_text())}
+    if files:
+        check(home, sorted(files))
+    left = []
+    for mutant, outcome, cpu in run_all(mutants, prepare_importing, args.jobs, home.parent):
+        left += [mutant] if outcome in ('survived', 'not covered') else []
+        yield mutant, outcome, cpu
+    if left and not args.fast:
+        recorded = record(home, args.rooms)
+        yield from run_all(left, prepare_covering, args.jobs, home.parent)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--count', type=int, default=300)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--rooms', nargs='+', default=ROOMS, choices=ROOMS)
     parser.add_argument('--jobs', type=int, default=2)
+    parser.add_argument('--fast', action='store_true', help='fast tests of importing files alone')
     parser.add_argument('--again', type=pathlib.Path, help='outcomes whose survivors to run again')
     args = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -297,13 +367,11 @@ def main() -> None:
         left = mutation.draw(sources, args.count, args.seed)
     outcomes |= {m: 'equivalent' for m in left if m.key in equivalent}
     left = [m for m in left if m.key not in equivalent]
-    output, total = (
-        KEPT / f'{f"{args.again.stem}-again" if args.again else f"seed-{args.seed}"}.jsonl',
-        0.0,
-    )
+    stem = f'{args.again.stem}-again' if args.again else f'seed-{args.seed}'
+    output, total = KEPT / f'{stem}.jsonl', 0.0
     with tempfile.TemporaryDirectory() as scratch:
-        recorded = record(_copy(pathlib.Path(scratch, 'recording')), args.rooms)
-        for mutant, outcome, cpu in run_all(left, recorded, args.jobs, pathlib.Path(scratch)):
+        home = _copy(pathlib.Path(scratch, 'unchanged'))
+        for mutant, outcome, cpu in run_passes(left, args, home):
             outcomes[mutant], total = outcome, total + cpu
             seen = f'{len(outcomes):4} {outcome:12}{cpu:6.1f} s'
             print(f'{seen}  {mutant.path}:{mutant.line}', flush=True)

@@ -58,6 +58,15 @@ def test_tests_of_a_line_run_cheapest_file_first():
     assert set(mutants.covering(change(1), SOURCE, recorded)) == set(recorded) - {'other.py::e'}
 
 
+def test_fast_tests_are_those_of_files_that_import_the_module():
+    found = mutants.importing('jdkd/algorithm/lists.py', '>>> 1')
+    assert {f'tests/algorithm/test_{n}.py' for n in ('coverage', 'gen_dataset')} < set(found)
+    assert found[-1] == 'jdkd/algorithm/lists.py'
+    found = mutants.importing('jdkd/distillation/losses.py', '')
+    assert found[0] == 'tests/distillation/test_losses.py'
+    assert 'tests/distillation/test_optimizer.py' not in found
+
+
 def test_the_score_leaves_out_equivalent_changes():
     outcomes = ['killed', 'killed', 'timeout', 'survived', 'not covered', 'equivalent']
     rows = mutants.table({change(i): outcome for i, outcome in enumerate(outcomes)}).splitlines()
