@@ -1,0 +1,234 @@
+"""The student's rounds: what each trains with and from, what decides it, and what it returns."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from jdkd.algorithm import student
+from jdkd.config import Config, LossConfig
+from jdkd.runtime import metrics
+from tests.helpers import tables
+
+STEPS = 5  # Of a round.
+
+
+class Recorder(list):
+    """Calls of a replaced function: their arguments, but for the first."""
+
+    def __init__(self, result=None):
+        self.result = result
+
+    def __call__(self, first, *args, **kwargs):
+        self.append((*args, kwargs) if kwargs else args)
+        return self.result
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a trainer makes and a checkpoint holds."""
+
+    params: object
+    selected: np.ndarray
+
+    def replace(self, **changes):
+        return dataclasses.replace(self, **changes)
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = Config(assistants=('a', 'b'), rounds=3, steps_per_round=STEPS, batch_size=4, seed=6)
+    config = config.replace(optimizer=config.optimizer.replace(total_steps=40))
+    return tables.make_run(tmp_path, config, 4, {'train': [0, 1], 'dev': [2, 3]})
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The steps of a round, replaced."""
+    monkeypatch.setattr(student, 'start_digest', lambda encoder: f'digest of {encoder}')
+    counts = np.array([6.0, 0.0, 2.0])
+    calls = types.SimpleNamespace(
+        loop=Recorder(State('trained', counts)),
+        restored=Recorder('trained encoder'),
+        checkpoint=Recorder(State('checkpoint', counts)),
+        batches=[],
+        eval=[],
+    )
+
+    def restore_state(directory, step, abstract):
+        calls.checkpoint.append((directory, step, abstract))
+        return calls.checkpoint.result
+
+    class Data:
+        def __init__(self, *fields):
+            self.fields, self.pool = fields, fields[4]
+
+        def batches(self, split, order, steps):
+            calls.batches.append((self.fields, split, order, steps))
+            return 'batches'
+
+        def eval_loss(self, params):
+            calls.eval.append(params)
+            return {'loss': 0.5}
+
+    monkeypatch.setattr(student, 'train_loop', calls.loop)
+    monkeypatch.setattr(student, 'restore_encoder', calls.restored)
+    monkeypatch.setattr(student.checkpoint, 'restore_state', restore_state)
+    monkeypatch.setattr(student, '_RoundData', Data)
+    return calls
+
+
+TRAINER = types.SimpleNamespace(
+    init=lambda params: State(f'first {params}', np.ones(3)), abstract='abstract'
+)
+PREVIOUS = types.SimpleNamespace(digest='before', encoder=types.SimpleNamespace(params='params'))
+TARGETS = types.SimpleNamespace(digests={'a': 'd'})
+
+
+def train(model, round_index, data='data', **changes):
+    pool = [types.SimpleNamespace(name='a', scale=None), types.SimpleNamespace(name='b', scale=3.0)]
+    arguments = {
+        **{'data': {'digest': data}, 'previous': PREVIOUS, 'pool': pool},
+        **{'scales': {'a': 2.0}, 'targets': TARGETS},
+    }
+    return model.train_round(TRAINER, round_index, **arguments | changes)
+
+
+def test_a_round_trains_its_steps_of_all(run, calls):
+    model = student.Student(run, 'start')
+    found = train(model, 1)
+    ((name, out, trainer, start, batches, options),) = calls.loop
+    assert (name, trainer, batches) == ('student', TRAINER, 'batches')
+    assert out.name.startswith('train')
+    assert options.pop('desc') == 'round 1: train student'
+    assert options == {
+        'steps': range(STEPS, 2 * STEPS),
+        'planned_steps': 3 * STEPS,
+        'total_steps': 40,
+        'choices': ['a', 'b', 'a+b'],
+    }
+    ((fields, split, order, steps),) = calls.batches
+    # The scale of an assistant is its own, or the fitted one.
+    assert [(s.name, scale) for s, scale in fields[4]] == [('a', 2.0), ('b', 3.0)]
+    assert (fields[0], fields[2], fields[3], fields[5]) == (model, 1, PREVIOUS, TARGETS)
+    assert (split, steps, order.batch_size, list(order.seed)) == ('train', STEPS, 4, [6, 1])
+    assert order.shuffle and order.epochs is None
+    # It goes on from the round before, but for the counts of selections.
+    state = start()
+    assert calls.checkpoint == [(run.workdir / 'rounds/00/train/checkpoints', STEPS, 'abstract')]
+    assert state.params == 'checkpoint' and not state.selected.any()
+    assert calls.eval == ['trained']
+    assert found == {
+        'selected': {'a': 0.75, 'b': 0.0, 'a+b': 0.25},
+        'eval_loss': {'loss': 0.5},
+    }
+    (line,) = metrics.read_series(run.workdir, 'student_eval')
+    assert line == {'series': 'student_eval', 'step': 2 * STEPS, 'loss': 0.5}
+
+
+def test_the_first_round_starts_from_the_student_that_enters_it(run, calls):
+    train(student.Student(run, 'start'), 0)
+    state = calls.loop[0][3]()
+    assert state.params == 'first params' and not calls.checkpoint
+
+
+def test_what_decides_a_round_decides_its_stage(run, calls):
+    model = student.Student(run, 'start')
+    train(model, 0), train(model, 0)
+    assert len(calls.loop) == 1
+    other = types.SimpleNamespace(digest='other', encoder=PREVIOUS.encoder)
+    # Targets count where embeddings are learnt.
+    targets = types.SimpleNamespace(digests={'b': 'd'})
+    train(model, 0, targets=targets)
+    for differs, changes in (
+        ('dataset', {'data': {'digest': 'x'}}),
+        ('previous', {'previous': other}),
+    ):
+        with pytest.raises(ValueError, match=rf'\({differs} differ\)'):
+            train(model, 0, **changes)
+    config = run.config.replace(loss=run.config.loss.replace(embedding=1.0))
+    aligned = student.Student(dataclasses.replace(run, config=config), 'start')
+    train(aligned, 1)
+    with pytest.raises(ValueError, match=r'\(targets differ\)'):
+        train(aligned, 1, targets=targets)
+    for changed in (
+        config.replace(seed=7),
+        config.replace(batch_size=8),
+        config.replace(rounds=4),
+        config.replace(rows=config.rows.replace(chunks=2)),
+        config.replace(selection=config.selection.replace(per='query')),
+    ):
+        with pytest.raises(ValueError, match='differ'):
+            train(student.Student(dataclasses.replace(run, config=changed), 'start'), 1)
+
+
+def test_a_round_goes_on_after_an_interrupt(run, calls, monkeypatch):
+    found = []
+
+    def stop(run, name, out, *args, **kwargs):
+        found.append((out / 'part').exists())
+        (out / 'part').touch()
+        if len(found) == 1:
+            raise KeyboardInterrupt
+        return calls.loop.result
+
+    monkeypatch.setattr(student, 'train_loop', stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(student.Student(run, 'start'), 0)
+    train(student.Student(run, 'start'), 0)
+    assert found == [False, True]
+
+
+def test_the_student_of_a_round_has_the_parameters_of_its_last_step(run, calls):
+    model = student.Student(run, 'start')
+    with pytest.raises(FileNotFoundError, match='has no trained round 1; run --mode train'):
+        model.after_round(1)
+    train(model, 1)
+    found = model.after_round(1)
+    assert (found.name, found.encoder, found.scale) == (
+        *('student_01', 'trained encoder'),
+        run.config.student.scale,
+    )
+    assert calls.restored == [('start', run.workdir / 'rounds/01/train', 2 * STEPS)]
+    begun = model.after_round(-1)
+    assert (begun.name, begun.digest, begun.encoder) == ('student_init', 'digest of start', 'start')
+    assert found.digest != begun.digest
+
+
+def test_the_twin_has_the_contrastive_term_alone_and_stages_of_its_own(run, calls):
+    config = run.config.replace(loss=run.config.loss.replace(contrastive=0.5, in_batch=1.0))
+    run = dataclasses.replace(run, config=config)
+    twin = student.Student(run, 'start').twin()
+    assert twin.run.config.loss == LossConfig(contrastive=0.5, teacher=0.0, assistant=0.0, dark=0.0)
+    assert twin.labelled_only and twin.start == 'start'
+    found = train(twin, 0, pool=())
+    assert found['selected'] == {} and calls.loop[0][0] == 'twin'
+    assert twin.after_round(0).name == 'twin_00'
+    assert (run.workdir / 'rounds/00/twin').exists() and not (
+        run.workdir / 'rounds/00/train'
+    ).exists()
+
+
+def test_the_loss_on_d_eval_is_a_mean_over_whole_batches(run, monkeypatch):
+    asked = []
+
+    def batches(self, split, order, steps):
+        asked.append(
+            (split, order.batch_size, list(order.seed), order.shuffle, order.epochs, steps)
+        )
+        return range(steps)
+
+    monkeypatch.setattr(student._RoundData, 'batches', batches)
+    monkeypatch.setattr(student, 'load_lists', lambda run, i, split: range(9 + i))
+    monkeypatch.setattr(
+        student,
+        'evaluate',
+        lambda trainer, params, batch, ids: {
+            **{'loss': batch, 'loss/teacher': 2 * batch, 'list_accuracy': 1, 'grad_norm': 9},
+        },
+    )
+    model = student.Student(run, 'start')
+    data = student._RoundData(model, TRAINER, 0, PREVIOUS, (), TARGETS)
+    assert data.eval_loss('params') == {'loss': 0.5, 'loss/teacher': 1.0, 'list_accuracy': 1.0}
+    assert asked == [('eval', 4, [6], False, 1, 2)]
