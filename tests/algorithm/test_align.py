@@ -82,7 +82,7 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
     mesh = types.SimpleNamespace(shape={'data': 1})
     run = dataclasses.replace(run, collection=collection, mesh=mesh)
     encoder = types.SimpleNamespace(model='model', params='params')
-    start = types.SimpleNamespace(digest='start', scale=2.0)
+    start = types.SimpleNamespace(digest='start')
     model = types.SimpleNamespace(
         run=run,
         start=encoder,
@@ -120,6 +120,12 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
     assert steps.pop('desc') == 'align student'
     assert steps == {'steps': range(5), 'planned_steps': 5, 'total_steps': 5}
     assert aligned == ('student_aligned', (run.workdir / 'align', 5))
+    # It is read again, with whatever trained it gone.
+    assert align.load(model) == aligned and len(trainings) == 1
+    untrained = types.SimpleNamespace(**vars(model))
+    untrained.run = dataclasses.replace(run, workdir=tmp_path / 'empty')
+    with pytest.raises(FileNotFoundError, match='has no aligned student; run --mode train'):
+        align.load(untrained)
     # What decides it, decides its stage.
     other = dataclasses.replace(run, config=config.replace(train_passage_length=8))
     with pytest.raises(ValueError, match=r'\(length differ\)'):
