@@ -1,17 +1,23 @@
 """Hard negatives from runs, and which queries have lists."""
 
+import dataclasses
 import pathlib
 import types
 
 import numpy as np
 import pytest
+import scipy.special
 
+from jdkd.algorithm import gen_dataset
 from jdkd.algorithm import lists as round_lists
-from jdkd.config import CandidatesConfig, Config, ScoresSpec
+from jdkd.algorithm.teacher import Teacher
+from jdkd.config import CandidatesConfig, Config, DarkConfig, EncoderSpec, ScoresSpec
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.run import Run
 from jdkd.systems import imported
+from jdkd.tokens.layouts import Layout
+from tests.helpers import tables
 
 
 def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
@@ -73,3 +79,91 @@ def test_lists_are_made_for_the_highest_grade():
     found = Run(Config(), pathlib.Path(), None, collection).train
     assert [rows.tolist() for rows in found.positives] == [[2, 0, 1], [3], []]
     assert [rows.tolist() for rows in found.best] == [[0, 1], [3], []]
+
+
+def make_tables(tmp_path, **candidates):
+    """A run over nine passages, and the systems of its rounds, whose scores are tables."""
+    config = Config(
+        batch_size=2, steps_per_round=3, depth=9, seed=5, dark=DarkConfig(reinforced=0, noisy=0)
+    )
+    own = CandidatesConfig(hard_negatives=2, depth=6, eval_lists=2, **candidates)
+    config = config.replace(candidates=own)
+    run = tables.make_run(tmp_path, config, 9, {'train': [0, 1, 2], 'dev': [3, 4]})
+    rng = np.random.default_rng(0)
+    scores = {name: rng.normal(size=(3, 9)).round(2) for name in ('first', 't', 'a', 'm')}
+    return run, {name: tables.make_system(run, name, own) for name, own in scores.items()}
+
+
+ENCODER = types.SimpleNamespace(
+    spec=EncoderSpec(),
+    layout=Layout('joined', ''),
+    tokenizer=types.SimpleNamespace(fingerprint='t'),
+)
+
+
+@pytest.mark.parametrize('hardest', [0, 3])
+def test_a_round_has_lists_with_the_logits_of_teacher_and_assistants(tmp_path, hardest):
+    run, systems = make_tables(tmp_path, hardest=hardest, margin=0.2)
+    pool = [systems['a'], dataclasses.replace(systems['m'], name='b', scale=None)]
+    teacher = Teacher([systems['t']], [2.0])
+    found, written = gen_dataset.generate(
+        run,
+        0,
+        teacher=teacher,
+        miners=[systems['first']],
+        pool=pool,
+        student=systems['m'],
+        encoder=ENCODER,
+        active=np.array([0, 2]),
+    )
+    assert found['teacher'] == {'t': 2.0} and set(found['scales']) == {'b'}
+    assert set(found['flatness']) == {'t', 'a', 'b'}
+    assert written == run.read_manifest('rounds/00/dataset')
+    assert (tmp_path / 'rounds/00/pool').exists() == bool(hardest)
+    for split, queries in (('train', [0, 2]), ('eval', [0, 1])):
+        source = gen_dataset.load_records(run, 0, split)
+        records = [source[i] for i in range(len(source))]
+        assert len(records) == {'train': 6, 'eval': 2}[split]
+        assert {int(r['query_row']) for r in records} == set(queries)
+        for record in records:
+            query, passages = int(record['query_row']), record['passages']
+            assert passages[0] == query + (3 if split == 'eval' else 0)
+            logits = 2 * systems['t'].scores[query, passages]
+            np.testing.assert_allclose(record['teacher'], logits, rtol=1e-6)
+            np.testing.assert_allclose(
+                record['assistants'],
+                [s.scores[query, passages] * found['scales'].get(s.name, 1.0) for s in pool],
+                rtol=1e-6,
+            )
+            marks = [False, *(logits[1:] > logits[0] - 0.2)]
+            np.testing.assert_array_equal(record['false_negative'], marks)
+            assert record['relevant'].tolist() == [passages[0]] and 'labelled' not in record
+    train = gen_dataset.load_records(run, 0, 'train')
+    logits = np.stack([train[i]['teacher'] for i in range(len(train))])
+    share = (scipy.special.softmax(logits, axis=1).max(axis=1) > 0.99).mean()
+    assert found['one_hot'] == {'originals': share, 'all': share}
+    # Another margin would mark others.
+    own = run.config.candidates.replace(margin=0.3)
+    changed = dataclasses.replace(run, config=run.config.replace(candidates=own))
+    with pytest.raises(ValueError, match='differ'):
+        gen_dataset.generate(
+            changed,
+            0,
+            teacher=teacher,
+            miners=[systems['first']],
+            pool=pool,
+            student=systems['m'],
+            encoder=ENCODER,
+            active=np.array([0, 2]),
+        )
+
+
+def test_one_hot_lists_are_counted_at_the_temperature_of_the_round(tmp_path, monkeypatch):
+    logits = np.array([[9.0, 0.0, 0.0, 9.0], [9.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    monkeypatch.setattr(gen_dataset, 'load_logits', lambda *args, pool: {'teacher': logits})
+    run, _ = make_tables(tmp_path)
+    loss = run.config.loss.replace(temperature=((0.0, 1.0), (1.0, 9.0)))
+    run = dataclasses.replace(run, config=run.config.replace(loss=loss, rounds=2))
+    found = gen_dataset._one_hot_shares(run, 0)
+    assert found == {'originals': pytest.approx(2 / 3), 'all': pytest.approx(1 / 3)}
+    assert gen_dataset._one_hot_shares(run, 1) == {'originals': 0.0, 'all': 0.0}

@@ -145,6 +145,16 @@ def test_what_a_checkpoint_leaves_open_is_told_unless_the_entry_says_it(name, mo
     assert all(part in text for part, text in zip(expected, said, strict=False))
 
 
+def test_a_sketch_needs_no_tensors(tmp_path):
+    checkpoint(tmp_path, ('relevant',))
+    (tmp_path / 'model.safetensors').unlink()
+    spec = EncoderSpec(weights=str(tmp_path), kind='cross_encoder')
+    model, params = loading.sketch_model(spec)
+    assert model.head == 'linear' and params['classifier']['kernel'].shape == (8, 1)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path)
+
+
 def test_the_recipes_models_are_sketched_without_a_network(monkeypatch):
     def offline(name, revision, **_):
         raise FileNotFoundError(f'{name} cannot be fetched')
