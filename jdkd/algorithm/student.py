@@ -158,10 +158,13 @@ class Student:
             total_steps=config.optimizer.total_steps,
             choices=choices,
             desc=f'round {round_index}: train {self.name}',
+            eval_every=config.eval_every,
+            eval_metrics=data.eval_loss,
         )
         eval_loss = data.eval_loss(state.params)
         # Metrics of their own: a restart after the last step writes them again.
-        spans = {'resume_step': first, 'last_step': last, 'total_steps': planned_steps}
+        spans = {'last_step': last, 'total_steps': planned_steps}
+        spans['resume_step'] = last - 1 if config.eval_every else first
         writer = MetricsWriter(run.workdir, f'{self.name}_eval', **spans)
         writer.write(last, eval_loss)
         writer.close()

@@ -339,6 +339,11 @@ class Config(RetrievalConfig):
     plan: PlanConfig = field(PlanConfig, 'sizes for --mode plan')
     sharding: tuple = field(SHARDING, 'the first rule whose regex matches a parameter path decides')
     log_every: int = field(10, 'steps between log lines', 'at least 1')
+    eval_every: int = field(
+        0,
+        'steps between evaluations of the loss on D_eval within a round; 0: at its end alone',
+        'at least 0',
+    )
     checkpoint_every: int = field(50, 'steps between checkpoints', 'at least 1')
 
 

@@ -1,8 +1,9 @@
 """The training of every encoder: of the student in each round, and of systems from labels."""
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -34,6 +35,8 @@ def train_loop(
     total_steps: int,
     choices: Sequence[str] = (),
     desc: str,
+    eval_every: int = 0,
+    eval_metrics: Callable[[Any], Mapping[str, float]] = lambda params: {},
 ) -> TrainState:
     """Trains an encoder in the directory of a resumable stage, and leaves its last checkpoint.
 
@@ -48,6 +51,8 @@ def train_loop(
         planned_steps: All steps that the run takes, for the metrics.
         total_steps: Length of the schedules.
         choices: Names of the (fused) assistants, for the metrics.
+        eval_every: Steps from one evaluation to the next, before the last step; 0 for none.
+        eval_metrics: Parameters -> metrics of an evaluation, those of the series `<name>_eval`.
 
     Raises:
         FloatingPointError: at the first step whose loss, gradient or parameters are not finite,
@@ -60,6 +65,9 @@ def train_loop(
         writer = MetricsWriter(run.workdir, name, resume_step=step, **spans)
         resumes = step != steps.start
         state = checkpoints.restore(step, trainer.abstract, batches) if resumes else start()
+        eval_writer = None
+        if eval_every:
+            eval_writer = MetricsWriter(run.workdir, f'{name}_eval', resume_step=step, **spans)
         log = _StepLog(writer, step, steps.stop, run.config.log_every, choices, desc)
         pending = None  # The last step: its metrics, not read yet, its host batch and its size.
 
@@ -94,8 +102,14 @@ def train_loop(
                     settle(*pending)
                 pending = metrics, host_batch, batch['group'].shape[0]
                 stopping = distributed.stop_requested(stop.is_set())
+                if eval_writer and step % eval_every == 0 and step != steps.stop:
+                    settle(*pending)
+                    pending = None
+                    with jax.transfer_guard('allow'), log.paused():
+                        eval_writer.write(step, eval_metrics(state.params))
                 if step == steps.stop or step % every == 0 or stopping:
-                    settle(*pending)  # A non-finite state is never saved.
+                    if pending:
+                        settle(*pending)  # A non-finite state is never saved.
                     pending = None
                     with jax.transfer_guard('allow'):  # Orbax fetches the state as it likes.
                         checkpoints.save(step, state, batches)
@@ -105,6 +119,8 @@ def train_loop(
                     distributed.barrier('all is saved')
                     interrupts.exit_after_saving()
         writer.close()
+        if eval_writer:
+            eval_writer.close()
         checkpoints.keep_only(steps.stop)
     return state
 
@@ -119,6 +135,13 @@ class _StepLog:
         self.waited = 0.0  # Seconds without a batch since the last line of metrics.
         self._line_step, self._line_time = step, time.monotonic()
         self.bar = progress.bar(last_step, desc, 'steps', done=step)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what is done meanwhile out of the speed of training."""
+        begun = time.monotonic()
+        yield
+        self._line_time += time.monotonic() - begun
 
     def finish_step(self, metrics: Mapping[str, Any], batch_size: int) -> None:
         """Shows the loss, and writes the metrics where it is their turn."""

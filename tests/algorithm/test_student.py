@@ -102,11 +102,13 @@ def test_a_round_trains_its_steps_of_all(run, calls):
     assert (name, trainer, batches) == ('student', TRAINER, 'batches')
     assert out.name.startswith('train')
     assert options.pop('desc') == 'round 1: train student'
+    assert options.pop('eval_metrics')('other') == {'loss': 0.5} and calls.eval.pop() == 'other'
     assert options == {
         'steps': range(STEPS, 2 * STEPS),
         'planned_steps': 3 * STEPS,
         'total_steps': 40,
         'choices': ['a', 'b', 'a+b'],
+        'eval_every': 0,
     }
     ((fields, split, order, steps),) = calls.batches
     # The scale of an assistant is its own, or the fitted one.

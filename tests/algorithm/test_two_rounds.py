@@ -26,6 +26,7 @@ from jdkd.report import model_card, run_report
 from jdkd.retrieval import measures
 from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
+from jdkd.runtime import metrics
 from jdkd.systems.build import build
 from tests.helpers import tiny
 
@@ -41,7 +42,7 @@ def two_rounds(tmp_path_factory):
     tiny.write(home)
     c = tiny.get_config(str(home))
     c.index.kind, c.rounds, c.replay, c.twin = 'exact', 2, 0.5, True
-    c.fit_floor, c.topic_size, c.loss.pool = 0.07, 2, 0.5
+    c.fit_floor, c.topic_size, c.loss.pool, c.eval_every = 0.07, 2, 0.5, 2
     run = tiny.open_run(c, home / 'w')
     states, train_loop = [], student.train_loop
     stages, build_stage = {}, Run.stage
@@ -105,7 +106,8 @@ def test_long_stages_go_on_where_they_were_stopped(two_rounds):
 
 
 def test_the_loss_on_d_eval_is_that_of_the_lists_in_their_order(two_rounds):
-    expected = [load_lists(two_rounds.run, i, 'eval').query for i in range(2)] * 2
+    # Twice a round, of the student and of its twin.
+    expected = [load_lists(two_rounds.run, i, 'eval').query for i in (0, 0, 1, 1)] * 2
     np.testing.assert_array_equal(np.concatenate(two_rounds.on_eval), np.concatenate(expected))
 
 
@@ -229,6 +231,14 @@ def test_the_scored_pool_of_a_batch_has_the_teachers_logits_and_stored_embedding
         scores = sum(w * build(run, m).list_scorer(run.train)(lists) for m, w in weights.items())
         np.testing.assert_allclose(logits, scores[0], rtol=1e-5)
     assert 'loss/pool' in two_rounds.rounds[0]['eval_loss']
+
+
+def test_the_loss_on_d_eval_is_there_every_two_steps(two_rounds):
+    lines = metrics.read_series(two_rounds.run.workdir, 'student_eval')
+    assert [line['step'] for line in lines] == [2, 4, 6, 8]
+    for line, found in zip(lines[1::2], two_rounds.rounds, strict=True):
+        assert {k: line[k] for k in found['eval_loss']} == found['eval_loss']
+    assert lines[0]['loss'] != lines[1]['loss']
 
 
 def test_in_batch_logits_of_a_lists_own_columns_are_its_stored_ones(two_rounds):
