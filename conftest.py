@@ -5,11 +5,14 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _doctest_names(request, doctest_namespace, tmp_path_factory):
-    if request.node.name.startswith('jdkd.retriever'):
+    if request.node.name.startswith(('jdkd.retriever', 'jdkd.indexing')):
         import jdkd
-        from jdkd.models.dual_encoder import DualEncoder
-        from tests.helpers import toy
+        from tests.helpers import indexes
 
-        directory = tmp_path_factory.mktemp('doctest') / 'student'
-        toy.write_model(directory, DualEncoder(toy.TRANSFORMER, 'mean', True))
-        doctest_namespace |= {'jdkd': jdkd, 'directory': directory}
+        home = tmp_path_factory.mktemp('doctest')
+        directory, index = home / 'student', home / 'index'
+        indexes.write_student(directory, max_length=24, query_prompt='', passage_prompt='')
+        if 'index' in request.node.name:
+            rows = [{'_id': f'p{i}', 'text': t} for i, t in enumerate(['dog', 'red cat', 'cat'])]
+            indexes.create(index, directory, indexes.write(home / 'passages.jsonl', rows))
+        doctest_namespace |= {'jdkd': jdkd, 'directory': directory, 'index_directory': index}

@@ -7,6 +7,11 @@ jdkd eval --config eval --config.model=DIR --config.collections=beir:PATH --work
 jdkd search --workdir runs/a
 jdkd search --workdir runs/a --index_of=minilm_ft
 jdkd export --workdir runs/a --system=minilm_ft --push_to=org/name
+jdkd index --student runs/a --collection more.jsonl --output my_index
+jdkd search my_index "how do I parse a date"
+jdkd add my_index more.jsonl
+jdkd export my_index --vectors=faiss
+jdkd serve my_index --port=8000
 jdkd compare --workdir runs/a --with runs/b
 jdkd pairs --config mta4dpr:tiny --workdir runs/a
 jdkd plan --topology v5e:2x4
@@ -14,6 +19,7 @@ jdkd plan --topology v5e:2x4
 `python -m jdkd.main --mode train` is the same as `jdkd train`.
 """
 
+import json
 import logging as stdlib_logging
 import pathlib
 import re
@@ -27,23 +33,36 @@ from ml_collections import config_flags
 
 from jdkd import config as configs
 from jdkd.commands import (
+    add,
     compare,
     evaluate,
     export,
+    index,
     pairs,
     plan,
     search,
+    serve,
     setup,
     train,
     zero_shot,
 )
+from jdkd.config.fields import STORES
+from jdkd.indexing import contents, exporting
 from jdkd.runtime import distributed, files, interrupts
-from jdkd.runtime.messages import EscapedStream
+from jdkd.runtime.messages import EscapedStream, shown
 
 DEFAULT = 'configs/mta4dpr.py'
-MODES = ('train', 'eval', 'export', 'search', 'compare', 'pairs', 'plan')
+MODES = ('train', 'eval', 'export', 'index', 'add', 'search', 'serve', 'compare', 'pairs', 'plan')
+# What may stand on the command line beside flags, as --help names it.
+_ARGUMENTS = {
+    'search': 'DIR QUESTION',
+    'add': 'INDEX COLLECTION',
+    'export': 'INDEX',
+    'serve': 'DIR',
+}
 
 configs.register_parsers()
+flags.FLAGS.set_gnu_getopt()  # Flags may follow arguments.
 _CONFIG = config_flags.DEFINE_config_file(
     'config',
     DEFAULT,
@@ -61,7 +80,8 @@ _OUTPUT = flags.DEFINE_string(
     'output',
     None,
     'Directory to write; by default <workdir>/student or <workdir>/exported/<system>, for --mode '
-    'compare <workdir>/compared/<name>. For --mode pairs the file, <workdir>/pairs.jsonl.',
+    'compare <workdir>/compared/<name>, for vectors <index>/exported. For --mode pairs the file, '
+    '<workdir>/pairs.jsonl. --mode index needs it.',
 )
 _SPLITS = flags.DEFINE_list(
     'splits', ['train', 'eval'], 'What pairs writes: train, eval (D_eval), test.'
@@ -73,6 +93,33 @@ _INDEX_OF = flags.DEFINE_string(
     "System that the student is aligned with: eval and search send the student's queries to its "
     "index instead of the student's.",
 )
+_STUDENT = flags.DEFINE_string(
+    'student', None, 'What index encodes with: a directory, a hub name, or the workdir of a run.'
+)
+_COLLECTION = flags.DEFINE_string(
+    'collection',
+    None,
+    'What index reads: a .jsonl, .csv, .tsv or .parquet file of passages, a source such as '
+    'beir:PATH, or the workdir of a run.',
+)
+_STORE = flags.DEFINE_enum('store', 'float32', STORES, 'Precision of an index.')
+_ON_ERROR = flags.DEFINE_enum(
+    'on_error',
+    'stop',
+    ['stop', 'skip'],
+    'What index and add do with an unusable passage: stop, or skip and count it.',
+)
+_OPTIONS = flags.DEFINE_string(
+    'options', '{}', 'Options of the collection of index and add, as a JSON object.'
+)
+_VECTORS = flags.DEFINE_enum(
+    'vectors', None, list(exporting.KINDS), 'What export writes of an index.'
+)
+_HOST = flags.DEFINE_string(
+    'host', '127.0.0.1', 'Address that serve listens on; 0.0.0.0 for all of the machine.'
+)
+_PORT = flags.DEFINE_integer('port', 8000, 'Port of serve; 0 for a free one.', 0, 65535)
+_K = flags.DEFINE_integer('k', 5, 'Passages that search shows of an index.', lower_bound=1)
 _WITH = flags.DEFINE_string('with', None, 'Finished workdir that compare shows beside this one.')
 _UPDATE = flags.DEFINE_bool(
     'update',
@@ -118,27 +165,89 @@ def main(argv: Sequence[str]) -> None:
         config = setup.resolve_training(_CONFIG.value)
         pairs.pairs(config, workdir, _SPLITS.value, _OUTPUT.value, update=_UPDATE.value)
     elif mode == 'search':
-        search.search(workdir, _INDEX_OF.value)
+        _search(argv[1:], workdir)
+    elif mode == 'index':
+        index.index(
+            pathlib.Path(str(_OUTPUT.value)),
+            str(_STUDENT.value),
+            str(_COLLECTION.value),
+            store=_STORE.value,
+            on_error=_ON_ERROR.value,
+            options=_options(),
+        )
+    elif mode == 'add':
+        add.add(pathlib.Path(argv[1]), argv[2], on_error=_ON_ERROR.value, options=_options())
+    elif mode == 'serve':
+        serve.serve(pathlib.Path(argv[1]) if argv[1:] else workdir, _HOST.value, _PORT.value)
+    elif mode == 'export' and argv[1:]:
+        export.export_vectors(pathlib.Path(argv[1]), str(_VECTORS.value), _OUTPUT.value)
     elif mode == 'compare':
         compare.compare(workdir, str(_WITH.value), _OUTPUT.value)
     else:
         export.export(workdir, _SYSTEM.value, _OUTPUT.value, _PUSH_TO.value, _ONNX.value)
 
 
+def _search(words: Sequence[str], workdir: pathlib.Path) -> None:
+    """Searches the index or run that `words` begin with, or else the workdir's."""
+    directory, question = pathlib.Path(words[0]) if words else workdir, ' '.join(words[1:]) or None
+    is_run = (directory / configs.FILE).is_file() if words else True
+    if (directory / contents.FILE).is_file() or not is_run:
+        search.search_index(directory, question, _K.value)
+    else:
+        search.search(directory, question, _INDEX_OF.value)
+
+
+def _options() -> dict:
+    try:
+        options = json.loads(_OPTIONS.value)
+    except ValueError as e:
+        raise ValueError(f'--options={shown(_OPTIONS.value)} is not JSON ({e}).') from None
+    if not isinstance(options, dict):
+        raise ValueError(f'--options={shown(_OPTIONS.value)} is no JSON object.')
+    return options
+
+
+def _check_arguments(mode: str, arguments: Sequence[str]) -> None:
+    """Raises a ValueError if what stands beside the flags does not fit the mode."""
+    names = _ARGUMENTS.get(mode, '').split()
+    if arguments and not names:
+        raise ValueError(f"'{arguments[0]}' is no flag; see python -m jdkd.main --help.")
+    for argument in arguments[:1]:
+        files.require_local(argument, names[0])
+    is_wrong = len(arguments) > len(names) and mode != 'search'  # A question may be many words.
+    if is_wrong or (mode == 'add' and len(arguments) < len(names)):
+        raise ValueError(f'jdkd {mode} takes {_ARGUMENTS[mode]} and flags; see jdkd --help.')
+    if mode == 'export' and bool(arguments) != bool(_VECTORS.value):
+        raise ValueError(
+            'the vectors of an index are exported by jdkd export INDEX --vectors=faiss (or npy, '
+            'parquet), and encoders of a run by jdkd export --workdir DIR.'
+        )
+    if arguments and _WORKDIR.value:
+        raise ValueError(f"give jdkd {mode} '{arguments[0]}' or --workdir, not both.")
+
+
 def _check_flags(argv: Sequence[str]) -> None:
     """Raises a ValueError that names the flag or argument that does not belong to the mode."""
-    if argv[1:]:
-        raise ValueError(f"'{argv[1]}' is no flag; see python -m jdkd.main --help.")
+    mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
+    _check_arguments(mode, argv[1:])
     for flag in ('workdir', 'output', 'against', 'with'):
         files.require_local(flags.FLAGS[flag].value or '', f'--{flag}')
-    mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
     owners = {
-        'output': 'export or compare or pairs',
+        'output': 'export or compare or pairs or index',
         'splits': 'pairs',
         'system': 'export',
         'push_to': 'export',
         'onnx': 'export',
         'index_of': 'eval or search',
+        'vectors': 'export',
+        'k': 'search',
+        'host': 'serve',
+        'port': 'serve',
+        'student': 'index',
+        'collection': 'index',
+        'store': 'index',
+        'on_error': 'index or add',
+        'options': 'index or add',
     }
     owners |= {'against': 'eval', 'with': 'compare', 'topology': 'plan'}
     for flag, modes in owners.items():
@@ -146,6 +255,12 @@ def _check_flags(argv: Sequence[str]) -> None:
             raise ValueError(f'--{flag} is for --mode {modes}; add that or leave it out.')
     if mode == 'compare' and not _WITH.value:
         raise ValueError('--mode compare needs another finished run: add --with=WORKDIR.')
+    for flag in ('student', 'collection', 'output'):
+        if mode == 'index' and not flags.FLAGS[flag].value:
+            raise ValueError(
+                f'--{flag} is missing; say for example jdkd index --student=runs/a '
+                '--collection=passages.jsonl --output=my_index.'
+            )
     if _UPDATE.value and mode not in ('train', 'pairs') and not (mode == 'eval' and is_zero_shot):
         raise ValueError(
             '--update is for --mode train and pairs, and for --mode eval with a --config of it.'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import typing
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -13,6 +14,7 @@ from jdkd.config import EncoderSpec
 from jdkd.models import dual_encoder, pretrained, weights
 from jdkd.retrieval import encode
 from jdkd.retrieval.exact import ExactIndex
+from jdkd.run import STUDENT
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.encoders import Encoder, read_encoder
 
@@ -132,14 +134,31 @@ class Retriever:
         ]
 
 
+def find_student(source: str | os.PathLike[str]) -> str:
+    """The student's directory if `source` is the workdir of a run, or else `source`.
+
+    Raises:
+        FileNotFoundError: if the run has no student yet.
+    """
+    path = pathlib.Path(source).expanduser()
+    if not (path / 'metrics.jsonl').is_file():
+        return os.fspath(source)
+    if not (path / STUDENT / 'config.json').is_file():
+        raise FileNotFoundError(
+            f'{path} is a run without {STUDENT}/; train it to its end, or give the directory of a '
+            'checkpoint.'
+        )
+    return str(path / STUDENT)
+
+
 def load(source: str | os.PathLike[str], *, revision: str | None = None) -> Retriever:
-    """Loads a dual-encoder: an exported student, a sentence-transformers directory or a hub name.
+    """Loads a dual-encoder: a run's student, a sentence-transformers directory or a hub name.
 
     Pooling, normalisation, projection, towers, prompts and length are the checkpoint's; one without
     sentence-transformers files takes the mean of its tokens.
 
     Args:
-        source: A directory, or the name of a model on the Hugging Face hub.
+        source: A directory, the workdir of a run, or the name of a model on the Hugging Face hub.
         revision: Branch, tag or commit on the hub.
 
     Raises:
@@ -147,7 +166,7 @@ def load(source: str | os.PathLike[str], *, revision: str | None = None) -> Retr
         ValueError: if the model is a cross-encoder, or of a kind that jdkd does not have.
     """
     mesh = meshes.make_mesh()
-    directory = weights.find_weights(os.fspath(source), revision)
+    directory = weights.find_weights(find_student(source), revision)
     sketch, *query = pretrained.read_architectures(directory)
     if sketch.classifies and sketch.pooling is None:
         raise ValueError(f'{source} is a cross-encoder, which has no embeddings; load a retriever.')

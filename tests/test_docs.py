@@ -55,7 +55,7 @@ def all_commands() -> list:
 
 
 def has_placeholder(words: list[str]) -> bool:
-    return not {'FILE', 'DIR', 'VERB'}.isdisjoint(words)
+    return not {'FILE', 'DIR', 'INDEX', 'VERB'}.isdisjoint(words)
 
 
 def check_jdkd(words: list[str]) -> None:
@@ -64,11 +64,13 @@ def check_jdkd(words: list[str]) -> None:
     known = {flag.name: flag for flag in defined}
     if words[:1] != ['VERB']:
         words = jdkd.main.expand(['jdkd', *words])[1:]
-    rest = iter(words)
+    rest, arguments = iter(words), []
     for word in rest:
         if word == 'VERB':
             continue
-        assert word.startswith('--'), f'{word} is no flag'
+        if not word.startswith('--'):
+            arguments.append(word)
+            continue
         name, equals, value = word.removeprefix('--').partition('=')
         if name.startswith('config.') or name == 'verbosity':
             continue
@@ -77,6 +79,9 @@ def check_jdkd(words: list[str]) -> None:
             value = value if equals else next(rest)
             if value != 'VERB':
                 flag.parser.parse(value)
+    mode = words[0].removeprefix('--mode=') if words else ''
+    names = jdkd.main._ARGUMENTS.get(mode, '').split()
+    assert len(arguments) <= len(names), f'{arguments} are no flags'
     if not has_placeholder(words):
         configs.check_overrides(words, jdkd.main.DEFAULT)
 

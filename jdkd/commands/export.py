@@ -1,10 +1,12 @@
-"""`jdkd export`: an encoder of a finished run for sentence-transformers and the hub."""
+"""`jdkd export`: encoders of a run for sentence-transformers, vectors of an index for others."""
 
 import pathlib
 
 from jdkd.algorithm import final, student
 from jdkd.commands import onnx
 from jdkd.commands.setup import hold_workdir, load_config, open_run
+from jdkd.indexing import exporting
+from jdkd.indexing.index import open_index
 from jdkd.models import hub
 from jdkd.report import finished, model_card
 from jdkd.run import STUDENT
@@ -46,3 +48,10 @@ def export(
             print(f'exported to {directory}')
             if push_to:
                 print(f'pushed to {hub.push(directory, push_to)}')
+
+
+def export_vectors(directory: pathlib.Path, kind: str, output: str | None = None) -> None:
+    """Writes the embeddings of an index to `output`, or to `exported` in it; see `exporting`."""
+    target = pathlib.Path(output) if output else directory / 'exported'
+    for path in exporting.export(open_index(directory), kind, target):
+        print(f'wrote {path}')

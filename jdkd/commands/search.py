@@ -1,32 +1,45 @@
-"""`jdkd search`: answers questions from the terminal by student, first stage and teacher."""
+"""`jdkd search`: answers questions from the terminal, with an index or with a run."""
 
+import contextlib
 import itertools
 import pathlib
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
-
-import numpy as np
+from collections.abc import Iterator, Mapping
 
 from jdkd.algorithm import final, student
 from jdkd.commands.setup import load_config, open_run
+from jdkd.indexing.index import open_index
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
-from jdkd.systems.build import build
+from jdkd.serving import service
 
 _SHOWN = 5  # Passages per question.
 _WIDTH = 150  # Characters per line unless standard output is a terminal.
 _LINES = 3  # At most, for the text of each passage.
 
-# question -> the best passages, `[1, n]`.
-Searcher = Callable[[str], Ranking]
+
+def search_index(directory: pathlib.Path, question: str | None, k: int) -> None:
+    """Prints the k best passages of an index for a question, or for each line of standard input.
+
+    Raises:
+        FileNotFoundError: if there is no index.
+        ValueError: if k is not positive.
+    """
+    found = open_index(directory)
+    width = max(shutil.get_terminal_size((_WIDTH, 0)).columns, 30)
+    for asked in questions(question):
+        for hit in found.search(asked, k):
+            heading = f'{hit.id}  {hit.title}' if hit.title else hit.id
+            print('\n'.join(_cell(heading, hit.text, hit.score, width)))
+        print(flush=True)
 
 
-def search(workdir: pathlib.Path, index_of: str | None = None) -> None:
-    """Reads questions from standard input, line by line, and prints the best passages.
+def search(workdir: pathlib.Path, question: str | None = None, index_of: str | None = None) -> None:
+    """Prints the best passages for a question, or for each line of standard input.
 
     Shows the results of three systems side by side, each with its latency: the final student by
     exact search; the first stage; and the teacher, which re-ranks the first stage's top passages.
@@ -36,58 +49,31 @@ def search(workdir: pathlib.Path, index_of: str | None = None) -> None:
     if distributed.process_count() > 1:
         raise ValueError('--mode search answers one user; start one process.')
     run = open_run(load_config(workdir), workdir)
-    shown, left_out = searchers(run, index_of)
+    best = final.load(student.load(run), index_of)
+    others, left_out = service.searchers(run)
+    shown = {best.name if index_of else STUDENT: best.search, **others}
     for reason in left_out:
         print(f'Not shown: {reason}')
     for warm_up in ('a', 'a ' * run.config.student.query_length):
         for find in shown.values():  # Compilation would count as latency.
-            find(warm_up)
-    prompt = 'question (empty line ends): ' if sys.stdin.isatty() else ''
-    while True:
-        try:
-            question = input(prompt).strip()
-        except EOFError:
-            return
-        if not question:
-            return
+            find(warm_up, _SHOWN)
+    for asked in questions(question):
         rankings = {}
         for name, find in shown.items():
             start = time.perf_counter()
-            rankings[name] = find(question), time.perf_counter() - start
+            rankings[name] = find(asked, _SHOWN), time.perf_counter() - start
         print(page(run, rankings), end='\n\n', flush=True)
 
 
-def searchers(run: Run, index_of: str | None = None) -> tuple[dict[str, Searcher], list[str]]:
-    """{name as shown: function} for a run's systems, and for those left out the reason.
-
-    `index_of` is as for `search`.
-
-    Raises:
-        FileNotFoundError: if the run has not been trained to its end.
-    """
-    config = run.config
-    best = final.load(student.load(run), index_of)
-    first = build(run, config.first_stage)
-    scores = run.read_manifest('rounds/00/scores')
-    if scores is None:
-        raise FileNotFoundError(f'{run.workdir} has no scores of round 0; run --mode train again.')
-    weights = scores['result']['teacher']
-    members = [build(run, name) for name in weights]
-    imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
-    shown = {best.name if index_of else STUDENT: lambda question: best.search(question, _SHOWN)}
-    if first.name not in imported:
-        shown[first.name] = lambda question: first.search(question, _SHOWN)
-    if not imported:
-
-        def rerank(question):
-            rows = first.search(question, config.depth).passages[0]
-            scores = np.sum([weights[m.name] * m.score(question, rows) for m in members], axis=0)
-            order = np.argsort(-scores, kind='stable')[:_SHOWN]
-            return Ranking(rows[None, order], scores[None, order])
-
-        shown[f'teacher on {first.name}'] = rerank
-    names = ', '.join(sorted(imported))
-    return shown, [f'{names}: imported scores; none for a new question.'] if imported else []
+def questions(question: str | None) -> Iterator[str]:
+    """The question, or without one those that the user types, until an empty line."""
+    if question is not None:
+        yield question
+        return
+    prompt = 'question (empty line ends): ' if sys.stdin.isatty() else ''
+    with contextlib.suppress(EOFError):
+        while typed := input(prompt).strip():
+            yield typed
 
 
 def page(run: Run, rankings: Mapping[str, tuple[Ranking, float]]) -> str:
@@ -96,7 +82,7 @@ def page(run: Run, rankings: Mapping[str, tuple[Ranking, float]]) -> str:
     columns = []
     for name, (ranking, seconds) in rankings.items():
         pairs = zip(ranking.passages[0], ranking.scores[0], strict=True)
-        cells = [_cell(run, row, score, width) for row, score in pairs]
+        cells = [_cell(*_shown(run, row), score, width) for row, score in pairs]
         columns.append([[_cut(f'        {name}, {1000 * seconds:.0f} ms', width)], *cells])
     lines = []
     for cells in itertools.zip_longest(*columns, fillvalue=[]):
@@ -105,11 +91,17 @@ def page(run: Run, rankings: Mapping[str, tuple[Ranking, float]]) -> str:
     return '\n'.join(lines)
 
 
-def _cell(run: Run, row: int, score: float, width: int) -> list[str]:
+def _shown(run: Run, row: int) -> tuple[str, str]:
+    """The title, or else the id, and the text of a passage."""
+    passages = run.collection.passages
+    return passages.titles[row] or passages.ids[row], passages.texts[row]
+
+
+def _cell(title: str, text: str, score: float, width: int) -> list[str]:
     """Lines with the score, the title and the beginning of the text of a passage."""
-    title = _plain(run.collection.passages.titles[row] or run.collection.passage_ids[row], width)
+    title = _plain(title, width)
     # A bounded prefix that still fills the lines once its whitespace is squeezed.
-    text = _plain(run.collection.passages.texts[row], 10 * _LINES * width)
+    text = _plain(text, 10 * _LINES * width)
     text = textwrap.shorten(text, _LINES * (width - 8), placeholder=' ...')
     body = textwrap.wrap(text, width - 8, max_lines=_LINES, placeholder=' ...')
     return [_cut(f'{score:6.3f}  {title}', width), *(f'        {line}' for line in body)]

@@ -47,9 +47,7 @@ def build_collection(
     """
     skipped: dict[str, dict[str, Any]] = {}
     handler = base.make_on_error(on_error, skipped)
-    fingerprint = _write_passages(source, directory, handler)
-    if fingerprint is None:
-        raise ValueError(_nothing_left(source, 'passages', skipped))
+    fingerprint = _write_passages(source, directory, handler, skipped)
     id_index = storage.open_passages(directory, fingerprint).id_index
     queries = _read_queries(source, handler)
     qrels, missing = _read_qrels(source, queries, id_index, handler)
@@ -78,19 +76,43 @@ def build_collection(
     return {'skipped': skipped}
 
 
+def build_passages(
+    source: Source, directory: pathlib.Path, *, on_error: str = 'stop'
+) -> dict[str, Any]:
+    """Reads the passages alone into an empty directory, for `storage.open_passages`.
+
+    Returns:
+        `fingerprint` of the passages, their number as `passages`, and `skipped`.
+
+    Raises:
+        ValueError: as `build_collection`.
+    """
+    skipped: dict[str, dict[str, Any]] = {}
+    handler = base.make_on_error(on_error, skipped)
+    fingerprint = _write_passages(source, directory, handler, skipped)
+    base.log_skipped(source.name, skipped)
+    count = len(storage.open_passages(directory, fingerprint))
+    return {'fingerprint': fingerprint, 'passages': count, 'skipped': skipped}
+
+
 def _nothing_left(source: Source, items: str, skipped: Mapping[str, Mapping[str, Any]]) -> str:
     """The message of a collection without passages or queries, with the first error, if any."""
     message = f'collection {source.name!r} has no {items}; it needs at least one.'
     return ' The first error: '.join([message, *(e['first'] for e in [*skipped.values()][:1])])
 
 
-def _write_passages(source: Source, directory: pathlib.Path, on_error: OnError) -> str | None:
-    """Writes passages with their id index and text groups; returns their fingerprint, if any."""
+def _write_passages(
+    source: Source,
+    directory: pathlib.Path,
+    on_error: OnError,
+    skipped: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """Writes passages with their id index and text groups; returns their fingerprint."""
     drop: frozenset[int] = frozenset()
     while True:
         fingerprint, id_hashes, digests = _write_columns(source, directory, on_error, drop)
         if not id_hashes:
-            return None
+            raise ValueError(_nothing_left(source, 'passages', skipped))
         hashes, order = passages_lib.sorted_hashes(np.frombuffer(id_hashes, '<u8'))
         ids = Column(storage.read_table(directory, 'passages').column('id'))
         repeated = _repeated_rows(ids, hashes, order)

@@ -2,7 +2,8 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import logging
 
@@ -13,6 +14,7 @@ from jdkd.corpus.building import build_collection
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.pseudo_queries import PseudoQuery
 from jdkd.corpus.sources import registry
+from jdkd.corpus.sources.base import OnError, Passage, Source
 from jdkd.corpus.storage import open_collection
 from jdkd.runtime import distributed, stages
 
@@ -125,6 +127,37 @@ def import_collection(config: Config, workdir: pathlib.Path) -> Collection:
         writes=[directory / stages.MANIFEST],
     )
     return open_collection(directory)
+
+
+def open_passages(name: str, **options: Any) -> Source:
+    """Opens passages alone: those that a run has imported, or as `registry.open_passages`.
+
+    Args:
+        name: The workdir of a run, a source, or a file of passages.
+        **options: Of the source or the file.
+
+    Raises:
+        ValueError: The source or an option is unknown.
+        FileNotFoundError: There is nothing of that name.
+    """
+    directory = pathlib.Path(name).expanduser() / 'collection'
+    if not (directory / stages.MANIFEST).is_file():
+        return registry.open_passages(name, **options)
+    collection = open_collection(directory)
+
+    def passages(on_error: OnError) -> Iterator[Passage]:
+        own = collection.passages
+        for row, columns in enumerate(zip(own.ids, own.titles, own.texts, strict=True)):
+            yield f'{directory}: passage {row}', *columns
+
+    return Source(
+        collection.name,
+        [directory / 'passages.arrow'],
+        passages,
+        lambda on_error: (),
+        lambda on_error: (),
+        license=collection.license,
+    )
 
 
 def _import(spec: CollectionConfig, directory: pathlib.Path) -> None:

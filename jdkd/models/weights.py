@@ -58,6 +58,7 @@ _OPTIONAL_FILES = (
     'tokenizer.json',
     'tokenizer_config.json',
 )
+_BESIDE = ['checkpoint-*/*', 'checkpoints/*', 'onnx/*', 'openvino/*', '.*']
 
 
 def local(name: str) -> pathlib.Path | None:
@@ -153,6 +154,18 @@ def _patterns(tensors: bool) -> list[str]:
     patterns = ['*.json', '*vocab.txt', '*merges.txt', 'README.md']
     # A projection is small, and only its tensors tell its shape.
     return patterns + (['*.safetensors'] if tensors else ['*_Dense/*.safetensors'])
+
+
+def checkpoint_files(directory: pathlib.Path) -> list[str]:
+    """Relative paths of the files of a checkpoint, without what lies beside them.
+
+    Directories of trainings also hold earlier checkpoints, and repositories other formats.
+    """
+    from huggingface_hub import utils
+
+    names = [p.relative_to(directory).as_posix() for p in directory.rglob('*') if p.is_file()]
+    kept = utils.filter_repo_objects(names, allow_patterns=_patterns(True), ignore_patterns=_BESIDE)
+    return sorted(kept)
 
 
 def _cached_snapshot(name: str, revision: str | None) -> pathlib.Path | None:

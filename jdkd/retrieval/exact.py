@@ -70,6 +70,11 @@ class ExactIndex:
         self._resident: jax.Array | None = None
 
     @property
+    def width(self) -> int:
+        """Dimensions of the passages."""
+        return self._passages.shape[1]
+
+    @property
     def _dtype(self) -> np.dtype:
         part = self._passages.parts[0] if isinstance(self._passages, Vectors) else None
         return part.dtype if isinstance(part, np.ndarray) else np.dtype(np.float32)

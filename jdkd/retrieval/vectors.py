@@ -1,6 +1,7 @@
 """Embeddings of a collection on disk: numbered npy files, memory-mapped and read as one array."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Protocol
 
@@ -28,12 +29,11 @@ class Readable(Protocol):
 class Vectors:
     """`[n, dim]` vectors in several arrays; indexing reads float32 copies into memory."""
 
-    parts: tuple[Part, ...]  # `[m, dim]`, arrays float32 or bfloat16; m only differs for the last.
+    parts: tuple[Part, ...]  # `[m, dim]`, arrays float32 or bfloat16; each has an m of its own.
 
     @property
     def shape(self) -> tuple[int, int]:
-        first, last = self.parts[0], self.parts[-1]
-        return (len(self.parts) - 1) * len(first) + len(last), first.shape[1]
+        return int(self._starts[-1]), self.parts[0].shape[1]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -52,12 +52,18 @@ class Vectors:
             return vectors.astype(part.dtype).astype(np.float32)
         return part.round(vectors)
 
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        """The first row of each part, then the number of all rows."""
+        return np.cumsum([0, *map(len, self.parts)])
+
     def _read_slice(self, start: int, stop: int) -> np.ndarray:
-        size = len(self.parts[0])
         out = np.empty((stop - start, self.shape[1]), np.float32)
-        for i in range(start // size, -(-stop // size)):
-            first, last = max(start, i * size), min(stop, (i + 1) * size)
-            out[first - start : last - start] = self.parts[i][first - i * size : last - i * size]
+        begin, end = np.searchsorted(self._starts, [start, stop], side='right') - 1
+        for i in range(int(begin), min(int(end) + 1, len(self.parts))):
+            own = int(self._starts[i])
+            first, last = max(start, own), min(stop, int(self._starts[i + 1]))
+            out[first - start : last - start] = self.parts[i][first - own : last - own]
         return out
 
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:
@@ -68,12 +74,11 @@ class Vectors:
             return self.parts[0][rows].astype(np.float32, copy=False)
         flat = rows.ravel()
         order = np.argsort(flat, kind='stable')  # Disks read fastest from front to back.
-        starts = len(self.parts[0]) * np.arange(len(self.parts) + 1)
-        edges = np.searchsorted(flat[order], starts)
+        edges = np.searchsorted(flat[order], self._starts)
         out = np.empty((len(flat), dim), np.float32)
         for i in np.flatnonzero(np.diff(edges)):
             selected = order[edges[i] : edges[i + 1]]
-            out[selected] = self.parts[i][flat[selected] - starts[i]]
+            out[selected] = self.parts[i][flat[selected] - self._starts[i]]
         return out.reshape(*rows.shape, dim)
 
 

@@ -10,7 +10,7 @@ import filelock
 from absl import logging
 
 FILE = 'lock'
-_HOLDER = 'lock.pid'  # The id of the process that holds it.
+HOLDER = 'lock.pid'  # The id of the process that holds it.
 REPLACED = 'replaced'  # Numbered directories of damaged and outdated files.
 
 
@@ -44,7 +44,7 @@ def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
         OSError: if it cannot be created or written.
     """
     workdir = pathlib.Path(workdir).absolute()
-    held_by = workdir / _HOLDER
+    held_by = workdir / HOLDER
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(workdir / FILE).acquire(blocking=False)

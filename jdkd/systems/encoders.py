@@ -54,10 +54,10 @@ class Encoder:
     @property
     def passage_end(self) -> int:
         """The last token of a passage, also of one that is cut."""
-        return self.tokenizer.special['sep'] + self._types
+        return self.tokenizer.special['sep'] + self.types
 
     @property
-    def _types(self) -> int:
+    def types(self) -> int:
         """What is added to the tokens of the second text of a pair; see `DualEncoder.pairs`."""
         pairs = self.layout.format == 'pair'
         return self.model.transformer.vocab_size if pairs else 0
@@ -65,7 +65,7 @@ class Encoder:
     def passage_tokens(self, run: Run) -> TokenStore:
         """Token store of the collection."""
         texts = self.layout.inputs(run.passages)
-        own = dataclasses.asdict(self.layout) | {'types': self._types}
+        own = dataclasses.asdict(self.layout) | {'types': self.types}
         return self._store(run, 'passages', texts, self.spec.passage_length, own)
 
     def query_tokens(self, run: Run, queries: Queries) -> TokenStore:
@@ -87,7 +87,7 @@ class Encoder:
         """Tokens of a few passages in memory: texts (see `Layout.render`), or titles and texts."""
         layout = self.layout
         inputs = [layout.render(t if isinstance(t, str) else layout.border(*t)) for t in texts]
-        return self.tokenizer.encode(inputs, self.spec.passage_length, types=self._types)
+        return self.tokenizer.encode(inputs, self.spec.passage_length, types=self.types)
 
     def text_room(self, length: int) -> int:
         """Tokens for a passage's own text in rows of `length`, beside special ones and prefix."""

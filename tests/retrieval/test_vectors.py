@@ -25,6 +25,17 @@ def test_slices_and_rows_are_those_of_the_whole(written):
         np.testing.assert_array_equal(found[rows], array[rows])
 
 
+def test_parts_may_differ_in_length():
+    array = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
+    found = vectors.Vectors((array[:5], array[5:6], array[6:9], array[9:]))
+    assert found.shape == (12, 3)
+    for start in range(13):
+        for stop in range(start, 13):
+            np.testing.assert_array_equal(found[start:stop], array[start:stop])
+    rows = np.array([[11, 5, 0], [6, 4, 9]])
+    np.testing.assert_array_equal(found[rows], array[rows])
+
+
 @pytest.mark.parametrize('row', [-1, 23])
 def test_rows_beyond_the_collection_are_an_error(written, row):
     with pytest.raises(IndexError, match='between 0 and 22'):

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jdkd.corpus.sources import base, parsing
@@ -85,6 +85,28 @@ def make_source(
     return base.Source(
         name, tuple(files), reader.passages, reader.queries, judgements, reader.answers
     )
+
+
+def passages_source(
+    name: str,
+    files: Sequence[pathlib.Path],
+    read: ReadTable,
+    fields: Mapping[str, str | None] | None,
+) -> base.Source:
+    """Makes the source of passages alone, in the table of the source's name.
+
+    Raises:
+        ValueError: `fields` has a role that passages do not have.
+    """
+    roles = ('passage_id', 'title', 'text')
+    if unknown := set(fields or {}) - set(roles):
+        raise ValueError(
+            f"the option fields has no role '{min(unknown)}' for passages; it has "
+            f'{", ".join(roles)}.'
+        )
+    title_is_named = bool((fields or {}).get('title'))
+    reader = _Reader(read, name, {}, {}, {**FIELDS, **(fields or {})}, title_is_named)
+    return base.Source(name, files, reader.passages, lambda on_error: (), lambda on_error: ())
 
 
 @dataclasses.dataclass(frozen=True)

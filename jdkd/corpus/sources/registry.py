@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,36 @@ def open_source(
                 f'collection.options.{field}={value!r}, but a {field} is a line of printable text.'
             )
     return add_questions(source, questions) if questions else source
+
+
+def open_passages(name: str, /, **options: Any) -> Source:
+    """Opens passages alone: one of SOURCES, or a file of passages.
+
+    A file is JSON lines, CSV, TSV or parquet with the fields `_id`, `text` and optionally `title`;
+    a glob names several. Options are those of the source, or `fields` for a file.
+
+    Raises:
+        ValueError: as `open_source`.
+        FileNotFoundError: There is neither such a source nor such a file.
+    """
+    if name.partition(':')[0] in _KINDS:
+        return open_source(name, **options)
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        raise FileNotFoundError(
+            f'{path} is a directory; give a file of passages in it, such as '
+            f'{path / "corpus.jsonl"}, or a source: {", ".join(SOURCES)}.'
+        )
+    tables = importlib.import_module('jdkd.corpus.sources.tables')
+    if unknown := set(options) - {'fields'}:
+        raise ValueError(f'a file of passages has no option {min(unknown)!r}: it has fields.')
+    try:
+        return tables.open_passages(name, **options)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f'{name!r} is neither a file of passages nor a source; give a .jsonl, .csv or .parquet '
+            f'file, or one of {", ".join(SOURCES)}.'
+        ) from None
 
 
 def parse_name(name: str) -> tuple[str, str]:

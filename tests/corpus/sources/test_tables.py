@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jdkd.corpus import building, storage
-from jdkd.corpus.sources import registry
+from jdkd.corpus.sources import base, registry
 
 CORPUS = [
     {'_id': '1', 'title': 'Moon', 'text': 'is round'},
@@ -151,13 +151,13 @@ def test_damaged_parquet_is_refused(root):
         ({'queries': {'train': 'q.jsonl'}, 'passages': 'q.jsonl'}, 'nothing says what is relevant'),
         ({'queries': {'train': 'q.jsonl'}, 'qrels': {'train': 'q.jsonl'}}, 'without passages'),
         ({'queries': {'train': 'q.jsonl'}, 'fields': {'id': 'x'}}, "no role 'id'; it has passage"),
-        ({'queries': {'train': 'q.csv'}}, 'q.csv is no table that can be read'),
+        ({'queries': {'train': 'q.txt'}}, 'q.txt is no table that can be read'),
         ({'queries': {'train': 'r.jsonl'}}, 'r.jsonl is missing'),
     ],
 )
 def test_refuses_options(root, options, message):
     (root / 'q.jsonl').touch()
-    (root / 'q.csv').touch()
+    (root / 'q.txt').touch()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load(root, **options)
 
@@ -204,3 +204,40 @@ def test_tfds_reads_as_the_table_does_and_without_tensorflow(root):
         load(root / 'squad/1.0.0', kind='tfds', **options)
     with pytest.raises(ValueError, match="TFDS has no dataset 'squat'"):
         registry.open_source('tfds:squat', data_dir=str(root), **options)
+
+
+def read_passages(path, **options):
+    counts = {}
+    source = registry.open_passages(str(path), **options)
+    return list(source.passages(base.count_errors(counts))), counts
+
+
+def test_passages_of_a_csv_file(tmp_path):
+    file = tmp_path / 'x.csv'
+    file.write_text('_id,title,text\n1,"a, b","two\nlines"\n\n2,,plain\n3,too,many,fields\n')
+    found, counts = read_passages(file)
+    assert found == [
+        (f'{file}:2', '1', 'a, b', 'two\nlines'),
+        (f'{file}:5', '2', '', 'plain'),
+    ]
+    assert [error['first'] for error in counts.values()] == [
+        f"{file}:6: expected 3 fields, as in the header row, found 4; put fields that hold ',' in "
+        'quotation marks.'
+    ]
+    file.write_text('_id,text,text\n')
+    with pytest.raises(ValueError, match='x.csv:1: the header row names a column twice'):
+        read_passages(file)
+
+
+def test_what_is_no_file_of_passages_is_named(tmp_path):
+    (tmp_path / 'x.txt').write_text('')
+    (tmp_path / 'x.jsonl').write_text('')
+    for name, options, message in (
+        ('x.txt', {}, 'no table that can be read; use one of .parquet, .jsonl'),
+        ('none.jsonl', {}, 'neither a file of passages nor a source; give a .jsonl'),
+        ('.', {}, 'is a directory; give a file of passages in it'),
+        ('x.jsonl', {'split': 'x'}, "has no option 'split': it has fields"),
+        ('x.jsonl', {'fields': {'query': 'q'}}, "no role 'query' for passages; it has passage_id"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            read_passages(tmp_path / name, **options)

@@ -1,0 +1,1 @@
+"""Serves a student over HTTP: search, embeddings, and a page to try them."""

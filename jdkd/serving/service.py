@@ -1,0 +1,190 @@
+"""What a server serves: an index, or the systems of a run side by side."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from jdkd.algorithm import final, student
+from jdkd.indexing.index import Found, Index
+from jdkd.retrieval.exact import ExactIndex
+from jdkd.retrieval.ranking import Ranking
+from jdkd.retriever import Kind, Retriever
+from jdkd.run import Run
+from jdkd.serving.engine import Engine
+from jdkd.systems.build import build
+
+# (question, k) -> the best passages, `[1, k]`.
+Searcher = Callable[[str, int], Ranking]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A request for the k best passages."""
+
+    query: str
+    k: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Encode:
+    """A request for the embeddings of texts."""
+
+    texts: Sequence[str]
+    kind: Kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """`[n, dim]` float32 of an `Encode`, and the number of its tokens."""
+
+    vectors: np.ndarray
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Service:
+    """What a server serves.
+
+    Attributes:
+        name: Names the model in answers.
+        passages: Number of passages.
+        width: Dimensions of embeddings.
+        student: Answers a batch of requests.
+        others: {name: the same for searches alone} of the systems beside the student, each on a
+            thread of its own.
+        warm_up: Compiles what requests need.
+    """
+
+    name: str
+    passages: int
+    width: int
+    student: Callable[[list[Search | Encode]], Sequence[list[Found] | Embeddings]]
+    others: Mapping[str, Callable[[list[Search]], list[list[Found]]]]
+    warm_up: Callable[[], None]
+
+
+# Rows and scores of passages -> the passages.
+Read = Callable[[np.ndarray, np.ndarray], list[Found]]
+
+
+def of_index(index: Index) -> Service:
+    """Serves an index."""
+    engine = Engine(index.retriever, index.exact)
+    return Service(
+        name=_name(index.contents.student),
+        passages=len(index),
+        width=index.vectors.shape[1],
+        student=functools.partial(answer, engine, index.read),
+        others={},
+        warm_up=engine.warm_up,
+    )
+
+
+def _name(student: str) -> str:
+    """Names a student without where it lay."""
+    path = pathlib.PurePath(student)
+    return path.name if path.is_absolute() else student
+
+
+def of_run(run: Run) -> Service:
+    """Serves the student of a finished run, with its first stage and teacher to compare.
+
+    Raises:
+        FileNotFoundError: if the run has not been trained to its end.
+    """
+    best = final.load(student.load(run))
+    engine = Engine(Retriever(best.encoder, run.mesh), ExactIndex(best.passages, run.mesh))
+    shown, _ = searchers(run)
+    own = run.collection.passages
+
+    def read(rows: np.ndarray, scores: np.ndarray) -> list[Found]:
+        return [
+            Found(own.ids[row], float(score), own.titles[row], own.texts[row])
+            for row, score in zip(rows.tolist(), scores, strict=True)
+            if row >= 0
+        ]
+
+    def search(find: Searcher, requests: list[Search]) -> list[list[Found]]:
+        rankings = [find(request.query, request.k) for request in requests]
+        return [read(ranking.passages[0], ranking.scores[0]) for ranking in rankings]
+
+    others = {name: functools.partial(search, find) for name, find in shown.items()}
+
+    def warm_up() -> None:
+        engine.warm_up()
+        for find in others.values():
+            for length in (1, run.config.student.query_length):
+                find([Search('a ' * length, 1)])
+
+    return Service(
+        name=run.workdir.name,
+        passages=len(own),
+        width=best.passages.shape[1],
+        student=functools.partial(answer, engine, read),
+        others=others,
+        warm_up=warm_up,
+    )
+
+
+def answer(
+    engine: Engine, read: Read, requests: list[Search | Encode]
+) -> list[list[Found] | Embeddings]:
+    """Answers a batch: texts of a kind are embedded together, and queries searched together."""
+    texts: dict[Kind, list[str]] = {'query': [], 'passage': []}
+    spans: list[tuple[Kind, slice]] = []
+    for request in requests:
+        kind: Kind = 'query' if isinstance(request, Search) else request.kind
+        own = [request.query] if isinstance(request, Search) else request.texts
+        spans.append((kind, slice(len(texts[kind]), len(texts[kind]) + len(own))))
+        texts[kind] += own
+    encoded = {kind: engine.encode(own, kind) for kind, own in texts.items() if own}
+    searches = {i: r.k for i, r in enumerate(requests) if isinstance(r, Search)}
+    ranked = {}
+    if searches:
+        rows = [spans[i][1].start for i in searches]
+        ranking = engine.search(encoded['query'][0][rows], max(searches.values()))
+        ranked = dict(
+            zip(searches, zip(ranking.passages, ranking.scores, strict=True), strict=True)
+        )
+    answers: list[list[Found] | Embeddings] = []
+    for i, (kind, span) in enumerate(spans):
+        if i in ranked:
+            passages, scores = ranked[i]
+            answers.append(read(passages[: searches[i]], scores[: searches[i]]))
+        else:
+            vectors, tokens = encoded[kind]
+            answers.append(Embeddings(vectors[span], int(tokens[span].sum())))
+    return answers
+
+
+def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
+    """{name as shown: function} for a run's first stage and teacher; for those left out the reason.
+
+    Raises:
+        FileNotFoundError: if the run has not been trained to its end.
+    """
+    config = run.config
+    first = build(run, config.first_stage)
+    scores = run.read_manifest('rounds/00/scores')
+    if scores is None:
+        raise FileNotFoundError(f'{run.workdir} has no scores of round 0; run --mode train again.')
+    weights = scores['result']['teacher']
+    members = [build(run, name) for name in weights]
+    imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
+    shown: dict[str, Searcher] = {}
+    if first.name not in imported:
+        shown[first.name] = first.search
+    if not imported:
+
+        def rerank(question: str, k: int) -> Ranking:
+            rows = first.search(question, config.depth).passages[0]
+            scores = np.sum([weights[m.name] * m.score(question, rows) for m in members], axis=0)
+            order = np.argsort(-scores, kind='stable')[:k]
+            return Ranking(rows[None, order], scores[None, order])
+
+        shown[f'teacher on {first.name}'] = rerank
+    names = ', '.join(sorted(imported))
+    return shown, [f'{names}: imported scores; none for a new question.'] if imported else []
