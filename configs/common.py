@@ -39,6 +39,13 @@ def scores(path: str) -> ml_collections.ConfigDict:
     return schema.to_config_dict(systems.ScoresSpec(path=path))
 
 
+def llm(base_url: str, model: str, **overrides) -> ml_collections.ConfigDict:
+    """A config entry for a language model behind an OpenAI-compatible endpoint."""
+    c = schema.to_config_dict(systems.LLMSpec(base_url=base_url, model=model))
+    c.update(overrides)
+    return c
+
+
 def schedule(value: float | tuple) -> config_dict.FieldReference:
     """A field that holds a number, or knots ((progress, value), ...) of the training in [0, 1].
 

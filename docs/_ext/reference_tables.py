@@ -9,7 +9,7 @@ from absl import flags
 from sphinx.util.docutils import SphinxDirective
 
 from jdkd import main
-from jdkd.config import BM25Spec, Config, EncoderSpec, EvalConfig, ScoresSpec, schema
+from jdkd.config import BM25Spec, Config, EncoderSpec, EvalConfig, LLMSpec, ScoresSpec, schema
 
 # Sections that other sections share have one place on the page.
 _SHARED = ('student.', 'index.', 'mesh.', 'encoder.')
@@ -18,6 +18,7 @@ _CONFIGS = (
     ('Encoders', EncoderSpec, 'Fields of `student` and of `systems.<name>`, for encoders.'),
     ('BM25', BM25Spec, 'Fields of `systems.<name>`, for BM25.'),
     ('Imported scores', ScoresSpec, 'Fields of `systems.<name>`, for scores made elsewhere.'),
+    ('Language models', LLMSpec, 'Fields of `systems.<name>`, for models behind an endpoint.'),
     ('Evaluation', EvalConfig, 'Fields of `configs/eval.py`.'),
 )
 

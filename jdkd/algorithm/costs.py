@@ -54,8 +54,9 @@ def measure(
         value} by exact search.
     """
     config = run.config
-    imported = {name for name, spec in config.systems.items() if spec.kind == 'scores'}
-    timed = {name: s for name, s in systems.items() if name not in imported}
+    # Imported scores have none for questions; answers of language models are kept.
+    untimed = {n for n, spec in config.systems.items() if spec.kind in ('scores', 'llm')}
+    timed = {name: s for name, s in systems.items() if name not in untimed}
     members, first = teacher.members, config.first_stage
 
     def rerank(question: str) -> None:
@@ -64,7 +65,7 @@ def measure(
 
     def build(_) -> dict[str, Any]:
         costs = {name: _costs(run, s) for name, s in {**timed, STUDENT: student}.items()}
-        if not imported & {first, *(m.name for m in members)}:
+        if not untimed & {first, *(m.name for m in members)}:
             parameters = sum(_parameters(m) or 0 for m in members)
             milliseconds = _milliseconds(rerank, run.test.texts)
             costs[TEACHER] = {'parameters': parameters, 'milliseconds_per_search': milliseconds}

@@ -31,6 +31,7 @@ from jdkd.config.systems import (
     EncoderSpec,
     EvalEncoderSpec,
     FineTuningConfig,
+    LLMSpec,
     OptimizerConfig,
     ScoresSpec,
     StudentSpec,

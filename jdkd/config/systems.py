@@ -1,5 +1,8 @@
 """Fields of systems and of the student: what an entry of `systems` may hold."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jdkd.config.schema import Section, field
 
 DTYPES = ('float32', 'bfloat16')
@@ -8,6 +11,7 @@ REMAT = ('none', 'dots', 'full')
 POOLINGS = ('mean', 'cls', 'max')
 FORMATS = ('joined', 'colon', 'pair')
 ENCODERS = ('dual_encoder', 'cross_encoder')
+ENDPOINTS = ('chat', 'completions')
 SCALE = 'logits per unit of score; None: fitted to the labels of D_eval, or to spread'
 
 
@@ -138,6 +142,75 @@ class ScoresSpec(Section):
     scale: float | None = field(None, SCALE, 'above 0')
 
 
+class ListwiseConfig(Section):
+    """Rankings by windows of passages, as RankGPT asks for them."""
+
+    window: int = field(
+        0, 'passages of a prompt; 0: each passage is judged by itself (pointwise)', 'at least 0'
+    )
+    step: int = field(10, 'passages by which windows slide, from the end to the top', 'at least 1')
+    prompt: str = field(
+        'Rank the {count} passages below, each with an identifier in brackets, by how well they '
+        'answer the query.\n\n{passages}\n\nQuery: {query}\n\nAnswer with the identifiers of '
+        'all passages alone, the most relevant first, such as [2] > [1].',
+        'template of a window; holds {query} and {passages}, and may hold {count}',
+    )
+
+
+class LLMSpec(Section):
+    """A language model behind an OpenAI-compatible endpoint; `jdkd.systems.llm` asks it."""
+
+    kind: str = field('llm', 'language model behind an HTTP endpoint', ('llm',))
+    base_url: str = field('', "the endpoint's address, such as http://localhost:8000/v1")
+    model: str = field('', "the model's name as the server knows it")
+    endpoint: str = field(
+        'chat',
+        "chat: /chat/completions, which applies the model's chat template; completions: "
+        '/completions, whose prompt is the template alone',
+        ENDPOINTS,
+    )
+    api_key_variable: str | None = field(
+        None, 'environment variable that holds the API key; None: none is sent'
+    )
+    prompt: str = field(
+        'Passage: {passage}\n\nQuery: {query}\n\nDoes the passage answer the query? Answer with '
+        'yes or no alone.',
+        'template of a pair; holds {query} and {passage}, and may hold {title}, which {passage} '
+        'begins with otherwise',
+    )
+    yes: str = field('yes', 'answer that means relevant; case and spaces around do not count')
+    no: str = field('no', 'answer that means not relevant')
+    top_logprobs: int = field(
+        20, 'tokens whose log-probabilities are asked for; TGI gives at most 5', 'at least 1'
+    )
+    missing: float | None = field(
+        None,
+        'logit of a pair whose answer begins with neither yes nor no; None: stop at such an answer',
+        'finite',
+    )
+    listwise: ListwiseConfig = field(ListwiseConfig, 'rankings by windows of passages')
+    depth: int = field(
+        0,
+        "passages of first_stage's ranking that it re-ranks where it retrieves, as an assistant; "
+        '0: it scores lists alone',
+        'at least 0',
+    )
+    passage_words: int = field(0, 'words of a passage that prompts hold; 0: all', 'at least 0')
+    extra: Mapping[str, Any] = field(
+        {}, 'more fields of requests; None takes one out, such as temperature'
+    )
+    concurrency: int = field(16, 'requests at the same time, of each process', 'at least 1')
+    requests_per_minute: float = field(0.0, 'limit of each process; 0: none', 'at least 0')
+    timeout: float = field(60.0, 'seconds to wait for an answer', 'above 0')
+    retries: int = field(
+        6, 'more tries after a time-out, a lost connection, status 429 or 5xx', 'at least 0'
+    )
+    max_pairs: int | None = field(
+        None, 'pairs that the model may be asked for in a workdir; None: any number', 'at least 0'
+    )
+    scale: float | None = field(None, SCALE, 'above 0')
+
+
 class EvalEncoderSpec(EncoderFields):
     """Overrides of what a checkpoint says, for zero-shot evaluation."""
 
@@ -151,4 +224,4 @@ class EvalEncoderSpec(EncoderFields):
     passage_length: int | None = field(None, 'tokens; as query_length', 'at least 3')
 
 
-SystemSpec = BM25Spec | EncoderSpec | ScoresSpec
+SystemSpec = BM25Spec | EncoderSpec | LLMSpec | ScoresSpec

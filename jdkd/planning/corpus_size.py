@@ -72,7 +72,12 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
 
 
 def _measure_imported(config: Config, workdir: pathlib.Path, mesh: Mesh) -> CorpusSize:
-    run = Run(config, workdir, mesh, importing.load_collection(config, workdir))
+    return of_run(Run(config, workdir, mesh, importing.load_collection(config, workdir)))
+
+
+def of_run(run: Run) -> CorpusSize:
+    """The size of a run's collection."""
+    config = run.config
 
     def mean_tokens(texts):
         return TOKENS_PER_WORD * float(np.mean(count_words(texts, SAMPLE))) + 2

@@ -9,7 +9,7 @@ from absl import logging
 from jdkd.config import Config
 from jdkd.corpus import lengths
 from jdkd.models.dual_encoder import embedding_width
-from jdkd.planning import chips, corpus_size, disk, workload
+from jdkd.planning import chips, corpus_size, disk, requests, workload
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.planning.roofline import bound_by
 from jdkd.retrieval import index, vectors
@@ -30,7 +30,8 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     Returns:
         The JSON values that `format_plan` shows: `stages`, each with `memory`, `flops`, `traffic`,
         `collectives` and `seconds` of a step, and `steps` and `hours` of the run; the lower bounds
-        `hours` and `chip_hours` in total, if the chip is known; `disk` and `host` bytes.
+        `hours` and `chip_hours` in total, if the chip is known; `disk` and `host` bytes; and the
+        `requests` to language models.
 
     Raises:
         RuntimeError: if there is no compiler for the topology.
@@ -59,6 +60,7 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
         plan |= {'hours': sum(hours), 'chip_hours': mesh.size * sum(hours)}
     plan['disk'] = disk.estimate(config, size.passages, size.queries, size.passage_words(), models)
     plan['host'] = _host_memory(config, size, models)
+    plan['requests'] = [dataclasses.asdict(r) for r in requests.list_requests(config, size)]
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         stages.write_json(workdir / FILE, plan)
@@ -146,6 +148,7 @@ def format_plan(plan: dict[str, Any]) -> str:
     for name, total in (('disk', sum), ('host', max)):
         parts = ', '.join(f'{kind} {size / _GIB:.1f}' for kind, size in plan[name].items())
         lines.append(f'{name}, GiB: {total(plan[name].values()) / _GIB:.1f} ({parts})')
+    lines += [str(requests.Requests(**counts)) for counts in plan['requests']]
     for phase in phases:
         if 'advice' in phase:
             lines.append(f'{phase["name"]} does not fit: {phase["advice"]}.')

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jdkd.config import Config
 from jdkd.models import dual_encoder
-from jdkd.planning import tracing
+from jdkd.planning import requests, tracing
 from jdkd.planning.corpus_size import SAMPLE, CorpusSize
 from jdkd.planning.roofline import Traced
 from jdkd.retrieval import exact, index
@@ -40,7 +40,6 @@ def list_phases(
     lists = config.steps_per_round * config.batch_size
     lists += min(config.candidates.eval_lists, size.held_out)
     dark = lists * (config.dark.reinforced + config.dark.noisy)
-    originals = lists * (1 + config.candidates.hard_negatives)
     for name, spec in roles.trained(config).items():
         field = f'systems.{name}'
         traced = tracing.train_from_labels(config, spec, *models[field], mesh, size)
@@ -63,12 +62,12 @@ def list_phases(
             params = dual_encoder.tower(params, 'passage')
         else:
             lengths, longest = tracing.pair_lengths(spec, model, size, (SAMPLE,))
-            unit, verb, per_round = 'pairs', 'score', originals + dark
-            # The teacher re-ranks the first stage's rankings for the report.
-            once = min(config.depth, size.passages) * (size.held_out + size.test)
-            if config.candidates.hardest:  # It scores the pool; later rounds add few pairs.
-                pool = min(config.candidates.scored, size.passages)
-                once += pool * (size.train + size.held_out)
+            unit, verb = 'pairs', 'score'
+            counts = requests.lists_to_score(config, size, name)
+            once, per_round = (
+                sum(count * length for count, length in part)
+                for part in (counts.once, counts.per_round)
+            )
         # Encoders of one architecture share one compiled step.
         key = (model, longest)
         if key not in encode_steps:

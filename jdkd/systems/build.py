@@ -1,15 +1,16 @@
 """Builds a system by its name in the config: loads it, or trains it from labels first."""
 
-from jdkd.config import BM25Spec, ScoresSpec
+from jdkd.config import BM25Spec, LLMSpec, ScoresSpec
 from jdkd.run import Run
 from jdkd.systems import fine_tuning, imported, lexical
 from jdkd.systems.cross import CrossEncoderSystem
 from jdkd.systems.dual import DualEncoderSystem
 from jdkd.systems.encoders import load_encoder, start_digest
+from jdkd.systems.llm import system as llm
 from jdkd.systems.roles import system_spec
 from jdkd.systems.system import System
 
-KINDS = ('bm25', 'dual_encoder', 'cross_encoder', 'scores')
+KINDS = ('bm25', 'dual_encoder', 'cross_encoder', 'scores', 'llm')
 
 
 def build(run: Run, name: str) -> System:
@@ -23,6 +24,9 @@ def build(run: Run, name: str) -> System:
         return lexical.load(run, name, spec)
     if isinstance(spec, ScoresSpec):
         return imported.load(run, name, spec)
+    if isinstance(spec, LLMSpec):
+        first = build(run, run.config.first_stage) if llm.needs_first_stage(spec) else None
+        return llm.load(run, name, spec, first)
     if spec.kind not in KINDS:
         raise ValueError(f"systems.{name}.kind is '{spec.kind}'; use one of {', '.join(KINDS)}.")
     encoder = load_encoder(run, spec)

@@ -5,8 +5,11 @@ An error that hides another, such as a missing file its contents, is reported fi
 
 import pathlib
 
+from absl import logging
+
 from jdkd.config import Config, schema
 from jdkd.corpus import importing
+from jdkd.planning import corpus_size, requests
 from jdkd.run import Run
 from jdkd.systems.roles import encoders
 from jdkd.validation import checkpoints, fields, resources, roles
@@ -38,6 +41,7 @@ def before_start(config: Config, workdir: pathlib.Path, *, needs_scores: bool = 
             *fields.errors(config),
             *roles.errors(config),
             *resources.device_errors(config),
+            *resources.llm_errors(config),
             *catch(importing.check_source, config.collection, workdir / 'collection'),
             *(resources.score_file_errors(config, workdir) if needs_scores else ()),
             *checkpoints.errors(encoders(config), fetch=False),
@@ -48,6 +52,8 @@ def before_start(config: Config, workdir: pathlib.Path, *, needs_scores: bool = 
 def before_work(run: Run) -> None:
     """Checks a config against the imported collection, and fetches and checks hub checkpoints.
 
+    Logs what language models will be asked for.
+
     Raises:
         ValueError: naming everything that is wrong.
     """
@@ -55,5 +61,8 @@ def before_work(run: Run) -> None:
         *roles.size_errors(run.config),  # Its lengths are those of the collection now.
         *resources.collection_errors(run),
         *checkpoints.errors(encoders(run.config), fetch=True),
+        *resources.endpoint_errors(run),
     ]
     raise_all(errors or resources.disk_errors(run))  # The disk estimate reads the checkpoints.
+    for request in requests.list_requests(run.config, corpus_size.of_run(run)):
+        logging.info('%s', request)

@@ -1,6 +1,7 @@
 """Checks each config field by itself: ranges, options, schedules, names of measures."""
 
 import math
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from jdkd.config import (
     Config,
     EncoderSpec,
     EvalConfig,
+    LLMSpec,
     ScoresSpec,
     SystemSpec,
     schema,
@@ -71,8 +73,46 @@ def spec_errors(field: str, spec: SystemSpec) -> Iterator[str]:
     if isinstance(spec, BM25Spec) and spec.language not in Stemmer.algorithms():
         known = ', '.join(Stemmer.algorithms())
         yield f"{field}.language is '{spec.language}'; use one of {known}."
+    if isinstance(spec, LLMSpec):
+        yield from _llm_errors(field, spec)
     if isinstance(spec, ScoresSpec) and spec.format not in (None, run_formats.JSON):
         yield from catch(run_formats.named, spec.format, prefix=f'{field}.format')
+
+
+def _llm_errors(field: str, spec: LLMSpec) -> Iterator[str]:
+    """Errors in the fields of a language model."""
+    try:
+        url = urllib.parse.urlsplit(spec.base_url)
+        valid = url.scheme in ('http', 'https') and bool(url.hostname) and url.port != 0
+    except ValueError:
+        url, valid = urllib.parse.urlsplit(''), False
+    if not valid or url.query or url.fragment:
+        yield (
+            f"{field}.base_url='{brief(spec.base_url)}' is no address of an API; give one such as "
+            'http://localhost:8000/v1.'
+        )
+    elif url.username is not None or url.password is not None:
+        yield (
+            f'{field}.base_url holds a password, which config.json and logs would show; put the '
+            f'key into an environment variable and name that in {field}.api_key_variable.'
+        )
+    if not spec.model:
+        yield f"{field}.model is not set; give the model's name as the server knows it."
+    templates = {'prompt': (spec.prompt, ('query', 'passage'))}
+    if spec.listwise.window:
+        templates = {'listwise.prompt': (spec.listwise.prompt, ('query', 'passages'))}
+    for name, (template, needed) in templates.items():
+        for key in needed:
+            if f'{{{key}}}' not in template:
+                yield f'{field}.{name} has no {{{key}}}; say where the prompt holds it.'
+    words = [word.strip().casefold() for word in (spec.yes, spec.no)]
+    if words[0] == words[1] or not all(words):
+        yield f"{field}.yes='{brief(spec.yes)}' and no='{brief(spec.no)}' must be different words."
+    if spec.listwise.window == 1:
+        yield f'{field}.listwise.window=1 ranks nothing; raise it, or set 0 to judge each passage.'
+    for key in ('model', 'messages', 'prompt', 'stream', 'n'):
+        if key in spec.extra:
+            yield f'{field}.extra may not hold {key}, which jdkd decides; take it out.'
 
 
 def _pseudo_query_errors(collection: CollectionConfig) -> Iterator[str]:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jdkd.config import Config, EvalConfig, ScoresSpec
+from jdkd.config import Config, EvalConfig, LLMSpec, ScoresSpec
 from jdkd.planning import disk
 from jdkd.retrieval import measures
 from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
 from jdkd.systems import roles
+from jdkd.systems.llm import answers, client
 from jdkd.validation.errors import catch
 
 
@@ -58,6 +59,28 @@ def score_file_errors(config: Config, workdir: pathlib.Path) -> Iterator[str]:
         if isinstance(spec, ScoresSpec) and not imported.exists():
             if not pathlib.Path(spec.path).is_file():
                 yield f'systems.{name}.path={spec.path!r}: there is no such file.'
+
+
+def llm_errors(config: Config) -> Iterator[str]:
+    """Errors of language models that this machine cannot ask: no HTTP client, or no API key."""
+    for name, spec in _llms(config):
+        if not client.is_installed():
+            yield f"systems.{name} needs httpx2: pip install 'jdkd[llm]'."
+        yield from catch(client.read_key, spec, prefix=f'systems.{name}')
+
+
+def endpoint_errors(run: Run) -> Iterator[str]:
+    """Errors of endpoints that do not answer, of language models that were not asked yet."""
+    for name, spec in _llms(run.config):
+        if not answers.has_any(run.workdir, name):
+            yield from catch(client.check, name, spec)
+
+
+def _llms(config: Config) -> Iterator[tuple[str, LLMSpec]]:
+    for name in roles.used(config):
+        spec = config.systems.get(name)
+        if isinstance(spec, LLMSpec):
+            yield name, spec
 
 
 def collection_errors(run: Run) -> Iterator[str]:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from jdkd.config import Config
+from jdkd.config import Config, LLMSpec
 from jdkd.runtime.messages import brief
 from jdkd.systems.roles import aligned_with, miner_of, retrievers, trained, used
 
@@ -93,6 +93,11 @@ def _kind_errors(config: Config) -> Iterator[str]:
                 f'systems.{name}.train.negatives_from names the cross-encoder {miner!r}, which '
                 'cannot search a collection; name a retriever, for example bm25.'
             )
+        if miner is not None and kinds.get(miner) == 'llm':
+            yield (
+                f'systems.{name}.train.negatives_from names the language model {miner!r}, which '
+                're-ranks for what is trained already; name a retriever, for example bm25.'
+            )
         chain = [name]
         while miner is not None and miner not in chain:
             chain.append(miner)
@@ -102,6 +107,7 @@ def _kind_errors(config: Config) -> Iterator[str]:
                 f'systems.{name}.train.negatives_from goes round in a circle '
                 f'({" <- ".join([*chain, name])}); let one of them mine with bm25.'
             )
+    yield from _llm_errors(config)
     for name in dict.fromkeys([*config.teacher.members, *config.assistants]):
         if kinds.get(name) != 'scores':
             continue
@@ -115,6 +121,49 @@ def _kind_errors(config: Config) -> Iterator[str]:
             yield (
                 f"assistant '{name}' has imported scores, which do not reach beyond a query's own "
                 'list; set loss.in_batch=0, or take it out of assistants.'
+            )
+
+
+def _llm_errors(config: Config) -> Iterator[str]:
+    """Errors of language models in roles that they cannot fill."""
+    for name in used(config):
+        spec = config.systems.get(name)
+        if not isinstance(spec, LLMSpec):
+            continue
+        if name == config.first_stage:
+            yield (
+                f"first_stage names the language model '{name}', which re-ranks the first stage "
+                'and cannot be it; name a retriever, for example bm25.'
+            )
+        elif name in retrievers(config) and not spec.depth:
+            yield (
+                f"system '{name}' is a language model and ranks no collection; set systems.{name}."
+                'depth to the passages of first_stage that it re-ranks, or use it in '
+                'teacher.members alone.'
+            )
+        if name in config.assistants and config.loss.in_batch:
+            yield (
+                f"assistant '{name}' is a language model, which a batch's queries and passages are "
+                'too many for; set loss.in_batch=0, or take it out of assistants.'
+            )
+        if not spec.listwise.window:
+            continue
+        if spec.listwise.step > spec.listwise.window:
+            yield (
+                f'systems.{name}.listwise.step={spec.listwise.step} leaves passages between '
+                f'windows of {spec.listwise.window}; lower it to at most that.'
+            )
+        if name in config.teacher.members and config.candidates.hardest:
+            yield (
+                f"member '{name}' of the teacher ranks each list by itself (listwise.window), and "
+                'candidates.hardest compares scores of different lists; set one of them to 0.'
+            )
+        first = config.systems.get(config.first_stage)
+        if first is not None and first.kind == 'scores':
+            yield (
+                f"system '{name}' ranks windows (listwise.window) that begin with the order of "
+                f"first_stage, and '{config.first_stage}' has imported scores of some pairs alone; "
+                'name another first_stage, for example bm25.'
             )
 
 
