@@ -1,4 +1,7 @@
-"""Writes metrics of trainings to metrics.jsonl and TensorBoard, and reads them back."""
+"""Writes metrics of trainings to metrics.jsonl and TensorBoard, and reads them back.
+
+`jdkd.runtime.tracking` sends them elsewhere too.
+"""
 
 import contextlib
 import json
@@ -11,7 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
-from jdkd.runtime import distributed, files
+from jdkd.runtime import distributed, files, tracking
 
 STEP = 'step'
 SERIES = 'series'  # The training that a record belongs to; each counts its own steps.
@@ -71,6 +74,7 @@ class MetricsWriter:
         self._file = path.open('a', encoding='utf-8')
         directory = workdir / 'tensorboard' / series
         directory.mkdir(parents=True, exist_ok=True)
+        self._trackers = tracking.start(workdir, series)
         # Not SummaryWriter, whose thread hangs when the disk is full.
         self._events = EventsWriter(str(directory / 'events'), f'.{time.time_ns()}')
         # The start of a session makes TensorBoard drop the later steps too.
@@ -86,11 +90,15 @@ class MetricsWriter:
         for name, value in values.items():
             self._write_event(step=step, summary=scalar(name, value))
         self._events.flush()
+        for tracker in self._trackers:
+            tracker.log(step, values)
 
     def close(self) -> None:
         if self._writes:
             self._file.close()
             self._events.close()
+            for tracker in self._trackers:
+                tracker.close()
 
     def _write_event(self, **fields: Any) -> None:
         event = event_pb2.Event(wall_time=time.time(), **fields)  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,6 +11,7 @@ from jdkd.config import Config, schema
 from jdkd.corpus import importing
 from jdkd.planning import corpus_size, requests
 from jdkd.run import Run
+from jdkd.runtime import tracking
 from jdkd.systems.roles import encoders
 from jdkd.validation import checkpoints, fields, resources, roles
 from jdkd.validation.errors import catch, raise_all
@@ -42,6 +43,7 @@ def before_start(config: Config, workdir: pathlib.Path, *, needs_scores: bool = 
             *roles.errors(config),
             *resources.device_errors(config),
             *resources.llm_errors(config),
+            *catch(tracking.names),
             *catch(importing.check_source, config.collection, workdir / 'collection'),
             *(resources.score_file_errors(config, workdir) if needs_scores else ()),
             *checkpoints.errors(encoders(config), fetch=False),

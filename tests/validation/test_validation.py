@@ -15,6 +15,8 @@ from jdkd.planning import disk
 from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
+from jdkd.systems.llm.answers import Answers
+from jdkd.systems.llm.answers import home as answers_home
 from jdkd.validation import validate
 from tests.helpers import toy
 
@@ -147,6 +149,47 @@ def test_imported_scores_do_not_reach_over_a_batch():
         validate(configs.resolve(config))
     config.loss.in_batch = 0.0
     validate(configs.resolve(config))
+
+
+LLM = {'base_url': 'http://localhost:8000/v1', 'model': 'm', 'depth': 10}
+
+
+@pytest.mark.parametrize(
+    ('spec', 'changes', 'message'),
+    [
+        ({}, {'loss.in_batch': 0.0}, None),
+        ({}, {}, "assistant 'llm' is a language model, which a batch's queries .* loss.in_batch=0"),
+        ({'depth': 0}, {'assistants': ()}, None),
+        ({'depth': 0}, {}, 'ranks no collection; set systems.llm.depth'),
+        ({}, {'first_stage': 'llm'}, "first_stage names the language model 'llm'"),
+        ({}, {'systems.minilm_ft.train.negatives_from': 'llm'}, "names the language model 'llm'"),
+        ({}, {'align.to': ('llm',)}, 'of kind llm and has no embeddings'),
+        ({'base_url': 'localhost:8000'}, {}, "base_url='localhost:8000' is no address"),
+        ({'base_url': 'http://host:port/v1'}, {}, 'is no address of an API'),
+        ({'base_url': 'https://me:sk-secret@host/v1'}, {}, 'base_url holds a password'),
+        ({'model': ''}, {}, 'systems.llm.model is not set'),
+        ({'prompt': 'Is {passage} good?'}, {}, 'prompt has no {query}'),
+        ({'yes': 'NO '}, {}, "yes='NO' and no='no' must be different"),
+        ({'extra': {'messages': []}}, {}, 'extra may not hold messages'),
+        ({'endpoint': 'chats'}, {}, "endpoint is 'chats'; use one of chat, completions"),
+        ({'concurrency': 0}, {}, 'concurrency=0 must be at least 1'),
+        ({'listwise': {'window': 1}}, {}, 'window=1 ranks nothing'),
+        ({'listwise': {'window': 4, 'step': 5}}, {}, 'listwise.step=5 leaves passages between'),
+        ({'listwise': {'window': 4, 'prompt': '{query}'}}, {}, 'prompt has no {passages}'),
+        ({'listwise': {'window': 10}}, {}, 'candidates.hardest compares scores of different lists'),
+    ],
+)
+def test_language_models_must_be_asked_for_what_they_can_do(spec, changes, message):
+    config = mta4dpr.get_config()
+    config.systems.llm = common.llm(**{**LLM, **spec})
+    config.teacher.members, config.assistants = ('llm',), ('llm', 'minilm')
+    config.update_from_flattened_dict(changes)
+    if message is None:
+        validate(configs.resolve(config))
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        validate(configs.resolve(config))
+    assert 'sk-secret' not in str(caught.value)
 
 
 def test_an_entry_that_is_not_used_may_be_anything():
@@ -304,6 +347,21 @@ def test_the_collection_must_be_large_enough(home, overrides, message):
     validation.before_work(opened(home))
     with pytest.raises(ValueError, match=message):
         validation.before_work(opened(home, **overrides))
+
+
+def test_an_endpoint_must_answer_before_work_unless_it_has_answered(home, monkeypatch):
+    llm = common.llm('http://127.0.0.1:9/v1', 'm', api_key_variable='MY_KEY')
+    config, workdir = small(home, systems__llm=llm, teacher__members=('llm',)), home / 'w'
+    monkeypatch.delenv('MY_KEY', raising=False)
+    with pytest.raises(ValueError, match='systems.llm: the environment variable MY_KEY'):
+        validation.before_start(config, workdir)
+    monkeypatch.setenv('MY_KEY', 'x')
+    validation.before_start(config, workdir)
+    run = Run(config, workdir, meshes.make_mesh(), importing.load_collection(config, workdir))
+    with pytest.raises(ValueError, match=r'nothing answers at http://127.0.0.1:9/v1/models'):
+        validation.before_work(run)
+    Answers(answers_home(workdir, 'llm')).add('k', [-1.0, -2.0], pairs=1, tokens=(5, 1))
+    validation.before_work(run)
 
 
 def test_pseudo_queries_are_used_and_their_file_is_there(home):

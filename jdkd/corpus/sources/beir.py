@@ -8,14 +8,19 @@ Each file may be gzipped (`.gz` after its name); a plain file takes precedence.
 """
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from jdkd.corpus.sources import base, parsing, rows
 from jdkd.corpus.sources.base import OnError, attempt
 
 LAYOUT = 'a collection in BEIR layout has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv'
 _BROKEN = 'broken line'
+
+ReadRecords = Callable[[OnError], Iterable[tuple[str, Mapping[str, Any]]]]
+ReadJudgements = Callable[[OnError], Iterable[tuple[str, str, str, int]]]
 
 
 def open_source(path: str, *, unjudged: str | None = None) -> base.Source:
@@ -31,26 +36,50 @@ def open_source(path: str, *, unjudged: str | None = None) -> base.Source:
         FileNotFoundError: The directory or one of its files is missing.
     """
     root = pathlib.Path(path).expanduser().resolve()
-    reader = _Reader(
-        parsing.find_file(root, 'corpus.jsonl', LAYOUT),
-        parsing.find_file(root, 'queries.jsonl', LAYOUT),
-        _find_qrels(root),
+    corpus = parsing.find_file(root, 'corpus.jsonl', LAYOUT)
+    queries = parsing.find_file(root, 'queries.jsonl', LAYOUT)
+    qrels = _find_qrels(root)
+    return make_source(
+        root.name,
+        [corpus, queries, *qrels.values()],
+        functools.partial(parsing.read_json_lines, corpus),
+        functools.partial(parsing.read_json_lines, queries),
+        {split: functools.partial(rows.read_judgements, file) for split, file in qrels.items()},
         unjudged,
     )
-    files = [reader.corpus_file, reader.queries_file, *reader.qrels_files.values()]
+
+
+def make_source(
+    name: str,
+    files: Sequence[pathlib.Path],
+    read_corpus: ReadRecords,
+    read_queries: ReadRecords,
+    read_qrels: Mapping[str, ReadJudgements],
+    unjudged: str | None,
+) -> base.Source:
+    """Makes the source of a collection in this layout, wherever its records are.
+
+    Args:
+        name: In reports.
+        files: When one of them changes, the collection is stale.
+        read_corpus, read_queries: Stream (where, record); see the layout.
+        read_qrels: {split: streams (where, query id, passage id, grade)}.
+        unjudged: See `open_source`.
+    """
+    reader = _Reader(read_corpus, read_queries, read_qrels, unjudged)
     streams = reader.passages, reader.queries, reader.qrels, reader.answers
-    return base.Source(root.name, files, *streams)
+    return base.Source(name, files, *streams)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    corpus_file: pathlib.Path
-    queries_file: pathlib.Path
-    qrels_files: Mapping[str, pathlib.Path]
+    read_corpus: ReadRecords
+    read_queries: ReadRecords
+    read_qrels: Mapping[str, ReadJudgements]
     unjudged: str | None
 
     def passages(self, on_error: OnError) -> Iterator[base.Passage]:
-        for where, entry in parsing.read_json_lines(self.corpus_file, on_error):
+        for where, entry in self.read_corpus(on_error):
             if passage := attempt(on_error, _BROKEN, _passage, where, entry):
                 yield passage
 
@@ -70,12 +99,12 @@ class _Reader:
             for answer in answers if isinstance(answers, list) else [answers]:
                 yield where, split, query, answer
 
-    def _entries(self, on_error: OnError) -> Iterator[tuple[str, str, str, dict]]:
-        """Yields the queries of each split in the order of queries.jsonl, not of the qrels."""
-        judged: dict[str, set[str]] = {split: set() for split in self.qrels_files}
+    def _entries(self, on_error: OnError) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+        """Yields the queries of each split in the order of the queries, not of the judgements."""
+        judged: dict[str, set[str]] = {split: set() for split in self.read_qrels}
         for _, split, query, _, _ in self.qrels(base.count_errors({})):
             judged[split].add(query)
-        for where, entry in parsing.read_json_lines(self.queries_file, on_error):
+        for where, entry in self.read_queries(on_error):
             query = attempt(on_error, _BROKEN, parsing.check_id, where, '_id', entry.get('_id'))
             splits = [split for split, ids in judged.items() if query in ids]
             for split in splits or ([self.unjudged] if self.unjudged else []):
@@ -83,12 +112,12 @@ class _Reader:
                     yield where, split, query, entry
 
     def qrels(self, on_error: OnError) -> Iterator[base.Judgement]:
-        for split, file in self.qrels_files.items():
-            for where, query, passage, grade in rows.read_judgements(file, on_error):
+        for split, read in self.read_qrels.items():
+            for where, query, passage, grade in read(on_error):
                 yield where, split, query, passage, grade
 
 
-def _passage(where: str, entry: dict) -> base.Passage:
+def _passage(where: str, entry: Mapping[str, Any]) -> base.Passage:
     passage_id = parsing.check_id(where, '_id', entry.get('_id'))
     title = entry.get('title')
     title = '' if title is None else parsing.check_text(where, 'title', title)

@@ -17,6 +17,7 @@ _KINDS = {
     'beir': 'PATH',
     'msmarco': 'PATH',
     'tables': 'PATH',
+    'hf': 'NAME',
     'irds': 'NAME',
     'tfds': 'NAME',
 }

@@ -37,7 +37,9 @@ def test_a_line_that_was_cut_off_costs_itself_alone(tmp_path, caplog):
 
 def test_damage_is_no_answer(tmp_path):
     record = json.dumps({'key': 'k', 'answer': 1, 'pairs': 1})
-    (tmp_path / '00000.jsonl').write_bytes(b'\xff\xfe\n[]\n{"key": "x"}\n' + record.encode() + b'\n')
+    (tmp_path / '00000.jsonl').write_bytes(
+        b'\xff\xfe\n[]\n{"key": "x"}\n' + record.encode() + b'\n'
+    )
     answers = Answers(tmp_path)
     assert len(answers) == 1 and answers['k'] == 1
 

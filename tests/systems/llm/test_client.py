@@ -83,7 +83,9 @@ def test_retry_after_may_be_a_date_or_nonsense():
 
 
 def test_the_last_try_says_what_went_wrong(fast):
-    with llm_server.Server(llm_server.judge, fault=lambda i, body: (500, {}, 'a\x1b[31m')) as server:
+    with llm_server.Server(
+        llm_server.judge, fault=lambda i, body: (500, {}, 'a\x1b[31m')
+    ) as server:
         with pytest.raises(ConnectionError) as error:
             post(spec(server, retries=2))
         assert len(server.requests) == 3
@@ -104,7 +106,7 @@ def test_a_silent_server_times_out(fast):
 def test_no_server_is_a_sentence(fast):
     with llm_server.Server(llm_server.judge) as server:
         gone = spec(server, retries=1)
-    with pytest.raises(ConnectionError, match=r"systems.llm: http.*/v1/chat/completions gave no"):
+    with pytest.raises(ConnectionError, match=r'systems.llm: http.*/v1/chat/completions gave no'):
         post(gone)
     with pytest.raises(ConnectionError, match=r'nothing answers at http.*/v1/models'):
         client_module.check('llm', gone)
@@ -124,7 +126,9 @@ def test_what_is_no_json_is_a_sentence(fast):
     with llm_server.Server(
         llm_server.judge, fault=lambda i, body: (200, {}, '<html>Welcome')
     ) as server:
-        with pytest.raises(ValueError, match=r"for query 'q1' with passage 'p1' is no JSON \(<html"):
+        with pytest.raises(
+            ValueError, match=r"for query 'q1' with passage 'p1' is no JSON \(<html"
+        ):
             post(spec(server))
 
 
