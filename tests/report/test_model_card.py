@@ -4,12 +4,11 @@ import dataclasses
 import re
 import types
 
-import huggingface_hub
 import ml_collections
 import pytest
 import yaml
 
-from jdkd.models import export, hub
+from jdkd.models import export
 from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.models.transformer import TransformerConfig
@@ -188,37 +187,3 @@ def test_where_exports_go(run, tmp_path, monkeypatch, name, output, expected):
     given.model = CrossEncoder(dataclasses.replace(TINY, family='roberta'), 'linear')
     model_card.write(run, 'cross', given, FOUND)
     assert written[2][1]['max_length'] == 56  # Its pairs have two separators.
-
-
-class FakeApi:
-    calls = []
-
-    def create_repo(self, repo, **kwargs):
-        self.calls.append(('create_repo', repo, kwargs))
-
-    def upload_folder(self, **kwargs):
-        self.calls.append(('upload_folder', kwargs))
-        return types.SimpleNamespace(commit_url='https://hub/org/name/commit/1')
-
-
-def test_push_uploads_the_directory(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, 'HfApi', FakeApi)
-    assert hub.push(tmp_path, 'org/name') == 'https://hub/org/name/commit/1'
-    create, upload = FakeApi.calls
-    assert create == ('create_repo', 'org/name', {'exist_ok': True})
-    assert (upload[1]['repo_id'], upload[1]['folder_path']) == ('org/name', tmp_path)
-
-
-def test_push_without_a_network_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
-    with pytest.raises(ConnectionError) as error:
-        hub.push(tmp_path, 'org/name')
-    message = str(error.value)
-    assert message.startswith(f"{tmp_path} is complete, but could not be pushed to 'org/name' (")
-    assert 'HF_TOKEN' in message and '\n' not in message
-
-
-@pytest.mark.parametrize('repo', ['name', 'a/b/c', 'org/my model', ''])
-def test_push_to_what_is_no_repository(tmp_path, repo):
-    with pytest.raises(ValueError, match='is no repository; give organisation/name'):
-        hub.push(tmp_path, repo)

@@ -1,7 +1,9 @@
 """Metrics as Weights & Biases and trackio keep them in their offline modes."""
 
 import json
+import struct
 import sys
+import time
 
 import pytest
 
@@ -9,6 +11,7 @@ from jdkd.runtime import tracking
 from jdkd.runtime.metrics import MetricsWriter
 
 SCALARS = [{'loss': 1.5, 'kept': 1.0}, {'loss': 0.25, 'kept': 0.5}]
+_BLOCK = 32_768
 STAGE = {'resume_step': 0, 'last_step': 2, 'total_steps': 2}
 
 
@@ -27,6 +30,26 @@ def write(workdir, series='student'):
     writer.close()
 
 
+def wandb_records(file):
+    """The records of an offline run: protocol buffers in LevelDB's log format."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, parts = file.read_bytes(), 7, b''
+    while at + 7 <= len(data):
+        left = _BLOCK - at % _BLOCK
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from('<HB', data, at + 4)  # After the checksum.
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # A whole record, or the end of one.
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b''
+
+
 @pytest.mark.slow
 def test_wandb_keeps_the_series_offline(workdir, monkeypatch):
     wandb = pytest.importorskip('wandb')
@@ -37,27 +60,20 @@ def test_wandb_keeps_the_series_offline(workdir, monkeypatch):
     (file,) = (workdir / 'wandb').glob('offline-run-*/run-*.wandb')
     identity = json.loads((workdir / tracking.FILE).read_text())['id']
     assert file.name == f'run-{identity}-student.wandb'
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal import datastore
-
-    store, rows, runs = datastore.DataStore(), [], []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof('record_type') == 'history':
-            rows.append(
-                {
-                    '/'.join(i.nested_key) or i.key: json.loads(i.value_json)
-                    for i in record.history.item
-                }
-            )
-        if record.WhichOneof('record_type') == 'run':
-            runs.append(record.run)
+    records, end = [], time.monotonic() + 60
+    while not any(r.WhichOneof('record_type') == 'exit' for r in records):
+        assert time.monotonic() < end  # A process of wandb's own writes the file.
+        records = list(wandb_records(file))
+    rows = [
+        {'/'.join(i.nested_key) or i.key: json.loads(i.value_json) for i in r.history.item}
+        for r in records
+        if r.WhichOneof('record_type') == 'history'
+    ]
+    (run,) = (r.run for r in records if r.WhichOneof('record_type') == 'run')
     kept = [(row['_step'], row['loss'], row['kept']) for row in rows]
     assert kept == [(1, 1.5, 1.0), (2, 0.25, 0.5)]
-    assert (runs[0].project, runs[0].run_group, runs[0].display_name) == ('jdkd', 'a', 'a/student')
-    config = {update.key: update.value_json for update in runs[0].config.update}
+    assert (run.project, run.run_group, run.display_name) == ('jdkd', 'a', 'a/student')
+    config = {update.key: update.value_json for update in run.config.update}
     assert config['rounds'] == '2' and wandb.run is None
 
 

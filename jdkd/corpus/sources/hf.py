@@ -24,6 +24,7 @@ from jdkd.runtime.messages import brief, shown
 _PACKAGED = 'datasets.packaged_modules'
 # Readers of `datasets` whose formats hold plain values.
 _READERS = tuple(f'{_PACKAGED}.{kind}.{kind}' for kind in ('arrow', 'csv', 'json', 'parquet'))
+_FORMATS = 'parquet, arrow, JSON lines and CSV'
 _SAVED = ('dataset_info.json', 'dataset_dict.json')  # Written by `save_to_disk`.
 
 
@@ -78,6 +79,7 @@ def _library() -> Any:
 def _load(name: str, config: str, revision: str | None) -> Mapping[str, Any]:
     """{split: rows} of a config."""
     datasets, root = _library(), pathlib.Path(name).expanduser()
+    path, part = name, config
     if root.is_dir():
         _refuse_scripts(root)
         own = root / config
@@ -87,19 +89,16 @@ def _load(name: str, config: str, revision: str | None) -> Mapping[str, Any]:
             splits = loaded if isinstance(loaded, Mapping) else {str(loaded.split): loaded}
             return {split: rows.with_format(None) for split, rows in splits.items()}
         if own.is_dir() and not (root / 'README.md').is_file():
-            name, config = str(own.resolve()), 'default'
+            path, part = str(own.resolve()), 'default'
         else:
-            name = str(root.resolve())
+            path = str(root.resolve())
     with _as_sentences(name, config):
-        builder = datasets.load_dataset_builder(name, config, revision=revision)
+        builder = datasets.load_dataset_builder(path, part, revision=revision)
         reader = type(builder).__mro__[1].__module__
         if not any(cls.__module__ in _READERS for cls in type(builder).__mro__):
             raise ValueError(f'its files are read by {reader}, and jdkd takes {_FORMATS} alone')
         builder.download_and_prepare()
         return builder.as_dataset()
-
-
-_FORMATS = 'parquet, arrow, JSON lines and CSV'
 
 
 def _refuse_scripts(root: pathlib.Path) -> None:

@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import tqdm
 from absl import logging
 
 from jdkd.config import LLMSpec
-from jdkd.runtime import distributed
+from jdkd.runtime import distributed, progress
 from jdkd.systems.llm import prompts
 from jdkd.systems.llm.answers import Answers, key_of
 from jdkd.systems.llm.client import Client, Stopped
 
-CHARACTERS_PER_TOKEN = 4  # Of English, roughly: for what is told before the server counts.
+_FEW_QUESTIONS = 64  # That need no progress bar.
+_CHARACTERS_PER_TOKEN = 4  # Of English, roughly: for what is told before the server counts.
 
 
 class Asker:
@@ -84,7 +84,7 @@ class Asker:
             self._spec.model,
             f'{new:,}',
             f'{total:,}',
-            f'{characters // CHARACTERS_PER_TOKEN:,}',
+            f'{characters // _CHARACTERS_PER_TOKEN:,}',
             f'{before:,}',
             '' if limit is None else f', max_pairs={limit:,}',
         )
@@ -98,11 +98,8 @@ class Asker:
     ) -> None:
         begun, used, lock = time.monotonic(), [0, 0], threading.Lock()
         questions = iter(left.items())
-        bar = tqdm.tqdm(
-            total=len(left),
-            desc=f'{self._name}: asks',
-            unit='answers',
-            disable=not distributed.is_primary(),
+        bar = progress.bar(
+            len(left), f'{self._name}: asks', 'answers', quiet=len(left) < _FEW_QUESTIONS
         )
 
         def ask_one(client: Client, key: str, i: int) -> None:
