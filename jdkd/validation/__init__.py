@@ -7,12 +7,12 @@ import pathlib
 
 from absl import logging
 
-from jdkd.config import Config, schema
+from jdkd.config import Config, LLMSpec, schema
 from jdkd.corpus import importing
 from jdkd.planning import corpus_size, requests
 from jdkd.run import Run
 from jdkd.runtime import tracking
-from jdkd.systems.roles import encoders
+from jdkd.systems.roles import encoders, used
 from jdkd.validation import checkpoints, fields, resources, roles
 from jdkd.validation.errors import catch, raise_all
 
@@ -66,5 +66,6 @@ def before_work(run: Run) -> None:
         *resources.endpoint_errors(run),
     ]
     raise_all(errors or resources.disk_errors(run))  # The disk estimate reads the checkpoints.
-    for request in requests.list_requests(run.config, corpus_size.of_run(run)):
-        logging.info('%s', request)
+    if any(isinstance(run.config.systems[name], LLMSpec) for name in used(run.config)):
+        for request in requests.list_requests(run.config, corpus_size.of_run(run)):
+            logging.info('%s', request)

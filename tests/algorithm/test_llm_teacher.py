@@ -4,7 +4,6 @@ import json
 import logging
 import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,10 +13,7 @@ from jdkd.algorithm import iterate
 from jdkd.algorithm.lists import load_lists
 from jdkd.commands import search
 from jdkd.configs import common
-from jdkd.corpus import importing
 from jdkd.planning import corpus_size, requests
-from jdkd.run import Run
-from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
 from jdkd.systems.llm.answers import home as answers_home
 from tests.helpers import llm_server, tiny
@@ -36,8 +32,7 @@ def make_run(home, url, workdir='w', **changes):
         c.candidates.hardest = 0
     config, workdir = configs.resolve(c), home / workdir
     validation.validate(config)
-    mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    return Run(config, workdir, mesh, importing.load_collection(config, workdir))
+    return tiny.open_run(config, workdir)
 
 
 @pytest.fixture(scope='module')
@@ -69,7 +64,7 @@ def test_dark_examples_are_judged_too(trained):
     lists = load_lists(run, 0, 'train')
     texts = lists.dark_texts(run.passages)
     shown = '\n'.join(trained.prompts)
-    assert texts and all(f'Passage: {text}\n' in shown for text in texts)
+    assert texts and all(f'Passage: {text.strip()}\n' in shown for text in texts)
 
 
 def test_a_run_stays_within_its_plan(trained):
