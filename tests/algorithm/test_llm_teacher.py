@@ -11,9 +11,9 @@ from jdkd import config as configs
 from jdkd import validation
 from jdkd.algorithm import iterate
 from jdkd.algorithm.lists import load_lists
-from jdkd.commands import search
 from jdkd.configs import common
 from jdkd.planning import corpus_size, requests
+from jdkd.serving import service
 from jdkd.systems.build import build
 from jdkd.systems.llm.answers import home as answers_home
 from tests.helpers import llm_server, tiny
@@ -84,10 +84,10 @@ def test_a_finished_run_needs_no_server(trained, caplog):
 def test_it_re_ranks_for_new_questions(trained):
     with llm_server.Server(llm_server.judge) as server:
         run = make_run(trained.home, server.url, depth=5)
-        shown, left_out = search.searchers(run)
+        shown, left_out = service.searchers(run)
         name = f'teacher on {run.config.first_stage}'
         assert not left_out
-        ranking = shown[name]('cat dog fish')
+        ranking = shown[name]('cat dog fish', 5)
     texts = [run.passages[int(row)] for row in ranking.passages[0]]
     found = [llm_server.overlap('cat dog fish', text) for text in texts]
     assert found[0] == 3 and server.bodies
