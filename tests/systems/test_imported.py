@@ -53,6 +53,10 @@ def test_a_missing_score_stops_with_the_coverage_or_takes_a_value(run):
     covers = load(run).covers(QUERIES, LISTS)
     np.testing.assert_array_equal(covers, [[True, False], [True, True]])
     assert system.digest != load(run).digest
+    # What fills a list up is no passage.
+    padded = Lists.from_originals(np.array([0]), np.array([[2, -1]]))
+    for loaded in (system, load(run)):
+        np.testing.assert_array_equal(loaded.covers(QUERIES, padded), [[True, False]])
 
 
 def test_the_file_is_read_once_and_noticed_when_it_changes(run):

@@ -170,6 +170,17 @@ def test_an_export_with_an_unknown_format_is_refused(model, tmp_path):
     assert export.read_passage_format(model) == 'pair'
 
 
+def test_passages_are_read_as_the_entry_says_or_else_the_export(tmp_path):
+    (tmp_path / export.MARKER).write_text('{"passage_format": "colon"}')
+    for asked, directory, expected in (
+        (None, tmp_path, 'colon'),
+        ('pair', tmp_path, 'pair'),
+        (None, tmp_path / 'elsewhere', 'joined'),
+    ):
+        spec = EncoderSpec(passage_format=asked)
+        assert loading._with_format(spec, directory).passage_format == expected
+
+
 def test_a_border_never_shifts_characters():
     passages = Passages.from_columns('abcd', [' a', '', 'c ', 'd'], ['b ', ' x', '  y', ' '])
     bordered = encoders.Layout('pair').bordered(passages)
