@@ -52,3 +52,10 @@ def test_parts_have_their_own_slices_and_read_no_other_passages():
     assert one.render({1: PASSAGES[1]}) == ['don']
     assert SlicedTexts.empty(4).render(PASSAGES) == []
     assert SlicedTexts.empty(4)[1:3].counts.shape == (2, 0)
+
+
+def test_texts_of_no_slices_join_others_of_none():
+    empty = SlicedTexts.empty(2)
+    assert empty.counts.shape == (2, 0) and empty.slices.shape == (0, 3)
+    joined = SlicedTexts.join([empty, SlicedTexts.empty(3)])
+    assert joined.counts.shape == (5, 0) and joined.render(PASSAGES) == []
