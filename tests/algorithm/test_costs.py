@@ -58,6 +58,21 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
     assert costs.measure(run, own, systems, teacher, weights) == found
 
 
+def test_the_median_time_of_an_answer_is_in_milliseconds(monkeypatch):
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(costs.time, 'perf_counter', lambda: clock.now)
+    monkeypatch.setattr(costs.distributed, 'from_primary', lambda decide, name: decide())
+
+    def answer(question):
+        clock.now += float(question)
+
+    # Those of 1, 2 and 3 seconds come in time, of which there are five.
+    assert costs._milliseconds(answer, ['1', '2', '3', '4']) == 2000.0
+    # At most 20 are asked.
+    questions = ['0.125'] * 20 + ['9'] * 30
+    assert costs._milliseconds(answer, questions) == 125.0
+
+
 @pytest.mark.parametrize(('count', 'rows'), [(1001, (436, 564)), (200, (36, 164)), (7, (0, 7))])
 def test_an_encoder_is_timed_on_texts_amid_the_store(monkeypatch, count, rows):
     embedded, clock = [], itertools.count()

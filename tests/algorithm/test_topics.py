@@ -19,3 +19,17 @@ def test_vectors_that_lie_together_share_a_topic():
 
 def test_one_topic_holds_what_is_few():
     assert topics.find(np.eye(3), 5, seed=0).tolist() == [0, 0, 0]
+
+
+def test_topics_of_many_vectors_are_found_from_some(monkeypatch):
+    sizes, kmeans = [], topics.vq.kmeans2
+
+    def spy(sample, centres, **kwargs):
+        sizes.append((len(sample), len(centres)))
+        return kmeans(sample, centres, **kwargs)
+
+    monkeypatch.setattr(topics.vq, 'kmeans2', spy)
+    vectors = np.random.default_rng(0).normal(size=(50_010, 2))
+    assert len(topics.find(vectors, 25_000, seed=0)) == 50_010
+    assert len(topics.find(vectors[:50_000], 25_000, seed=0)) == 50_000
+    assert sizes == [(50_000, 3), (50_000, 2)]
