@@ -12,7 +12,7 @@ from jdkd.retrieval.ranking import Ranking
 from jdkd.retriever import Kind, Retriever
 from jdkd.runtime import mesh as meshes
 
-SIZES = (1, 8, 32)  # Texts of a batch; smaller batches repeat a text.
+SIZES = (1, 4, 8, 16, 32)  # Texts of a batch; smaller batches repeat a text.
 DEPTHS = (10, 100)  # Passages of a search; the largest is the most that can be asked for.
 _SHORTEST = 16  # Tokens; rows are padded to this times a power of two.
 _WARM = 64  # Tokens up to which queries are compiled for at the start; longer ones when they come.
