@@ -234,3 +234,44 @@ def test_the_loss_on_d_eval_is_a_mean_over_whole_batches(run, monkeypatch):
     data = student._RoundData(model, TRAINER, 0, PREVIOUS, (), TARGETS)
     assert data.eval_loss('params') == {'loss': 0.5, 'loss/teacher': 1.0, 'list_accuracy': 1.0}
     assert asked == [('eval', 4, [6], False, 1, 2)]
+
+
+@pytest.mark.parametrize('labelled_only', [False, True])
+def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
+    """The second train query has no label."""
+    qrels = {'train': {'train0': {'p0': 1}}}
+    run = dataclasses.replace(run, collection=dataclasses.replace(run.collection, qrels=qrels))
+    lists = types.SimpleNamespace(query=np.array([1, 0, 0]), passages=np.array([[3], [0], [2]]))
+    dark, made = np.arange(3)[:, None], []
+
+    def make_batches(*args, **kwargs):
+        made.append((args, kwargs))
+
+    monkeypatch.setattr(student, 'load_lists', lambda run, i, split: lists)
+    monkeypatch.setattr(student, 'load_dark_tokens', lambda run, i, split: dark)
+    monkeypatch.setattr(student.gen_dataset, 'load_records', lambda run, i, split: ['a', 'b', 'c'])
+    monkeypatch.setattr(student.topics, 'load', lambda run, rows: 10 + rows)
+    monkeypatch.setattr(student, 'make_batches', make_batches)
+    order = student.loader.BatchOrder(2, [0])
+    targets = types.SimpleNamespace(of=lambda queries: f'of {queries.split}')
+
+    def batches(**config):
+        changed = dataclasses.replace(run, config=run.config.replace(**config))
+        model = student.Student(changed, 'start', labelled_only=labelled_only)
+        trainer = types.SimpleNamespace(rows='rows')
+        data = student._RoundData(model, trainer, 1, PREVIOUS, ['pool'], targets)
+        data.batches('train', order, 7)
+        return made.pop()
+
+    (_, encoder, queries, source, records, ordered, rows), options = batches()
+    assert (encoder, queries.split, rows, ordered) == ('start', 'train', 'rows', order)
+    assert options.pop('length') == run.config.train_passage_length
+    assert options == {'steps': 7, 'pool': (), 'targets': None, 'scored': None}
+    kept = [1, 2] if labelled_only else [0, 1, 2]
+    assert [source[i] for i in range(len(source))] == ['abc'[i] for i in kept]
+    assert records['passages'].ravel().tolist() == [[3, 0, 2][i] for i in kept]
+    assert records['dark'].ravel().tolist() == kept
+    loss = run.config.loss.replace(in_batch=1.0, embedding=1.0)
+    args, options = batches(loss=loss, topic_size=2)
+    assert (options['pool'], options['targets']) == (['pool'], 'of train')
+    assert args[5].topics.tolist() == [[11, 10, 10][i] for i in kept]
