@@ -9,11 +9,13 @@ import pytest
 
 from jdkd.algorithm import costs, student
 from jdkd.algorithm.teacher import Teacher
+from jdkd.config import Config
 from jdkd.retrieval import exact
 from jdkd.retrieval.quantization import Binary, Int8
 from jdkd.systems import measuring
 from jdkd.systems.build import build
-from tests.helpers import tiny
+from jdkd.systems.dual import DualEncoderSystem
+from tests.helpers import tables, tiny
 
 
 def test_sizes_are_measured_and_systems_timed(tmp_path):
@@ -56,6 +58,30 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
     assert speeds['student'].keys() == speeds['dense'].keys() > speeds['bm25'].keys()
     # Timed once.
     assert costs.measure(run, own, systems, teacher, weights) == found
+
+
+def test_costs_of_a_dual_encoder_are_of_both_its_towers_and_all_its_files(tmp_path, monkeypatch):
+    run = tables.make_run(tmp_path, Config(), 10, {'test': [0]})
+    encoder = types.SimpleNamespace(
+        params={'w': np.ones((2, 3)), 'b': np.ones(3)},
+        query_tokens=lambda run, queries: queries.split,
+        passage_tokens=lambda run: 'passages',
+    )
+    speeds = {('test', 'query'): 3.0, ('passages', 'passage'): 4.0}
+    monkeypatch.setattr(costs, '_milliseconds', lambda answer, questions: 5.0)
+    monkeypatch.setattr(
+        costs, '_texts_per_second', lambda run, system, tokens, tower: speeds[tokens, tower]
+    )
+    for name, size in {'embeddings-passages': 40, 'index/0': 10, 'embeddings-test': 99}.items():
+        (tmp_path / 'systems/a' / name).mkdir(parents=True)
+        (tmp_path / 'systems/a' / name / 'file').write_bytes(bytes(size))
+    assert costs._costs(run, DualEncoderSystem('a', 'd', None, run, encoder)) == {
+        'milliseconds_per_search': 5.0,
+        'bytes_per_passage': 5.0,
+        'parameters': 9,
+        'queries_per_second': 3.0,
+        'passages_per_second': 4.0,
+    }
 
 
 def test_the_median_time_of_an_answer_is_in_milliseconds(monkeypatch):
