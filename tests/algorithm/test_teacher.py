@@ -67,6 +67,21 @@ def test_a_teacher_that_is_always_right_does_not_copy_the_labels(size):
     np.testing.assert_allclose(*teachers.fit_weights([scores[0]] * 2, floor=0.1), rtol=1e-3)
 
 
+@pytest.mark.parametrize('penalty', [1e-3, 0.1, 1.0])
+def test_cross_entropy_falls_as_fast_as_the_penalty_of_the_weights_rises(penalty):
+    scores = np.stack(separable_scores(24))
+
+    def cross_entropy(weights):
+        logits = np.einsum('k,kmn->mn', weights, scores)
+        return -scipy.special.log_softmax(logits, axis=1)[:, 0].mean()
+
+    weights, entropy = teachers._least_cross_entropy(scores, penalty)
+    assert entropy == pytest.approx(cross_entropy(weights)) and (weights > 0).all()
+    steps = 1e-5 * np.eye(2)
+    slope = [(cross_entropy(weights + h) - cross_entropy(weights - h)) / 2e-5 for h in steps]
+    np.testing.assert_allclose(slope, -penalty * weights, atol=1e-4)
+
+
 @pytest.mark.parametrize('size', [24, 256])
 def test_the_floor_does_not_touch_a_fit_above_it(size):
     scores = labelled_scores([1.5, 40.0], size)
