@@ -16,7 +16,7 @@ import jax
 from jdkd.runtime import stages
 
 
-def _anonymous() -> int:
+def anonymous() -> int:
     """Bytes of the process that no file backs: the pages of memory-mapped files can be dropped."""
     for line in pathlib.Path('/proc/self/status').read_text().splitlines():
         if line.startswith('RssAnon:'):
@@ -27,11 +27,11 @@ def _anonymous() -> int:
 @contextlib.contextmanager
 def peak(result: dict, name: str):
     """Adds `seconds`, `peak_anonymous_mib` and what of it was there before to `result[name]`."""
-    before, highest, done = _anonymous(), [0], threading.Event()
+    before, highest, done = anonymous(), [0], threading.Event()
 
     def watch():
         while not done.wait(0.02):
-            highest[0] = max(highest[0], _anonymous())
+            highest[0] = max(highest[0], anonymous())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -45,7 +45,7 @@ def peak(result: dict, name: str):
     result[name] = {
         'seconds': round(seconds, 2),
         'before_anonymous_mib': round(before / 2**20),
-        'peak_anonymous_mib': round(max(highest[0], _anonymous()) / 2**20),
+        'peak_anonymous_mib': round(max(highest[0], anonymous()) / 2**20),
     }
     print(name, result[name], flush=True)
 
@@ -59,7 +59,7 @@ def write(name: str, result: dict) -> None:
         ),
         'commit': _commit(),
         'hardware': {
-            'cpu': _cpu(),
+            'cpu': cpu(),
             'cores': len(os.sched_getaffinity(0)),
             'device': jax.devices()[0].device_kind,
             'devices': jax.device_count(),
@@ -89,7 +89,8 @@ def _commit() -> str | None:
         return None
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The model of the processor."""
     for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
         if line.startswith('model name'):
             return line.split(':', 1)[1].strip()

@@ -124,8 +124,7 @@ def main(_):
             },
             'measured': took(phase.name, phase.traced),
         }
-    words = size.passage_words()
-    planned = disk.estimate(config, size.passages, size.queries, words, models)
+    planned = disk.estimate(config, size, size.passage_words(), models)
     there = files(workdir)
     measure.write(
         'planned',

@@ -33,11 +33,17 @@ def partial_names(config: Config) -> list[str]:
     ]
 
 
-def covered_first(systems: Sequence[System], queries: Queries, passages: np.ndarray) -> np.ndarray:
-    """Keeps of each query's passages `[Q, n]` those with scores, in order, and pads with -1."""
+def covered_first(
+    systems: Sequence[System], queries: Queries, passages: np.ndarray, first: int = 0
+) -> np.ndarray:
+    """Keeps of each query's passages those with scores, in order, and pads with -1.
+
+    `passages` is `[n, depth]`, of the queries from row `first` on.
+    """
     if not systems:
         return passages
-    lists = Lists.from_originals(np.arange(len(passages), dtype=np.int32), passages)
+    rows = np.arange(first, first + len(passages), dtype=np.int32)
+    lists = Lists.from_originals(rows, passages)
     there = scoring.covered(systems, queries, lists)
     order = np.argsort(~there, axis=1, kind='stable')
     return np.take_along_axis(np.where(there, passages, np.int32(-1)), order, axis=1)

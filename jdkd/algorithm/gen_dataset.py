@@ -1,6 +1,6 @@
 """GenDataset of Algorithm 1: retrieve, draw candidates, score them, write D_train and D_eval."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -8,11 +8,12 @@ from jdkd import diagnostics
 from jdkd.algorithm import calibration, scored_pool
 from jdkd.algorithm import lists as round_lists
 from jdkd.algorithm.lists import (
+    PART_LISTS,
     SPLITS,
     has_stand_ins,
-    load_dark_tokens,
-    load_lists,
+    load_originals,
     positives,
+    read_dark_tokens,
     round_path,
     split_queries,
 )
@@ -78,19 +79,22 @@ def load_records(run: Run, round_index: int, split: str) -> dataset.WithFeatures
     return dataset.WithFeatures(source, load_logits(run, round_index, split))
 
 
-def _features(run: Run, round_index: int, split: str) -> dict[str, np.ndarray]:
-    """The features of D_train or D_eval; scores stay in their own stage."""
-    lists = load_lists(run, round_index, split)
-    features = record_features(run, lists, positives(run, split))
-    if has_stand_ins(run):
-        features['labelled'] = split_queries(run, split).is_labelled[lists.query]
-    if (dark := load_dark_tokens(run, round_index, split)) is not None:
-        features['dark'] = dark.astype(np.int32)
+def _features(run: Run, round_index: int, split: str) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the features of D_train or D_eval in parts; scores stay in their own stage."""
+    all_lists = load_originals(run, round_index, split)
+    relevant, config = positives(run, split), run.config.candidates
     teacher = load_logits(run, round_index, split, pool=False)['teacher']
-    originals = teacher[:, : lists.passages.shape[1]]
-    config = run.config.candidates
-    marks = false_negatives(originals, config.false_negatives, config.margin)
-    return features | {'false_negative': marks}
+    dark = read_dark_tokens(run, round_index, split)
+    for start in range(0, len(all_lists), PART_LISTS):
+        lists = all_lists[start : start + PART_LISTS]
+        features = record_features(run, lists, relevant)
+        if has_stand_ins(run):
+            features['labelled'] = split_queries(run, split).is_labelled[lists.query]
+        if (tokens := next(dark, None)) is not None:
+            features['dark'] = tokens.astype(np.int32)
+        originals = teacher[start : start + PART_LISTS, : lists.passages.shape[1]]
+        marks = false_negatives(originals, config.false_negatives, config.margin)
+        yield features | {'false_negative': marks}
 
 
 def _one_hot_shares(run: Run, round_index: int) -> dict[str, float]:

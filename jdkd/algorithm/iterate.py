@@ -60,7 +60,7 @@ def train(run: Run) -> dict:
     TA = [systems[name] for name in config.assistants]
     start = M.after_round(-1)
     targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
-    begun = current = align(run, M, targets)
+    begun = current = best = align(run, M, targets)
     if config.topic_size:
         topics.keep(run, begun)
     Q = np.arange(len(run.train))
@@ -97,9 +97,11 @@ def train(run: Run) -> dict:
             num_hard = int(hard.sum())
         changes = {'replaced': replaced, 'hard_queries': num_hard}
         rounds.append({**scores, **trained, **compared, **changes})
+        best = students[final.choose(config, measured)]
+        needed = [best] if over else [best, current, *TA]
+        discard_superseded(run, [start, *students], needed, shown=[start, begun])
         if over:
             break
-    best = students[final.choose(config, measured)]
     logging.info('the run ends with %s', best.name)
     shown = {s.name: s for s in (start, begun)}
     if config.twin:
@@ -125,6 +127,29 @@ def train(run: Run) -> dict:
     return outcome
 
 
+def discard_superseded(
+    run: Run,
+    students: Sequence[DualEncoderSystem],
+    needed: Sequence[System],
+    shown: Sequence[DualEncoderSystem] = (),
+) -> None:
+    """At the end of a round, discards all `students` that are not `needed`, unless kept.
+
+    Those that the final test shows rank its queries before: their measures need no more of them.
+    """
+    if run.config.keep_students:
+        return
+    names = {system.name for system in needed}
+    # A frozen tower's passages belong to the student that they came from.
+    names |= {s.passage_side.name for s in needed if isinstance(s, AsymmetricSystem)}
+    for system in shown:
+        if system.name not in names:
+            system.rank(run.test)
+    for system in students:
+        if system.name not in names:
+            system.discard()
+
+
 def train_twin(
     twin: student.Student,
     datasets: Sequence[dict],
@@ -137,13 +162,15 @@ def train_twin(
     `measured` has the measures on D_eval of `begun`, the student that enters round 0.
     """
     trainer, run = twin.make_trainer(), twin.run
-    twins, of_twins = [begun], [measured]
+    best, twins, of_twins = begun, [begun], [measured]
     for i, data in enumerate(datasets):
         logging.info('round %d: the twin', i)
         twin.train_round(trainer, i, data, twins[-1], (), {}, targets)
         twins.append(twin.after_round(i))
         of_twins.append(compare(run, round_path(i, 'twin_eval'), twins[-1], (), ())['student'])
-    return twins[final.choose(run.config, of_twins)]
+        best = twins[final.choose(run.config, of_twins)]
+        discard_superseded(run, twins[1:], [best])
+    return best
 
 
 def compare(

@@ -13,14 +13,14 @@ from jdkd.lists.candidates import Lists
 from jdkd.lists.slices import SlicedTexts
 from jdkd.run import Queries, Run
 from jdkd.runtime import distributed
-from jdkd.runtime.parts import write_parts
+from jdkd.runtime.parts import join_rows, write_parts
 from jdkd.systems.encoders import Encoder
-from jdkd.systems.ranking import ranking_inputs
+from jdkd.systems.ranking import PART_QUERIES, ranking_inputs
 from jdkd.systems.system import System
 
 SPLITS = ('train', 'eval')  # D_train and D_eval.
 STAND_INS = 'rounds/00/stand_ins'
-_PART_LISTS = 4096  # Lists whose dark examples are drawn at once.
+PART_LISTS = 4096  # Lists whose dark examples are drawn, and records written, at once.
 _RUNS = 'runs'
 
 
@@ -134,20 +134,48 @@ def mine(
 
     def build(out):
         for split in SPLITS:
-            queries = split_queries(run, split)
-            rankings = [
-                coverage.covered_first(partial, queries, r.rank(queries)[0].passages)
-                for r in retrievers
-            ]
-            pool = candidates.mining_pool(rankings, queries.positives, run.collection.group, depth)
-            np.save(out / f'{split}.npy', pool)
-            if partial:
-                scored = coverage.covered_rows(partial, queries, queries.best)
-                np.save(out / f'{split}.best.npy', scored)
+            _mine_split(run, split, retrievers, partial, out)
 
     inputs = ranking_inputs(run, retrievers, depth=depth)
     inputs['partial'] = {s.name: s.digest for s in partial} or None
-    return run.stage(round_path(round_index, _RUNS), inputs, build)
+    return run.stage(round_path(round_index, _RUNS), inputs, build, resumable=True)
+
+
+def _mine_split(
+    run: Run,
+    split: str,
+    retrievers: Sequence[System],
+    partial: Sequence[System],
+    out: pathlib.Path,
+) -> None:
+    """Writes the pool of a split, in parts: rankings of all queries may be larger than memory."""
+    queries = split_queries(run, split)
+    rankings = [r.rank(queries)[0].passages for r in retrievers]  # Memory-mapped.
+
+    def write(i, file):
+        start, end = i * PART_QUERIES, (i + 1) * PART_QUERIES
+        covered = [
+            coverage.covered_first(partial, queries, ranking[start:end], start)
+            for ranking in rankings
+        ]
+        own, depth = queries.positives[start:end], run.config.candidates.depth
+        np.save(file, candidates.mining_pool(covered, own, run.collection.group, depth))
+
+    parts = write_parts(out, f'{split}-{{}}.npy', -(-len(queries) // PART_QUERIES), write)
+    if not distributed.is_primary():
+        return
+    join_rows(out / f'{split}.npy', map(np.load, parts), len(queries))
+    for part in parts:
+        part.unlink()
+    if partial:
+        scored = coverage.covered_rows(partial, queries, queries.best)
+        np.save(out / f'{split}.best.npy', scored)
+
+
+def load_pool(run: Run, round_index: int, split: str) -> np.ndarray:
+    """The passages that a round mined, `[Q, U]`, memory-mapped; what is written stays in memory."""
+    path = run.workdir / round_path(round_index, _RUNS) / f'{split}.npy'
+    return np.asarray(np.load(path, mmap_mode='c'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +208,7 @@ def draw(
     seeds = {'seed': config.seed, 'round_index': round_index}
     if scored is None:
         ranked = None
-        pool = np.load(run.workdir / round_path(round_index, _RUNS) / f'{split}.npy')
+        pool = load_pool(run, round_index, split)
     else:
         pool, ranked = scored.load(split)
     # Mining has left out judged positives only.
@@ -268,7 +296,7 @@ def _write_dark(
     length = config.train_passage_length
 
     def write(i, file):
-        span = slice(i * _PART_LISTS, (i + 1) * _PART_LISTS)
+        span = slice(i * PART_LISTS, (i + 1) * PART_LISTS)
         part = lists[span]
         examples = dark.generate(
             part.passages,
@@ -286,13 +314,18 @@ def _write_dark(
         tokens = tokens.rows(rows, length, end=encoder.passage_end)
         np.savez(file, slices=examples.slices, counts=examples.counts, tokens=tokens)
 
-    write_parts(out, f'{split}-dark-{{}}.npz', -(-len(lists) // _PART_LISTS), write)
+    write_parts(out, f'{split}-dark-{{}}.npz', -(-len(lists) // PART_LISTS), write)
+
+
+def load_originals(run: Run, round_index: int, split: str) -> Lists:
+    """The candidate lists of a round, without dark examples."""
+    with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as f:
+        return Lists.from_originals(f['query'], f['passages'])
 
 
 def load_lists(run: Run, round_index: int, split: str) -> Lists:
     """The candidate lists of a round."""
-    with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as f:
-        lists = Lists.from_originals(f['query'], f['passages'])
+    lists = load_originals(run, round_index, split)
     examples = [
         SlicedTexts(*arrays) for arrays in _read_dark(run, round_index, split, 'slices', 'counts')
     ]
@@ -304,8 +337,19 @@ def load_dark_tokens(run: Run, round_index: int, split: str) -> np.ndarray | Non
 
     Returns `[M, N_d, train_passage_length]` ids, padded.
     """
-    parts = [tokens for (tokens,) in _read_dark(run, round_index, split, 'tokens')]
-    return np.concatenate(parts) if parts else None
+    count = len(load_originals(run, round_index, split))
+    out, start = None, 0
+    for tokens in read_dark_tokens(run, round_index, split):
+        if out is None:
+            out = np.empty((count, *tokens.shape[1:]), tokens.dtype)
+        out[start : start + len(tokens)] = tokens
+        start += len(tokens)
+    return out
+
+
+def read_dark_tokens(run: Run, round_index: int, split: str) -> Iterator[np.ndarray]:
+    """Yields `load_dark_tokens` of `PART_LISTS` lists at a time."""
+    return (tokens for (tokens,) in _read_dark(run, round_index, split, 'tokens'))
 
 
 def _read_dark(

@@ -17,6 +17,7 @@ from jdkd.algorithm.lists import (
     SPLITS,
     ScoredPool,
     best_positives,
+    load_pool,
     read_manifest,
     read_stand_ins,
     round_path,
@@ -118,7 +119,7 @@ def _positive_pairs(run: Run, split: str) -> Lists:
 
 def _new_passages(run: Run, round_index: int, split: str) -> np.ndarray:
     """Mined passages `[Q, W]` whose texts no earlier round has, padded with -1."""
-    mined = np.load(run.workdir / round_path(round_index, 'runs') / f'{split}.npy')
+    mined = load_pool(run, round_index, split)
     group, depth = run.collection.group, run.config.candidates.scored
     earlier = [_load_passages(run, i, split) for i in range(round_index)]
     rows = []

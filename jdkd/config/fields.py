@@ -228,13 +228,21 @@ class RowsConfig(Section):
 
 
 class PlanConfig(Section):
-    """Sizes for --mode plan where the collection is not at hand; None: counted."""
+    """For --mode plan: the host, and sizes where the collection is not at hand (None: counted)."""
 
     passages: int | None = field(None, 'passages', 'at least 1')
     train_queries: int | None = field(None, 'train queries, with those of D_eval', 'at least 1')
     test_queries: int | None = field(None, 'test queries', 'at least 1')
     passage_tokens: float | None = field(None, 'mean tokens of a passage', 'at least 3')
     query_tokens: float | None = field(None, 'mean tokens of a query', 'at least 3')
+    cores: int | None = field(
+        None, "cores of a host; None: a usual host's of the topology", 'at least 1'
+    )
+    throughputs: str | None = field(
+        None,
+        "the host's throughputs, a file that benchmarks.rehearsal writes; None: those of the "
+        "authors' machine",
+    )
 
 
 class MeshConfig(Section):
@@ -299,6 +307,11 @@ class Config(RetrievalConfig):
         False,
         'whether to train, from the same start and lists, a twin of the student on the labels '
         'alone, which shows what distillation is worth',
+    )
+    keep_students: bool = field(
+        False,
+        'whether embeddings, indexes and train rankings of students that nothing reads any more '
+        'stay in the workdir',
     )
     rounds: int = field(2, 'rounds of Algorithm 1', 'at least 1')
     patience: int = field(

@@ -1,8 +1,9 @@
 """D_train and D_eval as TFDS array_record datasets, written and read without TensorFlow."""
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,25 @@ import tensorflow_datasets as tfds
 
 from jdkd.runtime import tfds_features
 
+Features = Mapping[str, np.ndarray]  # {feature: `[M, ...]` array} of M lists.
+
 
 class CandidateLists(tfds.core.GeneratorBasedBuilder):
-    """A dataset of candidate lists, whose features are given arrays."""
+    """A dataset of candidate lists, whose features are given in parts."""
 
     VERSION = tfds.core.Version('1.0.0')
 
-    def __init__(self, *, splits: Mapping[str, Mapping[str, np.ndarray]], **kwargs):
-        self._arrays = splits
+    def __init__(self, *, splits: Mapping[str, Iterable[Features]], **kwargs):
+        parts = {split: iter(features) for split, features in splits.items()}
+        name, first = next(iter(parts.items()))
+        self._first = next(first)
+        self._parts = parts | {name: itertools.chain([self._first], first)}
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        arrays = next(iter(self._arrays.values()))
         features = {
             name: tfds.features.Tensor(shape=a.shape[1:], dtype=a.dtype.type)
-            for name, a in arrays.items()
+            for name, a in self._first.items()
         }
         return tfds.core.DatasetInfo(
             builder=self,
@@ -35,17 +40,17 @@ class CandidateLists(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(arrays) for split, arrays in self._arrays.items()}
+        return {split: self._generate_examples(parts) for split, parts in self._parts.items()}
 
-    def _generate_examples(self, arrays) -> Iterator:
-        for i in range(len(next(iter(arrays.values())))):
-            yield i, {name: array[i] for name, array in arrays.items()}
+    def _generate_examples(self, parts: Iterable[Features]) -> Iterator:
+        lists = (Arrays(features) for features in parts)
+        yield from enumerate(part[i] for part in lists for i in range(len(part)))
 
 
-def write(directory: pathlib.Path, splits: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Writes {split: {feature: `[M, ...]` array}} to `directory`/candidate_lists/1.0.0.
+def write(directory: pathlib.Path, splits: Mapping[str, Iterable[Features]]) -> None:
+    """Writes the lists of each split, given in parts, to `directory`/candidate_lists/1.0.0.
 
-    Every split has the same features.
+    Every part has the same features. One part of a split is held at a time.
     """
     tfds.disable_progress_bar()
     builder = CandidateLists(splits=splits, data_dir=str(directory), file_format='array_record')

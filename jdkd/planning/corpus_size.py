@@ -71,13 +71,9 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
         return _measure_imported(config, pathlib.Path(scratch), mesh)
 
 
-def _measure_imported(config: Config, workdir: pathlib.Path, mesh: Mesh) -> CorpusSize:
-    return of_run(Run(config, workdir, mesh, importing.load_collection(config, workdir)))
-
-
 def of_run(run: Run) -> CorpusSize:
-    """The size of a run's collection."""
-    config = run.config
+    """The size of a run's collection, with the config's mean lengths or those of a sample."""
+    plan = run.config.plan
 
     def mean_tokens(texts):
         return TOKENS_PER_WORD * float(np.mean(count_words(texts, SAMPLE))) + 2
@@ -87,9 +83,13 @@ def of_run(run: Run) -> CorpusSize:
         train=len(run.train),
         held_out=len(run.held_out),
         test=len(run.test),
-        passage_tokens=config.plan.passage_tokens or mean_tokens(run.passages),
-        query_tokens=config.plan.query_tokens or mean_tokens(run.train.texts),
+        passage_tokens=plan.passage_tokens or mean_tokens(run.passages),
+        query_tokens=plan.query_tokens or mean_tokens(run.train.texts),
     )
+
+
+def _measure_imported(config: Config, workdir: pathlib.Path, mesh: Mesh) -> CorpusSize:
+    return of_run(Run(config, workdir, mesh, importing.load_collection(config, workdir)))
 
 
 def _lengths(shape: tuple[int, ...], mean: float | None, longest: int) -> np.ndarray:

@@ -10,6 +10,8 @@ import numpy as np
 from jdkd.config import Config
 from jdkd.corpus.lengths import SAMPLE, TOKENS_PER_WORD, count_words
 from jdkd.models.dual_encoder import embedding_width
+from jdkd.planning import corpus_size
+from jdkd.planning.corpus_size import CorpusSize
 from jdkd.retrieval import vectors
 from jdkd.run import Run
 from jdkd.systems import loading, roles
@@ -20,9 +22,8 @@ _TREE_FROM = 20_000  # Passages from which ScaNN writes twice as much; see `inde
 
 def estimate_run(run: Run) -> dict[str, int]:
     """Approximate bytes that a run writes, by kind; reads a sample of its passages."""
-    queries = len(run.train) + len(run.held_out) + len(run.test)
     words = count_words(run.passages, SAMPLE)
-    return estimate(run.config, len(run.passages), queries, words, sketch_models(run.config))
+    return estimate(run.config, corpus_size.of_run(run), words, sketch_models(run.config))
 
 
 def sketch_models(config: Config) -> dict[str, tuple[Any, Any]]:
@@ -32,35 +33,28 @@ def sketch_models(config: Config) -> dict[str, tuple[Any, Any]]:
 
 def estimate(
     config: Config,
-    passages: int,
-    queries: int,
+    size: CorpusSize,
     words: np.ndarray,
     models: Mapping[str, tuple[Any, Any]],
 ) -> dict[str, int]:
-    """Approximate bytes that a run of a config writes, by kind.
+    """Approximate bytes that a run of a config holds at the most, by kind.
 
     Numbers of texts, parameters and lists are exact; tokens are guessed from `words`, the word
     counts of a sample of passages. `models` come from `sketch_models`.
     """
     encoders = roles.encoders(config)
-    params = {
-        field: sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
-        for field, (_, shapes) in models.items()
-    }
-    # Specs with the same tokenizer and length share a token store.
-    stores = [
-        (s.weights, s.passage_length, s.passage_prefix, s.passage_format) for s in encoders.values()
-    ]
-    tokens = [np.minimum(TOKENS_PER_WORD * words + 2, n).mean() for _, n, *_ in {*stores}]
-    # The student is embedded before the first round, once aligned, and after each; so is its twin
-    # at the end.
+    params = {field: count_parameters(shapes) for field, (_, shapes) in models.items()}
+    lengths = [length for _, length, *_ in token_stores(config)]
+    tokens = [np.minimum(TOKENS_PER_WORD * words + 2, n).mean() for n in lengths]
+    passages, queries, measured = size.passages, size.queries, size.held_out + size.test
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
-    embeddings['student'] = config.rounds + 1 + bool(config.align.epochs) + config.twin
+    embeddings['student'] = _students_at_once(config)
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
     item = vectors.bytes_per_vector(1, config.index.store)
     scann = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
     codes = scann if config.index.kind == 'scann' else 0
     rankings = sum(embeddings.values()) + len(set(roles.retrievers(config)) - set(encoders))
+    discarded = count_students(config) - embeddings['student']
     trainings = config.rounds * (1 + config.twin) + bool(config.align.epochs)
     trained = [trainings * params['student'], params['student']]
     trained += [params[f'systems.{name}'] for name in roles.trained(config)]
@@ -69,13 +63,64 @@ def estimate(
         'tokens': sum(passages * (2 * mean + 8) for mean in tokens),
         'embeddings': (passages + queries) * dims * item,
         'indexes': codes + 8 * passages * _BM25_TERMS_PER_WORD * words.mean(),
-        'rankings': 8 * rankings * queries * config.depth,
+        'rankings': 8 * (rankings * queries + discarded * measured) * config.depth,
         'candidates, scores and datasets': config.rounds * _list_bytes(config, words)
         + 4 * pairs * (1 + len(config.teacher.members)),
         # Parameters and AdamW's two moments; one more copy during replacement; the export.
         'checkpoints': 12 * sum(trained) + 4 * params['student'],
     }
     return {kind: int(size) for kind, size in sizes.items()}
+
+
+def transient(config: Config, size: CorpusSize, words: np.ndarray) -> dict[str, int]:
+    """Approximate bytes of parts that stand beside what is made of them, until a stage ends.
+
+    Stages follow one another: the disk needs the largest beside `estimate`.
+    """
+    postings = size.passages * _BM25_TERMS_PER_WORD * words.mean()
+    longest = max(length for _, length, *_ in token_stores(config))
+    tokens = np.minimum(TOKENS_PER_WORD * words + 2, longest).mean()
+    sizes = {
+        'tokens': size.passages * (2 * tokens + 4),
+        # Counted terms, and the index before bm25s saves it.
+        'BM25': (8 + 8) * postings,
+        'rankings': 8 * size.train * config.depth,
+    }
+    return {kind: int(value) for kind, value in sizes.items()}
+
+
+def token_stores(config: Config) -> set[tuple[str, int, str | None, str | None]]:
+    """What decides the token stores of passages: specs that agree in it share one."""
+    return {
+        (s.weights, s.passage_length, s.passage_prefix, s.passage_format)
+        for s in roles.encoders(config).values()
+    }
+
+
+def count_parameters(shapes: Any) -> int:
+    """Parameters of a tree of arrays or shapes."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+
+
+def count_lists(config: Config, size: CorpusSize) -> int:
+    """Candidate lists of a round, of D_train and D_eval."""
+    train = config.steps_per_round * config.batch_size
+    return train + min(config.candidates.eval_lists, size.held_out)
+
+
+def count_students(config: Config) -> int:
+    """Students that embed the collection: before round 0, aligned, after each round, and twins."""
+    return 1 + bool(config.align.epochs) + config.rounds * (1 + config.twin)
+
+
+def _students_at_once(config: Config) -> int:
+    """Students whose embeddings there are at the same time, at the most."""
+    if config.keep_students:
+        return count_students(config)
+    first = 2 + bool(config.align.epochs)  # Before round 0, aligned, after it.
+    # One enters the last round, one leaves it; the best so far, and the pool, may be earlier ones.
+    last = 3 + min(config.rounds - 2, len(config.assistants)) if config.rounds > 1 else 1
+    return max(first, last, 1 + 2 * config.twin)
 
 
 def slice_bytes(config: Config, words: np.ndarray) -> float:

@@ -9,12 +9,14 @@ from absl import logging
 from jdkd.config import Config
 from jdkd.corpus import lengths
 from jdkd.models.dual_encoder import embedding_width
-from jdkd.planning import chips, corpus_size, disk, requests, workload
+from jdkd.planning import chips, corpus_size, disk, host, requests, workload
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.planning.roofline import bound_by
 from jdkd.retrieval import index, vectors
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
+from jdkd.systems import roles
+from jdkd.systems.ranking import PART_QUERIES
 
 FILE = 'plan.json'
 _HOUR, _GB, _GIB = 3600, 1e9, 2**30
@@ -29,9 +31,10 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
 
     Returns:
         The JSON values that `format_plan` shows: `stages`, each with `memory`, `flops`, `traffic`,
-        `collectives` and `seconds` of a step, and `steps` and `hours` of the run; the lower bounds
-        `hours` and `chip_hours` in total, if the chip is known; `disk` and `host` bytes; and the
-        `requests` to language models.
+        `collectives` and `seconds` of a step, and `steps` and `hours` of the run; `host_work`, see
+        `host.plan`; the lower bounds `device_hours` and `chip_hours`, if the chip is known, and
+        `host_hours` and `hours` in total; bytes of `disk`, of `transient` files and of `host`; and
+        the `requests` to language models.
 
     Raises:
         RuntimeError: if there is no compiler for the topology.
@@ -56,10 +59,14 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
         'stages': phases,
     }
     hours = [phase['hours'] for phase in phases]
+    plan['host_work'] = host.plan(config, size, models, topology, devices)
+    plan['host_hours'] = sum(work['hours'] for work in plan['host_work']['work'])
     if None not in hours:
-        plan |= {'hours': sum(hours), 'chip_hours': mesh.size * sum(hours)}
-    plan['disk'] = disk.estimate(config, size.passages, size.queries, size.passage_words(), models)
-    plan['host'] = _host_memory(config, size, models)
+        plan |= {'device_hours': sum(hours), 'chip_hours': mesh.size * sum(hours)}
+        plan['hours'] = plan['device_hours'] + plan['host_hours']
+    plan['disk'] = disk.estimate(config, size, size.passage_words(), models)
+    plan['transient'] = disk.transient(config, size, size.passage_words())
+    plan['host'] = _host_memory(config, size, models, plan['host_work']['cores'])
     plan['requests'] = [dataclasses.asdict(r) for r in requests.list_requests(config, size)]
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -92,7 +99,7 @@ def _describe(phase: workload.Phase, config: Config, chip: chips.Chip | None) ->
 
 
 def _host_memory(
-    config: Config, size: CorpusSize, models: dict[str, tuple[Any, Any]]
+    config: Config, size: CorpusSize, models: dict[str, tuple[Any, Any]], cores: int
 ) -> dict[str, int]:
     """Approximate bytes of host memory of the largest stages, which follow one another.
 
@@ -100,6 +107,8 @@ def _host_memory(
     """
     width = max(embedding_width(model) for model, _ in models.values())
     shard = min(size.passages, config.index.shard)
+    builders = min(index.BUILDERS, cores)
+    part, retrievers = PART_QUERIES, len(set(roles.retrievers(config))) + 1
     lists = config.steps_per_round * config.batch_size
     candidates = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy
@@ -110,7 +119,9 @@ def _host_memory(
         # A part, its copy while it is rounded, and the lengths of all texts.
         'encoding': 8 * vectors.FILE_ROWS * width + 20 * size.passages,
         # Concurrent shards, as float32 and as codes.
-        'index': index.BUILDERS * shard * (4 * width + width // 2),
+        'index': builders * shard * (4 * width + width // 2),
+        # One part of the train queries: rankings, and what is mined from them.
+        'rankings': part * (24 * config.depth + 12 * retrievers * config.candidates.depth),
         'lists of a round': lists
         * int(
             scores
@@ -137,15 +148,9 @@ def format_plan(plan: dict[str, Any]) -> str:
         _row('', 'per step', '', 'steps', 'a round', 'hours', 'a round'),
         *map(_run_row, phases),
     ]
-    if 'hours' in plan:
-        lines += [
-            '',
-            f'at least {_hours(plan["hours"])} hours, {_hours(plan["chip_hours"])} chip-hours: '
-            'every step at its bound, devices never idle; excludes tokenising, BM25, ScaNN and '
-            'reading',
-        ]
+    lines += _host_lines(plan)
     lines += _collective_lines(phases)
-    for name, total in (('disk', sum), ('host', max)):
+    for name, total in (('disk', sum), ('transient', max), ('host', max)):
         parts = ', '.join(f'{kind} {size / _GIB:.1f}' for kind, size in plan[name].items())
         lines.append(f'{name}, GiB: {total(plan[name].values()) / _GIB:.1f} ({parts})')
     lines += [str(requests.Requests(**counts)) for counts in plan['requests']]
@@ -153,6 +158,28 @@ def format_plan(plan: dict[str, Any]) -> str:
         if 'advice' in phase:
             lines.append(f'{phase["name"]} does not fit: {phase["advice"]}.')
     return '\n'.join(lines)
+
+
+def _host_lines(plan: dict[str, Any]) -> list[str]:
+    """The host's work, and the sum of hours."""
+    host = plan['host_work']
+    lines = ['', 'host', _row('', 'units', 'of', 'core-hours', 'on cores', 'hours', width=22)]
+    for work in host['work']:
+        cells = [f'{work["units"]:.3g}', work['unit'], _hours(work['core_seconds'] / _HOUR)]
+        cells += [f'{work["shared"]:,}', _hours(work['hours'])]
+        lines.append(_row(work['name'], *cells, width=22))
+    lines += [
+        f'{host["hosts"]} host(s) of {host["cores"]} cores; throughputs of {host["measured_on"]}',
+        '',
+    ]
+    if 'hours' not in plan:
+        return [*lines, f'host: {_hours(plan["host_hours"])} hours']
+    return [
+        *lines,
+        f'{_hours(plan["hours"])} hours: devices {_hours(plan["device_hours"])} at least '
+        f'({_hours(plan["chip_hours"])} chip-hours: every step at its bound), host '
+        f'{_hours(plan["host_hours"])}; excludes downloads and compiling',
+    ]
 
 
 def _step_row(phase: dict[str, Any], chip: dict[str, Any] | None) -> str:
@@ -191,7 +218,7 @@ def _collective_lines(phases: list[dict[str, Any]]) -> list[str]:
 
 
 def _row(name: str, *values: str, width: int = 14) -> str:
-    return (f'{name:24}' if name or width == 14 else '') + ''.join(f'{v:>{width}}' for v in values)
+    return (f'{name:24}' if name or width != 12 else '') + ''.join(f'{v:>{width}}' for v in values)
 
 
 def _hours(hours: float | None) -> str:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jdkd.config import Config
 from jdkd.models import dual_encoder
-from jdkd.planning import requests, tracing
+from jdkd.planning import disk, requests, tracing
 from jdkd.planning.corpus_size import SAMPLE, CorpusSize
 from jdkd.planning.roofline import Traced
 from jdkd.retrieval import exact, index
@@ -37,8 +37,7 @@ def list_phases(
     Queries count as passages where both are encoded: there are few of them.
     """
     encoders = roles.encoders(config)
-    lists = config.steps_per_round * config.batch_size
-    lists += min(config.candidates.eval_lists, size.held_out)
+    lists = disk.count_lists(config, size)
     dark = lists * (config.dark.reinforced + config.dark.noisy)
     for name, spec in roles.trained(config).items():
         field = f'systems.{name}'

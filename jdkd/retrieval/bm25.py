@@ -22,6 +22,7 @@ from jdkd.runtime.parts import write_parts
 
 _PASSAGES_PER_PART = 65_536  # Passages whose terms are counted at once.
 _ZEROS = 2**24  # Bytes written at once.
+_SEARCH_BYTES = 2**32  # Of the scores that threads hold.
 _BLOCK = 256  # Passages whose best score bounds those of the collection.
 
 
@@ -57,7 +58,9 @@ class BM25:
         depth = min(depth, len(self))
         best = functools.partial(self._best_passages, depth=depth)
         all_words = _tokenize(queries, self.language)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        with concurrent.futures.ThreadPoolExecutor(
+            search_threads(len(self), os.cpu_count() or 1)
+        ) as threads:
             rows, scores = zip(*threads.map(best, all_words), strict=True)
         return Ranking(np.stack(rows), np.stack(scores))
 
@@ -122,6 +125,13 @@ class BM25:
         texts_words = _tokenize(texts, self.language)
         ids = [[vocabulary[w] for w in words if w in vocabulary] for words in texts_words]
         return _count_matrix(ids, len(self.idf)), np.array([*map(len, texts_words)])
+
+
+def search_threads(num_passages: int, cores: int) -> int:
+    """Queries that are searched at once: one a core, as far as their scores take 4 GiB."""
+    # The scores of a query, which are summed by term, and which of them count.
+    fit = _SEARCH_BYTES // (13 * num_passages)
+    return max(min(cores, fit), 1)
 
 
 def build(

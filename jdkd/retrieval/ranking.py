@@ -2,10 +2,14 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
 import numpy as np
+
+from jdkd.runtime.parts import join_rows
+
+_FIELDS = ('passages', 'scores')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +25,29 @@ class Ranking:
 
     @classmethod
     def load(cls, directory: pathlib.Path, name: str) -> 'Ranking':
-        fields = ('passages', 'scores')
-        return cls(*(np.load(directory / f'{name}.{field}.npy') for field in fields))
+        """The ranking that `save` or `join_files` wrote, memory-mapped."""
+        paths = (directory / f'{name}.{field}.npy' for field in _FIELDS)
+        # Plain views, because indexing np.memmap is slow.
+        return cls(*(np.asarray(np.load(path, mmap_mode='r')) for path in paths))
 
     def write(self, file: BinaryIO) -> None:
-        """Writes it to an open npz file, which `read` reads."""
+        """Writes it to an open npz file, which `join_files` reads."""
         np.savez(file, passages=self.passages, scores=self.scores)
-
-    @classmethod
-    def read(cls, path: pathlib.Path) -> 'Ranking':
-        with np.load(path) as arrays:
-            return cls(arrays['passages'], arrays['scores'])
 
     @classmethod
     def join(cls, parts: Iterable['Ranking']) -> 'Ranking':
         """The rankings of the queries of all parts, one after another."""
         pairs = [(part.passages, part.scores) for part in parts]
         return cls(*map(np.concatenate, zip(*pairs, strict=True)))
+
+    @staticmethod
+    def join_files(
+        directory: pathlib.Path, name: str, parts: Sequence[pathlib.Path], num_queries: int
+    ) -> None:
+        """Saves the rankings in npz files, one after another, and holds one at a time."""
+        for field in _FIELDS:
+            arrays = (_read(part, field) for part in parts)
+            join_rows(directory / f'{name}.{field}.npy', arrays, num_queries)
 
     def without(self, rows: np.ndarray, depth: int) -> 'Ranking':
         """Removes from each query's ranking its passage in `rows`, and keeps `depth` others.
@@ -57,3 +67,8 @@ class Ranking:
         """Returns the mean share of the exact top passages that this ranking holds."""
         pairs = zip(self.passages, exact.passages, strict=True)
         return float(np.mean([len(np.intersect1d(a, e)) / len(e) for a, e in pairs]))
+
+
+def _read(path: pathlib.Path, field: str) -> np.ndarray:
+    with np.load(path) as arrays:
+        return arrays[field]

@@ -2,9 +2,10 @@
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
+import numpy as np
 from absl import logging
 
 from jdkd.runtime import distributed, files
@@ -50,3 +51,17 @@ def write_parts(
     distributed.await_files(paths)
     distributed.barrier(f'{directory / name}: visible to all')  # Callers may now remove parts.
     return paths
+
+
+def join_rows(path: pathlib.Path, parts: Iterable[np.ndarray], count: int) -> None:
+    """Writes `[count, ...]` as npy, of arrays that hold its rows one after another.
+
+    Holds one of them at a time; all have one type and one width.
+    """
+    with path.open('wb') as f:
+        for i, part in enumerate(parts):
+            if not i:
+                header = np.lib.format.header_data_from_array_1_0(part)
+                header |= {'shape': (count, *part.shape[1:]), 'fortran_order': False}
+                np.lib.format.write_array_header_1_0(f, header)
+            np.ascontiguousarray(part).tofile(f)

@@ -31,6 +31,7 @@ from jdkd.version import __version__
 
 FORMAT = 5
 MANIFEST = 'manifest.json'
+_DELETED = '.deleted.json'  # Suffix of the manifests of deleted stages.
 _STARTED = 'started.json'  # The inputs of a resumable stage while it is built.
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tokenizers', 'bm25s', 'scann')
 _REMEDY = 'run the same command again to rebuild it'
@@ -147,6 +148,22 @@ def build_stage_from_files(
     )
 
 
+def delete(directory: pathlib.Path) -> None:
+    """Deletes a finished stage, on this process; its manifest stays, for `read_seconds`.
+
+    From then on there is no such stage. A kill leaves no half of it: the directory is renamed to
+    what the next build, or the next deletion, clears.
+    """
+    temporary = directory.with_name(f'{directory.name}.tmp')
+    files.remove(temporary)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        write_json(directory.with_name(directory.name + _DELETED), read_json(directory / MANIFEST))
+    with contextlib.suppress(FileNotFoundError):
+        directory.rename(temporary)
+        files.remove(temporary)
+    _verified.pop(directory, None)
+
+
 def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, None if the stage does not exist.
 
@@ -167,12 +184,17 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
 
 
 def read_seconds(workdir: pathlib.Path) -> dict[str, float]:
-    """Wall seconds of every finished stage under a workdir, by its relative path."""
-    stages = {str(p.parent.relative_to(workdir)): p for p in sorted(workdir.rglob(MANIFEST))}
+    """Wall seconds of every finished or deleted stage under a workdir, by its relative path."""
+    deleted = {
+        str(p.relative_to(workdir)).removesuffix(_DELETED): p
+        for p in sorted(workdir.rglob(f'*{_DELETED}'))
+    }
+    finished = {str(p.parent.relative_to(workdir)): p for p in sorted(workdir.rglob(MANIFEST))}
+    stages = dict(sorted({**deleted, **finished}.items()))
     return {
         name: read_json(path)['seconds']
         for name, path in stages.items()
-        if not name.startswith(f'{lock.REPLACED}/')
+        if not name.startswith(f'{lock.REPLACED}/') and not name.endswith('.tmp')
     }
 
 

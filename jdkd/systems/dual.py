@@ -15,7 +15,7 @@ from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.run import Queries
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, stages
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import keep_ranking
 from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer, System
@@ -170,6 +170,25 @@ class DualEncoderSystem(BaseSystem):
         return self._keep(
             'index', {'index': settings}, lambda out: index.build(out, self.passages, config)
         )
+
+    def discard(self) -> None:
+        """Deletes its embeddings, index and train ranking; what reads them makes them anew.
+
+        All processes call it.
+        """
+        for name in ('passages', '_exact'):  # Mapped files would keep their blocks.
+            self.__dict__.pop(name, None)
+        directory = self.run.workdir / 'systems' / self.name
+        splits = self.run.config.collection
+        kinds = ('passages', splits.train_split, splits.eval_split, splits.test_split)
+        names = [*(f'embeddings-{kind}' for kind in kinds), 'index', f'ranking-{kinds[1]}']
+
+        def delete():
+            for name in names:
+                stages.delete(directory / name)
+
+        distributed.barrier(f'{directory}: no longer read')
+        distributed.from_primary(delete, f'{directory}: discarded')
 
     def _keep(self, name: str, inputs: dict, build: Callable) -> pathlib.Path:
         """Directory of a resumable stage of this system that depends on the collection."""

@@ -98,7 +98,7 @@ def _write_lists(run: Run, out: pathlib.Path, miner: System, spec, num_lists: in
     lists = candidates.Lists.from_originals(rows, passages)
     features = record_features(run, lists, queries.positives)
     features['false_negative'] = np.zeros(lists.passages.shape, bool)
-    dataset.write(out, {'train': features})
+    dataset.write(out, {'train': [features]})
     np.savez(out / _LISTS, query_row=lists.query, passages=lists.passages)
 
 

@@ -14,7 +14,7 @@ from jdkd.runtime.parts import write_parts
 from jdkd.systems.scoring import check_finite
 from jdkd.systems.system import Facts, Search, System
 
-_PART_QUERIES = 16_384  # Queries a file: the most that a restart ranks again.
+PART_QUERIES = 16_384  # Queries a file: the most that a restart ranks again.
 
 
 def own_passages(run: Run, queries: Queries) -> np.ndarray:
@@ -83,7 +83,7 @@ def keep_ranking(
     """
     run = system.run
     path = f'systems/{system.name}/ranking-{queries.split}'
-    count = math.ceil(len(queries) / _PART_QUERIES)
+    count = math.ceil(len(queries) / PART_QUERIES)
 
     def build(out):
         search, get_facts = open_search()
@@ -91,7 +91,7 @@ def keep_ranking(
         bar = progress.bar(count, desc, 'parts', quiet=count < 2)
 
         def write(i, file):
-            part = slice(i * _PART_QUERIES, (i + 1) * _PART_QUERIES)
+            part = slice(i * PART_QUERIES, (i + 1) * PART_QUERIES)
             checked_ranking(run, system.name, queries, search, part).write(file)
             bar.update(distributed.process_count())
 
@@ -99,11 +99,10 @@ def keep_ranking(
         bar.close()
         if not distributed.is_primary():
             return None
-        ranking = Ranking.join(map(Ranking.read, paths))
-        ranking.save(out, 'ranking')
+        Ranking.join_files(out, 'ranking', paths, len(queries))
         for part in paths:
             part.unlink()
-        return get_facts(ranking)
+        return get_facts(Ranking.load(out, 'ranking'))
 
     manifest = run.stage(path, ranking_inputs(run, [system]), build, resumable=True)
     return Ranking.load(run.workdir / path, 'ranking'), manifest['result']

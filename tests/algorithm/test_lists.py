@@ -61,7 +61,7 @@ def drawn(monkeypatch):
         slices = [[own[0], 0, 1 + k] for own in passages.tolist() for k in range(DARK)]
         return SlicedTexts(np.int32(slices), np.ones((len(passages), DARK), np.int32))
 
-    monkeypatch.setattr(lists, '_PART_LISTS', 4)
+    monkeypatch.setattr(lists, 'PART_LISTS', 4)
     monkeypatch.setattr(lists.dark, 'generate', generate)
     return calls
 

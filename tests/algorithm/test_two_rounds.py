@@ -47,9 +47,15 @@ def two_rounds(tmp_path_factory):
     states, train_loop = [], student.train_loop
     stages, build_stage = {}, Run.stage
     on_eval, evaluate = [], student.evaluate
+    there = []  # Students with embeddings, before each training and at the end.
+
+    def embedded():
+        names = {p.parent.name for p in run.workdir.glob('systems/*/embeddings-passages')}
+        return {name for name in names if name.startswith(('student', 'twin'))}
 
     def spy(run, name, directory, trainer, start, *args, **kwargs):
         states.append(jax.device_get(start()))
+        there.append(embedded())
         return train_loop(run, name, directory, trainer, start, *args, **kwargs)
 
     def spy_stage(run, path, inputs, build, *, resumable=False):
@@ -78,6 +84,12 @@ def two_rounds(tmp_path_factory):
         patch.setattr(run_report, 'write', lambda *_, **rounds: rounds)
         patch.setattr(model_card, 'write', lambda *_: None)
         outcome = iterate.train(run)
+        there.append(embedded())
+        left = sorted(p.name for p in (run.workdir / 'systems/student_init').iterdir())
+        rebuilt = []
+        patch.setattr('jdkd.runtime.stages._build', lambda path, *_: rebuilt.append(path))
+        again = iterate.train(run)
+        assert not rebuilt and again == outcome
     assert floors == {0.07}
     model = student.load(run)
     first = model.after_round(0)
@@ -92,12 +104,14 @@ def two_rounds(tmp_path_factory):
         model=model,
         first=first,
         pool=pool,
+        there=there,
+        left=left,
     )
 
 
 def test_long_stages_go_on_where_they_were_stopped(two_rounds):
     """All but those that put together in moments what other stages have computed."""
-    short = {'runs', 'dataset', 'teacher_eval', 'eval', 'twin_eval', 'topics', 'test', 'costs'}
+    short = {'dataset', 'teacher_eval', 'eval', 'twin_eval', 'topics', 'test', 'costs'}
     for path, resumable in two_rounds.stages.items():
         assert resumable == (path.split('/')[-1] not in short), path
     assert {'train', 'scores', 'pool', 'ranking-test', 'align'} <= {
@@ -203,10 +217,23 @@ def test_round_1_has_the_wrong_queries_and_a_share_of_the_solved(two_rounds):
     assert [r['hard_queries'] for r in two_rounds.rounds] == [2, None]
 
 
+def test_students_that_nothing_reads_are_discarded(two_rounds):
+    best, there = two_rounds.outcome['final'], two_rounds.there
+    aligning, first, second, twin, _, end = there
+    assert not aligning and first == {'student_aligned'}
+    # Round 1 trains from student_00, which is in the pool too; the best so far may be another.
+    assert {'student_00'} <= second <= {'student_00', 'student_aligned'}
+    assert twin == {best} and {best} <= end and len(end) <= 2
+    assert all(name.startswith('twin') for name in end - {best})
+    # The start is shown in the final test, for which its ranking is enough.
+    deleted = ['embeddings-dev', 'embeddings-passages', 'embeddings-test']
+    kept = ['ranking-dev', 'ranking-test']
+    assert two_rounds.left == sorted([*(f'{name}.deleted.json' for name in deleted), *kept])
+
+
 def test_train_queries_are_not_ranked_after_the_last_round(two_rounds):
     workdir = two_rounds.run.workdir
-    found = [(workdir / f'systems/student_{i:02d}/ranking-train').exists() for i in range(2)]
-    assert found == [True, False]
+    assert not list(workdir.glob('systems/student_01/ranking-train*'))
 
 
 def test_the_scored_pool_of_a_batch_has_the_teachers_logits_and_stored_embeddings(two_rounds):
@@ -288,3 +315,19 @@ def test_hard_negatives_are_what_the_teacher_ranks_highest_below_the_positive(tw
             assert set(passages[1:]) <= set(hardest)
         else:
             assert set(hardest) <= set(passages[1:])
+
+
+@pytest.mark.parametrize('keep', [False, True])
+def test_discarded_students_that_are_shown_are_tested_before(keep):
+    calls = []
+
+    def student_of(name):
+        call = lambda verb: lambda *_: calls.append((verb, name))  # noqa: E731
+        return types.SimpleNamespace(name=name, rank=call('rank'), discard=call('discard'))
+
+    start, begun, old, new = map(student_of, ('start', 'begun', 'old', 'new'))
+    run = types.SimpleNamespace(config=types.SimpleNamespace(keep_students=keep), test=None)
+    needed = [new, begun]  # A name in the pool is needed, whichever object has it.
+    iterate.discard_superseded(run, [start, student_of('begun'), old, new], needed, [start, begun])
+    discarded = [('rank', 'start'), ('discard', 'start'), ('discard', 'old')]
+    assert calls == ([] if keep else discarded)

@@ -27,7 +27,14 @@ def written(tmp_path_factory):
             'teacher': rng.normal(size=(size, 5)).astype(np.float32),
             'false_negative': rng.random((size, 3)) < 0.5,
         }
-    dataset.write(directory, splits)
+    parts = {
+        split: [
+            {name: a[i : i + 10] for name, a in arrays.items()}
+            for i in range(0, len(arrays['teacher']), 10)
+        ]
+        for split, arrays in splits.items()
+    }
+    dataset.write(directory, parts)
     return directory, splits
 
 

@@ -351,3 +351,14 @@ def test_a_plan_has_memory_and_communication_of_a_step(planned):
     # The gradients of all devices are summed.
     assert step['collectives']['all-reduce']['size'] >= params
     assert plan_json['disk']['checkpoints'] > 0 and plan_json['host']['import'] > 0
+
+
+def test_a_plan_counts_the_work_of_the_host(planned):
+    plan_json, shown, _ = planned
+    work = {row['name']: row for row in plan_json['host_work']['work']}
+    assert work['search with BM25']['units'] == 8 * 30
+    assert plan_json['host_hours'] == sum(row['hours'] for row in work.values()) > 0
+    assert all(f'\n{name} ' in shown for name in work)
+    assert 'transient, GiB: ' in shown and 'throughputs of ' in shown
+    # Without the devices' hours there is no sum.
+    assert f'host: {plan_json["host_hours"]:.3g} hours' in shown and 'hours' not in plan_json

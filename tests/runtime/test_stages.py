@@ -235,3 +235,24 @@ def test_json_is_replaced_whole(tmp_path):
     with pytest.raises(TypeError):
         stages.write_json(tmp_path / 'a.json', {'x': object()})
     assert stages.read_json(tmp_path / 'a.json') == {'x': [1, None]}
+
+
+def test_a_deleted_stage_is_built_again_and_its_seconds_stay(tmp_path, monkeypatch):
+    stage, calls = tmp_path / 'a', []
+
+    def build(out):
+        calls.append(out)
+        (out / 'x').write_text('1')
+
+    manifest = stages.build_stage(stage, {}, build, resumable=True)
+    monkeypatch.setattr(stages.shutil, 'rmtree', lambda path: (path / 'x').unlink())  # Killed.
+    stages.delete(stage)
+    assert not stage.exists() and stages.read_manifest(stage) is None
+    assert (tmp_path / 'a.tmp').exists()
+    assert stages.read_seconds(tmp_path) == {'a': manifest['seconds']}
+    monkeypatch.undo()
+    again = stages.build_stage(stage, {}, build, resumable=True)
+    assert len(calls) == 2 and again['outputs'] == manifest['outputs']
+    stages.delete(stage)
+    stages.delete(stage)
+    assert [p.name for p in tmp_path.iterdir()] == ['a.deleted.json']

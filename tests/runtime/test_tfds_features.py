@@ -36,7 +36,7 @@ def evil(tmp_path, monkeypatch):
 @pytest.fixture
 def directory(tmp_path):
     """A small dataset in array_record."""
-    dataset.write(tmp_path, {'train': {'query': np.arange(3)}})
+    dataset.write(tmp_path, {'train': [{'query': np.arange(3)}]})
     return tmp_path / 'candidate_lists/1.0.0'
 
 

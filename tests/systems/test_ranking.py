@@ -84,7 +84,7 @@ def test_a_ranking_is_kept_as_a_stage(tmp_path):
 
 
 def test_a_stopped_ranking_goes_on_after_its_last_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranking, '_PART_QUERIES', 1)
+    monkeypatch.setattr(ranking, 'PART_QUERIES', 1)
     run, search = make_run(tmp_path), Search()
     system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
 
@@ -114,7 +114,7 @@ def test_the_index_is_an_input_of_encoders_alone(tmp_path):
 
 
 def test_parts_of_a_ranking_have_16384_queries():
-    assert ranking._PART_QUERIES == 16_384  # A restart finds them by it.
+    assert ranking.PART_QUERIES == 16_384  # A restart finds them by it.
 
 
 def test_scores_of_what_is_no_passage_may_be_infinite_and_others_not(tmp_path):

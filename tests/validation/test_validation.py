@@ -388,10 +388,17 @@ def test_a_disk_that_is_too_small_is_an_error_with_both_figures(home, monkeypatc
 
 def test_the_disk_estimate_follows_the_config(home):
     few, more = disk.estimate_run(opened(home)), disk.estimate_run(opened(home, rounds=5))
-    # minilm_ft once; the student before training, once aligned, and after each of 2 or 5 rounds.
+    # minilm_ft once; in the first round the student before training, once aligned, and after it; in
+    # the last of five, as it enters and leaves it, at its best, and twice in the pool of two.
     rows = 30 + 12
-    assert few['embeddings'] == rows * 8 * 4 * (1 + 4)
-    assert more['embeddings'] == rows * 8 * 4 * (1 + 7)
+    assert few['embeddings'] == rows * 8 * 4 * (1 + 3)
+    assert more['embeddings'] == rows * 8 * 4 * (1 + 5)
+    kept = disk.estimate_run(opened(home, rounds=5, keep_students=True))
+    assert kept['embeddings'] == rows * 8 * 4 * (1 + 7)
+    # Rankings of the train queries go with them, those of D_eval and test stay.
+    run = opened(home)
+    kept_depth = 8 * run.config.depth * len(run.train)
+    assert kept['rankings'] - more['rankings'] == kept_depth * (7 - 5)
     tensors = safetensors.numpy.load_file(home / 'model/model.safetensors')
     size = sum(x.size for name, x in tensors.items() if not name.startswith('pooler'))
     # Two rounds and the alignment, a copy during replacement, and minilm_ft.

@@ -1,0 +1,110 @@
+"""The host's work in a plan: units by hand, who shares them, and throughputs from a file."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from jdkd import config as configs
+from jdkd.models.dual_encoder import DualEncoder
+from jdkd.planning import disk, host, plan
+from jdkd.planning.corpus_size import CorpusSize
+from tests.helpers import tiny, toy
+
+SIZE = CorpusSize(1000, 90, 10, 20, 16.0, 6.0)
+
+
+@pytest.fixture
+def config():
+    c = tiny.get_config('home')
+    c.rounds, c.steps_per_round, c.batch_size, c.depth = 3, 4, 2, 40
+    return configs.resolve(c)
+
+
+@pytest.fixture
+def models(config):
+    model = DualEncoder(toy.TRANSFORMER, 'mean', True)  # 8 dimensions.
+    return dict.fromkeys(host.roles.encoders(config), (model, {'x': np.zeros((5, 2))}))
+
+
+def test_units_of_work(config, models):
+    units, words = host.count(config, SIZE, models), float(SIZE.passage_words().mean())
+    assert units['import'] == units['index with BM25'] == 1000 * words
+    assert units['tokenise'] == 1000 * words  # All encoders share one token store.
+    assert units['search with BM25'] == 120 * 1000
+    # dense, tuned; the student at the start, aligned, and after each of three rounds.
+    assert units['index with ScaNN'] == 1000 * 8 * (2 + 5)
+    assert units['search with ScaNN'] == 30 * units['index with ScaNN']
+    assert units['write embeddings'] == 4 * units['index with ScaNN']
+    # First stage, which is an assistant too, dense, tuned and student.
+    assert units['mine'] == 3 * 100 * 4 * config.candidates.depth
+    candidates = 3 * (4 * 2 + 10) * (3 + 2)
+    assert units['draw lists'] == units['write records'] == candidates
+    # bm25, tuned, dense score lists; the two members re-rank the first stage's passages.
+    assert units['read lists'] == 3 * candidates + 30 * 40 * 2
+    assert units['find hard queries'] == 2 * 90
+    assert units['save checkpoints'] == 12 * 10 * 3 * 2
+    stored = disk.estimate(config, SIZE, SIZE.passage_words(), models)
+    assert units['checksums'] == sum(stored.values())
+    assert units.keys() == host.WORK.keys()
+
+
+def test_hours_follow_from_units_rates_and_cores(config, models, tmp_path):
+    file = tmp_path / 'host.json'
+    rates = {'import': 2e-3, 'tokenise': 1e-3, 'mine': 1e-2}
+    file.write_text(json.dumps({'machine': 'a laptop', 'core_seconds': rates}))
+    config = config.replace(plan=config.plan.replace(throughputs=str(file), cores=5))
+    devices = [types.SimpleNamespace(process_index=i // 4) for i in range(8)]
+    planned = host.plan(config, SIZE, models, 'v5e:2x4', devices)
+    assert (planned['hosts'], planned['cores'], planned['measured_on']) == (2, 5, 'a laptop')
+    units = host.count(config, SIZE, models)
+    work = {row['name']: row for row in planned['work']}
+    for name, shared in (('import', 1), ('tokenise', 10), ('mine', 2)):
+        assert work[name]['core_seconds'] == units[name] * rates[name]
+        assert work[name]['shared'] == shared
+        assert work[name]['hours'] == units[name] * rates[name] / shared / 3600
+    # What the file lacks is as measured by the authors.
+    assert work['measure']['core_seconds'] == units['measure'] * host.WORK['measure'].rate
+    usual = host.plan(config.replace(plan=configs.resolve(tiny.get_config('h')).plan), SIZE, models,
+                      'v5e:2x4', devices)  # fmt: skip
+    assert usual['cores'] == host.CORES['v5e'] and usual['measured_on'] == host.MEASURED_ON
+
+
+def test_the_sum_is_of_devices_and_host():
+    work = {'name': 'mine', 'unit': 'passages', 'units': 1e6, 'core_seconds': 7200.0}
+    work |= {'shared': 2, 'hours': 1.0}
+    planned = {
+        'host_work': {'hosts': 2, 'cores': 56, 'measured_on': 'a laptop', 'work': [work]},
+        'host_hours': 1.0,
+    }
+    devices = {'device_hours': 0.5, 'chip_hours': 4.0, 'hours': 1.5}
+    *_, row, machine, _, total = plan._host_lines(planned | devices)
+    assert row.split() == ['mine', '1e+06', 'passages', '2', '2', '1']
+    assert machine == '2 host(s) of 56 cores; throughputs of a laptop'
+    assert total.startswith('1.5 hours: devices 0.5 at least (4 chip-hours')
+    assert plan._host_lines(planned)[-1] == 'host: 1 hours'
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'no such file; write it with `python -m benchmarks.rehearsal'),
+        ('[]', 'holds no throughputs'),
+        ('{"machine": "x", "core_seconds": {"import": "fast"}}', 'holds no throughputs'),
+        ('{"machine": "x", "core_seconds": {"dance": 1}}', r"unknown work \['dance'\]"),
+    ],
+)
+def test_a_bad_file_of_throughputs_is_named(tmp_path, content, message):
+    file = tmp_path / 'host.json'
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        host.read_rates(str(file))
+
+
+def test_parts_beside_what_is_made_of_them(config):
+    words = np.full(10, 20.0)
+    transient = disk.transient(config, SIZE, words)
+    # 12 ids of two bytes and a length; 11 terms a passage; the rankings of train queries.
+    assert transient == {'tokens': 1000 * 28, 'BM25': 16 * 11 * 1000, 'rankings': 8 * 90 * 40}
