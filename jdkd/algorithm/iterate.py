@@ -14,6 +14,7 @@ return the best M on D_eval                                           (ours: the
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -110,19 +111,27 @@ def train(run: Run) -> dict:
         name = f'{STUDENT}_on_{targets.shared.name}'
         shown[name] = AsymmetricSystem.of(name, best, targets.shared)
     shown |= {STUDENT: best}
-    test = final_test(run, T, rounds[0], systems, shown)
-    priced = {
-        name: systems[name] for name in dict.fromkeys((config.first_stage, *config.assistants))
-    }
-    priced = costs.measure(run, best, priced, T, rounds[0]['teacher'])
-    details = {
-        'final': best.name,
-        'reranking': on_eval,
-        'rounds': rounds,
-        'warnings': warnings,
-        'costs': priced,
-    }
-    outcome = run_report.write(run, **test, **details)
+    details = {'reranking': on_eval, 'rounds': rounds, 'warnings': warnings}
+    return finish(run, T, systems, shown, **details)
+
+
+def finish(
+    run: Run,
+    teacher: Teacher,
+    systems: Mapping[str, System],
+    students: Mapping[str, DualEncoderSystem],
+    **details: Any,
+) -> dict:
+    """Measures on the test split, writes the report, exports the student; returns the report.
+
+    `students` are as for `final_test`, `details` as for `run_report.write`.
+    """
+    config, best, first_round = run.config, students[STUDENT], details['rounds'][0]
+    test = final_test(run, teacher, first_round, systems, students)
+    names = dict.fromkeys((config.first_stage, *config.assistants))
+    priced = {name: systems[name] for name in names}
+    details['costs'] = costs.measure(run, best, priced, teacher, first_round['teacher'])
+    outcome = run_report.write(run, **test, final=best.name, **details)
     model_card.write(run, STUDENT, best.encoder, outcome)
     return outcome
 

@@ -110,6 +110,7 @@ def run_rounds(monkeypatch, **changes):
     replace('measure_teacher', 'measure teacher', lambda own: {'teacher': {'MRR@10': 0.7}})
     replace('compare', 'compare', compared)
     replace('find', 'find hard', lambda own: HARD, iterate.hard_queries)
+    replace('discard_superseded', 'discard', lambda own: None)
     replace('final_test', 'test', lambda own: {'test': {}, 'significance': {}})
     replace('measure', 'costs', lambda own: {'machine': 'here'}, iterate.costs)
     replace('write', 'report', vars, iterate.run_report)
