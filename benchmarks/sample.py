@@ -1,6 +1,6 @@
 """Draws a few of the judged queries of a collection in BEIR layout; all passages stay.
 
-python -m benchmarks.sample --source squad --target squad_1k --queries train=1000,dev=500
+python -m benchmarks.sample --source squad --target squad_1k --draw train=1000,dev=500
 
 --rest=dev adds the judged queries of dev that are not drawn to test.
 """
@@ -13,8 +13,8 @@ from absl import app, flags
 
 _SOURCE = flags.DEFINE_string('source', None, 'Directory in BEIR layout.', required=True)
 _TARGET = flags.DEFINE_string('target', None, 'Directory to make.', required=True)
-_QUERIES = flags.DEFINE_list(
-    'queries', [], 'SPLIT=NUMBER, drawn by the seed; all of the splits that are not named.'
+_DRAW = flags.DEFINE_list(
+    'draw', [], 'SPLIT=NUMBER, drawn by the seed; all of the splits that are not named.'
 )
 _REST = flags.DEFINE_string('rest', None, 'The split whose other queries go to test.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the draw.')
@@ -42,7 +42,7 @@ def sample(lines: list[str], number: int, seed: int) -> list[str]:
 
 def main(_):
     source, target = pathlib.Path(_SOURCE.value), pathlib.Path(_TARGET.value)
-    numbers = dict(entry.split('=') for entry in _QUERIES.value)
+    numbers = dict(entry.split('=') for entry in _DRAW.value)
     (target / 'qrels').mkdir(parents=True)
     for name in ('corpus.jsonl', 'queries.jsonl'):
         shutil.copyfile(source / name, target / name)

@@ -10,7 +10,6 @@ import pickle
 import re
 import struct
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -137,6 +136,9 @@ def test_where_jdkd_runs_or_imports_by_a_name():
         ('__init__.py', 'import_module'),  # Names of the public API.
         ('corpus/sources/registry.py', 'import_module'),  # Kinds of sources.
         ('config/overrides.py', 'run_path'),
+        # Names that stand in these files.
+        ('models/onnx_export.py', 'import_module'),
+        ('runtime/tracking.py', 'import_module'),
     }
 
 
@@ -349,11 +351,8 @@ def test_names_of_collections_are_a_line_of_text(tmp_path, field, value):
 
 
 def test_a_terminal_does_what_no_passage_says():
-    passages = types.SimpleNamespace(
-        titles=['\x1b]0;owned\x07'], texts=['\x1b[2J' + '\u202eword\n' * 2_000_000]
-    )
-    collection = types.SimpleNamespace(passages=passages, passage_ids=['p'])
-    shown = search._cell(types.SimpleNamespace(collection=collection), 0, 1.0, 40)
+    title, text = '\x1b]0;owned\x07', '\x1b[2J' + '\u202eword\n' * 2_000_000
+    shown = search._cell(title, text, 1.0, 40)
     assert len(shown) < 6 and all(line.isprintable() and len(line) <= 40 for line in shown)
 
 

@@ -41,7 +41,7 @@ def export(directory: pathlib.Path) -> pathlib.Path:
     model = transformers.SentenceTransformer(
         str(directory), device='cpu', model_kwargs={'attn_implementation': 'eager'}
     )
-    first, *others = model.eval()
+    first, *others = model.train(False)
     routes = getattr(first, 'sub_modules', {'': [first]})
     target, scratch = directory / FOLDER, directory / f'{FOLDER}.tmp'
     files.remove(scratch)
@@ -95,7 +95,7 @@ def _trace(modules: list, path: pathlib.Path) -> None:
     names = [name for name in INPUTS if name in texts]
     sizes = {0: torch.export.Dim('batch'), 1: torch.export.Dim('length')}
     torch.onnx.export(
-        Encoder().eval(),
+        Encoder().train(False),
         tuple(texts[name] for name in names),
         str(path),
         input_names=names,

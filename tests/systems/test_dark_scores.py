@@ -268,7 +268,7 @@ def test_systems_read_case_punctuation_and_what_lies_beyond_the_students_cut(cha
 
 
 def test_draws_depend_on_the_list_alone(changed, home, tmp_path, monkeypatch):
-    monkeypatch.setattr(round_lists, '_PART_LISTS', 4)
+    monkeypatch.setattr(round_lists, 'PART_LISTS', 4)
     shares = {'splice': (0.3, 0.6), 'mask': (0.3, 0.3)}
     again = draw(home, tmp_path, 'passage: ', reinforced=2, noisy=1, **shares)
     files = sorted(path.name for path in (tmp_path / 'rounds/00/candidates').glob('train-dark-*'))
