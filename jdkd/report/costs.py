@@ -1,6 +1,6 @@
 """Tables and pictures of quality against cost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jdkd.report import drawing, page, tables
@@ -71,18 +71,32 @@ def _draw_sizes(sizes: list[Mapping], measure: str) -> Picture:
     )
 
 
-def render_sizes(costs: Mapping[str, Any], drawn: Mapping[str, str]) -> Iterator[str]:
-    """The part of a page on the student's sizes."""
-    yield page.heading("The student's sizes")
-    rows = {
+def size_rows(sizes: Iterable[Mapping]) -> dict[str, dict[str, str]]:
+    """Cells of the student's bytes and measures, by width and store."""
+    return {
         f'{size["width"]} dimensions, {size["store"]}': {
             'bytes a passage': f'{size["bytes_per_passage"]:,.0f}',
             **tables.percents({'': size['test']})[''],
         }
-        for size in costs['sizes']
+        for size in sizes
     }
-    yield page.table(rows)
+
+
+def render_sizes(costs: Mapping[str, Any], drawn: Mapping[str, str]) -> Iterator[str]:
+    """The part of a page on the student's sizes."""
+    yield page.heading("The student's sizes")
+    yield page.table(size_rows(costs['sizes']))
     yield drawn['sizes']
+
+
+def speed_rows(systems: Mapping[str, Mapping], test: Mapping) -> dict[str, dict[str, str]]:
+    """Cells of what systems cost, and their measures."""
+    shown = {}
+    for name, own in systems.items():
+        cells = {key: f.format(own[key]) if key in own else '' for key, f in _COLUMNS.items()}
+        cells = {key.replace('_', ' '): cell for key, cell in cells.items()}
+        shown[name] = cells | tables.percents({'': test[name]})['']
+    return shown
 
 
 def render_speeds(
@@ -96,10 +110,5 @@ def render_speeds(
         'cores, with whatever else ran there. Encoders embed about a hundred tokenised texts; a '
         'search answers one question by exact search, its encoding included.'
     )
-    shown = {}
-    for name, own in costs['systems'].items():
-        cells = {key: f.format(own[key]) if key in own else '' for key, f in _COLUMNS.items()}
-        cells = {key.replace('_', ' '): cell for key, cell in cells.items()}
-        shown[name] = cells | tables.percents({'': test[name]})['']
-    yield page.table(shown)
+    yield page.table(speed_rows(costs['systems'], test))
     yield drawn['costs']

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 
 from jdkd.models import export, weights
+from jdkd.report import costs
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
 from jdkd.systems import loading
@@ -106,7 +107,7 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
 | system | {' | '.join(measures)} |
 |---{'|---' * len(measures)}|
 {rows}
-
+{_costs(report) if name == STUDENT and 'costs' in report else ''}
 - config sha256: {report['config_sha256']}
 - collection sha256: {report['collection']['sha256']}
 """
@@ -130,6 +131,22 @@ def _description(run: Run, name: str, encoder: Encoder) -> str:
         f'{_code(run.collection.name)} (terms of the texts: {terms}), with queries of up to '
         f'{spec.query_length} and passages of up to {spec.passage_length} tokens.'
     )
+
+
+def _costs(report: Mapping) -> str:
+    """What quality costs: of systems, and of the student at each width and precision."""
+    found = report['costs']
+    speeds = _table('system', costs.speed_rows(found['systems'], report['test']))
+    sizes = _table("the student's embeddings", costs.size_rows(found['sizes']))
+    return f'\n## Quality against cost\n\n{speeds}\n\n{sizes}\n'
+
+
+def _table(corner: str, rows: Mapping[str, Mapping[str, str]]) -> str:
+    """A Markdown table of `{row: {column: cell}}`."""
+    columns = list(next(iter(rows.values())))
+    lines = [[corner, *columns], ['---'] * (1 + len(columns))]
+    lines += [[name, *(cells.get(c, '') for c in columns)] for name, cells in rows.items()]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def _is_on_hub(name: str) -> bool:
