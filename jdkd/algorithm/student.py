@@ -1,6 +1,7 @@
 """The student: where it starts, and how it trains for a round."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,29 +57,30 @@ class Student:
         Raises:
             FileNotFoundError: if that round has not been trained.
         """
-        run, config = self.run, self.run.config
         if round_index < 0:
-            name, digest, encoder = f'{STUDENT}_init', start_digest(self.start), self.start
-        else:
-            path = round_path(round_index, self.stage)
-            manifest = run.read_manifest(path)
-            if manifest is None:
-                raise FileNotFoundError(
-                    f'{run.workdir} has no trained round {round_index}; run --mode train with '
-                    'this --workdir to its end first.'
-                )
-            name, digest = f'{self.name}_{round_index:02d}', manifest['digest']
-            step = (round_index + 1) * config.steps_per_round
-            encoder = restore_encoder(run, self.start, run.workdir / path, step)
-        return self.system(name, digest, encoder)
+            return self._init
+        run, path = self.run, round_path(round_index, self.stage)
+        manifest = run.read_manifest(path)
+        if manifest is None:
+            raise FileNotFoundError(
+                f'{run.workdir} has no trained round {round_index}; run --mode train with '
+                'this --workdir to its end first.'
+            )
+        step = (round_index + 1) * run.config.steps_per_round
+        encoder = restore_encoder(run, self.start, run.workdir / path, step)
+        return self.system(f'{self.name}_{round_index:02d}', manifest['digest'], encoder)
+
+    @functools.cached_property
+    def _init(self) -> DualEncoderSystem:
+        """The start; its digest reads all parameters."""
+        scale, digest = self.run.config.student.scale, start_digest(self.start)
+        return DualEncoderSystem(f'{STUDENT}_init', digest, scale, self.run, self.start)
 
     def system(self, name: str, digest: str, encoder: Encoder) -> DualEncoderSystem:
         """The student with these parameters; where passages are frozen, on the start's index."""
         spec = self.run.config.student
         system = DualEncoderSystem(name, digest, spec.scale, self.run, encoder)
-        if spec.freeze != 'passage' or encoder is self.start:
-            return system
-        return AsymmetricSystem.of(name, system, self.after_round(-1))
+        return AsymmetricSystem.of(name, system, self._init) if spec.freeze == 'passage' else system
 
     def make_trainer(self) -> Trainer:
         """The trainer of all rounds."""

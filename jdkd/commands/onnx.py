@@ -57,11 +57,8 @@ def export(run: Run, encoder: Encoder, directory: pathlib.Path) -> None:
             **tables.percents({name: measuring.measure(run, ranking, run.test).means})[name],
         }
     print(tables.table(rows))
-    columns = list(rows[onnx_export.MODEL])
-    lines = [['', *columns], ['---'] * (1 + len(columns))]
-    lines += [[f'`onnx/{name}`', *cells.values()] for name, cells in rows.items()]
     card = directory / 'README.md'
-    text = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+    text = tables.markdown({f'`onnx/{name}`': cells for name, cells in rows.items()})
     card.write_text(f'{card.read_text("utf-8")}\n## ONNX\n\n{text}\n', 'utf-8')
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from jdkd import retriever
-from jdkd.corpus.passages import Column
+from jdkd.corpus.passages import Column, Passages
 from jdkd.indexing.building import open_passages
 from jdkd.indexing.contents import STUDENT, Contents, segment_directory
 from jdkd.retrieval import vectors
@@ -88,11 +88,16 @@ class Index:
 
     def read(self, rows: np.ndarray, scores: np.ndarray) -> list[Found]:
         """The passages of rows, with their scores; row -1 is left out."""
-        return [
-            Found(self.ids[row], float(score), self.titles[row], self.texts[row])
-            for row, score in zip(rows.tolist(), scores, strict=True)
-            if row >= 0
-        ]
+        return read(self, rows, scores)
+
+
+def read(passages: Index | Passages, rows: np.ndarray, scores: np.ndarray) -> list[Found]:
+    """The passages of rows, with their scores; row -1 is left out."""
+    return [
+        Found(passages.ids[row], float(score), passages.titles[row], passages.texts[row])
+        for row, score in zip(rows.tolist(), scores, strict=True)
+        if row >= 0
+    ]
 
 
 def open_index(directory: str | os.PathLike[str]) -> Index:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 
 from jdkd.models import export, weights
-from jdkd.report import costs
+from jdkd.report import costs, tables
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
 from jdkd.systems import loading
@@ -136,17 +136,9 @@ def _description(run: Run, name: str, encoder: Encoder) -> str:
 def _costs(report: Mapping) -> str:
     """What quality costs: of systems, and of the student at each width and precision."""
     found = report['costs']
-    speeds = _table('system', costs.speed_rows(found['systems'], report['test']))
-    sizes = _table("the student's embeddings", costs.size_rows(found['sizes']))
+    speeds = tables.markdown(costs.speed_rows(found['systems'], report['test']), 'system')
+    sizes = tables.markdown(costs.size_rows(found['sizes']), "the student's embeddings")
     return f'\n## Quality against cost\n\n{speeds}\n\n{sizes}\n'
-
-
-def _table(corner: str, rows: Mapping[str, Mapping[str, str]]) -> str:
-    """A Markdown table of `{row: {column: cell}}`."""
-    columns = list(next(iter(rows.values())))
-    lines = [[corner, *columns], ['---'] * (1 + len(columns))]
-    lines += [[name, *(cells.get(c, '') for c in columns)] for name, cells in rows.items()]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def _is_on_hub(name: str) -> bool:

@@ -37,6 +37,14 @@ def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
     return '\n'.join(lines)
 
 
+def markdown(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
+    """Markdown table of `{row: {column: cell}}`; the first row has all columns."""
+    columns = list(next(iter(rows.values())))
+    lines = [[corner, *columns], ['---'] * (1 + len(columns))]
+    lines += [[name, *(cells.get(c, '') for c in columns)] for name, cells in rows.items()]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
 def p_value(p: float | None) -> str:
     """Formats the p value of a test."""
     return 'p unknown' if p is None else 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from jdkd.algorithm import final, student
-from jdkd.indexing.index import Found, Index
+from jdkd.indexing.index import Found, Index, read
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retriever import Kind, Retriever
@@ -100,16 +100,11 @@ def of_run(run: Run) -> Service:
     shown, _ = searchers(run)
     own = run.collection.passages
 
-    def read(rows: np.ndarray, scores: np.ndarray) -> list[Found]:
-        return [
-            Found(own.ids[row], float(score), own.titles[row], own.texts[row])
-            for row, score in zip(rows.tolist(), scores, strict=True)
-            if row >= 0
-        ]
+    read_own = functools.partial(read, own)
 
     def search(find: Searcher, requests: list[Search]) -> list[list[Found]]:
         rankings = [find(request.query, request.k) for request in requests]
-        return [read(ranking.passages[0], ranking.scores[0]) for ranking in rankings]
+        return [read_own(ranking.passages[0], ranking.scores[0]) for ranking in rankings]
 
     others = {name: functools.partial(search, find) for name, find in shown.items()}
 
@@ -123,7 +118,7 @@ def of_run(run: Run) -> Service:
         name=run.workdir.name,
         passages=len(own),
         width=best.passages.shape[1],
-        student=functools.partial(answer, engine, read),
+        student=functools.partial(answer, engine, read_own),
         others=others,
         warm_up=warm_up,
     )
