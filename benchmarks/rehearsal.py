@@ -47,6 +47,8 @@ from jdkd.retrieval.exact import ExactIndex
 from jdkd.runtime import checkpoint, distributed, stages
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import fine_tuning
+from jdkd.tokens import tokenizer
+from jdkd.tokens.tokenizer import Tokenizer
 
 _PASSAGES = flags.DEFINE_integer('passages', 20_000, 'How many.')
 _QUERIES = flags.DEFINE_integer('queries', None, "Train queries; as MS MARCO's for the passages.")
@@ -153,6 +155,10 @@ def run_process(home: pathlib.Path) -> None:
     stages._build = meter.wrap(stages._build, functools.partial(kind_of, workdir))
     encode.map_rows = meter.wrap(encode.map_rows, _DEVICES)
     ExactIndex.search = meter.wrap(ExactIndex.search, _DEVICES)
+    # Within other stages too; these use all cores. Words are found from their ids on one.
+    tokenizer._encode = meter.wrap(tokenizer._encode, 'tokenise')
+    Tokenizer.words = meter.wrap(Tokenizer.words, 'tokenise')
+    tokenizer.find_words = meter.wrap(tokenizer.find_words, 'draw lists')
     for module in (align, student, fine_tuning):
         vars(module)['train_loop'] = meter.wrap(module.train_loop, _DEVICES)
     started = time.monotonic()

@@ -48,14 +48,13 @@ class SlicedTexts:
         """
         rows = np.unique(self.slices[:, 0])
         texts = {int(row): passages[int(row)] for row in rows[rows != MASK]}
-        slices = iter(self.slices.tolist())
-        return [
-            _concatenate(
-                mask if row == MASK else texts[row][start:end]
-                for row, start, end in itertools.islice(slices, count)
-            )
-            for count in self.counts.ravel().tolist()
-        ]
+        # Columns, not rows: lists of lists keep the garbage collector busy.
+        parts = (
+            mask if row == MASK else texts[row][start:end]
+            for row, start, end in zip(*self.slices.T.tolist(), strict=True)
+        )
+        counts = self.counts.ravel().tolist()
+        return [_concatenate(itertools.islice(parts, count)) for count in counts]
 
 
 def _concatenate(parts: Iterable[str]) -> str:

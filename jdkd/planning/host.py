@@ -89,16 +89,22 @@ def count(
     measured, lists = size.held_out + size.test, disk.count_lists(config, size)
     dark = config.dark.reinforced + config.dark.noisy
     candidates = config.rounds * lists * (1 + config.candidates.hard_negatives + dark)
-    scorers = len({*config.teacher.members, *config.assistants})
+    scorers = {*config.teacher.members, *config.assistants}
     depth, scann = min(config.depth, size.passages), config.index.kind == 'scann'
     # Student, its start and the first stage beside the pool; the teacher in the final test.
     ranked = (config.rounds * size.held_out + size.test) * (len(config.assistants) + 3) * depth
+    # Dark examples by each encoder that scores them and by the student, which also reads the
+    # passages that they are made of.
+    sources = 1 + min(config.dark.reinforced, config.candidates.hard_negatives)
+    readers = 1 + sum(f'systems.{name}' in encoders for name in scorers)
+    texts = dark * readers + bool(dark) * sources
+    texts = len(disk.token_stores(config)) * size.passages + config.rounds * lists * texts
     params = disk.count_parameters(models['student'][1])
     saves = config.rounds * -(-config.steps_per_round // config.checkpoint_every)
     stored = disk.estimate(config, size, size.passage_words(), models)
     return {
         'import': size.passages * words,
-        'tokenise': len(disk.token_stores(config)) * size.passages * words,
+        'tokenise': texts * words,
         'index with BM25': lexical * size.passages * words,
         'search with BM25': lexical * size.queries * size.passages,
         'write embeddings': dims * vectors.bytes_per_vector(1, config.index.store),
@@ -109,7 +115,7 @@ def count(
         * (len(names) + 1)
         * config.candidates.depth,
         'draw lists': candidates,
-        'read lists': candidates * scorers + measured * depth * len(config.teacher.members),
+        'read lists': candidates * len(scorers) + measured * depth * len(config.teacher.members),
         'write records': candidates,
         'measure': ranked,
         'find hard queries': (config.rounds - 1) * size.train,
