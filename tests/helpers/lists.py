@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import log_softmax
 
 from jdkd import config as configs
 from jdkd.configs import common
@@ -19,10 +20,17 @@ from tests.helpers.train_steps import DARK, ORIGINALS, B, K, L
 ROWS = packing.RowSpec(lengths=1, parts=8)  # Of one length, so that all batches have one shape.
 SCALE = 10.0
 WIDTH = train_steps.MODEL.hidden_size
+# Of K assistants, in the order of `selected`.
+SUBSETS = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
 
 def model(dropout=0.0):
     return DualEncoder(dataclasses.replace(train_steps.MODEL, dropout=dropout))
+
+
+def kl(teacher, student, tau=1.0):
+    """tau^2 KL, list by list, the slow way; `teacher` holds probabilities."""
+    return tau**2 * (teacher * (np.log(teacher) - log_softmax(student / tau, axis=-1))).sum(-1)
 
 
 def make_lists(seed=0):
