@@ -189,7 +189,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _search(words: Sequence[str], workdir: pathlib.Path) -> None:
     """Searches the index or run that `words` begin with, or else the workdir's."""
-    directory, question = pathlib.Path(words[0]) if words else workdir, ' '.join(words[1:]) or None
+    directory = pathlib.Path(words[0]) if words else workdir
+    question = ' '.join(words[1:]) if words[1:] else None
     is_run = (directory / configs.FILE).is_file() if words else True
     if (directory / contents.FILE).is_file() or not is_run:
         search.search_index(directory, question, _K.value)

@@ -66,14 +66,23 @@ def search(workdir: pathlib.Path, question: str | None = None, index_of: str | N
 
 
 def questions(question: str | None) -> Iterator[str]:
-    """The question, or without one those that the user types, until an empty line."""
-    if question is not None:
+    """The question, or without one the lines of standard input.
+
+    An empty line ends what a user types, and is passed over in a file.
+
+    Raises:
+        ValueError: if the question is empty.
+    """
+    if question is None and sys.stdin.isatty():
+        with contextlib.suppress(EOFError):
+            while typed := input('question (empty line ends): ').strip():
+                yield typed
+    elif question is None:
+        yield from filter(None, map(str.strip, sys.stdin))
+    elif question.strip():
         yield question
-        return
-    prompt = 'question (empty line ends): ' if sys.stdin.isatty() else ''
-    with contextlib.suppress(EOFError):
-        while typed := input(prompt).strip():
-            yield typed
+    else:
+        raise ValueError('the question is empty; give one, or none to read them from lines.')
 
 
 def page(run: Run, rankings: Mapping[str, tuple[Ranking, float]]) -> str:

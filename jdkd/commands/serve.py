@@ -6,6 +6,7 @@ import socket
 
 from absl import logging
 
+from jdkd import config as configs
 from jdkd.commands.setup import load_config, open_run
 from jdkd.indexing import contents
 from jdkd.indexing.index import open_index
@@ -46,6 +47,11 @@ def serve(directory: pathlib.Path, host: str, port: int) -> None:
     with listening:
         if (directory / contents.FILE).is_file():
             served = service.of_index(open_index(directory))
+        elif not (directory / configs.FILE).is_file():
+            raise FileNotFoundError(
+                f'{directory} holds neither an index nor a run; make an index with `jdkd index '
+                f'--output {directory}`, or name the --workdir of a run.'
+            )
         else:
             served = service.of_run(open_run(load_config(directory), directory))
         logging.info('compiling what searches need')

@@ -30,6 +30,22 @@ _BATCH_CHARACTERS = 2**26
 _SURROGATE = 'the text holds a lone surrogate, which UTF-8 cannot hold; remove it.'
 
 
+class NothingLeftError(ValueError):
+    """A source without usable passages or queries; names the first error, if there is one.
+
+    Attributes:
+        skipped: {kind of error: {'count', 'first'}}.
+    """
+
+    def __init__(
+        self, source: Source, items: str, skipped: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        message = f'collection {source.name!r} has no {items}; it needs at least one.'
+        first = [errors['first'] for errors in skipped.values()][:1]
+        super().__init__(' The first error: '.join([message, *first]))
+        self.skipped = skipped
+
+
 def build_collection(
     source: Source, directory: pathlib.Path, *, on_error: str = 'stop'
 ) -> dict[str, Any]:
@@ -52,7 +68,7 @@ def build_collection(
     queries = _read_queries(source, handler)
     qrels, missing = _read_qrels(source, queries, id_index, handler)
     if not queries:  # Broken judgements may be the reason, whose errors come first.
-        raise ValueError(_nothing_left(source, 'queries', skipped))
+        raise NothingLeftError(source, 'queries', skipped)
     storage.write_splits(directory, queries, qrels, _read_answers(source, queries, handler))
     header = {
         'name': source.name,
@@ -95,12 +111,6 @@ def build_passages(
     return {'fingerprint': fingerprint, 'passages': count, 'skipped': skipped}
 
 
-def _nothing_left(source: Source, items: str, skipped: Mapping[str, Mapping[str, Any]]) -> str:
-    """The message of a collection without passages or queries, with the first error, if any."""
-    message = f'collection {source.name!r} has no {items}; it needs at least one.'
-    return ' The first error: '.join([message, *(e['first'] for e in [*skipped.values()][:1])])
-
-
 def _write_passages(
     source: Source,
     directory: pathlib.Path,
@@ -112,7 +122,7 @@ def _write_passages(
     while True:
         fingerprint, id_hashes, digests = _write_columns(source, directory, on_error, drop)
         if not id_hashes:
-            raise ValueError(_nothing_left(source, 'passages', skipped))
+            raise NothingLeftError(source, 'passages', skipped)
         hashes, order = passages_lib.sorted_hashes(np.frombuffer(id_hashes, '<u8'))
         ids = Column(storage.read_table(directory, 'passages').column('id'))
         repeated = _repeated_rows(ids, hashes, order)

@@ -14,7 +14,7 @@ from jdkd import retriever
 from jdkd.corpus import building, importing, storage
 from jdkd.corpus.passages import IdIndex, Passages
 from jdkd.corpus.sources import base
-from jdkd.indexing.contents import STUDENT, Contents, Segment, segment_directory
+from jdkd.indexing.contents import STUDENT, Contents, Segment, read_part, segment_directory
 from jdkd.models import dual_encoder, weights
 from jdkd.retrieval import encode
 from jdkd.retriever import Retriever
@@ -23,6 +23,7 @@ from jdkd.runtime.messages import shown
 
 _FILE_ROWS = 16_384  # Vectors a file, the most that a restart encodes again: minutes on a CPU.
 _CHUNK = 4096  # Ids that are looked up at once.
+_KNOWN = 'id in the index already'  # Kind of error.
 
 
 def create(
@@ -47,7 +48,9 @@ def create(
         FileNotFoundError: if the student or the collection does not exist.
         ValueError: if the directory holds something else, or a passage is bad.
     """
+    source = importing.open_passages(collection, **(options or {}))
     model = weights.find_weights(retriever.find_student(student))
+    retriever.load(model)  # What is wrong with it is told before it is copied.
     sums = {name: files.sha256(model / name) for name in weights.checkpoint_files(model)}
     wanted = Contents(student, sums, store)
     found = distributed.from_primary(lambda: _begin(directory, wanted), f'{directory}: begun')
@@ -58,7 +61,6 @@ def create(
         f'{directory}: the student',
         writes=[directory / STUDENT / stages.MANIFEST],
     )
-    source = importing.open_passages(collection, **(options or {}))
     content = distributed.from_primary(
         lambda: _digest(collection, source, on_error), f'{directory}: the passages'
     )
@@ -150,17 +152,18 @@ def _add(
     inputs = {'content': content, 'after': [segment.name for segment in before]}
     name = stages.digest(inputs)[:12]
     target = segment_directory(directory, name)
-    known = [open_passages(directory, segment.name).id_index for segment in before]
+    known = [open_passages(directory, segment).id_index for segment in before]
     new = dataclasses.replace(source, passages=_Unknown(source, known, directory))
     manifest = distributed.from_primary(
-        lambda: _import(new, target, inputs, on_error),
-        f'{target}: passages',
-        writes=[target / 'passages' / stages.MANIFEST],
+        lambda: _import(new, target, inputs, on_error), f'{target}: passages'
     )
-    _encode(directory, target, open_passages(directory, name), contents)
+    if manifest is None:
+        return contents
+    distributed.await_files([target / 'passages' / stages.MANIFEST])
+    segment = Segment(name, content, collection, manifest['result']['passages'])
+    _encode(directory, target, open_passages(directory, segment), contents)
     if not is_new:
         return contents
-    segment = Segment(name, content, collection, manifest['result']['passages'])
     contents = dataclasses.replace(contents, segments=(*contents.segments, segment))
     distributed.from_primary(lambda: _commit(directory, contents), f'{directory}: added')
     return contents
@@ -168,15 +171,20 @@ def _add(
 
 def _import(
     source: base.Source, target: pathlib.Path, inputs: Mapping[str, Any], on_error: str
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    """The manifest of a segment's passages; None if all that is usable is in the index already."""
+
     def build(out: pathlib.Path) -> dict[str, Any]:
         return building.build_passages(source, out, on_error=on_error)
 
     try:
         return stages.build_stage(target / 'passages', inputs, build)
-    except ValueError:
+    except ValueError as error:
         with contextlib.suppress(OSError):
             target.rmdir()  # Nothing is left of passages that cannot be used.
+        if isinstance(error, building.NothingLeftError) and _KNOWN in error.skipped:
+            base.log_skipped(source.name, error.skipped)
+            return None
         raise
 
 
@@ -235,16 +243,14 @@ def _commit(directory: pathlib.Path, contents: Contents) -> None:
             shutil.rmtree(path)
 
 
-def open_passages(directory: pathlib.Path, name: str) -> Passages:
+def open_passages(directory: pathlib.Path, segment: Segment) -> Passages:
     """Opens the passages of a segment.
 
     Raises:
         DamagedError: if their files have changed.
     """
-    path = segment_directory(directory, name) / 'passages'
-    manifest = stages.read_manifest(path)
-    if manifest is None:
-        raise stages.DamagedError(f'{path} is missing; add its passages again to rebuild it')
+    manifest = read_part(directory, segment, 'passages')
+    path = segment_directory(directory, segment.name) / 'passages'
     return storage.open_passages(path, manifest['result']['fingerprint'])
 
 
@@ -265,7 +271,7 @@ class _Unknown:
             for passage, known in zip(chunk, is_known, strict=True):
                 if known:
                     on_error(
-                        'id in the index already',
+                        _KNOWN,
                         f'{passage[0]}: the id {shown(passage[1])} is in {self.directory} already; '
                         'leave this passage out (--on_error=skip does) or give it another id.',
                     )

@@ -86,3 +86,25 @@ class Contents:
 
 def segment_directory(directory: pathlib.Path, name: str) -> pathlib.Path:
     return directory / 'segments' / name
+
+
+def read_part(directory: pathlib.Path, segment: Segment, part: str) -> dict[str, Any]:
+    """The manifest of the `passages` or `vectors` of a segment.
+
+    Raises:
+        DamagedError: if files are missing or have changed; names the command that rebuilds them.
+    """
+    again = f'`jdkd add {directory} {segment.source}`, with the options that it had, rebuilds it'
+    return _read_stage(segment_directory(directory, segment.name) / part, again)
+
+
+def check_student(directory: pathlib.Path) -> None:
+    """Raises a DamagedError, which says what rebuilds it, unless the student's copy is intact."""
+    _read_stage(directory / STUDENT, 'the `jdkd index` that made it, given again, rebuilds it')
+
+
+def _read_stage(path: pathlib.Path, remedy: str) -> dict[str, Any]:
+    manifest = stages.read_manifest(path, remedy)
+    if manifest is None:
+        raise stages.DamagedError(f'{path} is missing; {remedy}.')
+    return manifest

@@ -12,13 +12,18 @@ import pyarrow as pa
 from jdkd import retriever
 from jdkd.corpus.passages import Column, Passages
 from jdkd.indexing.building import open_passages
-from jdkd.indexing.contents import STUDENT, Contents, segment_directory
+from jdkd.indexing.contents import (
+    STUDENT,
+    Contents,
+    check_student,
+    read_part,
+    segment_directory,
+)
 from jdkd.retrieval import vectors
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.retriever import Retriever
-from jdkd.runtime import stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,15 +124,12 @@ def open_index(directory: str | os.PathLike[str]) -> Index:
         raise ValueError(
             f'{directory} is unfinished; run the `jdkd index` that began it again to finish it.'
         )
-    passages = [open_passages(directory, segment.name) for segment in contents.segments]
+    passages = [open_passages(directory, segment) for segment in contents.segments]
     parts: list[vectors.Part] = []
     for segment in contents.segments:
-        path = segment_directory(directory, segment.name) / 'vectors'
-        if stages.read_manifest(path) is None:
-            raise stages.DamagedError(f'{path} is missing; add {segment.source} again.')
-        parts += vectors.load(path).parts
-    if stages.read_manifest(directory / STUDENT) is None:
-        raise stages.DamagedError(f'{directory / STUDENT} is missing; make the index again.')
+        read_part(directory, segment, 'vectors')
+        parts += vectors.load(segment_directory(directory, segment.name) / 'vectors').parts
+    check_student(directory)
     ids, titles, texts = (
         Column(pa.chunked_array([c for p in passages for c in getattr(p, name).data.chunks]))
         for name in ('ids', 'titles', 'texts')

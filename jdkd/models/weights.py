@@ -115,7 +115,7 @@ def find_weights(name: str, revision: str | None = None, *, tensors: bool = True
         f'The weights {name!r} are not on this machine and could not be fetched '
         f'({"; ".join(dict.fromkeys(reasons))}). Put config.json, model.safetensors, '
         'tokenizer.json and, if there is one, modules.json with its folders into a directory and '
-        'set `weights` to its path.'
+        'give its path instead.'
     )
 
 

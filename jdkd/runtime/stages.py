@@ -164,8 +164,11 @@ def delete(directory: pathlib.Path) -> None:
     _verified.pop(directory, None)
 
 
-def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
+def read_manifest(directory: pathlib.Path, remedy: str = _REMEDY) -> dict[str, Any] | None:
     """The manifest of a finished stage, None if the stage does not exist.
+
+    Args:
+        remedy: What the error says to do; by default to run the same command again.
 
     Raises:
         DamagedError: if the stage is damaged.
@@ -177,7 +180,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
             if manifest is not None:
                 _verify(directory, manifest)
         except DamagedError as e:
-            raise DamagedError(f'{e}; {_REMEDY}') from None
+            raise DamagedError(f'{e}; {remedy}') from None
         return manifest
 
     return distributed.from_primary(read, f'{directory}: manifest')

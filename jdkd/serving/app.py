@@ -130,7 +130,8 @@ class Server:
         form = requests.choice(
             fields.get('encoding_format', 'float'), 'encoding_format', ('float', 'base64')
         )
-        requests.choice(fields.get('dimensions'), 'dimensions', (None, self.service.width))
+        if (dimensions := fields.get('dimensions')) is not None:
+            requests.choice(dimensions, 'dimensions', (self.service.width,))
         found = await self._encode(requests.texts(fields.get('input'), 'input'), kind)
         write = _base64 if form == 'base64' else np.ndarray.tolist
         return JSONResponse(

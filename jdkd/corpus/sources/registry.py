@@ -97,8 +97,8 @@ def open_passages(name: str, /, **options: Any) -> Source:
         return tables.open_passages(name, **options)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f'{name!r} is neither a file of passages nor a source; give a .jsonl, .csv or .parquet '
-            f'file, or one of {", ".join(SOURCES)}.'
+            f'there is no file {name!r}, nor is that a source; give a .jsonl, .csv, .tsv or '
+            f'.parquet file, or one of {", ".join(SOURCES)}.'
         ) from None
 
 

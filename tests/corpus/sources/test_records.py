@@ -58,6 +58,9 @@ def test_positives_beside_the_queries():
     ]
     with pytest.raises(ValueError, match="queries:2: there is no field 'pos'; there are _id"):
         read(make(passages='corpus', fields={'positives': 'pos'}))
+    # The role is what the reader must name.
+    with pytest.raises(ValueError, match=r'in the option fields, \{"fields": \{"positives": "'):
+        read(make(passages='corpus', fields={'positives': 'pos'}))
 
 
 def test_pairs_give_equal_texts_one_id():

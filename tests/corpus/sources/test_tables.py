@@ -234,7 +234,7 @@ def test_what_is_no_file_of_passages_is_named(tmp_path):
     (tmp_path / 'x.jsonl').write_text('')
     for name, options, message in (
         ('x.txt', {}, 'no table that can be read; use one of .parquet, .jsonl'),
-        ('none.jsonl', {}, 'neither a file of passages nor a source; give a .jsonl'),
+        ('none.jsonl', {}, "none.jsonl', nor is that a source; give a .jsonl"),
         ('.', {}, 'is a directory; give a file of passages in it'),
         ('x.jsonl', {'split': 'x'}, "has no option 'split': it has fields"),
         ('x.jsonl', {'fields': {'query': 'q'}}, "no role 'query' for passages; it has passage_id"),
