@@ -66,7 +66,7 @@ class Server:
             routes=self._routes(),
             middleware=[
                 Middleware(_Observer, metrics=self.metrics),
-                Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts or ['*'])),
+                Middleware(_Hosts, hosts=list(hosts or ['*'])),
             ],
             exception_handlers={
                 RefusedError: _refuse,
@@ -209,6 +209,33 @@ class _Metrics:
     async def answer(self, request: Request) -> Response:
         content = prometheus_client.generate_latest(self.registry)
         return Response(content, media_type='text/plain; version=0.0.4; charset=utf-8')
+
+
+class _Hosts:
+    """Starlette's check of the header Host, with an answer that says what to do."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]):
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        accepted = []
+
+        async def accept(*_: object) -> None:
+            accepted.append(True)
+
+        async def ignore(message: Message) -> None:
+            pass
+
+        await TrustedHostMiddleware(accept, self._hosts)(scope, receive, ignore)
+        if accepted:
+            await self._app(scope, receive, send)
+            return
+        message = (
+            'this server answers requests for localhost alone, and the header Host names another; '
+            'start it with --host=0.0.0.0 to answer for any name.'
+        )
+        answer = await _refuse(Request(scope), RefusedError(400, message))
+        await answer(scope, receive, send)
 
 
 class _Observer:

@@ -86,7 +86,8 @@ def of_index(index: Index) -> Service:
 def _name(student: str) -> str:
     """Names a student without where it lay."""
     path = pathlib.PurePath(student)
-    return path.name if path.is_absolute() else student
+    is_path = path.is_absolute() or student.startswith(('.', '~'))
+    return path.name if is_path and path.name else student
 
 
 def of_run(run: Run) -> Service:

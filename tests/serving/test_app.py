@@ -16,7 +16,7 @@ import jdkd  # noqa: E402
 from jdkd.commands import serve  # noqa: E402
 from jdkd.retrieval import encode, exact  # noqa: E402
 from jdkd.serving import app, engine, requests  # noqa: E402
-from jdkd.serving.service import of_index  # noqa: E402
+from jdkd.serving.service import _name, of_index  # noqa: E402
 from tests.helpers import indexes, servers  # noqa: E402
 
 JSON = {'content-type': 'application/json'}
@@ -226,7 +226,24 @@ def test_a_local_server_answers_by_local_names_only():
         for host in ('127.0.0.1:8000', 'localhost', '[::1]:8000'):
             assert client.get('/health', headers={'host': host}).status_code == 200
         for host in ('evil.example', 'localhost.evil.example', ''):
-            assert client.get('/health', headers={'host': host}).status_code == 400
+            answer = client.get('/health', headers={'host': host})
+            assert answer.status_code == 400
+            assert 'start it with --host=0.0.0.0' in answer.json()['error']['message']
+
+
+@pytest.mark.parametrize(
+    ('student', 'name'),
+    [
+        ('runs/a', 'runs/a'),
+        ('me/student', 'me/student'),
+        ('../runs/a/', 'a'),
+        ('/home/me/student', 'student'),
+        ('~/student', 'student'),
+        ('.', '.'),
+    ],
+)
+def test_a_model_is_named_without_where_it_lay(student, name):
+    assert _name(student) == name
 
 
 def test_sizes_are_those_of_the_engine():
