@@ -99,16 +99,21 @@ def speed_rows(systems: Mapping[str, Mapping], test: Mapping) -> dict[str, dict[
     return shown
 
 
-def render_speeds(
-    costs: Mapping[str, Any], test: Mapping, drawn: Mapping[str, str]
-) -> Iterator[str]:
-    """The part of a page on what systems cost."""
+def conditions(costs: Mapping[str, Any]) -> str:
+    """Says what speeds were measured on, and of what."""
     machine = costs['machine']
-    yield page.heading('Quality against cost')
-    yield page.paragraph(
+    return (
         f'Measured once, on {machine["devices"]} x {machine["device"]} and {machine["cpus"]} CPU '
         'cores, with whatever else ran there. Encoders embed about a hundred tokenised texts; a '
         'search answers one question by exact search, its encoding included.'
     )
+
+
+def render_speeds(
+    costs: Mapping[str, Any], test: Mapping, drawn: Mapping[str, str]
+) -> Iterator[str]:
+    """The part of a page on what systems cost."""
+    yield page.heading('Quality against cost')
+    yield page.paragraph(conditions(costs))
     yield page.table(speed_rows(costs['systems'], test))
     yield drawn['costs']

@@ -138,7 +138,8 @@ def _costs(report: Mapping) -> str:
     found = report['costs']
     speeds = tables.markdown(costs.speed_rows(found['systems'], report['test']), 'system')
     sizes = tables.markdown(costs.size_rows(found['sizes']), "the student's embeddings")
-    return f'\n## Quality against cost\n\n{speeds}\n\n{sizes}\n'
+    conditions = _fill(costs.conditions(found))
+    return f'\n## Quality against cost\n\n{conditions}\n\n{speeds}\n\n{sizes}\n'
 
 
 def _is_on_hub(name: str) -> bool:
