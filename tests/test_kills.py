@@ -270,6 +270,6 @@ def test_a_workdir_that_cannot_be_written_is_said_at_start(home, tmp_path):
         log = kills.run(kills.command(home, workdir), tmp_path / 'log')
         log = (tmp_path / 'log').read_text()
         assert (
-            f'{workdir} cannot be created or written' in log and 'choose another --workdir' in log
+            f'{workdir} cannot be created or written' in log and 'choose another directory' in log
         )
         assert 'Traceback' not in log

@@ -52,12 +52,12 @@ def hold(workdir: pathlib.Path, *, update: bool = False) -> Iterator[None]:
         holder = held_by.read_text('ascii') if held_by.is_file() else ''
         raise RuntimeError(
             f'{workdir} is in use by process {holder or "of unknown id"}; wait until it ends, or '
-            'choose another --workdir.'
+            'choose another directory.'
         ) from None
     except OSError as e:
         raise OSError(
             f'{workdir} cannot be created or written ({e.strerror}: {e.filename}); choose another '
-            '--workdir, or fix that.'
+            'directory, or fix that.'
         ) from e
     with held:
         held_by.write_text(str(os.getpid()), 'ascii')
