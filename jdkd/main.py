@@ -48,7 +48,7 @@ from jdkd.commands import (
 )
 from jdkd.config.fields import STORES
 from jdkd.indexing import contents, exporting
-from jdkd.runtime import distributed, files, interrupts
+from jdkd.runtime import bucket, distributed, files, interrupts
 from jdkd.runtime.messages import EscapedStream, shown
 
 DEFAULT = 'configs/mta4dpr.py'
@@ -70,7 +70,12 @@ _CONFIG = config_flags.DEFINE_config_file(
     'argument after a colon.',
     lock_config=True,
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run; by default runs/<config>.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir',
+    None,
+    'Directory of the run, or its place in a bucket, such as gs://BUCKET/PATH; by default '
+    'runs/<config>.',
+)
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _TOPOLOGY = flags.DEFINE_string(
     'topology', 'v5e:2x4', 'What to plan for: a TPU topology, GPUs such as h100:8, or local.'
@@ -154,7 +159,7 @@ def main(argv: Sequence[str]) -> None:
     distributed.start(*started_by_hand, hang_seconds=_HANG_SECONDS.value)
     if not distributed.is_primary() and logging.get_verbosity() == logging.INFO:
         logging.set_verbosity(logging.WARNING)  # Process 0 logs for all.
-    workdir = pathlib.Path(_WORKDIR.value or f'runs/{_config_name()}')
+    workdir = bucket.open_workdir(_WORKDIR.value or f'runs/{_config_name()}')
     if mode == 'train':
         train.train(setup.resolve_training(_CONFIG.value), workdir, update=_UPDATE.value)
     elif mode == 'eval' and is_zero_shot:
@@ -231,7 +236,8 @@ def _check_flags(argv: Sequence[str]) -> None:
     """Raises a ValueError that names the flag or argument that does not belong to the mode."""
     mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
     _check_arguments(mode, argv[1:])
-    for flag in ('workdir', 'output', 'against', 'with'):
+    local = ['output', 'against', 'with']
+    for flag in [*local, 'workdir'] if mode == 'plan' else local:
         files.require_local(flags.FLAGS[flag].value or '', f'--{flag}')
     owners = {
         'output': 'export or compare or pairs or index',

@@ -21,7 +21,7 @@ from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.quantization import Binary, Int8
 from jdkd.retrieval.vectors import Vectors
 from jdkd.run import STUDENT, Run
-from jdkd.runtime import distributed
+from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
 from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem
 from jdkd.systems.ranking import checked_ranking, measure_inputs
@@ -89,8 +89,9 @@ def _costs(run: Run, system: System) -> dict[str, float]:
     costs = {'milliseconds_per_search': search}
     owner = system.passage_side if isinstance(system, AsymmetricSystem) else system
     home = run.workdir / 'systems' / owner.name
-    files = [p for kind in ('embeddings-passages', 'index') for p in (home / kind).rglob('*')]
-    if size := sum(p.stat().st_size for p in files if p.is_file()):
+    manifests = [stages.peek(home / kind) for kind in ('embeddings-passages', 'index')]
+    files = [file for manifest in manifests if manifest for file in manifest['outputs'].values()]
+    if size := sum(file['size'] for file in files):
         costs['bytes_per_passage'] = size / len(run.collection)
     if (parameters := _parameters(system)) is not None:
         costs['parameters'] = parameters

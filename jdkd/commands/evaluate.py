@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Mapping
 
 from jdkd import config as configs
@@ -60,7 +59,7 @@ def measure_student(
     ranking, _ = system.rank(run.test)
     means = distributed.from_primary(lambda: _write(run, ranking, others), 'the measures')
     if distributed.is_primary():
-        shutil.rmtree(run.workdir / 'systems' / _SYSTEM)
+        stages.remove_all(run.workdir / 'systems' / _SYSTEM)
     return means
 
 

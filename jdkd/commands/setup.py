@@ -14,8 +14,9 @@ from jdkd.config import Config, EvalConfig
 from jdkd.corpus import importing, lengths
 from jdkd.corpus.collection import Collection
 from jdkd.run import Run
-from jdkd.runtime import distributed, files, interrupts, lock
+from jdkd.runtime import bucket, distributed, files, interrupts, lock
 from jdkd.runtime import mesh as meshes
+from jdkd.runtime.object_store import BucketError
 
 _NO_SPACE = 2**20  # Bytes below which a disk counts as full.
 _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -83,13 +84,14 @@ def hold_workdir(
     Raises:
         RuntimeError: if another process holds the workdir.
         ValueError: if the workdir belongs to a run of another config, or is no local directory.
-        OSError: if it cannot be written, or the disk is full.
+        OSError: if it, or its bucket, cannot be written, or the disk is full.
     """
     files.require_local(workdir, 'workdir')
     with contextlib.ExitStack() as stack:
 
         def hold():
             stack.enter_context(lock.hold(workdir, update=update))
+            stack.enter_context(bucket.hold(workdir))
             if config is not None:
                 configs.save(workdir, config)
 
@@ -98,6 +100,9 @@ def hold_workdir(
                 stack.enter_context(interrupts.handle_signals())
             distributed.from_primary(hold, 'the workdir', writes=[workdir / configs.FILE])
             yield
+            distributed.from_primary(bucket.flush, 'the uploads')  # The others wait for it.
+        except BucketError:
+            raise
         except Exception as e:
             # Some libraries only say that writing failed.
             is_full = isinstance(e, RuntimeError) and shutil.disk_usage(workdir).free < _NO_SPACE

@@ -12,7 +12,7 @@ from jdkd.algorithm import iterate
 from jdkd.commands.setup import hold_workdir, open_run, read_config, resolve_training
 from jdkd.config import Config
 from jdkd.run import STUDENT
-from jdkd.runtime import distributed
+from jdkd.runtime import bucket, distributed
 
 
 def train(
@@ -58,7 +58,7 @@ def distill(
     Args:
         config: A config, the path of a config file, or the name of a packaged one, such as
             `mta4dpr:tiny`.
-        workdir: Directory that keeps the run.
+        workdir: Directory that keeps the run, or its place in a bucket, such as `gs://mine/run`.
         update: Whether a run of another config in the workdir may be changed: stages that depend on
             the changed fields are made anew, the rest is kept.
 
@@ -74,6 +74,6 @@ def distill(
         config = read_config(config)
     if not isinstance(config, Config):
         config = resolve_training(config)
-    workdir = pathlib.Path(workdir)
+    workdir = bucket.open_workdir(workdir)
     report = train(config, workdir, update=update, exit_on_signals=False)
     return Distilled(report, workdir / STUDENT)

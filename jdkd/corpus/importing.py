@@ -98,10 +98,10 @@ def check_source(spec: CollectionConfig, directory: pathlib.Path) -> None:
         ValueError: The source or an option is unknown, or an option is missing.
         FileNotFoundError: A file of the source is missing and was not imported.
     """
-    if not (directory / stages.MANIFEST).exists():
+    if not stages.exists(directory):
         registry.open_source(spec.source, **dict(spec.options))
     file = spec.pseudo_queries.file
-    if file and not (directory.with_name(PSEUDO_QUERIES) / stages.MANIFEST).exists():
+    if file and not stages.exists(directory.with_name(PSEUDO_QUERIES)):
         if not pathlib.Path(file).expanduser().is_file():
             raise FileNotFoundError(
                 f'collection.pseudo_queries.file={file!r}: there is no such file.'

@@ -14,7 +14,7 @@ from jdkd.distillation import nonfinite
 from jdkd.distillation.step import TrainState
 from jdkd.distillation.trainer import Trainer
 from jdkd.run import Run
-from jdkd.runtime import distributed, interrupts, progress
+from jdkd.runtime import bucket, distributed, interrupts, progress
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
@@ -111,11 +111,13 @@ def train_loop(
                     if pending:
                         settle(*pending)  # A non-finite state is never saved.
                     pending = None
+                    bucket.check()
                     with jax.transfer_guard('allow'):  # Orbax fetches the state as it likes.
                         checkpoints.save(step, state, batches)
                 if stopping:
                     checkpoints.wait()
                     writer.close()
+                    bucket.flush()
                     distributed.barrier('all is saved')
                     interrupts.exit_after_saving()
         writer.close()

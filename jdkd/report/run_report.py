@@ -91,7 +91,11 @@ def write(
 
 def _token_stores(run: Run) -> list[dict]:
     """Of each token store of the run: its split and length, and how many texts are cut to it."""
-    manifests = map(stages.read_json, sorted((run.workdir / 'tokens').glob('*/manifest.json')))
+    manifests = [
+        manifest
+        for name, manifest in stages.read_manifests(run.workdir).items()
+        if name.startswith('tokens/')
+    ]
     return [
         {'split': m['inputs']['split'], 'length': m['inputs']['length'], **m['result']}
         for m in manifests

@@ -50,9 +50,8 @@ def require_local(path: str | os.PathLike[str], name: str) -> None:
     """
     if re.match(r'[a-z][a-z0-9+.-]+:/', os.fspath(path), re.IGNORECASE):
         raise ValueError(
-            f'{name}={str(path)!r} is no local directory, and jdkd writes to file systems alone; '
-            'give a disk, or a bucket that is mounted. launch/tpu_vm.sh --bucket keeps a copy of '
-            'the workdir in a bucket.'
+            f'{name}={str(path)!r} is no local directory; of a bucket only the --workdir of a run '
+            'can be, as gs://BUCKET/PATH. Give a disk here.'
         )
 
 

@@ -85,12 +85,20 @@ def _check_workdir(workdir: pathlib.Path) -> None:
                 )
 
 
-def set_aside(path: pathlib.Path, reason: str) -> None:
-    """Moves a file or directory of the held workdir to `replaced/<number>/` and logs the reason."""
+def replaced_path(path: pathlib.Path) -> pathlib.Path:
+    """Where in `replaced/<number>/` a file or directory of the held workdir goes."""
     held = _held[-1]
     relative, number = path.absolute().relative_to(held.workdir), held.number
     while (target := held.workdir / REPLACED / f'{number:04d}' / relative).exists():
         number += 1
+    return target
+
+
+def set_aside(path: pathlib.Path, reason: str) -> pathlib.Path:
+    """Moves what exists of the held workdir to its `replaced_path`, which is returned."""
+    target = replaced_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(target)
+    if path.exists():
+        path.rename(target)
     logging.warning('%s; moved to %s.', reason, target)
+    return target

@@ -25,14 +25,14 @@ from typing import Any
 
 from absl import logging
 
-from jdkd.runtime import distributed, files, lock
+from jdkd.runtime import bucket, distributed, files, lock
 from jdkd.runtime.messages import brief
 from jdkd.version import __version__
 
 FORMAT = 5
-MANIFEST = 'manifest.json'
+MANIFEST = bucket.MANIFEST
 _DELETED = '.deleted.json'  # Suffix of the manifests of deleted stages.
-_STARTED = 'started.json'  # The inputs of a resumable stage while it is built.
+_STARTED = bucket.STARTED  # The inputs of a resumable stage while it is built.
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tokenizers', 'bm25s', 'scann')
 _REMEDY = 'run the same command again to rebuild it'
 
@@ -156,12 +156,38 @@ def delete(directory: pathlib.Path) -> None:
     """
     temporary = directory.with_name(f'{directory.name}.tmp')
     files.remove(temporary)
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        write_json(directory.with_name(directory.name + _DELETED), read_json(directory / MANIFEST))
+    with contextlib.suppress(DamagedError):
+        if manifest := peek(directory):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(directory.with_name(directory.name + _DELETED), manifest)
     with contextlib.suppress(FileNotFoundError):
         directory.rename(temporary)
         files.remove(temporary)
     _verified.pop(directory, None)
+    if kept := bucket.of(directory):
+        kept.deleted(directory)
+
+
+def remove_all(directory: pathlib.Path) -> None:
+    """Removes a directory of stages on this process, without a trace."""
+    files.remove(directory)
+    if kept := bucket.of(directory):
+        kept.deleted(directory)
+
+
+def exists(directory: pathlib.Path) -> bool:
+    """Whether there is a finished stage, here or in the run's bucket."""
+    kept = bucket.of(directory)
+    return (directory / MANIFEST).is_file() or bool(kept and kept.manifest(directory))
+
+
+def peek(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, on this process; its files are neither fetched nor checked.
+
+    Raises:
+        DamagedError: if the manifest is damaged or missing.
+    """
+    return _read_unverified(directory)
 
 
 def read_manifest(directory: pathlib.Path, remedy: str = _REMEDY) -> dict[str, Any] | None:
@@ -192,12 +218,24 @@ def read_seconds(workdir: pathlib.Path) -> dict[str, float]:
         str(p.relative_to(workdir)).removesuffix(_DELETED): p
         for p in sorted(workdir.rglob(f'*{_DELETED}'))
     }
-    finished = {str(p.parent.relative_to(workdir)): p for p in sorted(workdir.rglob(MANIFEST))}
-    stages = dict(sorted({**deleted, **finished}.items()))
+    manifests = {name: read_json(path) for name, path in deleted.items()}
     return {
-        name: read_json(path)['seconds']
-        for name, path in stages.items()
-        if not name.startswith(f'{lock.REPLACED}/') and not name.endswith('.tmp')
+        name: manifest['seconds']
+        for name, manifest in sorted({**manifests, **read_manifests(workdir)}.items())
+        if not name.startswith(f'{lock.REPLACED}/')
+    }
+
+
+def read_manifests(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Manifests of all finished stages under a workdir, by their relative paths; unchecked."""
+    kept = bucket.of(workdir)
+    paths = {str(p.parent.relative_to(workdir)): p for p in workdir.rglob(MANIFEST)}
+    manifests = {**(kept.manifests() if kept else {})}
+    manifests |= {name: read_json(path) for name, path in paths.items()}
+    return {
+        name: manifest
+        for name, manifest in sorted(manifests.items())
+        if not name.startswith(f'{lock.REPLACED}/') and '.tmp' not in pathlib.Path(name).suffix
     }
 
 
@@ -219,8 +257,14 @@ def _find_reusable(
         if not lock.current():
             raise DamagedError(f'{e}; {_REMEDY}') from None
         problem = str(e)
-    lock.set_aside(directory, problem)
+    _set_aside(directory, problem)
     return None, damaged
+
+
+def _set_aside(directory: pathlib.Path, reason: str) -> None:
+    target = lock.set_aside(directory, reason)
+    if kept := bucket.of(directory):
+        kept.moved(directory, target)
 
 
 def _check_inputs(
@@ -304,18 +348,21 @@ def _version_changes(before: Mapping[str, str] | None, now: Mapping[str, str]) -
 
 def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) -> bool:
     """Creates the directory to build in; returns whether it resumes an earlier build."""
-    started = temporary / _STARTED
+    started, kept = temporary / _STARTED, bucket.of(temporary)
     with contextlib.suppress(FileNotFoundError, ValueError):
         if resumable and read_json(started) == inputs:
+            if kept:
+                kept.resume(temporary, inputs)
             return True
     if lock.current() and started.exists():
         lock.set_aside(temporary, f'{temporary} was begun from other inputs')
     elif temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
+    resumes = resumable and kept is not None and kept.resume(temporary, inputs)
     if resumable:
         write_json(started, inputs)
-    return False
+    return resumes
 
 
 def _finish(
@@ -337,6 +384,8 @@ def _finish(
     for leftover in directory.parent.glob(f'{directory.name}.tmp-*'):
         shutil.rmtree(leftover)  # From other processes that were killed.
     _verified[directory] = lock.current()
+    if kept := bucket.of(directory):
+        kept.finished(directory)
     if damaged and damaged['outputs'].keys() != outputs.keys():
         outputs = damaged['outputs']  # Orbax gives files new names each time.
     if damaged and (damaged['result'], damaged['outputs']) != (manifest['result'], outputs):
@@ -352,13 +401,15 @@ def _finish(
 
 def _read_unverified(directory: pathlib.Path) -> dict[str, Any] | None:
     """Reads the manifest of a stage, None if there is no stage; its files are not checked."""
-    path = directory / MANIFEST
-    if not directory.exists():
-        return None
-    if not path.exists():
+    path, kept = directory / MANIFEST, bucket.of(directory)
+    if path.exists():
+        content = path.read_bytes()
+    elif directory.exists():
         raise DamagedError(f'{path} is missing')
+    elif kept is None or (content := kept.manifest(directory)) is None:
+        return None
     try:
-        manifest = read_json(path)
+        manifest = json.loads(content)
         sha256, old = manifest.pop('sha256', None), manifest['inputs']['format'] < 3
         # Formats before 3 have no checksum.
         if sha256 != digest(manifest) and not (old and sha256 is None):
@@ -372,6 +423,15 @@ def _verify(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     """Compares the files of a stage with its manifest, the first time in this process."""
     if directory in _verified and _verified[directory] is lock.current():
         return
-    if problem := files.find_damage(directory, manifest['outputs']):
+    problem, outputs, kept = None, manifest['outputs'], bucket.of(directory)
+    is_here = directory.exists()
+    if is_here:
+        problem = files.find_damage(directory, outputs)
+    if kept and (problem or not is_here) and kept.manifest(directory) is not None:
+        if problem:
+            logging.warning('%s; fetching it again.', problem)
+            files.remove(directory)
+        problem = kept.fetch(directory, outputs)
+    if problem:
         raise DamagedError(f'{directory} is damaged: {problem}')
     _verified[directory] = lock.current()

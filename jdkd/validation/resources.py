@@ -55,8 +55,8 @@ def score_file_errors(config: Config, workdir: pathlib.Path) -> Iterator[str]:
     """Errors of score files that are missing and were not imported before."""
     for name in roles.used(config):
         spec = config.systems.get(name)
-        imported = workdir / f'systems/{name}/scores' / stages.MANIFEST
-        if isinstance(spec, ScoresSpec) and not imported.exists():
+        imported = workdir / f'systems/{name}/scores'
+        if isinstance(spec, ScoresSpec) and not stages.exists(imported):
             if not pathlib.Path(spec.path).is_file():
                 yield f'systems.{name}.path={spec.path!r}: there is no such file.'
 

@@ -1,0 +1,517 @@
+"""A run in a bucket: it works in a local cache, and the bucket keeps what is finished.
+
+The bucket has the names of the workdir. A stage counts once its manifest is there, which is
+uploaded last; until then `started.json` marks its directory. Of a resumable stage that is being
+built, the bucket has the parts and checkpoints with their seals, each seal after what it seals.
+
+Process 0 alone talks to the bucket, in one thread that uploads in the order of the work. Stages are
+downloaded when they are read. A cache that was not the last to write to the bucket is brought to
+its state first.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import filelock
+import fsspec
+from absl import logging
+
+from jdkd.runtime import distributed, files, lease, lock, object_store
+from jdkd.runtime.lease import Lease
+from jdkd.runtime.object_store import ObjectStore, is_url
+
+CACHE = 'JDKD_CACHE'  # Environment variable: the directory of all caches.
+MANIFEST = 'manifest.json'
+STARTED = 'started.json'  # The inputs of a stage that is being built.
+SCAN_SECONDS = 30.0  # Between two looks for new parts, checkpoints and metrics.
+_STATE = '.bucket.json'  # In the cache: its id, and which loose files are in the bucket.
+_OWN = (lock.FILE, lock.HOLDER, _STATE)
+_UNFINISHED = re.compile(r'\.tmp(-\w+)?$')
+
+_open: dict[pathlib.Path, 'Bucket'] = {}  # By cache.
+
+
+def open_workdir(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """The directory that a run works in: `workdir`, or the cache of a URL on this machine.
+
+    All processes call it; process 0 reads the bucket and brings the cache up to date.
+
+    Raises:
+        ImportError, ValueError, BucketError: see `ObjectStore`.
+    """
+    if not is_url(workdir):
+        return pathlib.Path(workdir)
+    url = os.fspath(workdir)
+    protocol, _, path = url.rstrip('/').partition('://')
+    if protocol in ('file', 'local'):
+        return pathlib.Path(fsspec.core.url_to_fs(url)[1])
+    parts = pathlib.PurePosixPath(path).parts
+    if '..' in parts or '::' in url or not path:
+        raise ValueError(f'--workdir={url} names no place in a bucket; give gs://BUCKET/PATH.')
+    home = os.environ.get(CACHE) or pathlib.Path.home() / '.cache/jdkd'
+    cache = pathlib.Path(home).absolute().joinpath(protocol, *parts)
+
+    def connect():
+        _open[cache] = Bucket(ObjectStore(url), cache)
+        _open[cache].refresh()
+
+    distributed.from_primary(connect, f'{url}: opened')
+    return cache
+
+
+def of(path: pathlib.Path) -> 'Bucket | None':
+    """The bucket that keeps a file or directory; on process 0, in a workdir of a URL."""
+    for cache, bucket in _open.items():
+        if path.is_relative_to(cache):
+            return bucket
+    return None
+
+
+@contextlib.contextmanager
+def hold(workdir: pathlib.Path) -> Iterator[None]:
+    """Takes the lease of a workdir's bucket, if it has one, and uploads while the context lasts.
+
+    Raises:
+        RuntimeError: if another machine holds it.
+        BucketError: at the end, if not everything could be uploaded.
+    """
+    bucket = of(workdir.absolute())
+    if bucket is None:
+        yield
+        return
+    try:
+        bucket.begin()
+        yield
+        bucket.flush()
+    except Exception:
+        with contextlib.suppress(Exception):  # The first error is the one to show.
+            bucket.flush()
+        raise
+    finally:
+        bucket.end()
+
+
+def flush() -> None:
+    """Uploads all that is finished, in every bucket that is held; see `Bucket.flush`."""
+    for bucket in _open.values():
+        bucket.flush()
+
+
+def check() -> None:
+    """Raises the error of an upload that failed in the background, if any."""
+    for bucket in _open.values():
+        bucket.check()
+
+
+class Bucket:
+    """The bucket of a run, and its cache."""
+
+    def __init__(self, store: ObjectStore, cache: pathlib.Path):
+        self.store, self.cache = store, cache
+        self._objects: set[str] = set()
+        self._manifests: dict[str, bytes] = {}  # Of finished stages.
+        self._lease_seen: dict[str, Any] = {}
+        self._lease: Lease | None = None
+        self._building: dict[str, pathlib.Path] = {}  # Stages and where they are built.
+        self._seals: dict[str, dict[str, bytes]] = {}  # Of each unfinished stage, in the bucket.
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._error: Exception | None = None
+        self._state: dict[str, Any] = {'id': secrets.token_hex(8), 'loose': {}}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            self._state = json.loads((cache / _STATE).read_text('utf-8'))
+
+    # What process 0 calls before and after the work.
+
+    def refresh(self) -> None:
+        """Reads what the bucket has; brings a cache to its state that was not the last to write.
+
+        A cache that another process of this machine works in is left as it is.
+        """
+        self._objects = set(self.store.list())
+        manifests = [
+            name
+            for name in self._objects
+            if name.endswith(f'/{MANIFEST}') and not _is_replaced(name)
+        ]
+        contents = self.store.read(manifests)
+        self._manifests = {name.removesuffix(f'/{MANIFEST}'): contents[name] for name in manifests}
+        self._lease_seen = lease.read(self.store, self._objects)
+        if self._lease_seen.get('owner') == self._state['id']:
+            return
+        if all(name.startswith(lease.PREFIX) for name in self._objects):
+            if (self.cache / 'config.json').exists():
+                raise ValueError(
+                    f'{self.store.url} holds no run, but its cache {self.cache} does; copy that to '
+                    'the bucket to restore the run, or remove it to begin anew.'
+                )
+            return
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(filelock.Timeout):
+            with filelock.FileLock(self.cache / lock.FILE).acquire(blocking=False):
+                self._replace_cache()
+
+    def begin(self) -> None:
+        """Takes the lease and starts uploading, first of all what the bucket lacks."""
+        self._write_state()
+        self.store.patience = object_store.RETRY_SECONDS
+        self._lease = Lease(self.store, self._state['id'], self._lease_seen)
+        threading.Thread(target=self._work, daemon=True).start()
+        for manifest in sorted(self.cache.rglob(MANIFEST)):
+            name = self._name(manifest.parent)
+            is_stage = not _UNFINISHED.search(name) and not _is_replaced(name)
+            if is_stage and self._manifests.get(name) != manifest.read_bytes():
+                self.finished(manifest.parent)
+
+    def flush(self) -> None:
+        """Uploads all that is finished; raises the error of an upload that failed."""
+        if self._lease is not None:
+            self._run(self._scan)
+
+    def end(self) -> None:
+        """Stops uploading and releases the lease."""
+        current, self._lease = self._lease, None
+        if self._error is not None:
+            self.store.patience = 0
+        self._jobs.put(None)
+        if current is not None:
+            with contextlib.suppress(Exception):  # It ends by itself.
+                current.release()
+        logging.info(
+            '%s: uploaded %s and downloaded %s bytes of files',
+            self.store.url,
+            f'{self.store.sent:,}',
+            f'{self.store.received:,}',
+        )
+
+    def check(self) -> None:
+        """Raises the error of an upload that failed."""
+        if self._error is not None:
+            raise self._error
+
+    # What stages call.
+
+    def manifest(self, directory: pathlib.Path) -> bytes | None:
+        """The manifest of a finished stage in the bucket, if any."""
+        return self._manifests.get(self._name(directory))
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """The manifests of all stages, by their paths in the workdir."""
+        return {name: json.loads(content) for name, content in self._manifests.items()}
+
+    def fetch(self, directory: pathlib.Path, outputs: Mapping[str, Any]) -> str | None:
+        """Downloads a finished stage; says what is damaged if its files are not `outputs`."""
+        name = self._name(directory)
+        temporary = directory.with_name(f'{directory.name}.tmp-fetch{os.getpid()}')
+        size = sum(output['size'] for output in outputs.values())
+        logging.info('fetching %s/%s (%s bytes)', self.store.url, name, f'{size:,}')
+        files.remove(temporary)
+        temporary.mkdir(parents=True)
+        try:
+            self.store.download({f'{name}/{path}': temporary / path for path in outputs})
+            problem = files.find_damage(temporary, outputs)
+        except FileNotFoundError as e:
+            problem = f'{e} is missing'
+        if problem:
+            files.remove(temporary)
+            return problem.replace(str(temporary), f'{self.store.url}/{name}')
+        (temporary / MANIFEST).write_bytes(self._manifests[name])
+        try:
+            temporary.rename(directory)
+        except OSError:
+            if not (directory / MANIFEST).exists():
+                raise
+            files.remove(temporary)  # Another process was first.
+        return None
+
+    def resume(self, temporary: pathlib.Path, inputs: Mapping[str, Any]) -> bool:
+        """Downloads the parts of a stage begun from `inputs` that its directory lacks.
+
+        From now on its parts are uploaded. Returns whether there were any.
+        """
+        if self._lease is None:
+            return False
+        name = self._name(temporary).removesuffix('.tmp')
+        mark, found = f'{name}/{STARTED}', False
+        if mark in self._objects and name not in self._manifests:
+            started = json.loads(self.store.read([mark])[mark])
+            if found := started == inputs:
+                self._download_parts(name, temporary)
+            elif started:
+                logging.warning('%s/%s was begun from other inputs', self.store.url, name)
+                self.moved(temporary, lock.replaced_path(temporary))
+            else:  # What a kill left of an upload or of a deletion.
+                self._run(lambda: self._remove_below(name))
+        self._building[name] = temporary
+        return found
+
+    def finished(self, directory: pathlib.Path) -> None:
+        """Uploads a finished stage, in the background."""
+        name = self._name(directory)
+        if self._lease is not None:
+            self._building.pop(name, None)
+            self._jobs.put(lambda: self._upload_stage(name, directory))
+
+    def deleted(self, directory: pathlib.Path) -> None:
+        """Deletes a stage, or all stages below a directory, in the background."""
+        if self._lease is None:
+            return
+        name = self._name(directory)
+        for stage in [n for n in self._manifests if f'{n}/'.startswith(f'{name}/')]:
+            del self._manifests[stage]
+
+        def delete():
+            self._upload_loose()  # Above all what says that the stage was deleted.
+            self._remove_below(name)
+
+        self._jobs.put(delete)
+
+    def moved(self, path: pathlib.Path, target: pathlib.Path) -> None:
+        """Moves a stage that was set aside."""
+        if self._lease is None:
+            return
+        name = self._name(path).removesuffix('.tmp')
+        self._manifests.pop(name, None)
+        self._seals.pop(name, None)
+
+        def move():
+            new = self._name(target)
+            moves = {n: f'{new}/{n.removeprefix(f"{name}/")}' for n in self._below(name)}
+            self.store.copy(moves)
+            self._objects.update(moves.values())
+            self._remove_below(name)
+
+        self._run(move)
+
+    # The thread that uploads.
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job, is_queued = self._jobs.get(timeout=SCAN_SECONDS), True
+            except queue.Empty:
+                job, is_queued = self._scan, False
+            try:
+                if job is None:
+                    return
+                if self._error is None and self._lease is not None:
+                    self._lease.check()
+                    job()
+            except Exception as e:
+                self._error = e
+            finally:
+                if is_queued:
+                    self._jobs.task_done()
+
+    def _run(self, job: Callable[[], None]) -> None:
+        """Waits for all jobs and then for this one; raises the error of any."""
+        self._jobs.put(job)
+        self._jobs.join()
+        self.check()
+
+    def _scan(self) -> None:
+        """Uploads new parts and checkpoints of unfinished stages, and changed loose files."""
+        found = {
+            name: (temporary, list(_find_sealed(temporary)))
+            for name, temporary in list(self._building.items())
+        }
+        self._upload_loose()  # What a checkpoint continues must have its metrics.
+        for name, (temporary, sealed) in found.items():
+            with contextlib.suppress(_GoneError):  # The stage is finished now.
+                self._upload_parts(name, temporary, sealed)
+
+    def _upload_parts(self, name: str, temporary: pathlib.Path, sealed: list['_Sealed']) -> None:
+        if sealed and f'{name}/{STARTED}' not in self._objects:
+            self._upload({f'{name}/{STARTED}': temporary / STARTED})
+        known = self._seals.setdefault(name, {})
+        for seal, content in sealed:
+            if known.get(seal) != content:
+                paths = _sealed_files(seal, content)
+                self._upload({f'{name}/{path}': temporary / path for path in paths})
+                self._write(f'{name}/{seal}', content)
+                known[seal] = content
+        for seal in known.keys() - dict(sealed).keys():
+            self._remove([f'{name}/{n}' for n in (seal, *_sealed_files(seal, known.pop(seal)))])
+
+    def _upload_stage(self, name: str, directory: pathlib.Path) -> None:
+        """Uploads a stage, its manifest last; nothing if it has been deleted meanwhile."""
+        self._upload_loose()
+        known = {
+            path: entry
+            for seal, content in self._seals.pop(name, {}).items()
+            for path, entry in _sealed_files(seal, content).items()
+        }
+        with contextlib.suppress(FileNotFoundError):
+            manifest = (directory / MANIFEST).read_bytes()
+            outputs = json.loads(manifest)['outputs']
+            if f'{name}/{STARTED}' not in self._objects:
+                self._write(f'{name}/{STARTED}', b'{}')
+            self._remove([f'{name}/{MANIFEST}'])
+            paths = [path for path, entry in outputs.items() if known.get(path) != entry]
+            with contextlib.suppress(_GoneError):
+                self._upload({f'{name}/{path}': directory / path for path in paths})
+                self._write(f'{name}/{MANIFEST}', manifest)
+                kept = {f'{name}/{path}' for path in (*outputs, MANIFEST)}
+                self._remove([n for n in self._below(name) if n not in kept])
+                if (directory / MANIFEST).exists():
+                    self._manifests[name] = manifest
+
+    def _upload_loose(self) -> None:
+        """Uploads changed files outside stages, and deletes those that are gone."""
+        while True:
+            with contextlib.suppress(_GoneError, FileNotFoundError):  # A new look knows better.
+                known = self._state['loose']
+                now = files.fingerprint(_loose_files(self.cache), known)
+                changed = {
+                    self._name(pathlib.Path(path)): pathlib.Path(path)
+                    for path, entry in now.items()
+                    if entry['sha256'] != known.get(path, {}).get('sha256')
+                }
+                # What was set aside was moved in the bucket, too.
+                moved = [n for n in changed if _is_replaced(n) and n in self._objects]
+                self._upload({name: changed[name] for name in changed.keys() - moved})
+                self._remove([self._name(pathlib.Path(p)) for p in known.keys() - now.keys()])
+                if now != known:
+                    self._state['loose'] = now
+                    self._write_state()
+                return
+
+    def _upload(self, paths: Mapping[str, pathlib.Path]) -> None:
+        """Uploads files; a _GoneError if one of them was moved or deleted meanwhile."""
+        try:
+            self.store.upload(paths)
+        except FileNotFoundError as e:
+            raise _GoneError from e
+        self._objects.update(paths)
+
+    def _write(self, name: str, content: bytes) -> None:
+        self.store.write(name, content)
+        self._objects.add(name)
+
+    def _remove(self, names: list[str]) -> None:
+        """Deletes objects: first what makes others count, last the mark of an unfinished stage."""
+
+        def order(name):
+            return name.endswith((f'/{MANIFEST}', files.SEAL)), not name.endswith(f'/{STARTED}')
+
+        for key in ((True, True), (False, True), (False, False)):
+            self.store.delete(n for n in names if n in self._objects and order(n) == key)
+        self._objects.difference_update(names)
+
+    def _remove_below(self, name: str) -> None:
+        """Deletes all stages in a folder, each marked as unfinished before its manifest goes."""
+        for manifest in [n for n in self._below(name) if n.endswith(f'/{MANIFEST}')]:
+            self._write(f'{manifest.removesuffix(MANIFEST)}{STARTED}', b'{}')
+        self._remove(self._below(name))
+
+    def _below(self, name: str) -> list[str]:
+        return [n for n in list(self._objects) if n.startswith(f'{name}/')]
+
+    # The cache.
+
+    def _replace_cache(self) -> None:
+        """Removes what the bucket does not have like this, and downloads its loose files."""
+        for directory, names, own in os.walk(self.cache):
+            path = pathlib.Path(directory)
+            if path == self.cache and lock.REPLACED in names:
+                names.remove(lock.REPLACED)
+            stale = _UNFINISHED.search(directory) is not None
+            if MANIFEST in own:
+                manifest = (path / MANIFEST).read_bytes()
+                stale = self._manifests.get(self._name(path)) != manifest
+            if stale or MANIFEST in own:
+                names.clear()
+            if stale:
+                files.remove(path)
+        for path in _loose_files(self.cache):
+            if not _is_replaced(self._name(path)):
+                path.unlink()
+        marks = (f'/{MANIFEST}', f'/{STARTED}')
+        stages = {name.rpartition('/')[0] for name in self._objects if name.endswith(marks)}
+
+        def is_loose(name):
+            folders = (str(folder) for folder in pathlib.PurePosixPath(name).parents)
+            is_other = _is_replaced(name) or name.startswith(lease.PREFIX) or name in _OWN
+            return not is_other and stages.isdisjoint(folders)
+
+        loose = {name: self.cache / name for name in self._objects if is_loose(name)}
+        self.store.download(loose)
+        self._state['loose'] = files.fingerprint(loose.values(), {})
+        for name in self._objects:  # What is set aside here must not meet what is there.
+            if _is_replaced(name):
+                (self.cache / '/'.join(name.split('/')[:2])).mkdir(parents=True, exist_ok=True)
+        self._write_state()
+
+    def _download_parts(self, name: str, temporary: pathlib.Path) -> None:
+        """Downloads sealed parts that the directory lacks, each seal after what it seals."""
+        seals = [n for n in self._below(name) if n.endswith(files.SEAL)]
+        contents = self.store.read(seals)
+        known = self._seals.setdefault(name, {})
+        for object_name in seals:
+            seal, content = object_name.removeprefix(f'{name}/'), contents[object_name]
+            known[seal] = content
+            if (temporary / seal).exists():
+                continue
+            logging.info('fetching %s/%s', self.store.url, object_name.removesuffix(files.SEAL))
+            sealed = _sealed_files(seal, content)
+            with contextlib.suppress(FileNotFoundError):  # Without its seal it is made again.
+                self.store.download({f'{name}/{path}': temporary / path for path in sealed})
+                with files.atomic_write(temporary / seal, 'wb') as f:
+                    f.write(content)
+
+    def _write_state(self) -> None:
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with files.atomic_write(self.cache / _STATE) as f:
+            json.dump(self._state, f)
+
+    def _name(self, path: pathlib.Path) -> str:
+        return path.relative_to(self.cache).as_posix()
+
+
+class _GoneError(Exception):
+    """A file was moved or deleted before it was uploaded."""
+
+
+def _is_replaced(name: str) -> bool:
+    return name.startswith(f'{lock.REPLACED}/')
+
+
+_Sealed = tuple[str, bytes]  # A seal by its relative path, and its content.
+
+
+def _find_sealed(directory: pathlib.Path) -> Iterator[_Sealed]:
+    """Seals in the directory of an unfinished stage whose files are in place."""
+    for seal in sorted(directory.rglob(f'*{files.SEAL}')):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            name, content = seal.relative_to(directory).as_posix(), seal.read_bytes()
+            sealed = _sealed_files(name, content)
+            if all((directory / p).stat().st_size == e['size'] for p, e in sealed.items()):
+                yield name, content
+
+
+def _sealed_files(seal: str, content: bytes) -> dict[str, dict[str, Any]]:
+    """Checksums by relative path of the files that a seal stands for."""
+    item = seal.removesuffix(files.SEAL)
+    return {f'{item}{path}': entry for path, entry in json.loads(content).items()}
+
+
+def _loose_files(cache: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files of a workdir that are in no stage."""
+    for directory, names, own in os.walk(cache):
+        path = pathlib.Path(directory)
+        is_replaced = path != cache and path.relative_to(cache).parts[0] == lock.REPLACED
+        if MANIFEST in own and not is_replaced:
+            names.clear()
+            continue
+        names[:] = [n for n in names if is_replaced or not _UNFINISHED.search(n)]
+        for name in own:
+            is_own = path == cache and name in _OWN
+            if not is_own and not _UNFINISHED.search(name):
+                yield path / name
