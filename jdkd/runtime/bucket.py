@@ -49,8 +49,9 @@ def open_workdir(workdir: str | os.PathLike[str]) -> pathlib.Path:
     """
     if not is_url(workdir):
         return pathlib.Path(workdir)
-    url = os.fspath(workdir)
-    protocol, _, path = url.rstrip('/').partition('://')
+    protocol, _, path = os.fspath(workdir).rstrip('/').partition('://')
+    protocol = protocol.lower()
+    url = f'{protocol}://{path}'
     if protocol in ('file', 'local'):
         return pathlib.Path(fsspec.core.url_to_fs(url)[1])
     parts = pathlib.PurePosixPath(path).parts
@@ -123,7 +124,7 @@ class Bucket:
         self._building: dict[str, pathlib.Path] = {}  # Stages and where they are built.
         self._seals: dict[str, dict[str, bytes]] = {}  # Of each unfinished stage, in the bucket.
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._state: dict[str, Any] = {'id': secrets.token_hex(8), 'loose': {}}
         with contextlib.suppress(FileNotFoundError, ValueError):
             self._state = json.loads((cache / _STATE).read_text('utf-8'))
@@ -304,7 +305,7 @@ class Bucket:
                 if self._error is None and self._lease is not None:
                     self._lease.check()
                     job()
-            except Exception as e:
+            except BaseException as e:  # Else those that wait for it would wait for ever.
                 self._error = e
             finally:
                 if is_queued:
@@ -319,8 +320,9 @@ class Bucket:
     def _scan(self) -> None:
         """Uploads new parts and checkpoints of unfinished stages, and changed loose files."""
         found = {
-            name: (temporary, list(_find_sealed(temporary)))
+            name: (temporary, sealed)
             for name, temporary in list(self._building.items())
+            if (sealed := _find_sealed(temporary)) is not None
         }
         self._upload_loose()  # What a checkpoint continues must have its metrics.
         for name, (temporary, sealed) in found.items():
@@ -486,14 +488,20 @@ def _is_replaced(name: str) -> bool:
 _Sealed = tuple[str, bytes]  # A seal by its relative path, and its content.
 
 
-def _find_sealed(directory: pathlib.Path) -> Iterator[_Sealed]:
-    """Seals in the directory of an unfinished stage whose files are in place."""
-    for seal in sorted(directory.rglob(f'*{files.SEAL}')):
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            name, content = seal.relative_to(directory).as_posix(), seal.read_bytes()
-            sealed = _sealed_files(name, content)
-            if all((directory / p).stat().st_size == e['size'] for p, e in sealed.items()):
-                yield name, content
+def _find_sealed(directory: pathlib.Path) -> list[_Sealed] | None:
+    """Seals in the directory of an unfinished stage whose files are in place.
+
+    None if the directory was moved meanwhile, so that not all were seen.
+    """
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for seal in sorted(directory.rglob(f'*{files.SEAL}')):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                name, content = seal.relative_to(directory).as_posix(), seal.read_bytes()
+                sealed = _sealed_files(name, content)
+                if all((directory / p).stat().st_size == e['size'] for p, e in sealed.items()):
+                    found.append((name, content))
+    return found if directory.exists() else None
 
 
 def _sealed_files(seal: str, content: bytes) -> dict[str, dict[str, Any]]:

@@ -46,9 +46,7 @@ class ObjectStore:
         self.url = url.rstrip('/')
         protocol = url.partition('://')[0].lower()
         try:
-            self._fs, root = fsspec.core.url_to_fs(
-                self.url, skip_instance_cache=True, use_listings_cache=False
-            )
+            self._fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as e:
             package = f'"jdkd[{_EXTRAS[protocol]}]"' if protocol in _EXTRAS else f'{e.name}'
             raise ImportError(
@@ -77,7 +75,7 @@ class ObjectStore:
         """Contents by name; raises FileNotFoundError if an object is missing."""
 
         def read(name: str) -> bytes:
-            return self._retry(lambda: self._fs.cat_file(self._path(name)), exists=False)
+            return self._retry(lambda: self._fs.cat_file(self._path(name)), reads=True)
 
         return {name: content for name, content in zip(names, _all(read, names), strict=True)}
 
@@ -113,7 +111,7 @@ class ObjectStore:
 
         def download(name: str, path: pathlib.Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._retry(lambda: self._fs.get_file(self._path(name), str(path)), exists=False)
+            self._retry(lambda: self._fs.get_file(self._path(name), str(path)), reads=True)
             self.received += path.stat().st_size
 
         _all(download, paths, paths.values())
@@ -135,13 +133,13 @@ class ObjectStore:
         return f'{self._root}/{name}'
 
     def _retry(
-        self, call: Callable[[], Any], file: pathlib.Path | None = None, *, exists: bool = True
+        self, call: Callable[[], Any], file: pathlib.Path | None = None, *, reads: bool = False
     ) -> Any:
         """Result of a call, repeated with growing pauses while that may help.
 
         Args:
             file: What is uploaded; it may be deleted meanwhile.
-            exists: Whether a missing object means that the bucket is missing.
+            reads: Whether it reads objects, so that one may be missing, or this disk be full.
         """
         pause, end = 1.0, time.monotonic() + self.patience
         while True:
@@ -150,12 +148,11 @@ class ObjectStore:
             except (BucketError, FileExistsError):
                 raise
             except Exception as e:
-                if isinstance(e, FileNotFoundError) and (
-                    not exists or (file and not file.exists())
-                ):
+                is_missing = isinstance(e, FileNotFoundError)
+                if is_missing and (reads or (file and not file.exists())):
                     raise
-                if files.is_disk_full(e) and file is None:
-                    raise  # This machine's.
+                if reads and files.is_disk_full(e):
+                    raise
                 if problem := _problem(e):
                     raise BucketError(f'{self.url} {problem} ({brief(e)}).') from e
                 if time.monotonic() + pause > end:

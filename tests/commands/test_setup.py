@@ -143,14 +143,13 @@ def test_a_full_disk_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('url', ['gs://bucket/run', 'S3://bucket/run', 'file:///tmp/run'])
-@pytest.mark.parametrize('flag', ['workdir', 'output'])
-def test_a_bucket_is_no_directory(url, flag):
-    mode = 'export' if flag == 'output' else 'train'
+@pytest.mark.parametrize(('mode', 'flag'), [('plan', 'workdir'), ('export', 'output')])
+def test_a_bucket_is_no_directory(url, mode, flag):
     args = [f'--mode={mode}', f'--config={setup.find_config("mta4dpr:tiny")}', f'--{flag}={url}']
     done = processes.run_jdkd(*args)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith('jdkd: ')]
-    assert f"--{flag}='{url}' is no local directory" in line and 'a bucket that is mounted' in line
+    assert f"--{flag}='{url}' is no local directory" in line and 'the --workdir of a run' in line
     with pytest.raises(ValueError, match='workdir=.* is no local directory'):
         with setup.hold_workdir(pathlib.Path(url)):
             pass
