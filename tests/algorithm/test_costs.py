@@ -72,9 +72,14 @@ def test_costs_of_a_dual_encoder_are_of_both_its_towers_and_all_its_files(tmp_pa
     monkeypatch.setattr(
         costs, '_texts_per_second', lambda run, system, tokens, tower: speeds[tokens, tower]
     )
-    for name, size in {'embeddings-passages': 40, 'index/0': 10, 'embeddings-test': 99}.items():
-        (tmp_path / 'systems/a' / name).mkdir(parents=True)
-        (tmp_path / 'systems/a' / name / 'file').write_bytes(bytes(size))
+    for name, size in {'embeddings-passages': 40, 'index': 10, 'embeddings-test': 99}.items():
+
+        def build(out, size=size):
+            (out / '0').mkdir()
+            (out / '0/file').write_bytes(bytes(size // 2))
+            (out / 'file').write_bytes(bytes(size - size // 2))
+
+        run.stage(f'systems/a/{name}', {}, build)
     assert costs._costs(run, DualEncoderSystem('a', 'd', None, run, encoder)) == {
         'milliseconds_per_search': 5.0,
         'bytes_per_passage': 5.0,
