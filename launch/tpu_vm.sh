@@ -12,8 +12,8 @@
 #   --type=TYPE             accelerator type, by default v5litepod-8; v5p-16, v6e-32, v4-8, ...
 #   --queued                requests a queued resource and waits for it
 #   --spot                  uses cheaper capacity, which may be preempted
-#   --bucket=gs://B/PATH    backs up the workdir there during the run and restores it on a new
-#                           machine; without a bucket, the workdir is lost with the machine
+#   --bucket=gs://B/PATH    is the workdir, from which a new machine goes on; without a bucket, the
+#                           workdir is lost with the machine
 #   --version=VERSION       TPU software version; the default depends on the type
 #
 #   launch/tpu_vm.sh watch a us-west4-a --queued --spot --bucket=gs://mine/a -- \

@@ -1,14 +1,12 @@
 #!/usr/bin/env bash
 # Runs on each worker of a TPU VM, in its copy of this repository; launch/tpu_vm.sh calls it.
 #
-#   launch/worker.sh prepare [gs://BUCKET/PATH]         installs, shares the workdir, restores it
+#   launch/worker.sh prepare [gs://BUCKET/PATH]         installs and shares the workdir
 #   launch/worker.sh start [gs://BUCKET/PATH] -- ARGUMENTS OF jdkd.main
 #   launch/worker.sh stop | state
 #
 # The workdir is WORKDIR, a directory on worker 0 that the other workers mount over NFS. Given a
-# bucket, worker 0 backs it up every minute and at the end, and restores it on a new machine.
-# Copying a workdir in use is safe: jdkd renames finished files into place and verifies checksums
-# when it reads them, so it rebuilds whatever was copied halfway.
+# bucket, that is the workdir, and jdkd's cache is in WORKDIR.
 set -euo pipefail
 
 home=${JDKD_HOME:-$HOME/jdkd-vm}
@@ -25,26 +23,6 @@ metadata() {
 worker=$(metadata agent-worker-number)
 IFS=, read -ra endpoints <<<"$(metadata worker-network-endpoints)"
 first=${endpoints[0]##*:}  # An endpoint is name:id:address, or just an address.
-
-copy() {
-  gcloud storage rsync --recursive --quiet "$@"
-}
-
-fetch() {
-  local found
-  if found=$(gcloud storage ls "$bucket/" 2>&1); then
-    copy "$bucket" "$workdir"
-  elif [[ $found != *'matched no objects'* ]]; then
-    echo "$bucket cannot be read: $found" >&2
-    exit 1
-  fi
-  touch "$home/fetched"  # Without which nothing is written to the bucket.
-}
-
-push() {
-  copy --delete-unmatched-destination-objects --exclude='^lock$,.*\.tmp-[0-9]+/.*' \
-    "$workdir" "$bucket" || echo "$workdir was not copied to $bucket; trying again later" >&2
-}
 
 share() {
   sudo mkdir -p "$workdir"
@@ -76,18 +54,29 @@ prepare() {
   # The image's Python is too old; uv installs a newer one.
   python3 -m uv venv --quiet --allow-existing --python 3.12 "$home/env"
   share
-  if ((worker == 0)) && [[ -n $bucket && ! -e $home/fetched ]]; then fetch; fi
   install
 }
 
 # Versions of libraries decide the bits of results: a run keeps those that it began with.
 install() {
-  local pinned=$workdir/requirements.lock constraint=()
+  local pinned=$workdir/requirements.lock constraint=() found
+  if ((worker == 0)) && [[ -n $bucket ]]; then
+    if found=$(gcloud storage ls "$bucket/requirements.lock" 2>&1); then
+      gcloud storage cp --quiet "$bucket/requirements.lock" "$pinned"
+    elif [[ $found != *'matched no objects'* ]]; then
+      echo "$bucket cannot be read: $found" >&2
+      exit 1
+    fi
+  fi
   if [[ -e $pinned ]]; then constraint=(--constraint "$pinned"); fi
-  python3 -m uv pip install --quiet --python "$python" -e "${here}[tpu]" "${constraint[@]}"
+  python3 -m uv pip install --quiet --python "$python" -e "${here}[tpu${bucket:+,gcs}]" \
+    "${constraint[@]}"
   if ((worker == 0)) && [[ ! -e $pinned ]]; then
     python3 -m uv pip freeze --python "$python" --exclude-editable >"$pinned.tmp"
     mv "$pinned.tmp" "$pinned"
+    if [[ -n $bucket ]]; then
+      gcloud storage cp --quiet "$pinned" "$bucket/requirements.lock"
+    fi
   fi
 }
 
@@ -97,33 +86,21 @@ running() {
 
 # Runs jdkd to its end and records the exit code. Forwards SIGTERM, on which jdkd saves.
 run() {
-  local ended child pusher=''
+  local ended child
   cd "$here"
-  "$python" -m jdkd.main "$@" --workdir "$workdir" </dev/null &
+  JDKD_CACHE=$workdir "$python" -m jdkd.main "$@" --workdir "${bucket:-$workdir}" </dev/null &
   child=$!
   trap 'kill -TERM "$child"' TERM
-  if ((worker == 0)) && [[ -n $bucket ]]; then
-    while sleep "${PUSH_SECONDS:-60}"; do push; done &
-    pusher=$!
-  fi
   while true; do
     ended=0
     wait "$child" || ended=$?
     if ! kill -0 "$child" 2>/dev/null; then break; fi  # Else the signal was all that ended.
   done
-  if [[ $pusher ]]; then
-    kill "$pusher"
-    push
-  fi
   echo "$ended" >"$code"
 }
 
 start() {
   if running; then return; fi
-  if ((worker == 0)) && [[ -n $bucket && ! -e $home/fetched ]]; then
-    echo "prepare has not fetched $bucket" >&2
-    exit 1
-  fi
   rm -f "$code"
   setsid "$here/launch/worker.sh" run ${bucket:+"$bucket"} -- "$@" >>"$log" 2>&1 </dev/null &
   echo $! >"$pid"

@@ -25,12 +25,12 @@ cd "$CLOUD"
 if [[ $1 == storage ]]; then
   url() { [[ $1 == gs://* ]] && echo "$CLOUD/bucket/${1#gs://}" || echo "$1"; }
   if [[ $2 == ls ]]; then
-    [[ -d $(url "$3") ]] && exit 0
+    [[ -e $(url "$3") ]] && exit 0
     echo 'ERROR: (gcloud.storage.ls) One or more URLs matched no objects.' >&2
     exit 1
   fi
   from=$(url "${@: -2:1}") to=$(url "${@: -1}")
-  mkdir -p "$to" && cp -a "$from/." "$to/"
+  mkdir -p "$(dirname "$to")" && cp "$from" "$to"
   exit
 fi
 case "$4" in
@@ -73,7 +73,7 @@ esac
 """
 # `python3 -m uv pip install` is recorded.
 # `python3 -m uv venv ... DIRECTORY` makes an interpreter that is this: a run of STEPS steps, which
-# a signal interrupts, and which ends where its machine is gone.
+# a signal interrupts, and which ends where its machine is gone. Of a bucket it keeps the step.
 PYTHON3 = r"""#!/bin/bash
 case "$3 $4" in
   'pip install') echo "${@:8}" >>"$CLOUD/installs" ;;
@@ -84,6 +84,7 @@ mkdir -p "${@: -1}/bin"
 cat >"${@: -1}/bin/python" <<'END'
 #!/bin/bash
 workdir=${@: -1}
+[[ $workdir == gs://* ]] && workdir=$CLOUD/bucket/${workdir#gs://} && mkdir -p "$workdir"
 echo "$WORKER: $*" >>"$CLOUD/runs"
 trap 'echo saved >"$workdir/saved"; exit 75' TERM
 step=$(cat "$workdir/step" 2>/dev/null || echo 0)
@@ -118,7 +119,6 @@ def cloud(tmp_path):
             'STEPS': str(steps),
             'WORKDIR': str(tmp_path / 'vm' / 'shared'),
             'PAUSE_SECONDS': '0.2',
-            'PUSH_SECONDS': '0.2',
         }
         return subprocess.Popen(
             ['bash', ROOT / 'launch' / 'tpu_vm.sh', *arguments],
@@ -204,6 +204,11 @@ def test_what_is_taken_away_is_created_again_and_goes_on(cloud):
     assert 'queued-resources delete a --zone=z1 --force --quiet' in calls
     log = (home / 'vm/worker-0/jdkd-vm/run.log').read_text()
     assert number(copied) > int(log.split('from step ')[1].split()[0]) >= 5
+    shared = home / 'vm/shared'
+    assert (
+        '--workdir gs://b/runs/a\n' in (home / 'runs').read_text()
+        and not (shared / 'step').exists()
+    )
     # The new machine installs the versions that the first resolved.
     pinned = f'--constraint {home}/vm/shared/requirements.lock'
     installs = (home / 'installs').read_text().splitlines()
@@ -229,7 +234,7 @@ def test_a_bucket_that_cannot_be_read_is_never_written(cloud):
     (home / 'bin/gcloud').write_text(GCLOUD.replace('matched no objects', 'denied'))
     code, _, err = ended(launch('up', 'a', 'z1', '--bucket=gs://b/a'))
     assert code and 'gs://b/a cannot be read' in err
-    assert 'rsync' not in (home / 'calls').read_text() and not (home / 'runs').exists()
+    assert 'storage cp' not in (home / 'calls').read_text() and not (home / 'runs').exists()
 
 
 @pytest.mark.parametrize(
