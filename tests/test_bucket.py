@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -37,15 +38,22 @@ def server(tmp_path_factory):
 
 
 def run_until(name, count, *argv):
-    """The command line, which kills itself as it uploads or downloads an object the n-th time."""
+    """The command line, which kills itself as it uploads or downloads an object the n-th time.
+
+    With a count of 0 it sends itself SIGTERM as it writes such a file, and uploads no part before.
+    """
     from jdkd.runtime import bucket, lease, object_store
 
     bucket.SCAN_SECONDS, lease.BEAT_SECONDS = 0.05, 0.2
+    if name and not count:
+        bucket.SCAN_SECONDS = 900.0
+        workdir = pathlib.Path(os.environ['JDKD_CACHE'], 's3', URL.removeprefix('s3://'))
+        kills._kill_at(kills.Kill(path=name, count=1, signal=signal.SIGTERM), workdir)
     left, path = count, object_store.ObjectStore._path
 
     def hook(store, touched):
         nonlocal left
-        if name and touched.startswith(name):
+        if count and touched.startswith(name):
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -62,20 +70,24 @@ def run(home, server, cache, name='', count=0):
     env = {**processes.environment(), **server, 'JDKD_CACHE': str(cache)}
     process = processes.Process(run_until, name, count, *argv, stdout=log, env=env)
     code = process.wait(900)
-    assert code == (-signal.SIGKILL if name else 0), log.read_text()[-3000:]
+    expected = (-signal.SIGKILL if count else 75) if name else 0
+    assert code == expected, log.read_text()[-3000:]
     return log.read_text()
 
 
 def test_a_run_goes_on_from_an_empty_cache_wherever_a_machine_was_killed(home, server, tmp_path):
-    # While a stage is uploaded; in training, after the checkpoint of step 2; while the next machine
-    # downloads that; before the manifest of the round.
+    # While a stage is uploaded; in training, by SIGTERM, when the checkpoint is uploaded; while the
+    # next machine downloads that; in training, after another checkpoint was uploaded; before the
+    # manifest of a round.
     moments = [
         ('systems/bm25/index/', 5),
+        ('systems/tuned/train.tmp/checkpoints/2', 0),
+        ('systems/tuned/train/checkpoints/', 8),
         ('rounds/00/train/checkpoints/4/', 1),
-        ('rounds/00/train/checkpoints/2/state', 3),
         ('rounds/00/train/manifest.json', 1),
     ]
     logs = [run(home, server, tmp_path / str(i), *moment) for i, moment in enumerate(moments)]
+    assert re.search('restored step [23] of .*/systems/tuned/train', logs[-2])
     assert re.search('restored step 2 of .*/rounds/00/train', logs[-1])
     log = run(home, server, tmp_path / 'last')
     workdir = tmp_path / 'last/s3' / URL.removeprefix('s3://')

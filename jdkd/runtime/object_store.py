@@ -19,7 +19,8 @@ START_SECONDS = 30  # And before it.
 _THREADS = 8
 _SMALL = 2**24  # Bytes of a file that is read at once.
 _EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
-_FULL = re.compile('quota|storage.?full|insufficient.?storage|507', re.IGNORECASE)
+_FULL = re.compile(r'quota|storage.?full|insufficient.?storage|\b507\b', re.IGNORECASE)
+_BUSY = re.compile(r'rate.?limit|slow.?down|per minute|\b429\b', re.IGNORECASE)  # Of quotas, too.
 # gcsfs and botocore have errors of their own for these.
 _DENIED = re.compile('forbidden|accessdenied|unauthorized|credential', re.IGNORECASE)
 _REFUSED = ('EntityTooLarge', 'NotImplemented', 'InvalidBucketName', 'MethodNotAllowed')
@@ -179,6 +180,8 @@ def _all(call: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
 def _problem(e: Exception) -> str | None:
     """What is wrong and how to mend it, if trying again would not help."""
     text = f'{type(e).__name__} {e}'
+    if _BUSY.search(text):
+        return None
     if files.is_disk_full(e) or _FULL.search(text):
         return (
             'is full, or its quota is used up; free some space there and run the same command again'

@@ -120,6 +120,7 @@ def test_a_stage_is_uploaded_once_and_its_manifest_last(url, tmp_path, monkeypat
     def build(out):
         write_parts(out, 'x-{}.bin', 3, lambda i, f: f.write(b'part %d' % i))
         wait_for(lambda: 'a/x-00002.bin.checksums' in objects(url))
+        time.sleep(0.2)  # For many a look at what is uploaded already.
         (out / 'y').write_text('whole')
 
     with buckets.machine(url, tmp_path) as workdir:
@@ -253,7 +254,14 @@ def test_a_cache_that_another_machine_left_behind_is_brought_up_to_date(url, tmp
     assert traffic(workdir)[1] == len('new' + '2')
 
 
-def test_what_a_kill_left_of_an_upload_does_not_count(url, tmp_path):
+def test_what_a_kill_left_of_an_upload_does_not_count(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(bucket, 'SCAN_SECONDS', 0.02)
+
+    def build_a_part(out):
+        write_parts(out, 'x-{}.bin', 1, lambda i, f: f.write(b'part'))
+        wait_for(lambda: 'a/b/x-00000.bin.checksums' in objects(url))
+        raise KeyboardInterrupt
+
     with pytest.raises(KeyError, match='killed'), buckets.machine(url, tmp_path / '1') as workdir:
         kept = bucket.of(workdir)
         write = kept._write
@@ -266,8 +274,13 @@ def test_what_a_kill_left_of_an_upload_does_not_count(url, tmp_path):
         kept._write = write_or_die
         build_stage(workdir)
     assert objects(url) == ['a/b/started.json', 'a/b/x.txt']
-    with buckets.machine(url, tmp_path / '2') as workdir:
+    with contextlib.suppress(KeyboardInterrupt), buckets.machine(url, tmp_path / '2') as workdir:
         assert not stages.exists(workdir / 'a/b')
+        stages.build_stage(workdir / 'a/b', {}, build_a_part, resumable=True)
+    found = objects(url, content=True)
+    assert json.loads(found.pop('a/b/started.json')) == {'format': stages.FORMAT}
+    assert found.keys() == {'a/b/x-00000.bin', 'a/b/x-00000.bin.checksums'}
+    with buckets.machine(url, tmp_path / '3') as workdir:
         build_stage(workdir, content='other')
     found = objects(url, content=True)
     assert found.keys() == {'a/b/manifest.json', 'a/b/x.txt'} and found['a/b/x.txt'] == b'other'
@@ -362,7 +375,8 @@ def test_a_lost_permission_stops_the_run_with_its_remedy(url, tmp_path, server):
         (OSError(28, 'No space left on device'), 'is full, or its quota is used up; free'),
         (OSError('Forbidden: https://storage'), 'cannot be read or written with these'),
         (FileNotFoundError('The specified bucket does not exist'), 'does not exist; create the b'),
-        (ConnectionError('no route to host'), 'cannot be reached .* check the network'),
+        (ConnectionError('no route to host:50712'), 'cannot be reached .* check the network'),
+        (OSError('429: quota of requests per minute'), 'cannot be reached .* check the network'),
     ],
 )
 def test_faults_are_said_with_their_remedy(monkeypatch, error, message):
