@@ -193,7 +193,7 @@ def await_files(paths: Iterable[pathlib.Path]) -> None:
             if time.monotonic() > limit:
                 raise TimeoutError(
                     f'{path} was written by another process, but process {process_index()} does '
-                    'not see it; give all processes one shared workdir, for example on NFS; for one '
+                    'not see it; give all processes one shared workdir, for example on NFS; of one '
                     'in a bucket, share the directory JDKD_CACHE.'
                 )
             with contextlib.suppress(OSError):
