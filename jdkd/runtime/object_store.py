@@ -1,6 +1,7 @@
 """The objects under a URL, through fsspec; waits while the network is gone."""
 
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import re
@@ -127,8 +128,14 @@ class ObjectStore:
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes objects, as far as they exist."""
-        if paths := [self._path(name) for name in names]:
-            self._retry(lambda: self._fs.rm(paths))
+        paths = [self._path(name) for name in names]
+        try:
+            if paths:
+                self._retry(lambda: self._fs.rm(paths), reads=True)
+        except FileNotFoundError:  # Of one of them, perhaps the only one that was deleted.
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    self._retry(lambda path=path: self._fs.rm_file(path), reads=True)
 
     def _path(self, name: str) -> str:
         return f'{self._root}/{name}'

@@ -407,6 +407,14 @@ def test_a_network_that_comes_back_is_waited_for(monkeypatch, caplog):
     assert store.read(['x']) == {'x': b'1'} and waits == [1, 2]
 
 
+def test_what_is_deleted_may_be_gone():
+    store = ObjectStore('memory://b/deleted')  # Which raises an error, unlike S3.
+    store.write('x', b'')
+    store.write('y', b'')
+    store.delete(['gone', 'x', 'y'])
+    assert store.list() == []
+
+
 def test_a_bucket_that_does_not_exist_is_said_before_anything_is_made(url, tmp_path):
     with pytest.raises(BucketError, match='s3://nowhere/a does not exist; create the bucket'):
         buckets.visit('s3://nowhere/a', tmp_path)
