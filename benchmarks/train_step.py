@@ -73,7 +73,7 @@ def prepared(path, batches, mesh: Mesh, **rows):
     config.update_from_flattened_dict({f'rows.{name}': value for name, value in rows.items()})
     resolved = resolve_training(config)
     params = {'transformer': source.params}
-    training = Objective(resolved, resolved.optimizer, SCALE)
+    training = Objective(resolved, resolved.optimizer, SCALE, dropout=0.0)
     trainer = make_trainer(training, mesh=mesh, model=model, params=params)
     layout = packing.fit_layout([b.lengths for b in batches], trainer.rows)
     group = np.arange(batches[0].lengths.size, dtype=np.int32).reshape(batches[0].lengths.shape)

@@ -25,6 +25,7 @@ from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
+from jdkd.corpus.lengths import evenly_spaced
 from jdkd.report import model_card, run_report
 from jdkd.retrieval import significance
 from jdkd.run import STUDENT, TWIN, Run
@@ -210,7 +211,7 @@ def compare(
         name, queries = current.name, run.held_out
         measuring.write_run_file(out / 'eval.trec', run, rankings[name], queries, name)
         passages = current.passages
-        sample = np.linspace(0, len(passages) - 1, min(len(passages), _SAMPLE)).astype(np.int64)
+        sample = evenly_spaced(len(passages), _SAMPLE)
         return {
             'student': means[current.name],
             'assistants': {a.name: means[a.name] for a in pool},

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jdkd.corpus.lengths import evenly_spaced
 from jdkd.lists import loader
 from jdkd.models.dual_encoder import embedding_width
 from jdkd.retrieval.vectors import Vectors
@@ -70,8 +71,7 @@ class EmbeddingTargets:
         width, own = sum(s.shape[1] for s in stores), embedding_width(self.encoder.model)
         if width <= own and not self._dims:
             return np.eye(width, own, dtype=np.float32)
-        count = len(self.run.collection)
-        sample = np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64)
+        sample = evenly_spaced(len(self.run.collection), _SAMPLE)
         axes = principal_axes(self._concatenate(stores, sample), own)
         return np.pad(axes, [(0, 0), (0, own - axes.shape[1])])
 

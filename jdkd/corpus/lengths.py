@@ -13,9 +13,18 @@ _SHARE = 0.9  # Of the passages that are not cut.
 _LONGEST = 128
 
 
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """At most `count` int64 rows of `total`, from the first to the last.
+
+    >>> evenly_spaced(10, 4).tolist(), evenly_spaced(3, 4).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return np.linspace(0, total - 1, min(total, count)).astype(np.int64)
+
+
 def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
     """Words of up to `sample` evenly spaced texts."""
-    rows = np.linspace(0, len(texts) - 1, min(len(texts), sample)).astype(int)
+    rows = evenly_spaced(len(texts), sample)
     return np.array([len(texts[int(row)].split()) for row in rows])
 
 

@@ -27,6 +27,7 @@ from absl import logging
 
 from jdkd.config import PseudoQueriesConfig
 from jdkd.corpus.collection import Collection
+from jdkd.corpus.lengths import evenly_spaced
 from jdkd.corpus.passages import Passages
 from jdkd.corpus.sources import base, parsing
 from jdkd.runtime import progress, stages
@@ -142,7 +143,7 @@ class Statistics:
     @classmethod
     def count(cls, passages: Passages) -> 'Statistics':
         """Counts up to 200,000 passages, evenly spaced."""
-        rows = np.linspace(0, len(passages) - 1, min(len(passages), _COUNTED)).astype(np.int64)
+        rows = evenly_spaced(len(passages), _COUNTED)
         frequencies, total = Counter(), 0
         with progress.bar(len(rows), 'count words', 'passages') as bar:
             for row in rows.tolist():

@@ -85,8 +85,8 @@ class Objective:
     config: Config
     optimizer: OptimizerConfig
     scale: float  # Logits per unit of a dual-encoder's score.
+    dropout: float  # The model's rate; 0 spares the random bits.
     num_assistants: int = 0  # K; 0 without a pool.
-    dropout: float = 0.0  # The model's rate; 0 spares the random bits.
     dims: tuple[int, ...] = ()  # Widths that embeddings may be cut to.
     frozen: str = 'none'  # The tower that is not trained.
 
@@ -100,8 +100,8 @@ class Objective:
             config,
             config.optimizer,
             spec.scale,
-            len(config.assistants),
-            dropout=spec.dropout,
+            spec.dropout,
+            num_assistants=len(config.assistants),
             dims=spec.dims,
             frozen=spec.freeze,
         )
@@ -122,7 +122,7 @@ class Objective:
             config.replace(loss=loss),
             optimizer,
             1.0,
-            dropout=spec.dropout,
+            spec.dropout,
             dims=spec.dims,
             frozen=spec.freeze,
         )
@@ -131,7 +131,7 @@ class Objective:
     def of_labels(cls, config: Config, spec: EncoderSpec) -> 'Objective':
         """Contrastive training from labels alone, for a system with the entry `spec`."""
         loss = LossConfig(teacher=0.0, assistant=0.0)
-        return cls(config.replace(loss=loss), spec.train, spec.train.scale, dropout=spec.dropout)
+        return cls(config.replace(loss=loss), spec.train, spec.train.scale, spec.dropout)
 
 
 def selects_assistants(config: Config, num_assistants: int) -> bool:

@@ -89,14 +89,17 @@ def test_of_test_queries_alone_nothing_is_mined(run, monkeypatch):
     assert set(write(run, 'test')[0]) == {'test0', 'test1'} and run.built == ['first']
 
 
-def test_pairs_that_have_a_score_are_left_out(run, tmp_path):
+def test_pairs_that_have_a_score_are_left_out(run, tmp_path, caplog):
     (tmp_path / 'llm.trec').write_text('test0 Q0 p4 1 9 x\ntest1 Q0 p5 1 9 x\n')
+    caplog.set_level('INFO')
     found, _ = write(run, 'test')
     assert found == {'test0': ['p5', 'p3'], 'test1': ['p0', 'p1', 'p2']}
+    assert 'have all of them' not in caplog.text
     lines = [f'test{q} Q0 p{p} 1 {p} x\n' for q in range(2) for p in range(PASSAGES)]
     (tmp_path / 'llm.trec').write_text(''.join(lines))
     fresh = Run(run.config, tmp_path / 'again', None, run.collection)
     assert write(fresh, 'test') == ({}, [])
+    assert 'the files of llm have all of them' in caplog.text
 
 
 def test_a_scored_pool_asks_for_the_first_mined_passages(run):

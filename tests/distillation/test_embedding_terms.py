@@ -100,8 +100,10 @@ def test_alignment_needs_neither_judgements_nor_scores():
     batch = make_batch()
     for name in ('relevant', 'false_negative', 'teacher', 'assistants', 'in_batch'):
         del batch[name]
-    config = configs.resolve(common.get_config())
-    training = objective.Objective.of_embeddings(config, steps=7)
+    config = common.get_config()
+    config.student.dims, config.student.freeze, config.student.dropout = (8, 3), 'passage', 0.25
+    training = objective.Objective.of_embeddings(configs.resolve(config), steps=7)
+    assert (training.dims, training.frozen, training.dropout) == ((8, 3), 'passage', 0.25)
     score_fn = batch_scores.dual_encoder_scores(model(), SCALE)
     loss = objective.make_loss(training.config, score_fn, training.num_assistants)
     found = loss(fresh_params(), batch, 0.0)[1]

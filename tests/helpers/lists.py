@@ -85,9 +85,9 @@ def make_loss(config, score_fn, num_assistants):
     return objective.make_loss(configs.resolve(config), score_fn, num_assistants)
 
 
-def make_objective(config, scale=SCALE, **kwargs):
+def make_objective(config, scale=SCALE, dropout=0.0, **kwargs):
     config = configs.resolve(config)
-    return objective.Objective(config, config.optimizer, scale, **kwargs)
+    return objective.Objective(config, config.optimizer, scale, dropout, **kwargs)
 
 
 @functools.cache

@@ -95,6 +95,7 @@ def generate(tokenizer, passages, query_ids, copies, **kwargs):
         config=DarkConfig(reinforced=3, noisy=2),
         **settings,
     )
+    assert examples.slices.dtype == examples.counts.dtype == np.int32
     texts = examples.render(TEXTS, '[MASK]')
     return np.reshape(np.array(texts, object), examples.counts.shape)
 

@@ -155,6 +155,17 @@ def test_a_sketch_needs_no_tensors(tmp_path):
         read(tmp_path)
 
 
+def test_a_linear_head_that_nothing_trains_is_an_error(tmp_path):
+    checkpoint(tmp_path, ())
+    with pytest.raises(ValueError, match='no classifier, so its linear head would score at random'):
+        read(tmp_path, head='linear')
+    c = common.encoder(str(tmp_path), kind='cross_encoder', head='linear')
+    c.train.steps = 1
+    spec = schema.read(EncoderSpec, c.copy_and_resolve_references())
+    model, params, _ = read_model(spec, 0)
+    assert model.head == 'linear' and params['classifier']['kernel'].shape == (8, 1)
+
+
 def test_the_recipes_models_are_sketched_without_a_network(monkeypatch):
     def offline(name, revision, *, tensors):
         assert not tensors  # Gigabytes, for shapes.

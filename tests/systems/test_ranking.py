@@ -48,6 +48,7 @@ def test_a_querys_own_passage_is_left_out_and_the_depth_kept(tmp_path):
 @pytest.mark.parametrize(('depth', 'expected'), [(3, 3), (9, 5)])
 def test_the_config_may_keep_it_and_the_collection_bounds_the_depth(tmp_path, depth, expected):
     run, search = make_run(tmp_path, ignore_identical_ids=False, depth=depth), Search()
+    np.testing.assert_array_equal(ranking.own_passages(run, run.test), [-1, -1])
     found = ranking.checked_ranking(run, 'bm25', run.test, search)
     np.testing.assert_array_equal(found.passages[0], range(expected))
     assert search.calls == [(None, expected)]
