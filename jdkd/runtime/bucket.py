@@ -13,11 +13,8 @@ import contextlib
 import json
 import os
 import pathlib
-import queue
-import re
 import secrets
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import filelock
@@ -25,16 +22,22 @@ import fsspec
 from absl import logging
 
 from jdkd.runtime import distributed, files, lease, lock, object_store
+from jdkd.runtime.cache_files import (
+    OWN,
+    STATE,
+    UNFINISHED,
+    Sealed,
+    find_sealed,
+    is_replaced,
+    loose_files,
+    sealed_files,
+)
 from jdkd.runtime.lease import Lease
 from jdkd.runtime.object_store import ObjectStore, is_url
+from jdkd.runtime.uploads import MANIFEST, STARTED, GoneError, Uploads
 
 CACHE = 'JDKD_CACHE'  # Environment variable: the directory of all caches.
-MANIFEST = 'manifest.json'
-STARTED = 'started.json'  # The inputs of a stage that is being built.
 SCAN_SECONDS = 30.0  # Between two looks for new parts, checkpoints and metrics.
-_STATE = '.bucket.json'  # In the cache: its id, and which loose files are in the bucket.
-_OWN = (lock.FILE, lock.HOLDER, _STATE)
-_UNFINISHED = re.compile(r'\.tmp(-\w+)?$')
 
 _open: dict[pathlib.Path, 'Bucket'] = {}  # By cache.
 
@@ -117,17 +120,14 @@ class Bucket:
 
     def __init__(self, store: ObjectStore, cache: pathlib.Path):
         self.store, self.cache = store, cache
-        self._objects: set[str] = set()
+        self._uploads = Uploads(store)
         self._manifests: dict[str, bytes] = {}  # Of finished stages.
         self._lease_seen: dict[str, Any] = {}
-        self._lease: Lease | None = None
         self._building: dict[str, pathlib.Path] = {}  # Stages and where they are built.
         self._seals: dict[str, dict[str, bytes]] = {}  # Of each unfinished stage, in the bucket.
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._error: BaseException | None = None
         self._state: dict[str, Any] = {'id': secrets.token_hex(8), 'loose': {}}
         with contextlib.suppress(FileNotFoundError, ValueError):
-            self._state = json.loads((cache / _STATE).read_text('utf-8'))
+            self._state = json.loads((cache / STATE).read_text('utf-8'))
 
     # What process 0 calls before and after the work.
 
@@ -136,18 +136,18 @@ class Bucket:
 
         A cache that another process of this machine works in is left as it is.
         """
-        self._objects = set(self.store.list())
+        self._uploads.names = set(self.store.list())
         manifests = [
             name
-            for name in self._objects
-            if name.endswith(f'/{MANIFEST}') and not _is_replaced(name)
+            for name in self._uploads.names
+            if name.endswith(f'/{MANIFEST}') and not is_replaced(name)
         ]
         contents = self.store.read(manifests)
         self._manifests = {name.removesuffix(f'/{MANIFEST}'): contents[name] for name in manifests}
-        self._lease_seen = lease.read(self.store, self._objects)
+        self._lease_seen = lease.read(self.store, self._uploads.names)
         if self._lease_seen.get('owner') == self._state['id']:
             return
-        if all(name.startswith(lease.PREFIX) for name in self._objects):
+        if all(name.startswith(lease.PREFIX) for name in self._uploads.names):
             if (self.cache / 'config.json').exists():
                 raise ValueError(
                     f'{self.store.url} holds no run, but its cache {self.cache} does; copy that to '
@@ -163,28 +163,22 @@ class Bucket:
         """Takes the lease and starts uploading, first of all what the bucket lacks."""
         self._write_state()
         self.store.patience = object_store.RETRY_SECONDS
-        self._lease = Lease(self.store, self._state['id'], self._lease_seen)
-        threading.Thread(target=self._work, daemon=True).start()
+        own = Lease(self.store, self._state['id'], self._lease_seen)
+        self._uploads.begin(own, self._scan, SCAN_SECONDS)
         for manifest in sorted(self.cache.rglob(MANIFEST)):
             name = self._name(manifest.parent)
-            is_stage = not _UNFINISHED.search(name) and not _is_replaced(name)
+            is_stage = not UNFINISHED.search(name) and not is_replaced(name)
             if is_stage and self._manifests.get(name) != manifest.read_bytes():
                 self.finished(manifest.parent)
 
     def flush(self) -> None:
         """Uploads all that is finished; raises the error of an upload that failed."""
-        if self._lease is not None:
-            self._run(self._scan)
+        if self._uploads.is_running:
+            self._uploads.run(self._scan)
 
     def end(self) -> None:
         """Stops uploading and releases the lease."""
-        current, self._lease = self._lease, None
-        if self._error is not None:
-            self.store.patience = 0
-        self._jobs.put(None)
-        if current is not None:
-            with contextlib.suppress(Exception):  # It ends by itself.
-                current.release()
+        self._uploads.end()
         logging.info(
             '%s: uploaded %s and downloaded %s bytes of files',
             self.store.url,
@@ -194,8 +188,7 @@ class Bucket:
 
     def check(self) -> None:
         """Raises the error of an upload that failed."""
-        if self._error is not None:
-            raise self._error
+        self._uploads.check()
 
     # What stages call.
 
@@ -237,11 +230,11 @@ class Bucket:
 
         From now on its parts are uploaded. Returns whether there were any.
         """
-        if self._lease is None:
+        if not self._uploads.is_running:
             return False
         name = self._name(temporary).removesuffix('.tmp')
         mark, found = f'{name}/{STARTED}', False
-        if mark in self._objects and name not in self._manifests:
+        if mark in self._uploads.names and name not in self._manifests:
             started = json.loads(self.store.read([mark])[mark])
             if found := started == inputs:
                 self._download_parts(name, temporary)
@@ -249,20 +242,20 @@ class Bucket:
                 logging.warning('%s/%s was begun from other inputs', self.store.url, name)
                 self.moved(temporary, lock.replaced_path(temporary))
             else:  # What a kill left of an upload or of a deletion.
-                self._run(lambda: self._remove_below(name))
+                self._uploads.run(lambda: self._uploads.remove_below(name))
         self._building[name] = temporary
         return found
 
     def finished(self, directory: pathlib.Path) -> None:
         """Uploads a finished stage, in the background."""
         name = self._name(directory)
-        if self._lease is not None:
+        if self._uploads.is_running:
             self._building.pop(name, None)
-            self._jobs.put(lambda: self._upload_stage(name, directory))
+            self._uploads.put(lambda: self._upload_stage(name, directory))
 
     def deleted(self, directory: pathlib.Path) -> None:
         """Deletes a stage, or all stages below a directory, in the background."""
-        if self._lease is None:
+        if not self._uploads.is_running:
             return
         name = self._name(directory)
         for stage in [n for n in self._manifests if f'{n}/'.startswith(f'{name}/')]:
@@ -270,13 +263,13 @@ class Bucket:
 
         def delete():
             self._upload_loose()  # Above all what says that the stage was deleted.
-            self._remove_below(name)
+            self._uploads.remove_below(name)
 
-        self._jobs.put(delete)
+        self._uploads.put(delete)
 
     def moved(self, path: pathlib.Path, target: pathlib.Path) -> None:
         """Moves a stage that was set aside."""
-        if self._lease is None:
+        if not self._uploads.is_running:
             return
         name = self._name(path).removesuffix('.tmp')
         self._manifests.pop(name, None)
@@ -284,63 +277,39 @@ class Bucket:
 
         def move():
             new = self._name(target)
-            moves = {n: f'{new}/{n.removeprefix(f"{name}/")}' for n in self._below(name)}
-            self.store.copy(moves)
-            self._objects.update(moves.values())
-            self._remove_below(name)
+            moves = {n: f'{new}/{n.removeprefix(f"{name}/")}' for n in self._uploads.below(name)}
+            self._uploads.copy(moves)
+            self._uploads.remove_below(name)
 
-        self._run(move)
+        self._uploads.run(move)
 
-    # The thread that uploads.
-
-    def _work(self) -> None:
-        while True:
-            try:
-                job, is_queued = self._jobs.get(timeout=SCAN_SECONDS), True
-            except queue.Empty:
-                job, is_queued = self._scan, False
-            try:
-                if job is None:
-                    return
-                if self._error is None and self._lease is not None:
-                    self._lease.check()
-                    job()
-            except BaseException as e:  # Else those that wait for it would wait for ever.
-                self._error = e
-            finally:
-                if is_queued:
-                    self._jobs.task_done()
-
-    def _run(self, job: Callable[[], None]) -> None:
-        """Waits for all jobs and then for this one; raises the error of any."""
-        self._jobs.put(job)
-        self._jobs.join()
-        self.check()
+    # Jobs.
 
     def _scan(self) -> None:
         """Uploads new parts and checkpoints of unfinished stages, and changed loose files."""
         found = {
             name: (temporary, sealed)
             for name, temporary in list(self._building.items())
-            if (sealed := _find_sealed(temporary)) is not None
+            if (sealed := find_sealed(temporary)) is not None
         }
         self._upload_loose()  # What a checkpoint continues must have its metrics.
         for name, (temporary, sealed) in found.items():
-            with contextlib.suppress(_GoneError):  # The stage is finished now.
+            with contextlib.suppress(GoneError):  # The stage is finished now.
                 self._upload_parts(name, temporary, sealed)
 
-    def _upload_parts(self, name: str, temporary: pathlib.Path, sealed: list['_Sealed']) -> None:
-        if sealed and f'{name}/{STARTED}' not in self._objects:
-            self._upload({f'{name}/{STARTED}': temporary / STARTED})
+    def _upload_parts(self, name: str, temporary: pathlib.Path, sealed: list[Sealed]) -> None:
+        if sealed and f'{name}/{STARTED}' not in self._uploads.names:
+            self._uploads.upload({f'{name}/{STARTED}': temporary / STARTED})
         known = self._seals.setdefault(name, {})
         for seal, content in sealed:
             if known.get(seal) != content:
-                paths = _sealed_files(seal, content)
-                self._upload({f'{name}/{path}': temporary / path for path in paths})
-                self._write(f'{name}/{seal}', content)
+                paths = sealed_files(seal, content)
+                self._uploads.upload({f'{name}/{path}': temporary / path for path in paths})
+                self._uploads.write(f'{name}/{seal}', content)
                 known[seal] = content
         for seal in known.keys() - dict(sealed).keys():
-            self._remove([f'{name}/{n}' for n in (seal, *_sealed_files(seal, known.pop(seal)))])
+            gone = seal, *sealed_files(seal, known.pop(seal))
+            self._uploads.remove(f'{name}/{path}' for path in gone)
 
     def _upload_stage(self, name: str, directory: pathlib.Path) -> None:
         """Uploads a stage, its manifest last; nothing if it has been deleted meanwhile."""
@@ -348,73 +317,42 @@ class Bucket:
         known = {
             path: entry
             for seal, content in self._seals.pop(name, {}).items()
-            for path, entry in _sealed_files(seal, content).items()
+            for path, entry in sealed_files(seal, content).items()
         }
         with contextlib.suppress(FileNotFoundError):
             manifest = (directory / MANIFEST).read_bytes()
             outputs = json.loads(manifest)['outputs']
-            if f'{name}/{STARTED}' not in self._objects:
-                self._write(f'{name}/{STARTED}', b'{}')
-            self._remove([f'{name}/{MANIFEST}'])
+            if f'{name}/{STARTED}' not in self._uploads.names:
+                self._uploads.write(f'{name}/{STARTED}', b'{}')
+            self._uploads.remove([f'{name}/{MANIFEST}'])
             paths = [path for path, entry in outputs.items() if known.get(path) != entry]
-            with contextlib.suppress(_GoneError):
-                self._upload({f'{name}/{path}': directory / path for path in paths})
-                self._write(f'{name}/{MANIFEST}', manifest)
+            with contextlib.suppress(GoneError):
+                self._uploads.upload({f'{name}/{path}': directory / path for path in paths})
+                self._uploads.write(f'{name}/{MANIFEST}', manifest)
                 kept = {f'{name}/{path}' for path in (*outputs, MANIFEST)}
-                self._remove([n for n in self._below(name) if n not in kept])
+                self._uploads.remove(n for n in self._uploads.below(name) if n not in kept)
                 if (directory / MANIFEST).exists():
                     self._manifests[name] = manifest
 
     def _upload_loose(self) -> None:
         """Uploads changed files outside stages, and deletes those that are gone."""
         while True:
-            with contextlib.suppress(_GoneError, FileNotFoundError):  # A new look knows better.
+            with contextlib.suppress(GoneError, FileNotFoundError):  # A new look knows better.
                 known = self._state['loose']
-                now = files.fingerprint(_loose_files(self.cache), known)
+                now = files.fingerprint(loose_files(self.cache), known)
                 changed = {
                     self._name(pathlib.Path(path)): pathlib.Path(path)
                     for path, entry in now.items()
                     if entry['sha256'] != known.get(path, {}).get('sha256')
                 }
                 # What was set aside was moved in the bucket, too.
-                moved = [n for n in changed if _is_replaced(n) and n in self._objects]
-                self._upload({name: changed[name] for name in changed.keys() - moved})
-                self._remove([self._name(pathlib.Path(p)) for p in known.keys() - now.keys()])
+                moved = [n for n in changed if is_replaced(n) and n in self._uploads.names]
+                self._uploads.upload({name: changed[name] for name in changed.keys() - moved})
+                self._uploads.remove(self._name(pathlib.Path(p)) for p in known.keys() - now.keys())
                 if now != known:
                     self._state['loose'] = now
                     self._write_state()
                 return
-
-    def _upload(self, paths: Mapping[str, pathlib.Path]) -> None:
-        """Uploads files; a _GoneError if one of them was moved or deleted meanwhile."""
-        try:
-            self.store.upload(paths)
-        except FileNotFoundError as e:
-            raise _GoneError from e
-        self._objects.update(paths)
-
-    def _write(self, name: str, content: bytes) -> None:
-        self.store.write(name, content)
-        self._objects.add(name)
-
-    def _remove(self, names: list[str]) -> None:
-        """Deletes objects: first what makes others count, last the mark of an unfinished stage."""
-
-        def order(name):
-            return name.endswith((f'/{MANIFEST}', files.SEAL)), not name.endswith(f'/{STARTED}')
-
-        for key in ((True, True), (False, True), (False, False)):
-            self.store.delete(n for n in names if n in self._objects and order(n) == key)
-        self._objects.difference_update(names)
-
-    def _remove_below(self, name: str) -> None:
-        """Deletes all stages in a folder, each marked as unfinished before its manifest goes."""
-        for manifest in [n for n in self._below(name) if n.endswith(f'/{MANIFEST}')]:
-            self._write(f'{manifest.removesuffix(MANIFEST)}{STARTED}', b'{}')
-        self._remove(self._below(name))
-
-    def _below(self, name: str) -> list[str]:
-        return [n for n in list(self._objects) if n.startswith(f'{name}/')]
 
     # The cache.
 
@@ -424,7 +362,7 @@ class Bucket:
             path = pathlib.Path(directory)
             if path == self.cache and lock.REPLACED in names:
                 names.remove(lock.REPLACED)
-            stale = _UNFINISHED.search(directory) is not None
+            stale = UNFINISHED.search(directory) is not None
             if MANIFEST in own:
                 manifest = (path / MANIFEST).read_bytes()
                 stale = self._manifests.get(self._name(path)) != manifest
@@ -432,28 +370,28 @@ class Bucket:
                 names.clear()
             if stale:
                 files.remove(path)
-        for path in _loose_files(self.cache):
-            if not _is_replaced(self._name(path)):
+        for path in loose_files(self.cache):
+            if not is_replaced(self._name(path)):
                 path.unlink()
         marks = (f'/{MANIFEST}', f'/{STARTED}')
-        stages = {name.rpartition('/')[0] for name in self._objects if name.endswith(marks)}
+        stages = {name.rpartition('/')[0] for name in self._uploads.names if name.endswith(marks)}
 
         def is_loose(name):
             folders = (str(folder) for folder in pathlib.PurePosixPath(name).parents)
-            is_other = _is_replaced(name) or name.startswith(lease.PREFIX) or name in _OWN
+            is_other = is_replaced(name) or name.startswith(lease.PREFIX) or name in OWN
             return not is_other and stages.isdisjoint(folders)
 
-        loose = {name: self.cache / name for name in self._objects if is_loose(name)}
+        loose = {name: self.cache / name for name in self._uploads.names if is_loose(name)}
         self.store.download(loose)
         self._state['loose'] = files.fingerprint(loose.values(), {})
-        for name in self._objects:  # What is set aside here must not meet what is there.
-            if _is_replaced(name):
+        for name in self._uploads.names:  # What is set aside here must not meet what is there.
+            if is_replaced(name):
                 (self.cache / '/'.join(name.split('/')[:2])).mkdir(parents=True, exist_ok=True)
         self._write_state()
 
     def _download_parts(self, name: str, temporary: pathlib.Path) -> None:
         """Downloads sealed parts that the directory lacks, each seal after what it seals."""
-        seals = [n for n in self._below(name) if n.endswith(files.SEAL)]
+        seals = [n for n in self._uploads.below(name) if n.endswith(files.SEAL)]
         contents = self.store.read(seals)
         known = self._seals.setdefault(name, {})
         for object_name in seals:
@@ -462,7 +400,7 @@ class Bucket:
             if (temporary / seal).exists():
                 continue
             logging.info('fetching %s/%s', self.store.url, object_name.removesuffix(files.SEAL))
-            sealed = _sealed_files(seal, content)
+            sealed = sealed_files(seal, content)
             with contextlib.suppress(FileNotFoundError):  # Without its seal it is made again.
                 self.store.download({f'{name}/{path}': temporary / path for path in sealed})
                 with files.atomic_write(temporary / seal, 'wb') as f:
@@ -470,56 +408,8 @@ class Bucket:
 
     def _write_state(self) -> None:
         self.cache.mkdir(parents=True, exist_ok=True)
-        with files.atomic_write(self.cache / _STATE) as f:
+        with files.atomic_write(self.cache / STATE) as f:
             json.dump(self._state, f)
 
     def _name(self, path: pathlib.Path) -> str:
         return path.relative_to(self.cache).as_posix()
-
-
-class _GoneError(Exception):
-    """A file was moved or deleted before it was uploaded."""
-
-
-def _is_replaced(name: str) -> bool:
-    return name.startswith(f'{lock.REPLACED}/')
-
-
-_Sealed = tuple[str, bytes]  # A seal by its relative path, and its content.
-
-
-def _find_sealed(directory: pathlib.Path) -> list[_Sealed] | None:
-    """Seals in the directory of an unfinished stage whose files are in place.
-
-    None if the directory was moved meanwhile, so that not all were seen.
-    """
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for seal in sorted(directory.rglob(f'*{files.SEAL}')):
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                name, content = seal.relative_to(directory).as_posix(), seal.read_bytes()
-                sealed = _sealed_files(name, content)
-                if all((directory / p).stat().st_size == e['size'] for p, e in sealed.items()):
-                    found.append((name, content))
-    return found if directory.exists() else None
-
-
-def _sealed_files(seal: str, content: bytes) -> dict[str, dict[str, Any]]:
-    """Checksums by relative path of the files that a seal stands for."""
-    item = seal.removesuffix(files.SEAL)
-    return {f'{item}{path}': entry for path, entry in json.loads(content).items()}
-
-
-def _loose_files(cache: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The files of a workdir that are in no stage."""
-    for directory, names, own in os.walk(cache):
-        path = pathlib.Path(directory)
-        is_replaced = path != cache and path.relative_to(cache).parts[0] == lock.REPLACED
-        if MANIFEST in own and not is_replaced:
-            names.clear()
-            continue
-        names[:] = [n for n in names if is_replaced or not _UNFINISHED.search(n)]
-        for name in own:
-            is_own = path == cache and name in _OWN
-            if not is_own and not _UNFINISHED.search(name):
-                yield path / name

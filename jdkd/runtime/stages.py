@@ -12,12 +12,9 @@ skips the files that are finished.
 """
 
 import contextlib
-import functools
 import hashlib
-import importlib.metadata
 import json
 import pathlib
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,15 +22,13 @@ from typing import Any
 
 from absl import logging
 
-from jdkd.runtime import bucket, distributed, files, lock
+from jdkd.runtime import bucket, distributed, files, libraries, lock
 from jdkd.runtime.messages import brief
+from jdkd.runtime.uploads import MANIFEST, STARTED
 from jdkd.version import __version__
 
 FORMAT = 5
-MANIFEST = bucket.MANIFEST
 _DELETED = '.deleted.json'  # Suffix of the manifests of deleted stages.
-_STARTED = bucket.STARTED  # The inputs of a resumable stage while it is built.
-_LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tokenizers', 'bm25s', 'scann')
 _REMEDY = 'run the same command again to rebuild it'
 
 # One item for each stage being built: the seconds of the stages built inside it.
@@ -303,7 +298,7 @@ def _build(
         logging.info('%s %s', 'resuming' if resumed else 'building', directory)
     if resumable:
         distributed.barrier(f'{directory}: begun')
-        distributed.await_files([temporary / _STARTED])
+        distributed.await_files([temporary / STARTED])
     start = time.monotonic()
     _inner_seconds.append(0.0)
     try:
@@ -325,30 +320,13 @@ def _build(
         'result': to_json(result),
         'seconds': round(seconds - inner, 3),
         'version': __version__,
-        'libraries': _library_versions(),
+        'libraries': libraries.versions(),
     }
-
-
-@functools.cache
-def _library_versions() -> dict[str, str]:
-    """Versions of Python and of what decides the bits of results, as far as it is installed."""
-    versions = {'python': platform.python_version()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
-
-
-def _version_changes(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str:
-    if before is None:
-        return 'their versions were not recorded'
-    changes = [f'{k} {v} instead of {before.get(k)}' for k, v in now.items() if v != before.get(k)]
-    return ', '.join(changes) or 'the versions are the same'
 
 
 def _begin(temporary: pathlib.Path, inputs: Mapping[str, Any], resumable: bool) -> bool:
     """Creates the directory to build in; returns whether it resumes an earlier build."""
-    started, kept = temporary / _STARTED, bucket.of(temporary)
+    started, kept = temporary / STARTED, bucket.of(temporary)
     with contextlib.suppress(FileNotFoundError, ValueError):
         if resumable and read_json(started) == inputs:
             if kept:
@@ -373,14 +351,14 @@ def _finish(
 ) -> dict[str, Any]:
     """Writes the manifest of a built stage and moves it into place; returns the manifest."""
     outputs = files.checksums(temporary)
-    outputs.pop(_STARTED, None)
+    outputs.pop(STARTED, None)
     manifest = dict(sorted({**body, 'outputs': outputs}.items()))
     write_json(temporary / MANIFEST, manifest | {'sha256': digest(manifest)})
     temporary.replace(directory)
     # Not before the move: a kill would leave parts without seals, which would be rebuilt.
     for path in directory.rglob(f'*{files.SEAL}'):
         path.unlink()
-    (directory / _STARTED).unlink(missing_ok=True)
+    (directory / STARTED).unlink(missing_ok=True)
     for leftover in directory.parent.glob(f'{directory.name}.tmp-*'):
         shutil.rmtree(leftover)  # From other processes that were killed.
     _verified[directory] = lock.current()
@@ -394,7 +372,7 @@ def _finish(
             'machine or with other libraries (%s). The stages built from it stay; remove it to '
             'rebuild them too.',
             directory,
-            _version_changes(damaged.get('libraries'), manifest['libraries']),
+            libraries.changes(damaged.get('libraries'), manifest['libraries']),
         )
     return manifest
 

@@ -264,14 +264,14 @@ def test_what_a_kill_left_of_an_upload_does_not_count(url, tmp_path, monkeypatch
 
     with pytest.raises(KeyError, match='killed'), buckets.machine(url, tmp_path / '1') as workdir:
         kept = bucket.of(workdir)
-        write = kept._write
+        write = kept._uploads.write
 
         def write_or_die(name, content):
             if 'manifest' in name:
                 raise KeyError('killed')
             write(name, content)
 
-        kept._write = write_or_die
+        kept._uploads.write = write_or_die
         build_stage(workdir)
     assert objects(url) == ['a/b/started.json', 'a/b/x.txt']
     with contextlib.suppress(KeyboardInterrupt), buckets.machine(url, tmp_path / '2') as workdir:
@@ -358,7 +358,7 @@ def test_a_lost_permission_stops_the_run_with_its_remedy(url, tmp_path, server):
             s3.put_bucket_policy(Bucket=buckets.BUCKET, Policy=policy)
             build_stage(workdir, 'b')
             try:
-                wait_for(lambda: bucket.of(workdir)._error)
+                wait_for(lambda: bucket.of(workdir)._uploads.error)
                 bucket.check()
             finally:
                 s3.delete_bucket_policy(Bucket=buckets.BUCKET)

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import jdkd
-from jdkd.runtime import lock, stages
+from jdkd.runtime import libraries, lock, stages
 from jdkd.runtime.parts import write_part, write_parts
 
 
@@ -168,7 +168,7 @@ def test_a_rebuild_with_other_outputs_is_a_warning_that_names_other_libraries(
     tmp_path, caplog, monkeypatch
 ):
     for text in '12':
-        monkeypatch.setattr(stages, '_library_versions', lambda v=text: {'jax': v, 'numpy': '2'})
+        monkeypatch.setattr(libraries, 'versions', lambda v=text: {'jax': v, 'numpy': '2'})
         with lock.hold(tmp_path):
             stages.build_stage(
                 tmp_path / 'a', {}, lambda out, t=text: (out / 'x').write_text(t) and 0
