@@ -33,6 +33,7 @@ from jdkd.runtime.cache_files import (
     sealed_files,
 )
 from jdkd.runtime.lease import Lease
+from jdkd.runtime.messages import brief
 from jdkd.runtime.object_store import ObjectStore, is_url
 from jdkd.runtime.uploads import MANIFEST, STARTED, GoneError, Uploads
 
@@ -209,7 +210,7 @@ class Bucket:
         files.remove(temporary)
         temporary.mkdir(parents=True)
         try:
-            self.store.download({f'{name}/{path}': temporary / path for path in outputs})
+            self._download({f'{name}/{path}': temporary / path for path in outputs})
             problem = files.find_damage(temporary, outputs)
         except FileNotFoundError as e:
             problem = f'{e} is missing'
@@ -382,7 +383,7 @@ class Bucket:
             return not is_other and stages.isdisjoint(folders)
 
         loose = {name: self.cache / name for name in self._uploads.names if is_loose(name)}
-        self.store.download(loose)
+        self._download(loose)
         self._state['loose'] = files.fingerprint(loose.values(), {})
         for name in self._uploads.names:  # What is set aside here must not meet what is there.
             if is_replaced(name):
@@ -397,14 +398,26 @@ class Bucket:
         for object_name in seals:
             seal, content = object_name.removeprefix(f'{name}/'), contents[object_name]
             known[seal] = content
-            if (temporary / seal).exists():
+            if self._inside(temporary / seal).exists():
                 continue
             logging.info('fetching %s/%s', self.store.url, object_name.removesuffix(files.SEAL))
             sealed = sealed_files(seal, content)
             with contextlib.suppress(FileNotFoundError):  # Without its seal it is made again.
-                self.store.download({f'{name}/{path}': temporary / path for path in sealed})
+                self._download({f'{name}/{path}': temporary / path for path in sealed})
                 with files.atomic_write(temporary / seal, 'wb') as f:
                     f.write(content)
+
+    def _download(self, paths: Mapping[str, pathlib.Path]) -> None:
+        self.store.download({name: self._inside(path) for name, path in paths.items()})
+
+    def _inside(self, path: pathlib.Path) -> pathlib.Path:
+        """The path of an object, whose name may come from somebody else."""
+        if '..' in path.parts or not path.is_relative_to(self.cache):
+            raise object_store.BucketError(
+                f"{self.store.url} names the file '{brief(path)}', which lies outside of the run; "
+                'this is no run of jdkd.'
+            )
+        return path
 
     def _write_state(self) -> None:
         self.cache.mkdir(parents=True, exist_ok=True)

@@ -254,6 +254,22 @@ def test_a_cache_that_another_machine_left_behind_is_brought_up_to_date(url, tmp
     assert traffic(workdir)[1] == len('new' + '2')
 
 
+@pytest.mark.parametrize('path', ['../../evil', '/evil'])
+def test_no_name_leads_out_of_the_run(url, tmp_path, path):
+    with buckets.machine(url, tmp_path / 'one') as workdir:
+        build_stage(workdir)
+        manifest = json.loads((workdir / 'a/b/manifest.json').read_text())
+    del manifest['sha256']
+    manifest['outputs'] = {path: manifest['outputs']['x.txt']}
+    content = json.dumps(manifest | {'sha256': stages.digest(manifest)}).encode()
+    ObjectStore(url).write('a/b/manifest.json', content)
+    with (
+        pytest.raises(BucketError, match='evil., which lies outside of the run'),
+        buckets.machine(url, tmp_path / 'two') as workdir,
+    ):
+        stages.build_stage(workdir / 'a/b', {}, fails)
+
+
 def test_what_a_kill_left_of_an_upload_does_not_count(url, tmp_path, monkeypatch):
     monkeypatch.setattr(bucket, 'SCAN_SECONDS', 0.02)
 
