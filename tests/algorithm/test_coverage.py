@@ -13,6 +13,7 @@ from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.run import Run
 from jdkd.systems import imported
+from tests.helpers import tables
 
 # What the teacher has scored: of `a` the positive p0 and two others, of `b` no positive, of `c` the
 # positive p2 and one other; of `d`, in D_eval, the positive p3 and three others.
@@ -162,6 +163,16 @@ def test_scores_of_other_passages_than_the_mined_are_noticed_after_mining(tmp_pa
 def test_the_coverage_of_test_is_told_before_the_work(tmp_path, tested, message):
     warnings = coverage.check(make_run(tmp_path, {**SCORED, **tested}))
     assert [message in w['message'] for w in warnings] == ([True] if message else [])
+
+
+def test_covered_passages_of_a_part_of_the_queries_come_first():
+    scores = np.where(np.arange(5) % 2, np.arange(5.0), np.nan) + [[0], [0], [0], [np.nan]]
+    partial = tables.Partial('p', 'p', 1.0, None, scores)
+    passages = np.array([[4, 3, 1], [1, 2, 3]], np.int32)
+    first = coverage.covered_first([partial], None, passages, 2)
+    np.testing.assert_array_equal(first, [[3, 1, -1], [-1, -1, -1]])
+    first = coverage.covered_first([partial], None, passages, 1)
+    np.testing.assert_array_equal(first, [[3, 1, -1], [1, 3, -1]])
 
 
 def test_what_has_no_score_keeps_its_order_behind():

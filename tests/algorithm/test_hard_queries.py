@@ -48,22 +48,13 @@ def test_the_rules_by_hand(tmp_path, rule, expected):
     np.testing.assert_array_equal(found, np.array(expected) & (rule == 'wrong'))
 
 
-class Partial(tables.Table):
-    """Has scores where they are no NaN."""
-
-    is_partial = True
-
-    def covers(self, queries, lists):
-        return np.isfinite(self.scores[lists.query[:, None], lists.passages])
-
-
 def test_a_passage_without_a_score_is_not_the_teachers_best(tmp_path):
     """The student's order is p1, p0, p2; only query 1 has a score of p1, query 2 none at all."""
     student = np.tile([2.0, 3.0, 1.0], (3, 1))
     teacher = np.array([[1.0, np.nan, 0.0], [1.0, 2.0, 0.0], [np.nan] * 3])
     positives = {'train': [0] * 3, 'dev': [0], 'test': [0]}
     run = tables.make_run(tmp_path, Config(hard_queries='prod', depth=3), 3, positives)
-    T = Teacher([Partial('t', 't', 1.0, run, teacher)], [1.0])
+    T = Teacher([tables.Partial('t', 't', 1.0, run, teacher)], [1.0])
     found = hard_queries.find(run, 0, tables.make_system(run, 'm', student), T, {'t': 1.0})
     np.testing.assert_array_equal(found, [True, False, False])
 

@@ -64,8 +64,9 @@ class FakeStudent:
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch, caplog):
     """The calls of a run of three rounds."""
+    caplog.set_level('INFO')
     return run_rounds(monkeypatch)
 
 
@@ -204,11 +205,12 @@ def test_hard_queries_are_found_before_each_round_but_the_first(calls):
     assert [r['hard_queries'] for r in calls.outcome['rounds']] == [2, 2, None]
 
 
-def test_the_teacher_is_measured_once_beside_the_first_pool(calls):
+def test_the_teacher_is_measured_once_beside_the_first_pool(calls, caplog):
     (own,) = calls.of('measure teacher')
     teacher, scores, first, pool = own.args
     assert names(teacher.members) == ['llm'] and scores['teacher'] == {'llm': 2.0}
     assert first.name == 'bm25' and names(pool) == ['a', 'b']
+    assert 'has a label' not in caplog.text
 
 
 def test_all_is_tested_and_reported(calls):

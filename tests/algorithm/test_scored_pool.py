@@ -71,6 +71,16 @@ def test_passages_stand_beside_their_logits_and_those_of_the_positives(run, pool
     np.testing.assert_array_equal(first, [[0, 3, 5], [2, -1, -1], [-1] * 3])
 
 
+def test_the_best_of_a_pool_follow_the_positive_whose_text_comes_once(run, pools):
+    qrels = {'train': {f'train{i}': {f'p{p}': 1} for i, p in enumerate((5, 1, 4))}}
+    collection = dataclasses.replace(run.collection, qrels=run.collection.qrels | qrels)
+    passages, logits = scored_pool.best(dataclasses.replace(run, collection=collection), 1, 'train')
+    np.testing.assert_array_equal(passages, [[5, 4, 3, 0], [1, 5, 2, 0], [4, -1, -1, -1]])
+    # The positives' are those that were scored.
+    np.testing.assert_array_equal(logits, [[12, 8, 6, 0], [22, 30, 24, 20], [48, 0, 0, 0]])
+    assert (passages.dtype, logits.dtype) == (np.int32, np.float32)
+
+
 def test_queries_without_anything_mined_have_one_empty_place(run):
     for split in ('train', 'eval'):
         file = run.workdir / round_path(0, 'runs') / f'{split}.npy'

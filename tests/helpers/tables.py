@@ -26,6 +26,15 @@ class Table(BaseSystem):
         return lambda lists: self.scores[lists.query[:, None], lists.passages].astype(np.float32)
 
 
+class Partial(Table):
+    """Has scores where they are no NaN."""
+
+    is_partial = True
+
+    def covers(self, queries, lists):
+        return np.isfinite(self.scores[lists.query[:, None], lists.passages])
+
+
 def make_system(run, name, scores) -> Table:
     return Table(name, name, 1.0, run, np.asarray(scores))
 

@@ -148,6 +148,15 @@ def test_a_closed_pool_completes_the_hardest_with_its_lowest():
         assert found[0] == 0 and set(found[1:]) == {6, 5, 3}
 
 
+def test_an_open_pool_completes_the_hardest_with_random_passages():
+    pool = np.array([[5, 6, 3, -1, -1]] * 3)
+    logits = np.array([[2.5, 0.5, 4.0, np.nan, np.nan]] * 3)
+    ranked = candidates.Ranked(logits, [np.array([1.0])] * 3, margin=0.0, hardest=3)
+    lists = [draw([0], pool=pool, num_negatives=3, ranked=ranked, copies=[i])[0] for i in range(9)]
+    assert all(6 in own for own in lists)  # It alone is below the positive.
+    assert set(np.concatenate(lists)) > {0, 3, 5, 6}
+
+
 def test_filled_lists_have_a_passage_in_every_slot():
     lists = candidates.Lists.from_originals(np.array([3, 4, 5]), np.arange(9).reshape(3, 3))
     there = np.array([[False, True, True], [False] * 3, [False, True, False]])
