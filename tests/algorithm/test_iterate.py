@@ -64,9 +64,8 @@ class FakeStudent:
 
 
 @pytest.fixture
-def calls(monkeypatch, caplog):
+def calls(monkeypatch):
     """The calls of a run of three rounds."""
-    caplog.set_level('INFO')
     return run_rounds(monkeypatch)
 
 
@@ -187,6 +186,12 @@ def test_the_student_is_compared_with_the_pool_that_taught_it(calls):
         assert others == [(), ()]
 
 
+def test_nothing_is_said_of_labels_where_d_eval_has_some(monkeypatch, caplog):
+    caplog.set_level('INFO')
+    run_rounds(monkeypatch)
+    assert 'has a label' not in caplog.text
+
+
 def test_rounds_without_a_better_student_end_the_run(monkeypatch):
     calls = run_rounds(monkeypatch, patience=1)
     assert [own.args for own in calls.of('generate')] == [(0,), (1,)]
@@ -205,12 +210,11 @@ def test_hard_queries_are_found_before_each_round_but_the_first(calls):
     assert [r['hard_queries'] for r in calls.outcome['rounds']] == [2, 2, None]
 
 
-def test_the_teacher_is_measured_once_beside_the_first_pool(calls, caplog):
+def test_the_teacher_is_measured_once_beside_the_first_pool(calls):
     (own,) = calls.of('measure teacher')
     teacher, scores, first, pool = own.args
     assert names(teacher.members) == ['llm'] and scores['teacher'] == {'llm': 2.0}
     assert first.name == 'bm25' and names(pool) == ['a', 'b']
-    assert 'has a label' not in caplog.text
 
 
 def test_all_is_tested_and_reported(calls):
