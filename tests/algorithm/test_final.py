@@ -1,5 +1,7 @@
 """Which student a run ends with."""
 
+import types
+
 import pytest
 
 from jdkd.algorithm import final
@@ -40,3 +42,20 @@ def test_the_final_student_is_the_best_on_d_eval_or_the_last(keep, values, expec
 def test_rounds_end_when_some_brought_no_better_student(patience, values, over):
     config = Config(patience=patience, rounds=3, final='last')
     assert final.is_over(config, measures(values)) == over
+
+
+@pytest.mark.parametrize(
+    ('shared', 'message'), [(None, 'a space of its own'), ('b', "has that of 'b'"), ('a', None)]
+)
+def test_queries_search_the_index_of_the_one_that_shares_their_space(monkeypatch, shared, message):
+    shared = shared and types.SimpleNamespace(name=shared)
+    targets = types.SimpleNamespace(shared=shared)
+    monkeypatch.setattr(final, '_load_best', lambda student: 'best')
+    monkeypatch.setattr(final, 'EmbeddingTargets', lambda *args: targets)
+    monkeypatch.setattr(final, 'AsymmetricSystem', types.SimpleNamespace(of=lambda *args: args))
+    student = types.SimpleNamespace(run=types.SimpleNamespace(config=Config()), start='start')
+    if message is None:
+        assert final.load(student, index_of='a') == ('student_on_a', 'best', shared)
+        return
+    with pytest.raises(ValueError, match=message):
+        final.load(student, index_of='a')

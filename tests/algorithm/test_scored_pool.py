@@ -81,6 +81,13 @@ def test_the_best_of_a_pool_follow_the_positive_whose_text_comes_once(run, pools
     assert (passages.dtype, logits.dtype) == (np.int32, np.float32)
 
 
+def test_only_passages_are_scored():
+    passages = np.array([[3, -1], [-1, -1], [2, 5]], np.int32)
+    lists, rows = scored_pool._to_score(passages)
+    np.testing.assert_array_equal(rows, [0, 2])
+    np.testing.assert_array_equal(lists.passages, [[3, 3], [2, 5]])
+
+
 def test_queries_without_anything_mined_have_one_empty_place(run):
     for split in ('train', 'eval'):
         file = run.workdir / round_path(0, 'runs') / f'{split}.npy'

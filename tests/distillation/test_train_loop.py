@@ -164,6 +164,8 @@ def test_checkpoints_come_every_so_many_steps_and_at_the_end(loop):
     assert FakeCheckpoints.saved == [12, 16] and FakeCheckpoints.kept == 16
     assert loop.lines() == [11, 12, 13, 14, 15, 16]
     assert loop.alive == 6  # Once a step.
+    waits = [line['wait_seconds'] for line in metrics.read_series(loop.tmp_path, 'student')]
+    assert min(waits) > 0
 
 
 def test_training_resumes_from_its_last_checkpoint(loop):

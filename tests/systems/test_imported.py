@@ -98,3 +98,9 @@ def test_warns_of_scores_that_are_flat(run, scores, message, caplog):
         load(run)
     warned = [record.getMessage() for record in caplog.records if 'run.trec' in record.getMessage()]
     assert bool(warned) == bool(message) and (not message or message in warned[0])
+
+
+def test_another_format_reads_the_file_anew(run):
+    load(run)
+    with pytest.raises(ValueError, match='built from other inputs .format differ'):
+        load(run, format='query Q0 passage rank score tag')

@@ -179,3 +179,8 @@ def test_the_recipes_models_are_sketched_without_a_network(monkeypatch):
     assert total == 108_895_872
     with pytest.raises(FileNotFoundError, match='someone/else cannot be fetched'):
         loading.sketch_model(EncoderSpec(weights='someone/else'))
+
+
+def test_dropout_is_that_of_the_entry(tmp_path):
+    checkpoint(tmp_path, ('relevant',))
+    assert read(tmp_path, dropout=0.3)[0].transformer.dropout == 0.3
