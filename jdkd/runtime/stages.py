@@ -224,14 +224,13 @@ def read_seconds(workdir: pathlib.Path) -> dict[str, float]:
 def read_manifests(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Manifests of all finished stages under a workdir, by their relative paths; unchecked."""
     kept = bucket.of(workdir)
-    paths = {str(p.parent.relative_to(workdir)): p for p in workdir.rglob(MANIFEST)}
-    manifests = {**(kept.manifests() if kept else {})}
-    manifests |= {name: read_json(path) for name, path in paths.items()}
-    return {
-        name: manifest
-        for name, manifest in sorted(manifests.items())
-        if not name.startswith(f'{lock.REPLACED}/') and '.tmp' not in pathlib.Path(name).suffix
-    }
+    manifests = dict(kept.manifests()) if kept else {}
+    for path in workdir.rglob(MANIFEST):
+        name = str(path.parent.relative_to(workdir))
+        # What was set aside may be damaged.
+        if not name.startswith(f'{lock.REPLACED}/') and '.tmp' not in path.parent.suffix:
+            manifests[name] = read_json(path)
+    return dict(sorted(manifests.items()))
 
 
 def _find_reusable(

@@ -192,9 +192,11 @@ def test_where_exports_go(run, tmp_path, monkeypatch, name, output, expected):
 def test_the_students_card_says_what_quality_costs():
     measured = {'MRR@10': 0.623}
     costs = {
+        'machine': {'devices': 4, 'device': 'TPU v5 lite', 'cpus': 112},
         'systems': {'student': {'milliseconds_per_search': 29.7, 'parameters': 17_241_984}},
         'sizes': [{'width': 384, 'store': 'int8', 'bytes_per_passage': 384, 'test': measured}],
     }
     shown = model_card._costs({'costs': costs, 'test': {'student': measured}})
+    assert 'Measured once, on 4 x TPU v5 lite and 112 CPU cores' in shown
     assert '| student | 17,241,984 |  |  |  | 29.7 | 62.3 |' in shown
     assert '| 384 dimensions, int8 | 384 | 62.3 |' in shown
