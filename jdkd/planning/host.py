@@ -98,14 +98,15 @@ def count(
     # passages that they are made of.
     sources = 1 + min(config.dark.reinforced, config.candidates.hard_negatives)
     readers = 1 + sum(f'systems.{name}' in encoders for name in scorers)
-    texts = dark * readers + bool(dark) * sources
-    texts = len(disk.token_stores(config)) * size.passages + config.rounds * lists * texts
+    texts_of_list = dark * readers + bool(dark) * sources
+    tokenised = len(disk.token_stores(config)) * size.passages
+    tokenised += config.rounds * lists * texts_of_list
     params = disk.count_parameters(models['student'][1])
     saves = config.rounds * -(-config.steps_per_round // config.checkpoint_every)
     stored = disk.estimate(config, size, size.passage_words(), models)
     return {
         'import': size.passages * words,
-        'tokenise': texts * words,
+        'tokenise': tokenised * words,
         'index with BM25': lexical * size.passages * words,
         'search with BM25': lexical * size.queries * size.passages,
         'write embeddings': dims * vectors.bytes_per_vector(1, config.index.store),

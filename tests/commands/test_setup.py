@@ -142,7 +142,7 @@ def test_a_full_disk_is_named(tmp_path):
             raise RuntimeError('other')
 
 
-@pytest.mark.parametrize('url', ['gs://bucket/run', 'S3://bucket/run', 'file:///tmp/run'])
+@pytest.mark.parametrize('url', ['gs://bucket/run', 'S3://bucket/run', 'file:///mine/run'])
 @pytest.mark.parametrize(('mode', 'flag'), [('plan', 'workdir'), ('export', 'output')])
 def test_a_bucket_is_no_directory(url, mode, flag):
     args = [f'--mode={mode}', f'--config={setup.find_config("mta4dpr:tiny")}', f'--{flag}={url}']

@@ -9,6 +9,7 @@ import os
 import pathlib
 import time
 
+import fsspec
 import pytest
 
 from jdkd.runtime import bucket, lease, object_store, stages
@@ -33,6 +34,8 @@ def url(server, monkeypatch):
     """An empty place in the bucket."""
     for name, value in {**server, 'JDKD_CACHE': ''}.items():
         monkeypatch.setenv(name, value)
+    # It keeps the address of the server of an earlier group of tests.
+    fsspec.get_filesystem_class('s3').clear_instance_cache()
     monkeypatch.setattr(lease, 'BEAT_SECONDS', 0.2)
     monkeypatch.setattr(bucket, '_open', {})
     return f's3://{buckets.BUCKET}/runs/{next(_runs)}'
@@ -55,6 +58,17 @@ def build_stage(workdir, name='a/b', inputs=None, content='12345', **options):
 
 def fails(out):
     raise AssertionError('built again')
+
+
+def interrupted(url, stage):
+    """A build that is interrupted once the bucket has its only part."""
+
+    def build(out):
+        write_parts(out, 'x-{}.bin', 1, lambda i, f: f.write(b'part'))
+        wait_for(lambda: f'{stage}/x-00000.bin.checksums' in objects(url))
+        raise KeyboardInterrupt
+
+    return build
 
 
 def record_uploads(monkeypatch):
@@ -175,11 +189,7 @@ def test_another_machine_goes_on_with_the_parts_of_an_unfinished_stage(url, tmp_
 def test_parts_begun_from_other_inputs_are_set_aside(url, tmp_path, monkeypatch):
     monkeypatch.setattr(bucket, 'SCAN_SECONDS', 0.02)
 
-    def build(out):
-        write_parts(out, 'x-{}.bin', 1, lambda i, f: f.write(b'part'))
-        wait_for(lambda: 'a/x-00000.bin.checksums' in objects(url))
-        raise KeyboardInterrupt
-
+    build = interrupted(url, 'a')
     with contextlib.suppress(KeyboardInterrupt), buckets.machine(url, tmp_path / '1') as workdir:
         stages.build_stage(workdir / 'a', {}, build, resumable=True)
     with buckets.machine(url, tmp_path / '2') as workdir:
@@ -273,11 +283,7 @@ def test_no_name_leads_out_of_the_run(url, tmp_path, path):
 def test_what_a_kill_left_of_an_upload_does_not_count(url, tmp_path, monkeypatch):
     monkeypatch.setattr(bucket, 'SCAN_SECONDS', 0.02)
 
-    def build_a_part(out):
-        write_parts(out, 'x-{}.bin', 1, lambda i, f: f.write(b'part'))
-        wait_for(lambda: 'a/b/x-00000.bin.checksums' in objects(url))
-        raise KeyboardInterrupt
-
+    build_a_part = interrupted(url, 'a/b')
     with pytest.raises(KeyError, match='killed'), buckets.machine(url, tmp_path / '1') as workdir:
         kept = bucket.of(workdir)
         write = kept._uploads.write
