@@ -38,9 +38,9 @@ QRELS = {
 
 
 def write(path, ranked):
-    """A run file with scores falling from 9."""
+    """A run file with scores falling from -1, as those of an LLM that gives log-probabilities."""
     lines = [
-        f'{query} Q0 {passage} 1 {9 - rank} x\n'
+        f'{query} Q0 {passage} 1 {-1 - rank} x\n'
         for query, passages in ranked.items()
         for rank, passage in enumerate(passages)
     ]
@@ -193,7 +193,7 @@ def test_without_labels_the_best_scored_passages_stand_in(tmp_path):
     coverage.check(run)
     llm, miner = load(run, 'llm'), load(run, 'miner')
     calibration.fit(run, mine(run), Teacher([llm], None), [], [miner])
-    # Of `d` p5, p4 and p0 are found and have scores, 6, 7 and 8.
+    # Of `d` p5, p4 and p0 are found and have scores, -4, -3 and -2.
     weights = calibration.read_fitted(run)['teacher']
     assert weights == {'llm': pytest.approx(run.config.spread / np.sqrt(2 / 3))}
     calibration.find_stand_ins(run, Teacher([llm], None), [], [miner])
@@ -221,11 +221,23 @@ def test_a_query_of_d_eval_without_a_stand_in_has_no_judgement(tmp_path, monkeyp
     )
     llm, miner = load(run, 'llm'), load(run, 'miner')
     calibration.fit(run, mine(run), Teacher([llm], None), [], [miner])
-    # Two lists, of `b` with 8 and 7 and of `c` with 8: the deviations are 1/2 and 0.
+    # Two lists, of `b` with -2 and -3 and of `c` with -2: the deviations are 1/2 and 0.
     weights = calibration.read_fitted(run)['teacher']
     assert weights == {'llm': pytest.approx(run.config.spread / 0.25)}
     calibration.find_stand_ins(run, Teacher([llm], None), [], [miner])
     assert lists.eval_qrels(run) == {'a': {}, 'b': {'p4': 1}, 'c': {'p5': 1}}
+
+
+@pytest.mark.parametrize('floor', [0.1, 0.4])
+def test_a_fit_to_labels_keeps_the_floor_of_the_config(tmp_path, floor):
+    run = make_run(tmp_path)
+    run = dataclasses.replace(run, config=run.config.replace(fit_floor=floor))
+    calibration.fit(run, mine(run), Teacher([load(run, 'llm')], None), [], [load(run, 'miner')])
+    weight = calibration.read_fitted(run)['teacher']['llm']
+    ((positive, others),) = drawn(run, 'eval').values()
+    places = np.array([SCORED['d'].index(f'p{row}') for row in (positive, *others)])
+    cross_entropy = np.log(np.exp(-weight * places).sum())  # The positive is first.
+    assert cross_entropy == pytest.approx(floor, rel=1e-3)
 
 
 def test_without_labels_and_scores_of_found_passages_the_file_is_named(tmp_path):

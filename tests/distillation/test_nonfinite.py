@@ -154,6 +154,12 @@ def test_no_list_alone_may_be_to_blame_and_many_are_not_all_named():
     assert "queries 'q0', 'q1'" in said and "'q7' and 32 more, none alone gives the same" in said
 
 
+def test_one_metric_is_and_several_are_not_finite():
+    said = [nonfinite.message('step 9', names, None, ['q'], '') for names in (['a'], ['a', 'b'])]
+    assert said[0].startswith('step 9: a is not finite with the lists')
+    assert said[1].startswith('step 9: a, b are not finite with the lists')
+
+
 def test_the_loss_on_d_eval_is_checked_too():
     trainer = make_trainer(settings())
     batch = make_batch()

@@ -67,6 +67,19 @@ def test_one_and_eight_devices_agree_dropout_included_and_compile_once(dims):
         )
 
 
+def test_dropout_draws_by_the_seed_of_the_config():
+    losses = {}
+    for dropout, seed in ((0.0, 0), (0.0, 1), (0.5, 0), (0.5, 1)):
+        config = settings()
+        config.seed = seed
+        trainer = make_trainer(config, dropout=dropout)
+        batch = meshes.to_device(make_batch(), meshes.batch_sharding(trainer.mesh))
+        _, metrics = trainer.step(trainer.init(fresh_params()), batch)
+        losses[dropout, seed] = float(metrics['loss'])
+    assert losses[0.0, 0] == losses[0.0, 1]
+    assert len(set(losses.values())) == 3
+
+
 def test_losses_and_gradients_are_float32_where_the_model_computes_in_bfloat16():
     config = settings(distance='margin_mse')
     half = DualEncoder(dataclasses.replace(model().transformer, dtype='bfloat16'))
@@ -76,6 +89,18 @@ def test_losses_and_gradients_are_float32_where_the_model_computes_in_bfloat16()
         loss = jax.grad(make_loss(config, score_fn, K), has_aux=True)
         grads, metrics = jax.eval_shape(loss, fresh_params(), make_batch(), 0.0)
         assert {x.dtype for x in jax.tree.leaves((grads, metrics))} == {np.dtype(np.float32)}
+
+
+def test_scores_are_multiplied_in_full_float32_on_accelerators_too():
+    batch = make_batch()
+    batch['pool_embedding'] = np.zeros((B, 2, model().transformer.hidden_size), np.float32)
+    score_fn = batch_scores.dual_encoder_scores(model(), SCALE)
+    traced = jax.make_jaxpr(score_fn)(fresh_params(), batch, None)
+    products = [e for e in traced.eqns if e.primitive.name == 'dot_general']
+    # Of lists, of the batch and of the pool.
+    full = [e for e in products if e.params['precision'] == (jax.lax.Precision.HIGHEST,) * 2]
+    assert len(full) == 3
+    assert all(e.outvars[0].aval.shape[0] == B for e in full)
 
 
 def test_scores_of_a_dual_encoder_are_scaled_inner_products():
@@ -188,13 +213,13 @@ def test_a_batch_of_4096_queries_in_chunks_has_the_gradients_of_the_whole():
         gradient = jax.grad(make_loss(config, score_fn, 0), has_aux=True)
         return jax.jit(gradient).lower(fresh_params(), batch, 0.0).compile()
 
-    whole, cached = step(1), step(32)
+    whole, halved, cached = (step(chunks) for chunks in (1, 2, 32))
     (expected, _), (grads, _) = (f(fresh_params(), batch, 0.0) for f in (whole, cached))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), grads, expected
     )
-    before, after = (f.memory_analysis().temp_size_in_bytes for f in (whole, cached))
-    assert after < before
+    before, *after = (f.memory_analysis().temp_size_in_bytes for f in (whole, halved, cached))
+    assert max(after) < before
 
 
 def test_untied_towers_that_are_equal_share_the_gradient_of_a_tied_one():

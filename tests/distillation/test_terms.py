@@ -202,6 +202,8 @@ def test_the_students_objective_is_that_of_its_config():
     found = objective.Objective.of_student(config.replace(student=student, assistants=('a', 'b')))
     assert (found.scale, found.dropout, found.dims, found.num_assistants) == (3.0, 0.25, (4,), 2)
     assert found.optimizer == config.optimizer
+    aligned = objective.Objective.of_embeddings(config.replace(student=student), steps=6)
+    assert (aligned.scale, aligned.dropout, aligned.dims) == (1.0, 0.25, (4,))
     with pytest.raises(ValueError, match='student.scale is None; set it'):
         objective.Objective.of_student(config.replace(student=student.replace(scale=None)))
 
