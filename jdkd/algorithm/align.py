@@ -7,6 +7,8 @@ https://arxiv.org/abs/2509.12539). The loss is the embedding term of `distillati
 alone, over passages and train queries; the queries of D_eval and test stay out.
 """
 
+from typing import Any
+
 import numpy as np
 
 from jdkd.algorithm.student import Student
@@ -16,11 +18,13 @@ from jdkd.distillation.train_loop import train_loop
 from jdkd.distillation.trainer import make_trainer
 from jdkd.lists import alignment, dataset, loader, packing
 from jdkd.run import ALIGNMENT, STUDENT, Run
-from jdkd.runtime import stages
+from jdkd.runtime import distributed, stages
+from jdkd.runtime import mesh as meshes
 from jdkd.systems.dual import DualEncoderSystem
 from jdkd.systems.training import make_batches, restore_encoder
 
 STAGE = 'align'
+_PROJECTION, _KERNEL = 'projection', 'kernel.npy'
 
 
 def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderSystem:
@@ -30,6 +34,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
         return start
     group = run.collection.group
     texts = np.flatnonzero(np.arange(len(group)) == group)  # One passage of each text.
+    first = _keep_projection(run, start, targets)
     rows = packing.resolve_rows(run.config.rows, run.mesh.shape['data'])
     size = alignment.plan_size(
         len(texts),
@@ -41,6 +46,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
     steps = size.steps
     inputs = {
         'start': start.digest,
+        'projection': first and first['digest'],
         'targets': targets.digests,
         'collection': run.collection.fingerprint,
         'queries': stages.digest(list(run.train.ids)),
@@ -52,11 +58,12 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
 
     def build(out):
         encoder = student.start
+        params = _with_projection(run, encoder.params) if first else encoder.params
         trainer = make_trainer(
             Objective.of_embeddings(run.config, steps),
             mesh=run.mesh,
             model=encoder.model,
-            params=encoder.params,
+            params=params,
         )
         queries, passages = alignment.draw(texts, len(run.train), size, seed=run.config.seed)
         lists = {'query_row': queries, 'passages': passages, 'group': group[passages]}
@@ -77,7 +84,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
             ALIGNMENT,
             out,
             trainer,
-            lambda: trainer.init(encoder.params),
+            lambda: trainer.init(params),
             batches,
             steps=range(steps),
             planned_steps=steps,
@@ -88,6 +95,27 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
 
     run.stage(STAGE, inputs, build, resumable=True)
     return load(student)
+
+
+def _keep_projection(run: Run, start: DualEncoderSystem, targets: EmbeddingTargets) -> dict | None:
+    """Keeps the kernel that `student.projection` begins with, as a stage; None without one."""
+    if run.config.student.projection is None:
+        return None
+
+    def build(out):
+        kernel = targets.fit_projection(start)
+        if distributed.is_primary():
+            np.save(out / _KERNEL, kernel)
+
+    return run.stage(_PROJECTION, {'start': start.digest, 'targets': targets.digests}, build)
+
+
+def _with_projection(run: Run, params: Any) -> Any:
+    """Parameters with the kept kernel, in both towers where there are two."""
+    if 'transformer' not in params:
+        return {name: _with_projection(run, tower) for name, tower in params.items()}
+    kernel = np.load(run.workdir / _PROJECTION / _KERNEL)
+    return {**params, 'projection': {'kernel': meshes.put(kernel, run.mesh.local_mesh)}}
 
 
 def load(student: Student) -> DualEncoderSystem:

@@ -93,6 +93,12 @@ class EncoderSpec(EncoderFields):
         'python_docs: 40)',
         '0 or at least 3',
     )
+    projection: int | None = field(
+        None,
+        'dimensions of a linear layer to add after pooling, which begins as the identity; as many '
+        'as a wider system in align.to has: the student comes to share its space',
+        'at least 1',
+    )
     scale: float | None = field(None, SCALE, 'above 0')
     dropout: float = field(0.0, 'in training', 'at least 0 and below 1')
     remat: str = field(

@@ -15,7 +15,7 @@ from jdkd.config.systems import EvalEncoderSpec
 from jdkd.models import export, pretrained, public_models, weights
 from jdkd.models.config import TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import CrossEncoder
-from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.families import FAMILIES
 from jdkd.runtime.messages import brief, shown
 from jdkd.tokens.tokenizer import Tokenizer
@@ -122,14 +122,15 @@ def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEnco
     config = dataclasses.replace(config, dtype=spec.dtype, dropout=spec.dropout, remat=spec.remat)
     if spec.hidden_size is not None:
         config = of_size(config, spec.hidden_size)
+    projection = source.projection if same_size else None
+    projection = projection_of(spec, config.hidden_size, projection)
     if spec.kind == 'cross_encoder':
         has_head = source.classifies and same_size
         return CrossEncoder(config, spec.head or ('linear' if has_head else 'cosine'))
     check_similarity(spec, source)
     pooling = spec.pooling or source.pooling or 'mean'
     normalize = source.normalize if spec.normalize is None else spec.normalize
-    projection, pairs = source.projection if same_size else None, spec.passage_format == 'pair'
-    return DualEncoder(config, pooling, normalize, projection, pairs)
+    return DualEncoder(config, pooling, normalize, projection, spec.passage_format == 'pair')
 
 
 def _pair_params(
@@ -161,10 +162,14 @@ def _text_params(
 
     def tower(source, key):
         if spec.hidden_size is not None:
-            return jax.device_get(model.init(key, _TOKENS)['params'])
-        params = {'transformer': source.params}
-        if source.projection is not None:
-            params['projection'] = source.projection_params
+            params = jax.device_get(model.init(key, _TOKENS)['params'])
+        else:
+            params = {'transformer': source.params}
+            if source.projection is not None:
+                params['projection'] = source.projection_params
+        if spec.projection is not None:
+            kernel = np.eye(model.transformer.hidden_size, spec.projection, dtype=np.float32)
+            params['projection'] = {'kernel': kernel}
         return params
 
     params = tower(source, key)
@@ -200,6 +205,33 @@ def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
                 'for their weights.'
             )
     return source
+
+
+def projection_of(spec: EncoderSpec, hidden_size: int, own: Projection | None) -> Projection | None:
+    """The projection of a config entry; `own` is the checkpoint's.
+
+    Raises:
+        ValueError: if both have one, that of the entry is narrower than the encoder, or there are
+            no embeddings to project.
+    """
+    if spec.projection is None:
+        return own
+    if spec.kind == 'cross_encoder':
+        raise ValueError(
+            f'projection={spec.projection} is for embeddings, and a cross-encoder has none; leave '
+            'it out.'
+        )
+    if own is not None:
+        raise ValueError(
+            f"projection={spec.projection} adds a linear layer, but '{spec.weights}' ends in one "
+            f'(Dense) of {own.out_dim} dimensions; leave projection out.'
+        )
+    if spec.projection < hidden_size:
+        raise ValueError(
+            f'projection={spec.projection} is narrower than the {hidden_size} units of '
+            f"'{spec.weights}'; for narrower embeddings use student.dims."
+        )
+    return Projection(spec.projection, bias=False)
 
 
 def check_format(spec: EncoderSpec | EvalEncoderSpec) -> None:

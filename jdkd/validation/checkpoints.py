@@ -42,9 +42,11 @@ def _sketch_errors(
         yield from catch(loading.check_lengths, spec, config, prefix=prefix)
     if spec.hidden_size is not None:
         yield from catch(loading.of_size, config, spec.hidden_size, prefix=prefix)
+    hidden = spec.hidden_size or config.hidden_size
+    own = sketch.projection if spec.hidden_size is None else None
+    yield from catch(loading.projection_of, spec, hidden, own, prefix=prefix)
     if isinstance(spec, StudentSpec) and spec.dims:
-        full = sketch.projection.out_dim if sketch.projection else config.hidden_size
-        width = spec.hidden_size or full
+        width = spec.projection or (own.out_dim if own else hidden)
         if max(spec.dims) > width:
             yield (
                 f'{prefix}: dims={spec.dims} asks for more than its {width} dimensions; give '

@@ -53,6 +53,11 @@ def errors(config: Config) -> Iterator[str]:
         yield "student.kind must be 'dual_encoder'."
     if config.student.scale is None:
         yield 'student.scale is not set; give the inverse temperature of its scores, such as 20.'
+    if config.student.projection is not None and config.student.freeze == 'passage':
+        yield (
+            "student.freeze='passage' keeps passages where they are, and student.projection brings "
+            "them to another space; set freeze='none', or leave projection out."
+        )
     dims = config.student.dims
     if any(not isinstance(dim, int) or dim < 1 for dim in dims) or len(set(dims)) < len(dims):
         yield f'student.dims={dims} must be different whole numbers, each at least 1.'

@@ -14,6 +14,7 @@ from jdkd.corpus.passages import Passages
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import vectors
 from jdkd.retrieval.exact import exact_search
+from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, as_dual
 from tests.helpers import tables, tiny, toy
@@ -62,6 +63,49 @@ def test_the_student_comes_to_its_targets(home):
     again = align.align(run, model, own)
     assert again.digest == aligned.digest
     jax.tree.map(np.testing.assert_array_equal, again.encoder.params, aligned.encoder.params)
+
+
+@pytest.mark.slow
+def test_a_student_with_a_projection_comes_to_share_a_wider_space(home):
+    wide = dataclasses.replace(toy.TRANSFORMER, hidden_size=12, intermediate_size=18)
+    toy.write_model(home / 'wide', DualEncoder(wide, 'mean', True), seed=2)
+    c = tiny.get_config(str(home))
+    c.systems.wide = common.encoder(f'{home}/wide', query_length=8, passage_length=12)
+    c.align.update(to=('wide',), epochs=2.0, batch_size=48, learning_rate=1e-2)
+    c.index.kind, c.student.projection = 'exact', 12
+    run = tiny.open_run(c, home / 'projected')
+    model, other = student.load(run), as_dual(build(run, 'wide'))
+    own = targets.EmbeddingTargets(run, model.start, [other])
+    assert own.shared is other
+    start, rows = model.after_round(-1), np.arange(len(run.collection))
+    aligned = align.align(run, model, own)
+    kernel = np.load(run.workdir / 'projection/kernel.npy')
+    features, wanted = start.passages[rows][:, :8], other.passages[rows]
+    # No other linear map is nearer: what is left is orthogonal to the features.
+    np.testing.assert_allclose(features.T @ (features @ kernel - wanted), 0, atol=1e-2)
+
+    def cosine(embeddings):
+        return float(
+            (embeddings / np.linalg.norm(embeddings, axis=1)[:, None] * wanted).sum(1).mean()
+        )
+
+    by = [cosine(x) for x in (start.passages[rows], features @ kernel, aligned.passages[rows])]
+    assert by == sorted(by) and by[0] < 0.5 < 0.9 < by[2]
+    assert AsymmetricSystem.of('asymmetric', aligned, other).rank(run.test)[0].passages.size
+    # Another start would have another kernel.
+    changed = dataclasses.replace(start, digest='other')
+    with pytest.raises(ValueError, match=r'\(start differ\)'):
+        align._keep_projection(run, changed, own)
+
+
+def test_both_towers_begin_with_the_kernel(tmp_path):
+    run = types.SimpleNamespace(workdir=tmp_path, mesh=meshes.make_mesh())
+    (tmp_path / 'projection').mkdir()
+    np.save(tmp_path / 'projection/kernel.npy', np.eye(2, 3))
+    towers = {name: {'transformer': name, 'projection': None} for name in ('query', 'passage')}
+    for name, found in align._with_projection(run, towers).items():
+        assert found['transformer'] == name
+        np.testing.assert_array_equal(found['projection']['kernel'], np.eye(2, 3))
 
 
 def test_without_epochs_the_start_stays(home):

@@ -1,5 +1,6 @@
 """What a config entry leaves to the checkpoint, and what it overrides."""
 
+import dataclasses
 import json
 import shutil
 import types
@@ -234,6 +235,34 @@ def test_a_model_of_another_size_starts_from_scratch(tmp_path):
     assert (kernel != other['transformer']['layer_0']['ffn']['up']['kernel']).all()
     with pytest.raises(ValueError, match='hidden_size=6 is no multiple of the 4 units'):
         loading.read_model(entry(tmp_path / 'model', hidden_size=6), 0)
+
+
+def test_an_added_projection_begins_as_the_identity(tmp_path):
+    plain = dataclasses.replace(DUAL, projection=None)
+    rows = np.array([[5, 6, 0], [4, 0, 0]], np.int32)
+    params = write(tmp_path / 'plain', plain)
+    write(tmp_path / 'model', DUAL)
+    asked = entry(tmp_path / 'plain', projection=11, query_weights=str(tmp_path / 'plain'))
+    model, towers, _ = loading.read_model(asked, 0)
+    assert model.projection == Projection(11, bias=False)
+    expected = plain.apply({'params': params}, rows)
+    for tower in towers.values():
+        found = model.apply({'params': tower}, rows)
+        np.testing.assert_allclose(found[:, :8], expected, atol=1e-6)
+        assert found.shape == (2, 11) and not found[:, 8:].any()
+    sketched, shapes = loading.sketch_model(asked)
+    assert sketched == model
+    assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, towers)
+    # Also from scratch, where the checkpoint's own is not used.
+    _, scratch, _ = loading.read_model(entry(tmp_path / 'model', hidden_size=4, projection=5), 0)
+    np.testing.assert_array_equal(scratch['projection']['kernel'], np.eye(4, 5))
+    for changes, message in (
+        ({'projection': 11}, r'ends in one \(Dense\) of 4 dimensions; leave projection out'),
+        ({'projection': 3, 'hidden_size': 4}, 'narrower than the 4 units .* use student.dims'),
+        ({'projection': 11, 'kind': 'cross_encoder', 'hidden_size': 4}, 'a cross-encoder has none'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loading.read_model(entry(tmp_path / 'model', **changes), 0)
 
 
 def test_queries_may_have_a_tower_of_their_own(tmp_path):

@@ -24,6 +24,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('teacher.weights', (1.0, float('inf')), 'must be finite numbers'),
         ('student.dims', (4, 4), r'student.dims=\(4, 4\) must be different whole numbers'),
         ('student.dims', (0,), r'student.dims=\(0,\) must be different whole numbers'),
+        ('student', {'projection': 768, 'freeze': 'passage'}, "freeze='passage' keeps passages"),
         (
             'index.store',
             'int4',
