@@ -59,15 +59,19 @@ def train_loop(
             naming the term and the queries. No such state is saved.
     """
     sharding, every = meshes.batch_sharding(trainer.mesh), run.config.checkpoint_every
-    with Checkpoints(directory / CHECKPOINTS) as checkpoints:
+    with Checkpoints(directory / CHECKPOINTS) as checkpoints, contextlib.ExitStack() as writers:
         step = checkpoints.latest_step() or steps.start
         spans = {'last_step': steps.stop, 'total_steps': planned_steps}
-        writer = MetricsWriter(run.workdir, name, resume_step=step, **spans)
+
+        def open_writer(series):
+            writer = MetricsWriter(run.workdir, series, resume_step=step, **spans)
+            writers.callback(writer.close)
+            return writer
+
+        writer = open_writer(name)
+        eval_writer = open_writer(f'{name}_eval') if eval_every else None
         resumes = step != steps.start
         state = checkpoints.restore(step, trainer.abstract, batches) if resumes else start()
-        eval_writer = None
-        if eval_every:
-            eval_writer = MetricsWriter(run.workdir, f'{name}_eval', resume_step=step, **spans)
         log = _StepLog(writer, step, steps.stop, run.config.log_every, choices, desc)
         pending = None  # The last step: its metrics, not read yet, its host batch and its size.
 
@@ -116,13 +120,10 @@ def train_loop(
                         checkpoints.save(step, state, batches)
                 if stopping:
                     checkpoints.wait()
-                    writer.close()
+                    writers.close()
                     bucket.flush()
                     distributed.barrier('all is saved')
                     interrupts.exit_after_saving()
-        writer.close()
-        if eval_writer:
-            eval_writer.close()
         checkpoints.keep_only(steps.stop)
     return state
 

@@ -78,9 +78,9 @@ def fit_layout(lengths: Iterable[np.ndarray], spec: RowSpec) -> Layout:
                 count = max(count, row.max() + 1)
         tiles = [(count, spec.shared)]
     else:
-        longest = np.zeros((), int)  # Of the i-th longest text of any part.
+        longest = np.zeros((), int)  # Of the i-th shortest text of any part.
         for batch in lengths:
-            part = np.sort(_split_parts(batch, spec.parts), axis=1)[:, ::-1].max(axis=0)
+            part = np.sort(_split_parts(batch, spec.parts), axis=1).max(axis=0)
             longest = np.maximum(longest, part)
         longest = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
         tiles = _tightest_tiles(longest, spec.lengths)
@@ -200,7 +200,7 @@ def _share_rows(
 
 
 def _tightest_tiles(longest: np.ndarray, max_lengths: int) -> list[tuple[int, int]]:
-    """Finds at most `max_lengths` tiles that hold rows of falling lengths most tightly."""
+    """Finds at most `max_lengths` tiles that hold rows of these lengths most tightly."""
     sizes, counts = np.unique(longest, return_counts=True)
     sizes, ends = sizes[::-1], np.cumsum(counts[::-1])
     n = len(sizes)

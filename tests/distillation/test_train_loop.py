@@ -94,10 +94,11 @@ class Loop:
 
     def __init__(self, monkeypatch, tmp_path):
         self.alive, self.started, self.stop_after, self.bad = 0, 0, None, None
-        self.states, self.tmp_path = [], tmp_path
+        self.states, self.closed, self.tmp_path = [], 0, tmp_path
         for name, value in {'latest': None, 'saved': [], 'kept': None, 'waited': False}.items():
             monkeypatch.setattr(FakeCheckpoints, name, value)
         monkeypatch.setattr(train_loop, 'Checkpoints', FakeCheckpoints)
+        monkeypatch.setattr(metrics.MetricsWriter, 'close', self.close)
         monkeypatch.setattr(train_loop.meshes, 'batch_sharding', lambda mesh: 'sharding')
         monkeypatch.setattr(train_loop.meshes, 'to_device', lambda batch, sharding: batch)
         watch = contextlib.nullcontext(self.report)
@@ -107,6 +108,9 @@ class Loop:
         monkeypatch.setattr(train_loop.nonfinite, 'find_lists', self.find_lists)
         self.trainer = types.SimpleNamespace(mesh=None, abstract='abstract', step=self.step)
 
+    def close(self):
+        self.closed += 1
+
     def report(self):
         self.alive += 1
 
@@ -114,6 +118,7 @@ class Loop:
         return self.stop_after == len(self.states)
 
     def exit(self):
+        assert self.closed == 1
         raise SystemExit
 
     def find_lists(self, trainer, params, host_batch, done, bad):
@@ -164,6 +169,7 @@ def test_checkpoints_come_every_so_many_steps_and_at_the_end(loop):
     assert FakeCheckpoints.saved == [12, 16] and FakeCheckpoints.kept == 16
     assert loop.lines() == [11, 12, 13, 14, 15, 16]
     assert loop.alive == 6  # Once a step.
+    assert loop.closed == 1
 
 
 def test_waiting_for_batches_is_counted(loop, clock, monkeypatch):
@@ -210,4 +216,5 @@ def test_a_step_that_is_not_finite_is_named_and_never_saved(loop, bad, saved, le
     said = str(caught.value)
     assert said.startswith(f'step {10 + bad} (round 1): loss is not finite')
     assert "the list of query 'b' alone" in said and said.endswith(left)
+    assert loop.closed == 1
     assert FakeCheckpoints.saved == saved and loop.blamed[1:] == ((9 + bad) / 40, ['loss'])
