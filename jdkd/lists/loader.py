@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,9 @@ from jdkd.tokens.pairs import join_pairs, row_lengths
 from jdkd.tokens.store import TokenStore
 
 Features = Mapping[str, np.ndarray]
+# Threads that make batches: an accelerator takes a step of a small model in the time that two of
+# them need for its batch.
+_READERS = min(max(2, (os.cpu_count() or 2) // 4), 8)
 _BATCH_PASSAGES = 'batch_passages'  # Originals of the global batch, of all processes.
 
 
@@ -256,7 +260,8 @@ def batches(
         return to_batch(local | {_BATCH_PASSAGES: records['passages']})
 
     data = order.batches(len(source)).map(read)
-    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    options = grain.ReadOptions(num_threads=_READERS, prefetch_buffer_size=2 * _READERS)
+    return iter(data.to_iter_dataset(options))
 
 
 def _stack(source: Sequence[Features], numbers: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,12 +12,11 @@ from jdkd.corpus.lengths import SAMPLE, TOKENS_PER_WORD, count_words
 from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning import corpus_size
 from jdkd.planning.corpus_size import CorpusSize
-from jdkd.retrieval import vectors
+from jdkd.retrieval import index, vectors
 from jdkd.run import Run
 from jdkd.systems import loading, roles
 
 _BM25_TERMS_PER_WORD = 0.55  # The average of English text.
-_TREE_FROM = 20_000  # Passages from which ScaNN writes twice as much; see `index.build`.
 
 
 def estimate_run(run: Run) -> dict[str, int]:
@@ -51,7 +50,7 @@ def estimate(
     embeddings['student'] = _students_at_once(config)
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
     item = vectors.bytes_per_vector(1, config.index.store)
-    scann = (1 + (passages >= _TREE_FROM)) * passages * dims // 4
+    scann = (1 + (passages >= index.TREE_FROM)) * passages * dims // 4
     codes = scann if config.index.kind == 'scann' else 0
     rankings = sum(embeddings.values()) + len(set(roles.retrievers(config)) - set(encoders))
     discarded = count_students(config) - embeddings['student']

@@ -26,7 +26,7 @@ except ImportError:  # Wheels exist for Linux on x86-64 and Python below 3.14 on
 
 KINDS = ('scann', 'exact')
 _HASH_FROM = 1000  # Passages that ScaNN's codes need for training; fewer are searched exactly.
-_TREE_FROM = 20_000  # Passages from which an index partitions first, as ScaNN's guide advises.
+TREE_FROM = 20_000  # Passages from which an index partitions first, as ScaNN's guide advises.
 _TREE_SAMPLE = 250_000  # Passages of a shard that train its tree.
 BUILDERS = 16  # Shards indexed in parallel, at most.
 _RESCORED_BYTES = 2**26  # Bytes of candidates' vectors that are gathered at once.
@@ -111,7 +111,7 @@ def _train(vectors: np.ndarray, threshold: float) -> Any:
     """Returns a searcher of `[num_passages, dim]` vectors."""
     # Each search sets its own number of neighbours.
     builder = _scann().builder(vectors, 1, 'dot_product')
-    if len(vectors) >= _TREE_FROM:
+    if len(vectors) >= TREE_FROM:
         # SOAR (Sun et al., 2023) assigns each passage to a second leaf whose error is orthogonal to
         # the first's: the same recall needs half as many leaves. Random initial centres would give
         # another tree in every process.

@@ -18,10 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 
 HEARTBEAT_SECONDS = 60  # A process that is silent for longer counts as dead.
 HUNG = 75  # Exit code after a hang (EX_TEMPFAIL).
@@ -30,9 +28,10 @@ _BARRIER_TIMEOUT_MS = 30 * 24 * 3600 * 1000
 _NFS_SECONDS = 120  # Within which a file written on one machine appears on the others.
 
 _STOP_KEY, _STEPS_AHEAD = 'jdkd/stop', 3
+_DECISION_KEY = 'jdkd/decisions/{}'
 
 _deciding = False  # Whether this process runs the `decide` of `from_primary`.
-_barriers, _stop_calls = itertools.count(), itertools.count()
+_barriers, _stop_calls, _decisions = itertools.count(), itertools.count(), itertools.count()
 _stop_at: int | None = None  # The call of `stop_requested` at which all processes stop.
 _hang_seconds = 0.0  # See `hang_watchdog`; 0 disables it.
 
@@ -161,7 +160,9 @@ def from_primary(
     if process_count() == 1:
         return decide()
     global _deciding
-    error, reply = None, ''
+    error, number = None, next(_decisions)
+    client = ocp.multihost.get_jax_distributed_client()
+    key = _DECISION_KEY.format(number)
     if is_primary():
         _deciding = True
         try:
@@ -170,11 +171,11 @@ def from_primary(
             error, reply = e, json.dumps([None, str(e)])
         finally:
             _deciding = False
-    barrier(name)  # A collective would time out before a slow `decide` returns.
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(reply))))
-    payload = np.frombuffer(reply.encode('ascii').ljust(size), np.uint8)  # Blanks elsewhere.
-    received = np.asarray(multihost_utils.broadcast_one_to_all(payload), np.uint8)
-    result, message = json.loads(received.tobytes())
+        client.key_value_set(key, reply)
+    barrier(name)
+    result, message = json.loads(client.key_value_try_get(key))
+    if is_primary() and number:  # All have read the one before.
+        client.key_value_delete(_DECISION_KEY.format(number - 1))
     if error is not None:
         raise error
     if message is not None:

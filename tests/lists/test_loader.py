@@ -127,6 +127,20 @@ def test_batches_hold_packed_rows_and_say_where_texts_lie():
     assert 'passages' not in batch
 
 
+def test_any_number_of_threads_makes_the_same_batches(monkeypatch):
+    order = loader.BatchOrder(2, [0])
+    packer = loader.make_row_packer(DUAL, RECORDS, order, RowSpec(lengths=1), mesh(), steps=1)
+
+    def made(threads):
+        monkeypatch.setattr(loader, '_READERS', threads)
+        batches = loader.batches(records(9), packer, order, mesh())
+        return [(next(batches), batches.get_state()['next_index']) for _ in range(20)]
+
+    for (one, at), (several, there) in zip(made(1), made(5), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, several)
+        assert at == there
+
+
 def test_assistants_score_all_originals_of_a_batch():
     order = loader.BatchOrder(2, [0], shuffle=False)
     packer = loader.make_row_packer(DUAL, RECORDS, order, RowSpec(lengths=1), mesh(), steps=1)

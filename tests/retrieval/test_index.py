@@ -67,7 +67,7 @@ def test_scann_builds_the_same_index_again():
 
 @pytest.mark.parametrize('tree', [False, True])
 def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatch, tree):
-    monkeypatch.setattr(index, '_TREE_FROM', 1000 if tree else 10**9)
+    monkeypatch.setattr(index, 'TREE_FROM', 1000 if tree else 10**9)
     queries, passages = vectors(64, 32, seed=1), in_parts(vectors(5000, 32), 1300)
     config = scann(shard=2000)
     index.build(tmp_path, passages, config)
@@ -83,7 +83,7 @@ def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatc
 
 
 def test_few_candidates_in_the_leaves_leave_no_gaps_or_strangers(monkeypatch):
-    monkeypatch.setattr(index, '_TREE_FROM', 1000)
+    monkeypatch.setattr(index, 'TREE_FROM', 1000)
     queries, passages = vectors(8, 32, seed=1), vectors(1500, 32)
     found = index.search(queries, passages, 300, scann(leaves=0.01))
     known = found.passages >= 0

@@ -6,6 +6,7 @@ import socket
 import time
 
 import jax
+import orbax.checkpoint as ocp
 import pytest
 
 from jdkd.runtime import distributed, stages
@@ -30,6 +31,10 @@ def see(workdir, *flags):
     seen['before'] = distributed.process_count(), distributed.is_primary()
     seen['decided'] = distributed.from_primary(decide, 'a decision', writes=[workdir / 'stage'])
     seen['after'] = distributed.process_count()
+    seen['long'] = len(distributed.from_primary(lambda: 'é' * 2**22, 'a long decision'))
+    client = ocp.multihost.get_jax_distributed_client()
+    distributed.barrier('all have read it')
+    seen['kept'] = [key for key, _ in client.key_value_dir_get('jdkd/decisions/')]
     try:
         distributed.from_primary(fail, 'a failure')
     except Exception as error:
@@ -58,6 +63,8 @@ def test_two_processes_agree(tmp_path):
     assert first['before'] == [2, True] and second['before'] == [2, False]
     assert first['decided'] == second['decided'] == [1, 'é']
     assert first['after'] == second['after'] == 2
+    assert first['long'] == second['long'] == 2**22
+    assert first['kept'] == second['kept'] == ['jdkd/decisions/1']  # Those before are read.
     assert first['error'] == 'LookupError: no such thing'
     assert second['error'] == 'RuntimeError: process 0 failed: no such thing'
     assert first['stopped'] == second['stopped'] > 2
