@@ -64,6 +64,9 @@ def test_the_selected_fusion_is_that_of_all_choices(fusion):
     found = assistants.fuse_selected(logits, rows, selected, fusion=fusion, temperature=2.0)
     assert found.dtype == every.dtype == jnp.float32
     np.testing.assert_allclose(found, every[selected, jnp.arange(5)], atol=1e-5)
+    # One alone keeps its distribution, ranks or not.
+    own = logits[0, 0].astype(jnp.float32)
+    np.testing.assert_allclose(found[0] - found[0, 0], own - own[0], atol=1e-5)
 
 
 HALVES = np.full((2, 1), 0.5, np.float32)

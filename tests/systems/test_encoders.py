@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 from absl import logging
+from flax import traverse_util
 
 from jdkd.config import EncoderSpec, schema
 from jdkd.configs import common
@@ -219,6 +220,23 @@ def test_dark_examples_have_the_prefix_and_length_of_whoever_reads_them(tmp_path
         store = encoder.dark_tokens(run, lists)
         assert [store[0].tolist(), store[1].tolist()] == expected
         assert encoder.text_room(9) == min(9, encoder.spec.passage_length) - expected[0].count(p)
+
+
+def test_the_digest_of_a_start_is_that_of_its_parameters_and_entry(tmp_path):
+    write(tmp_path / 'model', DUAL)
+    run = types.SimpleNamespace(config=types.SimpleNamespace(seed=0), mesh=mesh.make_mesh())
+    encoder = encoders.load_encoder(run, entry(tmp_path / 'model'))
+    digest = encoders.start_digest(encoder)
+    assert digest == encoders.start_digest(encoders.load_encoder(run, entry(tmp_path / 'model')))
+    path = 'transformer/layer_0/ffn/up/kernel'
+    other = traverse_util.flatten_dict(encoder.params, sep='/')
+    other[path] = other[path].at[0, 0].add(1e-3)
+    params = traverse_util.unflatten_dict(other, sep='/')
+    spec = encoder.spec.replace(query_length=9)
+    for changed in (
+        dataclasses.replace(encoder, **x) for x in ({'params': params}, {'spec': spec})
+    ):
+        assert encoders.start_digest(changed) != digest
 
 
 def test_a_model_of_another_size_starts_from_scratch(tmp_path):
