@@ -77,7 +77,7 @@ def mine(run):
 
 
 def test_parts_of_the_queries_mine_what_all_of_them_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(lists, 'PART_QUERIES', 2)
+    monkeypatch.setattr(lists, 'PART_QUERIES', 1)
     run = make_run(tmp_path)
     mine(run)
     pool = np.load(run.workdir / 'rounds/00/runs/train.npy')
