@@ -22,8 +22,8 @@ import fsspec
 from absl import logging
 
 from jdkd.runtime import distributed, files, lease, lock, object_store
+from jdkd.runtime.cache import Cache
 from jdkd.runtime.cache_files import (
-    OWN,
     STATE,
     UNFINISHED,
     Sealed,
@@ -33,7 +33,6 @@ from jdkd.runtime.cache_files import (
     sealed_files,
 )
 from jdkd.runtime.lease import Lease
-from jdkd.runtime.messages import brief
 from jdkd.runtime.object_store import ObjectStore, is_url
 from jdkd.runtime.uploads import MANIFEST, STARTED, GoneError, Uploads
 
@@ -121,6 +120,7 @@ class Bucket:
 
     def __init__(self, store: ObjectStore, cache: pathlib.Path):
         self.store, self.cache = store, cache
+        self._local = Cache(store, cache)
         self._uploads = Uploads(store)
         self._manifests: dict[str, bytes] = {}  # Of finished stages.
         self._lease_seen: dict[str, Any] = {}
@@ -158,7 +158,9 @@ class Bucket:
         self.cache.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(filelock.Timeout):
             with filelock.FileLock(self.cache / lock.FILE).acquire(blocking=False):
-                self._replace_cache()
+                loose = self._local.replace(self._uploads.names, self._manifests)
+                self._state['loose'] = files.fingerprint(loose, {})
+                self._write_state()
 
     def begin(self) -> None:
         """Takes the lease and starts uploading, first of all what the bucket lacks."""
@@ -204,27 +206,7 @@ class Bucket:
     def fetch(self, directory: pathlib.Path, outputs: Mapping[str, Any]) -> str | None:
         """Downloads a finished stage; says what is damaged if its files are not `outputs`."""
         name = self._name(directory)
-        temporary = directory.with_name(f'{directory.name}.tmp-fetch{os.getpid()}')
-        size = sum(output['size'] for output in outputs.values())
-        logging.info('fetching %s/%s (%s bytes)', self.store.url, name, f'{size:,}')
-        files.remove(temporary)
-        temporary.mkdir(parents=True)
-        try:
-            self._download({f'{name}/{path}': temporary / path for path in outputs})
-            problem = files.find_damage(temporary, outputs)
-        except FileNotFoundError as e:
-            problem = f'{e} is missing'
-        if problem:
-            files.remove(temporary)
-            return problem.replace(str(temporary), f'{self.store.url}/{name}')
-        (temporary / MANIFEST).write_bytes(self._manifests[name])
-        try:
-            temporary.rename(directory)
-        except OSError:
-            if not (directory / MANIFEST).exists():
-                raise
-            files.remove(temporary)  # Another process was first.
-        return None
+        return self._local.fetch(name, outputs, self._manifests[name])
 
     def resume(self, temporary: pathlib.Path, inputs: Mapping[str, Any]) -> bool:
         """Downloads the parts of a stage begun from `inputs` that its directory lacks.
@@ -355,41 +337,6 @@ class Bucket:
                     self._write_state()
                 return
 
-    # The cache.
-
-    def _replace_cache(self) -> None:
-        """Removes what the bucket does not have like this, and downloads its loose files."""
-        for directory, names, own in os.walk(self.cache):
-            path = pathlib.Path(directory)
-            if path == self.cache and lock.REPLACED in names:
-                names.remove(lock.REPLACED)
-            stale = UNFINISHED.search(directory) is not None
-            if MANIFEST in own:
-                manifest = (path / MANIFEST).read_bytes()
-                stale = self._manifests.get(self._name(path)) != manifest
-            if stale or MANIFEST in own:
-                names.clear()
-            if stale:
-                files.remove(path)
-        for path in loose_files(self.cache):
-            if not is_replaced(self._name(path)):
-                path.unlink()
-        marks = (f'/{MANIFEST}', f'/{STARTED}')
-        stages = {name.rpartition('/')[0] for name in self._uploads.names if name.endswith(marks)}
-
-        def is_loose(name):
-            folders = (str(folder) for folder in pathlib.PurePosixPath(name).parents)
-            is_other = is_replaced(name) or name.startswith(lease.PREFIX) or name in OWN
-            return not is_other and stages.isdisjoint(folders)
-
-        loose = {name: self.cache / name for name in self._uploads.names if is_loose(name)}
-        self._download(loose)
-        self._state['loose'] = files.fingerprint(loose.values(), {})
-        for name in self._uploads.names:  # What is set aside here must not meet what is there.
-            if is_replaced(name):
-                (self.cache / '/'.join(name.split('/')[:2])).mkdir(parents=True, exist_ok=True)
-        self._write_state()
-
     def _download_parts(self, name: str, temporary: pathlib.Path) -> None:
         """Downloads sealed parts that the directory lacks, each seal after what it seals."""
         seals = [n for n in self._uploads.below(name) if n.endswith(files.SEAL)]
@@ -398,26 +345,14 @@ class Bucket:
         for object_name in seals:
             seal, content = object_name.removeprefix(f'{name}/'), contents[object_name]
             known[seal] = content
-            if self._inside(temporary / seal).exists():
+            if self._local.inside(temporary / seal).exists():
                 continue
             logging.info('fetching %s/%s', self.store.url, object_name.removesuffix(files.SEAL))
             sealed = sealed_files(seal, content)
             with contextlib.suppress(FileNotFoundError):  # Without its seal it is made again.
-                self._download({f'{name}/{path}': temporary / path for path in sealed})
+                self._local.download({f'{name}/{path}': temporary / path for path in sealed})
                 with files.atomic_write(temporary / seal, 'wb') as f:
                     f.write(content)
-
-    def _download(self, paths: Mapping[str, pathlib.Path]) -> None:
-        self.store.download({name: self._inside(path) for name, path in paths.items()})
-
-    def _inside(self, path: pathlib.Path) -> pathlib.Path:
-        """The path of an object, whose name may come from somebody else."""
-        if '..' in path.parts or not path.is_relative_to(self.cache):
-            raise object_store.BucketError(
-                f"{self.store.url} names the file '{brief(path)}', which lies outside of the run; "
-                'this is no run of jdkd.'
-            )
-        return path
 
     def _write_state(self) -> None:
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -425,4 +360,4 @@ class Bucket:
             json.dump(self._state, f)
 
     def _name(self, path: pathlib.Path) -> str:
-        return path.relative_to(self.cache).as_posix()
+        return self._local.name(path)
