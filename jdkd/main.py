@@ -65,11 +65,13 @@ configs.register_parsers()
 flags.FLAGS.set_gnu_getopt()  # Flags may follow arguments.
 _CONFIG = config_flags.DEFINE_config_file(
     'config',
-    DEFAULT,
+    # `expand` gives the default: that of a flag takes the overrides before they are checked.
+    None,
     'Config file, which is run as code, or name of a packaged one, such as mta4dpr, with an '
     'argument after a colon.',
     lock_config=True,
 )
+flags.FLAGS['config'].default_as_str = repr(DEFAULT)
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
@@ -293,13 +295,14 @@ def expand(argv: Sequence[str]) -> list[str]:
         ValueError: if the first argument is no mode, or the mode is given twice.
     """
     program, *args = argv
+    command: list[str] = []
     if args and not args[0].startswith('-'):
         mode = args.pop(0)
         if mode not in MODES:
             raise ValueError(f"'{mode}' is no command; use one of {', '.join(MODES)}.")
         if any(re.match('--?mode(=|$)', arg) for arg in args):
             raise ValueError(f"'{mode}' says what to do; leave --mode out.")
-        args.insert(0, f'--mode={mode}')
+        command = [f'--mode={mode}']
     has_config = False
     for i, arg in enumerate(args):
         if match := re.match('(--?config=)(.*)', arg):
@@ -307,9 +310,11 @@ def expand(argv: Sequence[str]) -> list[str]:
         elif re.fullmatch('--?config', arg) and i + 1 < len(args):
             args[i + 1] = setup.find_config(args[i + 1])
         has_config |= bool(re.match('--?config(=|$)', arg))
-    if not has_config and not pathlib.Path(DEFAULT).is_file():
-        args.insert(0, f'--config={setup.find_config(pathlib.Path(DEFAULT).stem)}')
-    return [program, *args]
+    if not has_config:
+        is_here = pathlib.Path(DEFAULT).is_file()
+        file = DEFAULT if is_here else setup.find_config(pathlib.Path(DEFAULT).stem)
+        args.insert(0, f'--config={file}')
+    return [program, *command, *args]
 
 
 def _is_for_users(record: stdlib_logging.LogRecord) -> bool:

@@ -350,6 +350,14 @@ def test_mistakes_get_one_sentence(tmp_path, args, message):
     assert message in done.stderr and 'Traceback' not in done.stderr
 
 
+def test_a_mistake_without_a_config_file_gets_one_sentence():
+    """That of a clone is the default: nothing takes the overrides before they are checked."""
+    command = [sys.executable, '-m', 'jdkd.main', 'plan', '--config.student.num_layer=3']
+    done = subprocess.run(command, cwd=processes.ROOT, capture_output=True, text=True, check=False)
+    assert "configs/mta4dpr.py has no field 'student.num_layer'" in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
 def test_all_mistakes_of_a_command_line_are_told_at_once(tmp_path):
     fields = ('rounds=0', 'assistants=minilm,nobody', 'student.weights=./none', 'mesh.model=2')
     fields += 'optimizer.warmup_steps=99', 'collection.source=beir:no/where'

@@ -16,7 +16,7 @@ from jdkd.runtime.messages import brief, shown
 # Fields that list names: the command line gives a,b as one string.
 NAMES = frozenset('assistants members retrievers measures collections splits to kinds'.split())
 
-_FLAG = re.compile(r'--?(?P<no>no)?config\.(?P<name>[^=]+)(?:=(?P<value>.*))?', re.DOTALL)
+_FLAG = re.compile(r'--?(?P<no>no)?config\.(?P<name>[^=]*)(?:=(?P<value>.*))?', re.DOTALL)
 # A name in quotation marks, maybe after a kind and a colon; or one whose commas are in parentheses.
 _QUOTED = re.compile(r"""\s*(\w+:)?(["'])(.*?)\2\s*(?:,|$)""")
 _NAME = re.compile(r'((?:\([^()]*\)|[^,])*)(?:,|$)')
@@ -78,7 +78,8 @@ def check_overrides(argv: Sequence[str], default: str) -> list[str]:
             f"there is no config file '{brief(file)}'; give one, for example {default}."
         )
     config = run_file(file, variant)
-    fields = sorted(name for name, _ in iterate(config))
+    values = dict(iterate(config))
+    fields = sorted(values)
     kept: dict[Any, list[str]] = {}
     for words in _group(argv):
         match = _FLAG.fullmatch(words[0])
@@ -90,6 +91,11 @@ def check_overrides(argv: Sequence[str], default: str) -> list[str]:
             near = difflib.get_close_matches(name, fields, n=3, cutoff=0.5)
             hint = f'did you mean {" or ".join(near)}?' if near else f'see {file}.'
             raise ValueError(f"{path} has no field '{brief(name)}'; {hint}")
+        if name != match['name'] and not isinstance(values[name], list):
+            raise ValueError(
+                f'--config.{match["name"]}: tuples are replaced as a whole; give --config.{name} '
+                'with all of its items.'
+            )
         value = words[1] if len(words) == 2 else match['value']
         kept.pop(match['name'], None)  # The last one also keeps its place.
         kept[match['name']] = _check_value(config, match['name'], value) or words

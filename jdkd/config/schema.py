@@ -140,22 +140,25 @@ def type_errors(section: Section, prefix: str = '') -> Iterator[str]:
             for name, member in value.items():
                 if isinstance(member, Section):
                     yield from type_errors(member, f'{path}.{name}.')
-        elif value is None if hint == Schedule else not _fits(value, hint):
+        elif value is None if hint == Schedule else not fits(value, hint):
             default = '' if f.default in (dataclasses.MISSING, None) else f', such as {f.default}'
             yield (
-                f'{path} is {brief(value)}, but must be {_describe(hint)}{default}; correct it, or '
+                f'{path} is {brief(value)}, but must be {describe(hint)}{default}; correct it, or '
                 'leave it out.'
             )
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value that is no section is of the type of a field."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_fits(value, member) for member in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        members = typing.get_args(hint)
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value that is no section is of the type of a field or an argument."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, member) for member in members)
+    if origin is tuple:
         # A tuple of fixed length has a range of its own.
-        return isinstance(value, tuple) and all(_fits(item, members[0]) for item in value)
+        return isinstance(value, tuple) and all(fits(item, members[0]) for item in value)
+    if origin is Mapping:
+        items = value.items() if isinstance(value, Mapping) else [(None, None)]
+        return all(fits(key, members[0]) and fits(item, members[1]) for key, item in items)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, bool):
@@ -163,12 +166,15 @@ def _fits(value: Any, hint: Any) -> bool:
     return hint is Any or isinstance(value, hint)
 
 
-def _describe(hint: Any) -> str:
-    members = typing.get_args(hint)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return ' or '.join(map(_describe, members))
-    if typing.get_origin(hint) is tuple:
-        return f'a tuple of items that each are {_describe(members[0])}'
+def describe(hint: Any) -> str:
+    """Says in words what a type takes."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return ' or '.join(map(describe, members))
+    if origin is tuple:
+        return f'a tuple of items that each are {describe(members[0])}'
+    if origin is Mapping:
+        return f'a mapping {{name: {describe(members[1])}}}'
     names = {int: 'a whole number', float: 'a number', str: 'text', bool: 'True or False'}
     return names.get(hint, 'None' if hint is type(None) else f'a {hint.__name__}')
 
@@ -210,10 +216,10 @@ def _read_value(hint: Any, value: Any, path: str) -> Any:
             return read(hint, values, f'{path}.')
         member = typing.get_args(hint)[1]
         if member is Any:
-            return _tuples(values)
+            return as_tuples(values)
         return {key: _read_member(member, values[key], f'{path}.{key}') for key in sorted(values)}
     # What the command line makes of None.
-    return None if value == (None,) and type(None) in typing.get_args(hint) else _tuples(value)
+    return None if value == (None,) and type(None) in typing.get_args(hint) else as_tuples(value)
 
 
 def _read_member(member: Any, values: Any, path: str) -> Section:
@@ -228,10 +234,10 @@ def _read_member(member: Any, values: Any, path: str) -> Section:
     return read(kinds[kind], values, f'{path}.')
 
 
-def _tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """JSON has lists where configs have tuples."""
     if isinstance(value, Mapping):
-        return {key: _tuples(value[key]) for key in value}
+        return {key: as_tuples(value[key]) for key in value}
     if isinstance(value, list | tuple):
-        return tuple(map(_tuples, value))
+        return tuple(map(as_tuples, value))
     return value

@@ -190,7 +190,7 @@ def _parse(name: str) -> ir_measures.Measure:
         if not isinstance(value, int) or not 1 <= value < 2**31:  # trec_eval would crash.
             raise ValueError(
                 f'measures names {name!r}, whose {parameter} is {value}, but must be a whole '
-                'number of at least 1.'
+                'number from 1 to 2147483647.'
             )
     return measure
 

@@ -35,6 +35,7 @@ _COLUMNS = {  # Names in header rows, without case and marks.
     'score': 'scores?|sim|similarity|relevance|rel|logits?',
     'tag': 'tag|run|run(id|name|tag)|system|model',
 }
+_ID = re.compile('(id|no|num|number)$')
 _NAMING = "name the columns in systems.NAME.format (for example 'query passage score')"
 
 
@@ -62,9 +63,11 @@ class Format:
             raise ValueError(f'{len(fields)} fields')
         values = dict(zip(self.columns, fields, strict=False))
         if 'score' in values:
-            score = float(values['score'])
+            score = _number(values['score'])
         elif 'rank' in values:
-            score = -float(int(values['rank']))
+            score = -_number(values['rank'])
+            if not score.is_integer():
+                raise ValueError(f'rank {shown(values["rank"])} is no whole number')
         else:
             score = -float(position)
         return values['query'].strip(), values['passage'].strip(), score
@@ -99,8 +102,15 @@ def find(where: str, lines: Sequence[str], name: str | None = None) -> Format:
     header = _header(lines[0])
     if name:
         return dataclasses.replace(named(name), has_header=bool(header))
-    if {'query', 'passage'} <= set(header) and {'rank', 'score'} & set(header):
-        return Format(header, None, True)
+    if {'rank', 'score'} & set(header):
+        if repeated := [column for column in _COLUMNS if header.count(column) > 1]:
+            raise ValueError(
+                f'{where}: several columns of {shown(lines[0])} may hold the {repeated[0]}; '
+                f'{_NAMING}.'
+            )
+        # Columns that are not read may hold spaces, such as texts of queries.
+        tabs = [line.count('\t') for line in lines[:2]]
+        return Format(header, '\t' if tabs[0] and tabs[0] == tabs[-1] else None, True)
     body = lines[bool(header) :]
     tabbed = [line.split('\t') for line in body if line.count('\t') == 3]
     if 2 * len(tabbed) > len(body) and _hold_texts(tabbed):
@@ -117,13 +127,18 @@ _KNOWN = (
 def _header(line: str) -> tuple[str, ...]:
     """The columns that a header row names; () if the line is none."""
     fields = line.split('\t') if '\t' in line else line.split()
-    columns: list[str] = []
-    for field in fields:
-        name = re.sub(r'[\W_]', '', field.lower())
-        kind = next((c for c, names in _COLUMNS.items() if re.fullmatch(names, name)), None)
-        columns.append(kind if kind not in (None, *columns) else f'_{len(columns)}')
+    names = [re.sub(r'[\W_]', '', field.lower()) for field in fields]
+    columns = [
+        next((c for c, pattern in _COLUMNS.items() if re.fullmatch(pattern, name)), f'_{i}')
+        for i, name in enumerate(names)
+    ]
+    for i, column in enumerate(columns):
+        # Beside `qid` and `docno`, `query` and `passage` are texts.
+        others = [n for n, c in zip(names, columns, strict=True) if c == column != 'tag']
+        if not _ID.search(names[i]) and any(map(_ID.search, others)):
+            columns[i] = f'_{i}'
     is_header = {'query', 'passage'} <= set(columns) and not any(map(_is_number, fields))
-    return tuple(columns) if is_header and not any(' ' in field for field in fields) else ()
+    return tuple(columns) if is_header else ()
 
 
 def _hold_texts(lines: Sequence[Sequence[str]]) -> bool:
@@ -191,7 +206,7 @@ class _Numbers:
         """Whether each query's numbers count from 1, or each from 0, as the file goes on."""
         starts = {float(v[0]) for v in self.by_query.values()}
         counting = all((np.diff(v) == 1).all() for v in self.by_query.values())
-        return self.whole and counting and starts in ({0.0}, {1.0})
+        return counting and starts in ({0.0}, {1.0})
 
     def are_ranks(self) -> bool:
         """Whether each query's numbers are 1 to n, or 0 to n - 1, in any order."""
@@ -218,8 +233,8 @@ class _Numbers:
 
 def _one(column: _Numbers) -> tuple[str, ...] | None:
     """Whether the only numbers are ranks or scores; None if they may be either."""
-    if column.count_up():
-        return ('rank',)
+    if column.count_up() and (column.whole or any(len(v) > 1 for v in column.by_query.values())):
+        return ('rank',) if column.whole else None  # pandas writes ranks as 1.0 and 2.0.
     # Whole numbers that fall are scores, unless they are ranks in reverse.
     are_scores = not column.whole or (column.fall() and not column.are_ranks())
     return ('score',) if are_scores else None
@@ -237,10 +252,17 @@ def _two(left: _Numbers, right: _Numbers) -> tuple[str, ...] | None:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        _number(text)
     except ValueError:
         return False
     return True
+
+
+def _number(text: str) -> float:
+    """Reads a number as C does: Python also takes `1_0`, and digits of other scripts."""
+    if '_' in text or not text.isascii():
+        raise ValueError(f'{shown(text)} is no number')
+    return float(text)
 
 
 def _share_of_numbers(lines: Sequence[Sequence[str]], column: int) -> float:

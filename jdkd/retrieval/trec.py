@@ -10,6 +10,7 @@ gzipped (`.gz` after their name):
 import dataclasses
 import itertools
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -158,7 +159,10 @@ def _pairs(
     sample = list(itertools.islice(lines, run_formats.SAMPLE))
     if not sample:
         return
-    is_json = format == run_formats.JSON or (not format and sample[0][1].startswith('{'))
+    # A file of JSON that is one array is refused as such.
+    is_json = format == run_formats.JSON or (
+        not format and re.match(r'\s*(\{|\[\s*(\{|$))', sample[0][1])
+    )
     layout = None
     if not is_json:
         layout = run_formats.find(sample[0][0], [line for _, line in sample], format)
@@ -185,9 +189,10 @@ def _parse_json(line: str) -> Sequence[tuple[str, str, float]]:
         ids = [parsing.check_id('line', 'passage_id', entry['passage_id'])]
         scores = [entry['score']]
     else:
-        listed = parsing.check_once('line', entry['passage_ids'])
+        listed, scores = (parsing.check_once('line', entry[f]) for f in ('passage_ids', 'scores'))
+        if not (isinstance(listed, list) and isinstance(scores, list)):
+            raise ValueError(f'passage_ids is {shown(listed)} and scores {shown(scores)}, no lists')
         ids = [parsing.check_id('line', 'passage_id', i) for i in listed]
-        scores = parsing.check_once('line', entry['scores'])
         if len(ids) != len(scores):
             raise ValueError(f'{len(ids)} passage_ids and {len(scores)} scores')
     for score in scores:

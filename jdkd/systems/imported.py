@@ -33,11 +33,17 @@ class ImportedScores(BaseSystem):
         return checked_ranking(self.run, self.name, queries, search), {}
 
     def _best(self, query_ids: Sequence[str], depth: int) -> Ranking:
+        """The best of each query as trec_eval sorts the file: ties by falling passage id."""
         rows = np.full((len(query_ids), depth), -1, np.int32)
         values = np.full(rows.shape, -np.inf, np.float32)
         for i, query_id in enumerate(query_ids):
             passages, scores = self.scores.of(query_id)
-            best = np.argsort(-scores, kind='stable')[:depth]  # Ties keep the collection's order.
+            scores = scores.astype(np.float32)
+            best = np.argsort(-scores, kind='stable')
+            if (np.diff(scores[best]) == 0).any():
+                ids = self.run.collection.passage_ids.take(passages)
+                best = np.array(sorted(best, key=lambda j: (scores[j], ids[j]), reverse=True))
+            best = best[:depth]
             rows[i, : len(best)], values[i, : len(best)] = passages[best], scores[best]
         return Ranking(rows, values)
 

@@ -20,7 +20,6 @@ FILE = 'configs/mta4dpr.py'
         ['--config', FILE, '--config.rounds=3'],
         [f'--config={FILE}:tiny', '--config.systems.minilm_ft.train.steps=2', '--workdir=x'],
         ['--config.loss.teacher', '0', '--config.teacher.weights=1.,30.'],
-        ['--config.student.layers[0]=1'],
     ],
 )
 def test_fields_that_exist(argv):

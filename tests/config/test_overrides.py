@@ -1,6 +1,7 @@
 """Overrides on the command line: the last one counts, None, numbers, and names with commas."""
 
 import doctest
+import re
 import sys
 
 import absl.flags
@@ -164,3 +165,16 @@ def test_names_with_commas_are_quoted(text, names):
 )
 def test_names_are_text_whatever_they_look_like(text, names):
     assert resolved(f'--config.measures={text}').measures == names
+
+
+@pytest.mark.parametrize('name', ['measures[0]', 'measures[9]', 'teacher.weights[0]'])
+def test_an_item_of_a_tuple_is_no_field(name):
+    field = name.partition('[')[0]
+    with pytest.raises(ValueError, match=f'tuples are replaced as a whole; give --config.{field} '):
+        configs.check_overrides([f'--config.{name}=1'], FILE)
+
+
+@pytest.mark.parametrize('name', ['', 'student..label', 'num-layers', 'rounds ', '1x', 'x('])
+def test_a_name_that_is_none_is_a_sentence(name):
+    with pytest.raises(ValueError, match=f"has no field '{re.escape(name.strip())}'; "):
+        configs.check_overrides([f'--config.{name}=1'], FILE)

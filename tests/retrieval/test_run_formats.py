@@ -96,6 +96,10 @@ HEADERS = {
     'topic\titer\tdocno\trank\tsim\trun_id\n': '{q}\tQ0\t{p}\t{r}\t{s}\tx y',
     'qid\tpid\tquery\tpassage\n': '{q}\t{p}\twhat is it\tsome text',
     'passage_id query_id score\n': '{p} {q} {s}',
+    'query id\tpassage id\tscore\n': '{q}\t{p}\t{s}',
+    'qid\tdocno\trank\tscore\tquery\n': '{q}\t{p}\t{r}\t{s}\twhat is it',  # PyTerrier's.
+    'query\tqid\tdocno\tscore\n': 'what is it\t{q}\t{p}\t{s}',
+    'qid\tpid\trank \n': '{q}\t{p}\t{r}.0',
 }
 
 
@@ -109,6 +113,9 @@ def test_a_header_row_is_no_line_and_names_the_columns(tmp_path, header, line):
 UNCLEAR = {
     'ranks in reverse, or scores': 'a\tp0\t3\na\tp1\t2\na\tp2\t1\n',
     'whole numbers in any order': 'a\tp0\t40\na\tp1\t95\na\tp2\t12\n',
+    'ranks that pandas wrote': 'a\tp0\t1.0\na\tp1\t2.0\nb\tp1\t1.0\n',
+    'two ids of passages': 'qid\tdocid\tdocno\tscore\na\t0\tp0\t2.5\n',
+    'two scores': 'qid pid relevance score\na p0 1 2.5\n',
     'ranks with gaps': 'a\tp0\t1\na\tp1\t3\na\tp2\t7\n',
     'judgements': 'a\tp0\t1\na\tp1\t0\nb\tp1\t1\n',
     'grades of a language model': 'a p0 3\na p1 0\na p2 3\nb p1 2\n',
@@ -134,6 +141,10 @@ def test_a_named_format_is_followed(tmp_path):
     assert read(tmp_path / 'run', 'query score passage')['a'] == {'p0': 4, 'p1': 2}
     (tmp_path / 'run').write_text('a p1\na p0\n')
     assert list(read(tmp_path / 'run', 'query passage')['a']) == ['p1', 'p0']
+    (tmp_path / 'run').write_text(UNCLEAR['ranks that pandas wrote'])
+    assert read(tmp_path / 'run', 'query passage rank')['a'] == {'p0': -1, 'p1': -2}
+    (tmp_path / 'run').write_text(UNCLEAR['two ids of passages'])
+    assert read(tmp_path / 'run', 'query Q0 passage score') == {'a': {'p0': 2.5}}
     (tmp_path / 'run').write_text(UNCLEAR['judgements of TREC'])
     assert read(tmp_path / 'run', 'query Q0 passage score')['b'] == {'p1': 2}
     (tmp_path / 'run').write_text(' {"query_id": "a", "passage_id": "p1", "score": 1}\n')
@@ -166,6 +177,9 @@ def test_refuses_names(name, message):
         ),
         ('a\tp0\t0.5\na\tp1\t\n', "run:2: not a run line; it must read 'query passage score'"),
         ('a Q0 p0 1 2 x\na Q0 p1 1\n', r'run:2: not a run line; .* \(4 fields\)'),
+        ('a Q0 p0 1 2 x\na Q0 p1 2 1_0 x\n', r"run:2: not a run line; .* \('1_0' is no num"),
+        ('a Q0 p0 1 2 x\na Q0 p1 2 ٣ x\n', 'run:2: not a run line; .* is no number'),
+        ('qid pid rank\na p0 1.5\n', r"run:2: not a run line; .* \(rank '1.5' is no whole"),
         ('a\n', 'run:1: not a line of scores; write'),
         ('a b c d\n', 'run:1: not a line of scores; write'),
         ('a Q0 p0 one two x\n', 'run:1: not a line of scores; write'),

@@ -5,11 +5,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import pytrec_eval
 
 from jdkd.config import Config, ScoresSpec
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.lists.candidates import Lists
+from jdkd.retrieval import measures, trec
 from jdkd.run import Queries, Run
 from jdkd.systems import imported
 
@@ -38,7 +40,7 @@ LISTS = Lists.from_originals(np.array([1, 0]), np.array([[3, 0], [2, 1]]))
 
 def test_ranks_what_the_file_holds(run):
     ranking, _ = load(run).rank(QUERIES)
-    np.testing.assert_array_equal(ranking.passages, [[2, 0, 1], [3, -1, -1], [-1, -1, -1]])
+    np.testing.assert_array_equal(ranking.passages, [[2, 1, 0], [3, -1, -1], [-1, -1, -1]])
     np.testing.assert_array_equal(ranking.scores[0], [3, 1, 1])
     assert (ranking.scores[ranking.passages < 0] == -np.inf).all()
 
@@ -104,3 +106,21 @@ def test_another_format_reads_the_file_anew(run):
     load(run)
     with pytest.raises(ValueError, match='built from other inputs .format differ'):
         load(run, format='query Q0 passage rank score tag')
+
+
+def test_ties_at_the_depth_are_cut_as_trec_eval_cuts_them(run):
+    """By falling id, and scores that float32 does not tell apart are ties."""
+    text = 'a Q0 p0 1 2.00000001 x\na Q0 p1 2 2 x\na Q0 p3 3 2 x\na Q0 p2 4 2 x\n'
+    (run.workdir.parent / 'run.trec').write_text(text)
+    qrels = {'a': {'p3': 1, 'p0': 1}}
+    judge = pytrec_eval.RelevanceEvaluator(qrels, {'recall.2', 'P.2', 'recall.3', 'ndcg_cut.2'})
+    theirs = judge.evaluate(pytrec_eval.parse_run(text.splitlines()))['a']
+    ranking = load(run)._best(['a'], 2)
+    ids = [f'p{i}' for i in range(4)]
+    ours = measures.measure(trec.from_ranking(ranking, ['a'], ids), qrels, ['R@2', 'P@2', 'nDCG@2'])
+    assert ours.means == {
+        'R@2': theirs['recall_2'],
+        'P@2': theirs['P_2'],
+        'nDCG@2': theirs['ndcg_cut_2'],
+    }
+    np.testing.assert_array_equal(load(run).rank(QUERIES)[0].passages[0], [3, 2, 1])

@@ -7,9 +7,10 @@ import gzip
 import json
 import pathlib
 import re
+import typing
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from jdkd.corpus.sources.base import OnError
 from jdkd.runtime.messages import escape, shown
@@ -29,6 +30,18 @@ _LEFTOVER = re.compile(
 )
 _BYTE_ORDER_MARK = '\ufeff'  # Begins files of Windows, and stays inside where files are joined.
 _NUMBER = re.compile(r'[+-]?\d+(\.\d*)?([eE][+-]?\d{1,3})?', re.ASCII)
+# How files begin that are not the text that they should hold, and what they are.
+_MAGIC = {
+    rb'BZh\d1AY&SY': 'compressed by bzip2',
+    rb'\xfd7zXZ\0': 'compressed by xz',
+    rb'\x28\xb5\x2f\xfd': 'compressed by zstd',
+    rb'\x04\x22\x4d\x18': 'compressed by lz4',
+    rb'PK\x03\x04': 'a zip archive',
+    rb'PAR1[^\s\x20-\x7e]': 'a parquet file',
+    rb'ARROW1\0': 'an arrow file',
+    rb'version https://git-lfs': 'a pointer of Git LFS, which stands for the data',
+}
+_GZIP = b'\x1f\x8b'
 _MAX_ID = 1024  # Characters; URLs of Wikipedia fit.
 _MAX_LINE = 2**26  # Bytes; passages of whole books fit, what a gzip bomb inflates to does not.
 
@@ -39,12 +52,19 @@ def read_lines(
     """Yields (where, line) of the lines of a file, gzipped or not; blank ones only if asked to.
 
     Raises:
-        ValueError: Even if `on_error` skips: gzip data is damaged, or a line exceeds 64 MiB.
+        ValueError: Even if `on_error` skips: gzip data is damaged, a line exceeds 64 MiB, or the
+            file is compressed in another way, no text, or has no ends of lines but carriage
+            returns.
     """
     name, number = escape(str(file)), 0
     try:
-        with (gzip.open if file.suffix == '.gz' else open)(file, 'rb') as f:
+        with _open_binary(file, name) as f:
             for number, raw in enumerate(iter(functools.partial(f.readline, _MAX_LINE), b''), 1):
+                if number == 1 and b'\r' in raw.rstrip(b'\r\n') and not raw.endswith(b'\n'):
+                    raise ValueError(
+                        f'{name}: carriage returns alone end its lines; save the file with the '
+                        'line ends of Unix or Windows.'
+                    )
                 if len(raw) == _MAX_LINE:
                     raise ValueError(
                         f'{name}:{number}: the line is longer than {_MAX_LINE} bytes; split its '
@@ -62,6 +82,17 @@ def read_lines(
             f'{name}:{number + 1}: the gzip data is cut short or damaged ({error}); '
             'fetch the file again.'
         ) from None
+
+
+def _open_binary(file: pathlib.Path, name: str) -> IO[bytes]:
+    """Opens a file, gzipped or not, whatever its name says of that."""
+    with open(file, 'rb') as f:
+        head = f.read(100)
+    for magic, kind in _MAGIC.items():
+        if re.match(magic, head):
+            raise ValueError(f'{name} is {kind}; give the text itself, gzipped or not.')
+    gzipped = file.suffix == '.gz' or head.startswith(_GZIP)
+    return typing.cast(IO[bytes], (gzip.open if gzipped else open)(file, 'rb'))
 
 
 def read_json_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, dict]]:
@@ -151,14 +182,14 @@ def parse_grade(where: str, value: Any) -> int:
     """Returns the grade that a field holds, a number or its text; `1.0` and `1e0` are 1.
 
     Raises:
-        ValueError: It is no whole number, or has more than 9 digits.
+        ValueError: It is no whole number, or has more than 7 digits.
     """
     text = str(check_once(where, value))
     number = decimal.Decimal(text) if _NUMBER.fullmatch(text) else None
     if number is None or number != number.to_integral_value():
         raise ValueError(f'{where}: grade {shown(value)} must be an integer.')
-    if abs(number) >= 10**9:  # No scale of judgements needs them.
-        raise ValueError(f'{where}: grade {shown(value)} has more than 9 digits; correct it.')
+    if abs(number) >= 10**7:  # trec_eval makes arrays of as many numbers as the highest grade.
+        raise ValueError(f'{where}: grade {shown(value)} has more than 7 digits; correct it.')
     return int(number)
 
 
@@ -166,14 +197,16 @@ def data_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """Finds the files of a glob pattern in order, without what systems and editors leave beside.
 
     Raises:
-        ValueError: The pattern is not relative to the directory.
+        ValueError: The pattern names no files in the directory.
     """
     try:
         files = sorted(file for file in root.glob(pattern) if not file.is_dir())
-    except NotImplementedError:
-        raise ValueError(f'{pattern!r} must be named relative to {root}.') from None
-    if not re.search(r'[*?[]', pattern):  # Whatever is named in full is meant.
-        return files
+    except (NotImplementedError, IndexError, ValueError):
+        raise ValueError(
+            f'{shown(pattern)} must be the name or the pattern of files relative to {root}.'
+        ) from None
+    if (root / pattern).is_file():  # Whatever is named in full is meant, such as a[1].csv.
+        return [root / pattern]
     return [f for f in files if not any(map(_LEFTOVER.fullmatch, f.relative_to(root).parts))]
 
 

@@ -5,11 +5,15 @@ import functools
 import importlib
 import inspect
 import pathlib
+import typing
 from collections.abc import Mapping
 from typing import Any
 
+from jdkd.config import schema
 from jdkd.corpus.sources.base import Source
 from jdkd.corpus.sources.questions import add_questions
+from jdkd.runtime import files
+from jdkd.runtime.messages import brief
 
 # Kind, which is also the name of its module -> what follows the colon, if anything does.
 _KINDS = {
@@ -42,7 +46,10 @@ def open_source(
     kind, argument = parse_name(name)
     # Imported on use: some of the libraries behind sources take seconds.
     opener = importlib.import_module(f'jdkd.corpus.sources.{kind}').open_source
+    hints = typing.get_type_hints(opener)
     if argument:
+        if _KINDS[kind] == 'PATH':
+            files.require_local(argument, 'collection.source')
         opener = functools.partial(opener, argument)
     parameters = inspect.signature(opener).parameters
     common = ['name', 'license'] if argument else []
@@ -57,6 +64,8 @@ def open_source(
             raise ValueError(
                 f'source {name!r} needs the option {option!r}: set collection.options.{option}.'
             )
+    hints['questions'] = Mapping[str, str] | None
+    _check_types({**options, 'questions': questions}, hints)
     labels = {option: options.pop(option, None) for option in common}
     source = opener(**options)
     if argument:
@@ -100,6 +109,15 @@ def open_passages(name: str, /, **options: Any) -> Source:
             f'there is no file {name!r}, nor is that a source; give a .jsonl, .csv, .tsv or '
             f'.parquet file, or one of {", ".join(SOURCES)}.'
         ) from None
+
+
+def _check_types(options: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        if option in hints and not schema.fits(schema.as_tuples(value), hints[option]):
+            raise ValueError(
+                f'collection.options.{option} is {brief(value)}, but must be '
+                f'{schema.describe(hints[option])}.'
+            )
 
 
 def parse_name(name: str) -> tuple[str, str]:

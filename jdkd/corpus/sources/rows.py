@@ -10,7 +10,7 @@ from absl import logging
 
 from jdkd.corpus.sources import parsing
 from jdkd.corpus.sources.base import OnError, attempt
-from jdkd.runtime.messages import brief, shown
+from jdkd.runtime.messages import brief, escape, shown
 
 _BROKEN = 'broken line'  # Kind of all errors in them.
 _MAX_HEADER = 40  # Characters of the name of a column.
@@ -19,6 +19,12 @@ _MAX_HEADER = 40  # Characters of the name of a column.
 _ID_NAME = re.compile(
     r'(q|p|d|query|question|topic|passage|para|paragraph|doc|document|corpus|collection|item|text)?'
     r'(id|ids|no|num|nr|number|identifier)'
+)
+
+_JUDGEMENT_NAMES = (  # Of the columns of query, passage and grade, without marks.
+    r'(query|topic|question)(id|no|num|number)?|qid',
+    r'(passage|doc|document|corpus|item)(id|no|num|number)?|[pd]id',
+    r'scores?|grade|rel|relevance|label|judge?ment',
 )
 
 csv.field_size_limit(2**26)  # Of characters; Python's own limit is 131,072.
@@ -82,14 +88,20 @@ def read_judgements(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str
 
     A row holds query, passage and grade, or TREC's four columns: query, a number that is not read,
     passage and grade. Tabs or other whitespace separate them; between tabs, fields may be in
-    quotation marks. The first row may be a header.
+    quotation marks. The first row may be a header; where it names these columns, they may be in
+    another order and have others beside them, such as the index that pandas writes.
     """
-    width = 0
+    width, row = 0, -1
+    header: list[str] = []
+    places: list[int] = []  # Of query, passage and grade, where the header names them.
     for row, (where, line) in enumerate(parsing.read_lines(file, on_error)):
         fields = _split_judgement(line)
-        if row == 0 and _names_columns(fields):
-            continue
-        if len(fields) not in ((width,) if width else (3, 4)):
+        if row == 0:
+            places = _find_columns(fields)
+            if places or _names_columns(fields):
+                header = fields
+                continue
+        if len(fields) not in ((width,) if width else (3, 4, len(places) and len(header))):
             expected = f'{width} fields as above' if width else 'query id, passage id and grade, '
             expected += '' if width else 'or query id, 0, passage id and grade (TREC)'
             on_error(
@@ -99,10 +111,17 @@ def read_judgements(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str
             )
             continue
         width = len(fields)
-        query, *_, passage, value = fields
+        is_named = places and width == len(header)
+        query, passage, value = (fields[i] for i in (places if is_named else (0, -2, -1)))
         grade = attempt(on_error, _BROKEN, parsing.parse_grade, where, value)
         if grade is not None:
             yield where, query, passage, grade
+    if row < bool(header):
+        on_error(
+            _BROKEN,
+            f'{escape(str(file))}: there is no judgement in it; write query id, passage id and '
+            'grade a line, or remove the file.',
+        )
 
 
 def _split_judgement(line: str) -> list[str]:
@@ -120,11 +139,21 @@ def _split_judgement(line: str) -> list[str]:
     return fields
 
 
+def _find_columns(fields: Sequence[str]) -> list[int]:
+    """The places of query, passage and grade in a header row; [] if it does not name each once."""
+    names = [re.sub(r'[\W_]', '', field.lower()) for field in fields]
+    places = [
+        [i for i, name in enumerate(names) if re.fullmatch(pattern, name)]
+        for pattern in _JUDGEMENT_NAMES
+    ]
+    return [i for (i,) in places] if all(len(found) == 1 for found in places) else []
+
+
 def _names_columns(fields: Sequence[str]) -> bool:
-    """Whether a first row names columns: its last is a word (score, relevance), none a number."""
+    """Whether a first row names columns: its last is a word (score, relevance), no digit in any."""
     word = re.sub(r'[\W_]', '', fields[-1])
     is_word = word.isalpha() and word.lower() not in ('nan', 'inf', 'infinity')
-    return len(fields) >= 3 and is_word and not any(field.isdigit() for field in fields)
+    return len(fields) >= 3 and is_word and not re.search(r'\d', ''.join(fields))
 
 
 def _csv_rows(

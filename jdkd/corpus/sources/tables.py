@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from jdkd.corpus.sources import base, parsing, records, rows
 from jdkd.corpus.sources.base import OnError
-from jdkd.runtime.messages import brief, escape
+from jdkd.runtime.messages import brief, escape, shown
 
 _PARQUET_BATCH = 1024  # Rows of a parquet file in memory at once.
 _DELIMITERS = {'.csv': ',', '.tsv': '\t'}
@@ -97,6 +97,11 @@ def _read_parquet(file: pathlib.Path) -> Iterator[tuple[str, dict]]:
     name, row = escape(str(file)), 0
     try:
         with pq.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            if repeated := [column for column in names if names.count(column) > 1]:
+                raise ValueError(
+                    f'{name}: the column {shown(repeated[0])} is there twice; rename one.'
+                )
             for batch in table.iter_batches(_PARQUET_BATCH):
                 for record in batch.to_pylist():
                     row += 1

@@ -93,7 +93,9 @@ def _open_builder(dataset: str, data_dir: str | None) -> Any:
         )
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
+    except tfds_features.ForeignClassError:
+        raise
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise ValueError(f"TFDS has no dataset '{dataset}' ({brief(error)}).") from None
     builder.download_and_prepare(file_format='array_record')
     return builder

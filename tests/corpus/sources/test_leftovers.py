@@ -88,5 +88,11 @@ def test_what_is_named_in_full_is_meant(tmp_path):
         (tmp_path / name).touch()
         assert parsing.data_files(tmp_path, name) == [tmp_path / name]
     assert parsing.data_files(tmp_path, '*') == [tmp_path / 'x.jsonl']
-    with pytest.raises(ValueError, match='must be named relative to'):
-        parsing.data_files(tmp_path, '/*')
+    (tmp_path / 'a[1].csv').touch()
+    assert parsing.data_files(tmp_path, 'a[1].csv') == [tmp_path / 'a[1].csv']
+
+
+@pytest.mark.parametrize('pattern', ['/*', '.', ''])
+def test_a_pattern_names_files_in_the_directory(tmp_path, pattern):
+    with pytest.raises(ValueError, match='must be the name or the pattern of files relative to'):
+        parsing.data_files(tmp_path, pattern)

@@ -1,7 +1,10 @@
 """Lines, fields, JSON objects, ids and grades, and the errors that name file and line."""
 
+import bz2
 import gzip
+import lzma
 
+import pyarrow as pa
 import pytest
 
 from jdkd.corpus.sources import base, parsing, registry
@@ -125,7 +128,7 @@ def test_grades_are_short_integers():
         '0': 0,
         '007': 7,
         '0' * 20 + '3': 3,
-        '9' * 9: 10**9 - 1,
+        '9' * 7: 10**7 - 1,
         '1.0': 1,
         '2.': 2,
         '-1.00': -1,
@@ -138,8 +141,8 @@ def test_grades_are_short_integers():
     for text in ('', '-', '0.5', '1e-1', '1_0', '٣', ' 1', '--1', 'nan', 'inf', 0.5, True, None):
         with pytest.raises(ValueError, match='a:1: grade .* must be an integer'):
             parsing.parse_grade('a:1', text)
-    with pytest.raises(ValueError, match='has more than 9 digits'):
-        parsing.parse_grade('a:1', '-1000000000')
+    with pytest.raises(ValueError, match='has more than 7 digits'):
+        parsing.parse_grade('a:1', '-10000000')
 
 
 def test_a_plain_file_comes_before_a_gzipped_one(tmp_path):
@@ -149,3 +152,41 @@ def test_a_plain_file_comes_before_a_gzipped_one(tmp_path):
     assert parsing.find_file(tmp_path, 'x.tsv', '') == tmp_path / 'x.tsv.gz'
     (tmp_path / 'x.tsv').touch()
     assert parsing.find_file(tmp_path, 'x.tsv', '') == tmp_path / 'x.tsv'
+
+
+NO_TEXT = {
+    'compressed by bzip2': bz2.compress(b'{}\n'),
+    'compressed by xz': lzma.compress(b'{}\n'),
+    'compressed by zstd': pa.compress(b'{}\n', 'zstd', asbytes=True),
+    'compressed by lz4': b'\x04\x22\x4d\x18' + bytes(30),
+    'a zip archive': b'PK\x03\x04' + bytes(30),
+    'a parquet file': b'PAR1\x15\x04',
+    'a pointer of Git LFS': b'version https://git-lfs.github.com/spec/v1\noid sha256:ab\n',
+}
+
+
+@pytest.mark.parametrize('kind', NO_TEXT)
+def test_a_file_that_is_no_text_says_what_it_is(tmp_path, kind):
+    (tmp_path / 'a.jsonl').write_bytes(NO_TEXT[kind])
+    with pytest.raises(ValueError, match=f'a.jsonl is {kind}.*; give the text itself, gzipped or'):
+        list(parsing.read_json_lines(tmp_path / 'a.jsonl', base.count_errors({})))
+
+
+def test_gzip_data_is_read_whatever_the_name_of_the_file(tmp_path):
+    (tmp_path / 'a.tsv').write_bytes(gzip.compress(b'PAR1\tx\n'))
+    assert list(parsing.read_lines(tmp_path / 'a.tsv', base.raise_error)) == [
+        (f'{tmp_path}/a.tsv:1', 'PAR1\tx')
+    ]
+    (tmp_path / 'b.tsv').write_bytes(b'PAR1\tx\n')
+    assert [line for _, line in parsing.read_lines(tmp_path / 'b.tsv', base.raise_error)] == [
+        'PAR1\tx'
+    ]
+
+
+@pytest.mark.parametrize('text', [b'a\tb\rc\td\r', b'a\tb\rc\td'])
+def test_lines_that_carriage_returns_alone_end_are_told(tmp_path, text):
+    (tmp_path / 'a').write_bytes(text)
+    with pytest.raises(ValueError, match='a: carriage returns alone end its lines; save the file'):
+        list(parsing.read_lines(tmp_path / 'a', base.count_errors({})))
+    (tmp_path / 'a').write_bytes(b'a\tb\rc\n')  # One inside of a text is text.
+    assert [line for _, line in parsing.read_lines(tmp_path / 'a', base.raise_error)] == ['a\tb\rc']

@@ -76,6 +76,31 @@ def test_whole_numbers_are_grades_however_they_are_written(tmp_path, value):
     assert judged(write(tmp_path / 'a', 'query-id\tcorpus-id\tscore\n' + text)) == {'q': {'d': 1}}
 
 
+NAMED = {
+    'in another order': 'corpus-id\tquery-id\tscore\n10\t0\t1\n0\t10\t2\n',
+    'with the index of pandas': '\tquery-id\tcorpus-id\tscore\n10\t0\t10\t1\n0\t10\t0\t2\n',
+    'with a column after them': 'qid\tdocid\trel\tsplit\n0\t10\t1\ttest\n10\t0\t2\ttest\n',
+    'with a column between': 'topic rank docno label\n0 7 10 1\n10 8 0 2\n',
+    'for rows of another width': 'qid docid rel\n0 7 10 1\n10 8 0 2\n',
+}
+
+
+@pytest.mark.parametrize('text', NAMED.values(), ids=NAMED)
+def test_columns_are_where_the_header_row_names_them(tmp_path, text):
+    assert judged(write(tmp_path / 'a', text)) == {'0': {'10': 1}, '10': {'0': 2}}
+
+
+@pytest.mark.parametrize('text', ['', '\n \n', 'query-id\tcorpus-id\tscore\n', 'h\th\tscore'])
+def test_a_file_without_a_judgement_is_told(tmp_path, text):
+    with pytest.raises(ValueError, match='a: there is no judgement in it; write query id, passage'):
+        judged(write(tmp_path / 'a', text))
+
+
+def test_a_first_row_with_a_bad_grade_is_no_header(tmp_path):
+    with pytest.raises(ValueError, match="a:1: grade 'relevant' must be an integer"):
+        judged(write(tmp_path / 'a', 'q1\td1\trelevant\nq2\td2\t1\n'))
+
+
 @pytest.mark.parametrize('text', ['q\td\t1\n', 'q d 1\n', 'q\td\t1\t\t\n', '\n\nq\td\t1\n'])
 def test_a_first_row_that_is_a_judgement_is_read(tmp_path, text):
     assert judged(write(tmp_path / 'a', text)) == {'q': {'d': 1}}

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jdkd.corpus import building, storage
-from jdkd.corpus.sources import base, registry
+from jdkd.corpus.sources import base, registry, tables
 
 CORPUS = [
     {'_id': '1', 'title': 'Moon', 'text': 'is round'},
@@ -241,3 +241,13 @@ def test_what_is_no_file_of_passages_is_named(tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             read_passages(tmp_path / name, **options)
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path):
+    columns = [pa.array(['d1']), pa.array(['x']), pa.array(['y'])]
+    file = tmp_path / 'corpus.parquet'
+    pq.write_table(pa.table(columns, names=['_id', 'text', 'text']), file)
+    with pytest.raises(
+        ValueError, match="corpus.parquet: the column 'text' is there twice; rename"
+    ):
+        list(tables.read_file(file, base.raise_error))
