@@ -24,7 +24,7 @@ ACTIVATIONS = {
     'tanh': jnp.tanh,
 }
 Layers = Sequence[int | str] | str | None  # To keep of a checkpoint; see `pick_layers`.
-_MAX_SIZE = 2**24  # Checkpoints are not trusted; products of sizes must fit 64 bits.
+MAX_SIZE = 2**24  # Checkpoints are not trusted; products of sizes must fit 64 bits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +189,8 @@ def _check_numbers(config: Any) -> None:
         if field.type is int:
             # Sizes without a default and upper limits must be positive.
             low = int(field.default is dataclasses.MISSING or field.name.startswith('max_'))
-            valid = isinstance(value, int | np.integer) and low <= value <= _MAX_SIZE
-            expected = f'an integer from {low} to {_MAX_SIZE}'
+            valid = isinstance(value, int | np.integer) and low <= value <= MAX_SIZE
+            expected = f'an integer from {low} to {MAX_SIZE}'
         elif field.type is float:
             valid = isinstance(value, int | float | np.number) and 0 <= value < math.inf
             expected = 'a number that is not negative'

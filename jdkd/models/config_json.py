@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jdkd.models.config import Disentangled, Rotary, TransformerConfig
+from jdkd.runtime.messages import shown
 
 _LAYER_TYPES = ('full_attention', 'sliding_attention')
 
@@ -32,12 +33,12 @@ def read_deberta(raw: Mapping[str, Any]) -> dict[str, Any]:
     terms = terms.lower().split('|') if isinstance(terms, str) else terms
     terms = tuple(sorted(term.strip() for term in terms))
     if not set(terms) <= {'c2p', 'p2c'}:
-        raise ValueError(f'pos_att_type={terms}; only c2p and p2c are supported')
+        raise ValueError(f'pos_att_type={shown(terms)}; only c2p and p2c are supported')
     if not raw.get('relative_attention'):
         raise ValueError('relative_attention=False; only true is supported')
     if raw.get('pooler_hidden_size', raw.get('hidden_size')) != raw.get('hidden_size'):
         raise ValueError(
-            f'pooler_hidden_size={raw["pooler_hidden_size"]}; only hidden_size is supported'
+            f'pooler_hidden_size={shown(raw["pooler_hidden_size"])}; only hidden_size is supported'
         )
     span = raw.get('max_relative_positions', -1)
     return {
@@ -76,14 +77,21 @@ def read_modernbert(raw: Mapping[str, Any]) -> dict[str, Any]:
         _LAYER_TYPES[bool(i % every)] for i in range(raw.get('num_hidden_layers', 0))
     ]
     if not set(types) <= set(_LAYER_TYPES):
-        raise ValueError(f'layer_types={types}; only {" and ".join(_LAYER_TYPES)} are supported')
+        raise ValueError(
+            f'layer_types={shown(types)}; only {" and ".join(_LAYER_TYPES)} are supported'
+        )
     old_thetas = (
         raw.get('global_rope_theta', Rotary.theta),
         raw.get('local_rope_theta', Rotary.local_theta),
     )
+    if len(types) != (count := raw.get('num_hidden_layers', 0)):
+        raise ValueError(f'layer_types has {len(types)} layers, but num_hidden_layers={count}')
+    ropes = raw.get('rope_parameters') or {}
+    if not ropes.keys() <= {*_LAYER_TYPES}:
+        raise ValueError(f'rope_parameters={shown(ropes)}; only those of {", ".join(_LAYER_TYPES)}')
     thetas = []
     for kind, theta in zip(_LAYER_TYPES, old_thetas, strict=True):
-        rope = (raw.get('rope_parameters') or {}).get(kind) or {}
+        rope = ropes.get(kind) or {}
         if raw.get('rope_scaling') or rope.get('rope_type', 'default') != 'default':
             raise ValueError('scaled rotary positions; only the default rope_type is supported')
         thetas.append(float(rope.get('rope_theta', theta)))

@@ -72,6 +72,11 @@ def read(root: pathlib.Path) -> Modules:
     config = read_model_config(root / 'config_sentence_transformers.json')
     with reading(file):
         chain = [(_kind(m['type']), join_inside(root, m['path'], file)) for m in modules]
+    if config.reads_pairs and len(chain) > 1:
+        raise ValueError(
+            f'{root}/config_sentence_transformers.json has model_type=CrossEncoder, but {file} has '
+            f'the modules {brief(", ".join(kind for kind, _ in chain))}; remove one of the two.'
+        )
     if chain and chain[0][0] in ('Router', 'Asym'):
         routes = _routes(chain[0][1])
         query, passage = (
@@ -198,8 +203,8 @@ def _chain(root: pathlib.Path, chain: Sequence[tuple[str, pathlib.Path]]) -> Mod
         ' '.join(kinds),
     ):
         raise ValueError(
-            f'{root}/modules.json has the modules {brief(", ".join(kinds))}; supported are '
-            'Transformer, Pooling, Dense and Normalize, in this order, each once, the last two '
+            f'{root}/modules.json has the modules {brief(", ".join(kinds)) or "[]"}; supported '
+            'are Transformer, Pooling, Dense and Normalize, in this order, each once, the last two '
             'optional, and Dropout after Pooling.'
         )
     settings = read_settings(folders['Transformer'])

@@ -17,7 +17,7 @@ from absl import logging
 from flax import traverse_util
 
 from jdkd.models import modules_json, sentence_config
-from jdkd.models.config import Layers, TransformerConfig, pick_layers
+from jdkd.models.config import MAX_SIZE, Layers, TransformerConfig, pick_layers
 from jdkd.models.cross_encoder import head_shapes
 from jdkd.models.dual_encoder import Projection
 from jdkd.models.families import FAMILIES, Family, Slot, slot
@@ -25,6 +25,8 @@ from jdkd.models.transformer import param_shapes
 from jdkd.runtime import checkpoint_files
 from jdkd.runtime.checkpoint_files import read_json, reading
 from jdkd.runtime.messages import brief, shown
+
+_FIXED = {'is_causal': False}  # Values of config.json of every family.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,16 +103,22 @@ def _read_architecture(modules: modules_json.Modules) -> tuple[Architecture, dic
     """Returns the architecture of one tower, with all layers, and its config.json."""
     directory = modules.encoder
     file = directory / 'config.json'
+    if (directory / 'adapter_config.json').is_file():
+        raise ValueError(
+            f'{directory} has adapter_config.json, an adapter (PEFT) that jdkd does not apply; '
+            'merge it into the weights with merge_and_unload() and save_pretrained() of peft.'
+        )
     raw = read_json(file)
     if raw is None:
         raise FileNotFoundError(
             f'{directory} has no config.json; give the directory of a Hugging Face checkpoint.'
         )
-    config = _read_config(raw, file)
-    with reading(file):
-        classifies = FAMILIES[config.family].classifier in (raw.get('architectures') or ())
-    classifies = classifies and _has_classifier(directory, config.family)
     settings, similarity = modules.settings, modules.model_config.similarity
+    config = _with_room(_read_config(raw, file), settings)
+    with reading(file):
+        names = raw.get('architectures') or ()
+        named = FAMILIES[config.family].classifier in names
+    classifies = (named or not names) and _has_classifier(directory, config.family, named)
     longest = config.max_positions
     length = min(settings.text or _tokenizer_length(directory) or longest, longest)
     architecture = Architecture(
@@ -174,13 +182,13 @@ def _read_tower(root: pathlib.Path, modules: modules_json.Modules, layers: Layer
 
 
 @functools.cache
-def _has_classifier(directory: pathlib.Path, kind: str) -> bool:
-    """Whether a checkpoint that calls itself a classifier has one, if its tensors are there."""
+def _has_classifier(directory: pathlib.Path, kind: str, named: bool) -> bool:
+    """Whether a checkpoint has a classifier; without tensors, whether it names itself one."""
     try:
         has_head = _Tensors(directory, FAMILIES[kind]).has_head
     except FileNotFoundError:
-        return True
-    if not has_head:
+        return named
+    if named and not has_head:
         logging.warning(
             f'{directory}/config.json names {FAMILIES[kind].classifier}, but the weights lack its '
             'classifier: it is read as an encoder.'
@@ -202,9 +210,15 @@ class _Tensors:
                 # Names of layer norms in checkpoints converted from TensorFlow.
                 renamed = name.replace('LayerNorm.gamma', 'LayerNorm.weight')
                 renamed = renamed.replace('LayerNorm.beta', 'LayerNorm.bias')
-                self.all[renamed.removeprefix(family.prefix)] = tensor
-                if renamed.startswith(family.prefix):
-                    inside.add(renamed.removeprefix(family.prefix))
+                own = renamed.removeprefix(family.prefix)
+                if own in self.all:
+                    raise ValueError(
+                        f'{directory} has two tensors {shown(own)}, of which one name begins with '
+                        f'{family.prefix!r} or both are in several files; remove one.'
+                    )
+                self.all[own] = tensor
+                if renamed != own:
+                    inside.add(own)
         # Of a model with a head, all other tensors are that head's.
         self.others = self.all.keys() - inside if inside else set()
 
@@ -260,9 +274,9 @@ class _Tensors:
 
 
 def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    file = directory / 'model.safetensors.index.json'
-    index = read_json(file)
-    names = ['model.safetensors']
+    file, names = directory / 'model.safetensors.index.json', ['model.safetensors']
+    # As in transformers, an index counts only where the weights are not in one file.
+    index = None if (directory / names[0]).is_file() else read_json(file)
     if index is not None:
         with reading(file):
             names = sorted(set(index['weight_map'].values()))
@@ -282,8 +296,8 @@ def _read_config(raw: Mapping[str, Any], file: pathlib.Path) -> TransformerConfi
             f'{file.parent} is a model of type {shown(kind)}; supported are: {", ".join(FAMILIES)}.'
         )
     family = FAMILIES[kind]
-    for key, value in family.fixed.items():
-        if raw.get(key, value) != value:
+    for key, value in {**_FIXED, **family.fixed}.items():
+        if raw.get(key) not in (None, value):
             raise ValueError(f'{file} has {key}={shown(raw[key])}; only {value!r} is supported.')
     given = {ours: raw[key] for ours, key in family.fields.items() if raw.get(key) is not None}
     fields = {**family.defaults, **given}
@@ -298,6 +312,15 @@ def _read_config(raw: Mapping[str, Any], file: pathlib.Path) -> TransformerConfi
         if str(file) in str(error):
             raise
         raise ValueError(f'{file}: {error}') from error
+
+
+def _with_room(config: TransformerConfig, settings: sentence_config.Settings) -> TransformerConfig:
+    """Raises the length of an encoder whose positions have no end to that of its texts."""
+    lengths = [settings.text, settings.query, settings.passage]
+    longest = min(max(filter(None, lengths), default=0), MAX_SIZE)
+    if config.position_embeddings or longest <= config.max_positions:
+        return config
+    return dataclasses.replace(config, max_positions=longest)
 
 
 def _tokenizer_length(directory: pathlib.Path) -> int | None:

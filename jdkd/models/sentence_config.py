@@ -13,6 +13,7 @@ from jdkd.runtime.checkpoint_files import read_json, reading
 from jdkd.runtime.messages import brief, shown
 
 SIMILARITIES = ('cosine', 'dot', 'euclidean', 'manhattan')
+_KINDS = ('SentenceTransformer', 'CrossEncoder')  # Classes that models are saved from.
 # The first that is there and not empty counts.
 _FILES = tuple(
     f'sentence_{kind}_config.json'
@@ -59,6 +60,7 @@ class ModelConfig:
     # Of the prompt for passages: sentence-transformers itself only takes the one named `document`.
     passage_prompt_name: str = 'document'
     similarity: str | None = None  # One of `SIMILARITIES`; None, where none is named, is 'cosine'.
+    reads_pairs: bool = False  # Whether it is a cross-encoder.
 
 
 def read_settings(encoder: pathlib.Path) -> Settings:
@@ -83,13 +85,13 @@ def read_settings(encoder: pathlib.Path) -> Settings:
 
 
 def check_length(file: pathlib.Path, raw: dict[str, Any], key: str) -> int | None:
-    """Returns a number of tokens in a file; None if it has none, or 0.
+    """Returns a number of tokens in a file; None if it has none.
 
     Raises:
         ValueError: if it is no such number.
     """
     limit = raw.get(key)
-    if not limit:
+    if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
         raise ValueError(f'{file} has {key}={shown(limit)}; it must be a number of tokens.')
@@ -104,11 +106,19 @@ def read_model_config(file: pathlib.Path) -> ModelConfig:
         ValueError: if it is damaged, or has a setting that changes scores and that jdkd lacks.
     """
     raw = read_json(file) or {}
+    kind = raw.get('model_type') or _KINDS[0]
+    if kind not in _KINDS:
+        raise ValueError(
+            f'{file} has model_type={shown(kind)}; give a checkpoint of a {" or ".join(_KINDS)}.'
+        )
+    reads_pairs = kind == 'CrossEncoder'
     prompts = raw.get('prompts') or {}
     names = ('document', 'passage', 'corpus')  # In the order in which `encode_document` tries them.
     with reading(file):
         query, name = prompts.get('query'), next(filter(prompts.get, names), 'document')
         passage = prompts.get(name)
+        if reads_pairs:  # It only begins its queries, and only with the default prompt.
+            query, passage, name = prompts.get(raw.get('default_prompt_name')), '', 'document'
     for prompt in (query, passage):
         if not isinstance(prompt or '', str):
             raise ValueError(f'{file} has the prompt {shown(prompt)}; a prompt must be a string.')
@@ -123,4 +133,4 @@ def read_model_config(file: pathlib.Path) -> ModelConfig:
             f'{file} has truncate_dim={shown(raw["truncate_dim"])}, which jdkd does not support; '
             'remove it to use all dimensions.'
         )
-    return ModelConfig(query or '', passage or '', name, similarity)
+    return ModelConfig(query or '', passage or '', name, similarity, reads_pairs)

@@ -35,6 +35,16 @@ def real_tokens(tokens: TokenArray, pad_id: int) -> Bool[Array, 'batch length']:
     return jax.lax.cummax((tokens != pad_id).astype(jnp.int8), axis=1, reverse=True) > 0
 
 
+def _fairseq_columns(
+    tokens: TokenArray, columns: Int[Array, '#batch length'], pad_id: int
+) -> Int[Array, 'batch length']:
+    """Positions of RoBERTa and its kin, which pass over padding tokens that a text contains."""
+    pads = (jnp.asarray(tokens) == pad_id).astype(jnp.int32)
+    before = jnp.cumsum(pads, axis=1) - pads
+    at_start = jax.lax.cummax(jnp.where(columns == 0, before, 0), axis=1)
+    return jnp.where(pads == 1, -1, columns - before + at_start)
+
+
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
     """Returns a layer norm that computes in float32 whatever the dtype."""
     # The fast variance, E[x^2] - E[x]^2, loses digits where a few units are very large.
@@ -299,6 +309,8 @@ class Transformer(nn.Module):
             first = jnp.diff(segments, axis=1, prepend=-1) != 0
             columns = columns - jax.lax.cummax(jnp.where(first, columns, 0), axis=1)
             columns = jnp.minimum(columns, config.max_positions - 1)  # Padding may be longer.
+        if config.position_offset:
+            columns = _fairseq_columns(tokens, columns, config.pad_id)
         x = Embeddings(config, name='embeddings')(tokens, token_types, columns)
         x = Dropout(config.dropout)(x, dropout_rows)
         # Norms after each sum undo rounding; a stream without them stays in float32.

@@ -17,6 +17,7 @@ import safetensors
 from jdkd.runtime.messages import brief, shown
 
 _MAX_JSON_BYTES = 2**27  # Four times the largest tokenizers.
+_POINTER = b'version https://git-lfs'  # Head of what Git has in place of a large file.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError)
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')  # Quantised types would need scales.
 
@@ -51,11 +52,17 @@ def read_json(file: pathlib.Path, kind: type = dict) -> Any:
     """The content of a JSON file, None if there is no such file.
 
     Raises:
-        ValueError: if it is too large, invalid or of another type, or if it names Python code.
+        ValueError: if it is no file, too large, invalid or of another type, or if it names Python
+            code.
     """
     if not file.is_file():
+        if file.is_symlink() or file.exists():
+            raise ValueError(
+                f'{file} is {"a directory" if file.is_dir() else "a link to no file"} where a JSON '
+                'file belongs; fetch the checkpoint again.'
+            )
         return None
-    check_size(file)
+    check_json(file)
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
@@ -100,6 +107,7 @@ def open_tensors(file: pathlib.Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if its header is damaged or does not match the size of the file.
     """
+    _check_pointer(file)
     with reading(file):
         handle = safetensors.safe_open(str(file), 'numpy')
         return {
@@ -108,8 +116,18 @@ def open_tensors(file: pathlib.Path) -> dict[str, Tensor]:
         }
 
 
-def check_size(file: pathlib.Path) -> None:
-    """Raises a ValueError for a JSON file larger than 128 MiB."""
+def check_json(file: pathlib.Path) -> None:
+    """Raises a ValueError for a JSON file larger than 128 MiB, or a pointer of Git LFS to one."""
+    _check_pointer(file)
     size = file.stat().st_size
     if size > _MAX_JSON_BYTES:
         raise ValueError(f'{file} has {size} bytes, more than the allowed {_MAX_JSON_BYTES}.')
+
+
+def _check_pointer(file: pathlib.Path) -> None:
+    with file.open('rb') as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise ValueError(
+                f'{file} is a pointer of Git LFS to a file that was not fetched; run '
+                '"git lfs pull" in the repository.'
+            )

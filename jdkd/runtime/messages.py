@@ -26,7 +26,8 @@ def escape(text: str) -> str:
 
 def brief(text: object) -> str:
     """The beginning of a text, such as an error of a library that quotes all of its input."""
-    return textwrap.shorten(escape(' '.join(str(text).split())), 300, placeholder=' ...')
+    words = (word if len(word) <= 100 else f'{word[:97]}...' for word in str(text).split())
+    return textwrap.shorten(escape(' '.join(words)), 300, placeholder=' ...')
 
 
 class EscapedStream:

@@ -17,7 +17,8 @@ from jdkd.models.families import FAMILIES
 from jdkd.run import Queries, Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
-from jdkd.systems.loading import check_tokenizer, read_model, resolve
+from jdkd.systems.loading import read_model, resolve
+from jdkd.systems.tokenizer_checks import check_tokenizer, with_padding
 from jdkd.tokens.layouts import Layout
 from jdkd.tokens.store import TokenStore
 from jdkd.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -145,7 +146,7 @@ def read_encoder(spec: EncoderSpec, mesh: Mesh, seed: int = 0) -> Encoder:
             )
     check_tokenizer(spec, source.config, tokenizer)
     return Encoder(
-        model=model,
+        model=with_padding(model, tokenizer),
         params=meshes.put(params, mesh.local_mesh),
         tokenizer=tokenizer,
         spec=resolve(spec, source),

@@ -18,7 +18,6 @@ from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.families import FAMILIES
 from jdkd.runtime.messages import brief, shown
-from jdkd.tokens.tokenizer import Tokenizer
 
 _TOKENS = np.zeros((1, 8), np.int32)  # Inputs to initialise a module with.
 
@@ -265,28 +264,6 @@ def check_lengths(spec: EncoderSpec, config: TransformerConfig) -> int:
             f'{spec.query_length} and passage_length={spec.passage_length} need {longest}.'
         )
     return longest
-
-
-def check_tokenizer(spec: EncoderSpec, config: TransformerConfig, tokenizer: Tokenizer) -> None:
-    """Checks that a model has an embedding for each token, and masks the padding token.
-
-    Raises:
-        ValueError: if not.
-    """
-    if tokenizer.special['pad'] != config.pad_id:
-        raise ValueError(
-            f"'{spec.weights}' masks token {config.pad_id} (pad_token_id in config.json), "
-            f'but its tokenizer pads with {tokenizer.special["pad"]}; correct one of the two.'
-        )
-    # XLA would silently read the last embedding for a token beyond it.
-    token, last = max(tokenizer.fast.get_vocab().items(), key=lambda item: item[1])
-    if last >= config.vocab_size:
-        raise ValueError(
-            f"'{spec.weights}' has embeddings of {config.vocab_size} tokens (vocab_size in "
-            f'config.json), but its tokenizer has a token {last}, {token!r}; it is the tokenizer '
-            "of another model, or its tokenizer_config.json, or the tokenizer's class, names a "
-            'special token that its vocabulary lacks.'
-        )
 
 
 def of_size(config: TransformerConfig, hidden_size: int) -> TransformerConfig:

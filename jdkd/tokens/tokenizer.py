@@ -31,6 +31,7 @@ class Tokenizer:
     last_id: int  # The largest; a vocabulary may have gaps.
     fingerprint: str  # sha256 of its definition; equal tokenizers give equal ids.
     truncation_side: str = 'right'  # Or 'left': the end of a long text that is cut.
+    token_types: bool = True  # Whether the checkpoint's model is given the types of tokens.
 
     def encode(self, texts: Sequence[Text], length: int, *, types: int = 0) -> TokenStore:
         """Tokenises a few texts in memory, truncated, with special tokens; see `write_store`."""
@@ -162,6 +163,7 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
         last_id=last_id,
         fingerprint=_fingerprint(loaded),
         truncation_side=loaded.truncation_side,
+        token_types=loaded.token_types,
     )
 
 

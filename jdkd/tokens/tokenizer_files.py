@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from jdkd.runtime.checkpoint_files import check_size, read_json
+from jdkd.runtime.checkpoint_files import check_json, read_json
 from jdkd.runtime.messages import brief, shown
 
 # Files that exports copy.
@@ -36,6 +36,7 @@ class LoadedTokenizer(NamedTuple):
     fast: tokenizers.Tokenizer  # With truncation and padding off.
     special_tokens: dict[str, str | None]  # Names of `cls`, `sep`, `pad` and `mask`, if given.
     truncation_side: str  # 'right' or 'left', where long texts are cut.
+    token_types: bool  # Whether the model is given the token types.
 
 
 def load(path: str | os.PathLike) -> LoadedTokenizer:
@@ -58,7 +59,7 @@ def load(path: str | os.PathLike) -> LoadedTokenizer:
     _check_class(directory / 'tokenizer_config.json', config)
     file = directory / 'tokenizer.json'
     if file.is_file():
-        check_size(file)
+        check_json(file)
     elif not any((directory / name).is_file() for name in ('vocab.txt', 'vocab.json')):
         raise FileNotFoundError(
             f'{directory} has no tokenizer.json and no vocabulary; copy the tokenizer of the '
@@ -84,7 +85,8 @@ def load(path: str | os.PathLike) -> LoadedTokenizer:
             'that fits it.'
         ) from error
     special = {role: getattr(tokenizer, f'{role}_token') for role in _SPECIAL}
-    return LoadedTokenizer(fast, special, tokenizer.truncation_side)
+    types = 'token_type_ids' in tokenizer.model_input_names
+    return LoadedTokenizer(fast, special, tokenizer.truncation_side, types)
 
 
 def special_ids(loaded: LoadedTokenizer, directory: pathlib.Path) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from jdkd.config import EncoderSpec, StudentSpec
 from jdkd.models import pretrained, weights
 from jdkd.models.config import pick_layers
-from jdkd.systems import loading
+from jdkd.systems import loading, tokenizer_checks
 from jdkd.tokens.tokenizer import load_tokenizer
 from jdkd.validation.errors import catch
 
@@ -53,6 +53,8 @@ def _sketch_errors(
                 'widths of at most that.'
             )
     yield from catch(
-        lambda: loading.check_tokenizer(spec, config, load_tokenizer(sketch.tokenizer_dir)),
+        lambda: tokenizer_checks.check_tokenizer(
+            spec, config, load_tokenizer(sketch.tokenizer_dir)
+        ),
         prefix=prefix,
     )

@@ -28,11 +28,15 @@ def write_tokenizer(directory):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token='[UNK]'))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 2), ('[SEP]', 3)]
+        single='[CLS] $A [SEP]',
+        pair='[CLS] $A [SEP] $B:1 [SEP]:1',
+        special_tokens=[('[CLS]', 2), ('[SEP]', 3)],
     )
     tokenizer.save(str(directory / 'tokenizer.json'))
     # As BERT's, transformers would read only its vocabulary.
+    inputs = ['input_ids', 'token_type_ids', 'attention_mask']
     config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': '[PAD]'}
+    config['model_input_names'] = inputs
     (directory / 'tokenizer_config.json').write_text(json.dumps(config))
     return directory
 
