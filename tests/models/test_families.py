@@ -270,7 +270,17 @@ def test_rows_as_long_as_the_positions(checkpoint):
         ('deberta-v3', {'relative_attention': False}, 'relative_attention=False; only true'),
         ('deberta-v3', {'pooler_hidden_size': 8}, 'pooler_hidden_size=8; only hidden_size is'),
         ('modernbert', {'attention_bias': True}, 'has attention_bias=True; only False is'),
-        ('modernbert', {'layer_types': ['chunked']}, 'only full_attention and sliding_attention'),
+        (
+            'modernbert',
+            {'layer_types': ['chunked'] * 2},
+            'only full_attention and sliding_attention',
+        ),
+        ('modernbert', {'layer_types': ['full_attention']}, 'layer_types has 1 layers, but num_hi'),
+        (
+            'modernbert',
+            {'rope_parameters': {'rope_theta': 5}},
+            "rope_parameters={'rope_theta': 5};",
+        ),
         ('modernbert', {'rope_scaling': {'factor': 2}}, 'only the default rope_type is supported'),
         ('modernbert', {'classifier_pooling': 'max'}, "head_pooling='max' is not supported"),
         ('mpnet', {'relative_attention_num_buckets': 16}, '_num_buckets=16; only 32 is supported'),
@@ -321,3 +331,35 @@ def test_deberta_configs_as_the_hub_has_them(checkpoint):
     edit_json(checkpoint / 'config.json', told)
     found = pretrained.read_pretrained(checkpoint).config.relative
     assert found == Disentangled(16, 44, ('c2p', 'p2c'), share_key=True, norm=True)
+
+
+@pytest.mark.parametrize('variant', ['roberta', 'mpnet'])
+def test_padding_tokens_in_a_text_take_no_position(variant, tmp_path):
+    torch = pytest.importorskip('torch')
+    pytest.importorskip('transformers')
+    model = reference.build(variant)
+    read = reference.read_live(model, tmp_path)
+    tokens = np.array([[5, 1, 1, 6, 7], [5, 6, 1, 7, 8]], np.int32)
+    with torch.no_grad():
+        given = torch.tensor(tokens).long()
+        expected = model.base_model(given, attention_mask=torch.ones_like(given))[0].numpy()
+    apply = jax.jit(Transformer(read.config).apply)
+    states = apply({'params': read.params}, tokens)
+    np.testing.assert_allclose(states, expected, atol=1e-5)
+    segments = np.repeat(np.array([[1, 2]], np.int32), 5, axis=1)
+    states = apply({'params': read.params}, tokens.reshape(1, -1), segments=segments)
+    np.testing.assert_allclose(states[0], expected.reshape(10, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize('checkpoint', ['bert', 'deberta-v3', 'modernbert'], indirect=True)
+def test_only_learned_positions_end_before_max_seq_length(checkpoint):
+    module = {'type': 'sentence_transformers.models.Transformer', 'path': ''}
+    (checkpoint / 'modules.json').write_text(json.dumps([module]))
+    (checkpoint / 'sentence_bert_config.json').write_text('{"max_seq_length": 99}')
+    read = pretrained.read_pretrained(checkpoint)
+    longest = 44 if read.config.position_embeddings else 99
+    assert (read.max_length, read.config.max_positions) == (longest, longest)
+    tokens = np.full((1, longest), 5)
+    assert np.isfinite(
+        jax.jit(Transformer(read.config).apply)({'params': read.params}, tokens)
+    ).all()

@@ -229,6 +229,7 @@ def test_tensor_errors(checkpoint, edit, message):
         ({'position_embedding_type': 'relative_key'}, "'relative_key'; only 'absolute'"),
         ({'hidden_size': ...}, "config.json has no 'hidden_size'"),
         ({'hidden_act': 'mish'}, "activation='mish' is not supported"),
+        ({'is_causal': True}, 'is_causal=True; only False is supported'),
     ],
 )
 def test_config_errors(checkpoint, changes, message):
@@ -282,3 +283,56 @@ def test_special_ids(checkpoint):
     assert load_tokenizer(checkpoint).special == usual | {'cls': 5, 'sep': 5}
     edit_json(checkpoint / 'tokenizer_config.json', mask_token='<blank>')
     assert load_tokenizer(checkpoint).special['mask'] == 6  # Added, as transformers does.
+
+
+def test_an_index_counts_only_where_the_weights_are_not_in_one_file(checkpoint):
+    """As in transformers; it may be left from an earlier save."""
+    index = checkpoint / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'weight_map': {'x': 'model-00001-of-00002.safetensors'}}))
+    assert_params(pretrained.read_pretrained(checkpoint))
+
+
+def test_two_tensors_of_one_parameter_are_refused(checkpoint):
+    edit_tensors(checkpoint, lambda t: t | {f'bert.{QUERY}': t[QUERY] * 2})
+    with pytest.raises(ValueError, match=f"has two tensors '{QUERY}', of which one name begins"):
+        pretrained.read_pretrained(checkpoint)
+
+
+def test_adapters_are_refused(checkpoint):
+    (checkpoint / 'adapter_config.json').write_text('{"peft_type": "LORA"}')
+    with pytest.raises(ValueError, match='an adapter .PEFT. that jdkd does not apply; merge it'):
+        pretrained.read_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize('architectures', [None, ...])
+def test_a_classifier_may_name_no_architecture(checkpoint, architectures):
+    head = {'classifier.weight': np.ones((1, 8), np.float32), 'classifier.bias': np.ones(1, 'f')}
+    edit_json(checkpoint / 'config.json', architectures=architectures)
+    assert not pretrained.read_pretrained(checkpoint).classifies
+    pretrained._has_classifier.cache_clear()
+    edit_tensors(checkpoint, lambda t: t | head)
+    assert pretrained.read_pretrained(checkpoint).classifies
+    pretrained._has_classifier.cache_clear()
+    (checkpoint / 'model.safetensors').unlink()
+    assert not pretrained.read_architectures(checkpoint, tensors=False)[0].classifies
+
+
+@pytest.mark.parametrize('file', ['model.safetensors', 'config.json', 'tokenizer.json'])
+def test_pointers_of_git_lfs_are_told_from_damage(checkpoint, file):
+    (checkpoint / file).write_text('version https://git-lfs.github.com/spec/v1\noid sha256:4d\n')
+    with pytest.raises(ValueError, match=f'{file} is a pointer of Git LFS .* run "git lfs pull"'):
+        pretrained.read_pretrained(checkpoint)
+        load_tokenizer(checkpoint)
+
+
+@pytest.mark.parametrize('file', ['modules.json', 'config_sentence_transformers.json'])
+def test_links_to_nothing_are_not_missing_files(checkpoint, file):
+    """Without either, the checkpoint would load and mean something else."""
+    (checkpoint / file).unlink()
+    (checkpoint / file).symlink_to('../../blobs/gone')
+    with pytest.raises(ValueError, match=f'{file} is a link to no file where a JSON file belongs'):
+        pretrained.read_pretrained(checkpoint)
+    (checkpoint / file).unlink()
+    (checkpoint / file).mkdir()
+    with pytest.raises(ValueError, match=f'{file} is a directory where a JSON file belongs'):
+        pretrained.read_pretrained(checkpoint)

@@ -1,6 +1,7 @@
 """Similarity, lengths, prompts and modules of odd checkpoints, beside sentence-transformers."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -225,6 +226,7 @@ def test_lengths_beyond_the_checkpoints_own_are_warned_of_by_name(tmp_path, bert
         ({'tokenizer_name_or_path': 'bert-base-cased'}, 'has tokenizer_name_or_path='),
         ({'query_length': 'short'}, "query_length='short'; it must be a number of tokens"),
         ({'document_length': -1}, 'document_length=-1; it must be a number of tokens'),
+        ({'query_length': 0}, 'query_length=0; it must be a number of tokens'),
     ],
 )
 def test_settings_that_change_embeddings_are_refused_by_name(tmp_path, bert, change, message):
@@ -345,3 +347,41 @@ def test_heads_of_other_tasks_are_left_out(tmp_path, bert, task):
     model.base_model.save_pretrained(tmp_path / 'bare')
     expected = pretrained.read_pretrained(tmp_path / 'bare')
     jax.tree.map(np.testing.assert_array_equal, read.params, expected.params)
+
+
+@pytest.mark.parametrize('kind', ['SparseEncoder', 'MultiVectorEncoder', '\x1b[2J'])
+def test_models_of_other_kinds_are_refused(tmp_path, bert, kind):
+    sentence.save(bert, tmp_path)
+    edit(tmp_path / CONFIG, model_type=kind)
+    with pytest.raises(ValueError, match=re.escape(f'model_type={kind!r}; give a checkp')):
+        pretrained.read_pretrained(tmp_path)
+    edit(tmp_path / CONFIG, model_type='CrossEncoder')
+    with pytest.raises(ValueError, match='model_type=CrossEncoder, but .* Transformer, Pooling;'):
+        pretrained.read_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize('default', [None, 'query', 'other'])
+def test_a_cross_encoder_begins_queries_with_its_default_prompt(tmp_path, bert, default):
+    prompts = {'query': 'dog ', 'document': 'mat ', 'other': 'cat '}
+    model = sentence.sentence_transformers.CrossEncoder(
+        str(bert / 'BertForSequenceClassification'),
+        device='cpu',
+        prompts=prompts,
+        default_prompt_name=default,
+    )
+    model.save(str(tmp_path))
+    read = pretrained.read_pretrained(tmp_path)
+    assert (read.query_prompt or None, read.passage_prompt) == (
+        model._resolve_prompt(None, None),
+        '',
+    )
+    expected = model.predict([('the cat', 'a mat')])
+    plain = model.predict([(read.query_prompt + 'the cat', 'a mat')], prompt='')
+    np.testing.assert_allclose(plain, expected, atol=1e-6)
+
+
+def test_padding_that_config_json_names_otherwise(tmp_path, bert):
+    """As multilingual-e5-small, whose tokenizer is not its family's."""
+    sentence.save(bert, tmp_path)
+    edit(tmp_path / 'config.json', pad_token_id=3)
+    assert_equal_scores(tmp_path)
