@@ -48,12 +48,15 @@ def write_tokenizer(directory, lowercase):
     fast.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
     fast.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     fast.post_processor = tokenizers.processors.TemplateProcessing(
-        single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 2), ('[SEP]', 3)]
+        single='[CLS] $A [SEP]',
+        pair='[CLS] $A [SEP] $B:1 [SEP]:1',
+        special_tokens=[('[CLS]', 2), ('[SEP]', 3)],
     )
     fast.add_special_tokens(SPECIAL)
     directory.mkdir()
     fast.save(str(directory / 'tokenizer.json'))
-    config = {'tokenizer_class': 'PreTrainedTokenizerFast'}
+    inputs = ['input_ids', 'token_type_ids', 'attention_mask']
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_input_names': inputs}
     (directory / 'tokenizer_config.json').write_text(json.dumps(config))
 
 
