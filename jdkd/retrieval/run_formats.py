@@ -36,7 +36,7 @@ _COLUMNS = {  # Names in header rows, without case and marks.
     'tag': 'tag|run|run(id|name|tag)|system|model',
 }
 _ID = re.compile('(id|no|num|number)$')
-_NAMING = "name the columns in systems.NAME.format (for example 'query passage score')"
+_NAMING = "name the columns in a first row, such as 'query passage score', or systems.NAME.format"
 
 
 @dataclasses.dataclass(frozen=True)

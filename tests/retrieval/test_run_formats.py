@@ -129,7 +129,7 @@ UNCLEAR = {
 @pytest.mark.parametrize('text', UNCLEAR.values(), ids=UNCLEAR)
 def test_what_may_be_read_in_two_ways_is_refused_unless_it_is_named(tmp_path, text):
     (tmp_path / 'run').write_text(text)
-    with pytest.raises(ValueError, match=r'run:1: .*name the columns in systems.NAME.format'):
+    with pytest.raises(ValueError, match=r'run:1: .*name the columns in a first row, such as'):
         read(tmp_path / 'run')
 
 
