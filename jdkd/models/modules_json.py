@@ -67,8 +67,15 @@ def read(root: pathlib.Path) -> Modules:
     """
     file = root / 'modules.json'
     modules = read_json(file, list)
-    if modules is None:
-        return Modules(root)  # Like sentence-transformers, which then reads no other file of its.
+    if modules is None:  # Like sentence-transformers, which then reads no other file of its.
+        tokenizer = read_json(root / 'tokenizer_config.json') or {}
+        if tokenizer.get('chat_template') or (root / 'chat_template.jinja').exists():
+            raise ValueError(
+                f'{root} has a chat template and no modules.json: sentence-transformers embeds its '
+                'texts as messages of a chat, which jdkd does not; remove the template, or give '
+                'the checkpoint a modules.json.'
+            )
+        return Modules(root)
     config = read_model_config(root / 'config_sentence_transformers.json')
     with reading(file):
         chain = [(_kind(m['type']), join_inside(root, m['path'], file)) for m in modules]

@@ -304,6 +304,15 @@ def test_adapters_are_refused(checkpoint):
         pretrained.read_pretrained(checkpoint)
 
 
+@pytest.mark.parametrize('file', ['chat_template.jinja', 'tokenizer_config.json'])
+def test_texts_that_would_be_messages_of_a_chat_are_refused(checkpoint, file):
+    (checkpoint / 'modules.json').unlink(missing_ok=True)
+    pretrained.read_pretrained(checkpoint)
+    (checkpoint / file).write_text('{"chat_template": "{{ messages[0].content }}"}')
+    with pytest.raises(ValueError, match='has a chat template and no modules.json'):
+        pretrained.read_pretrained(checkpoint)
+
+
 @pytest.mark.parametrize('architectures', [None, ...])
 def test_a_classifier_may_name_no_architecture(checkpoint, architectures):
     head = {'classifier.weight': np.ones((1, 8), np.float32), 'classifier.bias': np.ones(1, 'f')}
