@@ -235,7 +235,13 @@ def _checkpoint(directory: pathlib.Path) -> None:
     toy.write_model(work / 'model', DualEncoder(toy.TRANSFORMER, projection=Projection(4)))
     shutil.copytree(work / 'model', directory, dirs_exist_ok=True)
     shutil.rmtree(work)
-    content = {'weight_map': {'anything': 'model.safetensors'}}
+
+
+def _sharded_checkpoint(directory: pathlib.Path) -> None:
+    _checkpoint(directory)
+    shard = 'model-00001-of-00001.safetensors'
+    (directory / 'model.safetensors').rename(directory / shard)
+    content = {'weight_map': {'anything': shard}}
     (directory / 'model.safetensors.index.json').write_text(json.dumps(content))
 
 
@@ -306,13 +312,15 @@ TARGETS = {
             'config.json',
             'modules.json',
             'model.safetensors',
-            'model.safetensors.index.json',
             '1_Pooling/config.json',
             '2_Dense/config.json',
             'tokenizer_config.json',
             'config_sentence_transformers.json',
         )
     },
+    'checkpoint index': Target(
+        _sharded_checkpoint, 'model.safetensors.index.json', _read_checkpoint
+    ),
     'safetensors': Target(_checkpoint, 'model.safetensors', _read_tensors),
     'tokenizer.json': Target(_checkpoint, 'tokenizer.json', _read_tokenizer),
     'config overrides': Target(_overrides, 'argv', _read_overrides, ('config', 'flag')),

@@ -26,7 +26,9 @@ def escape(text: str) -> str:
 
 def brief(text: object) -> str:
     """The beginning of a text, such as an error of a library that quotes all of its input."""
-    words = (word if len(word) <= 100 else f'{word[:97]}...' for word in str(text).split())
+    words = (
+        word if len(word) <= 100 else f'{word[:67]}...{word[-30:]}' for word in str(text).split()
+    )
     return textwrap.shorten(escape(' '.join(words)), 300, placeholder=' ...')
 
 

@@ -14,19 +14,20 @@ from jdkd.commands import evaluate, export, setup, train
 from tests.helpers import processes
 
 CONFIGS = setup._CONFIGS
+DEFAULT = f'--config={main.DEFAULT}'
 
 
 @pytest.mark.parametrize(
     ('args', 'expected'),
     [
-        (['train', '--rounds=1'], ['--mode=train', '--rounds=1']),
-        (['--mode', 'plan'], ['--mode', 'plan']),
+        (['train', '--rounds=1'], ['--mode=train', DEFAULT, '--rounds=1']),
+        (['--mode', 'plan'], [DEFAULT, '--mode', 'plan']),
         (
             ['eval', '--config', 'eval', '--config.depth=9'],
             ['--mode=eval', '--config', f'{CONFIGS}/eval.py', '--config.depth=9'],
         ),
         (['--config=mta4dpr:beir=a:b'], [f'--config={CONFIGS}/mta4dpr.py:beir=a:b']),
-        (['search', '--workdir', 'train'], ['--mode=search', '--workdir', 'train']),
+        (['search', '--workdir', 'train'], ['--mode=search', DEFAULT, '--workdir', 'train']),
     ],
 )
 def test_command_lines_are_expanded(args, expected):

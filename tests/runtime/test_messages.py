@@ -14,6 +14,11 @@ def test_only_the_ends_of_long_values_are_shown():
     assert len(shown(10**500)) == 100
 
 
+def test_long_words_keep_both_ends():
+    path = '/' + 'a' * 400 + '/evil'
+    assert brief(f'{path} is no file') == f'/{"a" * 66}...{"a" * 25}/evil is no file'
+
+
 def test_long_errors_are_cut_and_line_breaks_removed():
     assert brief('a\n  b') == 'a b'
     text = brief(ValueError('word ' * 1000))
