@@ -1,6 +1,5 @@
 """The student: where it starts, and how it trains for a round."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -168,8 +167,7 @@ class Student:
         # Metrics of their own: a restart after the last step writes them again.
         spans = {'last_step': last, 'total_steps': planned_steps}
         spans['resume_step'] = last - 1 if config.eval_every else first
-        series = MetricsWriter(run.workdir, f'{self.name}_eval', **spans)
-        with contextlib.closing(series) as writer:
+        with MetricsWriter(run.workdir, f'{self.name}_eval', **spans) as writer:
             writer.write(last, eval_loss)
         shares = np.asarray(state.selected) / max(float(state.selected.sum()), 1.0)
         # Without choices the state's one count stays 0.

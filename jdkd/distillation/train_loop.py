@@ -65,8 +65,7 @@ def train_loop(
 
         def open_writer(series):
             writer = MetricsWriter(run.workdir, series, resume_step=step, **spans)
-            writers.callback(writer.close)
-            return writer
+            return writers.enter_context(writer)
 
         writer = open_writer(name)
         eval_writer = open_writer(f'{name}_eval') if eval_every else None

@@ -73,9 +73,8 @@ def write_deberta(config: TransformerConfig) -> dict[str, Any]:
 def read_modernbert(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Reads ModernBERT's local layers and rotary positions, in old and new spellings."""
     every = raw.get('global_attn_every_n_layers', 3)
-    types = raw.get('layer_types') or [
-        _LAYER_TYPES[bool(i % every)] for i in range(raw.get('num_hidden_layers', 0))
-    ]
+    count = raw.get('num_hidden_layers', 0)
+    types = raw.get('layer_types') or [_LAYER_TYPES[bool(i % every)] for i in range(count)]
     if not set(types) <= set(_LAYER_TYPES):
         raise ValueError(
             f'layer_types={shown(types)}; only {" and ".join(_LAYER_TYPES)} are supported'
@@ -84,7 +83,7 @@ def read_modernbert(raw: Mapping[str, Any]) -> dict[str, Any]:
         raw.get('global_rope_theta', Rotary.theta),
         raw.get('local_rope_theta', Rotary.local_theta),
     )
-    if len(types) != (count := raw.get('num_hidden_layers', 0)):
+    if len(types) != count:
         raise ValueError(f'layer_types has {len(types)} layers, but num_hidden_layers={count}')
     ropes = raw.get('rope_parameters') or {}
     if not ropes.keys() <= {*_LAYER_TYPES}:

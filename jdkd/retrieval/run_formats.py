@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jdkd.corpus.sources import parsing
 from jdkd.runtime.messages import shown
 
 JSON = 'json'
@@ -28,9 +29,9 @@ TEXTS = 'query passage query_text passage_text'
 SAMPLE = 10_000  # Lines that tell the format.
 
 _INTEGER = re.compile(r'[+-]?\d+', re.ASCII)
-_COLUMNS = {  # Names in header rows, without case and marks.
-    'query': '(query|topic|question)(id|no|num|number)?|qid',
-    'passage': '(passage|doc|document|corpus|item)(id|no|num|number)?|[pd]id',
+_COLUMNS = {  # Names in header rows.
+    'query': parsing.QUERY_COLUMN,
+    'passage': parsing.PASSAGE_COLUMN,
     'rank': 'rank(ing)?|position',
     'score': 'scores?|sim|similarity|relevance|rel|logits?',
     'tag': 'tag|run|run(id|name|tag)|system|model',
@@ -127,7 +128,7 @@ _KNOWN = (
 def _header(line: str) -> tuple[str, ...]:
     """The columns that a header row names; () if the line is none."""
     fields = line.split('\t') if '\t' in line else line.split()
-    names = [re.sub(r'[\W_]', '', field.lower()) for field in fields]
+    names = list(map(parsing.column_name, fields))
     columns = [
         next((c for c, pattern in _COLUMNS.items() if re.fullmatch(pattern, name)), f'_{i}')
         for i, name in enumerate(names)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from jdkd.runtime import files
 from jdkd.runtime.messages import brief, shown
 
 _MAX_JSON_BYTES = 2**27  # Four times the largest tokenizers.
-_POINTER = b'version https://git-lfs'  # Head of what Git has in place of a large file.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError)
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')  # Quantised types would need scales.
 
@@ -126,7 +126,7 @@ def check_json(file: pathlib.Path) -> None:
 
 def _check_pointer(file: pathlib.Path) -> None:
     with file.open('rb') as stream:
-        if stream.read(len(_POINTER)) == _POINTER:
+        if stream.read(len(files.GIT_LFS)) == files.GIT_LFS:
             raise ValueError(
                 f'{file} is a pointer of Git LFS to a file that was not fetched; run '
                 '"git lfs pull" in the repository.'

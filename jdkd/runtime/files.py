@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from absl import logging
 
+GIT_LFS = b'version https://git-lfs'  # Head of what Git has in place of a large file.
 SEAL = '.checksums'  # Suffix of the files that hold checksums.
 _THREADS = min(os.cpu_count() or 1, 8)
 _FULL = (errno.ENOSPC, errno.EDQUOT)

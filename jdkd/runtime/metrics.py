@@ -31,7 +31,7 @@ def read_series(workdir: pathlib.Path, series: str) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-class MetricsWriter:
+class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
     """Appends scalars to a series. Process 0 writes; on other processes, it does nothing.
 
     A resumed or updated run writes some steps again. Their records, and those beyond the end of the
@@ -92,6 +92,9 @@ class MetricsWriter:
         self._events.flush()
         for tracker in self._trackers:
             tracker.log(step, values)
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def close(self) -> None:
         if self._writes:

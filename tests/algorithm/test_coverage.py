@@ -76,15 +76,6 @@ def mine(run):
     return lists.mine(run, 0, [load(run, 'miner')], [load(run, 'llm')])
 
 
-def test_parts_of_the_queries_mine_what_all_of_them_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(lists, 'PART_QUERIES', 1)
-    run = make_run(tmp_path)
-    mine(run)
-    pool = np.load(run.workdir / 'rounds/00/runs/train.npy')
-    np.testing.assert_array_equal(pool, [[5, 4, -1], [4, 5, -1], [5, -1, -1]])
-    assert not list((run.workdir / 'rounds/00/runs').glob('train-*.npy'))
-
-
 def drawn(run, split='train'):
     queries = lists.split_queries(run, split)
     rows, _, passages = lists.draw(run, split, 0, np.arange(len(queries)))
@@ -94,9 +85,12 @@ def drawn(run, split='train'):
     }
 
 
-def test_lists_are_drawn_from_scored_pairs(tmp_path, caplog):
+@pytest.mark.parametrize('part', [1, lists.PART_QUERIES])
+def test_lists_are_drawn_from_scored_pairs(tmp_path, caplog, monkeypatch, part):
+    monkeypatch.setattr(lists, 'PART_QUERIES', part)  # Queries that are mined at once.
     run = make_run(tmp_path)
     mine(run)
+    assert not list((run.workdir / 'rounds/00/runs').glob('train-*.npy'))
     # The first three scored ones of each, without positives: p6 has no score.
     pool = np.load(run.workdir / 'rounds/00/runs/train.npy')
     np.testing.assert_array_equal(pool, [[5, 4, -1], [4, 5, -1], [5, -1, -1]])

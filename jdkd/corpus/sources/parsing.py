@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from jdkd.corpus.sources.base import OnError
+from jdkd.runtime import files
 from jdkd.runtime.messages import escape, shown
 
 SURROGATE = re.compile(r'[\ud800-\udfff]')
@@ -39,9 +40,12 @@ _MAGIC = {
     rb'PK\x03\x04': 'a zip archive',
     rb'PAR1[^\s\x20-\x7e]': 'a parquet file',
     rb'ARROW1\0': 'an arrow file',
-    rb'version https://git-lfs': 'a pointer of Git LFS, which stands for the data',
+    files.GIT_LFS: 'a pointer of Git LFS, which stands for the data',
 }
 _GZIP = b'\x1f\x8b'
+# Names of the columns of ids in header rows, as `column_name` gives them.
+QUERY_COLUMN = r'(query|topic|question)(id|no|num|number)?|qid'
+PASSAGE_COLUMN = r'(passage|doc|document|corpus|item)(id|no|num|number)?|[pd]id'
 _MAX_ID = 1024  # Characters; URLs of Wikipedia fit.
 _MAX_LINE = 2**26  # Bytes; passages of whole books fit, what a gzip bomb inflates to does not.
 
@@ -93,6 +97,11 @@ def _open_binary(file: pathlib.Path, name: str) -> IO[bytes]:
             raise ValueError(f'{name} is {kind}; give the text itself, gzipped or not.')
     gzipped = file.suffix == '.gz' or head.startswith(_GZIP)
     return typing.cast(IO[bytes], (gzip.open if gzipped else open)(file, 'rb'))
+
+
+def column_name(field: str) -> str:
+    """A name in a header row without case and marks."""
+    return re.sub(r'[\W_]', '', field.lower())
 
 
 def read_json_lines(file: pathlib.Path, on_error: OnError) -> Iterator[tuple[str, dict]]:

@@ -21,9 +21,9 @@ _ID_NAME = re.compile(
     r'(id|ids|no|num|nr|number|identifier)'
 )
 
-_JUDGEMENT_NAMES = (  # Of the columns of query, passage and grade, without marks.
-    r'(query|topic|question)(id|no|num|number)?|qid',
-    r'(passage|doc|document|corpus|item)(id|no|num|number)?|[pd]id',
+_JUDGEMENT_NAMES = (  # Of the columns of query, passage and grade.
+    parsing.QUERY_COLUMN,
+    parsing.PASSAGE_COLUMN,
     r'scores?|grade|rel|relevance|label|judge?ment',
 )
 
@@ -71,7 +71,7 @@ def read_fields(
 
 def is_header(fields: Sequence[str]) -> bool:
     """Whether a row whose first field is an id looks like names of columns instead."""
-    names = [re.sub(r'[\W_]', '', field.lower()) for field in fields]
+    names = list(map(parsing.column_name, fields))
     return bool(_ID_NAME.fullmatch(names[0])) and all(
         name.isalpha() and len(field) <= _MAX_HEADER and len(field.split()) <= 3
         for name, field in zip(names, fields, strict=True)
@@ -141,7 +141,7 @@ def _split_judgement(line: str) -> list[str]:
 
 def _find_columns(fields: Sequence[str]) -> list[int]:
     """The places of query, passage and grade in a header row; [] if it does not name each once."""
-    names = [re.sub(r'[\W_]', '', field.lower()) for field in fields]
+    names = list(map(parsing.column_name, fields))
     places = [
         [i for i, name in enumerate(names) if re.fullmatch(pattern, name)]
         for pattern in _JUDGEMENT_NAMES
