@@ -65,6 +65,16 @@ def test_scann_builds_the_same_index_again():
     np.testing.assert_array_equal(a.scores, b.scores)
 
 
+def test_threads_score_candidates_in_blocks_of_any_size(monkeypatch):
+    queries, passages = vectors(37, 32, seed=1), in_parts(vectors(3000, 32), 1300)
+    expected = index.search(queries, passages, 20, scann())
+    for size in (1, 5 * 200 * 32 * 4):  # One query, or five, at once.
+        monkeypatch.setattr(index, '_RESCORED_BYTES', size)
+        found = index.search(queries, passages, 20, scann())
+        np.testing.assert_array_equal(found.passages, expected.passages)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+
+
 @pytest.mark.parametrize('tree', [False, True])
 def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatch, tree):
     monkeypatch.setattr(index, 'TREE_FROM', 1000 if tree else 10**9)
