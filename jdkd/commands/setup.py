@@ -128,5 +128,9 @@ def open_run(
     collection = collect(config, workdir)
     fitted = lengths.fit(config, lambda: lengths.count_words(collection.passages, lengths.SAMPLE))
     if fitted != config:
-        logging.info('passages are cut to %d tokens', fitted.student.passage_length)
+        logging.info(
+            'passages are cut to %d tokens, and to %d in training',
+            fitted.student.passage_length,
+            fitted.train_passage_length,
+        )
     return Run(fitted, workdir, mesh, collection)

@@ -335,7 +335,8 @@ class Config(RetrievalConfig):
     )
     train_passage_length: int = field(
         128,
-        "tokens in training; the student may encode longer passages; 0: as the student's",
+        'tokens in training, of dual-encoders that are fine-tuned too; they may encode longer '
+        "passages; 0: as the student's, and at most 128 where the collection decides that",
         '0 or at least 3',
     )
     hard_queries: str = field(

@@ -89,7 +89,7 @@ class EncoderSpec(EncoderFields):
     query_length: int = field(32, 'tokens, special ones included', 'at least 3')
     passage_length: int = field(
         128,
-        'tokens, special ones included; 0: those of nine tenths of the passages, at most 128 (of '
+        'tokens, special ones included; 0: those of nine tenths of the passages, at most 256 (of '
         'python_docs: 40)',
         '0 or at least 3',
     )

@@ -10,7 +10,7 @@ TOKENS_PER_WORD = 1.35  # The average of English text.
 SAMPLE = 1000  # Passages whose words are counted.
 _FIRST_RUN = 40  # Tokens of the collection that jdkd is first tried on, for minutes on two cores.
 _SHARE = 0.9  # Of the passages that are not cut.
-_LONGEST = 128
+_LONGEST, _TRAINED = 256, 128  # Tokens, at most: of passages, and of those in training.
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
@@ -31,8 +31,9 @@ def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
 def fit(config: Config, get_words: Callable[[], np.ndarray]) -> Config:
     """Fills in the passage lengths that are 0: as many tokens as the collection needs (ours).
 
-    Nine tenths of its passages are not cut, unless they are longer than 128 tokens; those of
-    `python_docs` are cut to 40. Training cuts passages no shorter than the student does.
+    Nine tenths of its passages are not cut, unless they are longer than 256 tokens; those of
+    `python_docs` are cut to 40. In training 128 tokens suffice: most of the cost is there, and a
+    student that has learned from these reads the whole passages as well.
 
     Args:
         get_words: Returns the word counts of a sample of the collection's passages.
@@ -51,7 +52,9 @@ def fit(config: Config, get_words: Callable[[], np.ndarray]) -> Config:
         return spec.replace(passage_length=length) if own else spec
 
     student = filled(config.student)
-    train = config.train_passage_length or student.passage_length
+    train = config.train_passage_length
+    if not train:
+        train = config.student.passage_length or min(length, _TRAINED)
     return config.replace(
         student=student,
         systems={name: filled(spec) for name, spec in config.systems.items()},

@@ -25,9 +25,11 @@ def train_from_labels(
 ) -> tuple[Encoder, str]:
     """Fine-tunes an encoder contrastively on the labels, with hard negatives of a miner.
 
-    Takes and returns an encoder with its digest. The negatives are the miner's top passages.
+    Takes and returns an encoder with its digest. The negatives are the miner's top passages; a
+    dual-encoder reads passages cut to `train_passage_length`.
     """
     config, spec = run.config, encoder.spec.train
+    length = min(encoder.spec.passage_length, config.train_passage_length)
     num_lists = min(spec.steps * spec.batch_size, 4 * int(run.train.is_labelled.sum()))
     data_path, path = f'systems/{name}/dataset', f'systems/{name}/train'
     data = run.stage(
@@ -53,7 +55,7 @@ def train_from_labels(
                 lists,
                 loader.BatchOrder(spec.batch_size, [config.seed]),
                 trainer.rows,
-                length=encoder.spec.passage_length,
+                length=length,
                 steps=spec.steps,
             )
         train_loop(
@@ -70,7 +72,7 @@ def train_from_labels(
         )
         return {'steps': spec.steps}
 
-    inputs = {'start': digest, 'dataset': data['digest'], 'seed': config.seed}
+    inputs = {'start': digest, 'dataset': data['digest'], 'seed': config.seed, 'length': length}
     manifest = run.stage(path, inputs, build_stage, resumable=True)
     return restore_encoder(run, encoder, run.workdir / path, spec.steps), manifest['digest']
 

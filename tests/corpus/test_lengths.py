@@ -29,17 +29,18 @@ def fitted(config, words):
 
 
 @pytest.mark.parametrize(
-    ('words', 'length'),
+    ('words', 'length', 'train'),
     [
-        ([10] * 9 + [500], 88),  # A quantile of 59 words: 81 tokens.
-        ([20] * 20, 32),  # 29 tokens.
-        ([1, 2], 16),
-        ([300] * 5, 128),
+        ([10] * 9 + [500], 88, 88),  # A quantile of 59 words: 81 tokens.
+        ([20] * 20, 32, 32),  # 29 tokens.
+        ([1, 2], 16, 16),
+        ([120] * 5, 168, 128),
+        ([300] * 5, 256, 128),
     ],
 )
-def test_nine_tenths_of_the_passages_fit(words, length):
+def test_nine_tenths_of_the_passages_fit(words, length, train):
     config = fitted(open_config(), words)
-    assert config.student.passage_length == config.train_passage_length == length
+    assert (config.student.passage_length, config.train_passage_length) == (length, train)
     assert [config.systems[name].passage_length for name in ('open', 'given')] == [length, 24]
 
 
@@ -51,8 +52,8 @@ def test_pythons_documentation_is_cut_to_40_tokens_and_no_word_is_counted():
 def test_what_the_config_gives_is_kept():
     assert fitted(open_config(train=20), [300]).train_passage_length == 20
     assert fitted(open_config(train=200), [20]).train_passage_length == 32
-    config = fitted(open_config(student=64), [300])
-    assert config.student.passage_length == config.train_passage_length == 64
+    config = fitted(open_config(student=200), [300])
+    assert config.student.passage_length == config.train_passage_length == 200
     closed = Config(student=StudentSpec(passage_length=30), train_passage_length=20)
     assert lengths.fit(closed, lambda: pytest.fail('counted')) is closed
 

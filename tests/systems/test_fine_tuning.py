@@ -1,5 +1,6 @@
 """Fine-tuning from labels: its lists, what it trains with, and what is loaded again."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -57,9 +58,12 @@ def trained(run, miner, monkeypatch):
     monkeypatch.setattr(fine_tuning, 'restore_encoder', lambda *args: args[1:])
     encoder = types.SimpleNamespace(spec=SPEC, model='model', params='params')
     calls.encoder = encoder
-    calls.again = lambda digest='start': fine_tuning.train_from_labels(
-        run, 'tuned', encoder, digest, miner
-    )
+
+    def again(digest='start', **changes):
+        changed = dataclasses.replace(run, config=run.config.replace(**changes))
+        return fine_tuning.train_from_labels(changed, 'tuned', encoder, digest, miner)
+
+    calls.again = again
     return calls
 
 
@@ -96,6 +100,14 @@ def test_it_trains_the_steps_of_its_entry_on_them(run, trained):
     assert trained.again()[1] == digest and len(trained.loops) == 1
     with pytest.raises(ValueError, match=r'\(start differ\)'):
         trained.again('other')
+    with pytest.raises(ValueError, match=r'\(length differ\)'):
+        trained.again(train_passage_length=9)
+
+
+def test_passages_are_cut_as_in_all_training(trained):
+    trained.again(train_passage_length=9)
+    ((_, options),) = trained.batches
+    assert options['length'] == 9
 
 
 def test_training_goes_on_after_an_interrupt(trained):
