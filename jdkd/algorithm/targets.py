@@ -5,6 +5,8 @@ products are the sums of theirs. Where that is wider than the student, its proje
 axes takes its place, the linear map that keeps inner products best (Eckart and Young, 1936); where
 it is narrower, zeros fill it up. A student of several widths (`student.dims`) is drawn to principal
 axes in any case, so that a target's first dimensions are its best projection onto so many.
+
+The systems read passages as training cuts them: no student can learn of words that it does not see.
 """
 
 import dataclasses
@@ -53,9 +55,12 @@ class EmbeddingTargets:
 
     def of(self, queries: Queries) -> loader.Targets:
         """Functions from rows of a split's queries, and of passages, to targets `[..., D]`."""
-        stores = [system.queries(queries) for system in self.systems]
-        return functools.partial(self._project, stores), functools.partial(
-            self._project, [system.passages for system in self.systems]
+        length = self.run.config.train_passage_length
+        of_queries = [system.queries(queries) for system in self.systems]
+        of_passages = [system.cut_passages(length) for system in self.systems]
+        return (
+            functools.partial(self._project, of_queries),
+            functools.partial(self._project, of_passages),
         )
 
     def fit_projection(self, start: DualEncoderSystem) -> np.ndarray:

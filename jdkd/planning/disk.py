@@ -49,6 +49,7 @@ def estimate(
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
     embeddings['student'] = _students_at_once(config)
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
+    cut = sum(embedding_width(models[f'systems.{name}'][0]) for name in roles.cut_targets(config))
     item = vectors.bytes_per_vector(1, config.index.store)
     scann = (1 + (passages >= index.TREE_FROM)) * passages * dims // 4
     codes = scann if config.index.kind == 'scann' else 0
@@ -60,7 +61,7 @@ def estimate(
     pairs = config.rounds * queries * config.candidates.scored if config.candidates.hardest else 0
     sizes = {
         'tokens': sum(passages * (2 * mean + 8) for mean in tokens),
-        'embeddings': (passages + queries) * dims * item,
+        'embeddings': ((passages + queries) * dims + passages * cut) * item,
         'indexes': codes + 8 * passages * _BM25_TERMS_PER_WORD * words.mean(),
         'rankings': 8 * (rankings * queries + discarded * measured) * config.depth,
         'candidates, scores and datasets': config.rounds * _list_bytes(config, words)
@@ -90,9 +91,13 @@ def transient(config: Config, size: CorpusSize, words: np.ndarray) -> dict[str, 
 
 def token_stores(config: Config) -> set[tuple[str, int, str | None, str | None]]:
     """What decides the token stores of passages: specs that agree in it share one."""
+    cut = [
+        s.replace(passage_length=config.train_passage_length)
+        for s in roles.cut_targets(config).values()
+    ]
     return {
         (s.weights, s.passage_length, s.passage_prefix, s.passage_format)
-        for s in roles.encoders(config).values()
+        for s in (*roles.encoders(config).values(), *cut)
     }
 
 

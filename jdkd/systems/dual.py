@@ -142,6 +142,13 @@ class DualEncoderSystem(BaseSystem):
         ids = self.run.collection.passage_ids
         return self._embeddings('passages', self.encoder.passage_tokens(self.run), ids)
 
+    def cut_passages(self, length: int) -> Vectors:
+        """`[P, dim]` embeddings of passages that are cut to `length` tokens, memory-mapped."""
+        if length >= self.encoder.spec.passage_length:
+            return self.passages
+        tokens = self.encoder.passage_tokens(self.run, length)
+        return self._embeddings(f'passages-{length}', tokens, self.run.collection.passage_ids)
+
     def queries(self, queries: Queries) -> Vectors:
         """`[Q, dim]` embeddings of a split's queries, memory-mapped."""
         tokens = self.encoder.query_tokens(self.run, queries)

@@ -63,11 +63,12 @@ class Encoder:
         pairs = self.layout.format == 'pair'
         return self.model.transformer.vocab_size if pairs else 0
 
-    def passage_tokens(self, run: Run) -> TokenStore:
-        """Token store of the collection."""
+    def passage_tokens(self, run: Run, longest: int | None = None) -> TokenStore:
+        """Token store of the collection, with passages of at most `longest` tokens if given."""
+        length = min(longest or self.spec.passage_length, self.spec.passage_length)
         texts = self.layout.inputs(run.passages)
         own = dataclasses.asdict(self.layout) | {'types': self.types}
-        return self._store(run, 'passages', texts, self.spec.passage_length, own)
+        return self._store(run, 'passages', texts, length, own)
 
     def query_tokens(self, run: Run, queries: Queries) -> TokenStore:
         """Token store of a split's queries."""

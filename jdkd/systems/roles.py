@@ -25,6 +25,13 @@ def aligned_with(config: Config) -> tuple[str, ...]:
     return config.align.to if config.align.epochs or config.loss.embedding else ()
 
 
+def cut_targets(config: Config) -> dict[str, EncoderSpec]:
+    """Entries of `aligned_with` that embed the collection once more, as training cuts it."""
+    length = config.train_passage_length
+    specs = ((name, config.systems.get(name)) for name in aligned_with(config))
+    return {n: s for n, s in specs if isinstance(s, EncoderSpec) and s.passage_length > length}
+
+
 def trained(config: Config) -> dict[str, EncoderSpec]:
     """Entries of the systems that are trained from labels, by name."""
     specs = ((name, config.systems.get(name)) for name in used(config))
