@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jdkd.algorithm import align, student, targets
-from jdkd.config import Config
+from jdkd.config import Config, StudentSpec
 from jdkd.configs import common
 from jdkd.corpus.passages import Passages
 from jdkd.models.dual_encoder import DualEncoder
@@ -63,6 +63,22 @@ def test_the_student_comes_to_its_targets(home):
     again = align.align(run, model, own)
     assert again.digest == aligned.digest
     jax.tree.map(np.testing.assert_array_equal, again.encoder.params, aligned.encoder.params)
+
+
+def test_targets_are_of_passages_as_training_cuts_them(home):
+    run = make_run(home, home / 'cut')
+    run = dataclasses.replace(run, config=run.config.replace(train_passage_length=5))
+    other = as_dual(build(run, 'other'))
+    own = targets.EmbeddingTargets(run, student.load(run).start, [other])
+    spec = other.encoder.spec.replace(passage_length=5)
+    short = dataclasses.replace(other.encoder, spec=spec)
+    texts = list(short.layout.inputs(run.passages))
+    expected = other.embed(short.tokenizer.encode(texts, 5), 'cut')
+    of_queries, of_passages = own.of(run.train)
+    rows = np.arange(len(run.collection))
+    np.testing.assert_allclose(of_passages(rows), expected, atol=1e-6)
+    assert np.abs(of_passages(rows) - other.passages[rows]).max() > 0.1
+    np.testing.assert_allclose(of_queries(rows[:3]), other.queries(run.train)[:3], atol=1e-6)
 
 
 @pytest.mark.slow
@@ -183,6 +199,7 @@ def make_targets(model, *widths, seed=0):
     systems = [
         types.SimpleNamespace(
             passages=vectors.Vectors((own,)),
+            cut_passages=lambda _, own=own: vectors.Vectors((own,)),
             queries=lambda _, own=own: vectors.Vectors((own,)),
             encoder=types.SimpleNamespace(
                 model=make_model(own.shape[1], normalize=model.normalize)
@@ -190,13 +207,12 @@ def make_targets(model, *widths, seed=0):
         )
         for own in made
     ]
-    config = types.SimpleNamespace(student=types.SimpleNamespace(dims=()))
-    run = types.SimpleNamespace(collection=range(50), config=config)
+    run = types.SimpleNamespace(collection=range(50), config=Config())
     return targets.EmbeddingTargets(run, types.SimpleNamespace(model=model), systems), made
 
 
 def of_widths(made, *dims):
-    config = types.SimpleNamespace(student=types.SimpleNamespace(dims=dims))
+    config = Config(student=StudentSpec(dims=dims))
     run = types.SimpleNamespace(collection=made.run.collection, config=config)
     return dataclasses.replace(made, run=run)
 

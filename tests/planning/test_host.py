@@ -52,6 +52,17 @@ def test_units_of_work(config, models):
     assert units.keys() == host.WORK.keys()
 
 
+def test_assistants_that_read_passages_cut_for_alignment_are_counted(config, models):
+    assert config.align.to == ('dense',) and config.train_passage_length == 12
+    words = np.full(10, 20.0)
+    cut = config.replace(train_passage_length=8)
+    before, after = (disk.estimate(c, SIZE, words, models) for c in (config, cut))
+    assert after['embeddings'] - before['embeddings'] == 1000 * 8 * 4
+    assert after['tokens'] - before['tokens'] == 1000 * (2 * 8 + 8)
+    more = host.count(cut, SIZE, models)['tokenise'] - host.count(config, SIZE, models)['tokenise']
+    assert more == pytest.approx(1000 * float(SIZE.passage_words().mean()))
+
+
 def test_hours_follow_from_units_rates_and_cores(config, models, tmp_path):
     file = tmp_path / 'host.json'
     rates = {'import': 2e-3, 'tokenise': 1e-3, 'mine': 1e-2}

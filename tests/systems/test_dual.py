@@ -22,13 +22,15 @@ QUERIES, PASSAGES, DIM, DEPTH = 300, 40, 4, 5
 RNG = np.random.default_rng(0)
 TABLES = {
     'passages': RNG.normal(size=(PASSAGES, DIM)).astype(np.float32),
+    'first tokens': RNG.normal(size=(PASSAGES, DIM)).astype(np.float32),
     'train': RNG.normal(size=(QUERIES, DIM)).astype(np.float32),
     'test': RNG.normal(size=(3, DIM)).astype(np.float32),
     'dark': RNG.normal(size=(4, DIM)).astype(np.float32),
 }
 # Stands for an encoder: its "tokens" are the name of a table, or a question's vector.
 ENCODER = types.SimpleNamespace(
-    passage_tokens=lambda run: 'passages',
+    spec=types.SimpleNamespace(passage_length=8),
+    passage_tokens=lambda run, longest=8: 'first tokens' if longest < 8 else 'passages',
     query_tokens=lambda run, queries: queries.split,
     dark_tokens=lambda run, lists: 'dark',
     question_tokens=lambda question: np.array([eval_vector(question)], np.float32),
@@ -185,6 +187,15 @@ def test_embeddings_are_kept_for_the_system_and_the_collection_alone(system):
     run = dataclasses.replace(system.run, collection=collection)
     with pytest.raises(ValueError, match=r'\(collection differ\)'):
         dataclasses.replace(system, run=run).queries(run.test)
+
+
+def test_passages_that_are_cut_have_embeddings_of_their_own(system):
+    whole, cut = system.passages, system.cut_passages(7)
+    np.testing.assert_array_equal(cut[:], TABLES['first tokens'])
+    assert Embedded.calls == ('passage', 'passages', 'passage', 'passages-7')
+    assert system.cut_passages(8) is system.cut_passages(9) is whole
+    np.testing.assert_array_equal(system.cut_passages(7)[:], cut[:])
+    assert len(Embedded.calls) == 4
 
 
 def test_embedding_goes_on_after_an_interrupt(system, monkeypatch):

@@ -53,6 +53,14 @@ def test_the_student_is_aligned_where_embeddings_are_learnt():
         assert roles.aligned_with(changed) == ('space',) and 'space' in roles.used(changed)
 
 
+def test_targets_are_embedded_anew_where_training_cuts_passages():
+    config = make_config(train_passage_length=127)
+    assert roles.cut_targets(config) == {}
+    config = config.replace(align=config.align.replace(to=('space',), epochs=0.5))
+    assert roles.cut_targets(config) == {'space': SYSTEMS['space']}
+    assert roles.cut_targets(config.replace(train_passage_length=128)) == {}
+
+
 def test_a_name_without_an_entry_is_kept_and_told():
     config = make_config(first_stage='gone')
     assert 'gone' in roles.used(config) and roles.miner_of(config, 'gone') is None
