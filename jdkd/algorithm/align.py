@@ -36,13 +36,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
     texts = np.flatnonzero(np.arange(len(group)) == group)  # One passage of each text.
     first = _keep_projection(run, start, targets)
     rows = packing.resolve_rows(run.config.rows, run.mesh.shape['data'])
-    size = alignment.plan_size(
-        len(texts),
-        len(run.train),
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        parts=rows.parts * rows.chunks,
-    )
+    size = alignment.plan_size(len(texts), len(run.train), config, rows.parts * rows.chunks)
     steps = size.steps
     inputs = {
         'start': start.digest,

@@ -1,6 +1,7 @@
 """Configs: what their fields are, and how they are read, checked and kept in a workdir."""
 
 from jdkd.config.fields import (
+    AlignConfig,
     CandidatesConfig,
     CollectionConfig,
     Config,

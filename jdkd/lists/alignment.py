@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from jdkd.config import AlignConfig
 from jdkd.lists import candidates
 
 
@@ -17,21 +18,18 @@ class AlignmentSize:
     steps: int
 
 
-def plan_size(
-    passages: int, queries: int, *, epochs: float, batch_size: int, parts: int
-) -> AlignmentSize:
+def plan_size(passages: int, queries: int, config: AlignConfig, parts: int) -> AlignmentSize:
     """Sizes lists so that passages come about as often as queries.
 
     Args:
         passages, queries: Number of texts of each kind.
-        epochs: Times that an average text comes.
-        batch_size: Texts of a batch, about.
+        config: How often an average text comes, in about how large batches, in how many steps.
         parts: Parts that a batch must divide into.
     """
-    per_query = min(max(round(passages / queries), 1), max(batch_size // parts - 1, 1))
-    lists = max(batch_size // (1 + per_query) // parts, 1) * parts
-    steps = math.ceil(epochs * (passages + queries) / (lists * (1 + per_query)))
-    return AlignmentSize(per_query, lists, max(steps, 1))
+    per_query = min(max(round(passages / queries), 1), max(config.batch_size // parts - 1, 1))
+    lists = max(config.batch_size // (1 + per_query) // parts, 1) * parts
+    steps = math.ceil(config.epochs * (passages + queries) / (lists * (1 + per_query)))
+    return AlignmentSize(per_query, lists, max(min(steps, config.max_steps or steps), 1))
 
 
 def draw(

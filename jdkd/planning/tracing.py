@@ -46,13 +46,8 @@ def align_student(
     """Traces the step that aligns the student with embeddings; also returns the texts it takes."""
     training = Objective.of_embeddings(config, steps=1)
     trainer = make_trainer(training, mesh=mesh, model=model, params=params)
-    texts = plan_size(
-        size.passages,
-        size.train,
-        epochs=config.align.epochs,
-        batch_size=config.align.batch_size,
-        parts=trainer.rows.parts * trainer.rows.chunks,
-    )
+    parts = trainer.rows.parts * trainer.rows.chunks
+    texts = plan_size(size.passages, size.train, config.align, parts)
     shape = (_BATCHES, texts.batch_size, texts.per_query)
     sharding = meshes.batch_sharding(mesh)
     lengths = size.passage_lengths(shape, config.train_passage_length)

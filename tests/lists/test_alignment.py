@@ -1,8 +1,11 @@
 """Texts of an alignment: how many, and that each comes as often as any other."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from jdkd.config import AlignConfig
 from jdkd.lists import alignment
 from jdkd.lists.alignment import AlignmentSize
 
@@ -18,8 +21,11 @@ from jdkd.lists.alignment import AlignmentSize
     ],
 )
 def test_sizes(passages, queries, parts, expected):
-    found = alignment.plan_size(passages, queries, epochs=2, batch_size=40, parts=parts)
-    assert found == expected
+    config = AlignConfig(epochs=2, batch_size=40)
+    assert alignment.plan_size(passages, queries, config, parts) == expected
+    at_most = config.replace(max_steps=60)
+    found = alignment.plan_size(passages, queries, at_most, parts)
+    assert found == dataclasses.replace(expected, steps=min(expected.steps, 60))
 
 
 def test_no_text_comes_again_before_all_have():
