@@ -143,7 +143,7 @@ def search(
 
     Unless the search is exact (`is_exact`), ScaNN proposes candidates from all shards by
     approximate scores, which are then scored exactly. All cores work. Besides the ranking, memory
-    is bounded by the codes of one shard, 16 bytes per candidate of a query and 4 MiB a core.
+    is bounded by the codes of one shard, 16 bytes per candidate of a query and some MiB a core.
 
     Args:
         queries: `[num_queries, dim]` float32.
