@@ -20,7 +20,6 @@ from jdkd.config import IndexConfig
 from jdkd.config.fields import STORES
 from jdkd.retrieval import index, vectors
 from jdkd.retrieval.exact import exact_search
-from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import stages
 from jdkd.runtime.parts import write_parts
 
@@ -99,11 +98,10 @@ def run(root: pathlib.Path, size: int, config) -> dict:
     exact_search(sample, passages[: 2 * 65_536], _DEPTH)  # Compiles.
     with measure.peak(result, 'exact'):
         exact = exact_search(sample, passages, _DEPTH)
-    head = Ranking(found.passages[: len(sample)], found.scores[: len(sample)])
     result['build']['mib_on_disk'] = round(sum(files) / 2**20)
     for name, number in (('search', len(queries)), ('exact', len(sample))):
         result[name]['queries_per_second'] = round(number / result[name]['seconds'], 1)
-    result['recall_at_100'] = round(head.recall(exact), 4)
+    result['recall_at_100'] = round(found.of(slice(len(sample))).recall(exact), 4)
     print(result, flush=True)
     return result
 

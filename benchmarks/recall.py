@@ -19,7 +19,6 @@ from jdkd.config import IndexConfig
 from jdkd.report import drawing
 from jdkd.retrieval import index
 from jdkd.retrieval.exact import exact_search
-from jdkd.retrieval.ranking import Ranking
 
 _INDEX = flags.DEFINE_string('index', None, 'Of `jdkd index`.', required=True)
 _QUERIES = flags.DEFINE_string('queries', None, 'File of questions, one a line.', required=True)
@@ -79,12 +78,11 @@ def main(_):
                 arguments = queries, passages, _DEPTH, config, directory
                 runs = [timed(index.search, *arguments) for _ in range(3)]
                 found, seconds = min(runs, key=operator.itemgetter(1))
-                head = Ranking(found.passages[:_EXACT], found.scores[:_EXACT])
                 point = {
                     'reorder': reorder,
                     'leaves': leaves,
                     'queries_per_second': round(len(queries) / seconds, 1),
-                    'recall_at_100': round(head.recall(exact), 4),
+                    'recall_at_100': round(found.of(slice(_EXACT)).recall(exact), 4),
                 }
                 points.append(point)
                 print(point, flush=True)

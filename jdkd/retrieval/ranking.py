@@ -49,6 +49,10 @@ class Ranking:
             arrays = (_read(part, field) for part in parts)
             join_rows(directory / f'{name}.{field}.npy', arrays, num_queries)
 
+    def of(self, queries: slice) -> 'Ranking':
+        """The ranking of some of the queries."""
+        return Ranking(self.passages[queries], self.scores[queries])
+
     def without(self, rows: np.ndarray, depth: int) -> 'Ranking':
         """Removes from each query's ranking its passage in `rows`, and keeps `depth` others.
 

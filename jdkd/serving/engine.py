@@ -52,7 +52,7 @@ class Engine:
         for start in range(0, len(queries), SIZES[-1]):
             part = queries[start : start + SIZES[-1]]
             found = self.passages.search(part[_padded(len(part))], depth)
-            parts.append(Ranking(found.passages[: len(part)], found.scores[: len(part)]))
+            parts.append(found.of(slice(len(part))))
         ranking = Ranking.join(parts)
         return Ranking(ranking.passages[:, :k], ranking.scores[:, :k])
 

@@ -47,7 +47,7 @@ class DualEncoderSystem(BaseSystem):
                     return index.search(queries, passages, depth, config, directory)
 
             def get_facts(ranking):
-                found = Ranking(ranking.passages[_RECALL_SAMPLE], ranking.scores[_RECALL_SAMPLE])
+                found = ranking.of(_RECALL_SAMPLE)
                 depth = found.passages.shape[1]
                 best = ExactIndex(passages, self.run.mesh).search(vectors[_RECALL_SAMPLE], depth)
                 return {'index_recall': found.recall(best)}

@@ -63,12 +63,11 @@ class Encoder:
         pairs = self.layout.format == 'pair'
         return self.model.transformer.vocab_size if pairs else 0
 
-    def passage_tokens(self, run: Run, longest: int | None = None) -> TokenStore:
-        """Token store of the collection, with passages of at most `longest` tokens if given."""
-        length = min(longest or self.spec.passage_length, self.spec.passage_length)
+    def passage_tokens(self, run: Run, length: int | None = None) -> TokenStore:
+        """Token store of the collection, with passages cut to `length` or else as configured."""
         texts = self.layout.inputs(run.passages)
         own = dataclasses.asdict(self.layout) | {'types': self.types}
-        return self._store(run, 'passages', texts, length, own)
+        return self._store(run, 'passages', texts, length or self.spec.passage_length, own)
 
     def query_tokens(self, run: Run, queries: Queries) -> TokenStore:
         """Token store of a split's queries."""

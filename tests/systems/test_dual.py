@@ -30,7 +30,7 @@ TABLES = {
 # Stands for an encoder: its "tokens" are the name of a table, or a question's vector.
 ENCODER = types.SimpleNamespace(
     spec=types.SimpleNamespace(passage_length=8),
-    passage_tokens=lambda run, longest=8: 'first tokens' if longest < 8 else 'passages',
+    passage_tokens=lambda run, length=8: 'first tokens' if length < 8 else 'passages',
     query_tokens=lambda run, queries: queries.split,
     dark_tokens=lambda run, lists: 'dark',
     question_tokens=lambda question: np.array([eval_vector(question)], np.float32),
