@@ -125,6 +125,36 @@ def test_addresses_hold_the_question(page, address):
     sync_api.expect(page).to_have_title('red & blue – jdkd search')
 
 
+def open_before_health_answers(page, address):
+    """Opens the page anew; what it returns lets /health answer."""
+    held = []
+    page.route('**/health', lambda route: held.append(route))
+    page.goto(address)
+    while not held:
+        page.wait_for_timeout(10)
+    return held.pop().continue_
+
+
+def test_a_question_typed_before_the_page_knows_its_systems_is_kept(page, address):
+    let_health_answer = open_before_health_answers(page, address)
+    box = page.get_by_role('searchbox', name='Question')
+    box.fill('typed at once')
+    let_health_answer()
+    page.get_by_text('toy, 3 passages, 2 dimensions').wait_for()
+    sync_api.expect(box).to_have_value('typed at once')
+
+
+def test_a_search_waits_until_the_page_knows_its_systems(page, address):
+    let_health_answer = open_before_health_answers(page, address)
+    page.get_by_role('searchbox', name='Question').fill('cat')
+    page.keyboard.press('Enter')
+    assert page.get_by_role('status').inner_text() == 'Searching …'
+    assert page.get_by_role('region').count() == 0
+    let_health_answer()
+    page.locator('#results:not([aria-busy])').wait_for()
+    assert page.get_by_role('region').count() == 2
+
+
 def test_a_keyboard_is_enough(page):
     assert page.evaluate('document.activeElement.id') == 'q'
     page.keyboard.type('cat')

@@ -114,10 +114,12 @@ async function search(query) {
   const { signal } = running;
   document.title = `${query} – jdkd search`;
   status.textContent = 'Searching …';
+  results.setAttribute('aria-busy', 'true');
+  await introduced;
+  if (signal.aborted) return;
   const words = wordsOf(query);
   const sections = systems.map(section);
   results.replaceChildren(...sections.map(({ made }) => made));
-  results.setAttribute('aria-busy', 'true');
   const answers = await Promise.all(systems.map(async (system, i) => {
     const { time, list, made } = sections[i];
     try {
@@ -141,11 +143,23 @@ async function search(query) {
     `${system}: ${hits.length} passages in ${milliseconds.toFixed(0)} ms`).join('; ') || 'No answer.';
 }
 
-function start() {
-  const query = new URLSearchParams(location.search).get('q')?.trim() ?? '';
-  input.value = query;
-  if (query) search(query);
+// Learns which systems the server has. Searches wait for it; typing does not.
+async function introduce() {
+  try {
+    const health = await (await fetch('health')).json();
+    systems = health.systems;
+    at('about').textContent =
+      `${health.model}, ${health.passages.toLocaleString('en')} passages, ${health.dimensions} dimensions`;
+    nav.hidden = systems.length < 2;
+    nav.append(...systems.map((system, i) =>
+      element('a', { href: `#system-${i}`, textContent: system })));
+    results.classList.toggle('one', systems.length < 2);
+  } catch {
+    status.textContent = 'The server does not answer.';
+  }
 }
+
+const asked = () => new URLSearchParams(location.search).get('q')?.trim() ?? '';
 
 form.addEventListener('submit', (event) => {
   event.preventDefault();
@@ -154,18 +168,13 @@ form.addEventListener('submit', (event) => {
   history.pushState(null, '', `?${new URLSearchParams({ q: query })}`);
   search(query);
 });
-addEventListener('popstate', start);
+addEventListener('popstate', () => {
+  input.value = asked();
+  if (asked()) search(asked());
+});
 
-try {
-  const health = await (await fetch('health')).json();
-  systems = health.systems;
-  at('about').textContent =
-    `${health.model}, ${health.passages.toLocaleString('en')} passages, ${health.dimensions} dimensions`;
-  nav.hidden = systems.length < 2;
-  nav.append(...systems.map((system, i) =>
-    element('a', { href: `#system-${i}`, textContent: system })));
-  results.classList.toggle('one', systems.length < 2);
-} catch {
-  status.textContent = 'The server does not answer.';
+const introduced = introduce();
+if (asked()) {
+  input.value = asked();
+  search(asked());
 }
-start();
