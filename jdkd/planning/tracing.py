@@ -19,6 +19,7 @@ from jdkd.planning.corpus_size import CorpusSize
 from jdkd.planning.roofline import Traced, forward_flops
 from jdkd.retrieval import encode, exact
 from jdkd.runtime import mesh as meshes
+from jdkd.systems.roles import fine_tuning_length
 
 _BATCHES = 8  # Batches that the row layout is made for.
 
@@ -68,8 +69,7 @@ def train_from_labels(config, spec, model, params, mesh: Mesh, size: CorpusSize)
         batch = _list_batch(trainer.rows, lengths, N, sharding)
         batch['token_types'] = batch['tokens']
         return _trace_training(trainer, model, batch, lengths)
-    longest = min(spec.passage_length, config.train_passage_length)
-    lengths = size.passage_lengths((_BATCHES, B, N), longest)
+    lengths = size.passage_lengths((_BATCHES, B, N), fine_tuning_length(config, spec))
     batch = _list_batch(trainer.rows, lengths, N, sharding)
     batch['query'] = _array(sharding, B, spec.query_length)
     queries = size.query_lengths((_BATCHES, B), spec.query_length)

@@ -13,7 +13,7 @@ from jdkd.lists.features import record_features
 from jdkd.run import Run
 from jdkd.systems.encoders import Encoder, load_encoder
 from jdkd.systems.ranking import ranking_inputs
-from jdkd.systems.roles import system_spec
+from jdkd.systems.roles import fine_tuning_length, system_spec
 from jdkd.systems.system import System
 from jdkd.systems.training import make_batches, restore_encoder
 
@@ -29,7 +29,7 @@ def train_from_labels(
     dual-encoder reads passages cut to `train_passage_length`.
     """
     config, spec = run.config, encoder.spec.train
-    length = min(encoder.spec.passage_length, config.train_passage_length)
+    length = fine_tuning_length(config, encoder.spec)
     num_lists = min(spec.steps * spec.batch_size, 4 * int(run.train.is_labelled.sum()))
     data_path, path = f'systems/{name}/dataset', f'systems/{name}/train'
     data = run.stage(

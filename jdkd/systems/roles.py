@@ -32,6 +32,13 @@ def cut_targets(config: Config) -> dict[str, EncoderSpec]:
     return {n: s for n, s in specs if isinstance(s, EncoderSpec) and s.passage_length > length}
 
 
+def fine_tuning_length(config: Config, spec: EncoderSpec) -> int:
+    """Tokens of a passage in fine-tuning; a cross-encoder reads its pairs whole."""
+    if spec.kind == 'cross_encoder':
+        return spec.passage_length
+    return min(spec.passage_length, config.train_passage_length)
+
+
 def trained(config: Config) -> dict[str, EncoderSpec]:
     """Entries of the systems that are trained from labels, by name."""
     specs = ((name, config.systems.get(name)) for name in used(config))

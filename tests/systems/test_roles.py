@@ -61,6 +61,14 @@ def test_targets_are_embedded_anew_where_training_cuts_passages():
     assert roles.cut_targets(config.replace(train_passage_length=128)) == {}
 
 
+def test_fine_tuning_cuts_the_passages_of_dual_encoders_alone():
+    config = make_config(train_passage_length=100)
+    assert roles.fine_tuning_length(config, EncoderSpec(passage_length=128)) == 100
+    assert roles.fine_tuning_length(config, EncoderSpec(passage_length=60)) == 60
+    cross = EncoderSpec(kind='cross_encoder', passage_length=128)
+    assert roles.fine_tuning_length(config, cross) == 128
+
+
 def test_a_name_without_an_entry_is_kept_and_told():
     config = make_config(first_stage='gone')
     assert 'gone' in roles.used(config) and roles.miner_of(config, 'gone') is None
