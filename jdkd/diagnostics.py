@@ -4,8 +4,7 @@ Each is logged when it is detected and kept in the report with the figure that t
 thresholds are ours.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -122,23 +121,23 @@ def comparison_warnings(
     compared: Mapping[str, Any],
     first_stage: str | None,
     start: str,
+    outside: Collection[str],
 ) -> list[RunWarning]:
     """Warns of what Compare measured on D_eval; see `iterate.compare`.
 
     `measure` decides, and `start` is the name of the student before round 0, aligned or not.
-    `first_stage` is None where D_eval has no labels that could tell a weak assistant.
+    `first_stage` is None where D_eval has no labels that could tell a weak assistant. `outside`
+    names the assistants that are no members of the teacher: a member may be weak alone, and the
+    teacher has weighted it; a student in the pool beat what it replaced.
     """
     warnings = []
-    pool = compared['assistants'] if first_stage else {}
     floor = compared['references'][first_stage][measure] if first_stage else 0.0
-    for system, measures in pool.items():
-        if (value := measures[measure]) < floor:
-            remedy = 'take it out of assistants, or train it from labels first'
-            if re.fullmatch(r'student_\d+', system):
-                remedy = 'students need more steps_per_round before they can teach others'
+    for system, measures in compared['assistants'].items():
+        if system in outside and (value := measures[measure]) < floor:
             message = (
                 f'assistant {system} ({measure} {value:.4f} on D_eval) is worse than {first_stage} '
-                f'({floor:.4f}): {remedy}.'
+                f'({floor:.4f}): train it from labels (systems.{system}.train.steps), or take it '
+                'out of assistants.'
             )
             warnings.append(_warning('weak_assistant', round_index, system, value, message))
     value, before = compared['student'][measure], compared['references'][start][measure]

@@ -85,12 +85,15 @@ def compared(student, assistants, cosine=0.3):
         (compared(0.35, {'a': 0.5, 'b': 0.4}), []),
         (compared(0.35, {'a': 0.39, 'b': 0.5, 'c': 0.1}), [('weak_assistant', 'a', 0.39),
                                                           ('weak_assistant', 'c', 0.1)]),
+        (compared(0.35, {'member': 0.2, 'student_00': 0.2}), []),
         (compared(0.29, {}), [('worse_student', 'student', 0.29)]),
         (compared(0.35, {}, cosine=0.995), [('collapsed', 'student', 0.995)]),
     ],
 )  # fmt: skip
 def test_warnings_of_compare(found, expected):
-    warnings = diagnostics.comparison_warnings(1, 'MRR@10', found, 'bm25', 'student_init')
+    warnings = diagnostics.comparison_warnings(
+        1, 'MRR@10', found, first_stage='bm25', start='student_init', outside={'a', 'b', 'c'}
+    )
     assert [(c['what'], c['system'], c['figure']) for c in warnings] == expected
     assert all(f'{c["figure"]:.4f}' in c['message'] and c['round'] == 1 for c in warnings)
 

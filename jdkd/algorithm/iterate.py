@@ -85,8 +85,14 @@ def train(run: Run) -> dict:
         current = M.after_round(i)
         students.append(current)
         compared = compare(run, round_path(i, 'eval'), current, TA, [miners[0], start, begun])
-        beside = config.first_stage if has_labels else None, begun.name
-        worse = diagnostics.comparison_warnings(i, config.compare, compared, *beside)
+        worse = diagnostics.comparison_warnings(
+            i,
+            config.compare,
+            compared,
+            first_stage=config.first_stage if has_labels else None,
+            start=begun.name,
+            outside={*config.assistants} - {*config.teacher.members},
+        )
         warnings += diagnostics.log(worse)
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
         TA = [current if assistant.name == replaced else assistant for assistant in TA]

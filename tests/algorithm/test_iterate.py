@@ -94,7 +94,12 @@ def run_rounds(monkeypatch, **changes):
             'references': {s.name: found[s.name] for s in references},
         }
 
-    for what in ('score_warnings', 'teacher_warnings', 'comparison_warnings'):
+    def comparison(i, *_, first_stage, start, outside):
+        assert (first_stage, start, outside) == ('bm25', 'student_aligned', {'a', 'b'})
+        return [f'comparison {i}']
+
+    monkeypatch.setattr(iterate.diagnostics, 'comparison_warnings', comparison)
+    for what in ('score_warnings', 'teacher_warnings'):
         said = f'{what[:-9]} {{}}'.format
         monkeypatch.setattr(iterate.diagnostics, what, lambda x, *rest, said=said: [said(x)])
     monkeypatch.setattr(iterate.diagnostics, 'log', lambda warnings: warnings)
