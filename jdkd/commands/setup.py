@@ -17,6 +17,7 @@ from jdkd.run import Run
 from jdkd.runtime import bucket, distributed, files, interrupts, lock
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime.object_store import BucketError
+from jdkd.systems import roles
 
 _NO_SPACE = 2**20  # Bytes below which a disk counts as full.
 _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -120,7 +121,7 @@ def open_run(
     workdir: pathlib.Path,
     collect: Callable[..., Collection] = importing.load_collection,
 ) -> Run:
-    """Opens a run on the mesh of its config, with lengths that fit its collection; see `lengths`.
+    """Opens a run on the mesh of its config, with lengths and steps that fit its collection.
 
     Without training, `collect` is `importing.import_collection`.
     """
@@ -133,4 +134,6 @@ def open_run(
             fitted.student.passage_length,
             fitted.train_passage_length,
         )
+    split = config.collection.train_split
+    fitted = roles.limit_fine_tuning(fitted, lambda: len(collection.labelled(split)))
     return Run(fitted, workdir, mesh, collection)

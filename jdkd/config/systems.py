@@ -33,6 +33,9 @@ class OptimizerConfig(Section):
 class FineTuningConfig(OptimizerConfig):
     warmup_steps: int = field(10, 'steps of linear warm-up', 'at least 0')
     steps: int = field(0, 'fine-tuning steps on the labels before round 0; 0: none', 'at least 0')
+    max_epochs: float = field(
+        10.0, 'passes over the labelled queries at most, which shorten `steps`', 'above 0'
+    )
     batch_size: int = field(32, 'queries', 'at least 1')
     hard_negatives: int = field(1, 'hard negatives per query', 'at least 1')
     negatives_from: str = field('bm25', 'system whose top passages are the negatives')

@@ -46,6 +46,8 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     models = disk.sketch_models(config)
     size = corpus_size.measure(config, workdir, mesh)
     config = lengths.fit(config, size.passage_words)
+    labelled = round(config.collection.label_share * size.train)
+    config = roles.limit_fine_tuning(config, lambda: labelled)
     phases = []
     for phase in workload.list_phases(config, models, mesh, size):
         phases.append(_describe(phase, config, chip))

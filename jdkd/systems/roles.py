@@ -1,5 +1,9 @@
 """The systems that a config uses, by their roles."""
 
+from collections.abc import Callable
+
+from absl import logging
+
 from jdkd.config import Config, EncoderSpec, SystemSpec
 
 
@@ -37,6 +41,29 @@ def fine_tuning_length(config: Config, spec: EncoderSpec) -> int:
     if spec.kind == 'cross_encoder':
         return spec.passage_length
     return min(spec.passage_length, config.train_passage_length)
+
+
+def limit_fine_tuning(config: Config, count_labelled: Callable[[], int]) -> Config:
+    """Shortens fine-tuning to `max_epochs` passes over the labelled train queries.
+
+    Its warm-up and schedule shrink alike. `count_labelled` returns how many queries there are.
+    """
+
+    def limited(name: str, spec: SystemSpec) -> SystemSpec:
+        if not isinstance(spec, EncoderSpec) or not spec.train.steps:
+            return spec
+        train, labelled = spec.train, count_labelled()
+        most = int(train.max_epochs * labelled / train.batch_size)
+        most = max(most // train.accumulate, 1) * train.accumulate
+        if train.steps <= most:
+            return spec
+        message = 'fine-tuning of %s: %d steps instead of %d, for %d labelled queries'
+        logging.info(message, name, most, train.steps, labelled)
+        fields = ('steps', 'warmup_steps', 'total_steps', 'cycle_steps')
+        shorter = {field: getattr(train, field) * most // train.steps for field in fields}
+        return spec.replace(train=train.replace(**shorter))
+
+    return config.replace(systems={n: limited(n, spec) for n, spec in config.systems.items()})
 
 
 def trained(config: Config) -> dict[str, EncoderSpec]:

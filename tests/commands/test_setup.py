@@ -11,7 +11,7 @@ import pytest
 from jdkd import config as configs
 from jdkd import main
 from jdkd.commands import evaluate, export, setup, train
-from tests.helpers import processes
+from tests.helpers import processes, tiny
 
 CONFIGS = setup._CONFIGS
 DEFAULT = f'--config={main.DEFAULT}'
@@ -155,3 +155,14 @@ def test_a_bucket_is_no_directory(url, mode, flag):
         with setup.hold_workdir(pathlib.Path(url)):
             pass
     assert not (processes.ROOT / f'{url.partition(":")[0]}:').exists()
+
+
+def test_a_run_with_few_labels_fine_tunes_for_fewer_steps(tmp_path):
+    tiny.write(tmp_path)
+    config = tiny.get_config(str(tmp_path))
+    config.systems.tuned.train.update(steps=1000, warmup_steps=100)
+    run = setup.open_run(configs.resolve(config), tmp_path / 'w')
+    labelled = int(run.train.is_labelled.sum())
+    assert 0 < labelled < len(run.train)
+    train = run.config.systems['tuned'].train
+    assert train.steps == train.total_steps == 10 * labelled // 2 < 1000

@@ -328,7 +328,7 @@ def test_a_plan_counts_the_steps_of_each_phase(planned):
     # 30 passages, 3 train queries, 1 of D_eval and 4 test queries; lists of 3 + 2 candidates.
     lists = 10 * 8 + 1
     assert count == {
-        'train cross': 150 * 8,
+        'train cross': 3 * 8,  # Of 150 steps, ten passes over the queries.
         # Once more as training cuts passages: at 8 tokens nine tenths of the work.
         'encode with minilm': 38 + 27 + 2 * lists * 2,
         # The pool that negatives are drawn from, of train and D_eval, is scored too.

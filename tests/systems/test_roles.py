@@ -69,6 +69,30 @@ def test_fine_tuning_cuts_the_passages_of_dual_encoders_alone():
     assert roles.fine_tuning_length(config, cross) == 128
 
 
+def test_few_labels_shorten_fine_tuning_and_its_schedule():
+    tuning = FineTuningConfig(
+        steps=100, batch_size=24, warmup_steps=10, total_steps=100, max_epochs=10.0
+    )
+    systems = {'plain': EncoderSpec(), 'bm25': BM25Spec(), 'tuned': EncoderSpec(train=tuning)}
+    config = Config(systems=systems)
+
+    def limited(labelled):
+        found = roles.limit_fine_tuning(config, lambda: labelled)
+        assert found.replace(systems=systems) == config
+        assert (found.systems['plain'], found.systems['bm25']) == (EncoderSpec(), BM25Spec())
+        return found.systems['tuned'].train
+
+    assert limited(240) == tuning  # 2,400 lists are ten passes.
+    assert limited(239) == tuning.replace(steps=99, warmup_steps=9, total_steps=99)
+    assert limited(64) == tuning.replace(steps=26, warmup_steps=2, total_steps=26)
+    systems['tuned'] = EncoderSpec(train=tuning.replace(accumulate=5))
+    assert [limited(n).steps for n in (1, 64, 240)] == [5, 25, 100]
+    systems['tuned'] = EncoderSpec(train=tuning)
+    assert limited(1) == tuning.replace(steps=1, warmup_steps=0, total_steps=1)
+    del systems['tuned']
+    assert roles.limit_fine_tuning(Config(systems=systems), lambda: pytest.fail('counted'))
+
+
 def test_a_name_without_an_entry_is_kept_and_told():
     config = make_config(first_stage='gone')
     assert 'gone' in roles.used(config) and roles.miner_of(config, 'gone') is None
