@@ -43,33 +43,29 @@ def fine_tuning_length(config: Config, spec: EncoderSpec) -> int:
     return min(spec.passage_length, config.train_passage_length)
 
 
+def trained(config: Config) -> dict[str, EncoderSpec]:
+    """Entries of the systems that are trained from labels, by name."""
+    specs = ((name, config.systems.get(name)) for name in used(config))
+    return {n: s for n, s in specs if isinstance(s, EncoderSpec) and s.train.steps}
+
+
 def limit_fine_tuning(config: Config, count_labelled: Callable[[], int]) -> Config:
     """Shortens fine-tuning to `max_epochs` passes over the labelled train queries.
 
     Its warm-up and schedule shrink alike. `count_labelled` returns how many queries there are.
     """
-
-    def limited(name: str, spec: SystemSpec) -> SystemSpec:
-        if not isinstance(spec, EncoderSpec) or not spec.train.steps:
-            return spec
+    systems = dict(config.systems)
+    for name, spec in trained(config).items():
         train, labelled = spec.train, count_labelled()
         most = int(train.max_epochs * labelled / train.batch_size)
         most = max(most // train.accumulate, 1) * train.accumulate
-        if train.steps <= most:
-            return spec
-        message = 'fine-tuning of %s: %d steps instead of %d, for %d labelled queries'
-        logging.info(message, name, most, train.steps, labelled)
-        fields = ('steps', 'warmup_steps', 'total_steps', 'cycle_steps')
-        shorter = {field: getattr(train, field) * most // train.steps for field in fields}
-        return spec.replace(train=train.replace(**shorter))
-
-    return config.replace(systems={n: limited(n, spec) for n, spec in config.systems.items()})
-
-
-def trained(config: Config) -> dict[str, EncoderSpec]:
-    """Entries of the systems that are trained from labels, by name."""
-    specs = ((name, config.systems.get(name)) for name in used(config))
-    return {n: s for n, s in specs if isinstance(s, EncoderSpec) and s.train.steps}
+        if most < train.steps:
+            message = 'fine-tuning of %s: %d steps instead of %d, for %d labelled queries'
+            logging.info(message, name, most, train.steps, labelled)
+            fields = ('steps', 'warmup_steps', 'total_steps', 'cycle_steps')
+            shorter = {field: getattr(train, field) * most // train.steps for field in fields}
+            systems[name] = spec.replace(train=train.replace(**shorter))
+    return config.replace(systems=systems)
 
 
 def miner_of(config: Config, name: str) -> str | None:

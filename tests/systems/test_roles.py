@@ -69,28 +69,32 @@ def test_fine_tuning_cuts_the_passages_of_dual_encoders_alone():
     assert roles.fine_tuning_length(config, cross) == 128
 
 
-def test_few_labels_shorten_fine_tuning_and_its_schedule():
-    tuning = FineTuningConfig(
-        steps=100, batch_size=24, warmup_steps=10, total_steps=100, max_epochs=10.0
+@pytest.mark.parametrize(
+    ('labelled', 'steps', 'warmup', 'accumulate'),
+    [
+        (240, 100, 10, 1),
+        (239, 99, 9, 1),
+        (64, 26, 2, 1),
+        (1, 1, 0, 1),
+        (64, 25, 2, 5),
+        (1, 5, 0, 5),
+    ],
+)
+def test_few_labels_shorten_fine_tuning_and_its_schedule(labelled, steps, warmup, accumulate):
+    schedule = {'steps': 100, 'warmup_steps': 10, 'total_steps': 100}
+    tuning = FineTuningConfig(**schedule, batch_size=24, accumulate=accumulate, max_epochs=10.0)
+    entry = EncoderSpec(train=tuning)
+    systems = {'plain': EncoderSpec(), 'bm25': BM25Spec(), 'tuned': entry, 'unused': entry}
+    config = Config(systems=systems, first_stage='bm25', assistants=('tuned', 'plain'))
+    shorter = tuning.replace(steps=steps, warmup_steps=warmup, total_steps=steps)
+    assert roles.limit_fine_tuning(config, lambda: labelled) == config.replace(
+        systems={**systems, 'tuned': EncoderSpec(train=shorter)}
     )
-    systems = {'plain': EncoderSpec(), 'bm25': BM25Spec(), 'tuned': EncoderSpec(train=tuning)}
-    config = Config(systems=systems)
 
-    def limited(labelled):
-        found = roles.limit_fine_tuning(config, lambda: labelled)
-        assert found.replace(systems=systems) == config
-        assert (found.systems['plain'], found.systems['bm25']) == (EncoderSpec(), BM25Spec())
-        return found.systems['tuned'].train
 
-    assert limited(240) == tuning  # 2,400 lists are ten passes.
-    assert limited(239) == tuning.replace(steps=99, warmup_steps=9, total_steps=99)
-    assert limited(64) == tuning.replace(steps=26, warmup_steps=2, total_steps=26)
-    systems['tuned'] = EncoderSpec(train=tuning.replace(accumulate=5))
-    assert [limited(n).steps for n in (1, 64, 240)] == [5, 25, 100]
-    systems['tuned'] = EncoderSpec(train=tuning)
-    assert limited(1) == tuning.replace(steps=1, warmup_steps=0, total_steps=1)
-    del systems['tuned']
-    assert roles.limit_fine_tuning(Config(systems=systems), lambda: pytest.fail('counted'))
+def test_labels_are_not_counted_where_nothing_is_fine_tuned():
+    config = Config(systems={'bm25': BM25Spec()}, first_stage='bm25', assistants=('bm25',))
+    assert roles.limit_fine_tuning(config, lambda: pytest.fail('counted')) == config
 
 
 def test_a_name_without_an_entry_is_kept_and_told():
