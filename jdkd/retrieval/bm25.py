@@ -23,7 +23,7 @@ from jdkd.runtime.parts import write_parts
 _PASSAGES_PER_PART = 65_536  # Passages whose terms are counted at once.
 _ZEROS = 2**24  # Bytes written at once.
 _SEARCH_BYTES = 2**32  # Of the scores that threads hold.
-_BLOCK = 256  # Passages whose best score bounds those of the collection.
+_BLOCK = 256  # Passages, at most, whose best score bounds those of the collection.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +100,11 @@ class BM25:
         if words:
             scores = self.retriever.get_scores(words)
         # Among so many maxima of blocks, the least is at most the least of the best scores.
-        blocks = scores[: len(scores) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
-        least = 0
-        if len(blocks) > depth:
-            least = np.partition(blocks.max(axis=1), -depth)[-depth]
+        size = min(max(len(scores) // (2 * depth), 1), _BLOCK)
+        blocks = scores[: len(scores) // size * size].reshape(-1, size)
+        least = _largest(blocks.max(axis=1), depth)
         rows = np.flatnonzero(scores >= least if least else scores)
+        rows = rows[scores[rows] >= _largest(scores[rows], depth)]
         rows = rows[np.argsort(-scores[rows], kind='stable')][:depth]
         if len(rows) < depth:
             others = np.flatnonzero(scores == 0)[: depth - len(rows)]
@@ -125,6 +125,11 @@ class BM25:
         texts_words = _tokenize(texts, self.language)
         ids = [[vocabulary[w] for w in words if w in vocabulary] for words in texts_words]
         return _count_matrix(ids, len(self.idf)), np.array([*map(len, texts_words)])
+
+
+def _largest(scores: np.ndarray, rank: int) -> np.float32:
+    """The score of a rank, from 1; 0 if there are fewer."""
+    return np.partition(scores, -rank)[-rank] if len(scores) >= rank else np.float32(0)
 
 
 def search_threads(num_passages: int, cores: int) -> int:

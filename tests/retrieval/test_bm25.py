@@ -62,7 +62,7 @@ def test_blocks_are_allocated_without_posix_fallocate(tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.load(tmp_path / 'a.npy'), np.arange(1000))
 
 
-@pytest.mark.parametrize('depth', [2, 5, 100, 900])  # Below 5, maxima of blocks bound scores.
+@pytest.mark.parametrize('depth', [2, 5, 100, 900])  # Blocks of 256, 150, 7 and 1 passages.
 def test_search_finds_what_bm25s_finds_ties_in_the_order_of_the_collection(tmp_path, depth):
     rng = np.random.default_rng(0)
     passages = [' '.join(f'w{i}' for i in rng.zipf(1.3, rng.integers(1, 9))) for _ in range(1500)]
