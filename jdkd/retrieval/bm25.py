@@ -104,7 +104,8 @@ class BM25:
         blocks = scores[: len(scores) // size * size].reshape(-1, size)
         least = _largest(blocks.max(axis=1), depth)
         rows = np.flatnonzero(scores >= least if least else scores)
-        rows = rows[scores[rows] >= _largest(scores[rows], depth)]
+        found = scores[rows]
+        rows = rows[found >= _largest(found, depth)]
         rows = rows[np.argsort(-scores[rows], kind='stable')][:depth]
         if len(rows) < depth:
             others = np.flatnonzero(scores == 0)[: depth - len(rows)]

@@ -161,6 +161,11 @@ async function introduce() {
 
 const asked = () => new URLSearchParams(location.search).get('q')?.trim() ?? '';
 
+function start() {
+  input.value = asked();
+  if (asked()) search(asked());
+}
+
 form.addEventListener('submit', (event) => {
   event.preventDefault();
   const query = input.value.trim();
@@ -168,13 +173,7 @@ form.addEventListener('submit', (event) => {
   history.pushState(null, '', `?${new URLSearchParams({ q: query })}`);
   search(query);
 });
-addEventListener('popstate', () => {
-  input.value = asked();
-  if (asked()) search(asked());
-});
+addEventListener('popstate', start);
 
 const introduced = introduce();
-if (asked()) {
-  input.value = asked();
-  search(asked());
-}
+if (asked()) start();
