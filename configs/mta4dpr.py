@@ -40,6 +40,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.systems.cross.train.batch_size = 8
     c.systems.cross.train.hard_negatives = 7
 
+    c.pseudo_labels.systems = ('bm25', 'minilm')  # Where train queries have no label.
     c.teacher.members = ('bm25', 'minilm_ft')
     c.assistants = ('minilm_ft', 'bm25')
     # The best of nine triples of layers before training.

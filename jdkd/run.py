@@ -16,6 +16,15 @@ from jdkd.runtime import stages
 
 
 @dataclasses.dataclass(frozen=True)
+class PseudoLabels:
+    """Passages that rankers chose as the positives of unlabelled train queries."""
+
+    queries: np.ndarray  # `[L]` int32 rows of the train split.
+    passages: np.ndarray  # `[L]` int32 rows of the collection.
+    digest: str  # Of the stage that chose them.
+
+
+@dataclasses.dataclass(frozen=True)
 class Queries:
     """Queries of a split, in the collection's order."""
 
@@ -26,14 +35,20 @@ class Queries:
     # Those with the query's highest grade. The positive of a list is one of them; other positives
     # are only kept out of the negatives.
     best: Sequence[np.ndarray]
+    pseudo_labelled: Sequence[int] = ()  # Rows of the queries whose positive is a pseudo-label.
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @functools.cached_property
     def is_labelled(self) -> np.ndarray:
-        """`[Q]` bool, whether a query has a positive."""
+        """`[Q]` bool, whether a query has a positive, be it a pseudo-label."""
         return np.array([len(rows) > 0 for rows in self.positives], bool)
+
+    @functools.cached_property
+    def is_judged(self) -> np.ndarray:
+        """`[Q]` bool, whether a query has a positive of the collection's own."""
+        return self.is_labelled & ~np.isin(np.arange(len(self)), self.pseudo_labelled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +59,22 @@ class Run:
     workdir: pathlib.Path  # Absolute.
     mesh: Mesh  # Devices of all processes.
     collection: Collection
+    pseudo_labels: PseudoLabels | None = None
 
     @functools.cached_property
     def train(self) -> Queries:
-        """Train queries; unlabelled ones only as far as the config keeps them."""
+        """Train queries with their pseudo-labels; unlabelled ones if the config keeps them."""
         split = self.config.collection.train_split
-        return self._queries(split, list(self.collection.queries[split]))
+        queries = self._queries(split, list(self.collection.queries[split]))
+        if self.pseudo_labels is None:
+            return queries
+        positives, best = list(queries.positives), list(queries.best)
+        chosen = self.pseudo_labels
+        for row, passage in zip(chosen.queries, chosen.passages, strict=True):
+            positives[row] = best[row] = np.array([passage], np.int32)
+        return dataclasses.replace(
+            queries, positives=positives, best=best, pseudo_labelled=chosen.queries
+        )
 
     @functools.cached_property
     def held_out(self) -> Queries:

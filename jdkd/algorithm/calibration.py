@@ -12,12 +12,11 @@ import numpy as np
 
 from jdkd.algorithm import coverage, lists
 from jdkd.algorithm.teacher import Teacher, fit_weights, spread_weights
-from jdkd.lists import candidates
 from jdkd.lists.candidates import Lists
-from jdkd.run import Queries, Run
+from jdkd.run import Run
 from jdkd.runtime import distributed
 from jdkd.systems import scoring
-from jdkd.systems.ranking import ranking_inputs
+from jdkd.systems.ranking import label_inputs, ranking_inputs
 from jdkd.systems.system import System
 
 _FITTED = 'rounds/00/fitted'
@@ -54,7 +53,7 @@ def fit(
         else:
             fit_to = functools.partial(spread_weights, spread=config.spread)
             rows = lists.without_positive(run, 'eval')
-            best = _best_passages(run, queries, rows, retrievers, partial)
+            best = lists.best_passages(run, queries, rows, retrievers, partial)
             drawn, kept = best.filled(best.passages >= 0)
             there = best.passages[kept] >= 0
             if not len(drawn):
@@ -101,7 +100,7 @@ def find_stand_ins(
             if not len(rows):
                 continue
             queries = lists.split_queries(run, split)
-            drawn = _best_passages(run, queries, rows, retrievers, partial)
+            drawn = lists.best_passages(run, queries, rows, retrievers, partial)
             logits = teacher.logits(weights, queries, drawn, out, prefix=f'{split}.')
             if distributed.is_primary():
                 best = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=1)
@@ -109,27 +108,9 @@ def find_stand_ins(
 
     inputs = {
         **ranking_inputs(run, retrievers, depth=depth),
+        **label_inputs(run),
         'teacher': teacher.inputs(weights),
         'splits': lists.SPLITS,
         'partial': {s.name: s.digest for s in partial} or None,
     }
     run.stage(lists.STAND_INS, inputs, build, resumable=True)
-
-
-def _best_passages(
-    run: Run,
-    queries: Queries,
-    rows: np.ndarray,
-    retrievers: Sequence[System],
-    partial: Sequence[System],
-) -> Lists:
-    """Lists of the retrievers' `candidates.stand_ins` best passages for rows of queries.
-
-    Of passages that all `partial` systems have scores for; padded with -1.
-    """
-    rankings = [
-        coverage.covered_first(partial, queries, r.rank(queries)[0].passages)[rows]
-        for r in retrievers
-    ]
-    depth = run.config.candidates.stand_ins
-    return Lists.from_originals(rows, candidates.interleave(rankings, run.collection.group, depth))

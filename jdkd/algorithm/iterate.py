@@ -1,6 +1,7 @@
 """Algorithm 1 of MTA4DPR (Lu et al., EMNLP 2024), with ADAM's dark examples.
 
 Require: teacher T, assistants TA, student M, queries Q, passages P
+Q <- Q with the labels that rankers are sure of, where it has none    (ours: if asked for)
 M <- M aligned with the embeddings of assistants                      (ours: if asked for)
 for i in range(rounds):
     D_train, D_eval = GenDataset(T, TA, Q, P)
@@ -20,7 +21,16 @@ import numpy as np
 from absl import logging
 
 from jdkd import diagnostics
-from jdkd.algorithm import costs, coverage, final, gen_dataset, hard_queries, student, topics
+from jdkd.algorithm import (
+    costs,
+    coverage,
+    final,
+    gen_dataset,
+    hard_queries,
+    pseudo_labels,
+    student,
+    topics,
+)
 from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
@@ -49,6 +59,7 @@ def train(run: Run) -> dict:
     Reads every stage that is already in the workdir instead of building it: a run that was killed
     goes on where it was.
     """
+    run = pseudo_labels.label(run)
     config = run.config
     warnings = diagnostics.log(coverage.check(run))
     M = student.load(run)

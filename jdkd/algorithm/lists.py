@@ -15,7 +15,7 @@ from jdkd.run import Queries, Run
 from jdkd.runtime import distributed
 from jdkd.runtime.parts import join_rows, write_parts
 from jdkd.systems.encoders import Encoder
-from jdkd.systems.ranking import PART_QUERIES, ranking_inputs
+from jdkd.systems.ranking import PART_QUERIES, label_inputs, ranking_inputs
 from jdkd.systems.system import System
 
 SPLITS = ('train', 'eval')  # D_train and D_eval.
@@ -122,6 +122,25 @@ def num_lists(run: Run) -> dict[str, int]:
     }
 
 
+def best_passages(
+    run: Run,
+    queries: Queries,
+    rows: np.ndarray,
+    retrievers: Sequence[System],
+    partial: Sequence[System] = (),
+) -> Lists:
+    """Lists of the retrievers' `candidates.stand_ins` best passages for rows of queries.
+
+    Of passages that all `partial` systems have scores for; padded with -1.
+    """
+    rankings = [
+        coverage.covered_first(partial, queries, r.rank(queries)[0].passages)[rows]
+        for r in retrievers
+    ]
+    depth = run.config.candidates.stand_ins
+    return Lists.from_originals(rows, candidates.interleave(rankings, run.collection.group, depth))
+
+
 def mine(
     run: Run, round_index: int, retrievers: Sequence[System], scorers: Sequence[System]
 ) -> dict:
@@ -136,7 +155,7 @@ def mine(
         for split in SPLITS:
             _mine_split(run, split, retrievers, partial, out)
 
-    inputs = ranking_inputs(run, retrievers, depth=depth)
+    inputs = {**ranking_inputs(run, retrievers, depth=depth), **label_inputs(run)}
     inputs['partial'] = {s.name: s.digest for s in partial} or None
     return run.stage(round_path(round_index, _RUNS), inputs, build, resumable=True)
 
@@ -218,7 +237,7 @@ def draw(
         usable = coverage.usable(config, queries.split, partial, best, pool, rows)
         rows = rows[usable[rows]] if usable[rows].any() else np.flatnonzero(usable)
     rows, copies = candidates.choose_labelled(
-        rows, queries.is_labelled, num_lists(run)[split], share=config.candidates.labelled, **seeds
+        rows, queries.is_judged, num_lists(run)[split], share=config.candidates.labelled, **seeds
     )
     passages = candidates.sample_lists(
         rows,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import logging
 
-from jdkd.algorithm import student
+from jdkd.algorithm import pseudo_labels, student
 from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import split_queries
 from jdkd.algorithm.targets import EmbeddingTargets
@@ -35,8 +35,9 @@ def write(run: Run, path: pathlib.Path, splits: Sequence[str]) -> int:
     is one, title. Pairs that the files of the teacher and the assistants have scores for already
     are left out; a file need not be there yet.
     """
-    config, count = run.config, 0
-    retrievers = _retrievers(run, train=any(split != 'test' for split in splits))
+    config, count, train = run.config, 0, any(split != 'test' for split in splits)
+    run = pseudo_labels.label(run) if train else run
+    retrievers = _retrievers(run, train=train)
     scorers = _imported(run)
     rankings = {split: _passages(run, split, retrievers) for split in splits}
     if not distributed.is_primary():

@@ -10,6 +10,7 @@ import ml_collections
 from absl import logging
 
 from jdkd import config as configs
+from jdkd.algorithm import pseudo_labels
 from jdkd.config import Config, EvalConfig
 from jdkd.corpus import importing, lengths
 from jdkd.corpus.collection import Collection
@@ -135,5 +136,7 @@ def open_run(
             fitted.train_passage_length,
         )
     split = config.collection.train_split
-    fitted = roles.limit_fine_tuning(fitted, lambda: len(collection.labelled(split)))
-    return Run(fitted, workdir, mesh, collection)
+    fitted = roles.fit_to_labels(
+        fitted, lambda: (len(collection.labelled(split)), len(collection.queries[split]))
+    )
+    return pseudo_labels.read(Run(fitted, workdir, mesh, collection))

@@ -11,6 +11,7 @@ from jdkd.config.fields import (
     LossConfig,
     MeshConfig,
     PlanConfig,
+    PseudoLabelsConfig,
     PseudoQueriesConfig,
     RowsConfig,
     SelectionConfig,

@@ -51,6 +51,20 @@ class PseudoQueriesConfig(Section):
     )
 
 
+class PseudoLabelsConfig(Section):
+    """Labels that rankers give to unlabelled train queries; see `algorithm.pseudo_labels`."""
+
+    systems: tuple[str, ...] = field(
+        (), 'retrievers, none trained from labels, whose summed scores choose; (): none are given'
+    )
+    share: float = field(
+        0.5,
+        'share of the unlabelled queries that get one: those whose best passage leads the second '
+        'by most',
+        'above 0 and at most 1',
+    )
+
+
 class CollectionConfig(Section):
     source: str = field('python_docs', 'a KIND:PATH of `jdkd.corpus.sources.registry`')
     options: Mapping[str, Any] = field({}, 'options of the source')
@@ -282,6 +296,9 @@ class Config(RetrievalConfig):
     """The config of a training run."""
 
     collection: CollectionConfig = field(CollectionConfig, 'passages, queries and judgements')
+    pseudo_labels: PseudoLabelsConfig = field(
+        PseudoLabelsConfig, 'labels that rankers give to unlabelled train queries'
+    )
     first_stage: str = field('bm25', 'system whose top passages the teacher re-ranks')
     assistants: tuple[str, ...] = field((), 'systems; the pool of Algorithm 1')
     teacher: TeacherConfig = field(TeacherConfig, 'the teacher')

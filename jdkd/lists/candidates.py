@@ -11,6 +11,7 @@ import numpy as np
 from jdkd.lists.slices import SlicedTexts
 
 _LARGE_COLLECTION = 100_000  # Passages.
+_MOST_COPIES = 4  # Lists of a query, to reach a share.
 
 # Purposes of random draws, each with a stream of its own.
 QUERIES, NEGATIVES, DARK, REPLAY, ORDER, ALIGN = range(6)
@@ -181,15 +182,15 @@ def choose_labelled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Chooses queries as `choose_queries`, with a minimum share of labelled ones (ours).
 
-    Where labels are few, labelled queries repeat more often: only they serve the contrastive term
-    of the loss. Both kinds are spread over the round at random.
+    Where labels are few, labelled queries repeat more often than others, but at most four times.
+    Both kinds are spread over the round at random.
 
     Args:
         is_labelled: `[Q]` bool of all rows.
         share: Smallest share of lists of labelled queries.
     """
     labelled, others = active[is_labelled[active]], active[~is_labelled[active]]
-    count = round(share * num_lists)
+    count = min(round(share * num_lists), _MOST_COPIES * len(labelled))
     choose = functools.partial(choose_queries, seed=seed, round_index=round_index)
     if not len(labelled) or not len(others) or len(labelled) * num_lists >= count * len(active):
         return choose(active, num_lists)

@@ -60,7 +60,8 @@ def write(
             'name': run.collection.name,
             'passages': len(run.collection),
             'queries': {q.split: len(q) for q in (run.train, run.held_out, run.test)},
-            'unlabelled': int((~run.train.is_labelled).sum()),
+            'unlabelled': int((~run.train.is_judged).sum()),
+            'pseudo_labelled': len(run.train.pseudo_labelled),
             'eval_labels': run.eval_has_labels,
             'sha256': run.collection.fingerprint,
         },
@@ -119,6 +120,12 @@ def _duels(run: Run, done: Finished) -> list[Duel]:
     return [duel for duel in map(contrast, others) if duel]
 
 
+def _about_pseudo_labels(collection: Mapping) -> str:
+    """How many queries got a pseudo-label; reports of before say nothing of it."""
+    count = collection.get('pseudo_labelled')
+    return f'; rankers gave {count} of them one' if count else ''
+
+
 def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> str:
     """Renders the page of a run, with its pictures as {name: HTML} and the student's duels."""
     report, collection = done.report, done.report['collection']
@@ -129,8 +136,9 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
         [
             page.paragraph(
                 f'{collection["passages"]} passages; queries: {queries}; '
-                f'{collection["unlabelled"]} train queries have no label. Measures of the test '
-                f'queries, times 100{_about_teacher(done)}. {_about_student(done)}'
+                f'{collection["unlabelled"]} train queries have no label'
+                f'{_about_pseudo_labels(collection)}. Measures of the test queries, '
+                f'times 100{_about_teacher(done)}. {_about_student(done)}'
             ),
             page.table(tables.percents(report['test'])),
             page.paragraph('The student less other systems; paired t-test over the queries.'),

@@ -12,7 +12,7 @@ from jdkd.lists import candidates, dataset, loader
 from jdkd.lists.features import record_features
 from jdkd.run import Run
 from jdkd.systems.encoders import Encoder, load_encoder
-from jdkd.systems.ranking import ranking_inputs
+from jdkd.systems.ranking import label_inputs, ranking_inputs
 from jdkd.systems.roles import fine_tuning_length, system_spec
 from jdkd.systems.system import System
 from jdkd.systems.training import make_batches, restore_encoder
@@ -36,6 +36,7 @@ def train_from_labels(
         data_path,
         {
             **ranking_inputs(run, [miner], depth=min(config.depth, spec.depth)),
+            **label_inputs(run),
             'lists': num_lists,
             'hard_negatives': spec.hard_negatives,
             'seed': config.seed,
@@ -83,7 +84,10 @@ def _write_lists(run: Run, out: pathlib.Path, miner: System, spec, num_lists: in
     group, queries = run.collection.group, run.train
     ranking, _ = miner.rank(queries)
     labelled = np.flatnonzero(queries.is_labelled)
-    rows, copies = candidates.choose_queries(labelled, num_lists, **seeds)
+    share = run.config.candidates.labelled
+    rows, copies = candidates.choose_labelled(
+        labelled, queries.is_judged, num_lists, share=share, **seeds
+    )
     passages = candidates.sample_lists(
         rows,
         copies,

@@ -10,7 +10,14 @@ from jdkd.config import Config, EncoderSpec, SystemSpec
 def used(config: Config) -> list[str]:
     """Names of the systems that a run builds, each once, also those without an entry."""
     names = list(
-        dict.fromkeys([*retrievers(config), *config.teacher.members, *aligned_with(config)])
+        dict.fromkeys(
+            [
+                *retrievers(config),
+                *config.teacher.members,
+                *aligned_with(config),
+                *config.pseudo_labels.systems,
+            ]
+        )
     )
     for name in names:  # Grows: a system that mines for another may be trained itself.
         miner = miner_of(config, name)
@@ -49,14 +56,28 @@ def trained(config: Config) -> dict[str, EncoderSpec]:
     return {n: s for n, s in specs if isinstance(s, EncoderSpec) and s.train.steps}
 
 
-def limit_fine_tuning(config: Config, count_labelled: Callable[[], int]) -> Config:
-    """Shortens fine-tuning to `max_epochs` passes over the labelled train queries.
+def count_pseudo_labels(config: Config, unlabelled: int) -> int:
+    """How many of so many unlabelled train queries get a pseudo-label, at most."""
+    return round(config.pseudo_labels.share * unlabelled) if config.pseudo_labels.systems else 0
 
-    Its warm-up and schedule shrink alike. `count_labelled` returns how many queries there are.
+
+def fit_to_labels(config: Config, count: Callable[[], tuple[int, int]]) -> Config:
+    """Fits pseudo-labels and fine-tuning to the labels of the train queries.
+
+    Where every query has one, no system gives pseudo-labels. Fine-tuning is shortened to
+    `max_epochs` passes over the queries with labels and pseudo-labels; its warm-up and schedule
+    shrink alike. `count` returns the numbers of labelled and of all queries.
     """
+    tuned = trained(config)
+    if not (tuned or config.pseudo_labels.systems):
+        return config
+    labelled, total = count()
+    if labelled == total:
+        config = config.replace(pseudo_labels=config.pseudo_labels.replace(systems=()))
+    labelled += count_pseudo_labels(config, total - labelled)
     systems = dict(config.systems)
-    for name, spec in trained(config).items():
-        train, labelled = spec.train, count_labelled()
+    for name, spec in tuned.items():
+        train = spec.train
         most = int(train.max_epochs * labelled / train.batch_size)
         most = max(most // train.accumulate, 1) * train.accumulate
         if most < train.steps:

@@ -88,7 +88,8 @@ def collection_errors(run: Run) -> Iterator[str]:
     config, collection = run.config, run.collection
     distinct = int((np.arange(len(collection)) == collection.group).sum())
     negatives = distinct - run.max_relevant
-    labelled = int(run.train.is_labelled.sum())
+    judged = int(run.train.is_judged.sum())
+    labelled = judged + roles.count_pseudo_labels(config, len(run.train) - judged)
     trained = {f'systems.{name}.train': spec.train for name, spec in roles.trained(config).items()}
     for field, owner in {'candidates': config.candidates, **trained}.items():
         if owner.hard_negatives > negatives:
@@ -109,7 +110,7 @@ def collection_errors(run: Run) -> Iterator[str]:
                 f'{field}.batch_size={training.batch_size} is more than four times the {labelled} '
                 'labelled train queries; lower it.'
             )
-    if config.twin and not labelled:
+    if config.twin and not judged:
         yield (
             f'twin needs labels to learn from, but no train query of collection '
             f'{collection.name!r} has one; set twin=False.'

@@ -33,6 +33,7 @@ def errors(config: Config) -> Iterator[str]:
         'assistants': config.assistants,
         'teacher.members': config.teacher.members,
         'align.to': config.align.to,
+        'pseudo_labels.systems': config.pseudo_labels.systems,
     }
     for field, names in roles.items():
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -75,6 +76,7 @@ def _kind_errors(config: Config) -> Iterator[str]:
                 f"system '{name}' is a cross-encoder and cannot search a collection; use it in "
                 'teacher.members, not in assistants, first_stage or candidates.retrievers.'
             )
+    yield from _pseudo_label_errors(config)
     aligns = config.align.epochs or config.loss.embedding
     if aligns and not config.align.to:
         yield 'align.to is empty; name the dual-encoders whose embeddings the student learns.'
@@ -127,6 +129,29 @@ def _kind_errors(config: Config) -> Iterator[str]:
                 f"assistant '{name}' has imported scores, which do not reach beyond a query's own "
                 'list; set loss.in_batch=0, or take it out of assistants.'
             )
+
+
+def _pseudo_label_errors(config: Config) -> Iterator[str]:
+    """Errors of the systems that give pseudo-labels."""
+    for name in config.pseudo_labels.systems:
+        spec = config.systems.get(name)
+        if spec is None:  # Another error says so.
+            continue
+        if spec.kind not in ('bm25', 'dual_encoder'):
+            yield (
+                f"pseudo_labels.systems names '{name}', which is of kind {spec.kind} and searches "
+                'no collection; name bm25 or a dual_encoder.'
+            )
+        elif name in trained(config):
+            yield (
+                f"pseudo_labels.systems names '{name}', which is trained from the labels that it "
+                f'would give; set systems.{name}.train.steps=0, or name another system.'
+            )
+    if config.pseudo_labels.systems and config.candidates.stand_ins < 2:
+        yield (
+            'candidates.stand_ins=1 leaves pseudo-labels no second passage to lead; raise it, or '
+            'set pseudo_labels.systems=().'
+        )
 
 
 def _llm_errors(config: Config) -> Iterator[str]:

@@ -108,6 +108,7 @@ def run_rounds(monkeypatch, **changes):
     monkeypatch.setattr(
         iterate, 'EmbeddingTargets', lambda run, encoder, systems: named('of', shared=systems[0])
     )
+    monkeypatch.setattr(iterate.pseudo_labels, 'label', lambda run: run)
     replace('check', 'check', lambda own: ['coverage'], iterate.coverage)
     replace('build', 'build', lambda own: named(*own.args))
     replace('align', 'align', lambda own: named('student_aligned'))

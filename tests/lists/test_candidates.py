@@ -180,7 +180,7 @@ def test_queries_with_labels_have_their_share_of_the_lists():
     for again, before in zip(draw(share=0.5), (rows, copies), strict=True):
         np.testing.assert_array_equal(again, before)
     rows, copies = draw(share=1)
-    assert is_labelled[rows].all() and len(rows) == len(copies) == 24
+    assert is_labelled[rows].sum() == 12 and len(rows) == len(copies) == 24  # Four each at most.
     # Those that have it anyway are left alone, and so are lists of one kind.
     plain = candidates.choose_queries(active, 24, seed=0, round_index=0)
     np.testing.assert_array_equal(draw(share=0.1), plain)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jdkd.config import BM25Spec, Config, EncoderSpec, FineTuningConfig
+from jdkd.config import BM25Spec, Config, EncoderSpec, FineTuningConfig, PseudoLabelsConfig
 from jdkd.systems import roles
 
 
@@ -87,14 +87,30 @@ def test_few_labels_shorten_fine_tuning_and_its_schedule(labelled, steps, warmup
     systems = {'plain': EncoderSpec(), 'bm25': BM25Spec(), 'tuned': entry, 'unused': entry}
     config = Config(systems=systems, first_stage='bm25', assistants=('tuned', 'plain'))
     shorter = tuning.replace(steps=steps, warmup_steps=warmup, total_steps=steps)
-    assert roles.limit_fine_tuning(config, lambda: labelled) == config.replace(
+    assert roles.fit_to_labels(config, lambda: (labelled, 240)) == config.replace(
         systems={**systems, 'tuned': EncoderSpec(train=shorter)}
+    )
+
+
+@pytest.mark.parametrize(('labelled', 'steps'), [(60, 92), (30, 91), (240, 100)])
+def test_pseudo_labels_count_and_are_not_given_where_all_queries_have_labels(labelled, steps):
+    schedule = {'steps': 100, 'warmup_steps': 0, 'total_steps': 100}
+    tuned = EncoderSpec(train=FineTuningConfig(**schedule, batch_size=24, max_epochs=10.0))
+    systems = {'plain': EncoderSpec(), 'bm25': BM25Spec(), 'tuned': tuned}
+    config = Config(systems=systems, first_stage='bm25', assistants=('tuned',))
+    config = config.replace(pseudo_labels=PseudoLabelsConfig(systems=('plain',), share=0.9))
+    found = roles.fit_to_labels(config, lambda: (labelled, 240))
+    # 60 + 162 queries make 92.5 batches in ten passes; 30 + 189 make 91.2.
+    assert found.systems['tuned'].train.steps == steps
+    assert found.pseudo_labels.systems == (() if labelled == 240 else ('plain',))
+    assert 'plain' in roles.used(config) and 'plain' not in roles.used(
+        config.replace(pseudo_labels=PseudoLabelsConfig())
     )
 
 
 def test_labels_are_not_counted_where_nothing_is_fine_tuned():
     config = Config(systems={'bm25': BM25Spec()}, first_stage='bm25', assistants=('bm25',))
-    assert roles.limit_fine_tuning(config, lambda: pytest.fail('counted')) == config
+    assert roles.fit_to_labels(config, lambda: pytest.fail('counted')) == config
 
 
 def test_a_name_without_an_entry_is_kept_and_told():

@@ -30,6 +30,7 @@ def small(home, **overrides):
     c.collection.options = {}
     c.systems.minilm.weights = c.systems.minilm_ft.weights = c.student.weights = str(home / 'model')
     c.student.layers = ()
+    c.pseudo_labels.systems = ()
     c.measures = ('MRR@10', 'R@100')
     for field, value in overrides.items():
         owner = c

@@ -1,0 +1,153 @@
+"""Pseudo-labels: before anything is trained, rankers label the train queries that they are sure of.
+
+Where a query has no label, the passage that BM25 and an off-the-shelf model together rank first is
+often its positive, and the more so, the further it leads the second: of the half with the largest
+margins, about seven in ten are right where it was measured. Assistants and student learn from these
+as from labels. Self-training with a confidence threshold (Scudder, 1965; Lee, 2013), whose labels
+come from the sum of two rankers' scores (ours).
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from absl import logging
+
+from jdkd.algorithm.lists import best_passages
+from jdkd.algorithm.teacher import Teacher, fit_weights, spread_weights
+from jdkd.lists import candidates
+from jdkd.lists.candidates import Lists
+from jdkd.run import PseudoLabels, Run
+from jdkd.runtime import distributed
+from jdkd.systems import roles, scoring
+from jdkd.systems.build import build
+from jdkd.systems.ranking import ranking_inputs
+
+STAGE = 'pseudo_labels'
+_FILE = 'labels.npz'
+
+
+def label(run: Run) -> Run:
+    """The run with pseudo-labels, chosen in a resumable stage if the config asks for them.
+
+    Of the unlabelled train queries, the `pseudo_labels.share` with the largest margins get one. The
+    scores of the rankers are summed as the teacher's are: with weights fitted to the labels of
+    D_eval or, without any, at one spread. The stage's result has these `weights`, the least
+    `margin` in logits, and of D_eval's queries with such a margin the share whose best passage is a
+    positive, `precision` (None without labels or such queries).
+    """
+    config, run = run.config, dataclasses.replace(run, pseudo_labels=None)
+    rows = np.flatnonzero(~run.train.is_labelled).astype(np.int32)
+    if not config.pseudo_labels.systems or not len(rows):
+        return run
+    rankers = [build(run, name) for name in config.pseudo_labels.systems]
+    ensemble = Teacher(rankers, None)
+
+    def build_stage(out):
+        weights = _weights(run, ensemble, rows, out)
+
+        def best(queries, rows, prefix):
+            lists = best_passages(run, queries, rows, rankers)
+            return _lead(lists, ensemble.logits(weights, queries, lists, out, prefix=prefix))
+
+        passages, margins = best(run.train, rows, 'train.')
+        count = roles.count_pseudo_labels(config, len(rows))
+        chosen = np.argsort(-margins, kind='stable')[:count]
+        chosen = np.sort(chosen[passages[chosen] >= 0])
+        if distributed.is_primary():
+            np.savez(out / _FILE, queries=rows[chosen], passages=passages[chosen])
+        result = {'labels': len(chosen), 'weights': weights, 'precision': None}
+        result['margin'] = float(margins[chosen].min(initial=np.inf))
+        if run.eval_has_labels:
+            judged = np.flatnonzero(run.held_out.is_labelled)
+            on_eval, leads = best(run.held_out, judged, 'eval.')
+            sure = leads >= result['margin']
+            result['precision'] = _precision(run, judged[sure], on_eval[sure])
+        return result
+
+    inputs = {
+        **ranking_inputs(run, rankers),
+        'share': config.pseudo_labels.share,
+        'best': config.candidates.stand_ins,
+        'spread': None if run.eval_has_labels else config.spread,
+        'floor': config.fit_floor,
+        'seed': config.seed,
+    }
+    result = run.stage(STAGE, inputs, build_stage, resumable=True)['result']
+    of_eval = '' if result['precision'] is None else '; of D_eval, %.0f%% would be right'
+    logging.info(
+        f'pseudo-labels for %d of %d unlabelled train queries{of_eval}',
+        result['labels'],
+        len(rows),
+        *([] if not of_eval else [100 * result['precision']]),
+    )
+    return read(run)
+
+
+def read(run: Run) -> Run:
+    """The run with the pseudo-labels that its workdir holds, if the config asks for them."""
+    manifest = run.read_manifest(STAGE) if run.config.pseudo_labels.systems else None
+    if manifest is None:
+        return run
+    with np.load(run.workdir / STAGE / _FILE) as f:
+        labels = PseudoLabels(f['queries'], f['passages'], manifest['digest'])
+    return dataclasses.replace(run, pseudo_labels=labels)
+
+
+def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> dict[str, float]:
+    """Weights of the rankers by name: fitted to D_eval, or from the train queries' scores."""
+    config, queries = run.config, run.held_out
+    if run.eval_has_labels:
+        fit = functools.partial(fit_weights, floor=config.fit_floor)
+        judged = np.flatnonzero(queries.is_labelled).astype(np.int32)
+        rankings = [ranker.rank(queries)[0].passages for ranker in ensemble.members]
+        group, depth = run.collection.group, config.candidates.stand_ins
+        lists = Lists.from_originals(
+            judged,
+            candidates.sample_lists(
+                judged,
+                np.zeros_like(judged),
+                query_ids=queries.ids,
+                positives=queries.positives,
+                best=queries.best,
+                pool=candidates.mining_pool(rankings, queries.positives, group, depth),
+                group=group,
+                num_negatives=config.candidates.hard_negatives,
+                ranked=None,
+                closed=False,
+                seed=config.seed,
+                round_index=0,
+            ),
+        )
+        there = np.ones(lists.passages.shape, bool)
+    else:
+        fit = functools.partial(spread_weights, spread=config.spread)
+        queries, best = run.train, best_passages(run, run.train, rows, ensemble.members)
+        lists, kept = best.filled(best.passages >= 0)
+        there = best.passages[kept] >= 0
+    scores = {
+        s.name: np.where(
+            there, scoring.score_in_parts(s, queries, lists, out, f'fit.{s.name}'), np.nan
+        )
+        for s in ensemble.members
+    }
+    return ensemble.weights_by_name(scores, fit)
+
+
+def _lead(lists: Lists, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each list's best passage `[M]`, -1 for none, and the margin `[M]` by which it leads."""
+    values = np.where(np.isnan(logits), -np.inf, logits)
+    order = np.argsort(-values, axis=1, kind='stable')[:, :2]
+    first, second = np.take_along_axis(values, order, axis=1).T
+    passages = np.take_along_axis(lists.passages, order[:, :1], axis=1)[:, 0]
+    there = np.isfinite(first)
+    # Where both are -inf, their difference is no number.
+    margins = np.where(there, first, 0) - np.where(there, second, np.inf)
+    return np.where(there, passages, -1).astype(np.int32), margins
+
+
+def _precision(run: Run, rows: np.ndarray, passages: np.ndarray) -> float | None:
+    """Share of D_eval's queries whose passage has the text of a positive."""
+    group, positives = run.collection.group, run.held_out.positives
+    right = [group[p] in group[positives[row]] for row, p in zip(rows, passages, strict=True)]
+    return float(np.mean(right)) if right else None

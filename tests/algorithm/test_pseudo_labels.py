@@ -1,0 +1,118 @@
+"""Pseudo-labels: who gets one, which, and that assistants and student learn from them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jdkd.algorithm import iterate, lists, pseudo_labels
+from jdkd.lists.candidates import Lists
+from jdkd.systems.build import build
+from tests.helpers import tiny
+
+RANKERS = ('bm25', 'dense')
+
+
+def config_of(home, **collection):
+    c = tiny.get_config(str(home))
+    c.index.kind, c.rounds, c.steps_per_round, c.optimizer.warmup_steps = 'exact', 1, 2, 1
+    c.pseudo_labels.systems = RANKERS
+    c.collection.update(collection)
+    return c
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp('pseudo_labels')
+    tiny.write(home)
+    return home
+
+
+@pytest.fixture(scope='module')
+def unlabelled(home):
+    """A run without labels of train queries or D_eval, and itself with pseudo-labels."""
+    run = tiny.open_run(config_of(home, label_share=0.0, eval_labels=False), home / 'unlabelled')
+    return run, pseudo_labels.label(run)
+
+
+def test_the_half_with_the_largest_margins_gets_the_passage_that_both_rankers_favour(unlabelled):
+    run, labelled = unlabelled
+    result = run.read_manifest(pseudo_labels.STAGE)['result']
+    rankers = [build(run, name) for name in RANKERS]
+    every = np.tile(np.arange(len(run.collection), dtype=np.int32), (len(run.train), 1))
+    every = Lists.from_originals(np.arange(len(run.train), dtype=np.int32), every)
+    scores = {r.name: np.asarray(r.list_scorer(run.train)(every), float) for r in rankers}
+    summed = sum(result['weights'][name] * own for name, own in scores.items())
+    # One passage of each text, of those that the rankers find.
+    found = lists.best_passages(run, run.train, np.arange(len(run.train)), rankers).passages
+    logits = np.sort([own[rows[rows >= 0]] for own, rows in zip(summed, found, strict=True)])
+    margins = logits[:, -1] - logits[:, -2]
+    chosen = labelled.pseudo_labels
+    assert len(margins) == 4 and len(chosen.queries) == 2
+    np.testing.assert_array_equal(chosen.queries, np.sort(np.argsort(-margins)[:2]))
+    assert result['margin'] == pytest.approx(margins[chosen.queries].min(), rel=1e-4)
+    for query, passage in zip(chosen.queries, chosen.passages, strict=True):
+        assert summed[query, passage] == pytest.approx(logits[query, -1], rel=1e-4)
+        np.testing.assert_array_equal(labelled.train.positives[query], [passage])
+        np.testing.assert_array_equal(labelled.train.best[query], [passage])
+    assert list(np.flatnonzero(labelled.train.is_labelled)) == list(chosen.queries)
+    assert not labelled.train.is_judged.any() and not run.train.is_labelled.any()
+    # Scores have one spread, that of the config in sum.
+    assert result['precision'] is None and set(result['weights']) == set(RANKERS)
+
+
+def test_queries_keep_their_labels_and_d_eval_says_how_many_are_right(home):
+    run = tiny.open_run(config_of(home, label_share=0.5), home / 'half')
+    own = np.flatnonzero(run.train.is_labelled)
+    labelled = pseudo_labels.label(run)
+    assert len(own) == 2 and len(labelled.pseudo_labels.queries) == 1
+    assert not set(own) & set(labelled.pseudo_labels.queries)
+    np.testing.assert_array_equal(np.flatnonzero(labelled.train.is_judged), own)
+    for row in own:
+        np.testing.assert_array_equal(labelled.train.positives[row], run.train.positives[row])
+    result = run.read_manifest(pseudo_labels.STAGE)['result']
+    assert result['precision'] is None or 0 <= result['precision'] <= 1
+    # A second time, and other commands, read the same; without the stage there is none.
+    assert pseudo_labels.label(labelled).pseudo_labels.digest == labelled.pseudo_labels.digest
+    assert pseudo_labels.read(run).pseudo_labels.digest == labelled.pseudo_labels.digest
+    other = tiny.open_run(config_of(home, label_share=0.5), home / 'none')
+    assert pseudo_labels.read(other).pseudo_labels is None
+
+
+def test_where_all_queries_are_labelled_or_no_system_is_named_there_is_none(home):
+    full = tiny.open_run(config_of(home, label_share=1.0), home / 'full')
+    c = config_of(home)
+    c.pseudo_labels.systems = ()
+    for run in (full, tiny.open_run(c, home / 'full')):
+        assert pseudo_labels.label(run) == run
+    assert not (home / 'full' / pseudo_labels.STAGE).exists()
+
+
+def test_the_lead_by_hand():
+    nan = np.nan
+    logits = np.array([[1.0, 4.0, 2.5], [nan, 3.0, nan], [nan, nan, nan], [2.0, 2.0, 1.0]])
+    passages = np.array([[7, 8, 9], [-1, 5, -1], [-1, -1, -1], [3, 4, 6]], np.int32)
+    drawn = Lists.from_originals(np.arange(4), passages)
+    best, margins = pseudo_labels._lead(drawn, logits)
+    np.testing.assert_array_equal(best, [8, 5, -1, 3])
+    # One passage alone leads by any margin; where there is none, none does.
+    np.testing.assert_array_equal(margins, [1.5, np.inf, -np.inf, 0.0])
+
+
+@pytest.mark.slow
+def test_assistants_and_student_learn_from_them_and_read_no_other_label(home, tmp_path):
+    run = tiny.open_run(config_of(home, label_share=0.0, eval_labels=False), tmp_path / 'w')
+    iterate.train(run)
+    labelled = pseudo_labels.read(run)
+    chosen = labelled.pseudo_labels
+    with np.load(tmp_path / 'w/systems/tuned/dataset/lists.npz') as f:
+        assert set(f['query_row']) == set(chosen.queries)
+        positives = dict(zip(chosen.queries, chosen.passages, strict=True))
+        assert [positives[row] for row in f['query_row']] == list(f['passages'][:, 0])
+    drawn = lists.load_lists(labelled, 0, 'train')
+    assert {*drawn.query} == {0, 1, 2, 3}  # The others' stand-ins are those of the teacher.
+    mined = labelled.read_manifest('rounds/00/runs')
+    assert mined['inputs']['pseudo_labels'] == chosen.digest
+    report = json.loads((tmp_path / 'w/report.json').read_text())
+    assert report['collection']['unlabelled'] == 4
+    assert report['collection']['pseudo_labelled'] == 2
