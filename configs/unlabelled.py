@@ -5,8 +5,9 @@
 --config configs/unlabelled.py:beir=PATH  your own corpus in BEIR layout, or KIND=... of another
 
 The labels of train and D_eval are dropped before anything reads them; test queries are only
-measured. The student is aligned with an off-the-shelf model, then learns the score distributions of
-that model and BM25, brought to one spread, on the log and on queries made from passages.
+measured. BM25 and an off-the-shelf model label the queries that they are sure of, and the model is
+fine-tuned on these. The student is aligned with it, then learns the score distributions of that
+model and BM25, brought to one spread, on the log and on queries made from passages.
 """
 
 import ml_collections
@@ -23,12 +24,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.collection.label_share = 0.0
     c.collection.eval_labels = False
     c.collection.pseudo_queries.count = 2000
-    del c.systems.minilm_ft, c.systems.cross  # They are trained from labels.
-
-    c.teacher.members = ('bm25', 'minilm')
-    c.assistants = ('minilm', 'bm25')
-    c.align.to = ('minilm',)
-    c.align.epochs = 3.0
 
     # The teacher's own ranking is all there is to learn from: lists of its best passages.
     c.candidates.stand_ins = 30

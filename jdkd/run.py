@@ -35,20 +35,14 @@ class Queries:
     # Those with the query's highest grade. The positive of a list is one of them; other positives
     # are only kept out of the negatives.
     best: Sequence[np.ndarray]
-    pseudo_labelled: Sequence[int] = ()  # Rows of the queries whose positive is a pseudo-label.
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @functools.cached_property
     def is_labelled(self) -> np.ndarray:
-        """`[Q]` bool, whether a query has a positive, be it a pseudo-label."""
+        """`[Q]` bool, whether a query has a positive."""
         return np.array([len(rows) > 0 for rows in self.positives], bool)
-
-    @functools.cached_property
-    def is_judged(self) -> np.ndarray:
-        """`[Q]` bool, whether a query has a positive of the collection's own."""
-        return self.is_labelled & ~np.isin(np.arange(len(self)), self.pseudo_labelled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +57,20 @@ class Run:
 
     @functools.cached_property
     def train(self) -> Queries:
-        """Train queries with their pseudo-labels; unlabelled ones if the config keeps them."""
+        """Train queries; unlabelled ones only as far as the config keeps them."""
         split = self.config.collection.train_split
-        queries = self._queries(split, list(self.collection.queries[split]))
+        return self._queries(split, list(self.collection.queries[split]))
+
+    @property
+    def train_with_pseudo_labels(self) -> Queries:
+        """The train queries, of which pseudo-labels are positives too."""
         if self.pseudo_labels is None:
-            return queries
-        positives, best = list(queries.positives), list(queries.best)
+            return self.train
+        positives, best = list(self.train.positives), list(self.train.best)
         chosen = self.pseudo_labels
         for row, passage in zip(chosen.queries, chosen.passages, strict=True):
             positives[row] = best[row] = np.array([passage], np.int32)
-        return dataclasses.replace(
-            queries, positives=positives, best=best, pseudo_labelled=chosen.queries
-        )
+        return dataclasses.replace(self.train, positives=positives, best=best)
 
     @functools.cached_property
     def held_out(self) -> Queries:

@@ -16,7 +16,7 @@ from jdkd.lists.candidates import Lists
 from jdkd.run import Run
 from jdkd.runtime import distributed
 from jdkd.systems import scoring
-from jdkd.systems.ranking import label_inputs, ranking_inputs
+from jdkd.systems.ranking import ranking_inputs
 from jdkd.systems.system import System
 
 _FITTED = 'rounds/00/fitted'
@@ -108,7 +108,6 @@ def find_stand_ins(
 
     inputs = {
         **ranking_inputs(run, retrievers, depth=depth),
-        **label_inputs(run),
         'teacher': teacher.inputs(weights),
         'splits': lists.SPLITS,
         'partial': {s.name: s.digest for s in partial} or None,

@@ -15,7 +15,7 @@ from jdkd.run import Queries, Run
 from jdkd.runtime import distributed
 from jdkd.runtime.parts import join_rows, write_parts
 from jdkd.systems.encoders import Encoder
-from jdkd.systems.ranking import PART_QUERIES, label_inputs, ranking_inputs
+from jdkd.systems.ranking import PART_QUERIES, ranking_inputs
 from jdkd.systems.system import System
 
 SPLITS = ('train', 'eval')  # D_train and D_eval.
@@ -155,7 +155,7 @@ def mine(
         for split in SPLITS:
             _mine_split(run, split, retrievers, partial, out)
 
-    inputs = {**ranking_inputs(run, retrievers, depth=depth), **label_inputs(run)}
+    inputs = ranking_inputs(run, retrievers, depth=depth)
     inputs['partial'] = {s.name: s.digest for s in partial} or None
     return run.stage(round_path(round_index, _RUNS), inputs, build, resumable=True)
 
@@ -237,7 +237,7 @@ def draw(
         usable = coverage.usable(config, queries.split, partial, best, pool, rows)
         rows = rows[usable[rows]] if usable[rows].any() else np.flatnonzero(usable)
     rows, copies = candidates.choose_labelled(
-        rows, queries.is_judged, num_lists(run)[split], share=config.candidates.labelled, **seeds
+        rows, queries.is_labelled, num_lists(run)[split], share=config.candidates.labelled, **seeds
     )
     passages = candidates.sample_lists(
         rows,

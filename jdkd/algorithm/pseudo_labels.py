@@ -2,9 +2,11 @@
 
 Where a query has no label, the passage that BM25 and an off-the-shelf model together rank first is
 often its positive, and the more so, the further it leads the second: of the half with the largest
-margins, about seven in ten are right where it was measured. Assistants and student learn from these
-as from labels. Self-training with a confidence threshold (Scudder, 1965; Lee, 2013), whose labels
-come from the sum of two rankers' scores (ours).
+margins, about seven in ten are right where it was measured. Assistants are fine-tuned on these as
+on labels: self-training with a confidence threshold (Lee, 2013,
+https://api.semanticscholar.org/CorpusID:18507866), whose labels come from the sum of two rankers'
+scores (ours). The student learns from the teacher, of which such an assistant is a member, and
+whose best passages are better labels.
 """
 
 import dataclasses

@@ -196,8 +196,7 @@ class _RoundData:
             records['dark'] = dark
         source: Any = gen_dataset.load_records(run, self.round_index, split)
         if self.student.labelled_only:
-            kept = np.flatnonzero(queries.is_judged[rows])
-            kept = np.tile(kept, -(-order.batch_size // max(len(kept), 1)))  # At least a batch.
+            kept = np.flatnonzero(queries.is_labelled[rows])
             source, rows = dataset.Subset(source, kept), rows[kept]
             records = {name: values[kept] for name, values in records.items()}
         if config.topic_size and order.shuffle:

@@ -60,8 +60,8 @@ def write(
             'name': run.collection.name,
             'passages': len(run.collection),
             'queries': {q.split: len(q) for q in (run.train, run.held_out, run.test)},
-            'unlabelled': int((~run.train.is_judged).sum()),
-            'pseudo_labelled': len(run.train.pseudo_labelled),
+            'unlabelled': int((~run.train.is_labelled).sum()),
+            'pseudo_labels': len(run.pseudo_labels.queries) if run.pseudo_labels else 0,
             'eval_labels': run.eval_has_labels,
             'sha256': run.collection.fingerprint,
         },
@@ -122,8 +122,8 @@ def _duels(run: Run, done: Finished) -> list[Duel]:
 
 def _about_pseudo_labels(collection: Mapping) -> str:
     """How many queries got a pseudo-label; reports of before say nothing of it."""
-    count = collection.get('pseudo_labelled')
-    return f'; rankers gave {count} of them one' if count else ''
+    count = collection.get('pseudo_labels')
+    return f', of which assistants learned {count} from pseudo-labels' if count else ''
 
 
 def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> str:

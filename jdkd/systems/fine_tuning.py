@@ -10,9 +10,9 @@ from jdkd.distillation.train_loop import train_loop
 from jdkd.distillation.trainer import make_trainer
 from jdkd.lists import candidates, dataset, loader
 from jdkd.lists.features import record_features
-from jdkd.run import Run
+from jdkd.run import Queries, Run
 from jdkd.systems.encoders import Encoder, load_encoder
-from jdkd.systems.ranking import label_inputs, ranking_inputs
+from jdkd.systems.ranking import ranking_inputs
 from jdkd.systems.roles import fine_tuning_length, system_spec
 from jdkd.systems.system import System
 from jdkd.systems.training import make_batches, restore_encoder
@@ -30,18 +30,19 @@ def train_from_labels(
     """
     config, spec = run.config, encoder.spec.train
     length = fine_tuning_length(config, encoder.spec)
-    num_lists = min(spec.steps * spec.batch_size, 4 * int(run.train.is_labelled.sum()))
+    labels, queries = run.pseudo_labels, run.train_with_pseudo_labels
+    num_lists = min(spec.steps * spec.batch_size, 4 * int(queries.is_labelled.sum()))
     data_path, path = f'systems/{name}/dataset', f'systems/{name}/train'
     data = run.stage(
         data_path,
         {
             **ranking_inputs(run, [miner], depth=min(config.depth, spec.depth)),
-            **label_inputs(run),
+            **({'pseudo_labels': labels.digest} if labels else {}),
             'lists': num_lists,
             'hard_negatives': spec.hard_negatives,
             'seed': config.seed,
         },
-        lambda out: _write_lists(run, out, miner, spec, num_lists),
+        lambda out: _write_lists(run, out, queries, miner, spec, num_lists),
     )
 
     def build_stage(out: pathlib.Path):
@@ -78,16 +79,16 @@ def train_from_labels(
     return restore_encoder(run, encoder, run.workdir / path, spec.steps), manifest['digest']
 
 
-def _write_lists(run: Run, out: pathlib.Path, miner: System, spec, num_lists: int) -> None:
+def _write_lists(
+    run: Run, out: pathlib.Path, queries: Queries, miner: System, spec, num_lists: int
+) -> None:
     """Writes lists of a positive and hard negatives, as a dataset to train from labels."""
     seeds = {'seed': run.config.seed, 'round_index': 0}
-    group, queries = run.collection.group, run.train
-    ranking, _ = miner.rank(queries)
+    group, own = run.collection.group, run.train.is_labelled
+    ranking, _ = miner.rank(run.train)
     labelled = np.flatnonzero(queries.is_labelled)
     share = run.config.candidates.labelled
-    rows, copies = candidates.choose_labelled(
-        labelled, queries.is_judged, num_lists, share=share, **seeds
-    )
+    rows, copies = candidates.choose_labelled(labelled, own, num_lists, share=share, **seeds)
     passages = candidates.sample_lists(
         rows,
         copies,

@@ -66,11 +66,6 @@ def ranking_inputs(run: Run, systems: Iterable[System], *, depth: int | None = N
     }
 
 
-def label_inputs(run: Run) -> dict[str, str]:
-    """What decides the positives of train queries beside the collection, as an input of stages."""
-    return {'pseudo_labels': run.pseudo_labels.digest} if run.pseudo_labels else {}
-
-
 def measure_inputs(run: Run, systems: Iterable[System]) -> dict:
     """`ranking_inputs` of stages that measure the systems."""
     return {**ranking_inputs(run, systems), 'measures': run.config.measures}

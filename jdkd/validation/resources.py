@@ -88,8 +88,8 @@ def collection_errors(run: Run) -> Iterator[str]:
     config, collection = run.config, run.collection
     distinct = int((np.arange(len(collection)) == collection.group).sum())
     negatives = distinct - run.max_relevant
-    judged = int(run.train.is_judged.sum())
-    labelled = judged + roles.count_pseudo_labels(config, len(run.train) - judged)
+    labelled = int(run.train.is_labelled.sum())
+    tuned_on = labelled + roles.count_pseudo_labels(config, len(run.train) - labelled)
     trained = {f'systems.{name}.train': spec.train for name, spec in roles.trained(config).items()}
     for field, owner in {'candidates': config.candidates, **trained}.items():
         if owner.hard_negatives > negatives:
@@ -100,17 +100,18 @@ def collection_errors(run: Run) -> Iterator[str]:
             )
     for field, training in trained.items():
         # The factor bounds how often a batch repeats a query.
-        if not labelled:
+        if not tuned_on:
             yield (
                 f'{field}.steps={training.steps} trains from labels, but no train query of '
-                f'collection {collection.name!r} has one; set {field}.steps=0.'
+                f'collection {collection.name!r} has one; set {field}.steps=0, or name systems '
+                'that give pseudo-labels in pseudo_labels.systems.'
             )
-        elif training.batch_size > 4 * labelled:
+        elif training.batch_size > 4 * tuned_on:
             yield (
-                f'{field}.batch_size={training.batch_size} is more than four times the {labelled} '
+                f'{field}.batch_size={training.batch_size} is more than four times the {tuned_on} '
                 'labelled train queries; lower it.'
             )
-    if config.twin and not judged:
+    if config.twin and not labelled:
         yield (
             f'twin needs labels to learn from, but no train query of collection '
             f'{collection.name!r} has one; set twin=False.'

@@ -1,4 +1,4 @@
-"""Pseudo-labels: who gets one, which, and that assistants and student learn from them."""
+"""Pseudo-labels: who gets one, which, and that assistants learn from them."""
 
 import json
 
@@ -47,16 +47,16 @@ def test_the_half_with_the_largest_margins_gets_the_passage_that_both_rankers_fa
     found = lists.best_passages(run, run.train, np.arange(len(run.train)), rankers).passages
     logits = np.sort([own[rows[rows >= 0]] for own, rows in zip(summed, found, strict=True)])
     margins = logits[:, -1] - logits[:, -2]
-    chosen = labelled.pseudo_labels
+    chosen, both = labelled.pseudo_labels, labelled.train_with_pseudo_labels
     assert len(margins) == 4 and len(chosen.queries) == 2
     np.testing.assert_array_equal(chosen.queries, np.sort(np.argsort(-margins)[:2]))
     assert result['margin'] == pytest.approx(margins[chosen.queries].min(), rel=1e-4)
     for query, passage in zip(chosen.queries, chosen.passages, strict=True):
         assert summed[query, passage] == pytest.approx(logits[query, -1], rel=1e-4)
-        np.testing.assert_array_equal(labelled.train.positives[query], [passage])
-        np.testing.assert_array_equal(labelled.train.best[query], [passage])
-    assert list(np.flatnonzero(labelled.train.is_labelled)) == list(chosen.queries)
-    assert not labelled.train.is_judged.any() and not run.train.is_labelled.any()
+        np.testing.assert_array_equal(both.positives[query], [passage])
+        np.testing.assert_array_equal(both.best[query], [passage])
+    assert list(np.flatnonzero(both.is_labelled)) == list(chosen.queries)
+    assert not labelled.train.is_labelled.any()
     # Scores have one spread, that of the config in sum.
     assert result['precision'] is None and set(result['weights']) == set(RANKERS)
 
@@ -67,9 +67,10 @@ def test_queries_keep_their_labels_and_d_eval_says_how_many_are_right(home):
     labelled = pseudo_labels.label(run)
     assert len(own) == 2 and len(labelled.pseudo_labels.queries) == 1
     assert not set(own) & set(labelled.pseudo_labels.queries)
-    np.testing.assert_array_equal(np.flatnonzero(labelled.train.is_judged), own)
+    both = labelled.train_with_pseudo_labels
+    assert list(np.flatnonzero(both.is_labelled)) == sorted([*own, *labelled.pseudo_labels.queries])
     for row in own:
-        np.testing.assert_array_equal(labelled.train.positives[row], run.train.positives[row])
+        np.testing.assert_array_equal(both.positives[row], run.train.positives[row])
     result = run.read_manifest(pseudo_labels.STAGE)['result']
     assert result['precision'] is None or 0 <= result['precision'] <= 1
     # A second time, and other commands, read the same; without the stage there is none.
@@ -100,7 +101,7 @@ def test_the_lead_by_hand():
 
 
 @pytest.mark.slow
-def test_assistants_and_student_learn_from_them_and_read_no_other_label(home, tmp_path):
+def test_assistants_learn_from_them_and_from_no_other_label(home, tmp_path):
     run = tiny.open_run(config_of(home, label_share=0.0, eval_labels=False), tmp_path / 'w')
     iterate.train(run)
     labelled = pseudo_labels.read(run)
@@ -109,10 +110,12 @@ def test_assistants_and_student_learn_from_them_and_read_no_other_label(home, tm
         assert set(f['query_row']) == set(chosen.queries)
         positives = dict(zip(chosen.queries, chosen.passages, strict=True))
         assert [positives[row] for row in f['query_row']] == list(f['passages'][:, 0])
-    drawn = lists.load_lists(labelled, 0, 'train')
-    assert {*drawn.query} == {0, 1, 2, 3}  # The others' stand-ins are those of the teacher.
-    mined = labelled.read_manifest('rounds/00/runs')
-    assert mined['inputs']['pseudo_labels'] == chosen.digest
+    # The student's lists have the teacher's best passages instead.
+    assert lists.without_positive(labelled, 'train').tolist() == [0, 1, 2, 3]
     report = json.loads((tmp_path / 'w/report.json').read_text())
     assert report['collection']['unlabelled'] == 4
-    assert report['collection']['pseudo_labelled'] == 2
+    assert report['collection']['pseudo_labels'] == 2
+    assert (
+        '4 train queries have no label, of which assistants learned 2'
+        in (tmp_path / 'w/report.html').read_text()
+    )
