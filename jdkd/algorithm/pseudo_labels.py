@@ -32,14 +32,16 @@ _FILE = 'labels.npz'
 def label(run: Run) -> Run:
     """The run with pseudo-labels, chosen in a resumable stage if the config asks for them.
 
-    Of the unlabelled train queries, the `pseudo_labels.share` with the largest margins get one. The
+    Of the unlabelled train queries, the `pseudo_labels.share` with the largest margins get one, but
+    no pseudo-query: made of its passage's words, it would only teach to match words. The
     scores of the rankers are summed as the teacher's are: with weights fitted to the labels of
     D_eval or, without any, at one spread. The stage's result has these `weights`, the least
     `margin` in logits, and of D_eval's queries with such a margin the share whose best passage is a
     positive, `precision` (None without labels or such queries).
     """
     config, run = run.config, dataclasses.replace(run, pseudo_labels=None)
-    rows = np.flatnonzero(~run.train.is_labelled).astype(np.int32)
+    unlabelled = set(run.collection.unlabelled(run.train.split))
+    rows = np.flatnonzero([i in unlabelled for i in run.train.ids]).astype(np.int32)
     if not config.pseudo_labels.systems or not len(rows):
         return run
     rankers = [build(run, name) for name in config.pseudo_labels.systems]
@@ -69,6 +71,7 @@ def label(run: Run) -> Run:
 
     inputs = {
         **ranking_inputs(run, rankers),
+        'queries': candidates.array_digest(rows),
         'share': config.pseudo_labels.share,
         'best': config.candidates.stand_ins,
         'spread': None if run.eval_has_labels else config.spread,

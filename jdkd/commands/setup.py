@@ -137,6 +137,6 @@ def open_run(
         )
     split = config.collection.train_split
     fitted = roles.fit_to_labels(
-        fitted, lambda: (len(collection.labelled(split)), len(collection.queries[split]))
+        fitted, lambda: (len(collection.labelled(split)), len(collection.unlabelled(split)))
     )
     return pseudo_labels.read(Run(fitted, workdir, mesh, collection))

@@ -31,6 +31,7 @@ class Collection:
     answers: Mapping[str, Mapping[str, list[str]]] = dataclasses.field(default_factory=dict)
     license: str | None = None  # Terms of the texts; None if unknown.
     missing: frozenset[str] = frozenset()  # Ids of judged passages that do not exist.
+    made: frozenset[str] = frozenset()  # Ids of pseudo-queries.
 
     def __repr__(self) -> str:
         splits = ', '.join(f'{split} {len(q)}' for split, q in self.queries.items())
@@ -65,6 +66,15 @@ class Collection:
                 f'{", ".join(map(repr, self.queries)) or "none"}.'
             )
         return [q for q in self.queries[split] if self.positives(split, q)]
+
+    def unlabelled(self, split: str) -> list[str]:
+        """Returns the ids of a split's queries that pseudo-labels are for, in order.
+
+        They have no positive to train on, and are no pseudo-queries unless all of the split are.
+        """
+        queries = self.queries[split]
+        own = [q for q in queries if q not in self.made] or queries
+        return [q for q in own if not self.positives(split, q)]
 
     def positives(self, split: str, query: str) -> dict[str, int]:
         """Returns the grades of a query's positives that exist, {passage id: grade}."""

@@ -108,8 +108,9 @@ def add_pseudo_queries(
     if positive:
         own = {q.id: {q.passage: 1} for q in queries if q.passage is not None}
         qrels = {**qrels, split: {**qrels.get(split, {}), **own}}
+    made = collection.made | {q.id for q in queries}
     return dataclasses.replace(
-        collection, queries={**collection.queries, split: texts}, qrels=qrels
+        collection, queries={**collection.queries, split: texts}, qrels=qrels, made=made
     )
 
 

@@ -47,7 +47,7 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     size = corpus_size.measure(config, workdir, mesh)
     config = lengths.fit(config, size.passage_words)
     labelled = round(config.collection.label_share * size.train)
-    config = roles.fit_to_labels(config, lambda: (labelled, size.train))
+    config = roles.fit_to_labels(config, lambda: (labelled, size.train - labelled))
     phases = []
     for phase in workload.list_phases(config, models, mesh, size):
         phases.append(_describe(phase, config, chip))

@@ -66,15 +66,16 @@ def fit_to_labels(config: Config, count: Callable[[], tuple[int, int]]) -> Confi
 
     Where every query has one, no system gives pseudo-labels. Fine-tuning is shortened to
     `max_epochs` passes over the queries with labels and pseudo-labels; its warm-up and schedule
-    shrink alike. `count` returns the numbers of labelled and of all queries.
+    shrink alike. `count` returns the numbers of queries with a label, and of those without one that
+    may get a pseudo-label.
     """
     tuned = trained(config)
     if not (tuned or config.pseudo_labels.systems):
         return config
-    labelled, total = count()
-    if labelled == total:
+    labelled, unlabelled = count()
+    if not unlabelled:
         config = config.replace(pseudo_labels=config.pseudo_labels.replace(systems=()))
-    labelled += count_pseudo_labels(config, total - labelled)
+    labelled += count_pseudo_labels(config, unlabelled)
     systems = dict(config.systems)
     for name, spec in tuned.items():
         train = spec.train

@@ -89,7 +89,8 @@ def collection_errors(run: Run) -> Iterator[str]:
     distinct = int((np.arange(len(collection)) == collection.group).sum())
     negatives = distinct - run.max_relevant
     labelled = int(run.train.is_labelled.sum())
-    tuned_on = labelled + roles.count_pseudo_labels(config, len(run.train) - labelled)
+    unlabelled = len(collection.unlabelled(run.train.split))
+    tuned_on = labelled + roles.count_pseudo_labels(config, unlabelled)
     trained = {f'systems.{name}.train': spec.train for name, spec in roles.trained(config).items()}
     for field, owner in {'candidates': config.candidates, **trained}.items():
         if owner.hard_negatives > negatives:

@@ -7,8 +7,9 @@ import pytest
 
 from jdkd.algorithm import iterate, lists, pseudo_labels
 from jdkd.lists.candidates import Lists
+from jdkd.models.dual_encoder import DualEncoder
 from jdkd.systems.build import build
-from tests.helpers import tiny
+from tests.helpers import tiny, toy
 
 RANKERS = ('bm25', 'dense')
 
@@ -87,6 +88,20 @@ def test_where_all_queries_are_labelled_or_no_system_is_named_there_is_none(home
     for run in (full, tiny.open_run(c, home / 'full')):
         assert pseudo_labels.label(run) == run
     assert not (home / 'full' / pseudo_labels.STAGE).exists()
+
+
+@pytest.mark.parametrize('splits', [('train', 'dev', 'test'), ('dev', 'test')])
+def test_pseudo_queries_get_none_unless_there_are_no_others(tmp_path, splits):
+    toy.write_model(tmp_path / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
+    toy.write_collection(tmp_path / 'toy', passages=60, splits=splits)
+    c = config_of(tmp_path, label_share=0.0)
+    c.collection.pseudo_queries.count = 6
+    run = pseudo_labels.label(tiny.open_run(c, tmp_path / 'w'))
+    is_made = np.array([i.startswith('pseudo:') for i in run.train.ids])
+    assert is_made.sum() == 6 and len(is_made) == 6 + 4 * ('train' in splits)
+    chosen = run.pseudo_labels.queries
+    assert is_made[chosen].all() == ('train' not in splits)
+    assert len(chosen) == (2 if 'train' in splits else 3)
 
 
 def test_the_lead_by_hand():

@@ -87,7 +87,7 @@ def test_few_labels_shorten_fine_tuning_and_its_schedule(labelled, steps, warmup
     systems = {'plain': EncoderSpec(), 'bm25': BM25Spec(), 'tuned': entry, 'unused': entry}
     config = Config(systems=systems, first_stage='bm25', assistants=('tuned', 'plain'))
     shorter = tuning.replace(steps=steps, warmup_steps=warmup, total_steps=steps)
-    assert roles.fit_to_labels(config, lambda: (labelled, 240)) == config.replace(
+    assert roles.fit_to_labels(config, lambda: (labelled, 0)) == config.replace(
         systems={**systems, 'tuned': EncoderSpec(train=shorter)}
     )
 
@@ -99,7 +99,7 @@ def test_pseudo_labels_count_and_are_not_given_where_all_queries_have_labels(lab
     systems = {'plain': EncoderSpec(), 'bm25': BM25Spec(), 'tuned': tuned}
     config = Config(systems=systems, first_stage='bm25', assistants=('tuned',))
     config = config.replace(pseudo_labels=PseudoLabelsConfig(systems=('plain',), share=0.9))
-    found = roles.fit_to_labels(config, lambda: (labelled, 240))
+    found = roles.fit_to_labels(config, lambda: (labelled, 240 - labelled))
     # 60 + 162 queries make 92.5 batches in ten passes; 30 + 189 make 91.2.
     assert found.systems['tuned'].train.steps == steps
     assert found.pseudo_labels.systems == (() if labelled == 240 else ('plain',))
