@@ -32,12 +32,12 @@ _FILE = 'labels.npz'
 def label(run: Run) -> Run:
     """The run with pseudo-labels, chosen in a resumable stage if the config asks for them.
 
-    Of the unlabelled train queries, the `pseudo_labels.share` with the largest margins get one, but
-    no pseudo-query: made of its passage's words, it would only teach to match words. The
+    Of the unlabelled train queries, the `pseudo_labels.share` with the largest margins get one; no
+    pseudo-query does, whose words are those of its passage and would only teach to match words. The
     scores of the rankers are summed as the teacher's are: with weights fitted to the labels of
     D_eval or, without any, at one spread. The stage's result has these `weights`, the least
     `margin` in logits, and of D_eval's queries with such a margin the share whose best passage is a
-    positive, `precision` (None without labels or such queries).
+    positive, `precision`; None where there is no such number.
     """
     config, run = run.config, dataclasses.replace(run, pseudo_labels=None)
     unlabelled = set(run.collection.unlabelled(run.train.split))
@@ -60,14 +60,17 @@ def label(run: Run) -> Run:
         chosen = np.sort(chosen[passages[chosen] >= 0])
         if distributed.is_primary():
             np.savez(out / _FILE, queries=rows[chosen], passages=passages[chosen])
-        result = {'labels': len(chosen), 'weights': weights, 'precision': None}
-        result['margin'] = float(margins[chosen].min(initial=np.inf))
+        least, precision = float(margins[chosen].min(initial=np.inf)), None
         if run.eval_has_labels:
             judged = np.flatnonzero(run.held_out.is_labelled)
             on_eval, leads = best(run.held_out, judged, 'eval.')
-            sure = leads >= result['margin']
-            result['precision'] = _precision(run, judged[sure], on_eval[sure])
-        return result
+            precision = _precision(run, judged[leads >= least], on_eval[leads >= least])
+        return {
+            'labels': len(chosen),
+            'weights': weights,
+            'margin': least if np.isfinite(least) else None,
+            'precision': precision,
+        }
 
     inputs = {
         **ranking_inputs(run, rankers),
@@ -79,13 +82,11 @@ def label(run: Run) -> Run:
         'seed': config.seed,
     }
     result = run.stage(STAGE, inputs, build_stage, resumable=True)['result']
-    of_eval = '' if result['precision'] is None else '; of D_eval, %.0f%% would be right'
-    logging.info(
-        f'pseudo-labels for %d of %d unlabelled train queries{of_eval}',
-        result['labels'],
-        len(rows),
-        *([] if not of_eval else [100 * result['precision']]),
-    )
+    message = 'pseudo-labels for %d of %d unlabelled train queries'
+    logging.info(message, result['labels'], len(rows))
+    if result['precision'] is not None:
+        share = 100 * result['precision']
+        logging.info("of D_eval's queries, such labels are right for %.0f%%", share)
     return read(run)
 
 

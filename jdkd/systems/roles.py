@@ -1,5 +1,6 @@
 """The systems that a config uses, by their roles."""
 
+import math
 from collections.abc import Callable
 
 from absl import logging
@@ -58,21 +59,20 @@ def trained(config: Config) -> dict[str, EncoderSpec]:
 
 def count_pseudo_labels(config: Config, unlabelled: int) -> int:
     """How many of so many unlabelled train queries get a pseudo-label, at most."""
-    return round(config.pseudo_labels.share * unlabelled) if config.pseudo_labels.systems else 0
+    spec = config.pseudo_labels
+    return math.ceil(spec.share * unlabelled) if spec.systems else 0
 
 
 def fit_to_labels(config: Config, count: Callable[[], tuple[int, int]]) -> Config:
     """Fits pseudo-labels and fine-tuning to the labels of the train queries.
 
-    Where every query has one, no system gives pseudo-labels. Fine-tuning is shortened to
-    `max_epochs` passes over the queries with labels and pseudo-labels; its warm-up and schedule
-    shrink alike. `count` returns the numbers of queries with a label, and of those without one that
-    may get a pseudo-label.
+    Where nothing is fine-tuned or every query has a label, no system gives pseudo-labels.
+    Fine-tuning is shortened to `max_epochs` passes over the queries with labels and pseudo-labels;
+    its warm-up and schedule shrink alike. `count` returns the numbers of queries with a label, and
+    of those without one that may get a pseudo-label.
     """
     tuned = trained(config)
-    if not (tuned or config.pseudo_labels.systems):
-        return config
-    labelled, unlabelled = count()
+    labelled, unlabelled = count() if tuned else (0, 0)
     if not unlabelled:
         config = config.replace(pseudo_labels=config.pseudo_labels.replace(systems=()))
     labelled += count_pseudo_labels(config, unlabelled)
