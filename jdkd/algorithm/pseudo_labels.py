@@ -32,12 +32,15 @@ _FILE = 'labels.npz'
 def label(run: Run) -> Run:
     """The run with pseudo-labels, chosen in a resumable stage if the config asks for them.
 
-    Of the unlabelled train queries, the `pseudo_labels.share` with the largest margins get one; no
-    pseudo-query does, whose words are those of its passage and would only teach to match words. The
-    scores of the rankers are summed as the teacher's are: with weights fitted to the labels of
-    D_eval or, without any, at one spread. The stage's result has these `weights`, the least
-    `margin` in logits, and of D_eval's queries with such a margin the share whose best passage is a
-    positive, `precision`; None where there is no such number.
+    Of the unlabelled train queries, the `pseudo_labels.share` with the largest margins get one.
+    Ties get none, nor do pseudo-queries: their words are those of their passages, and would only
+    teach to match words. The scores of the rankers are summed as the teacher's are: with weights fitted
+    to the labels of D_eval or, without any, at one spread. The stage's result has these `weights`,
+    the least `margin` in logits, and of D_eval's queries with such a margin the share whose best
+    passage is a positive, `precision`; None where there is no such number.
+
+    Raises:
+        ValueError: if no query gets one, and none has a label.
     """
     config, run = run.config, dataclasses.replace(run, pseudo_labels=None)
     unlabelled = set(run.collection.unlabelled(run.train.split))
@@ -57,7 +60,13 @@ def label(run: Run) -> Run:
         passages, margins = best(run.train, rows, 'train.')
         count = roles.count_pseudo_labels(config, len(rows))
         chosen = np.argsort(-margins, kind='stable')[:count]
-        chosen = np.sort(chosen[passages[chosen] >= 0])
+        chosen = np.sort(chosen[margins[chosen] > 0])
+        if not (len(chosen) or run.train.is_labelled.any()):
+            names = ', '.join(config.pseudo_labels.systems)
+            raise ValueError(
+                f'pseudo_labels.systems={names} put no passage first for any train query; name '
+                'other systems.'
+            )
         if distributed.is_primary():
             np.savez(out / _FILE, queries=rows[chosen], passages=passages[chosen])
         least, precision = float(margins[chosen].min(initial=np.inf)), None

@@ -1,11 +1,13 @@
 """Pseudo-labels: who gets one, which, and that assistants learn from them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from jdkd.algorithm import iterate, lists, pseudo_labels
+from jdkd.algorithm import iterate, lists, pairs, pseudo_labels
+from jdkd.algorithm.teacher import fit_weights
 from jdkd.lists.candidates import Lists
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.systems.build import build
@@ -58,27 +60,73 @@ def test_the_half_with_the_largest_margins_gets_the_passage_that_both_rankers_fa
         np.testing.assert_array_equal(both.best[query], [passage])
     assert list(np.flatnonzero(both.is_labelled)) == list(chosen.queries)
     assert not labelled.train.is_labelled.any()
-    # Scores have one spread, that of the config in sum.
-    assert result['precision'] is None and set(result['weights']) == set(RANKERS)
+    spread = np.mean([own[rows[rows >= 0]].std() for own, rows in zip(summed, found, strict=True)])
+    assert spread == pytest.approx(run.config.spread, rel=1e-3)
+    assert result['precision'] is None
 
 
-def test_queries_keep_their_labels_and_d_eval_says_how_many_are_right(home):
-    run = tiny.open_run(config_of(home, label_share=0.5), home / 'half')
+@pytest.fixture(scope='module')
+def judged(home):
+    """A home whose positives of D_eval are what `dense` ranks first, but for the last query's."""
+    run = tiny.open_run(config_of(home), home / 'before')
+    first = build(run, 'dense').rank(run.held_out)[0].passages[:, 0].copy()
+    first[-1] = (first[-1] + 1) % len(run.collection)
+    rows = [
+        f'{query}\t{run.collection.passage_ids[int(passage)]}\t1'
+        for query, passage in zip(run.held_out.ids, first, strict=True)
+    ]
+    other = home / 'judged'
+    shutil.copytree(home / 'toy', other / 'toy')
+    (other / 'model').symlink_to(home / 'model')
+    (other / 'toy/qrels/dev.tsv').write_text('\n'.join(['query-id\tcorpus-id\tscore', *rows]))
+    return other
+
+
+def test_queries_keep_their_labels_and_d_eval_says_how_many_are_right(judged):
+    c = config_of(judged, label_share=0.5)
+    c.pseudo_labels.share = 1.0
+    run = tiny.open_run(c, judged / 'w')
     own = np.flatnonzero(run.train.is_labelled)
     labelled = pseudo_labels.label(run)
-    assert len(own) == 2 and len(labelled.pseudo_labels.queries) == 1
-    assert not set(own) & set(labelled.pseudo_labels.queries)
+    assert len(own) == 2 and len(labelled.pseudo_labels.queries) == 2
     both = labelled.train_with_pseudo_labels
     assert list(np.flatnonzero(both.is_labelled)) == sorted([*own, *labelled.pseudo_labels.queries])
     for row in own:
         np.testing.assert_array_equal(both.positives[row], run.train.positives[row])
+    # Weights are fitted to the labels of D_eval, which also tell how many would be right.
     result = run.read_manifest(pseudo_labels.STAGE)['result']
-    assert result['precision'] is None or 0 <= result['precision'] <= 1
-    # A second time, and other commands, read the same; without the stage there is none.
+    queries, out = run.held_out, judged / 'w' / pseudo_labels.STAGE
+    raw = [np.load(out / f'fit.{name}.00000.npy') for name in RANKERS]
+    assert raw[0].shape == (len(queries), 1 + run.config.candidates.hard_negatives)
+    assert list(result['weights'].values()) == fit_weights(raw, floor=run.config.fit_floor)
+    rankers = [build(run, name) for name in RANKERS]
+    found = lists.best_passages(run, queries, np.arange(len(queries)), rankers)
+    summed = sum(
+        weight * np.load(out / f'eval.{name}.00000.npy')
+        for name, weight in result['weights'].items()
+    )
+    best, margins = pseudo_labels._lead(found, summed)
+    right = [p in own for p, own in zip(best, queries.positives, strict=True)]
+    sure = margins >= result['margin']
+    assert 0 < sure.sum() < len(sure) and np.mean(right) != np.mean(np.array(right)[sure])
+    assert result['precision'] == np.mean(np.array(right)[sure])
+    # A second time, and other commands, read the same; another share is another stage.
     assert pseudo_labels.label(labelled).pseudo_labels.digest == labelled.pseudo_labels.digest
     assert pseudo_labels.read(run).pseudo_labels.digest == labelled.pseudo_labels.digest
-    other = tiny.open_run(config_of(home, label_share=0.5), home / 'none')
-    assert pseudo_labels.read(other).pseudo_labels is None
+    assert pseudo_labels.read(tiny.open_run(c, judged / 'none')).pseudo_labels is None
+    c.pseudo_labels.share = 0.5
+    with pytest.raises(ValueError, match='share differ'):
+        pseudo_labels.label(tiny.open_run(c, judged / 'w'))
+
+
+def test_rankers_without_a_preference_give_none(home):
+    # Positives that nothing finds: fitted weights are 0, and so are all margins.
+    run = tiny.open_run(config_of(home, label_share=0.5), home / 'half')
+    assert len(pseudo_labels.label(run).pseudo_labels.queries) == 0
+    assert run.read_manifest(pseudo_labels.STAGE)['result']['weights'] == {'bm25': 0, 'dense': 0}
+    none = tiny.open_run(config_of(home, label_share=0.0), home / 'no_labels')
+    with pytest.raises(ValueError, match='bm25, dense put no passage first for any train query'):
+        pseudo_labels.label(none)
 
 
 def test_where_all_queries_are_labelled_or_no_system_is_named_there_is_none(home):
@@ -94,7 +142,7 @@ def test_where_all_queries_are_labelled_or_no_system_is_named_there_is_none(home
 def test_pseudo_queries_get_none_unless_there_are_no_others(tmp_path, splits):
     toy.write_model(tmp_path / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
     toy.write_collection(tmp_path / 'toy', passages=60, splits=splits)
-    c = config_of(tmp_path, label_share=0.0)
+    c = config_of(tmp_path, label_share=0.0, eval_labels=False)
     c.collection.pseudo_queries.count = 6
     run = pseudo_labels.label(tiny.open_run(c, tmp_path / 'w'))
     is_made = np.array([i.startswith('pseudo:') for i in run.train.ids])
@@ -118,6 +166,7 @@ def test_the_lead_by_hand():
 @pytest.mark.slow
 def test_assistants_learn_from_them_and_from_no_other_label(home, tmp_path):
     run = tiny.open_run(config_of(home, label_share=0.0, eval_labels=False), tmp_path / 'w')
+    pairs.write(run, tmp_path / 'pairs.jsonl', ('train',))  # Of the same assistants.
     iterate.train(run)
     labelled = pseudo_labels.read(run)
     chosen = labelled.pseudo_labels
