@@ -34,10 +34,10 @@ def label(run: Run) -> Run:
 
     Of the unlabelled train queries, the `pseudo_labels.share` with the largest margins get one.
     Ties get none, nor do pseudo-queries: their words are those of their passages, and would only
-    teach to match words. The scores of the rankers are summed as the teacher's are: with weights fitted
-    to the labels of D_eval or, without any, at one spread. The stage's result has these `weights`,
-    the least `margin` in logits, and of D_eval's queries with such a margin the share whose best
-    passage is a positive, `precision`; None where there is no such number.
+    teach to match words. The scores of the rankers are summed as the teacher's are: with weights
+    fitted to the labels of D_eval or, without any, at one spread. The stage's result has these
+    `weights`, the least `margin` in logits, and of D_eval's queries with such a margin the share
+    whose best passage is a positive, `precision`; None where there is no such number.
 
     Raises:
         ValueError: if no query gets one, and none has a label.
