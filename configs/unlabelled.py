@@ -25,18 +25,12 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.collection.eval_labels = False
     c.collection.pseudo_queries.count = 2000
 
-    # The teacher's own ranking is all there is to learn from: lists of its best passages.
-    c.candidates.stand_ins = 30
-    c.candidates.hard_negatives = 5
-    c.candidates.hardest, c.candidates.margin = 12, 0.0
-    c.batch_size = 24
+    # The teacher's own ranking is all there is to learn from.
+    c.candidates.margin = 0.0
     c.steps_per_round = 240
     c.optimizer.warmup_steps = 24
     c.dark.reinforced = c.dark.noisy = 0
-    c.loss.contrastive = 0.0
-    c.loss.teacher, c.loss.assistant, c.loss.dark = 1.0, 0.0, 0.0
-    c.loss.in_batch = 1.0
-    c.loss.embedding = 0.0  # The model that the student is aligned with is not the best teacher.
+    c.loss.contrastive = c.loss.assistant = c.loss.dark = 0.0
 
     if path:
         c.collection.source = f'{kind}:{path}'
