@@ -74,6 +74,9 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
         c.train_passage_length = 32
         c.student.layers = (0, 5)
         c.align.epochs, c.align.batch_size, c.align.warmup_steps = 0.5, 32, 2
+        # Ten steps teach little of the teacher: short lists, close to the aligned start.
+        c.candidates.hard_negatives, c.candidates.hardest = 2, 6
+        c.loss.teacher, c.loss.embedding = 0.5, 1.0
         c.steps_per_round = 10
         c.batch_size = 8
         c.candidates.eval_lists = 16
