@@ -32,9 +32,13 @@ class OptimizerConfig(Section):
 
 class FineTuningConfig(OptimizerConfig):
     warmup_steps: int = field(10, 'steps of linear warm-up', 'at least 0')
-    steps: int = field(0, 'fine-tuning steps on the labels before round 0; 0: none', 'at least 0')
+    steps: int = field(
+        0, 'fine-tuning steps on labels and pseudo-labels before round 0; 0: none', 'at least 0'
+    )
     max_epochs: float = field(
-        10.0, 'passes over the labelled queries at most, which shorten `steps`', 'above 0'
+        10.0,
+        'passes over the queries with labels or pseudo-labels at most, which shorten `steps`',
+        'above 0',
     )
     batch_size: int = field(32, 'queries', 'at least 1')
     hard_negatives: int = field(1, 'hard negatives per query', 'at least 1')
