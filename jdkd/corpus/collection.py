@@ -68,12 +68,11 @@ class Collection:
         return [q for q in self.queries[split] if self.positives(split, q)]
 
     def unlabelled(self, split: str) -> list[str]:
-        """Returns the ids of a split's queries that pseudo-labels are for, in order.
+        """Returns the ids of a split's queries that have no positive to train on, in order.
 
-        They have no positive to train on, and are no pseudo-queries unless all of the split are.
+        Pseudo-queries are left out.
         """
-        queries = self.queries[split]
-        own = [q for q in queries if q not in self.made] or queries
+        own = (q for q in self.queries[split] if q not in self.made)
         return [q for q in own if not self.positives(split, q)]
 
     def positives(self, split: str, query: str) -> dict[str, int]:

@@ -67,12 +67,14 @@ def fit_to_labels(config: Config, count: Callable[[], tuple[int, int]]) -> Confi
     """Fits pseudo-labels and fine-tuning to the labels of the train queries.
 
     Where nothing is fine-tuned or every query has a label, no system gives pseudo-labels.
-    Fine-tuning is shortened to `max_epochs` passes over the queries with labels and pseudo-labels;
-    its warm-up and schedule shrink alike. `count` returns the numbers of queries with a label, and
-    of those without one that may get a pseudo-label.
+    Fine-tuning is shortened to `max_epochs` passes over the queries with labels and pseudo-labels,
+    none if there is no such query; its warm-up and schedule shrink alike. `count` returns the
+    numbers of queries with a label, and of those without one that may get a pseudo-label.
     """
     tuned = trained(config)
     labelled, unlabelled = count() if tuned else (0, 0)
+    if not labelled and not config.pseudo_labels.systems:
+        return config  # Which is an error, of which `validation` tells.
     if not unlabelled:
         config = config.replace(pseudo_labels=config.pseudo_labels.replace(systems=()))
     labelled += count_pseudo_labels(config, unlabelled)
@@ -80,7 +82,7 @@ def fit_to_labels(config: Config, count: Callable[[], tuple[int, int]]) -> Confi
     for name, spec in tuned.items():
         train = spec.train
         most = int(train.max_epochs * labelled / train.batch_size)
-        most = max(most // train.accumulate, 1) * train.accumulate
+        most = max(most // train.accumulate, labelled > 0) * train.accumulate
         if most < train.steps:
             message = 'fine-tuning of %s: %d steps instead of %d, for %d labelled queries'
             logging.info(message, name, most, train.steps, labelled)

@@ -108,6 +108,18 @@ def test_pseudo_labels_count_and_are_not_given_where_all_queries_have_labels(lab
     )
 
 
+def test_nothing_is_fine_tuned_without_labels_where_pseudo_labels_were_asked_for():
+    train = FineTuningConfig(steps=100, warmup_steps=10, total_steps=100, accumulate=2)
+    systems = {'plain': EncoderSpec(), 'bm25': BM25Spec(), 'tuned': EncoderSpec(train=train)}
+    config = Config(systems=systems, first_stage='bm25', assistants=('tuned',))
+    assert roles.fit_to_labels(config, lambda: (0, 0)) == config  # Validation says what is wrong.
+    asked = config.replace(pseudo_labels=PseudoLabelsConfig(systems=('plain',)))
+    found = roles.fit_to_labels(asked, lambda: (0, 0))
+    assert found.systems['tuned'].train.steps == 0 and not roles.trained(found)
+    assert found.pseudo_labels.systems == ()
+    assert roles.fit_to_labels(asked, lambda: (0, 1)).systems['tuned'].train.steps == 2
+
+
 def test_labels_are_not_counted_where_nothing_is_fine_tuned():
     config = Config(systems={'bm25': BM25Spec()}, first_stage='bm25', assistants=('bm25',))
     assert roles.fit_to_labels(config, lambda: pytest.fail('counted')) == config

@@ -78,7 +78,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('candidates.stand_ins', 1, 'stand_ins=1 leaves pseudo-labels no second passage to lead'),
         ('spread', 0.0, 'spread=0.0 must be above 0'),
         ('optimizer.learning_rate', float('nan'), 'optimizer.learning_rate=nan must be above 0'),
-        ('optimizer.accumulate', 4, 'accumulate=4 does not divide steps_per_round=90'),
+        ('optimizer.accumulate', 7, 'accumulate=7 does not divide steps_per_round=120'),
         ('systems.minilm_ft.train.accumulate', 7, 'divide systems.minilm_ft.train.steps=100'),
         ('optimizer.accumulate', 0, 'optimizer.accumulate=0 must be at least 1'),
         ('optimizer.clip_norm', 0.0, 'optimizer.clip_norm=0.0 must be above 0'),
@@ -197,7 +197,7 @@ def test_all_errors_of_a_config_are_raised_together():
     config.rounds, config.student.dropout, config.assistants = 0, 2.0, ('minilm', 'nobody')
     config.measures, config.teacher.weights = ('MRR@10', 'best'), (1.0,)
     config.loss.teacher, config.collection.source = 'half', 'csv:x'
-    config.optimizer.warmup_steps = 99
+    config.optimizer.warmup_steps = 120
     with pytest.raises(ValueError) as caught:
         validate(configs.resolve(config))
     first, *lines = str(caught.value).splitlines()
@@ -210,6 +210,6 @@ def test_all_errors_of_a_config_are_raised_together():
         'teacher.weights=(1.0,)',
         "loss.teacher='half'",
         "unknown collection source 'csv:x'",
-        'optimizer.warmup_steps=99',
+        'optimizer.warmup_steps=120',
     ):
         assert sum(part in line for line in lines) == 1, part
