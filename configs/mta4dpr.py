@@ -1,6 +1,6 @@
 """MTA4DPR with ADAM's dark examples: Algorithm 1 with everything on.
 
---config configs/mta4dpr.py            Python's documentation; half an hour on 2 cores, MRR@10 63.6
+--config configs/mta4dpr.py            Python's documentation; 13 minutes on 2 cores, MRR@10 63.2
 --config configs/mta4dpr.py:tiny       the same stages at toy size; 3 minutes on 2 cores
 --config configs/mta4dpr.py:msmarco    MS MARCO passages, on accelerators
 --config configs/mta4dpr.py:nq         Natural Questions, on accelerators
@@ -47,7 +47,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.student = common.student(MINILM, REVISION, layers=(0, 4, 5), scale=20.0, **lengths)
 
     c.align.to, c.align.epochs = ('minilm_ft',), 3.0
-    c.align.max_steps = 600  # Half an hour on a laptop; the first run takes 338.
+    c.align.max_steps = 600  # The first run takes 338.
 
     c.batch_size = 24
     # Lists of what the teacher ranks highest: there it has something to say.
