@@ -105,7 +105,7 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
     configs.save(tmp_path, configs.resolve(mta4dpr.get_config()))
     other = mta4dpr.get_config()
     other.loss.teacher = 0.25
-    with pytest.raises(ValueError, match=r'loss.teacher is 0.5 there and 0.25 here'):
+    with pytest.raises(ValueError, match=r'loss.teacher is 1.0 there and 0.25 here'):
         configs.save(tmp_path, configs.resolve(other))
 
 
