@@ -87,6 +87,7 @@ def label(run: Run) -> Run:
         'share': config.pseudo_labels.share,
         'best': config.candidates.stand_ins,
         'spread': None if run.eval_has_labels else config.spread,
+        'hard_negatives': config.candidates.hard_negatives if run.eval_has_labels else None,
         'floor': config.fit_floor,
         'seed': config.seed,
     }

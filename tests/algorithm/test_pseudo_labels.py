@@ -114,8 +114,8 @@ def test_queries_keep_their_labels_and_d_eval_says_how_many_are_right(judged):
     assert pseudo_labels.label(labelled).pseudo_labels.digest == labelled.pseudo_labels.digest
     assert pseudo_labels.read(run).pseudo_labels.digest == labelled.pseudo_labels.digest
     assert pseudo_labels.read(tiny.open_run(c, judged / 'none')).pseudo_labels is None
-    c.pseudo_labels.share = 0.5
-    with pytest.raises(ValueError, match='share differ'):
+    c.pseudo_labels.share, c.candidates.hard_negatives = 0.5, 1
+    with pytest.raises(ValueError, match='hard_negatives, share differ'):
         pseudo_labels.label(tiny.open_run(c, judged / 'w'))
 
 
