@@ -114,7 +114,7 @@ def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> dict[str, fl
     """Weights of the rankers by name: fitted to D_eval, or from the train queries' scores."""
     config, queries = run.config, run.held_out
     if run.eval_has_labels:
-        fit = functools.partial(fit_weights, floor=config.fit_floor)
+        fit, prefix = functools.partial(fit_weights, floor=config.fit_floor), 'fit.'
         judged = np.flatnonzero(queries.is_labelled).astype(np.int32)
         rankings = [ranker.rank(queries)[0].passages for ranker in ensemble.members]
         group, depth = run.collection.group, config.candidates.stand_ins
@@ -137,13 +137,14 @@ def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> dict[str, fl
         )
         there = np.ones(lists.passages.shape, bool)
     else:
-        fit = functools.partial(spread_weights, spread=config.spread)
+        # The scores that labels are chosen by: they are read again there.
+        fit, prefix = functools.partial(spread_weights, spread=config.spread), 'train.'
         queries, best = run.train, best_passages(run, run.train, rows, ensemble.members)
         lists, kept = best.filled(best.passages >= 0)
         there = best.passages[kept] >= 0
     scores = {
         s.name: np.where(
-            there, scoring.score_in_parts(s, queries, lists, out, f'fit.{s.name}'), np.nan
+            there, scoring.score_in_parts(s, queries, lists, out, prefix + s.name), np.nan
         )
         for s in ensemble.members
     }
