@@ -86,7 +86,7 @@ def count(
     sets['student'] = disk.count_students(config)
     dims = size.passages * sum(n * embedding_width(models[f][0]) for f, n in sets.items())
     names = set(roles.retrievers(config))
-    lexical = sum(config.systems[name].kind == 'bm25' for name in names)
+    lexical = sum(config.systems[name].kind == 'bm25' for name in set(roles.rankers(config)))
     measured, lists = size.held_out + size.test, disk.count_lists(config, size)
     dark = config.dark.reinforced + config.dark.noisy
     candidates = config.rounds * lists * (1 + config.candidates.hard_negatives + dark)

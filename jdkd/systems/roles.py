@@ -32,6 +32,11 @@ def retrievers(config: Config) -> list[str]:
     return [config.first_stage, *config.assistants, *config.candidates.retrievers]
 
 
+def rankers(config: Config) -> list[str]:
+    """Names of the systems that rank the train queries: retrievers, or for pseudo-labels."""
+    return [*retrievers(config), *config.pseudo_labels.systems]
+
+
 def aligned_with(config: Config) -> tuple[str, ...]:
     """Names of the dual-encoders whose embeddings the student learns."""
     return config.align.to if config.align.epochs or config.loss.embedding else ()

@@ -3,13 +3,15 @@
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from jdkd import config as configs
 from jdkd.models.dual_encoder import DualEncoder
-from jdkd.planning import disk, host, plan
+from jdkd.planning import disk, host, plan, workload
 from jdkd.planning.corpus_size import CorpusSize
+from jdkd.runtime import mesh as meshes
 from tests.helpers import tiny, toy
 
 SIZE = CorpusSize(1000, 90, 10, 20, 16.0, 6.0)
@@ -121,3 +123,19 @@ def test_parts_beside_what_is_made_of_them(config):
     transient = disk.transient(config, SIZE, words)
     # 12 ids of two bytes and a length; 11 terms a passage; the rankings of train queries.
     assert transient == {'tokens': 1000 * 28, 'BM25': 16 * 11 * 1000, 'rankings': 8 * 90 * 40}
+
+
+def test_systems_that_only_give_pseudo_labels_rank_the_train_queries(tmp_path):
+    toy.write_model(tmp_path / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
+    c = tiny.get_config(str(tmp_path))
+    c.systems.other, c.systems.start = c.systems.bm25, c.systems.dense
+    c.index.mining = 'exact'
+    mesh, units, searched = meshes.make_mesh(devices=jax.devices()[:1]), [], []
+    for c.pseudo_labels.systems in ((), ('other', 'start')):
+        config = configs.resolve(c)
+        models = disk.sketch_models(config)
+        units.append(host.count(config, SIZE, models)['search with BM25'])
+        phases = workload.list_phases(config, models, mesh, SIZE)
+        searched += [p.once * p.items for p in phases if p.name == 'search']
+    assert units == [120 * 1000, 2 * 120 * 1000]
+    assert searched[1] - searched[0] == pytest.approx(90)
