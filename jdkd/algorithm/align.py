@@ -37,7 +37,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
     first = _keep_projection(run, start, targets)
     rows = packing.resolve_rows(run.config.rows, run.mesh.shape['data'])
     size = alignment.plan_size(len(texts), len(run.train), config, rows.parts * rows.chunks)
-    steps = size.steps
+    steps, length = size.steps, run.config.student.passage_length
     inputs = {
         'start': start.digest,
         'projection': first and first['digest'],
@@ -45,7 +45,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
         'collection': run.collection.fingerprint,
         'queries': stages.digest(list(run.train.ids)),
         'align': config.to_dict(),
-        'length': run.config.train_passage_length,
+        'length': length,
         'rows': run.config.rows.to_dict(),
         'seed': run.config.seed,
     }
@@ -69,9 +69,9 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
             lists,
             loader.BatchOrder(size.batch_size, [run.config.seed], shuffle=False),
             trainer.rows,
-            length=run.config.train_passage_length,
+            length=length,
             steps=steps,
-            targets=targets.of(run.train),
+            targets=targets.of(run.train, length),
         )
         train_loop(
             run,

@@ -190,6 +190,7 @@ class _RoundData:
         """Batches of D_train or D_eval."""
         run, encoder = self.student.run, self.student.start
         config, queries = run.config, split_queries(run, split)
+        length = config.train_passage_length
         lists = load_lists(run, self.round_index, split)
         records, rows = {'passages': lists.passages}, lists.query
         if (dark := load_dark_tokens(run, self.round_index, split)) is not None:
@@ -209,10 +210,10 @@ class _RoundData:
             records,
             order,
             self.trainer.rows,
-            length=config.train_passage_length,
+            length=length,
             steps=steps,
             pool=self.pool if config.loss.in_batch else (),
-            targets=self.targets.of(queries) if config.loss.embedding else None,
+            targets=self.targets.of(queries, length) if config.loss.embedding else None,
             scored=self._scored(split) if config.loss.pool else None,
         )
 

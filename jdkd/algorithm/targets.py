@@ -6,7 +6,7 @@ axes takes its place, the linear map that keeps inner products best (Eckart and 
 it is narrower, zeros fill it up. A student of several widths (`student.dims`) is drawn to principal
 axes in any case, so that a target's first dimensions are its best projection onto so many.
 
-The systems read passages as training cuts them: no student can learn of words that it does not see.
+The systems read passages cut as the student reads them: none can learn of words that it does not see.
 """
 
 import dataclasses
@@ -53,9 +53,11 @@ class EmbeddingTargets:
         same = embedding_width(model) == embedding_width(own) and model.normalize == own.normalize
         return self.systems[0] if same else None
 
-    def of(self, queries: Queries) -> loader.Targets:
-        """Functions from rows of a split's queries, and of passages, to targets `[..., D]`."""
-        length = self.run.config.train_passage_length
+    def of(self, queries: Queries, length: int) -> loader.Targets:
+        """Functions from rows of a split's queries, and of passages, to targets `[..., D]`.
+
+        Passages are cut to `length` tokens.
+        """
         of_queries = [system.queries(queries) for system in self.systems]
         of_passages = [system.cut_passages(length) for system in self.systems]
         return (

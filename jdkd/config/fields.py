@@ -353,8 +353,9 @@ class Config(RetrievalConfig):
     )
     train_passage_length: int = field(
         128,
-        'tokens in training, of dual-encoders that are fine-tuned too; they may encode longer '
-        "passages; 0: as the student's, and at most 128 where the collection decides that",
+        'tokens in the rounds and in fine-tuning dual-encoders; alignment reads, and all encode, '
+        "longer ones; 0: as the student's, and at most 128 where the collection decides that (of "
+        'python_docs: 40)',
         '0 or at least 3',
     )
     hard_queries: str = field(

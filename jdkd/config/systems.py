@@ -97,7 +97,7 @@ class EncoderSpec(EncoderFields):
     passage_length: int = field(
         128,
         'tokens, special ones included; 0: those of nine tenths of the passages, at most 256 (of '
-        'python_docs: 40)',
+        'python_docs: 80)',
         '0 or at least 3',
     )
     projection: int | None = field(

@@ -8,9 +8,10 @@ from jdkd.config import Config, EncoderSpec
 
 TOKENS_PER_WORD = 1.35  # The average of English text.
 SAMPLE = 1000  # Passages whose words are counted.
-_FIRST_RUN = 40  # Tokens of the collection that jdkd is first tried on, for minutes on two cores.
 _SHARE = 0.9  # Of the passages that are not cut.
-_LONGEST, _TRAINED = 256, 128  # Tokens, at most: of passages, and of those in training.
+# Tokens, at most: of passages, and of those in training.
+_LONGEST, _TRAINED = 256, 128
+_FIRST_RUN = 80, 40  # Of the collection that jdkd is first tried on, for minutes on two cores.
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
@@ -31,9 +32,9 @@ def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
 def fit(config: Config, get_words: Callable[[], np.ndarray]) -> Config:
     """Fills in the passage lengths that are 0: as many tokens as the collection needs (ours).
 
-    Nine tenths of its passages are not cut, unless they are longer than 256 tokens; those of
-    `python_docs` are cut to 40. In training 128 tokens suffice: most of the cost is there, and a
-    student that has learned from these reads the whole passages as well.
+    Nine tenths of its passages are not cut, unless they are longer than 256 tokens. In training 128
+    tokens suffice: most of the cost is there, and a student that has learned from these reads
+    passages of twice as many as well. Those of `python_docs` are cut to 80, in training to 40.
 
     Args:
         get_words: Returns the word counts of a sample of the collection's passages.
@@ -42,8 +43,9 @@ def fit(config: Config, get_words: Callable[[], np.ndarray]) -> Config:
     is_open = [isinstance(s, EncoderSpec) and not s.passage_length for s in specs.values()]
     if not any(is_open) and config.train_passage_length:
         return config
-    length = _FIRST_RUN
+    length, trained = _FIRST_RUN
     if config.collection.source != 'python_docs':
+        trained = _TRAINED
         tokens = TOKENS_PER_WORD * float(np.quantile(get_words(), _SHARE)) + 2
         length = min(max(-(-int(tokens) // 8) * 8, 16), _LONGEST)
 
@@ -54,7 +56,7 @@ def fit(config: Config, get_words: Callable[[], np.ndarray]) -> Config:
     student = filled(config.student)
     train = config.train_passage_length
     if not train:
-        train = config.student.passage_length or min(length, _TRAINED)
+        train = config.student.passage_length or min(length, trained)
     return config.replace(
         student=student,
         systems={name: filled(spec) for name, spec in config.systems.items()},

@@ -49,7 +49,7 @@ def estimate(
     embeddings = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
     embeddings['student'] = _students_at_once(config)
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
-    cut = sum(embedding_width(models[f'systems.{name}'][0]) for name in roles.cut_targets(config))
+    cut = sum(embedding_width(models[f'systems.{n}'][0]) for n, _ in roles.cut_targets(config))
     item = vectors.bytes_per_vector(1, config.index.store)
     scann = (1 + (passages >= index.TREE_FROM)) * passages * dims // 4
     codes = scann if config.index.kind == 'scann' else 0
@@ -91,10 +91,7 @@ def transient(config: Config, size: CorpusSize, words: np.ndarray) -> dict[str, 
 
 def token_stores(config: Config) -> set[tuple[str, int, str | None, str | None]]:
     """What decides the token stores of passages: specs that agree in it share one."""
-    cut = [
-        s.replace(passage_length=config.train_passage_length)
-        for s in roles.cut_targets(config).values()
-    ]
+    cut = (spec for _, spec in roles.cut_targets(config))
     return {
         (s.weights, s.passage_length, s.passage_prefix, s.passage_format)
         for s in (*roles.encoders(config).values(), *cut)

@@ -51,7 +51,7 @@ def align_student(
     texts = plan_size(size.passages, size.train, config.align, parts)
     shape = (_BATCHES, texts.batch_size, texts.per_query)
     sharding = meshes.batch_sharding(mesh)
-    lengths = size.passage_lengths(shape, config.train_passage_length)
+    lengths = size.passage_lengths(shape, config.student.passage_length)
     batch = _list_batch(trainer.rows, lengths, texts.per_query, sharding)
     batch['query'] = _array(sharding, texts.batch_size, config.student.query_length)
     batch |= _targets(model, texts.batch_size, texts.per_query, sharding)

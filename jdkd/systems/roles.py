@@ -42,11 +42,20 @@ def aligned_with(config: Config) -> tuple[str, ...]:
     return config.align.to if config.align.epochs or config.loss.embedding else ()
 
 
-def cut_targets(config: Config) -> dict[str, EncoderSpec]:
-    """Entries of `aligned_with` that embed the collection once more, as training cuts it."""
-    length = config.train_passage_length
+def cut_targets(config: Config) -> list[tuple[str, EncoderSpec]]:
+    """Names and entries of `aligned_with` that embed the collection once more, for each length.
+
+    The student reads whole passages as it is aligned, and cut ones in the rounds.
+    """
+    lengths = {config.student.passage_length} if config.align.epochs else set()
+    lengths |= {config.train_passage_length} if config.loss.embedding else set()
     specs = ((name, config.systems.get(name)) for name in aligned_with(config))
-    return {n: s for n, s in specs if isinstance(s, EncoderSpec) and s.passage_length > length}
+    return [
+        (name, spec.replace(passage_length=length))
+        for name, spec in specs
+        for length in sorted(lengths)
+        if isinstance(spec, EncoderSpec) and spec.passage_length > length
+    ]
 
 
 def fine_tuning_length(config: Config, spec: EncoderSpec) -> int:

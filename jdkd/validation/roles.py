@@ -205,10 +205,13 @@ def size_errors(config: Config) -> Iterator[str]:
             f'train_passage_length={config.train_passage_length} is more than the student encodes, '
             f'student.passage_length={config.student.passage_length}; lower it.'
         )
-    if 0 < config.rows.shared < config.train_passage_length:
+    longest = 'train_passage_length', config.train_passage_length
+    if config.align.epochs:  # It reads whole passages.
+        longest = 'student.passage_length', config.student.passage_length
+    if 0 < config.rows.shared < longest[1]:
         yield (
-            f'rows.shared={config.rows.shared} does not hold the longest candidate, '
-            f'train_passage_length={config.train_passage_length}; raise it, or lower that.'
+            f'rows.shared={config.rows.shared} does not hold the longest passage in training, '
+            f'{longest[0]}={longest[1]}; raise it, or lower that.'
         )
     fine_tuning = {f'systems.{name}.train': spec.train for name, spec in trained(config).items()}
     for field, owner in {'candidates': candidates, **fine_tuning}.items():

@@ -65,16 +65,15 @@ def test_the_student_comes_to_its_targets(home):
     jax.tree.map(np.testing.assert_array_equal, again.encoder.params, aligned.encoder.params)
 
 
-def test_targets_are_of_passages_as_training_cuts_them(home):
+def test_targets_are_of_passages_as_the_student_reads_them(home):
     run = make_run(home, home / 'cut')
-    run = dataclasses.replace(run, config=run.config.replace(train_passage_length=5))
     other = as_dual(build(run, 'other'))
     own = targets.EmbeddingTargets(run, student.load(run).start, [other])
     spec = other.encoder.spec.replace(passage_length=5)
     short = dataclasses.replace(other.encoder, spec=spec)
     texts = list(short.layout.inputs(run.passages))
     expected = other.embed(short.tokenizer.encode(texts, 5), 'cut')
-    of_queries, of_passages = own.of(run.train)
+    of_queries, of_passages = own.of(run.train, 5)
     rows = np.arange(len(run.collection))
     np.testing.assert_allclose(of_passages(rows), expected, atol=1e-6)
     assert np.abs(of_passages(rows) - other.passages[rows]).max() > 0.1
@@ -133,7 +132,7 @@ def test_without_epochs_the_start_stays(home):
 
 
 def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, monkeypatch):
-    config = Config(train_passage_length=7, seed=3)
+    config = Config(student=StudentSpec(passage_length=7), train_passage_length=6, seed=3)
     config = config.replace(align=config.align.replace(epochs=1.0, batch_size=12, to=('other',)))
     run = tables.make_run(tmp_path, config, 40, {'train': [0] * 10, 'test': [0]})
     texts = [*run.passages.texts][:39] + [run.passages.texts[0]]  # The last is a copy.
@@ -149,7 +148,7 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
         after_round=lambda i: start if i == -1 else None,
         system=lambda name, digest, encoder: (name, encoder),
     )
-    own = types.SimpleNamespace(digests={'other': 'd'}, of=lambda queries: f'of {queries.split}')
+    own = types.SimpleNamespace(digests={'other': 'd'}, of=lambda queries, length: (queries.split, length))
     batches, trainings = [], []
 
     def make_batches(*args, **kwargs):
@@ -168,7 +167,7 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
     # 39 texts to 10 queries: lists of a query and four passages, two in a batch of about twelve.
     (((_, _, queries, source, lists, order, rows), options),) = batches
     assert (queries, rows) == (run.train, 'rows')
-    assert options == {'length': 7, 'steps': 5, 'targets': 'of train'}
+    assert options == {'length': 7, 'steps': 5, 'targets': ('train', 7)}
     assert sorted(lists['query_row']) == list(range(10)) and lists['passages'].shape == (10, 4)
     assert set(lists['passages'].ravel()) == set(range(39))
     np.testing.assert_array_equal(lists['group'], lists['passages'])
@@ -187,7 +186,8 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
     with pytest.raises(FileNotFoundError, match='has no aligned student; run --mode train'):
         align.load(untrained)
     # What decides it, decides its stage.
-    other = dataclasses.replace(run, config=config.replace(train_passage_length=8))
+    longer = config.replace(student=StudentSpec(passage_length=8))
+    other = dataclasses.replace(run, config=longer)
     with pytest.raises(ValueError, match=r'\(length differ\)'):
         align.align(other, model, own)
 
@@ -224,7 +224,7 @@ def make_model(width, *, normalize):
 
 def test_the_projection_keeps_inner_products_best():
     made, (own,) = make_targets(make_model(6, normalize=False), 16)
-    _, of_passages = made.of(None)
+    _, of_passages = made.of(None, 9)
     projected = of_passages(np.arange(50))
     assert projected.shape == (50, 6)
     error = np.linalg.norm(own @ own.T - projected @ projected.T)
@@ -236,11 +236,11 @@ def test_the_projection_keeps_inner_products_best():
 def test_targets_of_several_widths_have_the_best_prefixes():
     made, (own,) = make_targets(make_model(6, normalize=False), 6)
     rows = np.arange(50)
-    plain = made.of(None)[1](rows)
+    plain = made.of(None, 9)[1](rows)
     np.testing.assert_array_equal(plain, own)
     assert made.shared is made.systems[0]
     made = of_widths(made, 6, 2)
-    rotated = made.of(None)[1](rows)
+    rotated = made.of(None, 9)[1](rows)
     # All inner products stay, and the first two dimensions are the best Gram matrix of rank 2.
     np.testing.assert_allclose(rotated @ rotated.T, own @ own.T, atol=1e-4)
     left = np.linalg.svd(own.astype(np.float64), compute_uv=False)[2:]
@@ -249,14 +249,14 @@ def test_targets_of_several_widths_have_the_best_prefixes():
     assert made.shared is None  # Another space.
     # Narrower targets are filled up with zeros.
     narrow = of_widths(make_targets(make_model(8, normalize=False), 6)[0], 2)
-    found = narrow.of(None)[1](rows)
+    found = narrow.of(None, 9)[1](rows)
     np.testing.assert_allclose(found[:, :6], rotated, atol=1e-5)
     assert found.shape == (50, 8) and not found[:, 6:].any()
 
 
 def test_several_systems_give_the_mean_of_their_cosines():
     made, (first, second) = make_targets(make_model(10, normalize=True), 4, 3)
-    of_queries, of_passages = made.of(None)
+    of_queries, of_passages = made.of(None, 9)
     rows = np.array([[3, 7], [1, 0]])
     found = np.einsum('bd,bnd->bn', of_queries(rows[:, 0]), of_passages(rows))
 

@@ -253,7 +253,7 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
     monkeypatch.setattr(student.topics, 'load', lambda run, rows: 10 + rows)
     monkeypatch.setattr(student, 'make_batches', make_batches)
     order = student.loader.BatchOrder(2, [0])
-    targets = types.SimpleNamespace(of=lambda queries: f'of {queries.split}')
+    targets = types.SimpleNamespace(of=lambda queries, length: (queries.split, length))
 
     def batches(**config):
         changed = dataclasses.replace(run, config=run.config.replace(**config))
@@ -273,5 +273,5 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
     assert records['dark'].ravel().tolist() == kept
     loss = run.config.loss.replace(in_batch=1.0, embedding=1.0)
     args, options = batches(loss=loss, topic_size=2)
-    assert (options['pool'], options['targets']) == (['pool'], 'of train')
+    assert (options['pool'], options['targets']) == (['pool'], ('train', run.config.train_passage_length))
     assert args[5].topics.tolist() == [[11, 10, 10][i] for i in kept]

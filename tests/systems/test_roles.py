@@ -2,7 +2,14 @@
 
 import pytest
 
-from jdkd.config import BM25Spec, Config, EncoderSpec, FineTuningConfig, PseudoLabelsConfig
+from jdkd.config import (
+    BM25Spec,
+    Config,
+    EncoderSpec,
+    FineTuningConfig,
+    PseudoLabelsConfig,
+    StudentSpec,
+)
 from jdkd.systems import roles
 
 
@@ -53,12 +60,19 @@ def test_the_student_is_aligned_where_embeddings_are_learnt():
         assert roles.aligned_with(changed) == ('space',) and 'space' in roles.used(changed)
 
 
-def test_targets_are_embedded_anew_where_training_cuts_passages():
-    config = make_config(train_passage_length=127)
-    assert roles.cut_targets(config) == {}
-    config = config.replace(align=config.align.replace(to=('space',), epochs=0.5))
-    assert roles.cut_targets(config) == {'space': SYSTEMS['space']}
-    assert roles.cut_targets(config.replace(train_passage_length=128)) == {}
+def test_targets_are_embedded_anew_where_the_student_reads_less():
+    config = make_config(train_passage_length=50, student=StudentSpec(passage_length=127))
+    assert roles.cut_targets(config) == []
+    aligned = config.replace(align=config.align.replace(to=('space',), epochs=0.5))
+    space = SYSTEMS['space']
+    assert roles.cut_targets(aligned) == [('space', space.replace(passage_length=127))]
+    whole = aligned.replace(student=StudentSpec(passage_length=128))
+    assert roles.cut_targets(whole) == []
+    # In the rounds it reads less than as it is aligned.
+    both = aligned.replace(loss=config.loss.replace(embedding=1.0))
+    assert [s.passage_length for _, s in roles.cut_targets(both)] == [50, 127]
+    rounds = both.replace(align=both.align.replace(epochs=0.0))
+    assert roles.cut_targets(rounds) == [('space', space.replace(passage_length=50))]
 
 
 def test_fine_tuning_cuts_the_passages_of_dual_encoders_alone():

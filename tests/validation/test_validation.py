@@ -61,7 +61,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('checkpoint_every', 0, 'checkpoint_every=0 must be at least 1'),
         ('seed', -1, 'seed=-1 must be at least 0'),
         ('rows.chunks', 0, 'rows.chunks=0 must be at least 1'),
-        ('rows.shared', 32, 'rows.shared=32 does not hold the longest candidate'),
+        ('rows.shared', 32, 'rows.shared=32 does not hold .* student.passage_length=40'),
         ('candidates.eval_lists', 0, 'candidates.eval_lists=0 must be at least 1'),
         ('candidates.hard_negatives', 200, 'is more than the 30 passages .* of each of 3 rankings'),
         ('dark.noisy', -1, 'dark.noisy=-1 must be at least 0'),
@@ -116,6 +116,18 @@ def test_a_field_that_cannot_work_is_an_error(field, value, message):
         owner = owner[parent]
     owner[name] = value
     with pytest.raises(ValueError, match=message):
+        validate(configs.resolve(config))
+
+
+def test_shared_rows_hold_the_whole_passages_of_alignment():
+    config = mta4dpr.get_config()
+    config.student.passage_length, config.train_passage_length, config.rows.shared = 80, 40, 60
+    with pytest.raises(ValueError, match='rows.shared=60 does not hold .* student.passage_length=80'):
+        validate(configs.resolve(config))
+    config.align.epochs = 0.0
+    validate(configs.resolve(config))
+    config.rows.shared = 32
+    with pytest.raises(ValueError, match='rows.shared=32 .* train_passage_length=40'):
         validate(configs.resolve(config))
 
 
