@@ -148,7 +148,9 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
         after_round=lambda i: start if i == -1 else None,
         system=lambda name, digest, encoder: (name, encoder),
     )
-    own = types.SimpleNamespace(digests={'other': 'd'}, of=lambda queries, length: (queries.split, length))
+    own = types.SimpleNamespace(
+        digests={'other': 'd'}, of=lambda queries, length: (queries.split, length)
+    )
     batches, trainings = [], []
 
     def make_batches(*args, **kwargs):

@@ -273,5 +273,6 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
     assert records['dark'].ravel().tolist() == kept
     loss = run.config.loss.replace(in_batch=1.0, embedding=1.0)
     args, options = batches(loss=loss, topic_size=2)
-    assert (options['pool'], options['targets']) == (['pool'], ('train', run.config.train_passage_length))
+    length = run.config.train_passage_length
+    assert (options['pool'], options['targets']) == (['pool'], ('train', length))
     assert args[5].topics.tolist() == [[11, 10, 10][i] for i in kept]

@@ -77,5 +77,5 @@ def test_sizes_are_checked_again_with_the_lengths_of_the_collection(tmp_path):
     config.rows.shared = 8
     config = configs.resolve(config)
     validation.validate(config)
-    with pytest.raises(ValueError, match='rows.shared=8 does not hold .* student.passage_length=16'):
+    with pytest.raises(ValueError, match='rows.shared=8 does not .* student.passage_length=16'):
         validation.before_work(setup.open_run(config, tmp_path / 'w'))
