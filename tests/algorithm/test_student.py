@@ -241,6 +241,7 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
     """The second train query has no label."""
     qrels = {'train': {'train0': {'p0': 1}}}
     run = dataclasses.replace(run, collection=dataclasses.replace(run.collection, qrels=qrels))
+    run = dataclasses.replace(run, config=run.config.replace(train_passage_length=9))
     lists = types.SimpleNamespace(query=np.array([1, 0, 0]), passages=np.array([[3], [0], [2]]))
     dark, made = np.arange(3)[:, None], []
 
@@ -265,7 +266,7 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
 
     (_, encoder, queries, source, records, ordered, rows), options = batches()
     assert (encoder, queries.split, rows, ordered) == ('start', 'train', 'rows', order)
-    assert options.pop('length') == run.config.train_passage_length
+    assert options.pop('length') == 9
     assert options == {'steps': 7, 'pool': (), 'targets': None, 'scored': None}
     kept = [1, 2] if labelled_only else [0, 1, 2]
     assert [source[i] for i in range(len(source))] == ['abc'[i] for i in kept]
@@ -273,6 +274,5 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
     assert records['dark'].ravel().tolist() == kept
     loss = run.config.loss.replace(in_batch=1.0, embedding=1.0)
     args, options = batches(loss=loss, topic_size=2)
-    length = run.config.train_passage_length
-    assert (options['pool'], options['targets']) == (['pool'], ('train', length))
+    assert (options['pool'], options['targets']) == (['pool'], ('train', 9))
     assert args[5].topics.tolist() == [[11, 10, 10][i] for i in kept]

@@ -139,3 +139,15 @@ def test_systems_that_only_give_pseudo_labels_rank_the_train_queries(tmp_path):
         searched += [p.once * p.items for p in phases if p.name == 'search']
     assert units == [120 * 1000, 2 * 120 * 1000]
     assert searched[1] - searched[0] == pytest.approx(90)
+
+
+def test_alignment_reads_whole_passages_and_the_rounds_cut_ones(tmp_path):
+    toy.write_model(tmp_path / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
+    c, mesh, flops = tiny.get_config(str(tmp_path)), meshes.make_mesh(devices=jax.devices()[:1]), []
+    for c.train_passage_length in (12, 6):
+        config = configs.resolve(c)
+        phases = workload.list_phases(config, disk.sketch_models(config), mesh, SIZE)
+        flops.append({p.name: p.traced.model_flops for p in phases})
+    whole, cut = flops
+    assert cut['align student'] == whole['align student']
+    assert cut['train student'] < 0.7 * whole['train student']
