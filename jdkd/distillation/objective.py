@@ -22,8 +22,8 @@ Over the pool: M(p) is the embedding that the student gave passage p before the 
 hundred passages cost as little as one, and the gradient goes through the query alone.
 
 In a list without a judged positive the teacher's best candidate stands in for it. The list's
-candidates are negatives of others, and every term uses it except the contrastive one, whose mean
-is over the labelled lists (0 without any).
+candidates are negatives of others, and every term uses it except the contrastive one, which is 0
+for such a list: a labelled list weighs the same, however few of them a batch has (ours).
 
 A batch is a dict of global arrays, B queries with N candidates each, of which the first N_o are
 originals (the positive at index 0, then hard negatives) and the rest dark examples:
@@ -169,7 +169,9 @@ def make_loss(
                 views,
                 lambda view: losses.info_nce(view.contrastive, scores.labels, where=scores.mask),
             )
-            terms['contrastive'] = now('contrastive') * _mean_of_labelled(nce_B, batch)
+            if 'labelled' in batch:  # Each labelled list weighs the same, however few there are.
+                nce_B = jnp.where(batch['labelled'], nce_B, 0.0)
+            terms['contrastive'] = now('contrastive') * jnp.mean(nce_B)
         if fusion_weights is not None:
             best_logits, metrics = _select_assistants(config.selection, fusion_weights, batch, tau)
 
