@@ -6,7 +6,7 @@ axes takes its place, the linear map that keeps inner products best (Eckart and 
 it is narrower, zeros fill it up. A student of several widths (`student.dims`) is drawn to principal
 axes in any case, so that a target's first dimensions are its best projection onto so many.
 
-The systems read no more of a passage than the student does: it cannot learn of words unseen.
+The systems read no more of a passage than the student does: it cannot learn what it does not see.
 """
 
 import dataclasses

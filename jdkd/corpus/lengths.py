@@ -45,9 +45,8 @@ def fit(config: Config, get_words: Callable[[], np.ndarray]) -> Config:
         return config
     length, trained = _FIRST_RUN
     if config.collection.source != 'python_docs':
-        trained = _TRAINED
         tokens = TOKENS_PER_WORD * float(np.quantile(get_words(), _SHARE)) + 2
-        length = min(max(-(-int(tokens) // 8) * 8, 16), _LONGEST)
+        length, trained = min(max(-(-int(tokens) // 8) * 8, 16), _LONGEST), _TRAINED
 
     def filled(spec):
         own = isinstance(spec, EncoderSpec) and not spec.passage_length

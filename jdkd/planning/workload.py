@@ -57,9 +57,9 @@ def list_phases(
             # The student embeds the corpus before the first round and after each, and once
             # more where it is aligned first.
             once *= 1 + (field == 'student' and bool(config.align.epochs))
-            for target, cut_spec in roles.cut_targets(config):
-                cut = np.minimum(lengths, cut_spec.passage_length)
-                once += (target == name) * size.passages * cut.sum() / lengths.sum()
+            cuts = [s.passage_length for n, s in roles.cut_targets(config) if n == name]
+            for length in cuts:
+                once += size.passages * np.minimum(lengths, length).sum() / lengths.sum()
             per_round = corpus if field == 'student' else dark if scores_lists else 0
             params = dual_encoder.tower(params, 'passage')
         else:

@@ -125,29 +125,35 @@ def test_parts_beside_what_is_made_of_them(config):
     assert transient == {'tokens': 1000 * 28, 'BM25': 16 * 11 * 1000, 'rankings': 8 * 90 * 40}
 
 
-def test_systems_that_only_give_pseudo_labels_rank_the_train_queries(tmp_path):
+@pytest.fixture
+def sketchable(tmp_path):
+    """A config whose models can be sketched."""
     toy.write_model(tmp_path / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
-    c = tiny.get_config(str(tmp_path))
+    return tiny.get_config(str(tmp_path))
+
+
+def list_phases(config):
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    return list(workload.list_phases(config, disk.sketch_models(config), mesh, SIZE))
+
+
+def test_systems_that_only_give_pseudo_labels_rank_the_train_queries(sketchable):
+    c, units, searched = sketchable, [], []
     c.systems.other, c.systems.start = c.systems.bm25, c.systems.dense
     c.index.mining = 'exact'
-    mesh, units, searched = meshes.make_mesh(devices=jax.devices()[:1]), [], []
     for c.pseudo_labels.systems in ((), ('other', 'start')):
         config = configs.resolve(c)
-        models = disk.sketch_models(config)
-        units.append(host.count(config, SIZE, models)['search with BM25'])
-        phases = workload.list_phases(config, models, mesh, SIZE)
-        searched += [p.once * p.items for p in phases if p.name == 'search']
+        work = host.count(config, SIZE, disk.sketch_models(config))
+        units.append(work['search with BM25'])
+        searched += [p.once * p.items for p in list_phases(config) if p.name == 'search']
     assert units == [120 * 1000, 2 * 120 * 1000]
     assert searched[1] - searched[0] == pytest.approx(90)
 
 
-def test_alignment_reads_whole_passages_and_the_rounds_cut_ones(tmp_path):
-    toy.write_model(tmp_path / 'model', DualEncoder(toy.TRANSFORMER, 'mean', True))
-    c, mesh, flops = tiny.get_config(str(tmp_path)), meshes.make_mesh(devices=jax.devices()[:1]), []
+def test_alignment_reads_whole_passages_and_the_rounds_cut_ones(sketchable):
+    c, flops = sketchable, []
     for c.train_passage_length in (12, 6):
-        config = configs.resolve(c)
-        phases = workload.list_phases(config, disk.sketch_models(config), mesh, SIZE)
-        flops.append({p.name: p.traced.model_flops for p in phases})
+        flops.append({p.name: p.traced.model_flops for p in list_phases(configs.resolve(c))})
     whole, cut = flops
     assert cut['align student'] == whole['align student']
     assert cut['train student'] < 0.7 * whole['train student']
