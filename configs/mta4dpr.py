@@ -24,7 +24,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
             f"configs/mta4dpr.py has no variant '{arg}'; use tiny, msmarco, nq or beir=PATH."
         )
     c = common.get_config()
-    lengths = {'query_length': 32, 'passage_length': 0}  # As long as the collection needs.
+    lengths = {'query_length': 0, 'passage_length': 0}  # As long as the collection needs.
 
     c.systems.bm25 = common.bm25()
     c.systems.minilm = common.encoder(MINILM, REVISION, **lengths)

@@ -128,14 +128,19 @@ def open_run(
     """
     mesh, workdir = meshes.make_mesh(config.mesh.data, config.mesh.model), workdir.absolute()
     collection = collect(config, workdir)
-    fitted = lengths.fit(config, lambda: lengths.count_words(collection.passages, lengths.SAMPLE))
+    split = config.collection.train_split
+    fitted = lengths.fit(
+        config,
+        lambda: lengths.count_words(collection.passages, lengths.SAMPLE),
+        lambda: lengths.count_words([*collection.queries[split].values()], lengths.SAMPLE),
+    )
     if fitted != config:
         logging.info(
-            'passages are cut to %d tokens, and to %d in training',
+            'queries are cut to %d tokens, passages to %d, and to %d in training',
+            fitted.student.query_length,
             fitted.student.passage_length,
             fitted.train_passage_length,
         )
-    split = config.collection.train_split
     fitted = roles.fit_to_labels(
         fitted, lambda: (len(collection.labelled(split)), len(collection.unlabelled(split)))
     )

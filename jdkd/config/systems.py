@@ -93,7 +93,12 @@ class EncoderSpec(EncoderFields):
 
     kind: str = field('dual_encoder', 'kind of the system', ENCODERS)
     weights: str = field('', 'local directory, or name on the Hugging Face hub')
-    query_length: int = field(32, 'tokens, special ones included', 'at least 3')
+    query_length: int = field(
+        32,
+        'tokens, special ones included; 0: those of nine tenths of the train queries, at least 32 '
+        'and at most 128',
+        '0 or at least 3',
+    )
     passage_length: int = field(
         128,
         'tokens, special ones included; 0: those of nine tenths of the passages, at most 256 (of '

@@ -1,4 +1,4 @@
-"""Lengths that passages are cut to, where a config leaves that open."""
+"""Lengths that texts are cut to, where a config leaves that open."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,10 +7,10 @@ import numpy as np
 from jdkd.config import Config, EncoderSpec
 
 TOKENS_PER_WORD = 1.35  # The average of English text.
-SAMPLE = 1000  # Passages whose words are counted.
-_SHARE = 0.9  # Of the passages that are not cut.
-# Tokens, at most: of passages, and of those in training.
-_LONGEST, _TRAINED = 256, 128
+SAMPLE = 1000  # Texts whose words are counted.
+_SHARE = 0.9  # Of the texts that are not cut.
+_QUERIES, _PASSAGES = (32, 128), (16, 256)  # Tokens, at least and at most.
+_TRAINED = 128  # Of passages in training, at most.
 _FIRST_RUN = 80, 40  # Of the collection that jdkd is first tried on, for minutes on two cores.
 
 
@@ -29,35 +29,54 @@ def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
     return np.array([len(texts[int(row)].split()) for row in rows])
 
 
-def fit(config: Config, get_words: Callable[[], np.ndarray]) -> Config:
-    """Fills in the passage lengths that are 0: as many tokens as the collection needs (ours).
+def fit(
+    config: Config,
+    get_passage_words: Callable[[], np.ndarray],
+    get_query_words: Callable[[], np.ndarray],
+) -> Config:
+    """Fills in the lengths that are 0: as many tokens as the collection needs (ours).
 
     Nine tenths of its passages are not cut, unless they are longer than 256 tokens. In training 128
     tokens suffice: most of the cost is there, and a student that has learned from these reads
     passages of twice as many as well. Those of `python_docs` are cut to 80, in training to 40.
+    Nine tenths of the train queries are not cut either, unless they are longer than 128 tokens; 32
+    at least are read.
 
     Args:
-        get_words: Returns the word counts of a sample of the collection's passages.
+        get_passage_words: Returns the word counts of a sample of the collection's passages.
+        get_query_words: The same of its train queries.
     """
-    specs = {'': config.student, **config.systems}
-    is_open = [isinstance(s, EncoderSpec) and not s.passage_length for s in specs.values()]
-    if not any(is_open) and config.train_passage_length:
-        return config
-    length, trained = _FIRST_RUN
-    if config.collection.source != 'python_docs':
-        tokens = TOKENS_PER_WORD * float(np.quantile(get_words(), _SHARE)) + 2
-        length, trained = min(max(-(-int(tokens) // 8) * 8, 16), _LONGEST), _TRAINED
+    length, train = config.student.passage_length, config.train_passage_length
+    specs = [config.student, *config.systems.values()]
+    encoders = [spec for spec in specs if isinstance(spec, EncoderSpec)]
+    queries = passages = 0
+    if not all(spec.query_length for spec in encoders):
+        queries = _covering(get_query_words(), *_QUERIES)
+    if not train or not all(spec.passage_length for spec in encoders):
+        passages, trained = _FIRST_RUN
+        if config.collection.source != 'python_docs':
+            passages, trained = _covering(get_passage_words(), *_PASSAGES), _TRAINED
+        train = train or length or min(passages, trained)
 
     def filled(spec):
-        own = isinstance(spec, EncoderSpec) and not spec.passage_length
-        return spec.replace(passage_length=length) if own else spec
+        if not isinstance(spec, EncoderSpec):
+            return spec
+        return spec.replace(
+            query_length=spec.query_length or queries,
+            passage_length=spec.passage_length or passages,
+        )
 
     student = filled(config.student)
-    train = config.train_passage_length
-    if not train:
-        train = config.student.passage_length or min(length, trained)
     return config.replace(
         student=student,
         systems={name: filled(spec) for name, spec in config.systems.items()},
         train_passage_length=min(train, student.passage_length),
     )
+
+
+def _covering(words: np.ndarray, shortest: int, longest: int) -> int:
+    """Tokens that nine tenths of the texts have at most, within bounds, a multiple of 8."""
+    if not len(words):
+        return shortest
+    tokens = TOKENS_PER_WORD * float(np.quantile(words, _SHARE)) + 2
+    return min(max(-(-int(tokens) // 8) * 8, shortest), longest)

@@ -42,6 +42,12 @@ class CorpusSize:
         """`[SAMPLE]` word counts of passages, for `disk.estimate`."""
         return (self.passage_lengths((SAMPLE,), 512) - 2) / TOKENS_PER_WORD
 
+    def query_words(self) -> np.ndarray:
+        """`[SAMPLE]` word counts of train queries; none if the mean is unknown."""
+        if self.query_tokens is None:
+            return np.zeros(0)
+        return (self.query_lengths((SAMPLE,), 512) - 2) / TOKENS_PER_WORD
+
 
 def draw_lengths(
     rng: np.random.Generator, shape: tuple[int, ...], mean: float, longest: int

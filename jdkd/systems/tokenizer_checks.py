@@ -56,7 +56,7 @@ def check_tokenizer(spec: EncoderSpec, config: TransformerConfig, tokenizer: Tok
     special = tokenizer.fast.num_special_tokens_to_add(False)
     for field in ('query_length', 'passage_length'):
         length = getattr(spec, field)
-        if length is not None and length < special:
+        if length and length < special:  # What is open yet fits the collection.
             raise ValueError(
                 f"{field}={length} has no room for the {special} special tokens that '"
                 f"{spec.weights}' puts around a text; give at least {special}."

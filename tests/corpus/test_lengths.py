@@ -1,4 +1,6 @@
-"""Passage lengths that a config leaves open."""
+"""Lengths that a config leaves open."""
+
+import json
 
 import numpy as np
 import pytest
@@ -24,8 +26,12 @@ def open_config(source='beir:x', train=0, student=0):
     )
 
 
-def fitted(config, words):
-    return lengths.fit(config, lambda: np.array(words))
+def fitted(config, words, query_words=()):
+    return lengths.fit(config, lambda: np.array(words), lambda: np.array(query_words))
+
+
+def not_counted():
+    pytest.fail('counted')
 
 
 @pytest.mark.parametrize(
@@ -44,8 +50,33 @@ def test_nine_tenths_of_the_passages_fit(words, length, train):
     assert [config.systems[name].passage_length for name in ('open', 'given')] == [length, 24]
 
 
+@pytest.mark.parametrize(
+    ('words', 'length'),
+    [
+        ([8] * 20, 32),
+        ([30] * 9 + [400], 96),  # A quantile of 67 words: 92.4 tokens.
+        ([40] * 20, 56),  # 56 tokens.
+        ([300] * 5, 128),
+        ([], 32),
+    ],
+)
+def test_nine_tenths_of_the_train_queries_fit(words, length):
+    config = open_config(student=20, train=20)
+    config = config.replace(
+        student=config.student.replace(query_length=0),
+        systems={
+            'open': EncoderSpec(passage_length=20, query_length=0),
+            'given': EncoderSpec(passage_length=20, query_length=9),
+        },
+    )
+    config = lengths.fit(config, not_counted, lambda: np.array(words))
+    specs = config.student, config.systems['open'], config.systems['given']
+    assert [spec.query_length for spec in specs] == [length, length, 9]
+    assert [spec.passage_length for spec in specs] == [20, 20, 20]
+
+
 def test_pythons_documentation_is_cut_to_fixed_lengths_and_no_word_is_counted():
-    config = lengths.fit(open_config('python_docs'), lambda: pytest.fail('counted'))
+    config = lengths.fit(open_config('python_docs'), not_counted, not_counted)
     assert (config.student.passage_length, config.train_passage_length) == (80, 40)
 
 
@@ -55,7 +86,7 @@ def test_what_the_config_gives_is_kept():
     config = fitted(open_config(student=200), [300])
     assert config.student.passage_length == config.train_passage_length == 200
     closed = Config(student=StudentSpec(passage_length=30), train_passage_length=20)
-    assert lengths.fit(closed, lambda: pytest.fail('counted')) is closed
+    assert lengths.fit(closed, not_counted, not_counted) == closed
 
 
 def test_a_run_is_opened_with_the_lengths_of_its_collection(tmp_path):
@@ -68,6 +99,24 @@ def test_a_run_is_opened_with_the_lengths_of_its_collection(tmp_path):
     words = [len(text.split()) for text in run.passages]
     assert run.config.student.passage_length == run.config.train_passage_length == 16 > max(words)
     assert run.config.systems['dense'].passage_length == 12
+
+
+def test_the_queries_of_a_run_are_its_train_queries(tmp_path):
+    tiny.write(tmp_path)
+    path = tmp_path / 'toy/queries.jsonl'
+    queries = [json.loads(line) for line in path.read_text().splitlines()]
+    qrels = (tmp_path / 'toy/qrels/train.tsv').read_text().splitlines()
+    train = {line.split()[0] for line in qrels}
+    for query in queries:
+        query['text'] += ' word' * (60 if query['_id'] in train else 400)
+    path.write_text(''.join(json.dumps(query) + '\n' for query in queries))
+    config = tiny.get_config(str(tmp_path))
+    config.student.query_length = 0
+    run = setup.open_run(configs.resolve(config), tmp_path / 'w')
+    words = [len(text.split()) for text in run.train.texts]
+    expected = 1.35 * np.quantile(words, 0.9) + 2
+    assert 32 < expected < run.config.student.query_length < expected + 8
+    assert run.config.systems['dense'].query_length == 8
 
 
 def test_sizes_are_checked_again_with_the_lengths_of_the_collection(tmp_path):

@@ -86,6 +86,13 @@ def test_checkpoints_devices_and_files_must_fit(home, overrides, message):
     assert not (home / 'w').exists()
 
 
+def test_local_checkpoints_may_leave_lengths_open(home):
+    lengths = {'query_length': 0, 'passage_length': 0}
+    overrides = {f'student__{name}': length for name, length in lengths.items()}
+    overrides |= {f'systems__minilm_ft__{name}': length for name, length in lengths.items()}
+    before_start(home, **overrides, train_passage_length=0)
+
+
 def test_a_tokenizer_must_be_its_models(home):
     tokenizer = json.loads((home / 'model/tokenizer.json').read_text())
     tokenizer['model']['vocab']['beyond'] = toy.TRANSFORMER.vocab_size

@@ -92,7 +92,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('train_passage_length', 41, 'train_passage_length=41 is more than the student encodes'),
         ('student.scale', 0.0, 'student.scale=0.0 must be above 0'),
         ('student.dropout', 1.0, 'student.dropout=1.0 must be at least 0 and below 1'),
-        ('student.query_length', 2, 'student.query_length=2 must be at least 3'),
+        ('student.query_length', 2, 'student.query_length=2 must be 0 or at least 3'),
         ('student.pooling', 'sum', "student.pooling is 'sum'; use one of mean, cls, max"),
         ('student.dtype', 'float16', "student.dtype is 'float16'; use one of float32, bfloat16"),
         ('student.remat', 'some', "student.remat is 'some'; use one of none, dots, full"),
