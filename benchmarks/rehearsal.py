@@ -44,6 +44,7 @@ from jdkd.planning import corpus_size, disk, host
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.retrieval import encode
 from jdkd.retrieval.exact import ExactIndex
+from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import checkpoint, distributed, stages
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import fine_tuning
@@ -155,6 +156,8 @@ def run_process(home: pathlib.Path) -> None:
     stages._build = meter.wrap(stages._build, functools.partial(kind_of, workdir))
     encode.map_rows = meter.wrap(encode.map_rows, _DEVICES)
     ExactIndex.search = meter.wrap(ExactIndex.search, _DEVICES)
+    Ranking.write = meter.wrap(Ranking.write, 'write rankings')
+    Ranking.join_files = meter.wrap(Ranking.join_files, 'write rankings')
     # Within other stages too; these use all cores. Words are found from their ids on one.
     tokenizer._encode = meter.wrap(tokenizer._encode, 'tokenise')
     Tokenizer.words = meter.wrap(Tokenizer.words, 'tokenise')

@@ -51,6 +51,7 @@ def test_units_of_work(config, models):
     assert units['save checkpoints'] == 12 * 10 * 3 * 2
     stored = disk.estimate(config, SIZE, SIZE.passage_words(), models)
     assert units['checksums'] == sum(stored.values())
+    assert units['write rankings'] == stored['rankings']
     assert units.keys() == host.WORK.keys()
 
 
