@@ -143,7 +143,7 @@ def find_student(source: str | os.PathLike[str]) -> str:
     path = pathlib.Path(source).expanduser()
     if not (path / 'metrics.jsonl').is_file():
         return os.fspath(source)
-    if not (path / STUDENT / 'config.json').is_file():
+    if not (path / STUDENT / 'modules.json').is_file():
         raise FileNotFoundError(
             f'{path} is a run without {STUDENT}/; train it to its end, or give the directory of a '
             'checkpoint.'

@@ -1,5 +1,6 @@
 """The Python API: retrievers load, encode, score and search as their checkpoints say."""
 
+import shutil
 import subprocess
 import sys
 
@@ -49,6 +50,20 @@ def test_untied_towers_embed_queries_and_passages(tmp_path, directory):
         alone = jdkd.load(tmp_path / f'out_{kind}')
         found = loaded.encode(['red cat', 'dog'], kind=kind)
         np.testing.assert_allclose(found, alone.encode(['red cat', 'dog'], kind=kind), atol=1e-6)
+
+
+def test_a_run_gives_its_student_of_one_tower_or_two(tmp_path, directory):
+    for name in ('one', 'two'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'metrics.jsonl').touch()
+    shutil.copytree(directory, tmp_path / 'one/student')
+    toy.write_towers(tmp_path / 'two/student', DUAL)
+    for run in (tmp_path / 'one', tmp_path / 'two'):
+        expected = jdkd.load(run / 'student').encode(['red cat'], kind='query')
+        np.testing.assert_array_equal(jdkd.load(run).encode(['red cat'], kind='query'), expected)
+    (tmp_path / 'two/student/modules.json').unlink()
+    with pytest.raises(FileNotFoundError, match='two is a run without student/; train it to its'):
+        jdkd.load(tmp_path / 'two')
 
 
 def test_search_is_the_exact_argsort_of_scores(directory, passages):

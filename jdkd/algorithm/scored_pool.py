@@ -8,7 +8,7 @@ first, and all copies of a query draw from what was scored so far.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -93,21 +93,27 @@ def best(run: Run, round_index: int, split: str) -> tuple[np.ndarray, np.ndarray
     Returns `[Q, U]` int32 passages, padded with -1, and `[Q, U]` float32 logits.
     """
     passages, ranked = load(run, round_index, split)
-    positive = np.array([rows[0] for rows in best_positives(run, split)])[:, None]
+    positive = _first(best_positives(run, split), -1)
     # Texts of the positive may stand in the pool, too.
     group = run.collection.group
-    passages = np.where(group[passages] == group[positive], -1, passages)
+    repeats = (group[passages] == group[positive]) & (positive >= 0)
+    passages = np.where(repeats, -1, passages)
     logits = np.where(passages >= 0, ranked.logits, -np.inf)
     order = np.argsort(-logits, axis=1, kind='stable')[:, : run.config.candidates.scored]
     passages = np.take_along_axis(passages, order, axis=1)
     logits = np.take_along_axis(logits, order, axis=1)
     passages = np.concatenate([positive, passages], axis=1)
-    logits = np.concatenate([np.array([own[:1] for own in ranked.best]), logits], axis=1)
+    logits = np.concatenate([_first(ranked.best, np.nan), logits], axis=1)
     there = np.isfinite(logits)  # Imported scores may lack some.
     return (
         np.where(there, passages, -1).astype(np.int32),
         np.where(there, logits, 0.0).astype(np.float32),
     )
+
+
+def _first(rows: Sequence[np.ndarray], missing: float) -> np.ndarray:
+    """`[Q, 1]`: the first of each row; `missing` where imported scores left none."""
+    return np.array([own[0] if len(own) else missing for own in rows])[:, None]
 
 
 def _positive_pairs(run: Run, split: str) -> Lists:

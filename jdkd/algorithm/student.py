@@ -198,6 +198,8 @@ class _RoundData:
         source: Any = gen_dataset.load_records(run, self.round_index, split)
         if self.student.labelled_only:
             kept = np.flatnonzero(queries.is_labelled[rows])
+            # A batch at least; a list without a label teaches nothing.
+            kept = np.resize(kept if len(kept) else [0], max(len(kept), order.batch_size))
             source, rows = dataset.Subset(source, kept), rows[kept]
             records = {name: values[kept] for name, values in records.items()}
         if config.topic_size and order.shuffle:
@@ -224,9 +226,12 @@ class _RoundData:
         return passages, logits, lambda rows: stored[rows]
 
     def eval_loss(self, params) -> dict[str, float]:
-        """Means of the loss terms over D_eval, in whole batches."""
+        """Means of the loss terms over D_eval, in whole batches; none without a list to learn."""
         run, config = self.student.run, self.student.run.config
-        count = len(load_lists(run, self.round_index, 'eval'))
+        lists = load_lists(run, self.round_index, 'eval')
+        if self.student.labelled_only and not run.held_out.is_labelled[lists.query].any():
+            return {}
+        count = len(lists)
         size = min(config.batch_size, count)
         order = loader.BatchOrder(size, [config.seed], shuffle=False, epochs=1)
         batches = self.batches('eval', order, count // size)

@@ -28,6 +28,8 @@ def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
     config = config.copy_and_resolve_references()
     for owner in _owners(config):
         for key in NAMES.intersection(owner):
+            if isinstance(owner[key], ml_collections.ConfigDict):
+                continue  # The systems themselves.
             names = [owner[key]] if isinstance(owner[key], str) else owner[key] or ()
             with owner.ignore_type():
                 owner[key] = tuple(n for part in names for n in split_names(str(part)))
@@ -37,7 +39,8 @@ def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
 def _owners(config: ml_collections.ConfigDict) -> Iterator[Any]:
     """The sections that have lists of names."""
     yield config
-    yield from (config[key] for key in ('teacher', 'candidates', 'align') if key in config)
+    sections = 'teacher', 'candidates', 'align', 'pseudo_labels'
+    yield from (config[key] for key in sections if key in config)
     collection: Any = config.get('collection', {})
     if 'pseudo_queries' in collection:
         yield collection.pseudo_queries

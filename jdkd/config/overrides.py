@@ -14,7 +14,9 @@ from ml_collections import config_flags
 from jdkd.runtime.messages import brief, shown
 
 # Fields that list names: the command line gives a,b as one string.
-NAMES = frozenset('assistants members retrievers measures collections splits to kinds'.split())
+NAMES = frozenset(
+    'assistants members retrievers measures collections splits to kinds systems'.split()
+)
 
 _FLAG = re.compile(r'--?(?P<no>no)?config\.(?P<name>[^=]*)(?:=(?P<value>.*))?', re.DOTALL)
 # A name in quotation marks, maybe after a kind and a colon; or one whose commas are in parentheses.

@@ -60,7 +60,8 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
     """The size of a workdir's imported collection; else of `config.plan`, or of one read now.
 
     Raises:
-        ValueError: if the collection cannot be read, or `config.plan` has queries alone.
+        ValueError: if the collection cannot be read, or `config.plan` has queries alone, or
+            passages alone.
         FileNotFoundError: if there is no collection.
     """
     if workdir is not None and (workdir / 'collection').is_dir():
@@ -69,9 +70,12 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
     if plan.passages is None and (plan.train_queries or plan.test_queries):
         raise ValueError('plan.train_queries and plan.test_queries need plan.passages; set it too.')
     if plan.passages is not None:
-        queries = plan.train_queries or 0
-        held_out = round(config.collection.eval_fraction * queries)
-        counts = plan.passages, queries - held_out, held_out, plan.test_queries or 0
+        queries, made = plan.train_queries or 0, config.collection.pseudo_queries.count
+        if not queries + made:
+            raise ValueError('plan.passages needs plan.train_queries; set it too.')
+        # D_eval has no pseudo-query unless there is no other.
+        held_out = round(config.collection.eval_fraction * (queries or made))
+        counts = plan.passages, queries + made - held_out, held_out, plan.test_queries or 0
         return CorpusSize(*counts, plan.passage_tokens, plan.query_tokens)
     with tempfile.TemporaryDirectory() as scratch:
         return _measure_imported(config, pathlib.Path(scratch), mesh)

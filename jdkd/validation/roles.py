@@ -84,8 +84,8 @@ def _kind_errors(config: Config) -> Iterator[str]:
         yield 'loss.pool needs scored passages, and candidates.hardest=0 scores none; raise it.'
     if aligned_with(config) and config.index.store == 'binary':
         yield (
-            "index.store='binary' keeps signs alone, and align.to names embeddings to learn; set "
-            "index.store='int8', or align.to=()."
+            "index.store='binary' keeps signs alone, and the student learns the embeddings of "
+            "align.to; set index.store='int8', or align.epochs=0 and loss.embedding=0."
         )
     for name in aligned_with(config):
         if kinds.get(name, 'dual_encoder') != 'dual_encoder':

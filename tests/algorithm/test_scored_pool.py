@@ -10,6 +10,7 @@ from jdkd.algorithm.lists import round_path
 from jdkd.algorithm.teacher import Teacher
 from jdkd.config import CandidatesConfig, Config
 from jdkd.corpus.passages import Passages
+from jdkd.lists.candidates import Ranked
 from tests.helpers import tables
 
 PASSAGES = 8
@@ -79,6 +80,24 @@ def test_the_best_of_a_pool_follow_the_positive_whose_text_comes_once(run, pools
     # The positives' are those that were scored.
     np.testing.assert_array_equal(logits, [[12, 8, 6, 0], [22, 30, 24, 20], [48, 0, 0, 0]])
     assert (passages.dtype, logits.dtype) == (np.int32, np.float32)
+
+
+def test_a_query_whose_positives_have_no_imported_score_has_none(run, monkeypatch):
+    ranked = Ranked(np.array([[5.0, 3.0], [4.0, 2.0]]), [np.array([9.0]), np.array([])], 0.5, 2)
+    pool = np.array([[3, 1], [6, 0]]), ranked
+    monkeypatch.setattr(scored_pool, 'load', lambda run, i, split: pool)
+    monkeypatch.setattr(
+        scored_pool, 'best_positives', lambda run, split: [np.array([5]), np.array([], int)]
+    )
+    # Passage 7, which -1 would be, has the text of passage 6.
+    texts = [*run.passages.texts][:7] + [run.passages.texts[6]]
+    passages = Passages.from_columns(run.collection.passage_ids, [''] * PASSAGES, texts)
+    run = dataclasses.replace(
+        run, collection=dataclasses.replace(run.collection, passages=passages)
+    )
+    passages, logits = scored_pool.best(run, 1, 'train')
+    np.testing.assert_array_equal(passages, [[5, 3, 1], [-1, 6, 0]])
+    np.testing.assert_array_equal(logits, [[9, 5, 3], [0, 4, 2]])
 
 
 def test_only_passages_are_scored():

@@ -8,6 +8,7 @@ import pytest
 
 from jdkd.algorithm import student
 from jdkd.config import Config, LossConfig
+from jdkd.lists.candidates import Lists
 from jdkd.runtime import metrics
 from tests.helpers import tables
 
@@ -222,7 +223,8 @@ def test_the_loss_on_d_eval_is_a_mean_over_whole_batches(run, monkeypatch):
         return range(steps)
 
     monkeypatch.setattr(student._RoundData, 'batches', batches)
-    monkeypatch.setattr(student, 'load_lists', lambda run, i, split: range(9 + i))
+    lists = Lists.from_originals(np.zeros(9, int), np.zeros((9, 1), int))
+    monkeypatch.setattr(student, 'load_lists', lambda run, i, split: lists)
     monkeypatch.setattr(
         student,
         'evaluate',
@@ -234,6 +236,13 @@ def test_the_loss_on_d_eval_is_a_mean_over_whole_batches(run, monkeypatch):
     data = student._RoundData(model, TRAINER, 0, PREVIOUS, (), TARGETS)
     assert data.eval_loss('params') == {'loss': 0.5, 'loss/teacher': 1.0, 'list_accuracy': 1.0}
     assert asked == [('eval', 4, [6], False, 1, 2)]
+    twin = student._RoundData(model.twin(), TRAINER, 0, PREVIOUS, (), TARGETS)
+    assert twin.eval_loss('params') == data.eval_loss('params')
+    qrels = {split: {} for split in run.collection.qrels}
+    run = dataclasses.replace(run, collection=dataclasses.replace(run.collection, qrels=qrels))
+    model = student.Student(run, 'start')
+    twin = student._RoundData(model.twin(), TRAINER, 0, PREVIOUS, (), TARGETS)
+    assert twin.eval_loss('params') == {}  # Nothing to learn from labels.
 
 
 @pytest.mark.parametrize('labelled_only', [False, True])
@@ -276,3 +285,7 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
     args, options = batches(loss=loss, topic_size=2)
     assert (options['pool'], options['targets']) == (['pool'], ('train', 9))
     assert args[5].topics.tolist() == [[11, 10, 10][i] for i in kept]
+    if labelled_only:  # Few lists are repeated: a batch at least.
+        order = dataclasses.replace(order, batch_size=3)
+        source = batches()[0][3]
+        assert [source[i] for i in range(len(source))] == ['b', 'c', 'b']

@@ -167,6 +167,24 @@ def test_names_are_text_whatever_they_look_like(text, names):
     assert resolved(f'--config.measures={text}').measures == names
 
 
+@pytest.mark.parametrize(('text', 'names'), [('bm25,minilm', ('bm25', 'minilm')), ('', ())])
+@pytest.mark.parametrize(
+    'field',
+    [
+        'assistants',
+        'teacher.members',
+        'candidates.retrievers',
+        'align.to',
+        'pseudo_labels.systems',
+    ],
+)
+def test_systems_are_named_with_commas(field, text, names):
+    config: object = resolved(f'--config.{field}={text}')
+    for name in field.split('.'):
+        config = getattr(config, name)
+    assert config == names
+
+
 @pytest.mark.parametrize('name', ['measures[0]', 'measures[9]', 'teacher.weights[0]'])
 def test_an_item_of_a_tuple_is_no_field(name):
     field = name.partition('[')[0]

@@ -275,6 +275,22 @@ def test_queries_alone_are_not_enough():
         corpus_size.measure(configs.resolve(config), None, meshes.make_mesh())
 
 
+def test_passages_alone_are_not_enough_and_pseudo_queries_count():
+    config = mta4dpr.get_config('tiny')
+    config.plan.passages = 100
+    with pytest.raises(ValueError, match='plan.passages needs plan.train_queries'):
+        corpus_size.measure(configs.resolve(config), None, meshes.make_mesh())
+    config.collection.pseudo_queries.count, config.collection.eval_fraction = 50, 0.1
+
+    def queries():
+        size = corpus_size.measure(configs.resolve(config), None, meshes.make_mesh())
+        return size.train, size.held_out
+
+    assert queries() == (45, 5)
+    config.plan.train_queries = 30
+    assert queries() == (77, 3)
+
+
 @pytest.fixture(scope='module')
 def planned(tmp_path_factory):
     home = tmp_path_factory.mktemp('plan')

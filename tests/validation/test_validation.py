@@ -131,6 +131,15 @@ def test_shared_rows_hold_the_whole_passages_of_alignment():
         validate(configs.resolve(config))
 
 
+def test_signs_alone_are_stored_where_nothing_is_aligned():
+    config = mta4dpr.get_config()
+    config.index.store, config.align.epochs = 'binary', 0.0
+    validate(configs.resolve(config))
+    config.loss.embedding = 1.0
+    with pytest.raises(ValueError, match='align.epochs=0 and loss.embedding=0'):
+        validate(configs.resolve(config))
+
+
 def test_imported_scores_and_dark_examples_exclude_each_other():
     config = mta4dpr.get_config()
     config.systems.ranker = common.scores('ranker.trec')
