@@ -241,15 +241,5 @@ class _RoundData:
 
 
 def load(run: Run) -> Student:
-    """The student of a run's config.
-
-    Raises:
-        ValueError: if a tower is to be frozen and there is but one.
-    """
-    start, frozen = load_encoder(run, run.config.student), run.config.student.freeze
-    if frozen != 'none' and frozen not in start.params:
-        raise ValueError(
-            f'student.freeze={frozen!r} needs two towers, and the student has one for queries and '
-            'passages; set student.query_weights, to the same weights if they are to begin equal.'
-        )
-    return Student(run, start)
+    """The student of a run's config."""
+    return Student(run, load_encoder(run, run.config.student))

@@ -261,7 +261,8 @@ def check_lengths(spec: EncoderSpec, config: TransformerConfig) -> int:
     if longest > config.max_positions:
         raise ValueError(
             f"'{spec.weights}' has {config.max_positions} positions, but query_length="
-            f'{spec.query_length} and passage_length={spec.passage_length} need {longest}.'
+            f'{spec.query_length} and passage_length={spec.passage_length} need {longest}; set '
+            'these fields to less (0 takes what the collection needs).'
         )
     return longest
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from jdkd.config import Config, LLMSpec
+from jdkd.config import Config, EncoderSpec, LLMSpec, SystemSpec
 from jdkd.runtime.messages import brief
 from jdkd.systems.roles import aligned_with, miner_of, retrievers, trained, used
 
@@ -92,6 +92,12 @@ def _kind_errors(config: Config) -> Iterator[str]:
             yield (
                 f"align.to names '{name}', which is of kind {kinds[name]} and has no embeddings to "
                 'learn; name a dual_encoder.'
+            )
+        elif config.student.freeze == 'passage' and not _is_start(config, config.systems.get(name)):
+            yield (
+                "student.freeze='passage' keeps passages where the student's start has them, and "
+                f"align.to brings queries to the space of '{name}'; name a system of the same "
+                'checkpoint as it comes, or set align.epochs=0 and loss.embedding=0.'
             )
     for name in used(config):
         miner = miner_of(config, name)
@@ -195,6 +201,16 @@ def _llm_errors(config: Config) -> Iterator[str]:
                 f"first_stage, and '{config.first_stage}' has imported scores of some pairs alone; "
                 'name another first_stage, for example bm25.'
             )
+
+
+def _is_start(config: Config, spec: SystemSpec | None) -> bool:
+    """Whether a system embeds passages as the student's start does."""
+    same, student = ('weights', 'revision', 'layers', 'hidden_size'), config.student
+    return (
+        isinstance(spec, EncoderSpec)
+        and all(getattr(spec, field) == getattr(student, field) for field in same)
+        and not spec.train.steps
+    )
 
 
 def size_errors(config: Config) -> Iterator[str]:

@@ -24,11 +24,6 @@ def home(tmp_path_factory):
     return home
 
 
-def test_one_tower_cannot_be_frozen_alone(home):
-    with pytest.raises(ValueError, match='needs two towers, and the student has one'):
-        student.load(make_run(home))
-
-
 @pytest.mark.slow
 def test_only_the_query_tower_is_trained_and_the_index_stays(home):
     run = make_run(home, query_weights=f'{home}/model')

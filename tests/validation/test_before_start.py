@@ -68,6 +68,7 @@ def before_start(home, **overrides):
         ({'systems__minilm_ft__query_length': 50}, "systems.minilm_ft: '.*' has 40 positions"),
         ({'student__hidden_size': 9}, 'student: hidden_size=9 is no multiple of the 4 units'),
         ({'student__dims': (9,)}, r'student: dims=\(9,\) asks for more than its 8 dimensions'),
+        ({'student__freeze': 'passage'}, "student.freeze='passage' needs two towers, and the"),
         ({'student__projection': 7}, 'student: projection=7 is narrower than the 8 units of'),
         ({'student__query_weights': './none'}, 'student.query_weights: .* no such directory'),
         ({'batch_size': 12}, 'batch_size=12 does not divide over the 8 devices'),

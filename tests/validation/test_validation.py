@@ -140,6 +140,20 @@ def test_signs_alone_are_stored_where_nothing_is_aligned():
         validate(configs.resolve(config))
 
 
+def test_frozen_passages_stay_in_the_space_of_the_students_start():
+    config = mta4dpr.get_config()
+    config.student.freeze, config.student.layers = 'passage', ()
+    with pytest.raises(ValueError, match="brings queries to the space of 'minilm_ft'; name a "):
+        validate(configs.resolve(config))  # Fine-tuned.
+    config.align.to = ('minilm',)
+    validate(configs.resolve(config))
+    config.student.layers = (0, 4, 5)
+    with pytest.raises(ValueError, match="the space of 'minilm'"):
+        validate(configs.resolve(config))
+    config.align.epochs = 0.0
+    validate(configs.resolve(config))
+
+
 def test_imported_scores_and_dark_examples_exclude_each_other():
     config = mta4dpr.get_config()
     config.systems.ranker = common.scores('ranker.trec')
