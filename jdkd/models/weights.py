@@ -67,7 +67,7 @@ def local(name: str) -> pathlib.Path | None:
     Raises a FileNotFoundError if it is neither.
     """
     directory = pathlib.Path(name).expanduser()
-    if directory.is_dir():
+    if name and directory.is_dir():
         return directory
     if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)?', name):
         raise FileNotFoundError(f'weights={name!r}: there is no such directory.')

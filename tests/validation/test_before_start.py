@@ -63,6 +63,7 @@ def before_start(home, **overrides):
     ('overrides', 'message'),
     [
         ({'student__weights': './none'}, 'student: .*/none.*: there is no such directory'),
+        ({'student__weights': ''}, "student: weights='': there is no such directory"),
         ({'student__layers': (0, 3)}, r'student: layers=\(0, 3\) cannot be kept'),
         ({'student__passage_length': 41}, "student: '.*' has 40 positions, but .* need 41"),
         ({'systems__minilm_ft__query_length': 50}, "systems.minilm_ft: '.*' has 40 positions"),
