@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from jdkd import config as configs
-from jdkd.configs import adam, mta4dpr
+from jdkd.configs import adam, large_to_small, mta4dpr
 from jdkd.distillation.objective import Objective
 from jdkd.distillation.step import learning_rate
 from jdkd.distillation.trainer import make_trainer
@@ -160,6 +160,19 @@ def test_a_collection_of_your_own_may_come_from_any_source():
     assert found == 'msmarco:files'
     # At the size of a laptop it is the default config with another source.
     assert mta4dpr.get_config().batch_size < config.batch_size
+
+
+@pytest.mark.parametrize(('arg', 'source'), [('', 'python_docs'), ('beir=mine', 'beir:mine')])
+def test_a_large_model_teaches_a_small_student(arg, source):
+    config = configs.resolve(large_to_small.get_config(arg))
+    validate(config)
+    roles = config.teacher.members, config.assistants, config.align.to, config.pseudo_labels.systems
+    assert {name for names in roles for name in names} == set(config.systems)
+    large = {spec.weights for name, spec in config.systems.items() if name != 'bm25'}
+    assert large == {large_to_small.MPNET} and config.student.weights == mta4dpr.MINILM
+    assert config.student.layers == () and config.collection.source == source
+    with pytest.raises(ValueError, match='has no variant .tiny.; use beir=PATH'):
+        large_to_small.get_config('tiny')
 
 
 def test_recipes_name_no_other_models():
