@@ -103,9 +103,20 @@ def check(run: Run) -> list[diagnostics.RunWarning]:
     """Checks score files before other work, and says what the report will lack.
 
     Raises:
-        ValueError: if none of the train queries, or of D_eval, has scores for a list.
+        ValueError: if none of the train queries, or of D_eval, has scores for a list; or if the
+            first stage has none of D_eval's or the test queries.
     """
     config, warnings = run.config, []
+    first = config.systems[config.first_stage]
+    if isinstance(first, ScoresSpec):
+        found = imported.load(run, config.first_stage, first).scores.queries
+        for queries in (run.held_out, run.test):
+            if not any(query in found for query in queries.ids):
+                raise ValueError(
+                    f'systems.{config.first_stage}.path={first.path!r} has no query of split '
+                    f'{queries.split!r}, whose passages the first stage gives; add them to the '
+                    'file, or name another first_stage.'
+                )
     for name in partial_names(config):
         system = imported.load(run, name, config.systems[name])
         # Lists of D_eval are of its labelled queries; without labels, of all.

@@ -62,7 +62,8 @@ def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
         space = f'that of {shared.name!r}' if shared else 'a space of its own'
         raise ValueError(
             f'the student has {space}, so its queries cannot search the index of {index_of!r}; '
-            'align it with that one alone (align.to), at its width (student.projection).'
+            'align it with that one alone (align.to), at its width (student.projection), '
+            'normalised as it is (student.normalize) and without student.dims.'
         )
     return AsymmetricSystem.of(f'{STUDENT}_on_{index_of}', best, shared)
 

@@ -36,7 +36,8 @@ def write(run: Run, path: pathlib.Path, splits: Sequence[str]) -> int:
     are left out; a file need not be there yet.
     """
     config, count, train = run.config, 0, any(split != 'test' for split in splits)
-    run = pseudo_labels.label(run) if train else run
+    if train or config.first_stage in roles.trained(config):
+        run = pseudo_labels.label(run)
     retrievers = _retrievers(run, train=train)
     scorers = _imported(run)
     rankings = {split: _passages(run, split, retrievers) for split in splits}

@@ -58,6 +58,7 @@ class EmbeddingTargets:
 
         Passages are cut to `length` tokens.
         """
+        _ = self._axes  # All stages that targets read exist before threads of readers ask.
         of_queries = [system.queries(queries) for system in self.systems]
         of_passages = [system.cut_passages(length) for system in self.systems]
         return (

@@ -1,5 +1,6 @@
 """Lengths that texts are cut to, where a config leaves that open."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -40,33 +41,35 @@ def fit(
     tokens suffice: most of the cost is there, and a student that has learned from these reads
     passages of twice as many as well. Those of `python_docs` are cut to 80, in training to 40.
     Nine tenths of the train queries are not cut either, unless they are longer than 128 tokens; 32
-    at least are read.
+    at least are read. Prefixes that the config gives count.
 
     Args:
         get_passage_words: Returns the word counts of a sample of the collection's passages.
         get_query_words: The same of its train queries.
     """
-    length, train = config.student.passage_length, config.train_passage_length
-    specs = [config.student, *config.systems.values()]
-    encoders = [spec for spec in specs if isinstance(spec, EncoderSpec)]
-    queries = passages = 0
-    if not all(spec.query_length for spec in encoders):
-        queries = _covering(get_query_words(), *_QUERIES)
-    if not train or not all(spec.passage_length for spec in encoders):
-        passages, trained = _FIRST_RUN
-        if config.collection.source != 'python_docs':
-            passages, trained = _covering(get_passage_words(), *_PASSAGES), _TRAINED
-        train = train or length or min(passages, trained)
+    passage_words, query_words = (
+        functools.cache(get_passage_words),
+        functools.cache(get_query_words),
+    )
+    is_first_run = config.collection.source == 'python_docs'
+
+    def passage_length(spec):
+        if is_first_run:
+            return _FIRST_RUN[0]
+        return _covering(passage_words(), spec.passage_prefix, *_PASSAGES)
 
     def filled(spec):
         if not isinstance(spec, EncoderSpec):
             return spec
         return spec.replace(
-            query_length=spec.query_length or queries,
-            passage_length=spec.passage_length or passages,
+            query_length=spec.query_length
+            or _covering(query_words(), spec.query_prefix, *_QUERIES),
+            passage_length=spec.passage_length or passage_length(spec),
         )
 
     student = filled(config.student)
+    longest = config.student.passage_length or (_FIRST_RUN[1] if is_first_run else _TRAINED)
+    train = config.train_passage_length or longest
     return config.replace(
         student=student,
         systems={name: filled(spec) for name, spec in config.systems.items()},
@@ -74,9 +77,10 @@ def fit(
     )
 
 
-def _covering(words: np.ndarray, shortest: int, longest: int) -> int:
+def _covering(words: np.ndarray, prefix: str | None, shortest: int, longest: int) -> int:
     """Tokens that nine tenths of the texts have at most, within bounds, a multiple of 8."""
     if not len(words):
         return shortest
-    tokens = TOKENS_PER_WORD * float(np.quantile(words, _SHARE)) + 2
+    count = float(np.quantile(words, _SHARE)) + len((prefix or '').split())
+    tokens = TOKENS_PER_WORD * count + 2
     return min(max(-(-int(tokens) // 8) * 8, shortest), longest)

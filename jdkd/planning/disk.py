@@ -53,7 +53,8 @@ def estimate(
     item = vectors.bytes_per_vector(1, config.index.store)
     scann = (1 + (passages >= index.TREE_FROM)) * passages * dims // 4
     codes = scann if config.index.kind == 'scann' else 0
-    rankings = sum(embeddings.values()) + len(set(roles.retrievers(config)) - set(encoders))
+    retrievers = {f'systems.{name}' for name in roles.retrievers(config)}
+    rankings = sum(embeddings.values()) + len(retrievers - set(encoders))
     discarded = count_students(config) - embeddings['student']
     trainings = config.rounds * (1 + config.twin) + bool(config.align.epochs)
     trained = [trainings * params['student'], params['student']]

@@ -96,7 +96,7 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
 
 # {'Re-ranker' if is_pairs else 'Dense retriever'} trained with jdkd
 
-{_fill(_description(run, name, encoder))}
+{_fill(_description(run, name, encoder, report))}
 
 ```python
 {_CROSS_USAGE if is_pairs else _DUAL_USAGE}
@@ -113,7 +113,7 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
 """
 
 
-def _description(run: Run, name: str, encoder: Encoder) -> str:
+def _description(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
     """A sentence on the model, its start, its training and its lengths."""
     spec, transformer = encoder.spec, encoder.model.transformer
     is_pairs = spec.kind == 'cross_encoder'
@@ -127,7 +127,7 @@ def _description(run: Run, name: str, encoder: Encoder) -> str:
     return (
         f'`{name}`, a {"cross-encoder" if is_pairs else "dual-encoder"} of '
         f'{transformer.num_layers} layers and {transformer.hidden_size} hidden units, begun as '
-        f'{start} {begun}, {_training(run, name, spec)} on '
+        f'{start} {begun}, {_training(run, name, spec, report)} on '
         f'{_code(run.collection.name)} (terms of the texts: {terms}), with queries of up to '
         f'{spec.query_length} and passages of up to {spec.passage_length} tokens.'
     )
@@ -189,11 +189,17 @@ model = CrossEncoder("path/to/this/directory")
 logits = model.predict([("How do I parse a date?", "Parse a string as a date.")])"""
 
 
-def _training(run: Run, name: str, spec) -> str:
+def _training(run: Run, name: str, spec, report: Mapping) -> str:
     config = run.config
     if name == STUDENT:
+        last = report['final'].removeprefix(f'{STUDENT}_')
+        if not last.isdigit():  # No round brought a better one.
+            aligned = last == 'aligned'
+            return f'aligned with {" + ".join(config.align.to)}' if aligned else 'not trained'
+        rounds = int(last) + 1
         return (
-            f'distilled over {config.rounds} rounds of {config.steps_per_round} steps from teacher '
+            f'distilled over {rounds} round{"s"[: rounds > 1]} of {config.steps_per_round} steps '
+            f'each from teacher '
             f'{" + ".join(config.teacher.members)} and assistants '
             f"{', '.join(config.assistants) or 'none'} (Algorithm 1 of MTA4DPR with ADAM's dark "
             f'examples; passages cut to {config.train_passage_length} tokens in training)'

@@ -90,6 +90,16 @@ def check_names(measures: Sequence[str]) -> None:
     _try(measures, qrels, ['3'], 'at all')
 
 
+def check_depth(measure: str, depth: int) -> None:
+    """Raises a ValueError if a measure looks at more passages than the `depth` of a ranking."""
+    cutoff = _answer_depth(measure) or _parse(measure).params.get('cutoff', 0)
+    if cutoff > depth:
+        raise ValueError(
+            f'measures names {measure!r}, but a ranking keeps depth={depth} passages; raise depth '
+            f'to {cutoff}.'
+        )
+
+
 def check_computable(
     measures: Sequence[str],
     split: str,

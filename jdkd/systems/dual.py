@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from jdkd.config import IndexConfig
 from jdkd.lists.candidates import Lists
 from jdkd.models import dual_encoder
 from jdkd.retrieval import encode, index, vectors
@@ -41,7 +42,7 @@ class DualEncoderSystem(BaseSystem):
             if index.is_exact(config, len(passages)):
                 search = ExactIndex(passages, self.run.mesh, recall_target=recall).search
             else:
-                directory = self._index()
+                directory = self._index(config)
 
                 def search(queries, depth):
                     return index.search(queries, passages, depth, config, directory)
@@ -168,9 +169,8 @@ class DualEncoderSystem(BaseSystem):
         store = self.run.config.index.store
         return 'float32' if tower == 'query' and store in vectors.QUANTISED else store
 
-    def _index(self) -> pathlib.Path | None:
+    def _index(self, config: IndexConfig) -> pathlib.Path | None:
         """ScaNN's index of the collection, built for the first search; None without one."""
-        config = self.run.config.index
         if config.kind != 'scann' or index.scann is None:
             return None
         settings = {key: getattr(config, key) for key in ('store', 'shard', 'threshold')}
@@ -224,8 +224,8 @@ class AsymmetricSystem(DualEncoderSystem):
     def passages(self) -> Vectors:
         return self.passage_side.passages
 
-    def _index(self) -> pathlib.Path | None:
-        return self.passage_side._index()
+    def _index(self, config: IndexConfig) -> pathlib.Path | None:
+        return self.passage_side._index(config)
 
 
 def as_dual(system: System) -> DualEncoderSystem:

@@ -56,6 +56,7 @@ def measure_errors(config: Config | EvalConfig) -> Iterator[str]:
         yield 'measures is empty; name at least one, for example nDCG@10.'
     for measure in config.measures:
         yield from catch(measures.check_names, [measure])
+        yield from catch(measures.check_depth, measure, config.depth)
 
 
 def index_errors(config: Config | EvalConfig) -> Iterator[str]:

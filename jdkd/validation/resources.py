@@ -118,15 +118,20 @@ def collection_errors(run: Run) -> Iterator[str]:
             f'{collection.name!r} has one; set twin=False.'
         )
     from_assistants = config.assistants and (config.loss.assistant or config.loss.in_batch)
-    if labelled < len(run.train) and not (config.loss.teacher or from_assistants):
+    loss = config.loss
+    learns = loss.teacher or loss.embedding or loss.pool or from_assistants
+    if labelled < len(run.train) and not learns:
         yield (
             f'{len(run.train) - labelled} of the {len(run.train)} train queries have no positive, '
             'and no term of the loss learns without; set collection.unlabelled=skip, or '
-            'loss.teacher, or assistants with loss.assistant or loss.in_batch.'
+            'loss.teacher, embedding or pool, or assistants with loss.assistant or loss.in_batch.'
         )
     for queries in (run.held_out, run.test):
-        if queries is run.test or run.eval_has_labels:  # Otherwise stand-ins are measured.
+        if queries is run.test or run.eval_has_labels:
             yield from measure_errors(run, queries.split)
+        else:  # Stand-ins are measured, which are judged and hold no answers.
+            names = config.measures
+            yield from catch(measures.check_available, names, queries.split, True, False)
 
 
 def measure_errors(run: Run, split: str) -> Iterator[str]:

@@ -21,10 +21,10 @@ def errors(config: Config) -> Iterator[str]:
                 'splits: what is trained on, chosen by or tested on must not be the same queries.'
             )
     for name in systems:
-        if not re.fullmatch(r'[\w.-]+', name) or re.match(r'(student|teacher)', name):
+        if not re.fullmatch(r'[\w.-]+', name) or re.match(r'(student|teacher|twin)', name):
             yield (
                 f"'{name}' cannot name a system: names are letters, digits, '-', '_' and '.', and "
-                "do not begin with 'student' or 'teacher', which reports use."
+                "do not begin with 'student', 'teacher' or 'twin', which reports use."
             )
     for name in used(config):
         if name not in systems:
@@ -62,6 +62,13 @@ def errors(config: Config) -> Iterator[str]:
     dims = config.student.dims
     if any(not isinstance(dim, int) or dim < 1 for dim in dims) or len(set(dims)) < len(dims):
         yield f'student.dims={dims} must be different whole numbers, each at least 1.'
+    loss = config.loss
+    pooled = config.assistants and (loss.assistant or loss.in_batch)
+    if not (loss.contrastive or loss.teacher or loss.embedding or loss.pool or pooled):
+        yield (
+            'no term of the loss has a weight; set loss.contrastive, teacher, embedding or pool, '
+            'or assistants with loss.assistant or loss.in_batch.'
+        )
     if config.twin and not config.loss.contrastive:
         yield 'twin needs labels to learn from; set loss.contrastive, or twin=False.'
     yield from size_errors(config)
@@ -96,8 +103,9 @@ def _kind_errors(config: Config) -> Iterator[str]:
         elif config.student.freeze == 'passage' and not _is_start(config, config.systems.get(name)):
             yield (
                 "student.freeze='passage' keeps passages where the student's start has them, and "
-                f"align.to brings queries to the space of '{name}'; name a system of the same "
-                'checkpoint as it comes, or set align.epochs=0 and loss.embedding=0.'
+                f"align.to brings queries to the space of '{name}'; name one system of the same "
+                'checkpoint as it comes, without student.dims, or set align.epochs=0 and '
+                'loss.embedding=0.'
             )
     for name in used(config):
         miner = miner_of(config, name)
@@ -210,6 +218,8 @@ def _is_start(config: Config, spec: SystemSpec | None) -> bool:
         isinstance(spec, EncoderSpec)
         and all(getattr(spec, field) == getattr(student, field) for field in same)
         and not spec.train.steps
+        and len(config.align.to) == 1
+        and not student.dims  # They turn the space onto its axes.
     )
 
 
@@ -243,6 +253,19 @@ def size_errors(config: Config) -> Iterator[str]:
                 f'{field}.hard_negatives={owner.hard_negatives} is more than the {owner.depth} '
                 f'passages ({field}.depth) of each of {miners} rankings; raise that depth.'
             )
+    for field in ('hardest', 'scored') if candidates.hardest else ():
+        if getattr(candidates, field) < candidates.hard_negatives:
+            yield (
+                f'candidates.{field}={getattr(candidates, field)} is less than candidates.'
+                f'hard_negatives={candidates.hard_negatives}, and random passages would fill the '
+                'lists; raise it.'
+            )
+    if config.fit_floor >= math.log(1 + candidates.hard_negatives):
+        yield (
+            f'fit_floor={config.fit_floor} is no less than the cross-entropy of a teacher that '
+            f'knows nothing of 1 + candidates.hard_negatives={candidates.hard_negatives} passages; '
+            'lower it.'
+        )
     trainings = [('optimizer', config.optimizer, 'steps_per_round', config.steps_per_round)]
     trainings += [(name, own, f'{name}.steps', own.steps) for name, own in fine_tuning.items()]
     for field, training, length, steps in trainings:

@@ -80,6 +80,16 @@ def test_targets_are_of_passages_as_the_student_reads_them(home):
     np.testing.assert_allclose(of_queries(rows[:3]), other.queries(run.train)[:3], atol=1e-6)
 
 
+def test_what_targets_read_is_built_before_threads_ask_for_it(home):
+    """The whole passages, too, which decide the axes."""
+    run = make_run(home, home / 'threads')
+    other = as_dual(build(run, 'other'))
+    own = targets.EmbeddingTargets(run, student.load(run).start, [other])
+    own.of(run.train, 5)
+    kept = {path.name for path in (run.workdir / 'systems/other').glob('embeddings-*')}
+    assert kept == {'embeddings-passages', 'embeddings-passages-5', 'embeddings-train'}
+
+
 @pytest.mark.slow
 def test_a_student_with_a_projection_comes_to_share_a_wider_space(home):
     wide = dataclasses.replace(toy.TRANSFORMER, hidden_size=12, intermediate_size=18)

@@ -29,6 +29,7 @@ FOUND = {
     'b': ['p1', 'p4', 'p5'],
     'c': ['p5', 'p6', 'p4'],
     'd': ['p6', 'p5', 'p4', 'p0'],
+    'e': ['p0'],
 }
 QRELS = {
     'train': {'a': {'p0': 1, 'p1': 1}, 'b': {'p1': 1}, 'c': {'p2': 1}},
@@ -146,6 +147,16 @@ def test_a_file_that_no_list_can_be_drawn_from_is_named(tmp_path, split, lost):
     mine(run)
     with pytest.raises(ValueError, match=message):
         drawn(run, 'train' if split == 'train' else 'eval')
+
+
+@pytest.mark.parametrize(('split', 'lost'), [('dev', 'd'), ('test', 'e')])
+def test_an_imported_first_stage_has_the_queries_to_measure_on(tmp_path, split, lost):
+    run = make_run(tmp_path, {**SCORED, 'e': ['p0']})
+    coverage.check(run)
+    write(tmp_path / 'found.trec', {q: own for q, own in FOUND.items() if q != lost})
+    run = dataclasses.replace(run, workdir=tmp_path / 'other')
+    with pytest.raises(ValueError, match=f"systems.miner.* has no query of split '{split}', whose"):
+        coverage.check(run)
 
 
 def test_scores_of_other_passages_than_the_mined_are_noticed_after_mining(tmp_path):

@@ -1,12 +1,21 @@
 """Pairs that go out to be scored: which, in what order, and with what text."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from jdkd.algorithm import pairs
-from jdkd.config import BM25Spec, CandidatesConfig, Config, ScoresSpec, TeacherConfig
+from jdkd.config import (
+    BM25Spec,
+    CandidatesConfig,
+    Config,
+    EncoderSpec,
+    FineTuningConfig,
+    ScoresSpec,
+    TeacherConfig,
+)
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.run import Run
@@ -87,6 +96,17 @@ def test_positives_and_mined_passages_of_train_and_eval_and_the_top_of_test(run)
 def test_of_test_queries_alone_nothing_is_mined(run, monkeypatch):
     monkeypatch.setattr(pairs, 'align', None)
     assert set(write(run, 'test')[0]) == {'test0', 'test1'} and run.built == ['first']
+
+
+def test_a_first_stage_that_is_fine_tuned_knows_the_pseudo_labels(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pairs.pseudo_labels, 'label', lambda run: asked.append(run) or run)
+    write(run, 'test')
+    assert not asked
+    tuned = EncoderSpec(train=FineTuningConfig(steps=1))
+    config = run.config.replace(systems={**run.config.systems, 'first': tuned})
+    write(dataclasses.replace(run, config=config), 'test')
+    assert len(asked) == 1
 
 
 def test_pairs_that_have_a_score_are_left_out(run, tmp_path, caplog):

@@ -23,7 +23,7 @@ CROSS = CrossEncoder(toy.TRANSFORMER, 'linear')
 def resolved(directory, *collections, **overrides):
     c = eval_config.get_config()
     c.model, c.collections = str(directory), ','.join(f'beir:{path}' for path in collections)
-    c.depth = 10
+    c.depth, c.measures = 10, ('nDCG@10', 'R@10')
     c.update(overrides)
     return configs.resolve(c)
 
@@ -67,11 +67,11 @@ def test_every_collection_is_measured_as_trec_eval_does(tmp_path, capsys, monkey
         about = found['collections'][name]
         assert (about['split'], about['queries'], about['passages']) == (split, 4, 30)
         judge = pytrec_eval.RelevanceEvaluator(
-            read_qrels(home, split), {'ndcg_cut.10', 'recall.100'}
+            read_qrels(home, split), {'ndcg_cut.10', 'recall.10'}
         )
         for system, file in (('test', 'run.trec'), ('bm25', 'bm25.trec')):
             theirs = judge.evaluate(read_run(tmp_path / 'w' / name / file)).values()
-            for ours, key in (('nDCG@10', 'ndcg_cut_10'), ('R@100', 'recall_100')):
+            for ours, key in (('nDCG@10', 'ndcg_cut_10'), ('R@10', 'recall_10')):
                 mean = np.mean([t[key] for t in theirs])
                 assert found[system][name][ours] == pytest.approx(mean, abs=1e-12)
                 assert 0 < mean < 1
@@ -114,7 +114,7 @@ def test_a_cross_encoder_reranks_bm25(tmp_path):
     passages, queries = texts(home, 'corpus.jsonl'), texts(home, 'queries.jsonl')
     score = jax.jit(functools.partial(CROSS.apply, {'params': params}))
     run, first = (read_run(tmp_path / 'w/toy' / f) for f in ('run.trec', 'bm25.trec'))
-    assert found['test']['toy']['R@100'] == found['bm25']['toy']['R@100']
+    assert found['test']['toy']['R@10'] == found['bm25']['toy']['R@10']
     for query_id, ranked in run.items():
         assert ranked.keys() == first[query_id].keys() and len(ranked) == 10
         query = tokens(queries[query_id])
@@ -154,8 +154,8 @@ def test_another_models_evaluation_is_compared_with(tmp_path):
     theirs = evaluate(tmp_path / 'w0', tmp_path / 'model0', home)
     ours = evaluate(tmp_path / 'w1', tmp_path / 'model1', home, against=str(tmp_path / 'w0'))
     assert ours['other'] == theirs['test'] != ours['test']
-    expected = ours['test']['toy']['R@100'] - theirs['test']['toy']['R@100']
-    found = ours['significance']['toy']['other']['R@100']
+    expected = ours['test']['toy']['R@10'] - theirs['test']['toy']['R@10']
+    found = ours['significance']['toy']['other']['R@10']
     assert found['difference'] == pytest.approx(expected) and 0 < found['p'] <= 1
     run_file = tmp_path / 'w0/toy/run.trec'
     again = evaluate(tmp_path / 'w1', tmp_path / 'model1', home, against=str(run_file))

@@ -75,6 +75,15 @@ def test_nine_tenths_of_the_train_queries_fit(words, length):
     assert [spec.passage_length for spec in specs] == [20, 20, 20]
 
 
+def test_prefixes_that_the_config_gives_count():
+    config = open_config()
+    spec = config.student.replace(query_length=0, query_prefix='a ' * 10, passage_prefix='b ' * 10)
+    config = fitted(config.replace(student=spec), [20] * 20, [30] * 20)
+    # 40 words, 56 tokens; 30 words, 42.5 tokens.
+    assert (config.student.query_length, config.student.passage_length) == (56, 48)
+    assert config.systems['open'].passage_length == 32
+
+
 def test_pythons_documentation_is_cut_to_fixed_lengths_and_no_word_is_counted():
     config = lengths.fit(open_config('python_docs'), not_counted, not_counted)
     assert (config.student.passage_length, config.train_passage_length) == (80, 40)

@@ -53,7 +53,7 @@ def get_config(home: str):
     c.train_passage_length = 12
     c.loss.in_batch = 1.0
     c.optimizer.warmup_steps = 2
-    c.depth = 40
+    c.depth, c.measures = 40, ('MRR@10', 'nDCG@10', 'R@40')
     c.log_every = 1
     c.checkpoint_every = 2
     return c

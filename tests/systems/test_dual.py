@@ -101,8 +101,9 @@ def test_train_queries_alone_are_searched_with_the_recall_of_the_config(system, 
     assert targets[2:] == [None, None] and facts == {'index_recall': 1.0}
 
 
-@pytest.mark.parametrize(('mining', 'mined'), [('auto', 1), ('exact', 0)])
-def test_an_index_is_built_once_and_searched(system, monkeypatch, mining, mined):
+@pytest.fixture
+def scann(monkeypatch):
+    """What was built and searched by a stand-in for ScaNN."""
     built, searched = [], []
 
     def build(out, passages, config):
@@ -117,9 +118,28 @@ def test_an_index_is_built_once_and_searched(system, monkeypatch, mining, mined)
     monkeypatch.setattr(dual.index, 'scann', object())
     monkeypatch.setattr(dual.index, 'build', build)
     monkeypatch.setattr(dual.index, 'search', search)
-    index = system.run.config.index.replace(kind='scann', mining=mining)
-    run = dataclasses.replace(system.run, config=system.run.config.replace(index=index))
-    system = dataclasses.replace(system, run=run)
+    return built, searched
+
+
+def with_index(system, **fields):
+    config = system.run.config
+    config = config.replace(index=config.index.replace(**fields))
+    return dataclasses.replace(system, run=dataclasses.replace(system.run, config=config))
+
+
+def test_an_index_to_mine_with_is_a_stage_like_any_other(system, scann):
+    built, searched = scann
+    system = with_index(system, kind='exact', mining='scann')
+    system.rank(system.run.train), system.rank(system.run.test)
+    assert built == [PASSAGES]
+    assert searched == [('scann', system.run.workdir / 'systems/a/index')]
+
+
+@pytest.mark.parametrize(('mining', 'mined'), [('auto', 1), ('exact', 0)])
+def test_an_index_is_built_once_and_searched(system, monkeypatch, scann, mining, mined):
+    built, searched = scann
+    system = with_index(system, kind='scann', mining=mining)
+    run = system.run
     system.rank(run.train), system.rank(run.test)
     home = run.workdir / 'systems/a/index'
     assert built == [PASSAGES] and searched == [('scann', home)] * (mined + 1)
@@ -132,7 +152,7 @@ def test_an_index_is_built_once_and_searched(system, monkeypatch, mining, mined)
     assert len({s.digest for s in (asymmetric, other, system)}) == 3
     # Without ScaNN there is none.
     monkeypatch.setattr(dual.index, 'scann', None)
-    assert system._index() is None
+    assert system._index(system.run.config.index) is None
 
 
 def test_lists_batches_and_questions_have_the_scores_of_their_embeddings(system):

@@ -139,7 +139,12 @@ def opened(home, **overrides):
             '=24 is more than four times the 4 labelled',
         ),
         (
-            {'collection__label_share': 0.5, 'loss__teacher': 0, 'assistants': ()},
+            {
+                'collection__label_share': 0.5,
+                'loss__teacher': 0,
+                'loss__embedding': 0,
+                'assistants': (),
+            },
             '2 of the 4 train queries have no positive, and no term of the loss learns without',
         ),
         (
@@ -152,6 +157,10 @@ def opened(home, **overrides):
         ),
         (
             {'measures': ('MRR@10', 'AnswerR@5')},
+            "AnswerR@5 needs answers, .* split 'dev' have no",
+        ),
+        (
+            {'measures': ('MRR@10', 'AnswerR@5'), 'collection__eval_labels': False},
             "AnswerR@5 needs answers, .* split 'dev' have no",
         ),
     ],
@@ -208,6 +217,8 @@ def test_the_disk_estimate_follows_the_config(home):
     assert more['embeddings'] == rows * 8 * 4 * (1 + 5)
     kept = disk.estimate_run(opened(home, rounds=5, keep_students=True))
     assert kept['embeddings'] == rows * 8 * 4 * (1 + 7)
+    # Of all by bm25, minilm_ft and three students at once; of a fourth without the train queries.
+    assert few['rankings'] == 8 * 100 * ((1 + 1 + 3) * 12 + 8)
     # Rankings of the train queries go with them, those of D_eval and test stay.
     run = opened(home)
     kept_depth = 8 * run.config.depth * len(run.train)

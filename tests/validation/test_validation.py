@@ -63,6 +63,15 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('rows.chunks', 0, 'rows.chunks=0 must be at least 1'),
         ('rows.shared', 32, 'rows.shared=32 does not hold .* student.passage_length=40'),
         ('candidates.eval_lists', 0, 'candidates.eval_lists=0 must be at least 1'),
+        (
+            'measures',
+            ('MRR@10', 'R@1000'),
+            "'R@1000', but a ranking keeps depth=100 passages; raise",
+        ),
+        ('measures', ('MRR@10', 'AnswerR@101'), "'AnswerR@101', but a ranking keeps depth=100"),
+        ('candidates.hardest', 4, 'candidates.hardest=4 is less than candidates.hard_negatives=5'),
+        ('candidates.scored', 4, 'candidates.scored=4 is less than candidates.hard_negatives=5'),
+        ('fit_floor', 1.8, 'fit_floor=1.8 is no less than .* 1 . candidates.hard_negatives=5 '),
         ('candidates.hard_negatives', 200, 'is more than the 30 passages .* of each of 3 rankings'),
         ('dark.noisy', -1, 'dark.noisy=-1 must be at least 0'),
         ('dark.splice', (0.5, 0.1), r'dark.splice=\(0.5, 0.1\) must be two shares'),
@@ -131,6 +140,27 @@ def test_shared_rows_hold_the_whole_passages_of_alignment():
         validate(configs.resolve(config))
 
 
+def test_some_term_of_the_loss_has_a_weight():
+    config = mta4dpr.get_config()
+    config.loss.contrastive = config.loss.teacher = 0.0
+    validate(configs.resolve(config))  # Assistants are left.
+    config.assistants = ()
+    with pytest.raises(ValueError, match='no term of the loss has a weight'):
+        validate(configs.resolve(config))
+    for term in ('contrastive', 'teacher', 'embedding', 'pool'):
+        config.loss[term] = 1.0
+        validate(configs.resolve(config))
+        config.loss[term] = 0.0
+
+
+@pytest.mark.parametrize('name', ['a b', 'student_x', 'teacher', 'twin'])
+def test_names_that_reports_use_name_no_system(name):
+    config = mta4dpr.get_config()
+    config.systems[name] = common.bm25()
+    with pytest.raises(ValueError, match=f"'{name}' cannot name a system"):
+        validate(configs.resolve(config))
+
+
 def test_signs_alone_are_stored_where_nothing_is_aligned():
     config = mta4dpr.get_config()
     config.index.store, config.align.epochs = 'binary', 0.0
@@ -143,11 +173,16 @@ def test_signs_alone_are_stored_where_nothing_is_aligned():
 def test_frozen_passages_stay_in_the_space_of_the_students_start():
     config = mta4dpr.get_config()
     config.student.freeze, config.student.layers = 'passage', ()
-    with pytest.raises(ValueError, match="brings queries to the space of 'minilm_ft'; name a "):
+    with pytest.raises(ValueError, match="brings queries to the space of 'minilm_ft'; name one "):
         validate(configs.resolve(config))  # Fine-tuned.
     config.align.to = ('minilm',)
     validate(configs.resolve(config))
-    config.student.layers = (0, 4, 5)
+    for name, value in {'layers': (0, 4, 5), 'dims': (128,)}.items():
+        config.student[name] = value
+        with pytest.raises(ValueError, match="the space of 'minilm'"):
+            validate(configs.resolve(config))
+        config.student[name] = ()
+    config.align.to = ('minilm', 'minilm_ft')
     with pytest.raises(ValueError, match="the space of 'minilm'"):
         validate(configs.resolve(config))
     config.align.epochs = 0.0
