@@ -110,11 +110,13 @@ class Objective:
     def of_embeddings(cls, config: Config, steps: int) -> 'Objective':
         """Alignment of the student with given embeddings, and nothing else, for some steps.
 
-        Their number follows from the collection: the warm-up takes at most half of them.
+        Their number follows from the collection: the warm-up takes at most half of them, and of a
+        schedule's cycle.
         """
+        total = config.align.total_steps or steps
+        shortest = min(steps, config.align.cycle_steps or total)
         optimizer = config.align.replace(
-            total_steps=config.align.total_steps or steps,
-            warmup_steps=min(config.align.warmup_steps, steps // 2),
+            total_steps=total, warmup_steps=min(config.align.warmup_steps, shortest // 2)
         )
         loss = LossConfig(contrastive=0.0, teacher=0.0, assistant=0.0, embedding=1.0)
         spec = config.student

@@ -8,7 +8,7 @@ from scipy.special import log_softmax, softmax
 
 from jdkd import config as configs
 from jdkd.config import EncoderSpec, FineTuningConfig
-from jdkd.distillation import assistants, losses, objective
+from jdkd.distillation import assistants, losses, objective, step
 from tests.helpers.lists import SUBSETS, free_scores, kl, make_batch, make_loss, scores, settings
 from tests.helpers.train_steps import DARK, ORIGINALS, B, K
 
@@ -206,6 +206,17 @@ def test_the_students_objective_is_that_of_its_config():
     assert (aligned.scale, aligned.dropout, aligned.dims) == (1.0, 0.25, (4,))
     with pytest.raises(ValueError, match='student.scale is None; set it'):
         objective.Objective.of_student(config.replace(student=student.replace(scale=None)))
+
+
+@pytest.mark.parametrize(
+    ('fields', 'warmup'), [({}, 3), ({'total_steps': 4}, 2), ({'cycle_steps': 2}, 1)]
+)
+def test_the_warm_up_of_alignment_leaves_half_of_its_steps(fields, warmup):
+    config = configs.resolve(settings())
+    config = config.replace(align=config.align.replace(warmup_steps=20, **fields))
+    optimizer = objective.Objective.of_embeddings(config, steps=6).optimizer
+    assert (optimizer.total_steps, optimizer.warmup_steps) == (fields.get('total_steps', 6), warmup)
+    step.learning_rate(optimizer)  # optax would refuse longer ones.
 
 
 def test_margins_instead_of_distributions():
