@@ -56,7 +56,9 @@ class EncoderFields(Section):
         'a query tower of its own, alike but for its weights; the name in `weights` gives two '
         'towers that begin equal; None: one tower, or as the checkpoint has them',
     )
-    query_revision: str | None = field(None, 'commit of `query_weights`')
+    query_revision: str | None = field(
+        None, 'commit of `query_weights`; None: `revision`, if it is the name in `weights`'
+    )
     layers: tuple | str = field((), 'layers to keep, from 0, or first:3 or even:3; (): all')
     hidden_size: int | None = field(
         None,

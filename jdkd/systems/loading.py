@@ -177,6 +177,13 @@ def _text_params(
     return params
 
 
+def query_checkpoint(spec: EncoderSpec) -> tuple[str, str | None]:
+    """Name and revision of `query_weights`: that of `weights` where both have one name."""
+    name = spec.query_weights
+    assert name is not None
+    return name, spec.query_revision or (spec.revision if name == spec.weights else None)
+
+
 def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
     """The checkpoint of a config entry, with that of its query tower if it has its own."""
 
@@ -186,7 +193,7 @@ def _read_towers(spec: EncoderSpec) -> pretrained.Pretrained:
 
     source = read(spec.weights, spec.revision)
     if spec.query_weights is not None:
-        query = read(spec.query_weights, spec.query_revision)
+        query = read(*query_checkpoint(spec))
         source = dataclasses.replace(source, query=query.query or query)
     if (query := source.query) is None:
         return source

@@ -18,7 +18,7 @@ def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
     for field, spec in specs.items():
         towers = {field: (spec.weights, spec.revision)}
         if spec.query_weights is not None:
-            towers[f'{field}.query_weights'] = spec.query_weights, spec.query_revision
+            towers[f'{field}.query_weights'] = loading.query_checkpoint(spec)
         for prefix, (name, revision) in towers.items():
             try:
                 directory = weights.local(name)

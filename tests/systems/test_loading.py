@@ -184,3 +184,16 @@ def test_the_recipes_models_are_sketched_without_a_network(monkeypatch):
 def test_dropout_is_that_of_the_entry(tmp_path):
     checkpoint(tmp_path, ('relevant',))
     assert read(tmp_path, dropout=0.3)[0].transformer.dropout == 0.3
+
+
+@pytest.mark.parametrize(
+    ('fields', 'expected'),
+    [
+        ({'query_weights': 'a'}, ('a', 'c0ffee')),
+        ({'query_weights': 'b'}, ('b', None)),
+        ({'query_weights': 'a', 'query_revision': 'f00d'}, ('a', 'f00d')),
+    ],
+)
+def test_a_query_tower_of_one_name_has_the_revision_too(fields, expected):
+    spec = EncoderSpec(weights='a', revision='c0ffee', **fields)
+    assert loading.query_checkpoint(spec) == expected
