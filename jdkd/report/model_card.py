@@ -199,8 +199,7 @@ def _training(run: Run, name: str, spec, report: Mapping) -> str:
         rounds = int(last) + 1
         return (
             f'distilled over {rounds} round{"s"[: rounds > 1]} of {config.steps_per_round} steps '
-            f'each from teacher '
-            f'{" + ".join(config.teacher.members)} and assistants '
+            f'each from teacher {" + ".join(config.teacher.members)} and assistants '
             f"{', '.join(config.assistants) or 'none'} (Algorithm 1 of MTA4DPR with ADAM's dark "
             f'examples; passages cut to {config.train_passage_length} tokens in training)'
         )
