@@ -203,8 +203,8 @@ def test_a_finished_student_is_measured_on_other_collections(finished, tmp_path)
     found = json.loads((tmp_path / 'w/report.json').read_text())['test']
     assert set(found) == {'toy', 'toy-2'} and found['toy'] == found['toy-2']
     assert f'{100 * found["toy"]["nDCG@10"]:.1f}' in done.stdout
-    refused = jdkd(*args, '--config.depth=9', ok=False)
-    assert 'holds a run of another config (depth is 100 there and 9 here)' in refused.stderr
+    refused = jdkd(*args, '--config.depth=200', ok=False)
+    assert 'holds a run of another config (depth is 100 there and 200 here)' in refused.stderr
     refused = jdkd('--mode', 'search', '--workdir', tmp_path / 'w', ok=False)
     assert 'holds measurements' in refused.stderr
 
