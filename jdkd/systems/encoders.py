@@ -144,12 +144,13 @@ def read_encoder(spec: EncoderSpec, mesh: Mesh, seed: int = 0) -> Encoder:
                 f'the towers {source.query.source} and {source.source} have different tokenizers; '
                 'give two of one tokenizer.'
             )
+    spec = resolve(spec, source)
     check_tokenizer(spec, source.config, tokenizer)
     return Encoder(
         model=with_padding(model, tokenizer),
         params=meshes.put(params, mesh.local_mesh),
         tokenizer=tokenizer,
-        spec=resolve(spec, source),
+        spec=spec,
         source=source,
     )
 

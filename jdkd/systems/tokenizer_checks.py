@@ -54,12 +54,19 @@ def check_tokenizer(spec: EncoderSpec, config: TransformerConfig, tokenizer: Tok
             'names a special token that its vocabulary lacks.'
         )
     special = tokenizer.fast.num_special_tokens_to_add(False)
-    for field in ('query_length', 'passage_length'):
-        length = getattr(spec, field)
+    for text in ('query', 'passage'):
+        length, prefix = getattr(spec, f'{text}_length'), getattr(spec, f'{text}_prefix') or ''
+        own = len(tokenizer.fast.encode(prefix, add_special_tokens=False))
         if length and length < special:  # What is open yet fits the collection.
             raise ValueError(
-                f"{field}={length} has no room for the {special} special tokens that '"
+                f"{text}_length={length} has no room for the {special} special tokens that '"
                 f"{spec.weights}' puts around a text; give at least {special}."
+            )
+        if length and own and length <= special + own:
+            raise ValueError(
+                f'{text}_length={length} has no room for a text beside its prefix '
+                f"{shown(prefix)}, of {own} tokens, and the {special} special ones of '"
+                f"{spec.weights}'; raise it."
             )
     _check_types(spec, config, tokenizer, texts)
 

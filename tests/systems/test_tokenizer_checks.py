@@ -102,6 +102,16 @@ def test_lengths_without_room_for_special_tokens(dual, lengths):
     load(dual, 'dual_encoder', (2, 2))
 
 
+def test_lengths_without_room_for_a_text_beside_its_prompt(tmp_path):
+    """The prompt is the checkpoint's own: with it, all queries would be one."""
+    dual = tmp_path / 'prompted'
+    toy.write_model(dual, DualEncoder(toy.TRANSFORMER, 'mean', True), query_prompt='red cat ')
+    message = r"query_length=4 .* beside its prefix 'red cat ', of 2 tokens, and the 2 special"
+    with pytest.raises(ValueError, match=message):
+        load(dual, 'dual_encoder', (4, 4))
+    load(dual, 'dual_encoder', (5, 4))
+
+
 def test_a_long_token_is_shown_in_part(dual):
     content = json.loads((dual / 'tokenizer.json').read_text())
     content['model']['vocab']['\x1b' + 'x' * 10**5] = 70
