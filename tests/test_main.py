@@ -314,7 +314,7 @@ def test_your_own_corpus_with_a_cross_encoder_trained_from_its_labels(finished, 
         'teacher.members=bm25,cross systems.cross.train.steps=2 systems.cross.train.warmup_steps=1 '
         'systems.cross.train.batch_size=4 systems.cross.train.hard_negatives=2 batch_size=8 '
         'steps_per_round=2 rounds=1 optimizer.warmup_steps=1 student.layers=0,5 '
-        'systems.cross.layers=0,5 depth=30 candidates.eval_lists=16'
+        'systems.cross.layers=0,5 depth=30 candidates.eval_lists=16 measures=MRR@10,nDCG@10,R@30'
     ).split()
     workdir = tmp_path / 'w'
     jdkd(
