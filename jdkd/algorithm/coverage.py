@@ -107,16 +107,7 @@ def check(run: Run) -> list[diagnostics.RunWarning]:
             first stage has none of D_eval's or the test queries.
     """
     config, warnings = run.config, []
-    first = config.systems[config.first_stage]
-    if isinstance(first, ScoresSpec):
-        found = imported.load(run, config.first_stage, first).scores.queries
-        for queries in (run.held_out, run.test):
-            if not any(query in found for query in queries.ids):
-                raise ValueError(
-                    f'systems.{config.first_stage}.path={first.path!r} has no query of split '
-                    f'{queries.split!r}, whose passages the first stage gives; add them to the '
-                    'file, or name another first_stage.'
-                )
+    _check_first_stage(run)
     for name in partial_names(config):
         system = imported.load(run, name, config.systems[name])
         # Lists of D_eval are of its labelled queries; without labels, of all.
@@ -131,6 +122,21 @@ def check(run: Run) -> list[diagnostics.RunWarning]:
                 name, str(system.path), count, len(run.test), run.test.split, config.first_stage
             )
     return warnings
+
+
+def _check_first_stage(run: Run) -> None:
+    """Raises a ValueError if its imported scores leave out D_eval or test."""
+    name = run.config.first_stage
+    spec = run.config.systems[name]
+    if not isinstance(spec, ScoresSpec):
+        return
+    found = imported.load(run, name, spec).scores.queries
+    for queries in (run.held_out, run.test):
+        if not any(query in found for query in queries.ids):
+            raise ValueError(
+                f'systems.{name}.path={spec.path!r} has no query of split {queries.split!r}, whose '
+                'passages the first stage gives; add them to the file, or name another first_stage.'
+            )
 
 
 def _may_be_usable(system: ImportedScores, queries: Queries, row: int) -> bool:

@@ -141,6 +141,13 @@ def selects_assistants(config: Config, num_assistants: int) -> bool:
     return bool(num_assistants and (config.loss.assistant or config.loss.in_batch))
 
 
+def distils(config: Config) -> bool:
+    """Whether some term of the student's loss teaches without labels."""
+    loss = config.loss
+    weights = loss.teacher, loss.embedding, loss.pool
+    return any(weights) or selects_assistants(config, len(config.assistants))
+
+
 def make_loss(
     config: Config, score_fn: ScoreFn, num_assistants: int
 ) -> Callable[..., tuple[Float[Array, ''], Metrics]]:

@@ -111,10 +111,10 @@ def find_weights(name: str, revision: str | None = None, *, tensors: bool = True
     directory = _from_part_of_cache(name, revision, tensors=tensors)
     if directory is not None:
         return directory
-    other = f'If revision={revision!r} is a commit of another model, set revision=None. '
+    hint = f'If revision={revision!r} is a commit of another model, set revision=None. '
     raise FileNotFoundError(
         f'The weights {name!r} are not on this machine and could not be fetched '
-        f'({"; ".join(dict.fromkeys(reasons))}). {other if revision else ""}Put '
+        f'({"; ".join(dict.fromkeys(reasons))}). {hint if revision else ""}Put '
         'config.json, model.safetensors, tokenizer.json and, if there is one, modules.json with '
         'its folders into a directory and give its path instead.'
     )

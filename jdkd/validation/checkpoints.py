@@ -30,13 +30,13 @@ def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
                 continue
             for sketch in sketches:
                 yield from _sketch_errors(prefix, spec, sketch)
-            if isinstance(spec, StudentSpec) and spec.freeze != 'none':
-                if len(towers) == len(sketches) == 1:
-                    yield (
-                        f'{field}.freeze={spec.freeze!r} needs two towers, and the checkpoint has '
-                        f'one for queries and passages; set {field}.query_weights, to the same '
-                        'weights if they are to begin equal.'
-                    )
+            is_one = len(towers) == len(sketches) == 1
+            if is_one and isinstance(spec, StudentSpec) and spec.freeze != 'none':
+                yield (
+                    f'{field}.freeze={spec.freeze!r} needs two towers, and the checkpoint has one '
+                    f'for queries and passages; set {field}.query_weights, to the same weights if '
+                    'they are to begin equal.'
+                )
 
 
 def _sketch_errors(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jdkd.config import Config, EvalConfig, LLMSpec, ScoresSpec
+from jdkd.distillation import objective
 from jdkd.planning import disk
 from jdkd.retrieval import measures
 from jdkd.run import Run
@@ -117,10 +118,7 @@ def collection_errors(run: Run) -> Iterator[str]:
             f'twin needs labels to learn from, but no train query of collection '
             f'{collection.name!r} has one; set twin=False.'
         )
-    from_assistants = config.assistants and (config.loss.assistant or config.loss.in_batch)
-    loss = config.loss
-    learns = loss.teacher or loss.embedding or loss.pool or from_assistants
-    if labelled < len(run.train) and not learns:
+    if labelled < len(run.train) and not objective.distils(config):
         yield (
             f'{len(run.train) - labelled} of the {len(run.train)} train queries have no positive, '
             'and no term of the loss learns without; set collection.unlabelled=skip, or '

@@ -5,7 +5,8 @@ import math
 import re
 from collections.abc import Iterator
 
-from jdkd.config import Config, EncoderSpec, LLMSpec, SystemSpec
+from jdkd.config import Config, EncoderSpec, LLMSpec
+from jdkd.distillation import objective
 from jdkd.runtime.messages import brief
 from jdkd.systems.roles import aligned_with, miner_of, retrievers, trained, used
 
@@ -62,9 +63,7 @@ def errors(config: Config) -> Iterator[str]:
     dims = config.student.dims
     if any(not isinstance(dim, int) or dim < 1 for dim in dims) or len(set(dims)) < len(dims):
         yield f'student.dims={dims} must be different whole numbers, each at least 1.'
-    loss = config.loss
-    pooled = config.assistants and (loss.assistant or loss.in_batch)
-    if not (loss.contrastive or loss.teacher or loss.embedding or loss.pool or pooled):
+    if not config.loss.contrastive and not objective.distils(config):
         yield (
             'no term of the loss has a weight; set loss.contrastive, teacher, embedding or pool, '
             'or assistants with loss.assistant or loss.in_batch.'
@@ -100,7 +99,7 @@ def _kind_errors(config: Config) -> Iterator[str]:
                 f"align.to names '{name}', which is of kind {kinds[name]} and has no embeddings to "
                 'learn; name a dual_encoder.'
             )
-        elif config.student.freeze == 'passage' and not _is_start(config, config.systems.get(name)):
+        elif config.student.freeze == 'passage' and not _keeps_space(config, name):
             yield (
                 "student.freeze='passage' keeps passages where the student's start has them, and "
                 f"align.to brings queries to the space of '{name}'; name one system of the same "
@@ -211,9 +210,10 @@ def _llm_errors(config: Config) -> Iterator[str]:
             )
 
 
-def _is_start(config: Config, spec: SystemSpec | None) -> bool:
-    """Whether a system embeds passages as the student's start does."""
+def _keeps_space(config: Config, name: str) -> bool:
+    """Whether alignment with a system leaves queries in the space of the student's start."""
     same, student = ('weights', 'revision', 'layers', 'hidden_size'), config.student
+    spec = config.systems.get(name)
     return (
         isinstance(spec, EncoderSpec)
         and all(getattr(spec, field) == getattr(student, field) for field in same)
