@@ -40,6 +40,7 @@ class Architecture:
     similarity: str | None = None  # Of `sentence_config.SIMILARITIES`; None (not named) is cosine.
     projection: Projection | None
     classifies: bool  # Whether the checkpoint is a sequence classifier.
+    labels: tuple[str, ...]  # Names of its outputs; () without one, or without tensors.
     # Lengths in tokens according to the checkpoint.
     max_length: int  # Of a text, or a pair of texts.
     query_length: int
@@ -54,7 +55,6 @@ class Pretrained(Architecture):
     # The same for the pooler and classifier of `CrossEncoder(config, 'linear')`; None unless the
     # checkpoint is a sequence classifier.
     head: dict[str, Any] | None
-    labels: tuple[str, ...]  # Names of that classifier's outputs; () without one.
     projection_params: dict[str, np.ndarray] | None
     query_prompt: str  # Text that the checkpoint puts before queries; '' for none.
     passage_prompt: str
@@ -79,7 +79,7 @@ def read_architectures(path: str | os.PathLike, *, tensors: bool = True) -> list
     for tower in filter(None, (modules, modules.query)):
         if tensors:
             _weight_files(tower.encoder)
-        architectures.append(_read_architecture(tower)[0])
+        architectures.append(_read_architecture(tower))
     return architectures
 
 
@@ -99,8 +99,8 @@ def read_pretrained(path: str | os.PathLike, layers: Layers = None) -> Pretraine
     return dataclasses.replace(pretrained, query=_read_tower(root, modules.query, layers))
 
 
-def _read_architecture(modules: modules_json.Modules) -> tuple[Architecture, dict[str, Any]]:
-    """Returns the architecture of one tower, with all layers, and its config.json."""
+def _read_architecture(modules: modules_json.Modules) -> Architecture:
+    """Returns the architecture of one tower, with all layers."""
     directory = modules.encoder
     file = directory / 'config.json'
     if (directory / 'adapter_config.json').is_file():
@@ -118,26 +118,29 @@ def _read_architecture(modules: modules_json.Modules) -> tuple[Architecture, dic
     with reading(file):
         names = raw.get('architectures') or ()
         named = FAMILIES[config.family].classifier in names
-    classifies = (named or not names) and _has_classifier(directory, config.family, named)
+    outputs = _classifier_outputs(directory, config.family, named) if named or not names else None
+    with reading(file):
+        labels = raw.get('id2label') or {}  # May name too few.
+        labels = tuple(str(labels.get(str(i), i)) for i in range(outputs or 0))
     longest = config.max_positions
     length = min(settings.text or _tokenizer_length(directory) or longest, longest)
-    architecture = Architecture(
+    return Architecture(
         config=config,
         tokenizer_dir=directory,
         pooling=modules.pooling,
         normalize=modules.normalize or similarity in (None, 'cosine'),
         similarity='cosine' if modules.normalize and similarity is None else similarity,
         projection=modules.projection,
-        classifies=classifies,
+        classifies=outputs is not None,
+        labels=labels,
         max_length=length,
         query_length=min(settings.query or length, longest),
         passage_length=min(settings.passage or length, longest),
     )
-    return architecture, raw
 
 
 def _read_tower(root: pathlib.Path, modules: modules_json.Modules, layers: Layers) -> Pretrained:
-    architecture, raw = _read_architecture(modules)
+    architecture = _read_architecture(modules)
     config = architecture.config
     file = modules.encoder / 'config.json'
     if modules.projection_params is not None:
@@ -155,13 +158,9 @@ def _read_tower(root: pathlib.Path, modules: modules_json.Modules, layers: Layer
             'tensors; fetch the checkpoint again.'
         )
     params = tensors.take(param_shapes(config), family.modules)
-    head, labels = None, ()
+    head = None
     if architecture.classifies:
-        with reading(file):
-            bias = tensors.all.get(slot('classifier/bias', family.head).name)
-            names = raw.get('id2label') or {}  # May name too few.
-            labels = tuple(str(names.get(str(i), i)) for i in range(bias.shape[0] if bias else 0))
-        head = tensors.take(head_shapes(config, len(labels)), family.head)
+        head = tensors.take(head_shapes(config, len(architecture.labels)), family.head)
     tensors.check_all_taken()
     config, indices = pick_layers(config, layers)
     kept = {key: value for key, value in params.items() if not key.startswith('layer_')}
@@ -171,7 +170,6 @@ def _read_tower(root: pathlib.Path, modules: modules_json.Modules, layers: Layer
         **shared,
         params=kept,
         head=head,
-        labels=labels,
         projection_params=modules.projection_params,
         query_prompt=modules.model_config.query_prompt,
         passage_prompt=modules.model_config.passage_prompt,
@@ -181,19 +179,29 @@ def _read_tower(root: pathlib.Path, modules: modules_json.Modules, layers: Layer
     )
 
 
-@functools.cache
-def _has_classifier(directory: pathlib.Path, kind: str, named: bool) -> bool:
-    """Whether a checkpoint has a classifier; without tensors, whether it names itself one."""
+def _classifier_outputs(directory: pathlib.Path, kind: str, named: bool) -> int | None:
+    """Outputs of a checkpoint's classifier, None without one.
+
+    Without tensors it is 0, if the checkpoint names itself a classifier.
+    """
     try:
-        has_head = _Tensors(directory, FAMILIES[kind]).has_head
+        tensors = _Tensors(directory, FAMILIES[kind])
     except FileNotFoundError:
-        return named
-    if named and not has_head:
-        logging.warning(
-            f'{directory}/config.json names {FAMILIES[kind].classifier}, but the weights lack its '
-            'classifier: it is read as an encoder.'
-        )
-    return has_head
+        return 0 if named else None
+    if tensors.has_head:
+        bias = tensors.all.get(slot('classifier/bias', FAMILIES[kind].head).name)
+        return bias.shape[0] if bias else 0
+    if named:
+        _warn_of_no_classifier(directory, FAMILIES[kind].classifier)
+    return None
+
+
+@functools.cache  # Once, though a checkpoint is read several times.
+def _warn_of_no_classifier(directory: pathlib.Path, classifier: str) -> None:
+    logging.warning(
+        f'{directory}/config.json names {classifier}, but the weights lack its classifier: it is '
+        'read as an encoder.'
+    )
 
 
 class _Tensors:

@@ -114,6 +114,34 @@ def check_similarity(spec: EncoderSpec, source: pretrained.Architecture) -> None
         )
 
 
+def check_head(spec: EncoderSpec, source: pretrained.Architecture) -> str:
+    """The head of a cross-encoder, of `cross_encoder.HEADS`.
+
+    Raises:
+        ValueError: if it would score at random, or it is not clear which output is to rank.
+    """
+    classifies = source.classifies and spec.hidden_size is None
+    head = spec.head or ('linear' if classifies else 'cosine')
+    if head == 'linear' and not classifies and not spec.train.steps:
+        raise ValueError(
+            f"'{spec.weights}' has no classifier, so its linear head would score at random; "
+            "set head='cosine', or train it from labels with train.steps."
+        )
+    if spec.label is not None and not (head == 'linear' and classifies):
+        raise ValueError(
+            f"label={spec.label} chooses an output of a checkpoint's classifier, but "
+            f"'{spec.weights}' is used with no such; leave it out."
+        )
+    count = len(source.labels) if head == 'linear' and classifies else 0
+    label = 0 if spec.label is None and count == 1 else spec.label
+    if count and (label is None or not 0 <= label < count):
+        raise ValueError(
+            f"'{spec.weights}' has {count} labels ({brief(', '.join(source.labels))}); set label "
+            f'to the number, from 0 to {count - 1}, of the one to rank by.'
+        )
+    return head
+
+
 def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEncoder | CrossEncoder:
     """The module of a config entry for a checkpoint with the layers that it picks."""
     check_format(spec)
@@ -124,8 +152,7 @@ def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEnco
     projection = source.projection if same_size else None
     projection = projection_of(spec, config.hidden_size, projection)
     if spec.kind == 'cross_encoder':
-        has_head = source.classifies and same_size
-        return CrossEncoder(config, spec.head or ('linear' if has_head else 'cosine'))
+        return CrossEncoder(config, check_head(spec, source))
     check_similarity(spec, source)
     pooling = spec.pooling or source.pooling or 'mean'
     normalize = source.normalize if spec.normalize is None else spec.normalize
@@ -136,21 +163,13 @@ def _pair_params(
     spec: EncoderSpec, model: CrossEncoder, source: pretrained.Pretrained, key: jax.Array
 ) -> dict[str, Any]:
     """Parameters of a cross-encoder, on the host."""
-    if model.head == 'linear' and source.head is None and not spec.train.steps:
-        raise ValueError(
-            f"'{spec.weights}' has no classifier, so its linear head would score at random; "
-            "set head='cosine', or train it from labels with train.steps."
-        )
-    if spec.label is not None and (model.head != 'linear' or source.head is None):
-        raise ValueError(
-            f"label={spec.label} chooses an output of a checkpoint's classifier, but "
-            f"'{spec.weights}' is used with no such; leave it out."
-        )
     params = jax.device_get(model.init(key, _TOKENS, _TOKENS)['params'])
     if spec.hidden_size is None:
         params['transformer'] = source.params
     if model.head == 'linear' and source.head is not None:
-        params |= _one_label(spec, source)
+        label = spec.label or 0
+        classifier = jax.tree.map(lambda x: x[..., label : label + 1], source.head['classifier'])
+        params |= {**source.head, 'classifier': classifier}
     return params
 
 
@@ -317,17 +336,3 @@ def resolve(spec: EncoderSpec, source: pretrained.Pretrained) -> EncoderSpec:
     return _with_format(spec, source.source).replace(
         **{k: v for k, v in defaults.items() if getattr(spec, k) is None}
     )
-
-
-def _one_label(spec: EncoderSpec, source: pretrained.Pretrained) -> dict[str, Any]:
-    """Parameters of the checkpoint's head, for the label that ranks alone."""
-    count = len(source.labels)
-    label = 0 if spec.label is None and count == 1 else spec.label
-    if label is None or not 0 <= label < count:
-        raise ValueError(
-            f"'{spec.weights}' has {count} labels ({brief(', '.join(source.labels))}); set label "
-            f'to the number, from 0 to {count - 1}, of the one to rank by.'
-        )
-    assert source.head is not None  # It has labels.
-    classifier = jax.tree.map(lambda x: x[..., label : label + 1], source.head['classifier'])
-    return {**source.head, 'classifier': classifier}

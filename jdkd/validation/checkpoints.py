@@ -45,6 +45,8 @@ def _sketch_errors(
     config = sketch.config
     yield from catch(pick_layers, config, spec.layers or None, prefix=prefix)
     yield from catch(loading.check_similarity, spec, sketch, prefix=prefix)
+    if spec.kind == 'cross_encoder':
+        yield from catch(loading.check_head, spec, sketch, prefix=prefix)
     if spec.query_length is not None and spec.passage_length is not None:
         yield from catch(loading.check_lengths, spec, config, prefix=prefix)
     if spec.hidden_size is not None:

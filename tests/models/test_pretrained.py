@@ -318,10 +318,8 @@ def test_a_classifier_may_name_no_architecture(checkpoint, architectures):
     head = {'classifier.weight': np.ones((1, 8), np.float32), 'classifier.bias': np.ones(1, 'f')}
     edit_json(checkpoint / 'config.json', architectures=architectures)
     assert not pretrained.read_pretrained(checkpoint).classifies
-    pretrained._has_classifier.cache_clear()
     edit_tensors(checkpoint, lambda t: t | head)
     assert pretrained.read_pretrained(checkpoint).classifies
-    pretrained._has_classifier.cache_clear()
     (checkpoint / 'model.safetensors').unlink()
     assert not pretrained.read_architectures(checkpoint, tensors=False)[0].classifies
 

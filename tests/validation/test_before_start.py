@@ -10,6 +10,7 @@ from jdkd import config as configs
 from jdkd import validation
 from jdkd.configs import common, mta4dpr
 from jdkd.corpus import importing
+from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.planning import disk
 from jdkd.run import Run
@@ -93,6 +94,17 @@ def test_local_checkpoints_may_leave_lengths_open(home):
     overrides = {f'student__{name}': length for name, length in lengths.items()}
     overrides |= {f'systems__minilm_ft__{name}': length for name, length in lengths.items()}
     before_start(home, **overrides, train_passage_length=0)
+
+
+def test_a_classifier_of_several_labels_needs_a_choice_before_anything_is_trained(home):
+    toy.write_model(home / 'pairs', CrossEncoder(toy.TRANSFORMER, 'linear', 3))
+    lengths = {'query_length': 8, 'passage_length': 16}
+    pairs = common.encoder(str(home / 'pairs'), kind='cross_encoder', **lengths)
+    teacher = {'systems__pairs': pairs, 'teacher__members': ('bm25', 'pairs')}
+    with pytest.raises(ValueError, match=r'systems.pairs: .* has 3 labels \(.*\); set label'):
+        before_start(home, **teacher)
+    pairs.label = 2
+    before_start(home, **teacher)
 
 
 def test_a_tokenizer_must_be_its_models(home):
