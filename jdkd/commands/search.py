@@ -43,7 +43,7 @@ def search(workdir: pathlib.Path, question: str | None = None, index_of: str | N
 
     Shows the results of three systems side by side, each with its latency: the final student by
     exact search; the first stage; and the teacher, which re-ranks the first stage's top passages.
-    Names and leaves out systems whose scores are imported, since they have none for new questions.
+    Leaves out, and says so, those that imported scores or a silent endpoint keep from answering.
     `index_of` is a system of the run whose index the student's queries search; see `final.load`.
     """
     if distributed.process_count() > 1:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from absl import logging
+
 from jdkd.algorithm import final, student
+from jdkd.config import LLMSpec, ScoresSpec
 from jdkd.indexing.index import Found, Index, read
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.ranking import Ranking
@@ -15,6 +18,8 @@ from jdkd.retriever import Kind, Retriever
 from jdkd.run import Run
 from jdkd.serving.engine import Engine
 from jdkd.systems.build import build
+from jdkd.systems.llm import client
+from jdkd.validation.errors import catch
 
 # (question, k) -> the best passages, `[1, k]`.
 Searcher = Callable[[str, int], Ranking]
@@ -98,7 +103,9 @@ def of_run(run: Run) -> Service:
     """
     best = final.load(student.load(run))
     engine = Engine(Retriever(best.encoder, run.mesh), ExactIndex(best.passages, run.mesh))
-    shown, _ = searchers(run)
+    shown, left_out = searchers(run)
+    for reason in left_out:
+        logging.warning('not served: %s', reason)
     own = run.collection.passages
 
     read_own = functools.partial(read, own)
@@ -169,11 +176,11 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
         raise FileNotFoundError(f'{run.workdir} has no scores of round 0; run --mode train again.')
     weights = scores['result']['teacher']
     members = [build(run, name) for name in weights]
-    imported = {s.name for s in (first, *members) if config.systems[s.name].kind == 'scores'}
+    reasons = {system.name: _cannot_answer(run, system.name) for system in (first, *members)}
     shown: dict[str, Searcher] = {}
-    if first.name not in imported:
+    if not reasons[first.name]:
         shown[first.name] = first.search
-    if not imported:
+    if not any(reasons.values()):
 
         def rerank(question: str, k: int) -> Ranking:
             rows = first.search(question, config.depth).passages[0]
@@ -182,5 +189,14 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
             return Ranking(rows[None, order], scores[None, order])
 
         shown[f'teacher on {first.name}'] = rerank
-    names = ', '.join(sorted(imported))
-    return shown, [f'{names}: imported scores; none for a new question.'] if imported else []
+    return shown, sorted(filter(None, reasons.values()))
+
+
+def _cannot_answer(run: Run, name: str) -> str:
+    """Why a system has nothing to say to a new question; '' if it has."""
+    spec = run.config.systems[name]
+    if isinstance(spec, ScoresSpec):
+        return f'{name}: imported scores; none for a new question.'
+    if isinstance(spec, LLMSpec):
+        return next(catch(client.check, name, spec), '')
+    return ''

@@ -93,6 +93,13 @@ def test_it_re_ranks_for_new_questions(trained):
     assert found[0] == 3 and server.bodies
 
 
+def test_without_its_server_the_student_still_answers(trained):
+    run = make_run(trained.home, 'http://127.0.0.1:9/v1', depth=5)
+    shown, left_out = service.searchers(run)
+    assert list(shown) == [run.config.first_stage]
+    assert len(left_out) == 1 and 'llm: nothing answers at http://127.0.0.1:9/v1' in left_out[0]
+
+
 def test_windows_teach_as_well(trained):
     listwise = {'window': 4, 'step': 2}
     with llm_server.Server(llm_server.judge) as server:
