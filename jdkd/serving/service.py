@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-
 from absl import logging
 
 from jdkd.algorithm import final, student
