@@ -149,8 +149,11 @@ def test_a_stopped_eval_goes_on_where_it_was(finished, tmp_path):
     before = {path.name for path in (finished / 'systems').iterdir()}
     stopped = processes.Process(stop_before_measuring, finished, stdout=tmp_path / 'log')
     assert stopped.wait(300) == 75
-    made = finished / 'systems/student_eval'
+    (made,) = (finished / 'systems').glob('student_eval-*')
     assert {path.name for path in made.iterdir()} >= {'embeddings-passages', 'ranking-test'}
+    other = shutil.copytree(finished, tmp_path / 'other')
+    jdkd('--mode', 'eval', '--workdir', other, '--index_of=minilm_ft')  # Another student's files.
+    assert {path.name for path in (other / 'systems').iterdir()} == before
     done = jdkd('--mode', 'eval', '--workdir', finished)
     assert 'student_eval' not in done.stderr  # Nothing is built a second time.
     assert {path.name for path in (finished / 'systems').iterdir()} == before
@@ -190,6 +193,14 @@ def test_a_run_beside_its_copy_differs_in_nothing(finished, tmp_path):
     found = json.loads((tmp_path / 'out/report.json').read_text())
     assert found['config'] == {} and found['test']['copy'] == report(finished)['test']
     assert 'Where the configs differ' in (tmp_path / 'out/report.html').read_text()
+
+
+def test_names_of_runs_that_differ_by_an_underscore(finished, tmp_path):
+    for name in ('run', 'run_'):
+        shutil.copytree(finished, tmp_path / name)
+    jdkd('--mode', 'compare', '--workdir', tmp_path / 'run', '--with', tmp_path / 'run_')
+    compared = json.loads((tmp_path / 'run/compared/run_/report.json').read_text())
+    assert list(compared['runs']) == ['run', 'run_']
 
 
 def test_a_finished_student_is_measured_on_other_collections(finished, tmp_path):

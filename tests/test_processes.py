@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from jdkd.runtime import distributed
 from jdkd.runtime import mesh as meshes
-from tests.helpers import processes, tiny, train_steps
+from tests.helpers import indexes, processes, tiny, train_steps
 
 # What HEARTBEAT_SECONDS is in these tests.
 SOON = 10
@@ -123,6 +123,23 @@ def test_a_run_of_two_processes_is_that_of_one_whatever_happens_to_them(home):
     lines = (workdir / 'metrics.jsonl').read_text().splitlines()
     steps = [(r['series'], r['step']) for r in map(json.loads, lines)]
     assert len(steps) == len(set(steps))
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_an_index_of_two_processes_is_that_of_one(tmp_path):
+    student = indexes.write_student(tmp_path / 'student')
+    more = indexes.write(tmp_path / 'more.jsonl', indexes.passages(40, 45))
+    corpus = indexes.write(tmp_path / 'corpus.jsonl', indexes.passages(0, 40))
+    indexes.create(tmp_path / 'one', student, corpus)
+    indexes.add(tmp_path / 'one', more)
+    made = ('--mode=index', f'--student={student}', f'--collection={corpus}')
+    for args in ((*made, f'--output={tmp_path / "two"}'), ('add', tmp_path / 'two', more)):
+        both = processes.start_group(2, run_jdkd, *args, log=tmp_path / 'log')
+        output = processes.finish(both, timeout=90)
+        assert [p.returncode for p in both] == [0, 0], output
+    assert '45 passages' in ''.join(output)
+    assert indexes.tree(tmp_path / 'two') == indexes.tree(tmp_path / 'one')
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def _names(workdir: pathlib.Path, other: pathlib.Path) -> tuple[str, str]:
     length = 1
     while ours[-length:] == theirs[-length:]:
         length += 1
-    return '_'.join(ours[-length:]).strip('/_'), '_'.join(theirs[-length:]).strip('/_')
+    return '_'.join(ours[-length:]).strip('/'), '_'.join(theirs[-length:]).strip('/')
 
 
 def _shared_collection(runs: Iterable[Finished]) -> Collection:

@@ -17,7 +17,7 @@ from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
 
-_SYSTEM = f'{STUDENT}_eval'  # Its files under systems/, until it is measured.
+_SYSTEM = f'{STUDENT}_eval-'  # Begins the name of its files under systems/, until it is measured.
 
 
 def evaluate(
@@ -55,11 +55,14 @@ def measure_student(
         distributed.from_primary(
             lambda: others.update({against: _measure_other(run, against)}), against
         )
-    system = dataclasses.replace(final.load(student.load(run), index_of), name=_SYSTEM)
+    system = final.load(student.load(run), index_of)
+    # Its digest in the name: what a stopped call with another student left is none of its files.
+    system = dataclasses.replace(system, name=f'{_SYSTEM}{system.digest[:8]}')
     ranking, _ = system.rank(run.test)
     means = distributed.from_primary(lambda: _write(run, ranking, others), 'the measures')
     if distributed.is_primary():
-        stages.remove_all(run.workdir / 'systems' / _SYSTEM)
+        for path in (run.workdir / 'systems').glob(f'{_SYSTEM}*'):
+            stages.remove_all(path)
     return means
 
 

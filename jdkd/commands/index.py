@@ -31,8 +31,8 @@ def index(
 
 def report(directory: pathlib.Path, contents: Contents) -> None:
     """Prints what an index holds, and how to search it."""
+    width = open_index(directory).vectors.shape[1]
     if distributed.is_primary():
-        width = open_index(directory).vectors.shape[1]
         size = contents.passages * vectors.bytes_per_vector(width, contents.store)
         print(
             f'{directory}: {contents.passages:,} passages in {width} dimensions, {contents.store} '

@@ -9,6 +9,7 @@ from jdkd.models import onnx_export
 from jdkd.report import tables
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.run import STUDENT, Run
+from jdkd.runtime import distributed
 from jdkd.systems import measuring
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import checked_ranking
@@ -17,7 +18,13 @@ _MOST = 100_000  # Passages of a collection on which ONNX files are measured.
 
 
 def check(encoder: Encoder) -> None:
-    """Raises a ValueError if ONNX cannot hold how an encoder reads texts."""
+    """Checks that ONNX can hold how an encoder reads texts, and that one process writes it.
+
+    Raises:
+        ValueError: if not.
+    """
+    if distributed.process_count() > 1:
+        raise ValueError('--onnx writes and measures on one process; start one.')
     if encoder.spec.kind == 'cross_encoder':
         raise ValueError('only dual-encoders are exported to ONNX; leave --onnx out.')
     if encoder.spec.passage_format == 'pair':

@@ -100,7 +100,8 @@ def hold_workdir(
         try:
             if exit_on_signals:
                 stack.enter_context(interrupts.handle_signals())
-            distributed.from_primary(hold, 'the workdir', writes=[workdir / configs.FILE])
+            written = [] if config is None else [workdir / configs.FILE]
+            distributed.from_primary(hold, 'the workdir', writes=written)
             yield
             distributed.from_primary(bucket.flush, 'the uploads')  # The others wait for it.
         except BucketError:

@@ -130,7 +130,10 @@ def _make(passages: Passages, spec: PseudoQueriesConfig, seed: int) -> Iterator[
             rng = np.random.default_rng(int.from_bytes(digest[:8], 'big'))
             text = _KINDS[kind](passages.titles[row], passages.texts[row], statistics, rng)
             if text:
-                yield PseudoQuery(f'pseudo:{kind}:{passage_id}', text, passage_id)
+                name = f'pseudo:{kind}:{passage_id}'
+                if parsing.id_error('query', name):  # Too long.
+                    name = f'pseudo:{kind}:{digest.hex()}'
+                yield PseudoQuery(name, text, passage_id)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,7 @@ def create(
         writes=[directory / STUDENT / stages.MANIFEST],
     )
     content = distributed.from_primary(
-        lambda: _digest(collection, source, on_error), f'{directory}: the passages'
+        lambda: _digest(collection, source, on_error, options), f'{directory}: the passages'
     )
     contents = Contents.read(directory) if found else wanted
     if contents.segments and contents.segments[0].content != content:
@@ -93,7 +93,7 @@ def add(
     contents = Contents.read(directory)
     source = importing.open_passages(collection, **(options or {}))
     content = distributed.from_primary(
-        lambda: _digest(collection, source, on_error), f'{directory}: the passages'
+        lambda: _digest(collection, source, on_error, options), f'{directory}: the passages'
     )
     return _add(directory, contents, collection, source, content, on_error)
 
@@ -130,10 +130,12 @@ def _copy(model: pathlib.Path, out: pathlib.Path, names: Mapping[str, str]) -> N
         shutil.copyfile(model / name, out / name)
 
 
-def _digest(collection: str, source: base.Source, on_error: str) -> str:
-    """Digest of what a source holds; of its name alone if it has no files."""
-    contents: Sequence[str] = [files.sha256(file) for file in source.files] or [collection]
-    return stages.digest([*contents, on_error])
+def _digest(
+    collection: str, source: base.Source, on_error: str, options: Mapping[str, Any] | None
+) -> str:
+    """Digest of what a source holds and how it is read; of its name if it has no files."""
+    contents: Sequence[Any] = [files.sha256(file) for file in source.files] or [collection]
+    return stages.digest([*contents, on_error, *([options] if options else [])])
 
 
 def _add(

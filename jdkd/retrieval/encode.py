@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from jdkd.config.fields import STORES
 from jdkd.models.cross_encoder import CrossEncoder
-from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.dual_encoder import DualEncoder, embedding_width
 from jdkd.retrieval import vectors
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import progress
@@ -161,11 +161,13 @@ def write_embeddings(
     text for its length, the host holds the embeddings of one file (and a copy if it is rounded).
 
     Raises:
-        ValueError: if `store` is not one of `STORES`, or is 'binary' and the width of the
-            embeddings no multiple of 8.
+        ValueError: if `store` is not one of `STORES`, or is 'binary' and the embeddings are not
+            normalised or their width is no multiple of 8.
     """
     if store not in STORES:
         raise ValueError(f"index.store is '{store}'; use one of {', '.join(STORES)}.")
+    if store == 'binary':
+        _check_binary(model)
     count = -(-len(tokens) // file_rows)
 
     def write(i, file):
@@ -175,6 +177,20 @@ def write_embeddings(
         vectors.save(file, embeddings, store)
 
     write_parts(directory, vectors.FILE_NAME, count, write)
+
+
+def _check_binary(model: DualEncoder) -> None:
+    width = embedding_width(model)
+    if not model.normalize:
+        raise ValueError(
+            "index.store='binary' keeps signs alone, and these embeddings are compared by inner "
+            "product, to which their lengths count; use 'int8'."
+        )
+    if width % 8:
+        raise ValueError(
+            f"index.store='binary' packs 8 dimensions into a byte, and {width} is no multiple of "
+            "8; use 'int8'."
+        )
 
 
 def score_pairs(

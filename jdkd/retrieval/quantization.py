@@ -34,7 +34,7 @@ class Int8:
     @classmethod
     def from_rows(cls, rows: np.ndarray) -> 'Int8':
         """The vectors in `to_rows`' array, which may be memory-mapped."""
-        ranges = np.ascontiguousarray(rows[:_RANGE_ROWS]).view(np.float32)
+        ranges = np.ascontiguousarray(rows[:_RANGE_ROWS]).reshape(-1).view(np.float32)
         return cls(ranges.reshape(2, -1), rows[_RANGE_ROWS:])
 
     def to_rows(self) -> np.ndarray:
@@ -82,16 +82,7 @@ class Binary:
 
     @classmethod
     def of(cls, vectors: np.ndarray) -> 'Binary':
-        """The signs of vectors `[m, dim]`.
-
-        Raises:
-            ValueError: if dim is no multiple of 8.
-        """
-        if vectors.shape[-1] % 8:
-            raise ValueError(
-                f"index.store='binary' packs 8 dimensions into a byte, and {vectors.shape[-1]} is "
-                "no multiple of 8; use 'int8'."
-            )
+        """The signs of vectors `[m, dim]`; dim is a multiple of 8."""
         return cls(np.packbits(vectors > 0, axis=-1))
 
     @property

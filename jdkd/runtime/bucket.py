@@ -129,6 +129,9 @@ class Bucket:
         self._state: dict[str, Any] = {'id': secrets.token_hex(8), 'loose': {}}
         with contextlib.suppress(FileNotFoundError, ValueError):
             self._state = json.loads((cache / STATE).read_text('utf-8'))
+            loose = self._state['loose']  # Of a cache that was moved, no path is known.
+            own = {p: e for p, e in loose.items() if pathlib.Path(p).is_relative_to(cache)}
+            self._state['loose'] = own
 
     # What process 0 calls before and after the work.
 
@@ -201,7 +204,7 @@ class Bucket:
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """The manifests of all stages, by their paths in the workdir."""
-        return {name: json.loads(content) for name, content in self._manifests.items()}
+        return {name: json.loads(content) for name, content in dict(self._manifests).items()}
 
     def fetch(self, directory: pathlib.Path, outputs: Mapping[str, Any]) -> str | None:
         """Downloads a finished stage; says what is damaged if its files are not `outputs`."""
@@ -241,7 +244,7 @@ class Bucket:
         if not self._uploads.is_running:
             return
         name = self._name(directory)
-        for stage in [n for n in self._manifests if f'{n}/'.startswith(f'{name}/')]:
+        for stage in [n for n in list(self._manifests) if f'{n}/'.startswith(f'{name}/')]:
             del self._manifests[stage]
 
         def delete():

@@ -149,6 +149,14 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def detach(path: pathlib.Path) -> None:
+    """Makes a file that has other names, as hard links have, a copy of its own to write into."""
+    if path.exists() and path.stat().st_nlink > 1:
+        content = path.read_bytes()
+        with atomic_write(path, 'wb') as f:
+            f.write(content)
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one of its causes, means that the disk is full.
 

@@ -212,7 +212,8 @@ def _llm_errors(config: Config) -> Iterator[str]:
 
 def _keeps_space(config: Config, name: str) -> bool:
     """Whether alignment with a system leaves queries in the space of the student's start."""
-    same, student = ('weights', 'revision', 'layers', 'hidden_size'), config.student
+    student = config.student
+    same = ('weights', 'revision', 'layers', 'hidden_size', 'pooling', 'normalize')
     spec = config.systems.get(name)
     return (
         isinstance(spec, EncoderSpec)

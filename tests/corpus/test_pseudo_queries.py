@@ -110,6 +110,13 @@ def test_they_repeat_and_follow_the_seed_and_the_passages_of_equal_text_count_on
     assert {q.passage for q in load(tmp_path / 'e', collection, count=9)} == {'p0', 'p1', 'p2'}
 
 
+def test_ids_stay_short_enough_to_be_read(tmp_path):
+    ids = [f'{"x" * 1020}{i}' for i in range(3)]
+    passages = Passages.from_columns(ids, [''] * 3, TEXTS)
+    found = load(tmp_path / 'a', Collection('tiny', passages, {}, {}), count=4)
+    assert {q.passage for q in found} <= set(ids) and all(len(q.id) < 100 for q in found)
+
+
 def test_none_by_default(tmp_path):
     assert load(tmp_path / 'a') == [] and not (tmp_path / 'a').exists()
 

@@ -196,6 +196,16 @@ def test_an_index_of_something_else_is_not_touched(tmp_path, student, corpus):
         indexes.create(tmp_path / 'mine', student, corpus)
 
 
+def test_the_same_file_read_otherwise_is_something_else(tmp_path, student):
+    rows = [{**row, 'body': 'a bird that swims'} for row in indexes.passages(0, 3)]
+    file, options = indexes.write(tmp_path / 'p.jsonl', rows), {'fields': {'text': 'body'}}
+    indexes.create(tmp_path / 'index', student, file)
+    with pytest.raises(ValueError, match=r'is an index of .*p.jsonl, and not of what .*p.jsonl'):
+        indexes.create(tmp_path / 'index', student, file, options=options)
+    with pytest.raises(ValueError, match="the id 'p0' is in .* already"):
+        indexes.add(tmp_path / 'index', file, options=options)
+
+
 def test_damage_is_named_and_mended(tmp_path, student, corpus):
     indexes.create(tmp_path / 'index', student, corpus)
     before = indexes.tree(tmp_path / 'index')

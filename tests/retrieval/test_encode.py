@@ -7,7 +7,7 @@ import pytest
 
 from jdkd.config.systems import DTYPES
 from jdkd.models.cross_encoder import CrossEncoder
-from jdkd.models.dual_encoder import DualEncoder
+from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.transformer import TransformerConfig
 from jdkd.retrieval import encode, vectors
 from jdkd.runtime import mesh as meshes
@@ -135,6 +135,18 @@ def test_embeddings_may_be_kept_in_bfloat16(params, tmp_path):
     assert sum(p.nbytes for p in rounded.parts) * 2 == sum(p.nbytes for p in exact.parts)
     with pytest.raises(ValueError, match="index.store is 'int4'; use one of float32, bfloat16"):
         write(tmp_path / 'int4', params, store='int4')
+
+
+def test_signs_are_refused_where_lengths_count_or_do_not_fill_bytes(params, tmp_path, monkeypatch):
+    write(tmp_path / 'signs', params, store='binary')
+    for projection, normalize, message in (
+        (None, False, 'keeps signs alone, and these embeddings are compared by inner product'),
+        (Projection(12), True, 'packs 8 dimensions into a byte, and 12 is no multiple of 8'),
+    ):
+        other = DualEncoder(MODEL.transformer, 'mean', normalize, projection)
+        monkeypatch.setattr(f'{__name__}.MODEL', other)
+        with pytest.raises(ValueError, match=message):
+            write(tmp_path / 'refused', params, store='binary')
 
 
 @pytest.mark.slow

@@ -50,8 +50,13 @@ def test_binary_by_hand():
     expected = np.array([[1, -1, -1, 1] * 4]) / 4
     np.testing.assert_array_equal(found[:], expected)
     np.testing.assert_array_equal(found.round(array), expected)
-    with pytest.raises(ValueError, match='packs 8 dimensions into a byte, and 12 is no multiple'):
-        Binary.of(array[:, :12])
+
+
+def test_int8_takes_any_width(tmp_path):
+    array = unit(20)[:, :6]
+    found = Int8.from_rows(Int8.of(array).to_rows())
+    np.testing.assert_array_equal(found[:], Int8.of(array)[:])
+    assert np.abs(found[:] - array).max() < 0.01
 
 
 @pytest.mark.parametrize(('store', 'share'), [('int8', 4), ('binary', 32)])

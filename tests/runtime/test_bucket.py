@@ -127,6 +127,15 @@ def test_a_cache_is_used_again(url, tmp_path):
     assert sent < 1000 and received == 0
 
 
+def test_a_cache_may_be_moved(url, tmp_path):
+    with buckets.machine(url, tmp_path / 'one') as workdir:
+        (workdir / 'config.json').write_text('{}')
+    (tmp_path / 'one').rename(tmp_path / 'two')
+    with buckets.machine(url, tmp_path / 'two') as workdir:
+        (workdir / 'config.json').write_text('{"new": 1}')
+    assert objects(url, content=True) == {'config.json': b'{"new": 1}'}
+
+
 def test_a_stage_is_uploaded_once_and_its_manifest_last(url, tmp_path, monkeypatch):
     monkeypatch.setattr(bucket, 'SCAN_SECONDS', 0.02)
     uploads = record_uploads(monkeypatch)

@@ -24,6 +24,9 @@ from jdkd.runtime.messages import brief, shown
 _PACKAGED = 'datasets.packaged_modules'
 # Readers of `datasets` whose formats hold plain values.
 _READERS = tuple(f'{_PACKAGED}.{kind}.{kind}' for kind in ('arrow', 'csv', 'json', 'parquet'))
+# The text of columns of CSV as it stands: 007 stays 007, and NA stays NA.
+_COLUMNS = ('_id', 'id', 'title', 'text', 'query-id', 'corpus-id', 'score')
+_AS_TEXT = {'converters': dict.fromkeys(_COLUMNS, str), 'keep_default_na': False}
 _FORMATS = 'parquet, arrow, JSON lines and CSV'
 _SAVED = ('dataset_info.json', 'dataset_dict.json')  # Written by `save_to_disk`.
 
@@ -94,9 +97,11 @@ def _load(name: str, config: str, revision: str | None) -> Mapping[str, Any]:
             path = str(root.resolve())
     with _as_sentences(name, config):
         builder = datasets.load_dataset_builder(path, part, revision=revision)
-        reader = type(builder).__mro__[1].__module__
-        if not any(cls.__module__ in _READERS for cls in type(builder).__mro__):
-            raise ValueError(f'its files are read by {reader}, and jdkd takes {_FORMATS} alone')
+        readers = [cls.__module__ for cls in type(builder).__mro__]
+        if not any(reader in _READERS for reader in readers):
+            raise ValueError(f'its files are read by {readers[1]}, and jdkd takes {_FORMATS} alone')
+        if f'{_PACKAGED}.csv.csv' in readers:
+            builder = datasets.load_dataset_builder(path, part, revision=revision, **_AS_TEXT)
         builder.download_and_prepare()
         return builder.as_dataset()
 

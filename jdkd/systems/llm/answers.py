@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from jdkd.runtime import distributed, stages
+from jdkd.runtime import distributed, files, stages
 
 SUFFIX = '.jsonl'
 
@@ -73,6 +73,8 @@ class Answers:
         line = json.dumps(record, ensure_ascii=True).encode() + b'\n'
         with self._lock:
             self._directory.mkdir(parents=True, exist_ok=True)
+            if not self._has_added:
+                files.detach(self._own)
             with self._own.open('ab') as f:
                 if not self._has_added and f.tell() and not _ends_line(self._own):
                     line = b'\n' + line
@@ -107,9 +109,9 @@ class Answers:
             )
 
     def _add(self, record: Mapping[str, Any]) -> None:
-        if record['key'] not in self._by_key:
+        if record['key'] not in self._by_key:  # Two processes may have asked the same.
             self.pairs += record['pairs']
-        self._by_key[record['key']] = record['answer']
+            self._by_key[record['key']] = record['answer']
 
 
 def _ends_line(path: pathlib.Path) -> bool:

@@ -1,6 +1,7 @@
 """Datasets of the hub's BEIR layout, from directories as `datasets` writes them."""
 
 import json
+import shutil
 
 import pytest
 
@@ -107,6 +108,24 @@ def test_a_directory_is_read_as_the_hub_s_dataset(root, write):
     assert collection.qrels == {'train': {'a': {'1': 1}}, 'test': {'a': {'2': 0}, 'b': {'2': 2}}}
     assert {file.parent.name for file in source.files} >= {'corpus', 'queries'} or write is download
     assert load(root, unjudged='log')[0].queries['log'] == {'c': 'what is c'}
+
+
+def test_csv_is_text(root):
+    parquet(root)
+    for config, lines in (
+        ('corpus', '_id,title,text\n007,NA,is round\n010,,is hot\n'),
+        ('queries', '_id,text\n01,what is it\n'),
+    ):
+        shutil.rmtree(root / config)
+        (root / config).mkdir()
+        (root / config / 'rows.csv').write_text(lines)
+    shutil.rmtree(root / 'default')
+    (root / 'default').mkdir()
+    (root / 'default/test.csv').write_text('query-id,corpus-id,score\n01,007,1\n')
+    collection, _ = load(root)
+    assert list(collection.passages.ids) == ['007', '010']
+    assert list(collection.passages.titles) == ['NA', '']
+    assert collection.qrels == {'test': {'01': {'007': 1}}}
 
 
 def test_judgements_may_be_a_dataset_of_their_own(root, tmp_path):

@@ -19,6 +19,24 @@ def test_answers_come_back_and_count_pairs_once(tmp_path):
     assert again.pairs == answers.pairs == 3 and 'm' not in again
 
 
+def test_the_first_answer_stays(tmp_path):
+    answers = Answers(tmp_path)
+    answers.add('k', 1, **KEPT)
+    record = {'key': 'k', 'answer': 2, 'pairs': 1}
+    (tmp_path / '00001.jsonl').write_text(json.dumps(record) + '\n')  # Another process asked, too.
+    answers.refresh()
+    assert answers['k'] == Answers(tmp_path)['k'] == 1
+
+
+def test_a_copy_by_hard_links_keeps_its_own_answers(tmp_path):
+    Answers(tmp_path / 'a').add('k', 1, **KEPT)
+    (tmp_path / 'b').mkdir()
+    (tmp_path / 'b/00000.jsonl').hardlink_to(tmp_path / 'a/00000.jsonl')
+    copy = Answers(tmp_path / 'b')
+    copy.add('l', 2, **KEPT)
+    assert len(copy) == len(Answers(tmp_path / 'b')) == 2 and len(Answers(tmp_path / 'a')) == 1
+
+
 def test_a_line_that_was_cut_off_costs_itself_alone(tmp_path, caplog):
     answers = Answers(tmp_path)
     answers.add('k', 1, **KEPT)
