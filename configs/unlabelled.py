@@ -34,6 +34,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
     if path:
         c.collection.source = f'{kind}:{path}'
+        if kind in ('beir', 'hf'):  # Queries that no split judges are a log.
+            c.collection.options.unjudged = 'train'
     if arg == 'tiny':
         c.collection.pseudo_queries.count = 100
         c.align.epochs = 0.5

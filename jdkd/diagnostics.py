@@ -159,7 +159,7 @@ def comparison_warnings(
 def teacher_warnings(
     measure: str, measured: Mapping[str, Mapping[str, float]], first_stage: str
 ) -> list[RunWarning]:
-    """Warns of assistants that the teacher does not beat on D_eval.
+    """Warns of assistants that are better than the teacher on D_eval.
 
     `measured` has {measure: value} of `teacher` and of assistants, all re-ranking the passages of
     the first stage: on the whole collection, an assistant also finds what the teacher is not shown.
@@ -169,14 +169,14 @@ def teacher_warnings(
         return []
     teacher = values.pop('teacher')
     message = (
-        f'the teacher ({measure} {teacher:.4f} on D_eval, re-ranking {first_stage}) does not beat '
+        f'the teacher ({measure} {teacher:.4f} on D_eval, re-ranking {first_stage}) is worse than '
         'assistant {} ({:.4f}, re-ranking the same passages): a student can learn more from the '
         'assistant; use a better teacher.'
     )
     return [
         _warning('weak_teacher', None, system, value, message.format(system, value))
         for system, value in values.items()
-        if value >= teacher
+        if value > teacher
     ]
 
 

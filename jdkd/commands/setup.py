@@ -1,6 +1,7 @@
 """What commands share: finding a config, holding a workdir, opening a run."""
 
 import contextlib
+import functools
 import pathlib
 import re
 import shutil
@@ -19,6 +20,7 @@ from jdkd.runtime import bucket, distributed, files, interrupts, lock
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime.object_store import BucketError
 from jdkd.systems import roles
+from jdkd.systems.loading import read_tokenizer
 
 _NO_SPACE = 2**20  # Bytes below which a disk counts as full.
 _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -130,10 +132,11 @@ def open_run(
     mesh, workdir = meshes.make_mesh(config.mesh.data, config.mesh.model), workdir.absolute()
     collection = collect(config, workdir)
     split = config.collection.train_split
+    tokenizer = functools.cache(lambda: read_tokenizer(config.student))
     fitted = lengths.fit(
         config,
-        lambda: lengths.count_words(collection.passages, lengths.SAMPLE),
-        lambda: lengths.count_words([*collection.queries[split].values()], lengths.SAMPLE),
+        lambda: lengths.count_tokens(collection.passages, tokenizer()),
+        lambda: lengths.count_tokens([*collection.queries[split].values()], tokenizer()),
     )
     if fitted != config:
         logging.info(

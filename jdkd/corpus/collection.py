@@ -12,6 +12,8 @@ from absl import logging
 
 from jdkd.corpus.passages import Column, IdIndex, Passages, text_digest
 
+_HELD_OUT = 32  # Queries for a new split, if that is at most half of them.
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Collection:
@@ -32,6 +34,9 @@ class Collection:
     license: str | None = None  # Terms of the texts; None if unknown.
     missing: frozenset[str] = frozenset()  # Ids of judged passages that do not exist.
     made: frozenset[str] = frozenset()  # Ids of pseudo-queries.
+    # Whether a query's id is that of its positive, as in a list of numbered questions and answers,
+    # so that equal ids do not mean equal texts.
+    ids_pair: bool = False
 
     def __repr__(self) -> str:
         splits = ', '.join(f'{split} {len(q)}' for split, q in self.queries.items())
@@ -63,7 +68,9 @@ class Collection:
         if split not in self.queries:
             raise ValueError(
                 f'collection {self.name!r} has no split {split!r}; it has '
-                f'{", ".join(map(repr, self.queries)) or "none"}.'
+                f'{", ".join(map(repr, self.queries)) or "none"}; name one of these in '
+                'collection.train_split, eval_split or test_split (configs/unlabelled.py trains '
+                'without labels, and without a train split).'
             )
         return [q for q in self.queries[split] if self.positives(split, q)]
 
@@ -126,6 +133,20 @@ class Collection:
         return digest.hexdigest()
 
 
+def pairs_ids(collection: Collection) -> bool:
+    """Whether most queries with a passage's id and a positive have that passage as a positive."""
+    judged = {
+        query: grades
+        for split in collection.qrels.values()
+        for query, grades in split.items()
+        if any(grade > 0 for grade in grades.values())
+    }
+    own = sum(grades.get(query, 0) > 0 for query, grades in judged.items())
+    if not own:
+        return False
+    return 2 * own > int((collection.id_index.find(list(judged)) >= 0).sum())
+
+
 def forget_labels(collection: Collection, splits: Iterable[str]) -> Collection:
     """Removes the judgements and answers of splits, and keeps their queries."""
     splits = set(splits)
@@ -146,7 +167,8 @@ def hold_out(
 ) -> Collection:
     """Moves a fraction of a split's labelled queries to a new split, unless that split exists.
 
-    Where none is labelled, all its queries take part. Moves those with the smallest hashes of
+    Where none is labelled, all its queries take part. Of few it moves 32, at most half: weights
+    and scales are fitted to them. Moves those with the smallest hashes of
     (seed, id), at least one and never all, so that the choice does not depend on the order of the
     file. A query whose text occurs again, in any split, is not moved.
 
@@ -176,7 +198,8 @@ def hold_out(
             f'has the text of another query, so that none can be held out as {to!r}; name a split '
             'of other queries as collection.eval_split.'
         )
-    count = min(math.ceil(fraction * len(ids)), len(ids) - 1)
+    least = min(_HELD_OUT, len(ids) // 2)
+    count = min(max(math.ceil(fraction * len(ids)), least), len(ids) - 1)
     moved = _smallest_hashes(own, count, f'{seed}')
     fields = {}
     for name in ('queries', 'qrels', 'answers'):

@@ -37,12 +37,18 @@ def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
     )
     collection = prepare_for_training(imported, spec, made, seed=config.seed)
     logging.info('%r', collection)
+    if collection.ids_pair and config.ignore_identical_ids:
+        logging.info(
+            '%s: queries have the ids of their positives; a passage with the id of a query is '
+            'ranked for it as any other',
+            collection.name,
+        )
     for split in (spec.train_split, spec.eval_split):
         if not collection.queries.get(split):
             raise ValueError(
                 f'split {split!r} of collection {collection.name!r} has no query to learn from; '
-                'add queries, name another split, or set collection.pseudo_queries.count, and '
-                'collection.unlabelled=distil.'
+                'add queries, name another split, or set collection.pseudo_queries.count or file, '
+                'and collection.unlabelled=distil.'
             )
     if spec.eval_labels and not collection.labelled(spec.eval_split):
         raise ValueError(

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jdkd.config import Config, EncoderSpec
+from jdkd.tokens.tokenizer import Tokenizer
 
 TOKENS_PER_WORD = 1.35  # The average of English text.
-SAMPLE = 1000  # Texts whose words are counted.
+SAMPLE = 1000  # Texts whose words or tokens are counted.
+_COUNTED = 512  # Tokens of a text, at most.
 _SHARE = 0.9  # Of the texts that are not cut.
 _QUERIES, _PASSAGES = (32, 128), (16, 256)  # Tokens, at least and at most.
 _TRAINED = 128  # Of passages in training, at most.
@@ -24,6 +26,14 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
     return np.linspace(0, total - 1, min(total, count)).astype(np.int64)
 
 
+def count_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
+    """Tokens of up to `SAMPLE` evenly spaced texts, special tokens included, at most 512."""
+    rows = evenly_spaced(len(texts), SAMPLE)
+    if not len(rows):
+        return np.zeros(0, int)
+    return tokenizer.encode([texts[int(row)] for row in rows], _COUNTED).lengths
+
+
 def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
     """Words of up to `sample` evenly spaced texts."""
     rows = evenly_spaced(len(texts), sample)
@@ -32,8 +42,8 @@ def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
 
 def fit(
     config: Config,
-    get_passage_words: Callable[[], np.ndarray],
-    get_query_words: Callable[[], np.ndarray],
+    get_passage_tokens: Callable[[], np.ndarray],
+    get_query_tokens: Callable[[], np.ndarray],
 ) -> Config:
     """Fills in the lengths that are 0: as many tokens as the collection needs (ours).
 
@@ -44,26 +54,23 @@ def fit(
     at least are read. Prefixes that the config gives count.
 
     Args:
-        get_passage_words: Returns the word counts of a sample of the collection's passages.
-        get_query_words: The same of its train queries.
+        get_passage_tokens: Returns `count_tokens` of the collection's passages.
+        get_query_tokens: The same of its train queries.
     """
-    passage_words, query_words = (
-        functools.cache(get_passage_words),
-        functools.cache(get_query_words),
-    )
+    passage_tokens, query_tokens = map(functools.cache, (get_passage_tokens, get_query_tokens))
     is_first_run = config.collection.source == 'python_docs'
 
     def passage_length(spec):
         if is_first_run:
             return _FIRST_RUN[0]
-        return _covering(passage_words(), spec.passage_prefix, *_PASSAGES)
+        return _covering(passage_tokens(), spec.passage_prefix, *_PASSAGES)
 
     def filled(spec):
         if not isinstance(spec, EncoderSpec):
             return spec
         return spec.replace(
             query_length=spec.query_length
-            or _covering(query_words(), spec.query_prefix, *_QUERIES),
+            or _covering(query_tokens(), spec.query_prefix, *_QUERIES),
             passage_length=spec.passage_length or passage_length(spec),
         )
 
@@ -77,10 +84,9 @@ def fit(
     )
 
 
-def _covering(words: np.ndarray, prefix: str | None, shortest: int, longest: int) -> int:
+def _covering(counts: np.ndarray, prefix: str | None, shortest: int, longest: int) -> int:
     """Tokens that nine tenths of the texts have at most, within bounds, a multiple of 8."""
-    if not len(words):
+    if not len(counts):
         return shortest
-    count = float(np.quantile(words, _SHARE)) + len((prefix or '').split())
-    tokens = TOKENS_PER_WORD * count + 2
+    tokens = float(np.quantile(counts, _SHARE)) + TOKENS_PER_WORD * len((prefix or '').split())
     return min(max(-(-int(tokens) // 8) * 8, shortest), longest)

@@ -71,10 +71,13 @@ def load_pseudo_queries(
             made = filter(distinct.add, _make(collection.passages, spec, seed))
             kept += itertools.islice(made, spec.count)
         dropped = dict(distinct.dropped)
-        if not kept:
-            raise ValueError(
-                f'no pseudo-query could be made from the {len(collection)} passages of collection '
-                f'{collection.name!r}; name other collection.pseudo_queries.kinds, or give a file.'
+        if not kept:  # Whether other queries are enough, `importing` knows.
+            logging.warning(
+                'no pseudo-query could be made from the %d passages of collection %r, whose words '
+                'may not be told apart by spaces; collection.pseudo_queries.file takes those of '
+                'another generator.',
+                len(collection),
+                collection.name,
             )
         with (out / FILE).open('w', encoding='utf-8') as f:
             for query in kept:

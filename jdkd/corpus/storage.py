@@ -10,13 +10,14 @@ An open collection holds its queries in memory (about 0.5 KB each); the operatin
 much of the rest as it has room for.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 
-from jdkd.corpus.collection import Collection
+from jdkd.corpus.collection import Collection, pairs_ids
 from jdkd.corpus.passages import Passages
 from jdkd.runtime import stages
 
@@ -42,7 +43,8 @@ def open_collection(directory: pathlib.Path) -> Collection:
     passages = open_passages(directory, header['passages'])
     missing = frozenset(header.get('missing', ()))
     license = header['license']
-    return Collection(header['name'], passages, queries, qrels, answers, license, missing)
+    found = Collection(header['name'], passages, queries, qrels, answers, license, missing)
+    return dataclasses.replace(found, ids_pair=pairs_ids(found))
 
 
 def open_passages(directory: pathlib.Path, fingerprint: str) -> Passages:

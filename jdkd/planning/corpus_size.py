@@ -40,13 +40,17 @@ class CorpusSize:
 
     def passage_words(self) -> np.ndarray:
         """`[SAMPLE]` word counts of passages, for `disk.estimate`."""
-        return (self.passage_lengths((SAMPLE,), 512) - 2) / TOKENS_PER_WORD
+        return (self.passage_sample() - 2) / TOKENS_PER_WORD
 
-    def query_words(self) -> np.ndarray:
-        """`[SAMPLE]` word counts of train queries; none if the mean is unknown."""
+    def passage_sample(self) -> np.ndarray:
+        """`[SAMPLE]` token counts of passages."""
+        return self.passage_lengths((SAMPLE,), 512)
+
+    def query_sample(self) -> np.ndarray:
+        """`[SAMPLE]` token counts of train queries; none if the mean is unknown."""
         if self.query_tokens is None:
             return np.zeros(0)
-        return (self.query_lengths((SAMPLE,), 512) - 2) / TOKENS_PER_WORD
+        return self.query_lengths((SAMPLE,), 512)
 
 
 def draw_lengths(

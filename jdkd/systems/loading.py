@@ -18,6 +18,7 @@ from jdkd.models.cross_encoder import CrossEncoder
 from jdkd.models.dual_encoder import DualEncoder, Projection
 from jdkd.models.families import FAMILIES
 from jdkd.runtime.messages import brief, shown
+from jdkd.tokens.tokenizer import Tokenizer, load_tokenizer
 
 _TOKENS = np.zeros((1, 8), np.int32)  # Inputs to initialise a module with.
 
@@ -66,6 +67,17 @@ def sketch_model(spec: EncoderSpec) -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory() as directory:
         public_models.write(spec.weights, pathlib.Path(directory))
         return _sketch(spec, directory)
+
+
+def read_tokenizer(spec: EncoderSpec) -> Tokenizer:
+    """The tokenizer of a config entry's checkpoint.
+
+    Raises:
+        FileNotFoundError: if the checkpoint or its tokenizer cannot be found.
+        ValueError: if it cannot be used.
+    """
+    directory = weights.find_weights(spec.weights, spec.revision, tensors=False)
+    return load_tokenizer(pretrained.read_architectures(directory, tensors=False)[0].tokenizer_dir)
 
 
 def _sketch(spec: EncoderSpec, directory: str | os.PathLike) -> tuple[Any, Any]:

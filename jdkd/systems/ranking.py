@@ -21,9 +21,10 @@ def own_passages(run: Run, queries: Queries) -> np.ndarray:
     """`[Q]` int32: the passage that each query excludes from its results; -1 for none.
 
     With `ignore_identical_ids` that is the passage with the query's id, as in BEIR: in some
-    collections (ArguAna, Quora) the query itself is a passage and would come first.
+    collections (ArguAna, Quora) the query itself is a passage and would come first. Where a query
+    has the id of its positive, none is excluded.
     """
-    if not run.config.ignore_identical_ids:
+    if not run.config.ignore_identical_ids or run.collection.ids_pair:
         return np.full(len(queries), -1, np.int32)
     return run.collection.id_index.find(queries.ids)
 
@@ -61,7 +62,7 @@ def ranking_inputs(run: Run, systems: Iterable[System], *, depth: int | None = N
         'systems': {s.name: s.digest for s in systems},
         'collection': run.collection.fingerprint,
         'depth': config.depth if depth is None else depth,
-        'ignore_identical_ids': config.ignore_identical_ids,
+        'ignore_identical_ids': config.ignore_identical_ids and not run.collection.ids_pair,
         'index': config.index.to_dict() if any(s.is_encoder for s in systems) else None,
     }
 

@@ -82,8 +82,9 @@ def fit_to_labels(config: Config, count: Callable[[], tuple[int, int]]) -> Confi
 
     Where nothing is fine-tuned or every query has a label, no system gives pseudo-labels.
     Fine-tuning is shortened to `max_epochs` passes over the queries with labels and pseudo-labels,
-    none if there is no such query; its warm-up and schedule shrink alike. `count` returns the
-    numbers of queries with a label, and of those without one that may get a pseudo-label.
+    none if these are less than a quarter of a batch; its warm-up and schedule shrink alike.
+    `count` returns the numbers of queries with a label, and of those without one that may get a
+    pseudo-label.
     """
     tuned = trained(config)
     labelled, unlabelled = count() if tuned else (0, 0)
@@ -97,9 +98,18 @@ def fit_to_labels(config: Config, count: Callable[[], tuple[int, int]]) -> Confi
         train = spec.train
         most = int(train.max_epochs * labelled / train.batch_size)
         most = max(most // train.accumulate, labelled > 0) * train.accumulate
+        if train.batch_size > 4 * labelled:  # A batch would repeat each query over and over.
+            most = 0
         if most < train.steps:
             message = 'fine-tuning of %s: %d steps instead of %d, for %d labelled queries'
-            logging.info(message, name, most, train.steps, labelled)
+            logging.log(
+                logging.INFO if most else logging.WARNING,
+                message,
+                name,
+                most,
+                train.steps,
+                labelled,
+            )
             fields = ('steps', 'warmup_steps', 'total_steps', 'cycle_steps')
             shorter = {field: getattr(train, field) * most // train.steps for field in fields}
             systems[name] = spec.replace(train=train.replace(**shorter))

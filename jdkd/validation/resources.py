@@ -101,17 +101,11 @@ def collection_errors(run: Run) -> Iterator[str]:
                 f'{negatives} different passages; lower it.'
             )
     for field, training in trained.items():
-        # The factor bounds how often a batch repeats a query.
         if not tuned_on:
             yield (
                 f'{field}.steps={training.steps} trains from labels, but no train query of '
                 f'collection {collection.name!r} has one; set {field}.steps=0, or name systems '
                 'that give pseudo-labels in pseudo_labels.systems.'
-            )
-        elif training.batch_size > 4 * tuned_on:
-            yield (
-                f'{field}.batch_size={training.batch_size} is more than four times the {tuned_on} '
-                'labelled train queries; lower it.'
             )
     if config.twin and not labelled:
         yield (

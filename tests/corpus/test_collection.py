@@ -83,14 +83,30 @@ def many(n: int, order: int = 1) -> collection_lib.Collection:
 
 
 def test_hold_out_moves_a_fraction_and_loses_nothing():
-    before = many(50)
+    before = many(400)
     after = collection_lib.hold_out(before, fraction=0.1)
-    assert len(after.queries['dev']) == 5
+    assert len(after.queries['dev']) == 40
     assert after.queries['train'] | after.queries['dev'] == before.queries['train']
     assert not set(after.queries['train']) & set(after.queries['dev'])
     for split in ('train', 'dev'):
         assert list(after.qrels[split]) == list(after.queries[split])
-    assert list(before.queries) == ['train'] and len(before.queries['train']) == 50
+    assert list(before.queries) == ['train'] and len(before.queries['train']) == 400
+
+
+def test_hold_out_takes_more_of_few():
+    for count, moved in ((200, 32), (64, 32), (50, 25), (2, 1)):
+        assert len(collection_lib.hold_out(many(count), fraction=0.1).queries['dev']) == moved
+
+
+def test_ids_of_a_numbered_list_pair():
+    qrels = {'train': {'p0': {'p0': 1}, 'q1': {'p1': 1}}, 'test': {'p2': {'p2': 0, 'p1': 2}}}
+    passages = Passages.from_columns(['p0', 'p1', 'p2'], [''] * 3, ['a', 'b', 'c'])
+    collection = collection_lib.Collection('c', passages, {}, qrels)
+    assert not collection_lib.pairs_ids(collection)  # One of two: by chance.
+    qrels['test']['p2']['p2'] = 1
+    assert collection_lib.pairs_ids(collection)
+    qrels['train']['p0']['p0'] = qrels['test']['p2']['p2'] = -1
+    assert not collection_lib.pairs_ids(collection)
 
 
 def test_hold_out_depends_on_ids_and_seed_alone():

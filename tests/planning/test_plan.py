@@ -263,9 +263,9 @@ def test_numbers_in_the_config_are_not_counted():
     assert size.held_out == 4281
     lengths = size.passage_lengths((4096,), 144)
     assert lengths.max() == 144 and 70 < lengths.mean() < 76
-    words = size.query_words()  # Of 9 tokens on average, none with fewer than 8.
-    assert 9 < 1.35 * words.mean() + 2 < 11 and len(words) == 4096
-    assert len(dataclasses.replace(size, query_tokens=None).query_words()) == 0
+    sample = size.query_sample()  # Of 9 tokens on average, none with fewer than 8.
+    assert 9 < sample.mean() < 11 and len(sample) == 4096
+    assert len(dataclasses.replace(size, query_tokens=None).query_sample()) == 0
 
 
 def test_queries_alone_are_not_enough():

@@ -1,5 +1,6 @@
 """Rankings of a split: a query's own passage, the depth, and the inputs of what reads them."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_the_config_may_keep_it_and_the_collection_bounds_the_depth(tmp_path, de
     found = ranking.checked_ranking(run, 'bm25', run.test, search)
     np.testing.assert_array_equal(found.passages[0], range(expected))
     assert search.calls == [(None, expected)]
+
+
+def test_a_passage_with_a_querys_id_stays_where_ids_pair_query_and_positive(tmp_path):
+    run, search = make_run(tmp_path), Search()
+    before = ranking.ranking_inputs(run, [])
+    run = dataclasses.replace(run, collection=dataclasses.replace(run.collection, ids_pair=True))
+    found = ranking.checked_ranking(run, 'bm25', run.test, search)
+    np.testing.assert_array_equal(found.passages, [[0, 1, 2], [0, 1, 2]])
+    assert ranking.ranking_inputs(run, []) != before
 
 
 def test_losing_a_judged_passage_is_warned_of(tmp_path, monkeypatch):

@@ -89,9 +89,10 @@ def test_fine_tuning_cuts_the_passages_of_dual_encoders_alone():
         (240, 100, 10, 1),
         (239, 99, 9, 1),
         (64, 26, 2, 1),
-        (1, 1, 0, 1),
+        (6, 2, 0, 1),
+        (5, 0, 0, 1),  # Less than a quarter of a batch.
         (64, 25, 2, 5),
-        (1, 5, 0, 5),
+        (6, 5, 0, 5),
     ],
 )
 def test_few_labels_shorten_fine_tuning_and_its_schedule(labelled, steps, warmup, accumulate):
@@ -131,7 +132,7 @@ def test_nothing_is_fine_tuned_without_labels_where_pseudo_labels_were_asked_for
     found = roles.fit_to_labels(asked, lambda: (0, 0))
     assert found.systems['tuned'].train.steps == 0 and not roles.trained(found)
     assert found.pseudo_labels.systems == ()
-    assert roles.fit_to_labels(asked, lambda: (0, 1)).systems['tuned'].train.steps == 2
+    assert roles.fit_to_labels(asked, lambda: (0, 16)).systems['tuned'].train.steps == 2
 
 
 def test_labels_are_not_counted_where_nothing_is_fine_tuned():

@@ -147,10 +147,6 @@ def opened(home, **overrides):
     [
         ({'candidates__hard_negatives': 28}, 'hard_negatives=28, but beside the 5 relevant ones'),
         (
-            {'systems__minilm_ft__train__batch_size': 24},
-            '=24 is more than four times the 4 labelled',
-        ),
-        (
             {
                 'collection__label_share': 0.5,
                 'loss__teacher': 0,

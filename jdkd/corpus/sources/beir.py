@@ -13,6 +13,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from jdkd.corpus.sources import base, parsing, rows
 from jdkd.corpus.sources.base import OnError, attempt
 
@@ -84,13 +86,25 @@ class _Reader:
                 yield passage
 
     def queries(self, on_error: OnError) -> Iterator[base.Query]:
+        unjudged = 0
         for where, split, query, entry in self._entries(on_error):
+            if split is None:
+                unjudged += 1
+                continue
             text = attempt(on_error, _BROKEN, parsing.check_text, where, 'text', entry.get('text'))
             if text is not None:
                 yield where, split, query, text
+        if unjudged:
+            logging.info(
+                '%d queries are left out, which no split judges; the option unjudged names a split '
+                'for them, such as train',
+                unjudged,
+            )
 
     def answers(self, on_error: OnError) -> Iterator[base.Answer]:
         for where, split, query, entry in self._entries(on_error):
+            if split is None:
+                continue
             answers = attempt(
                 on_error, _BROKEN, parsing.check_once, where, entry.get('answers', [])
             )
@@ -99,15 +113,20 @@ class _Reader:
             for answer in answers if isinstance(answers, list) else [answers]:
                 yield where, split, query, answer
 
-    def _entries(self, on_error: OnError) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
-        """Yields the queries of each split in the order of the queries, not of the judgements."""
+    def _entries(
+        self, on_error: OnError
+    ) -> Iterator[tuple[str, str | None, str, Mapping[str, Any]]]:
+        """Yields the queries of each split in the order of the queries, not of the judgements.
+
+        The split of a query that none judges is `unjudged`.
+        """
         judged: dict[str, set[str]] = {split: set() for split in self.read_qrels}
         for _, split, query, _, _ in self.qrels(base.count_errors({})):
             judged[split].add(query)
         for where, entry in self.read_queries(on_error):
             query = attempt(on_error, _BROKEN, parsing.check_id, where, '_id', entry.get('_id'))
             splits = [split for split, ids in judged.items() if query in ids]
-            for split in splits or ([self.unjudged] if self.unjudged else []):
+            for split in splits or [self.unjudged]:
                 if query is not None:
                     yield where, split, query, entry
 
@@ -121,7 +140,8 @@ def _passage(where: str, entry: Mapping[str, Any]) -> base.Passage:
     passage_id = parsing.check_id(where, '_id', entry.get('_id'))
     title = entry.get('title')
     title = '' if title is None else parsing.check_text(where, 'title', title)
-    return where, passage_id, title, parsing.check_text(where, 'text', entry.get('text'))
+    text = entry.get('text', '' if title else None)
+    return where, passage_id, title, parsing.check_text(where, 'text', text)
 
 
 def _find_qrels(root: pathlib.Path) -> dict[str, pathlib.Path]:

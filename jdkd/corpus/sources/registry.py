@@ -57,7 +57,8 @@ def open_source(
     for option in options:
         if option not in known:
             raise ValueError(
-                f'source {name!r} has no option {option!r}: it has {", ".join(known)}.'
+                f'source {name!r} has no option {option!r}: it has {", ".join(known)}; '
+                'where a config sets it for another source, add --config.collection.options={}.'
             )
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:

@@ -99,6 +99,18 @@ def test_unicode_line_separators_do_not_split_a_line(root):
     assert load(root).passages.texts[-1] == text
 
 
+def test_a_title_may_stand_without_a_text(root):
+    with (root / 'corpus.jsonl').open('a', encoding='utf-8') as f:
+        f.write('{"_id": "d9", "title": "Moon"}\n')
+    assert load(root).passages[-1] == 'Moon'
+
+
+def test_queries_that_no_split_judges_are_counted(root, caplog):
+    with caplog.at_level('INFO'):
+        load(root)
+    assert '1 queries are left out, which no split judges' in caplog.text
+
+
 @pytest.mark.parametrize('name', ['corpus.jsonl', 'queries.jsonl'])
 def test_names_a_missing_file(root, name):
     (root / name).unlink()
@@ -124,7 +136,7 @@ def test_names_missing_judgements(root):
         ),
         ('{"_id": true, "text": "x"}', ":4: field '_id' must be a string or integer, found True"),
         ('{"_id": 1.5, "text": "x"}', ":4: field '_id' must be a string or integer, found 1.5"),
-        ('{"_id": "d4", "title": "t"}', ":4: field 'text' must be a string, found None"),
+        ('{"_id": "d4", "title": ""}', ":4: field 'text' must be a string, found None"),
         ('{"_id": "d4", "text": null}', ":4: field 'text' must be a string, found None"),
         ('{"_id": "d4", "title": 4, "text": "x"}', ":4: field 'title' must be a string, found 4"),
         ('\n{"_id": "d1", "text": "x"}', ":5: passage id 'd1' occurs a second time"),
