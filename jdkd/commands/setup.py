@@ -135,8 +135,8 @@ def open_run(
     tokenizer = functools.cache(lambda: read_tokenizer(config.student))
     fitted = lengths.fit(
         config,
-        lambda: lengths.count_tokens(collection.passages, tokenizer()),
-        lambda: lengths.count_tokens([*collection.queries[split].values()], tokenizer()),
+        lambda: tokenizer().count(collection.passages),
+        lambda: tokenizer().count([*collection.queries[split].values()]),
     )
     if fitted != config:
         logging.info(

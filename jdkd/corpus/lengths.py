@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jdkd.config import Config, EncoderSpec
-from jdkd.tokens.tokenizer import Tokenizer
 
 TOKENS_PER_WORD = 1.35  # The average of English text.
 SAMPLE = 1000  # Texts whose words or tokens are counted.
-_COUNTED = 512  # Tokens of a text, at most.
 _SHARE = 0.9  # Of the texts that are not cut.
 _QUERIES, _PASSAGES = (32, 128), (16, 256)  # Tokens, at least and at most.
 _TRAINED = 128  # Of passages in training, at most.
@@ -24,14 +22,6 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
     ([0, 3, 6, 9], [0, 1, 2])
     """
     return np.linspace(0, total - 1, min(total, count)).astype(np.int64)
-
-
-def count_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """Tokens of up to `SAMPLE` evenly spaced texts, special tokens included, at most 512."""
-    rows = evenly_spaced(len(texts), SAMPLE)
-    if not len(rows):
-        return np.zeros(0, int)
-    return tokenizer.encode([texts[int(row)] for row in rows], _COUNTED).lengths
 
 
 def count_words(texts: Sequence[str], sample: int) -> np.ndarray:
@@ -54,7 +44,7 @@ def fit(
     at least are read. Prefixes that the config gives count.
 
     Args:
-        get_passage_tokens: Returns `count_tokens` of the collection's passages.
+        get_passage_tokens: Returns `Tokenizer.count` of the collection's passages.
         get_query_tokens: The same of its train queries.
     """
     passage_tokens, query_tokens = map(functools.cache, (get_passage_tokens, get_query_tokens))

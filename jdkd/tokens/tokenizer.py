@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import tokenizers
 
+from jdkd.corpus.lengths import SAMPLE, evenly_spaced
 from jdkd.runtime import distributed, progress
 from jdkd.runtime.parts import write_parts
 from jdkd.tokens import tokenizer_files
@@ -19,6 +20,7 @@ from jdkd.tokens.words import Words, find_words
 Text = str | tuple[str, str]  # A text, or a pair of texts.
 _CALL_TEXTS = 4096  # Texts a call of the batched tokenizer; bounds memory and moves the bar.
 _PART_TEXTS = 64 * _CALL_TEXTS  # Texts of a part file of a resumable stage.
+_COUNTED = 512  # Tokens that `count` counts, at most.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Tokenizer:
         """Tokenises a few texts in memory, truncated, with special tokens; see `write_store`."""
         ids, lengths, _ = _encode(self._truncating(length), texts, types, self._dtype(types))
         return self._store(ids, row_offsets(lengths), length)
+
+    def count(self, texts: Sequence[Text]) -> np.ndarray:
+        """Tokens of up to `lengths.SAMPLE` evenly spaced texts, special ones too, at most 512."""
+        rows = evenly_spaced(len(texts), SAMPLE)
+        if not len(rows):
+            return np.zeros(0, int)
+        return self.encode([texts[int(row)] for row in rows], _COUNTED).lengths
 
     def write_store(
         self,
