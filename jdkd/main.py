@@ -48,7 +48,7 @@ from jdkd.commands import (
 )
 from jdkd.config.fields import STORES
 from jdkd.indexing import contents, exporting
-from jdkd.runtime import bucket, distributed, files, interrupts
+from jdkd.runtime import bucket, distributed, files, huge_pages, interrupts
 from jdkd.runtime.messages import EscapedStream, shown
 
 DEFAULT = 'configs/mta4dpr.py'
@@ -157,6 +157,8 @@ def main(argv: Sequence[str]) -> None:
         workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
         plan.plan(setup.resolve_training(_CONFIG.value), _TOPOLOGY.value, workdir)
         return
+    if mode in ('train', 'index', 'add'):
+        huge_pages.restart_with()
     started_by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_INDEX.value
     distributed.start(*started_by_hand, hang_seconds=_HANG_SECONDS.value)
     if not distributed.is_primary() and logging.get_verbosity() == logging.INFO:

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
+from jdkd.runtime import huge_pages
+
 ROOT = pathlib.Path(__file__).parents[2]
 # Not bm25s, which computes with JAX when it is imported: JAX's threads do not survive a fork.
 _IMPORTS = ['jdkd.main', 'matplotlib.pyplot', 'scann', 'ir_measures', 'tests.helpers.train_steps']
@@ -27,10 +29,12 @@ def environment(devices: int = 1) -> dict[str, str]:
     """Environment variables for a process with `devices` virtual CPU devices."""
     # The programs run for moments: optimising them takes longer than it saves.
     options = '--xla_backend_optimization_level=0 --xla_force_host_platform_device_count='
-    return {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'{options}{devices}'}
+    return {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'{options}{devices}'} | _STARTED
 
 
-ONE_DEVICE = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}  # As on a laptop.
+# A child has no command line of its own to start anew.
+_STARTED = {huge_pages.VARIABLE: 'glibc.malloc.hugetlb=0'}
+ONE_DEVICE = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''} | _STARTED  # As on a laptop.
 
 
 class Process:
