@@ -25,6 +25,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.collection.eval_labels = False
     c.collection.pseudo_queries.count = 2000
 
+    c.rounds = 1  # A second one brings nothing here.
+
     # The teacher's own ranking is all there is to learn from.
     c.candidates.margin = 0.0
     c.steps_per_round = 240
