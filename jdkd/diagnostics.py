@@ -84,27 +84,42 @@ def flatness_warnings(
     return warnings
 
 
-def score_warnings(round_index: int, scores: Mapping[str, Any]) -> list[RunWarning]:
-    """Warns of a round's scores; see `gen_dataset.generate`."""
+def score_warnings(
+    round_index: int, scores: Mapping[str, Any], *, has_labels: bool
+) -> list[RunWarning]:
+    """Warns of a round's scores; see `gen_dataset.generate`.
+
+    `has_labels` says whether weights and scales were fitted to labels of D_eval.
+    """
     warnings = []
     for system, figures in scores['flatness'].items():
         warnings += flatness_warnings(system, figures, round_index)
+    warnings += _one_hot_warnings(round_index, scores['one_hot'])
+    return warnings if round_index else warnings + _weightless_warnings(scores, has_labels)
+
+
+def _weightless_warnings(scores: Mapping[str, Any], has_labels: bool) -> list[RunWarning]:
+    """Warns of weights and scales of 0, which all rounds share."""
+    warnings = []
+    reason = 'do not tell positives from their hard negatives' if has_labels else 'are all equal'
     for system, scale in scores['scales'].items():
         if scale == 0:
             message = (
-                f'{system}: the scale fitted on D_eval is 0, because its scores do not tell '
-                'positives from their hard negatives: its distributions are uniform; '
-                f'set systems.{system}.scale, or take it out.'
+                f'{system}: its scale on D_eval is 0, because its scores there {reason}: its '
+                f'distributions are uniform; set systems.{system}.scale, or take it out.'
             )
-            warnings.append(_warning('weightless', round_index, system, 0.0, message))
+            warnings.append(_warning('weightless', 0, system, 0.0, message))
     if not any(scores['teacher'].values()):
         message = (
-            "the teacher's distributions are uniform: the fit to the labels of D_eval gave every "
-            'member the weight 0, because none tells positives from their hard negatives; name '
-            'other members, or set teacher.weights.'
+            "the teacher's distributions are uniform: every member has the weight 0, because its "
+            f'scores on D_eval {reason}; name other members, or set teacher.weights.'
         )
-        warnings.append(_warning('weightless', round_index, 'teacher', 0.0, message))
-    shares = scores['one_hot']
+        warnings.append(_warning('weightless', 0, 'teacher', 0.0, message))
+    return warnings
+
+
+def _one_hot_warnings(round_index: int, shares: Mapping[str, float]) -> list[RunWarning]:
+    warnings = []
     if (share := shares['originals']) > ONE_HOT_SHARE:
         message = (
             f'the teacher is near one-hot (a probability above {ONE_HOT}) in {share:.1%} of the '

@@ -126,7 +126,7 @@ _HOST = flags.DEFINE_string(
     'host', '127.0.0.1', 'Address that serve listens on; 0.0.0.0 for all of the machine.'
 )
 _PORT = flags.DEFINE_integer('port', 8000, 'Port of serve; 0 for a free one.', 0, 65535)
-_K = flags.DEFINE_integer('k', 5, 'Passages that search shows of an index.', lower_bound=1)
+_K = flags.DEFINE_integer('k', 5, 'Passages that search shows.', lower_bound=1)
 _WITH = flags.DEFINE_string('with', None, 'Finished workdir that compare shows beside this one.')
 _UPDATE = flags.DEFINE_bool(
     'update',
@@ -202,9 +202,13 @@ def _search(words: Sequence[str], workdir: pathlib.Path) -> None:
     question = ' '.join(words[1:]) if words[1:] else None
     is_run = (directory / configs.FILE).is_file() if words else True
     if (directory / contents.FILE).is_file() or not is_run:
+        if _INDEX_OF.value:
+            raise ValueError(
+                f'{directory} is an index, which holds one student; leave --index_of out.'
+            )
         search.search_index(directory, question, _K.value)
     else:
-        search.search(directory, question, _INDEX_OF.value)
+        search.search(directory, question, _INDEX_OF.value, _K.value)
 
 
 def _options() -> dict:
@@ -232,6 +236,9 @@ def _check_arguments(mode: str, arguments: Sequence[str]) -> None:
             'the vectors of an index are exported by jdkd export INDEX --vectors=faiss (or npy, '
             'parquet), and encoders of a run by jdkd export --workdir DIR.'
         )
+    for flag in ('system', 'push_to', 'onnx'):
+        if mode == 'export' and arguments and flags.FLAGS[flag].present:
+            raise ValueError(f'--{flag} is for encoders of a run; leave it out, or --vectors.')
     if arguments and _WORKDIR.value:
         raise ValueError(f"give jdkd {mode} '{arguments[0]}' or --workdir, not both.")
 
@@ -264,6 +271,8 @@ def _check_flags(argv: Sequence[str]) -> None:
     for flag, modes in owners.items():
         if flags.FLAGS[flag].present and mode not in modes.split(' or '):
             raise ValueError(f'--{flag} is for --mode {modes}; add that or leave it out.')
+    if is_zero_shot and _INDEX_OF.value:
+        raise ValueError('--index_of is for the student of a run; leave it out.')
     if mode == 'compare' and not _WITH.value:
         raise ValueError('--mode compare needs another finished run: add --with=WORKDIR.')
     for flag in ('student', 'collection', 'output'):

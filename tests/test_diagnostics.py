@@ -44,21 +44,26 @@ def test_near_one_hot_lists_depend_on_the_temperature():
     assert diagnostics.one_hot_share(logits, 4.0) == 0
     shares = {'originals': 0.75, 'all': 0.25}
     scores = {'flatness': {}, 'scales': {'a': 0.5}, 'teacher': {'b': 1.0, 'c': 0.0}}
-    (found,) = diagnostics.score_warnings(0, scores | {'one_hot': shares})
+    (found,) = diagnostics.score_warnings(0, scores | {'one_hot': shares}, has_labels=True)
     assert (found['what'], found['figure']) == ('one_hot', 0.75)
     assert 'in 75.0% of the lists, and in 25.0% with their dark examples' in found['message']
-    assert not diagnostics.score_warnings(0, scores | {'one_hot': {'originals': 0.5, 'all': 0.5}})
+    few = scores | {'one_hot': {'originals': 0.5, 'all': 0.5}}
+    assert not diagnostics.score_warnings(0, few, has_labels=True)
 
 
 def test_zero_weights_are_warned_of():
     scores = {'flatness': {}, 'one_hot': {'originals': 0.0, 'all': 0.0}}
     scores |= {'scales': {'a': 0.0, 'b': 2.0}, 'teacher': {'c': 0.0}}
-    found = diagnostics.score_warnings(1, scores)
+    found = diagnostics.score_warnings(0, scores, has_labels=True)
     assert [(c['what'], c['system']) for c in found] == [
         ('weightless', 'a'),
         ('weightless', 'teacher'),
     ]
     assert 'set systems.a.scale' in found[0]['message']
+    assert all('positives from their hard negatives' in w['message'] for w in found)
+    found = diagnostics.score_warnings(0, scores, has_labels=False)
+    assert all('its scores there are all equal' in w['message'] for w in found[:1])
+    assert not diagnostics.score_warnings(1, scores, has_labels=True)  # Told once.
 
 
 def test_the_mean_cosine_is_that_of_all_pairs():
@@ -98,13 +103,13 @@ def test_warnings_of_compare(found, expected):
     assert all(f'{c["figure"]:.4f}' in c['message'] and c['round'] == 1 for c in warnings)
 
 
-def test_a_teacher_must_beat_its_assistants():
-    values = {'teacher': 0.5, 'a': 0.4, 'b': 0.5}
+def test_a_teacher_must_be_as_good_as_its_assistants():
+    values = {'teacher': 0.5, 'a': 0.4, 'b': 0.6, 'c': 0.5}
     measured = {name: {'MRR@10': value} for name, value in values.items()}
     (found,) = diagnostics.teacher_warnings('MRR@10', measured, 'bm25')
     assert (found['what'], found['system'], found['round']) == ('weak_teacher', 'b', None)
     assert 'the teacher (MRR@10 0.5000 on D_eval, re-ranking bm25)' in found['message']
-    assert 'assistant b (0.5000, re-ranking the same passages)' in found['message']
+    assert 'assistant b (0.6000, re-ranking the same passages)' in found['message']
 
 
 def test_the_page_lists_them_escaped():

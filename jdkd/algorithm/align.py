@@ -29,7 +29,7 @@ _PROJECTION, _KERNEL = 'projection', 'kernel.npy'
 
 def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderSystem:
     """The student aligned with targets, in a resumable stage; its start if `align.epochs` is 0."""
-    config, start = run.config.align, student.after_round(-1)
+    config, start = run.config.align, student.initial
     if not config.epochs:
         return start
     group = run.collection.group
@@ -118,7 +118,7 @@ def load(student: Student) -> DualEncoderSystem:
     Raises:
         FileNotFoundError: if it has not been aligned.
     """
-    run, start = student.run, student.after_round(-1)
+    run, start = student.run, student.initial
     if not run.config.align.epochs:
         return start
     manifest = run.read_manifest(STAGE)

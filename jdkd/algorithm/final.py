@@ -70,17 +70,16 @@ def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
 
 def _load_best(student: Student) -> DualEncoderSystem:
     run, config = student.run, student.run.config
-    students, measured = [align.load(student)], []
+    first, measured = f'{STUDENT}_{"aligned" if config.align.epochs else "init"}', []
     while not (measured and is_over(config, measured)):
-        i = len(students) - 1
-        students.append(student.after_round(i))
+        i = max(len(measured) - 1, 0)
         manifest = run.read_manifest(round_path(i, 'eval'))
         if manifest is None:
             raise FileNotFoundError(
-                f'{run.workdir} has not measured {students[-1].name} on D_eval; run --mode train '
+                f'{run.workdir} has not measured {STUDENT}_{i:02d} on D_eval; run --mode train '
                 'with this --workdir to its end first.'
             )
-        if not measured:
-            measured.append(manifest['result']['references'][students[0].name])
+        measured = measured or [manifest['result']['references'][first]]
         measured.append(manifest['result']['student'])
-    return students[choose(config, measured)]
+    best = choose(config, measured)
+    return student.after_round(best - 1) if best else align.load(student)

@@ -39,7 +39,7 @@ def generate(
     encoder: Encoder,
     active: np.ndarray,
 ) -> tuple[dict, dict]:
-    """Builds `rounds/<i>/{runs,candidates,scores,dataset}`.
+    """Builds `rounds/<i>/{runs,candidates,pool,scores,dataset}`, in round 0 what all share.
 
     Args:
         miners: Retrievers that mine hard negatives beside the pool and the student.

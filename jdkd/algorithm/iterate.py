@@ -71,7 +71,7 @@ def train(run: Run) -> dict:
     members = [systems[name] for name in config.teacher.members]
     T = Teacher(members, config.teacher.weights)
     TA = [systems[name] for name in config.assistants]
-    start = M.after_round(-1)
+    start = M.initial
     targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
     begun = current = best = align(run, M, targets)
     if config.topic_size:
@@ -85,7 +85,8 @@ def train(run: Run) -> dict:
         scores, data = gen_dataset.generate(
             run, i, teacher=T, miners=miners, pool=TA, student=current, encoder=M.start, active=Q
         )
-        warnings += diagnostics.log(diagnostics.score_warnings(i, scores))
+        flat = diagnostics.score_warnings(i, scores, has_labels=has_labels)
+        warnings += diagnostics.log(flat)
         if i == 0:
             on_eval = measure_teacher(run, T, scores, miners[0], TA)
             if has_labels:

@@ -52,13 +52,11 @@ class Student:
         return Student(run, self.start, TWIN, stage='twin', labelled_only=True)
 
     def after_round(self, round_index: int) -> DualEncoderSystem:
-        """The student after a round, as a system; -1 for the start.
+        """The student after a round, as a system.
 
         Raises:
             FileNotFoundError: if that round has not been trained.
         """
-        if round_index < 0:
-            return self._init
         run, path = self.run, round_path(round_index, self.stage)
         manifest = run.read_manifest(path)
         if manifest is None:
@@ -71,8 +69,8 @@ class Student:
         return self.system(f'{self.name}_{round_index:02d}', manifest['digest'], encoder)
 
     @functools.cached_property
-    def _init(self) -> DualEncoderSystem:
-        """The start; its digest reads all parameters."""
+    def initial(self) -> DualEncoderSystem:
+        """The student before anything is trained; its digest reads all parameters."""
         scale, digest = self.run.config.student.scale, start_digest(self.start)
         return DualEncoderSystem(f'{STUDENT}_init', digest, scale, self.run, self.start)
 
@@ -80,7 +78,9 @@ class Student:
         """The student with these parameters; where passages are frozen, on the start's index."""
         spec = self.run.config.student
         system = DualEncoderSystem(name, digest, spec.scale, self.run, encoder)
-        return AsymmetricSystem.of(name, system, self._init) if spec.freeze == 'passage' else system
+        return (
+            AsymmetricSystem.of(name, system, self.initial) if spec.freeze == 'passage' else system
+        )
 
     def make_trainer(self) -> Trainer:
         """The trainer of all rounds."""

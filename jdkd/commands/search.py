@@ -17,7 +17,6 @@ from jdkd.run import STUDENT, Run
 from jdkd.runtime import distributed
 from jdkd.serving import service
 
-_SHOWN = 5  # Passages per question.
 _WIDTH = 150  # Characters per line unless standard output is a terminal.
 _LINES = 3  # At most, for the text of each passage.
 
@@ -38,8 +37,10 @@ def search_index(directory: pathlib.Path, question: str | None, k: int) -> None:
         print(flush=True)
 
 
-def search(workdir: pathlib.Path, question: str | None = None, index_of: str | None = None) -> None:
-    """Prints the best passages for a question, or for each line of standard input.
+def search(
+    workdir: pathlib.Path, question: str | None = None, index_of: str | None = None, k: int = 5
+) -> None:
+    """Prints the k best passages for a question, or for each line of standard input.
 
     Shows the results of three systems side by side, each with its latency: the final student by
     exact search; the first stage; and the teacher, which re-ranks the first stage's top passages.
@@ -56,12 +57,12 @@ def search(workdir: pathlib.Path, question: str | None = None, index_of: str | N
         print(f'Not shown: {reason}')
     for warm_up in ('a', 'a ' * run.config.student.query_length):
         for find in shown.values():  # Compilation would count as latency.
-            find(warm_up, _SHOWN)
+            find(warm_up, k)
     for asked in questions(question):
         rankings = {}
         for name, find in shown.items():
             start = time.perf_counter()
-            rankings[name] = find(asked, _SHOWN), time.perf_counter() - start
+            rankings[name] = find(asked, k), time.perf_counter() - start
         print(page(run, rankings), end='\n\n', flush=True)
 
 

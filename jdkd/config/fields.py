@@ -197,7 +197,7 @@ class LossConfig(Section):
 
 
 class IndexConfig(Section):
-    kind: str = field('scann', 'scann or exact')
+    kind: str = field('scann', 'how passages are searched', ('scann', 'exact'))
     mining: str = field(
         'auto',
         'search of train queries: scann, exact, or auto (exact on accelerators, else as kind)',

@@ -33,7 +33,7 @@ class CandidateLists(tfds.core.GeneratorBasedBuilder):
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description='Candidate lists with the scores of teacher and assistants.',
+            description='Candidate lists.',
             features=tfds.features.FeaturesDict(features),
             # Files keep the order of the lists; the loader shuffles.
             disable_shuffling=True,

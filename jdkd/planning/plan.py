@@ -116,7 +116,7 @@ def _host_memory(
     dark = config.dark.reinforced + config.dark.noisy
     scores = 4 * (candidates + dark) * (2 + len(config.assistants))
     return {
-        # See the docstring of corpus/importing.py.
+        # See the docstring of corpus/building.py.
         'import': 300_000_000 + 70 * size.passages + 1000 * size.queries,
         # A part, its copy while it is rounded, and the lengths of all texts.
         'encoding': 8 * vectors.FILE_ROWS * width + 20 * size.passages,

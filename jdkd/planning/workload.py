@@ -37,6 +37,7 @@ def list_phases(
     Queries count as passages where both are encoded: there are few of them.
     """
     encoders = roles.encoders(config)
+    twins = 1 + config.twin  # Whose step is no dearer than the student's.
     lists = disk.count_lists(config, size)
     dark = lists * (config.dark.reinforced + config.dark.noisy)
     for name, spec in roles.trained(config).items():
@@ -60,7 +61,7 @@ def list_phases(
             cuts = [s.passage_length for n, s in roles.cut_targets(config) if n == name]
             for length in cuts:
                 once += size.passages * np.minimum(lengths, length).sum() / lengths.sum()
-            per_round = corpus if field == 'student' else dark if scores_lists else 0
+            per_round = corpus * twins if field == 'student' else dark if scores_lists else 0
             params = dual_encoder.tower(params, 'passage')
         else:
             lengths, longest = tracing.pair_lengths(spec, model, size, (SAMPLE,))
@@ -86,14 +87,15 @@ def list_phases(
         widths = [dual_encoder.embedding_width(models[field][0]) for field in dense & {*encoders}]
         traced, items = tracing.search_passages(config, max(widths), mesh, size), exact.QUERY_BLOCK
         steps = size.train / items
-        yield Phase('search', 'index', traced, items, 'queries', len(widths) * steps, steps)
+        once, per_round = len(widths) * steps, twins * steps
+        yield Phase('search', 'index', traced, items, 'queries', once, per_round)
 
     if config.align.epochs:
         traced, texts = tracing.align_student(config, *models['student'], mesh, size)
         items = texts.batch_size * (1 + texts.per_query)
         yield Phase('align student', 'student', traced, items, 'texts', texts.steps, 0)
     traced = tracing.train_student(config, *models['student'], mesh, size)
-    items, steps = config.batch_size, config.steps_per_round
+    items, steps = config.batch_size, twins * config.steps_per_round
     yield Phase('train student', 'student', traced, items, 'queries', 0, steps)
 
 

@@ -120,25 +120,20 @@ def _duels(run: Run, done: Finished) -> list[Duel]:
     return [duel for duel in map(contrast, others) if duel]
 
 
-def _about_pseudo_labels(collection: Mapping) -> str:
-    """How many queries got a pseudo-label; reports of before say nothing of it."""
-    count = collection.get('pseudo_labels')
-    return f', of which assistants learned {count} from pseudo-labels' if count else ''
-
-
 def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> str:
     """Renders the page of a run, with its pictures as {name: HTML} and the student's duels."""
     report, collection = done.report, done.report['collection']
     costs = report['costs']
     queries = ', '.join(f'{n} {split}' for split, n in collection['queries'].items())
+    count = collection['pseudo_labels']
+    pseudo = f', of which assistants learned {count} from pseudo-labels' if count else ''
     return page.document(
         collection['name'],
         [
             page.paragraph(
                 f'{collection["passages"]} passages; queries: {queries}; '
-                f'{collection["unlabelled"]} train queries have no label'
-                f'{_about_pseudo_labels(collection)}. Measures of the test queries, '
-                f'times 100{_about_teacher(done)}. {_about_student(done)}'
+                f'{collection["unlabelled"]} train queries have no label{pseudo}. Measures of the '
+                f'test queries, times 100{_about_teacher(done)}. {_about_student(done)}'
             ),
             page.table(tables.percents(report['test'])),
             page.paragraph('The student less other systems; paired t-test over the queries.'),
@@ -151,7 +146,7 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
             *(
                 part
                 for i, r in enumerate(report['rounds'])
-                for part in _round(i, r, drawn, collection.get('eval_labels', True))
+                for part in _round(i, r, drawn, collection['eval_labels'])
             ),
             *cost_report.render_sizes(costs, drawn),
             page.heading('Seconds by stage'),

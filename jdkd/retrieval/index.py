@@ -24,7 +24,6 @@ try:
 except ImportError:  # Wheels exist for Linux on x86-64 and Python below 3.14 only.
     scann = None
 
-KINDS = ('scann', 'exact')
 _HASH_FROM = 1000  # Passages that ScaNN's codes need for training; fewer are searched exactly.
 TREE_FROM = 20_000  # Passages from which an index partitions first, as ScaNN's guide advises.
 _TREE_SAMPLE = 250_000  # Passages of a shard that train its tree.
@@ -45,9 +44,7 @@ def for_mining(config: IndexConfig, platform: str) -> IndexConfig:
 
 
 def check_config(config: IndexConfig) -> None:
-    """Raises a ValueError if `kind` is not in `KINDS`, or `shard` is too small."""
-    if config.kind not in KINDS:
-        raise ValueError(f"index.kind is '{config.kind}'; use one of {', '.join(KINDS)}.")
+    """Raises a ValueError if `shard` is too small."""
     if config.shard < 2 * _HASH_FROM:  # Shards may have half of this size.
         raise ValueError(f'index.shard={config.shard} is too small; set at least {2 * _HASH_FROM}.')
 

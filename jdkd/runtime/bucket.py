@@ -36,7 +36,6 @@ from jdkd.runtime.lease import Lease
 from jdkd.runtime.object_store import ObjectStore, is_url
 from jdkd.runtime.uploads import MANIFEST, STARTED, GoneError, Uploads
 
-CACHE = 'JDKD_CACHE'  # Environment variable: the directory of all caches.
 SCAN_SECONDS = 30.0  # Between two looks for new parts, checkpoints and metrics.
 
 _open: dict[pathlib.Path, 'Bucket'] = {}  # By cache.
@@ -60,8 +59,7 @@ def open_workdir(workdir: str | os.PathLike[str]) -> pathlib.Path:
     parts = pathlib.PurePosixPath(path).parts
     if '..' in parts or '::' in url or not path:
         raise ValueError(f'--workdir={url} names no place in a bucket; give gs://BUCKET/PATH.')
-    home = os.environ.get(CACHE) or pathlib.Path.home() / '.cache/jdkd'
-    cache = pathlib.Path(home).absolute().joinpath(protocol, *parts)
+    cache = files.cache_home().joinpath(protocol, *parts)
 
     def connect():
         _open[cache] = Bucket(ObjectStore(url), cache)

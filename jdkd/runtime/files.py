@@ -20,6 +20,7 @@ from typing import IO, Any
 from absl import logging
 
 GIT_LFS = b'version https://git-lfs'  # Head of what Git has in place of a large file.
+CACHE = 'JDKD_CACHE'  # Environment variable: the directory of all caches.
 SEAL = '.checksums'  # Suffix of the files that hold checksums.
 _THREADS = min(os.cpu_count() or 1, 8)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -42,6 +43,11 @@ def atomic_write(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
     except Exception:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def cache_home() -> pathlib.Path:
+    """The directory of all caches: that of the environment variable, or ~/.cache/jdkd."""
+    return pathlib.Path(os.environ.get(CACHE) or '~/.cache/jdkd').expanduser().absolute()
 
 
 def require_local(path: str | os.PathLike[str], name: str) -> None:

@@ -10,14 +10,12 @@ from jdkd.systems.llm import system as llm
 from jdkd.systems.roles import system_spec
 from jdkd.systems.system import System
 
-KINDS = ('bm25', 'dual_encoder', 'cross_encoder', 'scores', 'llm')
-
 
 def build(run: Run, name: str) -> System:
     """The system of the config entry `systems.<name>`.
 
     Raises:
-        ValueError: if there is no such entry, or its kind is unknown.
+        ValueError: if there is no such entry.
     """
     spec = system_spec(run.config, name)
     if isinstance(spec, BM25Spec):
@@ -27,8 +25,6 @@ def build(run: Run, name: str) -> System:
     if isinstance(spec, LLMSpec):
         first = build(run, run.config.first_stage) if llm.needs_first_stage(spec) else None
         return llm.load(run, name, spec, first)
-    if spec.kind not in KINDS:
-        raise ValueError(f"systems.{name}.kind is '{spec.kind}'; use one of {', '.join(KINDS)}.")
     encoder = load_encoder(run, spec)
     digest = start_digest(encoder)
     if spec.train.steps:

@@ -43,7 +43,7 @@ def test_the_student_comes_to_its_targets(home):
     model, other = student.load(run), as_dual(build(run, 'other'))
     own = targets.EmbeddingTargets(run, model.start, [other])
     aligned = align.align(run, model, own)
-    start = model.after_round(-1)
+    start = model.initial
     rows = np.arange(len(run.collection))
     wanted = other.passages[rows]
 
@@ -102,7 +102,7 @@ def test_a_student_with_a_projection_comes_to_share_a_wider_space(home):
     model, other = student.load(run), as_dual(build(run, 'wide'))
     own = targets.EmbeddingTargets(run, model.start, [other])
     assert own.shared is other
-    start, rows = model.after_round(-1), np.arange(len(run.collection))
+    start, rows = model.initial, np.arange(len(run.collection))
     aligned = align.align(run, model, own)
     kernel = np.load(run.workdir / 'projection/kernel.npy')
     features, wanted = start.passages[rows][:, :8], other.passages[rows]
@@ -137,7 +137,7 @@ def test_without_epochs_the_start_stays(home):
     run = make_run(home, home / 'none', epochs=0.0)
     model = student.load(run)
     same = align.align(run, model, targets.EmbeddingTargets(run, model.start, []))
-    assert same.digest == model.after_round(-1).digest
+    assert same.digest == model.initial.digest
     assert not (run.workdir / 'align').exists()
 
 
@@ -155,7 +155,7 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
     model = types.SimpleNamespace(
         run=run,
         start=encoder,
-        after_round=lambda i: start if i == -1 else None,
+        initial=start,
         system=lambda name, digest, encoder: (name, encoder),
     )
     own = types.SimpleNamespace(

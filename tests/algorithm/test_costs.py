@@ -26,7 +26,7 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
     c.index.kind = 'exact'
     run = tiny.open_run(c, tmp_path / 'w')
     bm25, dense = build(run, 'bm25'), build(run, 'dense')
-    own = student.load(run).after_round(-1)
+    own = student.load(run).initial
     systems, teacher = {'bm25': bm25, 'dense': dense}, Teacher([bm25, dense], None)
     weights = {'bm25': 1.0, 'dense': 2.0}
     found = costs.measure(run, own, systems, teacher, weights)

@@ -52,10 +52,12 @@ class FakeStudent:
     def twin(self):
         return FakeStudent(self.calls, self.run, TWIN)
 
+    @property
+    def initial(self):
+        return named(f'{self.name}_init', encoder=(self.name, -1))
+
     def after_round(self, i):
-        return named(
-            f'{self.name}_init' if i < 0 else f'{self.name}_{i:02d}', encoder=(self.name, i)
-        )
+        return named(f'{self.name}_{i:02d}', encoder=(self.name, i))
 
     def train_round(self, trainer, i, data, previous, pool, scales, targets):
         own = trainer, i, data, previous.name, names(pool), scales, targets.shared.name
@@ -101,7 +103,7 @@ def run_rounds(monkeypatch, **changes):
     monkeypatch.setattr(iterate.diagnostics, 'comparison_warnings', comparison)
     for what in ('score_warnings', 'teacher_warnings'):
         said = f'{what[:-9]} {{}}'.format
-        monkeypatch.setattr(iterate.diagnostics, what, lambda x, *rest, said=said: [said(x)])
+        monkeypatch.setattr(iterate.diagnostics, what, lambda x, *_, said=said, **__: [said(x)])
     monkeypatch.setattr(iterate.diagnostics, 'log', lambda warnings: warnings)
     monkeypatch.setattr(iterate.student, 'load', lambda run: FakeStudent(calls, run))
     monkeypatch.setattr(iterate, 'as_dual', lambda system: system)

@@ -194,7 +194,7 @@ def test_the_student_of_a_round_has_the_parameters_of_its_last_step(run, calls):
         run.config.student.scale,
     )
     assert calls.restored == [('start', run.workdir / 'rounds/01/train', 2 * STEPS)]
-    begun = model.after_round(-1)
+    begun = model.initial
     assert (begun.name, begun.digest, begun.encoder) == ('student_init', 'digest of start', 'start')
     assert found.digest != begun.digest
 

@@ -172,7 +172,7 @@ def test_the_twin_learns_the_labels_of_the_same_lists_from_the_same_start(two_ro
     model, run = two_rounds.model.twin(), two_rounds.run
     targets = EmbeddingTargets(run, model.start, [])
     trainer = model.make_trainer()
-    data = student._RoundData(model, trainer, 0, model.after_round(-1), (), targets)
+    data = student._RoundData(model, trainer, 0, model.initial, (), targets)
     batches = data.batches('train', loader.BatchOrder(2, [0]), 6)
     batch, *others = (next(batches) for _ in range(6))
     rows = load_lists(run, 0, 'train').query

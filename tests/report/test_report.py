@@ -141,7 +141,14 @@ def finished_run(workdir=pathlib.Path(), name='dense', value=0.5) -> finished.Fi
         'rounds': [r, r],
         'teacher_eval': measured,
         'assistants_eval': {name: measured},
-        'collection': {'name': name, 'passages': 3, 'queries': {name: 4}, 'unlabelled': 0},
+        'collection': {
+            'name': name,
+            'passages': 3,
+            'queries': {name: 4},
+            'unlabelled': 0,
+            'pseudo_labels': 0,
+            'eval_labels': True,
+        },
         'tokens': [{'split': name, 'length': 8, 'texts': 3, 'cut': 2}],
         'wall_seconds': {name: 1.0},
     }

@@ -137,11 +137,6 @@ def test_tiny_shards_are_an_error(tmp_path):
         index.build(tmp_path, vectors(4000), scann(shard=1999))
 
 
-def test_unknown_kind():
-    with pytest.raises(ValueError, match="'faiss'; use one of scann, exact"):
-        index.search(vectors(1), vectors(2), 1, IndexConfig(kind='faiss'))
-
-
 def test_rankings_are_kept(tmp_path):
     ranking = exact_search(vectors(3, seed=1), vectors(9), 4)
     ranking.save(tmp_path, 'a')
