@@ -9,13 +9,17 @@ from absl import flags
 from sphinx.util.docutils import SphinxDirective
 
 from jdkd import main
-from jdkd.config import BM25Spec, Config, EncoderSpec, EvalConfig, LLMSpec, ScoresSpec, schema
+from jdkd.config import BM25Spec, Config, EvalConfig, LLMSpec, ScoresSpec, StudentSpec, schema
 
 # Sections that other sections share have one place on the page.
 _SHARED = ('student.', 'index.', 'mesh.', 'encoder.')
 _CONFIGS = (
     ('Config', Config, 'Fields of every training config.'),
-    ('Encoders', EncoderSpec, 'Fields of `student` and of `systems.<name>`, for encoders.'),
+    (
+        'Encoders',
+        StudentSpec,
+        'Fields of `student` and of `systems.<name>`, for encoders; `dims` and `freeze` of `student`.',
+    ),
     ('BM25', BM25Spec, 'Fields of `systems.<name>`, for BM25.'),
     ('Imported scores', ScoresSpec, 'Fields of `systems.<name>`, for scores made elsewhere.'),
     ('Language models', LLMSpec, 'Fields of `systems.<name>`, for models behind an endpoint.'),
