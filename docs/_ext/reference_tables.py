@@ -18,7 +18,7 @@ _CONFIGS = (
     (
         'Encoders',
         StudentSpec,
-        'Fields of `student` and of `systems.<name>`, for encoders; `dims` and `freeze` of `student`.',
+        "Fields of `student` and of `systems.<name>`; `dims` and `freeze` are the student's.",
     ),
     ('BM25', BM25Spec, 'Fields of `systems.<name>`, for BM25.'),
     ('Imported scores', ScoresSpec, 'Fields of `systems.<name>`, for scores made elsewhere.'),
