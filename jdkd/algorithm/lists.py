@@ -113,13 +113,7 @@ def best_positives(run: Run, split: str) -> list[np.ndarray]:
 
 def num_lists(run: Run) -> dict[str, int]:
     """Lists of a round for each split."""
-    config = run.config
-    # D_eval in whole batches, on any number of devices; queries repeat where it has fewer.
-    batches = min(config.candidates.eval_lists, len(eval_rows(run))) // config.batch_size
-    return {
-        'train': config.steps_per_round * config.batch_size,
-        'eval': max(batches, 1) * config.batch_size,
-    }
+    return candidates.count_lists(run.config, len(eval_rows(run)))
 
 
 def best_passages(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jdkd.config import Config
 from jdkd.lists.slices import SlicedTexts
 
 _LARGE_COLLECTION = 100_000  # Passages.
@@ -24,6 +25,16 @@ def item_rng(
     return np.random.default_rng(
         [seed, round_index, purpose, zlib.crc32(item.encode()), len(item), copy]
     )
+
+
+def count_lists(config: Config, held_out: int) -> dict[str, int]:
+    """Lists of a round for each split; `held_out` queries of D_eval have lists."""
+    # D_eval in whole batches, on any number of devices; queries repeat where it has fewer.
+    batches = min(config.candidates.eval_lists, held_out) // config.batch_size
+    return {
+        'train': config.steps_per_round * config.batch_size,
+        'eval': max(batches, 1) * config.batch_size,
+    }
 
 
 def array_digest(array: np.ndarray) -> str:

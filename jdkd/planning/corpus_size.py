@@ -25,6 +25,7 @@ class CorpusSize:
     test: int
     passage_tokens: float | None
     query_tokens: float | None
+    unlabelled: int = 0  # Queries of train and D_eval without a positive.
 
     @property
     def queries(self) -> int:
@@ -80,7 +81,9 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
         # D_eval has no pseudo-query unless there is no other.
         held_out = round(config.collection.eval_fraction * (queries or made))
         counts = plan.passages, queries + made - held_out, held_out, plan.test_queries or 0
-        return CorpusSize(*counts, plan.passage_tokens, plan.query_tokens)
+        unlabelled = made + round((1 - config.collection.label_share) * (counts[1] - made))
+        unlabelled += 0 if config.collection.eval_labels else held_out
+        return CorpusSize(*counts, plan.passage_tokens, plan.query_tokens, unlabelled)
     with tempfile.TemporaryDirectory() as scratch:
         return _measure_imported(config, pathlib.Path(scratch), mesh)
 
@@ -99,6 +102,7 @@ def of_run(run: Run) -> CorpusSize:
         test=len(run.test),
         passage_tokens=plan.passage_tokens or mean_tokens(run.passages),
         query_tokens=plan.query_tokens or mean_tokens(run.train.texts),
+        unlabelled=sum(int((~q.is_labelled).sum()) for q in (run.train, run.held_out)),
     )
 
 

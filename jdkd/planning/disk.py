@@ -9,6 +9,7 @@ import numpy as np
 
 from jdkd.config import Config
 from jdkd.corpus.lengths import SAMPLE, TOKENS_PER_WORD, count_words
+from jdkd.lists import candidates
 from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning import corpus_size
 from jdkd.planning.corpus_size import CorpusSize
@@ -65,7 +66,9 @@ def estimate(
         'embeddings': ((passages + queries) * dims + passages * cut) * item,
         'indexes': codes + 8 * passages * _BM25_TERMS_PER_WORD * words.mean(),
         'rankings': 8 * (rankings * queries + discarded * measured) * config.depth,
-        'candidates, scores and datasets': config.rounds * _list_bytes(config, words)
+        'candidates, scores and datasets': config.rounds
+        * count_lists(config, size)
+        * _list_bytes(config, words)
         + 4 * pairs * (1 + len(config.teacher.members)),
         # Parameters and AdamW's two moments; one more copy during replacement; the export.
         'checkpoints': 12 * sum(trained) + 4 * params['student'],
@@ -106,8 +109,7 @@ def count_parameters(shapes: Any) -> int:
 
 def count_lists(config: Config, size: CorpusSize) -> int:
     """Candidate lists of a round, of D_train and D_eval."""
-    train = config.steps_per_round * config.batch_size
-    return train + min(config.candidates.eval_lists, size.held_out)
+    return sum(candidates.count_lists(config, size.held_out).values())
 
 
 def count_students(config: Config) -> int:
@@ -132,11 +134,10 @@ def slice_bytes(config: Config, words: np.ndarray) -> float:
 
 
 def _list_bytes(config: Config, words: np.ndarray) -> float:
-    """Bytes of the lists of a round, as arrays and again as records."""
+    """Bytes of a list, in arrays and again in a record."""
     originals = 1 + config.candidates.hard_negatives
     dark = config.dark.reinforced + config.dark.noisy
     scores = 4 * (originals + dark) * (1 + len(config.assistants))
     ids = 4 * originals + 2 * dark * config.train_passage_length + slice_bytes(config, words)
     record = scores + 8 * originals + 4 * dark * config.train_passage_length
-    lists = config.steps_per_round * config.batch_size + config.candidates.eval_lists
-    return lists * (scores + ids + record)
+    return scores + ids + record

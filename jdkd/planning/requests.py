@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from jdkd.config import Config, LLMSpec
 from jdkd.corpus.lengths import TOKENS_PER_WORD
+from jdkd.lists.candidates import count_lists
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.systems import roles
 from jdkd.systems.llm import prompts
@@ -24,15 +25,17 @@ def lists_to_score(config: Config, size: CorpusSize, name: str) -> ListCounts:
     """The lists that a member of the teacher, or an assistant, which is no encoder of texts scores.
 
     Those of a round, with their dark examples; and once the first stage's top passages of D_eval
-    and, for the report, of the test queries, and the pool that the hardest negatives come from.
+    and, for the report, of the test queries, what may stand in for positives, and the pool that the
+    hardest negatives come from.
     """
     candidates, once, per_round = config.candidates, [], []
-    lists = config.steps_per_round * config.batch_size + min(candidates.eval_lists, size.held_out)
+    lists = sum(count_lists(config, size.held_out).values())
     length = 1 + candidates.hard_negatives + config.dark.reinforced + config.dark.noisy
     per_round.append((lists, length))
     depth = min(config.depth, size.passages)
     if name in config.teacher.members:
         once.append((size.held_out + size.test, depth))
+        once.append((size.unlabelled, min(candidates.stand_ins, size.passages)))
         if candidates.hardest:  # Later rounds add few pairs.
             once.append((size.train + size.held_out, min(candidates.scored, size.passages)))
         if config.hard_queries == 'prod':
