@@ -61,14 +61,13 @@ def estimate(
     trained = [trainings * params['student'], params['student']]
     trained += [params[f'systems.{name}'] for name in roles.trained(config)]
     pairs = config.rounds * queries * config.candidates.scored if config.candidates.hardest else 0
+    lists = config.rounds * count_lists(config, size)
     sizes = {
         'tokens': sum(passages * (2 * mean + 8) for mean in tokens),
         'embeddings': ((passages + queries) * dims + passages * cut) * item,
         'indexes': codes + 8 * passages * _BM25_TERMS_PER_WORD * words.mean(),
         'rankings': 8 * (rankings * queries + discarded * measured) * config.depth,
-        'candidates, scores and datasets': config.rounds
-        * count_lists(config, size)
-        * _list_bytes(config, words)
+        'candidates, scores and datasets': lists * _list_bytes(config, words)
         + 4 * pairs * (1 + len(config.teacher.members)),
         # Parameters and AdamW's two moments; one more copy during replacement; the export.
         'checkpoints': 12 * sum(trained) + 4 * params['student'],
