@@ -90,6 +90,16 @@ class Run:
         return bool(self.held_out.is_labelled.any())
 
     @functools.cached_property
+    def eval_judges(self) -> bool:
+        """Whether D_eval tells which student is better (ours).
+
+        Not if jdkd made all its queries of words of passages and none has a label: whoever matches
+        words looks best there.
+        """
+        made, spec = self.collection.made, self.config.collection.pseudo_queries
+        return self.eval_has_labels or bool(spec.file) or not made.issuperset(self.held_out.ids)
+
+    @functools.cached_property
     def test(self) -> Queries:
         """Test queries with a judgement or an answer."""
         split = self.config.collection.test_split

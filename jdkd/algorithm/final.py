@@ -16,15 +16,20 @@ from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem, as_dual
 
 
-def choose(config: Config, measured: Sequence[Mapping[str, float]]) -> int:
+def choose(config: Config, measured: Sequence[Mapping[str, float]], *, judged: bool = True) -> int:
     """Which student is the final one: 0 for the one that entered round 0, 1 for round 0's, ...
+
+    An aligned student is, where nothing judges.
 
     Args:
         config: `final` is 'best' (by `compare`; of equals, the latest) or 'last'.
         measured: {measure: value} on D_eval of the student before round 0 and after each round.
+        judged: `Run.eval_judges`.
     """
     if config.final == 'last':
         return len(measured) - 1
+    if not judged and config.align.epochs:
+        return 0
     return max(range(len(measured)), key=lambda i: (measured[i][config.compare], i))
 
 
@@ -81,5 +86,5 @@ def _load_best(student: Student) -> DualEncoderSystem:
             )
         measured = measured or [manifest['result']['references'][first]]
         measured.append(manifest['result']['student'])
-    best = choose(config, measured)
+    best = choose(config, measured, judged=run.eval_judges)
     return student.after_round(best - 1) if best else align.load(student)

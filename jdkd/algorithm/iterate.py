@@ -46,6 +46,11 @@ from jdkd.systems.ranking import measure_inputs
 from jdkd.systems.system import System
 
 _SAMPLE = 1024  # Passages whose embeddings are compared with each other.
+_MADE = (
+    'all queries of D_eval were made from passages, which cannot tell which student is better: the '
+    'run ends with the aligned one. Give a log of queries, or those of a generator '
+    '(collection.pseudo_queries.file); final=last keeps what the rounds make.'
+)
 _UNLABELLED = (
     'no query of D_eval (split %r) has a label: the scores of teacher and assistants are brought '
     'to one spread, and measures on D_eval, which decide replacement too, say how often a system '
@@ -80,6 +85,8 @@ def train(run: Run) -> dict:
     students, measured, datasets, rounds, on_eval = [begun], [], [], [], {}
     if not (has_labels := run.eval_has_labels):
         logging.info(_UNLABELLED, run.held_out.split)
+    if not run.eval_judges and config.align.epochs and config.final == 'best':
+        logging.warning(_MADE)
     for i in range(config.rounds):
         logging.info('round %d: %d of %d train queries', i, len(Q), len(run.train))
         scores, data = gen_dataset.generate(
@@ -117,7 +124,7 @@ def train(run: Run) -> dict:
             num_hard = int(hard.sum())
         changes = {'replaced': replaced, 'hard_queries': num_hard}
         rounds.append({**scores, **trained, **compared, **changes})
-        best = students[final.choose(config, measured)]
+        best = students[final.choose(config, measured, judged=run.eval_judges)]
         needed = [best] if over else [best, current, *TA]
         discard_superseded(run, [start, *students], needed, shown=[start, begun])
         if over:

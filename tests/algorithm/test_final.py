@@ -5,7 +5,7 @@ import types
 import pytest
 
 from jdkd.algorithm import final
-from jdkd.config import Config
+from jdkd.config import AlignConfig, Config
 
 
 def measures(values):
@@ -26,6 +26,14 @@ def measures(values):
 def test_the_final_student_is_the_best_on_d_eval_or_the_last(keep, values, expected):
     config = Config(final=keep)
     assert final.choose(config, measures(values)) == expected
+
+
+def test_nothing_that_cannot_judge_replaces_the_aligned_student():
+    aligned = Config(align=AlignConfig(epochs=1.0))
+    values = measures([0.2, 0.3])
+    assert final.choose(aligned, values) == 1 and final.choose(aligned, values, judged=False) == 0
+    assert final.choose(aligned.replace(final='last'), values, judged=False) == 1
+    assert final.choose(Config(), values, judged=False) == 1  # Which is not aligned.
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def run_rounds(monkeypatch, **changes):
     )
     queries = types.SimpleNamespace(split='dev')
     run = types.SimpleNamespace(
-        config=config, train=range(4), held_out=queries, eval_has_labels=True
+        config=config, train=range(4), held_out=queries, eval_has_labels=True, eval_judges=True
     )
     calls.outcome = iterate.train(run)
     return calls

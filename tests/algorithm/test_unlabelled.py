@@ -1,5 +1,6 @@
 """A run without labels: no label of train or D_eval is read, and what takes their place."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from jdkd import config as configs
 from jdkd.algorithm import calibration, iterate, lists
 from jdkd.algorithm.teacher import spread_weights
 from jdkd.corpus import importing
+from jdkd.run import Run
 from jdkd.runtime import stages
 from tests.helpers import tiny, toy
 
@@ -119,3 +121,7 @@ def test_labels_are_dropped_before_d_eval_is_held_out(tmp_path, splits):
     assert len(collection.queries['train']) + len(collection.queries['dev']) == (
         6 + 4 * ('train' in splits)
     )
+    run = Run(configs.resolve(c), tmp_path / 'w', None, collection)
+    assert run.eval_judges == ('train' in splits)
+    c.collection.pseudo_queries.file = 'of_a_generator.jsonl'
+    assert dataclasses.replace(run, config=configs.resolve(c)).eval_judges
