@@ -131,7 +131,7 @@ def build_stage_from_files(
     def build_on_primary():
         manifest = None
         with contextlib.suppress(DamagedError):  # `build_stage` reports it.
-            manifest = _read_unverified(directory)
+            manifest = peek(directory)
         prints = files.fingerprint(paths, manifest['result']['files'] if manifest else {})
         contents = {path: entry['sha256'] for path, entry in prints.items()}
         return build_stage(
@@ -179,10 +179,27 @@ def exists(directory: pathlib.Path) -> bool:
 def peek(directory: pathlib.Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, on this process; its files are neither fetched nor checked.
 
+    None if there is no stage.
+
     Raises:
         DamagedError: if the manifest is damaged or missing.
     """
-    return _read_unverified(directory)
+    path, kept = directory / MANIFEST, bucket.of(directory)
+    if path.exists():
+        content = path.read_bytes()
+    elif directory.exists():
+        raise DamagedError(f'{path} is missing')
+    elif kept is None or (content := kept.manifest(directory)) is None:
+        return None
+    try:
+        manifest = json.loads(content)
+        sha256, old = manifest.pop('sha256', None), manifest['inputs']['format'] < 3
+        # Formats before 3 have no checksum.
+        if sha256 != digest(manifest) and not (old and sha256 is None):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedError(f'{path} is damaged: its contents have changed') from None
+    return manifest
 
 
 def read_manifest(directory: pathlib.Path, remedy: str = _REMEDY) -> dict[str, Any] | None:
@@ -197,7 +214,7 @@ def read_manifest(directory: pathlib.Path, remedy: str = _REMEDY) -> dict[str, A
 
     def read():
         try:
-            manifest = _read_unverified(directory)
+            manifest = peek(directory)
             if manifest is not None:
                 _verify(directory, manifest)
         except DamagedError as e:
@@ -239,7 +256,7 @@ def _find_reusable(
     """Manifests of the intact and the damaged stage, if any; sets aside what cannot be reused."""
     damaged = None
     try:
-        manifest = _read_unverified(directory)
+        manifest = peek(directory)
         if manifest is None:
             return None, None
         problem = _check_inputs(directory, manifest['inputs'], inputs)
@@ -373,26 +390,6 @@ def _finish(
             directory,
             libraries.changes(damaged.get('libraries'), manifest['libraries']),
         )
-    return manifest
-
-
-def _read_unverified(directory: pathlib.Path) -> dict[str, Any] | None:
-    """Reads the manifest of a stage, None if there is no stage; its files are not checked."""
-    path, kept = directory / MANIFEST, bucket.of(directory)
-    if path.exists():
-        content = path.read_bytes()
-    elif directory.exists():
-        raise DamagedError(f'{path} is missing')
-    elif kept is None or (content := kept.manifest(directory)) is None:
-        return None
-    try:
-        manifest = json.loads(content)
-        sha256, old = manifest.pop('sha256', None), manifest['inputs']['format'] < 3
-        # Formats before 3 have no checksum.
-        if sha256 != digest(manifest) and not (old and sha256 is None):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedError(f'{path} is damaged: its contents have changed') from None
     return manifest
 
 
