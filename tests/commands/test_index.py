@@ -47,6 +47,8 @@ def test_an_index_is_made_searched_added_to_and_exported(tmp_path):
         (['search', 'x', '--workdir=y'], "give jdkd search 'x' or --workdir, not both"),
         (['export', 'x'], 'exported by jdkd export INDEX --vectors=faiss'),
         (['export', '--vectors=npy'], 'exported by jdkd export INDEX --vectors=faiss'),
+        (['export', 'x', '--vectors=npy', '--system=student'], '--system is for encoders of a run'),
+        (['search', 'x', 'cat', '--index_of=minilm_ft'], 'x is an index, which holds one student'),
         (['train', 'x'], "'x' is no flag"),
         (['add', 'x', 'y', '--options={'], '--options='),
         (['add', 'x', 'y', '--options=[]'], "--options='[]' is no JSON object"),

@@ -151,6 +151,18 @@ def test_systems_that_only_give_pseudo_labels_rank_the_train_queries(sketchable)
     assert searched[1] - searched[0] == pytest.approx(90)
 
 
+def test_a_twin_is_trained_encodes_and_searches_in_every_round(sketchable):
+    sketchable.index.mining = 'exact'
+    counts = []
+    for sketchable.twin in (False, True):
+        phases = list_phases(configs.resolve(sketchable))
+        counts.append({p.name: (p.once, p.per_round) for p in phases})
+    alone, both = counts
+    for name in ('train student', 'encode with student', 'search'):
+        assert both[name] == (alone[name][0], 2 * alone[name][1]), name
+    assert both['encode with dense'] == alone['encode with dense']
+
+
 def test_alignment_reads_whole_passages_and_the_rounds_cut_ones(sketchable):
     c, flops = sketchable, []
     for c.train_passage_length in (12, 6):
