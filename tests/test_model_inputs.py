@@ -78,6 +78,7 @@ def encoder(directory: pathlib.Path, name: str, recipe: str, family: str):
         normalize=False,
         projection=None,
         classifies=spec.kind == 'cross_encoder',
+        labels=(),
         max_length=512,
         query_length=512,
         passage_length=512,

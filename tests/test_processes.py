@@ -131,15 +131,15 @@ def test_an_index_of_two_processes_is_that_of_one(tmp_path):
     student = indexes.write_student(tmp_path / 'student')
     more = indexes.write(tmp_path / 'more.jsonl', indexes.passages(40, 45))
     corpus = indexes.write(tmp_path / 'corpus.jsonl', indexes.passages(0, 40))
-    indexes.create(tmp_path / 'one', student, corpus)
-    indexes.add(tmp_path / 'one', more)
     made = ('--mode=index', f'--student={student}', f'--collection={corpus}')
-    for args in ((*made, f'--output={tmp_path / "two"}'), ('add', tmp_path / 'two', more)):
-        both = processes.start_group(2, run_jdkd, *args, log=tmp_path / 'log')
-        output = processes.finish(both, timeout=90)
-        assert [p.returncode for p in both] == [0, 0], output
-    assert '45 passages' in ''.join(output)
-    assert indexes.tree(tmp_path / 'two') == indexes.tree(tmp_path / 'one')
+    for count in (1, 2):
+        index = tmp_path / str(count)
+        for args in ((*made, f'--output={index}'), ('add', index, more)):
+            group = processes.start_group(count, run_jdkd, *args, log=tmp_path / 'log')
+            output = processes.finish(group, timeout=90)
+            assert [p.returncode for p in group] == [0] * count, output
+        assert '45 passages' in ''.join(output)
+    assert indexes.tree(tmp_path / '2') == indexes.tree(tmp_path / '1')
 
 
 @pytest.mark.slow

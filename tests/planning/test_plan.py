@@ -345,16 +345,16 @@ def test_a_plan_counts_the_steps_of_each_phase(planned):
     ]
     assert all(name in shown for name in stages)
     count = {name: round(s['steps'] * s['items_per_step']) for name, s in stages.items()}
-    # 30 passages, 3 train queries, 1 of D_eval and 4 test queries; lists of 3 + 2 candidates.
-    lists = 10 * 8 + 1
+    # 30 passages, 2 train queries, 2 of D_eval and 4 test queries; lists of 3 + 2 candidates.
+    lists = 10 * 8 + 8  # Of D_eval a whole batch.
     assert count == {
-        'train cross': 3 * 8,  # Of 150 steps, ten passes over the queries.
+        'train cross': 2 * 8,  # Of 150 steps, ten passes over the queries.
         # Once more as training cuts passages: at 8 tokens nine tenths of the work.
         'encode with minilm': 38 + 27 + 2 * lists * 2,
         # The pool that negatives are drawn from, of train and D_eval, is scored too.
-        'score with cross': 30 * (1 + 4) + 30 * (3 + 1) + 2 * lists * 5,
+        'score with cross': 30 * (2 + 4) + 30 * (2 + 2) + 2 * lists * 5,
         'encode with student': 4 * 38,
-        'search': (2 + 2) * 3,  # Of minilm and the student, and after each round.
+        'search': (2 + 2) * 2,  # Of minilm and the student, and after each round.
         'align student': 32,
         'train student': 2 * 10 * 8,
     }

@@ -30,7 +30,6 @@ def run(monkeypatch):
         'llm': ScoresSpec(),
         'dual': EncoderSpec(scale=2.0),
         'cross': EncoderSpec(kind='cross_encoder', train=train),
-        'odd': EncoderSpec(kind='splade'),
     }
     config = Config(systems=systems)
     return types.SimpleNamespace(config=config, trained=trained)
@@ -50,8 +49,6 @@ def test_an_encoder_is_trained_first_with_its_miner(run):
     assert run.trained == [('cross', 'start', 'bm25 lexical')]
 
 
-def test_unknown_names_and_kinds_are_errors(run):
+def test_unknown_names_are_errors(run):
     with pytest.raises(ValueError, match="'x' is no entry of config.systems; there are: .*lexical"):
         builder.build(run, 'x')
-    with pytest.raises(ValueError, match="systems.odd.kind is 'splade'; use one of bm25, dual_e"):
-        builder.build(run, 'odd')
