@@ -1,5 +1,6 @@
 """The host's work in a plan: units by hand, who shares them, and throughputs from a file."""
 
+import dataclasses
 import json
 import types
 
@@ -9,7 +10,7 @@ import pytest
 
 from jdkd import config as configs
 from jdkd.models.dual_encoder import DualEncoder
-from jdkd.planning import disk, host, plan, workload
+from jdkd.planning import disk, host, plan, requests, workload
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.runtime import mesh as meshes
 from tests.helpers import tiny, toy
@@ -149,6 +150,18 @@ def test_systems_that_only_give_pseudo_labels_rank_the_train_queries(sketchable)
         searched += [p.once * p.items for p in list_phases(config) if p.name == 'search']
     assert units == [120 * 1000, 2 * 120 * 1000]
     assert searched[1] - searched[0] == pytest.approx(90)
+
+
+def test_the_teacher_scores_what_may_stand_in_for_positives(sketchable):
+    config = configs.resolve(sketchable)
+    (member, *_) = config.teacher.members
+    plain, more = (
+        requests.lists_to_score(config, dataclasses.replace(SIZE, unlabelled=n), member).once
+        for n in (0, 7)
+    )
+    (added,) = set(more) - set(plain)
+    assert added == (7, config.candidates.stand_ins)
+    assert dataclasses.replace(SIZE, unlabelled=7).queries == SIZE.queries
 
 
 def test_a_twin_is_trained_encodes_and_searches_in_every_round(sketchable):
