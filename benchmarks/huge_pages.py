@@ -44,7 +44,7 @@ def main(_):
         return
     sides = {}
     for name, setting in (('small', 0), ('huge', 1)):
-        env = os.environ | {huge_pages.VARIABLE: f'glibc.malloc.hugetlb={setting}'}
+        env = os.environ | {huge_pages.VARIABLE: f'{huge_pages.SETTING}={setting}'}
         command = [sys.executable, '-m', 'benchmarks.huge_pages', *sys.argv[1:], '--worker']
         pipe = subprocess.PIPE
         sides[name] = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)

@@ -19,7 +19,7 @@ from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem, as_dual
 def choose(config: Config, measured: Sequence[Mapping[str, float]], *, judged: bool = True) -> int:
     """Which student is the final one: 0 for the one that entered round 0, 1 for round 0's, ...
 
-    An aligned student is, where nothing judges.
+    Where nothing judges, an aligned student stays.
 
     Args:
         config: `final` is 'best' (by `compare`; of equals, the latest) or 'last'.

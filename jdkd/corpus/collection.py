@@ -12,7 +12,7 @@ from absl import logging
 
 from jdkd.corpus.passages import Column, IdIndex, Passages, text_digest
 
-_HELD_OUT = 32  # Queries for a new split, if that is at most half of them.
+_HELD_OUT = 32  # Queries of a new split, at least, if they are at most half of all.
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -167,10 +167,9 @@ def hold_out(
 ) -> Collection:
     """Moves a fraction of a split's labelled queries to a new split, unless that split exists.
 
-    Where none is labelled, all its queries take part. Of few it moves 32, at most half: weights
-    and scales are fitted to them. Moves those with the smallest hashes of
-    (seed, id), at least one and never all, so that the choice does not depend on the order of the
-    file. A query whose text occurs again, in any split, is not moved.
+    Where none is labelled, all its queries take part. At least 32 are moved, or half of fewer than
+    64: weights and scales are fitted to them. Moves those with the smallest hashes of (seed, id),
+    at least one and never all, so that the choice does not depend on the order of the file. A query whose text occurs again, in any split, is not moved.
 
     Raises:
         ValueError: `split` is missing or has fewer than two such queries, or none of them has a

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from jdkd.config import Config, LLMSpec
 from jdkd.corpus.lengths import TOKENS_PER_WORD
-from jdkd.lists.candidates import count_lists
+from jdkd.planning import disk
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.systems import roles
 from jdkd.systems.llm import prompts
@@ -29,7 +29,7 @@ def lists_to_score(config: Config, size: CorpusSize, name: str) -> ListCounts:
     hardest negatives come from.
     """
     candidates, once, per_round = config.candidates, [], []
-    lists = sum(count_lists(config, size.held_out).values())
+    lists = disk.count_lists(config, size)
     length = 1 + candidates.hard_negatives + config.dark.reinforced + config.dark.noisy
     per_round.append((lists, length))
     depth = min(config.depth, size.passages)

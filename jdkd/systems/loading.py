@@ -126,7 +126,7 @@ def check_similarity(spec: EncoderSpec, source: pretrained.Architecture) -> None
         )
 
 
-def check_head(spec: EncoderSpec, source: pretrained.Architecture) -> str:
+def head_of(spec: EncoderSpec, source: pretrained.Architecture) -> str:
     """The head of a cross-encoder, of `cross_encoder.HEADS`.
 
     Raises:
@@ -164,7 +164,7 @@ def _make_module(spec: EncoderSpec, source: pretrained.Architecture) -> DualEnco
     projection = source.projection if same_size else None
     projection = projection_of(spec, config.hidden_size, projection)
     if spec.kind == 'cross_encoder':
-        return CrossEncoder(config, check_head(spec, source))
+        return CrossEncoder(config, head_of(spec, source))
     check_similarity(spec, source)
     pooling = spec.pooling or source.pooling or 'mean'
     normalize = source.normalize if spec.normalize is None else spec.normalize

@@ -46,7 +46,7 @@ def _sketch_errors(
     yield from catch(pick_layers, config, spec.layers or None, prefix=prefix)
     yield from catch(loading.check_similarity, spec, sketch, prefix=prefix)
     if spec.kind == 'cross_encoder':
-        yield from catch(loading.check_head, spec, sketch, prefix=prefix)
+        yield from catch(loading.head_of, spec, sketch, prefix=prefix)
     if spec.query_length is not None and spec.passage_length is not None:
         yield from catch(loading.check_lengths, spec, config, prefix=prefix)
     if spec.hidden_size is not None:

@@ -33,7 +33,7 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 # A child has no command line of its own to start anew.
-_STARTED = {huge_pages.VARIABLE: 'glibc.malloc.hugetlb=0'}
+_STARTED = {huge_pages.VARIABLE: f'{huge_pages.SETTING}=0'}
 ONE_DEVICE = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''} | _STARTED  # As on a laptop.
 
 
