@@ -169,7 +169,8 @@ def hold_out(
 
     Where none is labelled, all its queries take part. At least 32 are moved, or half of fewer than
     64: weights and scales are fitted to them. Moves those with the smallest hashes of (seed, id),
-    at least one and never all, so that the choice does not depend on the order of the file. A query whose text occurs again, in any split, is not moved.
+    at least one and never all, so that the choice does not depend on the order of the file. A query
+    whose text occurs again, in any split, is not moved.
 
     Raises:
         ValueError: `split` is missing or has fewer than two such queries, or none of them has a
