@@ -7,7 +7,8 @@
 The labels of train and D_eval are dropped before anything reads them; test queries are only
 measured. BM25 and an off-the-shelf model label the queries that they are sure of, and the model is
 fine-tuned on these. The student is aligned with it, then learns the score distributions of that
-model and BM25, brought to one spread, on the log and on queries made from passages.
+model and BM25, brought to one spread, on the log and on queries made from passages. Where nothing
+is judged, add --config.collection.test_split=None.
 """
 
 import ml_collections

@@ -99,11 +99,32 @@ class Run:
         made, spec = self.collection.made, self.config.collection.pseudo_queries
         return self.eval_has_labels or bool(spec.file) or not made.issuperset(self.held_out.ids)
 
+    @property
+    def num_rounds(self) -> int:
+        """Rounds to train: none where the best student is asked for and nothing can tell it.
+
+        The run then ends with the aligned student.
+        """
+        config = self.config
+        is_open = self.eval_judges or config.final == 'last' or not config.align.epochs
+        return config.rounds if is_open else 0
+
     @functools.cached_property
     def test(self) -> Queries:
-        """Test queries with a judgement or an answer."""
+        """Test queries with a judgement or an answer; none if the config names no test split."""
         split = self.config.collection.test_split
+        if split is None:
+            return Queries('', [], [], [], [])
         return self._queries(split, self.collection.measurable(split))
+
+    def require_test(self) -> Queries:
+        """The test queries; raises a ValueError if there are none."""
+        if not len(self.test):
+            raise ValueError(
+                f'{self.workdir} has no test queries (collection.test_split=None), so that nothing '
+                'can be measured on them; name a split with judgements.'
+            )
+        return self.test
 
     @property
     def passages(self) -> Passages:

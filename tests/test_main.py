@@ -370,7 +370,7 @@ def test_a_mistake_without_a_config_file_gets_one_sentence():
 
 
 def test_all_mistakes_of_a_command_line_are_told_at_once(tmp_path):
-    fields = ('rounds=0', 'assistants=minilm,nobody', 'student.weights=./none', 'mesh.model=2')
+    fields = ('rounds=-1', 'assistants=minilm,nobody', 'student.weights=./none', 'mesh.model=2')
     fields += 'optimizer.warmup_steps=99', 'collection.source=beir:no/where'
     args = [f'--config.{field}' for field in fields]
     done = jdkd(*TINY, '--workdir', tmp_path / 'w', *args, ok=False)
@@ -380,7 +380,7 @@ def test_all_mistakes_of_a_command_line_are_told_at_once(tmp_path):
     for line, words in zip(
         said[1:],
         (
-            'rounds=0 must be at least 1',
+            'rounds=-1 must be at least 0',
             "'nobody' is no entry of config.systems",
             'optimizer.warmup_steps=99 leaves nothing of the 10 steps',
             'mesh.data=0 times mesh.model=2 is not the number of devices, 1',

@@ -20,7 +20,7 @@ from jdkd.retrieval import encode, vectors
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.quantization import Binary, Int8
 from jdkd.retrieval.vectors import Vectors
-from jdkd.run import STUDENT, Run
+from jdkd.run import STUDENT, Queries, Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
 from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem
@@ -44,14 +44,14 @@ def measure(
     """Times the systems, and measures the student at each width and precision, as a stage.
 
     `systems` are the first stage and the assistants; the teacher, with these weights of its
-    members, re-ranks the first stage's top passages.
+    members, re-ranks the first stage's top passages, and is left out without weights.
 
     Returns:
         `machine`, what computed; `systems`, {name: costs} as far as they are known: `parameters`,
         `queries_per_second` and `passages_per_second` encoded, `bytes_per_passage` on disk and
         `milliseconds_per_search` of one question by exact search, its encoding included; `sizes`,
         of the student's embeddings: `width`, `store`, `bytes_per_passage` and `test` {measure:
-        value} by exact search.
+        value} by exact search. No `sizes` without test queries; those of D_eval are timed then.
     """
     config = run.config
     # Imported scores have none for questions; answers of language models are kept.
@@ -65,18 +65,24 @@ def measure(
 
     def build(_) -> dict[str, Any]:
         costs = {name: _costs(run, s) for name, s in {**timed, STUDENT: student}.items()}
-        if not untimed & {first, *(m.name for m in members)}:
+        if weights and not untimed & {first, *(m.name for m in members)}:
             parameters = sum(_parameters(m) or 0 for m in members)
-            milliseconds = _milliseconds(rerank, run.test.texts)
+            milliseconds = _milliseconds(rerank, _questions(run).texts)
             costs[TEACHER] = {'parameters': parameters, 'milliseconds_per_search': milliseconds}
-        return {'machine': _machine(run), 'systems': costs, 'sizes': list(_sizes(run, student))}
+        sizes = list(_sizes(run, student)) if len(run.test) else []
+        return {'machine': _machine(run), 'systems': costs, 'sizes': sizes}
 
     inputs = {
         **measure_inputs(run, [*systems.values(), student]),
-        'teacher': teacher.inputs(weights),
+        'teacher': weights and teacher.inputs(weights),
         'dims': config.student.dims,
     }
     return run.stage(STAGE, inputs, build)['result']
+
+
+def _questions(run: Run) -> Queries:
+    """The queries that are timed."""
+    return run.test if len(run.test) else run.held_out
 
 
 def _machine(run: Run) -> dict[str, Any]:
@@ -85,7 +91,8 @@ def _machine(run: Run) -> dict[str, Any]:
 
 
 def _costs(run: Run, system: System) -> dict[str, float]:
-    search = _milliseconds(lambda text: system.search(text, run.config.depth), run.test.texts)
+    texts = _questions(run).texts
+    search = _milliseconds(lambda text: system.search(text, run.config.depth), texts)
     costs = {'milliseconds_per_search': search}
     owner = system.passage_side if isinstance(system, AsymmetricSystem) else system
     home = run.workdir / 'systems' / owner.name
@@ -97,7 +104,7 @@ def _costs(run: Run, system: System) -> dict[str, float]:
         costs['parameters'] = parameters
     if isinstance(system, DualEncoderSystem):
         encoder = system.encoder
-        kinds = {'query': encoder.query_tokens(run, run.test)}
+        kinds = {'query': encoder.query_tokens(run, _questions(run))}
         kinds['passage'] = encoder.passage_tokens(run)
         names = {'query': 'queries_per_second', 'passage': 'passages_per_second'}
         for tower, tokens in kinds.items():

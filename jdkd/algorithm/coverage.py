@@ -116,7 +116,7 @@ def check(run: Run) -> list[diagnostics.RunWarning]:
         for queries, own in zip((run.train, run.held_out), rows, strict=True):
             if not any(_may_be_usable(system, queries, i) for i in own.tolist()):
                 raise ValueError(none_usable(config, queries.split, [name]))
-        if name in config.teacher.members:
+        if name in config.teacher.members and len(run.test):
             count = sum(query in system.scores.queries for query in run.test.ids)
             warnings += diagnostics.coverage_warnings(
                 name, str(system.path), count, len(run.test), run.test.split, config.first_stage
@@ -132,7 +132,7 @@ def _check_first_stage(run: Run) -> None:
         return
     found = imported.load(run, name, spec).scores.queries
     for queries in (run.held_out, run.test):
-        if not any(query in found for query in queries.ids):
+        if len(queries) and not any(query in found for query in queries.ids):
             raise ValueError(
                 f'systems.{name}.path={spec.path!r} has no query of split {queries.split!r}, whose '
                 'passages the first stage gives; add them to the file, or name another first_stage.'

@@ -10,36 +10,32 @@ from jdkd.algorithm.lists import round_path
 from jdkd.algorithm.student import Student
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.config import Config
-from jdkd.run import STUDENT
+from jdkd.run import STUDENT, Run
 from jdkd.systems import roles
 from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem, as_dual
 
 
-def choose(config: Config, measured: Sequence[Mapping[str, float]], *, judged: bool = True) -> int:
+def choose(config: Config, measured: Sequence[Mapping[str, float]]) -> int:
     """Which student is the final one: 0 for the one that entered round 0, 1 for round 0's, ...
-
-    Where nothing judges, an aligned student stays.
 
     Args:
         config: `final` is 'best' (by `compare`; of equals, the latest) or 'last'.
         measured: {measure: value} on D_eval of the student before round 0 and after each round.
-        judged: `Run.eval_judges`.
     """
     if config.final == 'last':
         return len(measured) - 1
-    if not judged and config.align.epochs:
-        return 0
     return max(range(len(measured)), key=lambda i: (measured[i][config.compare], i))
 
 
-def is_over(config: Config, measured: Sequence[Mapping[str, float]]) -> bool:
+def is_over(run: Run, measured: Sequence[Mapping[str, float]]) -> bool:
     """Whether no more rounds are trained: all are, or `config.patience` of them brought nothing.
 
     `measured` is as in `choose`.
     """
+    config = run.config
     waited = len(measured) - 1 - choose(config.replace(final='best'), measured)
-    return len(measured) > config.rounds or 0 < config.patience <= waited
+    return len(measured) > run.num_rounds or 0 < config.patience <= waited
 
 
 def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
@@ -75,8 +71,10 @@ def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
 
 def _load_best(student: Student) -> DualEncoderSystem:
     run, config = student.run, student.run.config
+    if not run.num_rounds:
+        return align.load(student)
     first, measured = f'{STUDENT}_{"aligned" if config.align.epochs else "init"}', []
-    while not (measured and is_over(config, measured)):
+    while not (measured and is_over(run, measured)):
         i = max(len(measured) - 1, 0)
         manifest = run.read_manifest(round_path(i, 'eval'))
         if manifest is None:
@@ -86,5 +84,5 @@ def _load_best(student: Student) -> DualEncoderSystem:
             )
         measured = measured or [manifest['result']['references'][first]]
         measured.append(manifest['result']['student'])
-    best = choose(config, measured, judged=run.eval_judges)
+    best = choose(config, measured)
     return student.after_round(best - 1) if best else align.load(student)

@@ -14,19 +14,20 @@ for i in range(rounds):
 return the best M on D_eval                                           (ours: the aligned one, too)
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Self
 
 import numpy as np
 from absl import logging
 
 from jdkd import diagnostics
 from jdkd.algorithm import (
-    costs,
     coverage,
     final,
     gen_dataset,
     hard_queries,
+    outcome,
     pseudo_labels,
     student,
     topics,
@@ -34,10 +35,9 @@ from jdkd.algorithm import (
 from jdkd.algorithm.align import align
 from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
-from jdkd.algorithm.teacher import Teacher, measure_teacher, rerank
+from jdkd.algorithm.teacher import Teacher, measure_teacher
 from jdkd.corpus.lengths import evenly_spaced
-from jdkd.report import model_card, run_report
-from jdkd.retrieval import significance
+from jdkd.distillation.trainer import Trainer
 from jdkd.run import STUDENT, TWIN, Run
 from jdkd.systems import measuring, roles
 from jdkd.systems.build import build
@@ -47,15 +47,72 @@ from jdkd.systems.system import System
 
 _SAMPLE = 1024  # Passages whose embeddings are compared with each other.
 _MADE = (
-    'all queries of D_eval were made from passages, which cannot tell which student is better: the '
-    'run ends with the aligned one. Give a log of queries, or those of a generator '
-    '(collection.pseudo_queries.file); final=last keeps what the rounds make.'
+    'all queries of D_eval were made from passages, which cannot tell which student is better: no '
+    'round is trained, and the run ends with the aligned student. Give a log of queries, or those '
+    'of a generator (collection.pseudo_queries.file); final=last trains the rounds.'
 )
 _UNLABELLED = (
     'no query of D_eval (split %r) has a label: the scores of teacher and assistants are brought '
     'to one spread, and measures on D_eval, which decide replacement too, say how often a system '
     'finds the passage that the teacher ranks first.'
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cast:
+    """The systems of a run, by the roles that Algorithm 1 gives them."""
+
+    systems: Mapping[str, System]  # All that have a role, by name.
+    teacher: Teacher  # T.
+    assistants: Sequence[System]  # TA, as it enters round 0.
+    miners: Sequence[System]  # The first stage, and what mines beside assistants and student.
+    aligned_with: Sequence[DualEncoderSystem]
+
+    @classmethod
+    def build(cls, run: Run) -> Self:
+        """Builds them in the order of the config; those to be trained are trained now."""
+        config, targets = run.config, roles.aligned_with(run.config)
+        used = {*roles.retrievers(config), *config.teacher.members, *targets}
+        systems = {name: build(run, name) for name in config.systems if name in used}
+        return cls(
+            systems,
+            Teacher([systems[name] for name in config.teacher.members], config.teacher.weights),
+            [systems[name] for name in config.assistants],
+            [systems[name] for name in (config.first_stage, *config.candidates.retrievers)],
+            [as_dual(systems[name]) for name in targets],
+        )
+
+
+@dataclasses.dataclass
+class Rounds:
+    """What the rounds have brought so far."""
+
+    run: Run
+    students: list[DualEncoderSystem]  # The one that enters round 0, and those after each round.
+    measured: list[Mapping[str, float]]  # {measure: value} of these on D_eval; none without rounds.
+    datasets: list[dict]  # Manifests of D_train and D_eval of each round.
+    records: list[dict]  # What the report says of each round.
+    warnings: list[diagnostics.RunWarning]
+    # {system: {measure: value}} on D_eval; see `measure_teacher`.
+    reranking: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def begin(cls, run: Run, begun: DualEncoderSystem) -> Self:
+        return cls(run, [begun], [], [], [], [], {})
+
+    @property
+    def best(self) -> DualEncoderSystem:
+        """The student that the run ends with, were it to end now."""
+        at = final.choose(self.run.config, self.measured) if self.measured else 0
+        return self.students[at]
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Weights of the teacher's members; none without rounds."""
+        return self.records[0]['teacher'] if self.records else {}
+
+    def warn(self, warnings: Sequence[diagnostics.RunWarning]) -> None:
+        self.warnings += diagnostics.log(warnings)
 
 
 def train(run: Run) -> dict:
@@ -65,101 +122,96 @@ def train(run: Run) -> dict:
     goes on where it was.
     """
     run = pseudo_labels.label(run)
-    config = run.config
-    warnings = diagnostics.log(coverage.check(run))
+    config, warnings = run.config, diagnostics.log(coverage.check(run))
     M = student.load(run)
     trainer = M.make_trainer()  # Before hours of work: it may not fit the mesh.
-    targets_of = roles.aligned_with(config)
-    used = {*roles.retrievers(config), *config.teacher.members, *targets_of}
-    systems = {name: build(run, name) for name in config.systems if name in used}
-    miners = [systems[name] for name in (config.first_stage, *config.candidates.retrievers)]
-    members = [systems[name] for name in config.teacher.members]
-    T = Teacher(members, config.teacher.weights)
-    TA = [systems[name] for name in config.assistants]
-    start = M.initial
-    targets = EmbeddingTargets(run, M.start, [as_dual(systems[name]) for name in targets_of])
-    begun = current = best = align(run, M, targets)
+    cast = Cast.build(run)
+    targets = EmbeddingTargets(run, M.start, cast.aligned_with)
+    begun = align(run, M, targets)
     if config.topic_size:
         topics.keep(run, begun)
-    Q = np.arange(len(run.train))
-    students, measured, datasets, rounds, on_eval = [begun], [], [], [], {}
-    if not (has_labels := run.eval_has_labels):
-        logging.info(_UNLABELLED, run.held_out.split)
-    if not run.eval_judges and config.align.epochs and config.final == 'best':
+    if run.num_rounds < config.rounds:
         logging.warning(_MADE)
-    for i in range(config.rounds):
+    elif run.num_rounds and not run.eval_has_labels:
+        logging.info(_UNLABELLED, run.held_out.split)
+    rounds = train_rounds(run, M, trainer, cast, begun, targets)
+    logging.info('the run ends with %s', rounds.best.name)
+    shown = {s.name: s for s in (M.initial, begun)}
+    if config.twin:
+        shown[TWIN] = train_twin(M.twin(), rounds, targets)
+    if targets.shared is not None:
+        name = f'{STUDENT}_on_{targets.shared.name}'
+        shown[name] = AsymmetricSystem.of(name, rounds.best, targets.shared)
+    shown |= {STUDENT: rounds.best}
+    details = {'reranking': rounds.reranking, 'rounds': rounds.records}
+    details['warnings'] = warnings + rounds.warnings
+    return outcome.finish(run, cast.teacher, rounds.weights, cast.systems, shown, **details)
+
+
+def train_rounds(
+    run: Run,
+    M: student.Student,
+    trainer: Trainer,
+    cast: Cast,
+    begun: DualEncoderSystem,
+    targets: EmbeddingTargets,
+) -> Rounds:
+    """Trains the rounds; `begun` enters the first, and `targets` are those of `loss.embedding`."""
+    config, has_labels = run.config, run.eval_has_labels
+    T, TA, first = cast.teacher, cast.assistants, cast.miners[0]
+    Q = np.arange(len(run.train))
+    rounds, current = Rounds.begin(run, begun), begun
+    for i in range(run.num_rounds):
         logging.info('round %d: %d of %d train queries', i, len(Q), len(run.train))
         scores, data = gen_dataset.generate(
-            run, i, teacher=T, miners=miners, pool=TA, student=current, encoder=M.start, active=Q
+            run,
+            i,
+            teacher=T,
+            miners=cast.miners,
+            pool=TA,
+            student=current,
+            encoder=M.start,
+            active=Q,
         )
-        flat = diagnostics.score_warnings(i, scores, has_labels=has_labels)
-        warnings += diagnostics.log(flat)
+        rounds.warn(diagnostics.score_warnings(i, scores, has_labels=has_labels))
         if i == 0:
-            on_eval = measure_teacher(run, T, scores, miners[0], TA)
+            rounds.reranking = measure_teacher(run, T, scores, first, TA)
             if has_labels:
-                weak = diagnostics.teacher_warnings(config.compare, on_eval, config.first_stage)
-                warnings += diagnostics.log(weak)
-        datasets.append(data)
+                measured = config.compare, rounds.reranking, config.first_stage
+                rounds.warn(diagnostics.teacher_warnings(*measured))
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'], targets)
         current = M.after_round(i)
-        students.append(current)
-        compared = compare(run, round_path(i, 'eval'), current, TA, [miners[0], start, begun])
-        worse = diagnostics.comparison_warnings(
-            i,
-            config.compare,
-            compared,
-            first_stage=config.first_stage if has_labels else None,
-            start=begun.name,
-            outside={*config.assistants} - {*config.teacher.members},
+        references = [first, M.initial, begun]
+        compared = compare(run, round_path(i, 'eval'), current, TA, references)
+        rounds.warn(
+            diagnostics.comparison_warnings(
+                i,
+                config.compare,
+                compared,
+                first_stage=config.first_stage if has_labels else None,
+                start=begun.name,
+                outside={*config.assistants} - {*config.teacher.members},
+            )
         )
-        warnings += diagnostics.log(worse)
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
         TA = [current if assistant.name == replaced else assistant for assistant in TA]
-        measured = measured or [compared['references'][begun.name]]
-        measured.append(compared['student'])
-        num_hard, over = None, final.is_over(config, measured)
+        rounds.students.append(current)
+        rounds.datasets.append(data)
+        rounds.measured = rounds.measured or [compared['references'][begun.name]]
+        rounds.measured.append(compared['student'])
+        num_hard, over = None, final.is_over(run, rounds.measured)
         if not over:
             hard = hard_queries.find(run, i, current, T, scores['teacher'])
             Q = hard_queries.choose(hard, config.replay, seed=config.seed, round_index=i)
             num_hard = int(hard.sum())
         changes = {'replaced': replaced, 'hard_queries': num_hard}
-        rounds.append({**scores, **trained, **compared, **changes})
-        best = students[final.choose(config, measured, judged=run.eval_judges)]
-        needed = [best] if over else [best, current, *TA]
-        discard_superseded(run, [start, *students], needed, shown=[start, begun])
+        rounds.records.append({**scores, **trained, **compared, **changes})
+        needed = [rounds.best] if over else [rounds.best, current, *TA]
+        students = [M.initial, *rounds.students]
+        discard_superseded(run, students, needed, shown=[M.initial, begun])
         if over:
             break
-    logging.info('the run ends with %s', best.name)
-    shown = {s.name: s for s in (start, begun)}
-    if config.twin:
-        shown[TWIN] = train_twin(M.twin(), datasets, begun, measured[0], targets)
-    if targets.shared is not None:
-        name = f'{STUDENT}_on_{targets.shared.name}'
-        shown[name] = AsymmetricSystem.of(name, best, targets.shared)
-    shown |= {STUDENT: best}
-    details = {'reranking': on_eval, 'rounds': rounds, 'warnings': warnings}
-    return finish(run, T, systems, shown, **details)
-
-
-def finish(
-    run: Run,
-    teacher: Teacher,
-    systems: Mapping[str, System],
-    students: Mapping[str, DualEncoderSystem],
-    **details: Any,
-) -> dict:
-    """Measures on the test split, writes the report, exports the student; returns the report.
-
-    `students` are as for `final_test`, `details` as for `run_report.write`.
-    """
-    config, best, first_round = run.config, students[STUDENT], details['rounds'][0]
-    test = final_test(run, teacher, first_round, systems, students)
-    names = dict.fromkeys((config.first_stage, *config.assistants))
-    priced = {name: systems[name] for name in names}
-    details['costs'] = costs.measure(run, best, priced, teacher, first_round['teacher'])
-    outcome = run_report.write(run, **test, final=best.name, **details)
-    model_card.write(run, STUDENT, best.encoder, outcome)
-    return outcome
+    return rounds
 
 
 def discard_superseded(
@@ -178,7 +230,7 @@ def discard_superseded(
     # A frozen tower's passages belong to the student that they came from.
     names |= {s.passage_side.name for s in needed if isinstance(s, AsymmetricSystem)}
     for system in shown:
-        if system.name not in names:
+        if system.name not in names and len(run.test):
             system.rank(run.test)
     for system in students:
         if system.name not in names:
@@ -186,19 +238,13 @@ def discard_superseded(
 
 
 def train_twin(
-    twin: student.Student,
-    datasets: Sequence[dict],
-    begun: DualEncoderSystem,
-    measured: Mapping[str, float],
-    targets: EmbeddingTargets,
+    twin: student.Student, rounds: Rounds, targets: EmbeddingTargets
 ) -> DualEncoderSystem:
-    """Trains the student's twin on the datasets of all rounds; returns what it ends with.
-
-    `measured` has the measures on D_eval of `begun`, the student that enters round 0.
-    """
+    """Trains the student's twin on the datasets of all rounds; returns what it ends with."""
     trainer, run = twin.make_trainer(), twin.run
-    best, twins, of_twins = begun, [begun], [measured]
-    for i, data in enumerate(datasets):
+    twins, of_twins = rounds.students[:1], rounds.measured[:1]
+    best = twins[0]
+    for i, data in enumerate(rounds.datasets):
         logging.info('round %d: the twin', i)
         twin.train_round(trainer, i, data, twins[-1], (), {}, targets)
         twins.append(twin.after_round(i))
@@ -257,54 +303,3 @@ def worst_beaten(
     worst = min(assistants, key=lambda name: assistants[name][measure], default=None)
     beaten = worst and student_measures[measure] > assistants[worst][measure]
     return worst if beaten else None
-
-
-def final_test(
-    run: Run,
-    teacher: Teacher,
-    first_round: Mapping,
-    systems: Mapping[str, System],
-    students: Mapping[str, DualEncoderSystem],
-) -> dict[str, dict]:
-    """Measures every system on the test split; writes the final student's run.trec.
-
-    `students` are shown beside the config's systems: the student before any training, as it
-    entered round 0, its twin, its queries over the index of the assistant that it is aligned
-    with, and what the run ends with, under the name `student`.
-
-    Returns:
-        `test` {system: {measure: value}}, and `significance` of the student's differences from
-        all others, {system: {measure: ...}}; see `significance.paired_tests`. The stage also holds
-        the measures of each query.
-    """
-    config, first = run.config, run.config.first_stage
-    shown = {name: systems[name] for name in (first, *config.assistants)}
-    shown |= students
-    weights = first_round['teacher']
-
-    def build_stage(out):
-        rankings = {name: s.rank(run.test)[0] for name, s in shown.items()}
-        reranked = rerank(run, 'teacher', teacher, weights, shown[first], run.test)
-        if reranked is not None:
-            rankings[run_report.TEACHER] = reranked
-        measured = measuring.measure_all(run, rankings, run.test, out)
-        return {
-            'test': {name: m.means for name, m in measured.items()},
-            'significance': {
-                name: significance.paired_tests(
-                    measured[STUDENT].per_query, measured[name].per_query
-                )
-                for name in measured
-                if name != STUDENT
-            },
-        }
-
-    inputs = {
-        **measure_inputs(run, shown.values()),
-        'teacher': teacher.inputs(weights),
-        'first': first,
-    }
-    tested = run.stage('test', inputs, build_stage)['result']
-    ranking, _ = students[STUDENT].rank(run.test)
-    measuring.write_run_file(run.workdir / 'run.trec', run, ranking, run.test, STUDENT)
-    return tested

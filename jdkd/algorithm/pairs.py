@@ -94,7 +94,7 @@ def _imported(run: Run) -> list[System]:
 
 
 def _queries(run: Run, split: str) -> Queries:
-    return run.test if split == 'test' else split_queries(run, split)
+    return run.require_test() if split == 'test' else split_queries(run, split)
 
 
 def _passages(run: Run, split: str, retrievers: Sequence[System]) -> list[np.ndarray]:

@@ -39,6 +39,7 @@ def write_comparison(
     """
     paths = dict(zip(_names(workdir, other), (workdir, other), strict=True))
     runs = {name: finished.read(path) for name, path in paths.items()}
+    split, _ = (run.test_split for run in runs.values())
     collection = _shared_collection(runs.values())
     ours, theirs = (
         examples.load(run.workdir / 'test', STUDENT, name) for name, run in runs.items()
@@ -53,7 +54,7 @@ def write_comparison(
     differences = significance.paired_tests(x, y)
     a, b = runs.values()
     measure = a.config.compare if a.config.compare in differences else next(iter(differences), '')
-    duel = examples.duel(collection, a.config.collection.test_split, measure, ours, theirs)
+    duel = examples.duel(collection, split, measure, ours, theirs)
     if duel is None:
         raise ValueError(f'{workdir} and {other} share no measure; give two runs with the same.')
     report = {

@@ -50,6 +50,7 @@ def measure_student(
     goes on where it was. Returns {measure: value} on the test split; `against` and
     `index_of` are as for `evaluate`.
     """
+    queries = run.require_test()
     others: dict[str, Measurements] = {}  # On the first process, which writes.
     if against:  # A run file that cannot be read is an error before anything is encoded.
         distributed.from_primary(
@@ -58,7 +59,7 @@ def measure_student(
     system = final.load(student.load(run), index_of)
     # Its digest in the name: what a stopped call with another student left is none of its files.
     system = dataclasses.replace(system, name=f'{_SYSTEM}{system.digest[:8]}')
-    ranking, _ = system.rank(run.test)
+    ranking, _ = system.rank(queries)
     means = distributed.from_primary(lambda: _write(run, ranking, others), 'the measures')
     if distributed.is_primary():
         for path in (run.workdir / 'systems').glob(f'{_SYSTEM}*'):

@@ -44,6 +44,9 @@ def export(run: Run, encoder: Encoder, directory: pathlib.Path) -> None:
     if len(run.collection) > _MOST:
         logging.info('%s is not measured: the collection has over %d passages', folder, _MOST)
         return
+    if not len(run.test):
+        logging.info('%s is not measured: there are no test queries', folder)
+        return
     rows = {}
     for name in (onnx_export.MODEL, onnx_export.QUANTISED):
         towers = {t: folder / part / name for t, part in _folders(encoder).items()}

@@ -78,7 +78,7 @@ class CollectionConfig(Section):
     eval_fraction: float = field(
         0.1, 'share of train queries that is held out', 'above 0 and below 1'
     )
-    test_split: str = field('test', 'split of the test queries')
+    test_split: str | None = field('test', 'split of the test queries; None: nothing is tested')
     unlabelled: str = field(
         'distil',
         'train queries without a positive: distil (learn from teacher and assistants) or skip',
@@ -331,7 +331,7 @@ class Config(RetrievalConfig):
         'whether embeddings, indexes and train rankings of students that nothing reads any more '
         'stay in the workdir',
     )
-    rounds: int = field(2, 'rounds of Algorithm 1', 'at least 1')
+    rounds: int = field(2, 'rounds of Algorithm 1; 0: the student is only aligned', 'at least 0')
     patience: int = field(
         0,
         'rounds without a better student on D_eval after which no more are trained; 0: all are',

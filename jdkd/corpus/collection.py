@@ -69,8 +69,8 @@ class Collection:
             raise ValueError(
                 f'collection {self.name!r} has no split {split!r}; it has '
                 f'{", ".join(map(repr, self.queries)) or "none"}; name one of these in '
-                'collection.train_split, eval_split or test_split (configs/unlabelled.py trains '
-                'without labels, and without a train split).'
+                'collection.train_split, eval_split or test_split (None: nothing is tested; '
+                'configs/unlabelled.py trains without labels, and without a train split).'
             )
         return [q for q in self.queries[split] if self.positives(split, q)]
 

@@ -56,11 +56,11 @@ def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
             'positive (a grade above 0) of a passage that exists; correct its judgements, name '
             'another split, or set collection.eval_labels=False.'
         )
-    if not collection.measurable(spec.test_split):
+    if spec.test_split is not None and not collection.measurable(spec.test_split):
         raise ValueError(
             f'split {spec.test_split!r} of collection {collection.name!r} has no query with a '
-            'positive (a grade above 0, of a passage that exists); add judgements or name another '
-            'split.'
+            'positive (a grade above 0, of a passage that exists); add judgements, name another '
+            'split, or set collection.test_split=None, which tests nothing.'
         )
     return collection
 
@@ -88,7 +88,7 @@ def prepare_for_training(
     if are_alone:
         collection = add(collection)
     collection = lib.hold_out(collection, split, to, fraction=spec.eval_fraction, seed=seed)
-    collection = lib.drop_repeated(collection, to, (split, spec.test_split))
+    collection = lib.drop_repeated(collection, to, {split, spec.test_split} - {None})
     if not spec.eval_labels:
         collection = lib.forget_labels(collection, [to])
     if not are_alone:

@@ -122,7 +122,7 @@ def count(
         'read lists': candidates * len(scorers) + measured * depth * len(config.teacher.members),
         'write records': candidates,
         'measure': ranked,
-        'find hard queries': (config.rounds - 1) * size.train,
+        'find hard queries': max(config.rounds - 1, 0) * size.train,
         'checksums': sum(stored.values()),
         'save checkpoints': 12 * params * saves,
     }

@@ -29,6 +29,8 @@ def lists_to_score(config: Config, size: CorpusSize, name: str) -> ListCounts:
     hardest negatives come from.
     """
     candidates, once, per_round = config.candidates, [], []
+    if not config.rounds:
+        return ListCounts((), ())
     lists = disk.count_lists(config, size)
     length = 1 + candidates.hard_negatives + config.dark.reinforced + config.dark.noisy
     per_round.append((lists, length))

@@ -81,7 +81,7 @@ def list_phases(
         )
 
     platform = mesh.devices.flat[0].platform
-    if index.for_mining(config.index, platform).kind == 'exact':
+    if config.rounds and index.for_mining(config.index, platform).kind == 'exact':
         # Every dense system ranks once, the student before the first round and after each.
         dense = {'student', *(f'systems.{name}' for name in roles.rankers(config))}
         widths = [dual_encoder.embedding_width(models[field][0]) for field in dense & {*encoders}]
@@ -94,6 +94,8 @@ def list_phases(
         traced, texts = tracing.align_student(config, *models['student'], mesh, size)
         items = texts.batch_size * (1 + texts.per_query)
         yield Phase('align student', 'student', traced, items, 'texts', texts.steps, 0)
+    if not config.rounds:
+        return
     traced = tracing.train_student(config, *models['student'], mesh, size)
     items, steps = config.batch_size, twins * config.steps_per_round
     yield Phase('train student', 'student', traced, items, 'queries', 0, steps)

@@ -17,7 +17,9 @@ _COLUMNS = {
 
 
 def draw(costs: Mapping[str, Any], test: Mapping, measure: str) -> list[Picture]:
-    """Quality by time of a search, and the student's by bytes of a passage."""
+    """Quality by time of a search, and the student's by bytes of a passage; none without tests."""
+    if not test:
+        return []
     return [_draw_speeds(costs['systems'], test, measure), _draw_sizes(costs['sizes'], measure)]
 
 
@@ -83,7 +85,9 @@ def size_rows(sizes: Iterable[Mapping]) -> dict[str, dict[str, str]]:
 
 
 def render_sizes(costs: Mapping[str, Any], drawn: Mapping[str, str]) -> Iterator[str]:
-    """The part of a page on the student's sizes."""
+    """The part of a page on the student's sizes; empty without tests."""
+    if not costs['sizes']:
+        return
     yield page.heading("The student's sizes")
     yield page.table(size_rows(costs['sizes']))
     yield drawn['sizes']
@@ -95,8 +99,13 @@ def speed_rows(systems: Mapping[str, Mapping], test: Mapping) -> dict[str, dict[
     for name, own in systems.items():
         cells = {key: f.format(own[key]) if key in own else '' for key, f in _COLUMNS.items()}
         cells = {key.replace('_', ' '): cell for key, cell in cells.items()}
-        shown[name] = cells | tables.percents({'': test[name]})['']
+        shown[name] = cells | tables.percents({'': test.get(name, {})})['']
     return shown
+
+
+def heading(test: Mapping) -> str:
+    """That of what systems cost, beside their measures if there are any."""
+    return 'Quality against cost' if test else 'Cost'
 
 
 def conditions(costs: Mapping[str, Any]) -> str:
@@ -113,7 +122,7 @@ def render_speeds(
     costs: Mapping[str, Any], test: Mapping, drawn: Mapping[str, str]
 ) -> Iterator[str]:
     """The part of a page on what systems cost."""
-    yield page.heading('Quality against cost')
+    yield page.heading(heading(test))
     yield page.paragraph(conditions(costs))
     yield page.table(speed_rows(costs['systems'], test))
-    yield drawn['costs']
+    yield drawn.get('costs', '')

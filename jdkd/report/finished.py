@@ -30,6 +30,14 @@ class Finished:
         series = (metrics.read_series(workdir, name) for name in (STUDENT, ALIGNMENT))
         return cls(workdir, config, report, *series)
 
+    @property
+    def test_split(self) -> str:
+        """Split of its test queries; raises a ValueError if it was not tested."""
+        split = self.config.collection.test_split
+        if split is None:
+            raise ValueError(f'{self.workdir} was not tested (collection.test_split=None).')
+        return split
+
 
 def read(workdir: pathlib.Path) -> Finished:
     """Reads a finished run.
@@ -45,7 +53,7 @@ def read(workdir: pathlib.Path) -> Finished:
             f'{workdir / FILE} is not of a training, or of an older jdkd; give the workdir of a '
             'training run, and run its command again with --update if it is older.'
         )
-    for stage in ('collection', 'test'):
+    for stage in ('collection', *(['test'] if report['test'] else [])):
         if stages.read_manifest(workdir / stage) is None:
             raise FileNotFoundError(
                 f'{workdir / stage} is not there; run the same command again, which makes it anew.'

@@ -74,22 +74,6 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
             f'{_code(repr(spec.passage_prefix))}'
         )
         prefixes += ': add them.\n' if is_pairs else '; the calls above add them.\n'
-    measured = (
-        f'Measured on {report["collection"]["queries"][run.test.split]} test queries over '
-        f'{report["collection"]["passages"]} passages, times 100'
-    )
-    if 'teacher_rerank' in report['test']:
-        measured += (
-            f'. `teacher_rerank` is the teacher, {" + ".join(run.config.teacher.members)}, '
-            f're-ranking the top passages of {run.config.first_stage}'
-        )
-    measures = run.config.measures
-    rows = '\n'.join(
-        f'| {f"**{system}**" if system == name else system} | '
-        + ' | '.join(f'{100 * values[m]:.1f}' for m in measures)
-        + ' |'
-        for system, values in report['test'].items()
-    )
     return f"""---
 {front}
 ---
@@ -102,11 +86,7 @@ def model_card(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
 {_CROSS_USAGE if is_pairs else _DUAL_USAGE}
 ```
 {prefixes}
-{_fill(measured)}:
-
-| system | {' | '.join(measures)} |
-|---{'|---' * len(measures)}|
-{rows}
+{_measured(run, name, report)}
 {_costs(report) if name == STUDENT and 'costs' in report else ''}
 - config sha256: {report['config_sha256']}
 - collection sha256: {report['collection']['sha256']}
@@ -133,13 +113,39 @@ def _description(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
     )
 
 
+def _measured(run: Run, name: str, report: Mapping) -> str:
+    """What the test queries say, if there are any."""
+    test = report['test']
+    if not test:
+        return _fill('There were no test queries, so it was not measured how good this model is.')
+    about = (
+        f'Measured on {report["collection"]["queries"][run.test.split]} test queries over '
+        f'{report["collection"]["passages"]} passages, times 100'
+    )
+    if 'teacher_rerank' in test:
+        about += (
+            f'. `teacher_rerank` is the teacher, {" + ".join(run.config.teacher.members)}, '
+            f're-ranking the top passages of {run.config.first_stage}'
+        )
+    rows = {
+        f'**{system}**' if system == name else system: {m: values[m] for m in run.config.measures}
+        for system, values in test.items()
+    }
+    return f'{_fill(about)}:\n\n{tables.markdown(tables.percents(rows), "system")}'
+
+
 def _costs(report: Mapping) -> str:
     """What quality costs: of systems, and of the student at each width and precision."""
     found = report['costs']
-    speeds = tables.markdown(costs.speed_rows(found['systems'], report['test']), 'system')
-    sizes = tables.markdown(costs.size_rows(found['sizes']), "the student's embeddings")
-    conditions = _fill(costs.conditions(found))
-    return f'\n## Quality against cost\n\n{conditions}\n\n{speeds}\n\n{sizes}\n'
+    parts = [
+        f'## {costs.heading(report["test"])}',
+        _fill(costs.conditions(found)),
+        tables.markdown(costs.speed_rows(found['systems'], report['test']), 'system'),
+    ]
+    if found['sizes']:
+        sizes = costs.size_rows(found['sizes'])
+        parts.append(tables.markdown(sizes, "the student's embeddings"))
+    return '\n' + '\n\n'.join(parts) + '\n'
 
 
 def _is_on_hub(name: str) -> bool:

@@ -30,8 +30,11 @@ def draw_training(runs: Runs) -> list[Picture]:
     return [picture for picture in drawn if picture]
 
 
-def draw_rounds(runs: Runs) -> Picture:
+def draw_rounds(runs: Runs) -> Picture | None:
     """The measure that decides, of students and, for a single run, of its pool."""
+    runs = {name: run for name, run in runs.items() if run.report['rounds']}
+    if not runs:
+        return None
     figure, (axes,) = drawing.new_figure()
     measures = dict.fromkeys(run.config.compare for run in runs.values())
     measure = ' / '.join(measures)

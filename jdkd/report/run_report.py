@@ -35,8 +35,8 @@ def write(
     """Writes report.json, report.html and pictures/, logs the table, and returns the report.
 
     Args:
-        run: The run, with a finished stage `test`.
-        test: {system: {measure: value}} on the test split.
+        run: The run, with a finished stage `test` if it has test queries.
+        test: {system: {measure: value}} on the test split; empty without one.
         significance: {system: {measure: test of the student's difference}}; see
             `significance.paired_tests`.
         final: Name of the student that the run ends with, such as `student_01`.
@@ -59,7 +59,7 @@ def write(
         'collection': {
             'name': run.collection.name,
             'passages': len(run.collection),
-            'queries': {q.split: len(q) for q in (run.train, run.held_out, run.test)},
+            'queries': {q.split: len(q) for q in (run.train, run.held_out, run.test) if len(q)},
             'unlabelled': int((~run.train.is_labelled).sum()),
             'pseudo_labels': len(run.pseudo_labels.queries) if run.pseudo_labels else 0,
             'eval_labels': run.eval_has_labels,
@@ -82,11 +82,13 @@ def write(
     with files.atomic_write(run.workdir / 'report.html') as f:
         f.write(render(done, {p.name: page.picture(p) for p in drawn}, duels))
     drawing.write(run.workdir / 'pictures', drawn)
-    difference = tables.table(tables.differences(significance), 'student less')
-    shown = f'{tables.measures_table(test)}\n\n{difference}'
+    shown = [f'{run.collection.name}: there are no test queries']
+    if test:
+        shown = [f'test queries of {run.collection.name}', tables.measures_table(test), '']
+        shown += [tables.table(tables.differences(significance), 'student less')]
     if warnings:
-        shown += '\n\nwarnings\n' + '\n'.join(diagnostics.lines(warnings))
-    logging.info('test queries of %s\n%s', run.collection.name, shown)
+        shown += ['', 'warnings', *diagnostics.lines(warnings)]
+    logging.info('%s', '\n'.join(shown))
     return report
 
 
@@ -105,14 +107,16 @@ def _token_stores(run: Run) -> list[dict]:
 
 
 def _duels(run: Run, done: Finished) -> list[Duel]:
-    """The student against the first stage, the teacher and the best assistant on D_eval."""
-    config, directory = run.config, run.workdir / 'test'
-    pool = done.report['rounds'][0]['assistants']
-    best = max(pool, key=lambda name: pool[name][config.compare], default=config.first_stage)
+    """The student against the first stage, the teacher and the best assistant."""
+    config, directory, test = run.config, run.workdir / 'test', done.report['test']
+    if not test:
+        return []
+    pool = [name for name in config.assistants if name in test]
+    best = max(pool, key=lambda name: test[name][config.compare], default=config.first_stage)
     ours, *others = (
         examples.load(directory, name)
         for name in dict.fromkeys([STUDENT, config.first_stage, TEACHER, best])
-        if name in done.report['test']
+        if name in test
     )
     contrast = functools.partial(
         examples.duel, run.collection, run.test.split, config.compare, ours
@@ -132,12 +136,10 @@ def render(done: Finished, drawn: Mapping[str, str], duels: Sequence[Duel]) -> s
         [
             page.paragraph(
                 f'{collection["passages"]} passages; queries: {queries}; '
-                f'{collection["unlabelled"]} train queries have no label{pseudo}. Measures of the '
-                f'test queries, times 100{_about_teacher(done)}. {_about_student(done)}'
+                f'{collection["unlabelled"]} train queries have no label{pseudo}. '
+                f'{_about_student(done)}'
             ),
-            page.table(tables.percents(report['test'])),
-            page.paragraph('The student less other systems; paired t-test over the queries.'),
-            page.table(tables.differences(report['significance'])),
+            *_tests(done),
             *_rerankings(done),
             *_warnings(report['warnings']),
             *_pictures(drawn, 'rounds', 'queries'),
@@ -179,15 +181,23 @@ def _rerankings(done: Finished) -> Iterator[str]:
         yield page.table(tables.percents(measured))
 
 
-def _about_teacher(done: Finished) -> str:
-    if TEACHER not in done.report['test']:
-        return ''
-    return f'; {TEACHER} is the teacher, re-ranking the top passages of {done.config.first_stage}'
+def _tests(done: Finished) -> Iterator[str]:
+    test, first = done.report['test'], done.config.first_stage
+    if not test:
+        yield page.paragraph('There are no test queries, so nothing says how good the student is.')
+        return
+    teacher = f'; {TEACHER} is the teacher, re-ranking the top passages of {first}'
+    shown = teacher if TEACHER in test else ''
+    yield page.paragraph(f'Measures of the test queries, times 100{shown}.')
+    yield page.table(tables.percents(test))
+    yield page.paragraph('The student less other systems; paired t-test over the queries.')
+    yield page.table(tables.differences(done.report['significance']))
 
 
 def _about_student(done: Finished) -> str:
     name = done.report['final']
-    best = f', the best by {done.config.compare} on D_eval' if done.config.final == 'best' else ''
+    is_best = done.config.final == 'best' and done.report['rounds']
+    best = f', the best by {done.config.compare} on D_eval' if is_best else ''
     return f'The student is {name}{best}.'
 
 

@@ -187,8 +187,9 @@ class DualEncoderSystem(BaseSystem):
             self.__dict__.pop(name, None)
         directory = self.run.workdir / 'systems' / self.name
         splits = self.run.config.collection
-        kinds = ('passages', splits.train_split, splits.eval_split, splits.test_split)
-        names = [*(f'embeddings-{kind}' for kind in kinds), 'index', f'ranking-{kinds[1]}']
+        train, other = splits.train_split, (splits.eval_split, splits.test_split)
+        kinds = [kind for kind in ('passages', train, *other) if kind is not None]
+        names = [*(f'embeddings-{kind}' for kind in kinds), 'index', f'ranking-{train}']
 
         def delete():
             for name in names:

@@ -118,12 +118,13 @@ def collection_errors(run: Run) -> Iterator[str]:
             'and no term of the loss learns without; set collection.unlabelled=skip, or '
             'loss.teacher, embedding or pool, or assistants with loss.assistant or loss.in_batch.'
         )
-    for queries in (run.held_out, run.test):
-        if queries is run.test or run.eval_has_labels:
-            yield from measure_errors(run, queries.split)
-        else:  # Stand-ins are measured, which are judged and hold no answers.
-            names = config.measures
-            yield from catch(measures.check_available, names, queries.split, True, False)
+    if len(run.test):
+        yield from measure_errors(run, run.test.split)
+    if run.eval_has_labels:
+        yield from measure_errors(run, run.held_out.split)
+    else:  # Stand-ins are measured, which are judged and hold no answers.
+        split = run.held_out.split
+        yield from catch(measures.check_available, config.measures, split, True, False)
 
 
 def measure_errors(run: Run, split: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ def errors(config: Config) -> Iterator[str]:
     systems = config.systems
     splits = {f: getattr(config.collection, f) for f in ('train_split', 'eval_split', 'test_split')}
     for a, b in itertools.combinations(splits, 2):
-        if splits[a] == splits[b]:
+        if splits[a] == splits[b] is not None:
             yield (
                 f"collection.{a} and collection.{b} are both '{brief(splits[a])}'; name different "
                 'splits: what is trained on, chosen by or tested on must not be the same queries.'
@@ -68,6 +68,10 @@ def errors(config: Config) -> Iterator[str]:
             'no term of the loss has a weight; set loss.contrastive, teacher, embedding or pool, '
             'or assistants with loss.assistant or loss.in_batch.'
         )
+    if not config.rounds and not config.align.epochs:
+        yield 'rounds=0 and align.epochs=0 train nothing; raise one of them.'
+    if config.twin and not config.rounds:
+        yield 'twin learns in rounds, and rounds=0; raise it, or set twin=False.'
     if config.twin and not config.loss.contrastive:
         yield 'twin needs labels to learn from; set loss.contrastive, or twin=False.'
     yield from size_errors(config)

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from jdkd.algorithm import final
-from jdkd.config import AlignConfig, Config
+from jdkd.config import Config
 
 
 def measures(values):
@@ -28,14 +28,6 @@ def test_the_final_student_is_the_best_on_d_eval_or_the_last(keep, values, expec
     assert final.choose(config, measures(values)) == expected
 
 
-def test_nothing_that_cannot_judge_replaces_the_aligned_student():
-    aligned = Config(align=AlignConfig(epochs=1.0))
-    values = measures([0.2, 0.3])
-    assert final.choose(aligned, values) == 1 and final.choose(aligned, values, judged=False) == 0
-    assert final.choose(aligned.replace(final='last'), values, judged=False) == 1
-    assert final.choose(Config(), values, judged=False) == 1  # Which is not aligned.
-
-
 @pytest.mark.parametrize(
     ('patience', 'values', 'over'),
     [
@@ -48,8 +40,14 @@ def test_nothing_that_cannot_judge_replaces_the_aligned_student():
     ],
 )
 def test_rounds_end_when_some_brought_no_better_student(patience, values, over):
-    config = Config(patience=patience, rounds=3, final='last')
-    assert final.is_over(config, measures(values)) == over
+    run = types.SimpleNamespace(config=Config(patience=patience, final='last'), num_rounds=3)
+    assert final.is_over(run, measures(values)) == over
+
+
+def test_a_run_without_rounds_is_read_as_its_aligned_student(monkeypatch):
+    student = types.SimpleNamespace(run=types.SimpleNamespace(config=Config(), num_rounds=0))
+    monkeypatch.setattr(final.align, 'load', lambda own: ('aligned', own))
+    assert final.load(student) == ('aligned', student)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from jdkd.algorithm import iterate
+from jdkd.algorithm import iterate, outcome
 from jdkd.config import BM25Spec, Config, EncoderSpec, TeacherConfig
 from jdkd.run import STUDENT, TWIN
 
@@ -113,16 +113,16 @@ def run_rounds(monkeypatch, **changes):
     monkeypatch.setattr(iterate.pseudo_labels, 'label', lambda run: run)
     replace('check', 'check', lambda own: ['coverage'], iterate.coverage)
     replace('build', 'build', lambda own: named(*own.args))
-    replace('align', 'align', lambda own: named('student_aligned'))
+    replace('align', 'align', lambda own: named('student_aligned', encoder='aligned'))
     replace('generate', 'generate', scores, iterate.gen_dataset)
     replace('measure_teacher', 'measure teacher', lambda own: {'teacher': {'MRR@10': 0.7}})
     replace('compare', 'compare', compared)
     replace('find', 'find hard', lambda own: HARD, iterate.hard_queries)
     replace('discard_superseded', 'discard', lambda own: None)
-    replace('final_test', 'test', lambda own: {'test': {}, 'significance': {}})
-    replace('measure', 'costs', lambda own: {'machine': 'here'}, iterate.costs)
-    replace('write', 'report', vars, iterate.run_report)
-    replace('write', 'card', lambda own: None, iterate.model_card)
+    replace('final_test', 'test', lambda own: {'test': {}, 'significance': {}}, outcome)
+    replace('measure', 'costs', lambda own: {'machine': 'here'}, outcome.costs)
+    replace('write', 'report', vars, outcome.run_report)
+    replace('write', 'card', lambda own: None, outcome.model_card)
     crossed = types.SimpleNamespace(of=lambda name, queries, passages: named(name, of=queries.name))
     monkeypatch.setattr(iterate, 'AsymmetricSystem', crossed)
     config = Config(
@@ -130,11 +130,9 @@ def run_rounds(monkeypatch, **changes):
         first_stage='bm25',
         assistants=('a', 'b'),
         teacher=TeacherConfig(members=('llm',), weights=(3.0,)),
-        rounds=3,
         replay=0.0,
-        twin=True,
         seed=5,
-        **changes,
+        **{'rounds': 3, 'twin': True, **changes},
     )
     config = config.replace(
         candidates=config.candidates.replace(retrievers=('miner',)),
@@ -142,7 +140,11 @@ def run_rounds(monkeypatch, **changes):
     )
     queries = types.SimpleNamespace(split='dev')
     run = types.SimpleNamespace(
-        config=config, train=range(4), held_out=queries, eval_has_labels=True, eval_judges=True
+        config=config,
+        train=range(4),
+        held_out=queries,
+        eval_has_labels=True,
+        num_rounds=config.rounds,
     )
     calls.outcome = iterate.train(run)
     return calls
@@ -227,8 +229,8 @@ def test_the_teacher_is_measured_once_beside_the_first_pool(calls):
 
 def test_all_is_tested_and_reported(calls):
     (own,) = calls.of('test')
-    teacher, first_round, systems, shown = own.args
-    assert names(teacher.members) == ['llm'] and first_round['teacher'] == {'llm': 2.0}
+    teacher, weights, systems, shown = own.args
+    assert names(teacher.members) == ['llm'] and weights == {'llm': 2.0}
     assert list(systems) == ['bm25', 'llm', 'a', 'b', 'miner']
     assert {name: system.name for name, system in shown.items()} == {
         'student_init': 'student_init',
@@ -253,6 +255,16 @@ def test_all_is_tested_and_reported(calls):
     ]
     (own,) = calls.of('card')
     assert own.args == (STUDENT, ('student', 2), outcome) and outcome['final'] == 'student_02'
+
+
+def test_without_a_round_the_run_ends_with_the_aligned_student(monkeypatch):
+    calls = run_rounds(monkeypatch, rounds=0, twin=False)
+    assert not {'generate', 'train student', 'compare', 'measure teacher'} & {s for s, _ in calls}
+    (own,) = calls.of('test')
+    assert own.args[1] == {} and own.args[3][STUDENT].name == 'student_aligned'
+    found = calls.outcome
+    assert (found['final'], found['rounds'], found['reranking']) == ('student_aligned', [], {})
+    assert found['warnings'] == ['coverage']
 
 
 def test_the_worst_beaten_assistant_is_replaced_and_ties_keep_it():

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from jdkd import config as configs
-from jdkd.algorithm import calibration, iterate, lists
+from jdkd.algorithm import calibration, final, iterate, lists, student
 from jdkd.algorithm.teacher import spread_weights
+from jdkd.commands import compare, evaluate
 from jdkd.corpus import importing
+from jdkd.report import finished
 from jdkd.run import Run
 from jdkd.runtime import stages
 from tests.helpers import tiny, toy
@@ -97,6 +100,38 @@ def test_the_teachers_best_passage_stands_in_on_d_eval_and_in_training(run):
     assert len(run.train) == 4 + 3  # With the pseudo-queries.
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('log', [True, False])
+def test_a_corpus_that_nobody_judged_trains_a_student(home, tmp_path, log):
+    shutil.copytree(home / 'toy', tmp_path / 'toy')
+    shutil.rmtree(tmp_path / 'toy/qrels')
+    if not log:
+        (tmp_path / 'toy/queries.jsonl').unlink()
+    c = config_of(home)
+    options = {'unjudged': 'train'}
+    spec = c.collection.replace(source=f'beir:{tmp_path}/toy', options=options, test_split=None)
+    made = spec.pseudo_queries.replace(count=12)
+    own = tiny.open_run(c.replace(collection=spec.replace(pseudo_queries=made)), tmp_path / 'w')
+    configs.save(own.workdir, own.config)
+    report = iterate.train(own)
+    assert len(report['rounds']) == (1 if log else 0)
+    assert report['final'] == ('student_00' if log else 'student_aligned')
+    assert report['test'] == report['significance'] == {} and not report['costs']['sizes']
+    assert set(report['costs']['systems']) >= {'bm25', 'dense', 'student'}
+    assert ('teacher_rerank' in report['costs']['systems']) == log
+    assert not (own.workdir / 'test').exists() and not (own.workdir / 'run.trec').exists()
+    page = (own.workdir / 'report.html').read_text()
+    assert 'There are no test queries' in page and ('Round 0' in page) == log
+    card = (own.workdir / 'student/README.md').read_text()
+    assert 'There were no test queries' in card and '## Cost' in card
+    assert final.load(student.load(own)).name == report['final']
+    with pytest.raises(ValueError, match='has no test queries .collection.test_split=None'):
+        evaluate.measure_student(own)
+    assert finished.read(own.workdir).report['test'] == {}
+    with pytest.raises(ValueError, match='was not tested'):
+        compare.write_comparison(own.workdir, shutil.copytree(own.workdir, tmp_path / 'other'))
+
+
 def test_weights_of_equal_spread_by_hand():
     first, second = np.array([[0.0, 2.0], [3.0, 1.0]]), np.array([[10.0, 30.0], [0.0, 20.0]])
     # Deviations of 1 and 10; the sum of first / 1 and second / 10 has 2 and 0, in the mean 1.
@@ -123,5 +158,14 @@ def test_labels_are_dropped_before_d_eval_is_held_out(tmp_path, splits):
     )
     run = Run(configs.resolve(c), tmp_path / 'w', None, collection)
     assert run.eval_judges == ('train' in splits)
-    c.collection.pseudo_queries.file = 'of_a_generator.jsonl'
-    assert dataclasses.replace(run, config=configs.resolve(c)).eval_judges
+
+    def rounds():
+        return dataclasses.replace(run, config=configs.resolve(c)).num_rounds
+
+    assert rounds() == (c.rounds if run.eval_judges else 0)
+    c.align.epochs = 0.0  # Without alignment there is nothing to stay with.
+    assert rounds() == c.rounds
+    c.align.epochs, c.final = 1.0, 'last'
+    assert rounds() == c.rounds
+    c.final, c.collection.pseudo_queries.file = 'best', 'of_a_generator.jsonl'
+    assert rounds() == c.rounds

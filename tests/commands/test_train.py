@@ -54,7 +54,7 @@ def test_distill_reports_bad_configs_before_the_workdir_exists(tmp_path):
     with pytest.raises(ValueError, match='give one to train with'):
         jdkd.distill('eval', tmp_path / 'w')
     config = tiny.get_config(str(tmp_path))
-    config.rounds = 0
+    config.rounds = -1
     with pytest.raises(ValueError, match='rounds'):
         jdkd.distill(config, tmp_path / 'w')
     assert not (tmp_path / 'w').exists()

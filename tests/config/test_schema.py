@@ -63,10 +63,10 @@ def test_what_a_config_does_not_have_is_named(values, message):
 
 
 def test_a_sections_errors_by_hand():
-    config = Config(rounds=0, batch_size=True, loss=LossConfig(distance='l2'), replay=float('nan'))
+    config = Config(rounds=-1, batch_size=True, loss=LossConfig(distance='l2'), replay=float('nan'))
     assert list(schema.errors(config)) == [
         "loss.distance is 'l2'; use one of kl, margin_mse.",
-        'rounds=0 must be at least 1.',
+        'rounds=-1 must be at least 0.',
         'batch_size=True must be at least 1.',
         'replay=nan must be within 0 and 1.',
     ]

@@ -96,7 +96,7 @@ def test_the_students_card(run):
         'base_model': 'org/base',
         'license': 'mit',
     }
-    assert '| system | MRR@10 | R@100 |\n|---|---|---|\n' in card
+    assert '| system | MRR@10 | R@100 |\n| --- | --- | --- |\n' in card
     assert '| **student** | 55.2 | 95.0 |\n' in card and '| minilm_ft | 50.0 | 90.0 |\n' in card
     text = one_line(card)
     assert (

@@ -53,7 +53,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('self_paced.share', 0.0, '0.0 must be within 0.001 and 1'),
         ('optimizer.warmup_steps', 999, 'optimizer.warmup_steps=999 leaves nothing'),
         ('systems.minilm_ft.train.warmup_steps', 100, 'minilm_ft.train.warmup_steps=100 leaves'),
-        ('rounds', 0, 'rounds=0 must be at least 1'),
+        ('rounds', -1, 'rounds=-1 must be at least 0'),
         ('steps_per_round', 0, 'steps_per_round=0 must be at least 1'),
         ('batch_size', -8, 'batch_size=-8 must be at least 1'),
         ('depth', 0, 'depth=0 must be at least 1'),
@@ -262,9 +262,21 @@ def test_an_entry_that_is_not_used_may_be_anything():
     validate(configs.resolve(config))
 
 
+def test_a_run_without_rounds_needs_alignment_and_has_no_twin():
+    config = mta4dpr.get_config()
+    config.rounds, config.collection.test_split = 0, None
+    validate(configs.resolve(config))
+    config.twin = True
+    with pytest.raises(ValueError, match='twin learns in rounds, and rounds=0'):
+        validate(configs.resolve(config))
+    config.twin, config.align.epochs = False, 0.0
+    with pytest.raises(ValueError, match='rounds=0 and align.epochs=0 train nothing'):
+        validate(configs.resolve(config))
+
+
 def test_all_errors_of_a_config_are_raised_together():
     config = mta4dpr.get_config()
-    config.rounds, config.student.dropout, config.assistants = 0, 2.0, ('minilm', 'nobody')
+    config.rounds, config.student.dropout, config.assistants = -1, 2.0, ('minilm', 'nobody')
     config.measures, config.teacher.weights = ('MRR@10', 'best'), (1.0,)
     config.loss.teacher, config.collection.source = 'half', 'csv:x'
     config.optimizer.warmup_steps = 120
@@ -273,7 +285,7 @@ def test_all_errors_of_a_config_are_raised_together():
     first, *lines = str(caught.value).splitlines()
     assert first == '8 things are wrong:' and all(line.startswith('- ') for line in lines)
     for part in (
-        'rounds=0',
+        'rounds=-1',
         'student.dropout=2.0',
         "'nobody' is no entry",
         "names 'best'",

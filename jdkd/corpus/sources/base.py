@@ -29,6 +29,7 @@ class Source:
     qrels: Callable[[OnError], Iterable[Judgement]]
     answers: Callable[[OnError], Iterable[Answer]] = lambda on_error: ()
     license: str | None = None  # Terms of the texts; None if unknown.
+    needs_queries: bool = True  # Whether it is an error to have none.
 
 
 def raise_error(kind: str, message: str) -> None:

@@ -4,7 +4,8 @@
     queries.jsonl      {"_id": ..., "text": ...} a line; optionally "answers": [...] (ours)
     qrels/SPLIT.tsv    query id, passage id, grade, after a header row; or TREC's four columns
 
-Each file may be gzipped (`.gz` after its name); a plain file takes precedence.
+Each file may be gzipped (`.gz` after its name); a plain file takes precedence. With the option
+`unjudged`, a log of queries needs no judgements, and a corpus alone no queries.
 """
 
 import dataclasses
@@ -32,20 +33,25 @@ def open_source(path: str, *, unjudged: str | None = None) -> base.Source:
 
     Args:
         unjudged: Split for queries that no file judges, such as those of a query log; by default
-            they are left out.
+            they are left out, and there must be judgements.
 
     Raises:
         FileNotFoundError: The directory or one of its files is missing.
     """
     root = pathlib.Path(path).expanduser().resolve()
     corpus = parsing.find_file(root, 'corpus.jsonl', LAYOUT)
-    queries = parsing.find_file(root, 'queries.jsonl', LAYOUT)
-    qrels = _find_qrels(root)
+    qrels = _find_qrels(root, is_needed=unjudged is None)
+    if not qrels and not _has_queries(root):
+        logging.info('%s has no queries', root)
+        queries = None
+    else:
+        queries = parsing.find_file(root, 'queries.jsonl', LAYOUT)
+    files = [corpus, *([queries] if queries else []), *qrels.values()]
     return make_source(
         root.name,
-        [corpus, queries, *qrels.values()],
+        files,
         functools.partial(parsing.read_json_lines, corpus),
-        functools.partial(parsing.read_json_lines, queries),
+        functools.partial(parsing.read_json_lines, queries) if queries else lambda on_error: (),
         {split: functools.partial(rows.read_judgements, file) for split, file in qrels.items()},
         unjudged,
     )
@@ -70,7 +76,7 @@ def make_source(
     """
     reader = _Reader(read_corpus, read_queries, read_qrels, unjudged)
     streams = reader.passages, reader.queries, reader.qrels, reader.answers
-    return base.Source(name, files, *streams)
+    return base.Source(name, files, *streams, needs_queries=unjudged is None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +150,17 @@ def _passage(where: str, entry: Mapping[str, Any]) -> base.Passage:
     return where, passage_id, title, parsing.check_text(where, 'text', text)
 
 
-def _find_qrels(root: pathlib.Path) -> dict[str, pathlib.Path]:
+def _has_queries(root: pathlib.Path) -> bool:
+    return any((root / f'queries.jsonl{end}').exists() for end in ('', '.gz'))
+
+
+def _find_qrels(root: pathlib.Path, *, is_needed: bool) -> dict[str, pathlib.Path]:
     names = {f.name.removesuffix('.gz') for f in parsing.data_files(root / 'qrels', '*.tsv*')}
     splits = sorted(n.removesuffix('.tsv') for n in names if n.endswith('.tsv'))
-    if not splits:
+    if not splits and is_needed:
         raise FileNotFoundError(
             f'{root / "qrels"} has no .tsv file: put the judgements of each split there, as '
-            'train.tsv, dev.tsv or test.tsv (or the same with .gz).'
+            'train.tsv, dev.tsv or test.tsv (or the same with .gz), or, if there are none, set '
+            'collection.options.unjudged=train.'
         )
     return {split: parsing.find_file(root, f'qrels/{split}.tsv', LAYOUT) for split in splits}

@@ -56,6 +56,27 @@ def test_queries_that_no_split_judges_can_be_given_to_one(root):
     assert log.queries['log'] == {'unjudged': 'anything'} and log.labelled('log') == []
 
 
+def test_a_log_needs_no_judgements_and_a_corpus_alone_no_queries(root):
+    for file in (root / 'qrels').iterdir():
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match='set collection.options.unjudged=train'):
+        load(root)
+    assert list(load(root, unjudged='train').queries) == ['train']
+    log = root / 'queries.jsonl'
+    log.rename(root / 'queries.jsonl.gz')  # Which it is not: what is there is read.
+    with pytest.raises(ValueError, match='queries.jsonl.gz'):
+        load(root, unjudged='train')
+    (root / 'queries.jsonl.gz').unlink()
+    alone = load(root, unjudged='train')
+    assert alone.queries == {} and len(alone) == 3
+
+
+def test_judgements_of_missing_queries_are_an_error_with_a_log_too(root):
+    (root / 'queries.jsonl').unlink()
+    with pytest.raises(FileNotFoundError, match='queries.jsonl is missing'):
+        load(root, unjudged='train')
+
+
 def test_reads_a_directory(root):
     c = load(root, license='CC0')
     assert c.name == 'tiny' and c.license == 'CC0'
