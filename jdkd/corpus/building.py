@@ -67,7 +67,8 @@ def build_collection(
     id_index = storage.open_passages(directory, fingerprint).id_index
     queries = _read_queries(source, handler)
     qrels, missing = _read_qrels(source, queries, id_index, handler)
-    if source.needs_queries and not queries:  # Broken judgements may be the reason, whose errors come first.
+    # After the judgements: broken ones may be the reason, and their errors come first.
+    if source.needs_queries and not queries:
         raise NothingLeftError(source, 'queries', skipped)
     storage.write_splits(directory, queries, qrels, _read_answers(source, queries, handler))
     header = {
