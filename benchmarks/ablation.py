@@ -62,7 +62,6 @@ VARIANTS: dict[str, Callable[[Config], dict]] = {
     'noisy_only': lambda c: _dark(c, 'noisy'),
     'no_self_pacing': lambda c: {'self_paced.share': 1.0},
     'no_alignment': lambda c: {'align.epochs': 0.0, 'loss.embedding': 0.0},
-    'align_only': lambda c: {'rounds': 0},
     'embedding': lambda c: {'loss.embedding': 1.0},  # The default has none.
     'uniform_negatives': lambda c: {'candidates.hardest': 0, 'candidates.margin': 0.0},
     # From the same aligned start; it has no use for queries without a label.
