@@ -89,6 +89,11 @@ class Run:
         """Whether some query of D_eval has a positive."""
         return bool(self.held_out.is_labelled.any())
 
+    @property
+    def eval_rows(self) -> np.ndarray:
+        """Rows of the queries of D_eval that have lists: the labelled ones; all if none is."""
+        return np.flatnonzero(self.held_out.is_labelled | (not self.eval_has_labels))
+
     @functools.cached_property
     def eval_judges(self) -> bool:
         """Whether D_eval tells which student is better (ours).

@@ -5,13 +5,12 @@ bring scores to one spread where it has none; passages stand in for the positive
 queries. The teacher never changes, so later rounds keep them.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from jdkd.algorithm import coverage, lists
-from jdkd.algorithm.teacher import Teacher, fit_weights, spread_weights
+from jdkd.algorithm.teacher import Teacher, fit_of
 from jdkd.lists.candidates import Lists
 from jdkd.run import Run
 from jdkd.runtime import distributed
@@ -45,13 +44,12 @@ def fit(
     has_labels, partial = run.eval_has_labels, coverage.partial([*teacher.members, *pool])
 
     def build(out):
+        fit_to = fit_of(run)
         if has_labels:
-            fit_to = functools.partial(fit_weights, floor=config.fit_floor)
-            rows, _, passages = lists.draw(run, 'eval', 0, lists.eval_rows(run))
+            rows, _, passages = lists.draw(run, 'eval', 0, run.eval_rows)
             drawn = Lists.from_originals(rows, passages)
             there = passages >= 0
         else:
-            fit_to = functools.partial(spread_weights, spread=config.spread)
             rows = lists.without_positive(run, 'eval')
             best = lists.best_passages(run, queries, rows, retrievers, partial)
             drawn, kept = best.filled(best.passages >= 0)
@@ -59,10 +57,8 @@ def fit(
             if not len(drawn):
                 names = [s.name for s in partial]
                 raise ValueError(coverage.none_usable(config, queries.split, names))
-        scores = {
-            name: np.where(there, scoring.score_in_parts(s, queries, drawn, out, name), np.nan)
-            for name, s in {s.name: s for s in [*members, *unscaled]}.items()
-        }
+        systems = [*members, *unscaled]
+        scores = scoring.score_with(systems, queries, drawn, out, there=there)
         return {
             'teacher': teacher.weights_by_name(scores, fit_to),
             'scales': {s.name: fit_to([scores[s.name]])[0] for s in unscaled},

@@ -3,6 +3,7 @@
 Nothing reads this stage but the report: speeds differ from call to call.
 """
 
+import functools
 import os
 import statistics
 import time
@@ -59,15 +60,13 @@ def measure(
     timed = {name: s for name, s in systems.items() if name not in untimed}
     members, first = teacher.members, config.first_stage
 
-    def rerank(question: str) -> None:
-        rows = systems[first].search(question, config.depth).passages[0]
-        sum(weights[m.name] * m.score(question, rows) for m in members)
-
     def build(_) -> dict[str, Any]:
         costs = {name: _costs(run, s) for name, s in {**timed, STUDENT: student}.items()}
         if weights and not untimed & {first, *(m.name for m in members)}:
             parameters = sum(_parameters(m) or 0 for m in members)
-            milliseconds = _milliseconds(rerank, _questions(run).texts)
+            search = functools.partial(teacher.search, weights, systems[first], config.depth)
+            texts = _questions(run).texts
+            milliseconds = _milliseconds(lambda text: search(text, config.depth), texts)
             costs[TEACHER] = {'parameters': parameters, 'milliseconds_per_search': milliseconds}
         sizes = list(_sizes(run, student)) if len(run.test) else []
         return {'machine': _machine(run), 'systems': costs, 'sizes': sizes}

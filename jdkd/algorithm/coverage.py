@@ -16,12 +16,12 @@ from jdkd.lists.candidates import Lists
 from jdkd.run import Queries, Run
 from jdkd.systems import imported, scoring
 from jdkd.systems.imported import ImportedScores
-from jdkd.systems.system import System
+from jdkd.systems.system import System, unique
 
 
 def partial(systems: Sequence[System]) -> list[System]:
     """Those of some systems that have scores for some pairs alone."""
-    return [s for s in {s.name: s for s in systems}.values() if s.is_partial]
+    return [s for s in unique(systems) if s.is_partial]
 
 
 def partial_names(config: Config) -> list[str]:
@@ -110,9 +110,7 @@ def check(run: Run) -> list[diagnostics.RunWarning]:
     _check_first_stage(run)
     for name in partial_names(config):
         system = imported.load(run, name, config.systems[name])
-        # Lists of D_eval are of its labelled queries; without labels, of all.
-        on_eval = np.flatnonzero(run.held_out.is_labelled | (not run.eval_has_labels))
-        rows = np.arange(len(run.train)), on_eval
+        rows = np.arange(len(run.train)), run.eval_rows
         for queries, own in zip((run.train, run.held_out), rows, strict=True):
             if not any(_may_be_usable(system, queries, i) for i in own.tolist()):
                 raise ValueError(none_usable(config, queries.split, [name]))

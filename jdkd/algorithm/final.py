@@ -11,9 +11,7 @@ from jdkd.algorithm.student import Student
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.config import Config
 from jdkd.run import STUDENT, Run
-from jdkd.systems import roles
-from jdkd.systems.build import build
-from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem, as_dual
+from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem
 
 
 def choose(config: Config, measured: Sequence[Mapping[str, float]]) -> int:
@@ -53,12 +51,7 @@ def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
     best = _load_best(student)
     if index_of is None:
         return best
-    targets = EmbeddingTargets(
-        student.run,
-        student.start,
-        [as_dual(build(student.run, name)) for name in roles.aligned_with(student.run.config)],
-    )
-    shared = targets.shared
+    shared = EmbeddingTargets.build(student.run, student.start).shared
     if shared is None or shared.name != index_of:
         space = f'that of {shared.name!r}' if shared else 'a space of its own'
         raise ValueError(

@@ -25,7 +25,7 @@ from jdkd.lists.features import record_features
 from jdkd.run import Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems.encoders import Encoder
-from jdkd.systems.system import System
+from jdkd.systems.system import System, unique
 
 
 def generate(
@@ -50,7 +50,7 @@ def generate(
         The result of `scores.keep_scores` with the `one_hot` shares of the teacher's lists, and
         the dataset's manifest.
     """
-    retrievers = list({s.name: s for s in [*miners, *pool, student]}.values())
+    retrievers = unique([*miners, *pool, student])
     mined = round_lists.mine(run, round_index, retrievers, [*teacher.members, *pool])
     if round_index == 0:
         calibration.fit(run, mined, teacher, pool, retrievers)

@@ -43,7 +43,7 @@ from jdkd.systems import measuring, roles
 from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, DualEncoderSystem, as_dual
 from jdkd.systems.ranking import measure_inputs
-from jdkd.systems.system import System
+from jdkd.systems.system import System, unique
 
 _SAMPLE = 1024  # Passages whose embeddings are compared with each other.
 _MADE = (
@@ -272,7 +272,7 @@ def compare(
         query and the student's run file on D_eval. Where D_eval has no labels, its stand-ins are
         what is to be found: replacement then goes by agreement with the teacher (ours).
     """
-    systems = {s.name: s for s in (current, *pool, *references)}.values()
+    systems = unique([current, *pool, *references])
 
     def build_stage(out):
         ranked = {s.name: s.rank(run.held_out) for s in systems}

@@ -53,11 +53,6 @@ def without_positive(run: Run, split: str) -> np.ndarray:
     return np.flatnonzero(~split_queries(run, split).is_labelled).astype(np.int32)
 
 
-def eval_rows(run: Run) -> np.ndarray:
-    """Rows of the queries of D_eval that have lists: the labelled ones; all if none is."""
-    return np.flatnonzero(run.held_out.is_labelled | (not run.eval_has_labels))
-
-
 def has_stand_ins(run: Run) -> bool:
     """Whether passages stand in for positives."""
     return any(len(without_positive(run, split)) for split in SPLITS)
@@ -113,7 +108,7 @@ def best_positives(run: Run, split: str) -> list[np.ndarray]:
 
 def num_lists(run: Run) -> dict[str, int]:
     """Lists of a round for each split."""
-    return candidates.count_lists(run.config, len(eval_rows(run)))
+    return candidates.count_lists(run.config, len(run.eval_rows))
 
 
 def best_passages(
@@ -268,7 +263,7 @@ def keep_lists(
 
     def build(out):
         for split in SPLITS:
-            rows = active if split == 'train' else eval_rows(run)
+            rows = active if split == 'train' else run.eval_rows
             rows, copies, passages = draw(run, split, round_index, rows, scored)
             if distributed.is_primary():
                 np.savez(out / f'{split}.npz', query=rows, passages=passages)

@@ -21,7 +21,6 @@ from jdkd.run import Queries, Run
 from jdkd.runtime import distributed, files
 from jdkd.systems import imported, roles, scoring
 from jdkd.systems.build import build
-from jdkd.systems.dual import as_dual
 from jdkd.systems.system import System
 
 SPLITS = ('train', 'eval', 'test')
@@ -67,8 +66,7 @@ def _retrievers(run: Run, *, train: bool) -> list[System]:
     names = [n for n in dict.fromkeys(_miners(config)) if not _is_missing(run, n)]
     miners = [build(run, name) for name in names]
     model = student.load(run)
-    aligned_with = [as_dual(build(run, name)) for name in roles.aligned_with(config)]
-    return [*miners, align(run, model, EmbeddingTargets(run, model.start, aligned_with))]
+    return [*miners, align(run, model, EmbeddingTargets.build(run, model.start))]
 
 
 def _miners(config: Config) -> list[str]:

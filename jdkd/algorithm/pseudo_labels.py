@@ -10,13 +10,12 @@ whose best passages are better labels.
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 from absl import logging
 
 from jdkd.algorithm.lists import best_passages
-from jdkd.algorithm.teacher import Teacher, fit_weights, spread_weights
+from jdkd.algorithm.teacher import Teacher, fit_of
 from jdkd.lists import candidates
 from jdkd.lists.candidates import Lists
 from jdkd.run import PseudoLabels, Run
@@ -114,7 +113,7 @@ def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> dict[str, fl
     """Weights of the rankers by name: fitted to D_eval, or from the train queries' scores."""
     config, queries = run.config, run.held_out
     if run.eval_has_labels:
-        fit, prefix = functools.partial(fit_weights, floor=config.fit_floor), 'fit.'
+        prefix = 'fit.'
         judged = np.flatnonzero(queries.is_labelled).astype(np.int32)
         rankings = [ranker.rank(queries)[0].passages for ranker in ensemble.members]
         group, depth = run.collection.group, config.candidates.stand_ins
@@ -137,18 +136,12 @@ def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> dict[str, fl
         )
         there = np.ones(lists.passages.shape, bool)
     else:
-        # The scores that labels are chosen by: they are read again there.
-        fit, prefix = functools.partial(spread_weights, spread=config.spread), 'train.'
+        prefix = 'train.'  # The scores that labels are chosen by: they are read again there.
         queries, best = run.train, best_passages(run, run.train, rows, ensemble.members)
         lists, kept = best.filled(best.passages >= 0)
         there = best.passages[kept] >= 0
-    scores = {
-        s.name: np.where(
-            there, scoring.score_in_parts(s, queries, lists, out, prefix + s.name), np.nan
-        )
-        for s in ensemble.members
-    }
-    return ensemble.weights_by_name(scores, fit)
+    scores = scoring.score_with(ensemble.members, queries, lists, out, prefix, there)
+    return ensemble.weights_by_name(scores, fit_of(run))
 
 
 def _lead(lists: Lists, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from jdkd.algorithm.lists import (
     round_path,
     split_queries,
 )
-from jdkd.algorithm.teacher import Teacher
+from jdkd.algorithm.teacher import Teacher, weighted_sum
 from jdkd.lists.candidates import Lists, Ranked
 from jdkd.run import Run
 from jdkd.runtime import distributed
@@ -52,7 +52,7 @@ def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPoo
             if not round_index:
                 drawn[f'{split}.{_POSITIVES}'] = _positive_pairs(run, split)
             for name, lists in drawn.items():
-                for member in teacher.members:
+                for member in teacher.members:  # One in memory at a time.
                     scoring.score_in_parts(member, queries, lists, out, f'{name}.{member.name}')
             if distributed.is_primary():
                 np.save(out / f'{split}.npy', passages)
@@ -155,6 +155,4 @@ def _logits(
 ) -> np.ndarray:
     """Logits of the teacher, of lists that `keep` scored under a name."""
     directory = run.workdir / round_path(round_index, _STAGE)
-    return np.asarray(
-        sum(w * scoring.read_parts(directory, f'{name}.{m}', count) for m, w in weights.items())
-    )
+    return weighted_sum(weights, lambda m: scoring.read_parts(directory, f'{name}.{m}', count))

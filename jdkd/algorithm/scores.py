@@ -7,11 +7,11 @@ import numpy as np
 from jdkd import diagnostics
 from jdkd.algorithm import calibration
 from jdkd.algorithm.lists import SPLITS, load_lists, read_manifest, round_path, split_queries
-from jdkd.algorithm.teacher import Teacher, score_histogram
+from jdkd.algorithm.teacher import Teacher, score_histogram, weighted_sum
 from jdkd.run import Run
 from jdkd.runtime import distributed
 from jdkd.systems import scoring
-from jdkd.systems.system import System
+from jdkd.systems.system import System, unique
 
 
 def keep_scores(
@@ -26,7 +26,7 @@ def keep_scores(
     `drawn` is the manifest of the lists. The manifest's result has the `teacher` weights and
     `scales` that were fitted, the `score_histogram` and the `flatness` of all scores.
     """
-    systems = {s.name: s for s in [*teacher.members, *pool]}
+    systems = unique([*teacher.members, *pool])
     fitted = calibration.read_fitted(run)
     scales = _scales(fitted, {s.name: s.scale for s in pool})
 
@@ -35,10 +35,7 @@ def keep_scores(
         raw, logits = {}, {}
         for split, lists in drawn_lists.items():
             queries = split_queries(run, split)
-            raw[split] = {
-                name: scoring.score_in_parts(s, queries, lists, out, f'{split}.{name}')
-                for name, s in systems.items()
-            }
+            raw[split] = scoring.score_with(systems, queries, lists, out, f'{split}.')
         if not distributed.is_primary():
             return None
         for split, lists in drawn_lists.items():
@@ -50,10 +47,7 @@ def keep_scores(
         histogram = score_histogram(
             teacher_logits, labelled, num_originals, run.config.dark.reinforced
         )
-        flatness = {
-            name: _flatness(system, raw['train'][name][:, :num_originals])
-            for name, system in systems.items()
-        }
+        flatness = {s.name: _flatness(s, raw['train'][s.name][:, :num_originals]) for s in systems}
         return {**fitted, 'score_histogram': histogram, 'flatness': flatness}
 
     inputs = {
@@ -96,8 +90,7 @@ def _logits(
     raw: Mapping[str, np.ndarray], weights: Mapping[str, float], scales: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
     """Logits of teacher and assistants from raw scores by system; see `load_logits`."""
-    teacher = np.asarray(sum(w * raw[name] for name, w in weights.items()))
-    logits = {'teacher': teacher.astype(np.float32)}
+    logits = {'teacher': weighted_sum(weights, raw.__getitem__).astype(np.float32)}
     if scales:
         assistants = np.stack([scale * raw[name] for name, scale in scales.items()], axis=1)
         logits['assistants'] = assistants.astype(np.float32)

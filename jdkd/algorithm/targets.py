@@ -12,6 +12,7 @@ The systems read no more of a passage than the student does: it cannot learn wha
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from jdkd.lists import loader
 from jdkd.models.dual_encoder import embedding_width
 from jdkd.retrieval.vectors import Vectors
 from jdkd.run import Queries, Run
-from jdkd.systems.dual import DualEncoderSystem
+from jdkd.systems import roles
+from jdkd.systems.build import build
+from jdkd.systems.dual import DualEncoderSystem, as_dual
 from jdkd.systems.encoders import Encoder
 
 _SAMPLE = 20_000  # Passages that principal axes are fitted to, at most.
@@ -33,6 +36,12 @@ class EmbeddingTargets:
     run: Run
     encoder: Encoder  # The student's; whether it normalises, and its width, decide.
     systems: Sequence[DualEncoderSystem]  # Those of `align.to`.
+
+    @classmethod
+    def build(cls, run: Run, encoder: Encoder) -> Self:
+        """Builds the systems of `align.to`."""
+        systems = [as_dual(build(run, name)) for name in roles.aligned_with(run.config)]
+        return cls(run, encoder, systems)
 
     @property
     def digests(self) -> dict[str, str]:

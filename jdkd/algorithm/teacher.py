@@ -1,6 +1,7 @@
 """The teacher: an ensemble of scorers, its logits, and its re-ranking of the first stage."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +16,7 @@ from jdkd.run import Queries, Run
 from jdkd.runtime import distributed
 from jdkd.systems import measuring, scoring
 from jdkd.systems.ranking import measure_inputs, ranking_inputs
-from jdkd.systems.system import System
+from jdkd.systems.system import System, unique
 
 Fit = Callable[[Sequence[np.ndarray]], list[float]]  # Raw scores `[M, N]` -> their weights.
 
@@ -39,11 +40,12 @@ class Teacher:
 
         `prefix` comes before the names of members in the names of files.
         """
-        scores = (
-            weights[m.name] * scoring.score_in_parts(m, queries, lists, directory, prefix + m.name)
-            for m in self.members
-        )
-        return np.asarray(sum(scores))
+        members = {m.name: m for m in self.members}
+
+        def score(name):
+            return scoring.score_in_parts(members[name], queries, lists, directory, prefix + name)
+
+        return weighted_sum({name: weights[name] for name in members}, score)
 
     def logits(
         self,
@@ -64,6 +66,16 @@ class Teacher:
         logits[rows] = self.score(weights, queries, filled, directory, prefix)
         return np.where(there, logits, np.nan)
 
+    def search(
+        self, weights: Mapping[str, float], first: System, depth: int, question: str, k: int
+    ) -> Ranking:
+        """Re-ranks the first stage's `depth` best passages of a question; `[1, k]` or fewer."""
+        rows = first.search(question, depth).passages[0]
+        members = {m.name: m for m in self.members}
+        scores = weighted_sum(weights, lambda name: members[name].score(question, rows))
+        order = np.argsort(-scores, kind='stable')[:k]
+        return Ranking(rows[None, order], scores[None, order])
+
     def weights_by_name(self, scores: Mapping[str, np.ndarray], fit: Fit) -> dict[str, float]:
         """The config's weights by name; without them, weights fitted to scores `[M, N]`."""
         names = [m.name for m in self.members]
@@ -75,6 +87,18 @@ class Teacher:
     def inputs(self, weights: Mapping[str, float]) -> dict[str, list]:
         """Everything that decides its logits, as inputs of the stages that read them."""
         return {m.name: [m.digest, weights[m.name]] for m in self.members}
+
+
+def weighted_sum(weights: Mapping[str, float], scores: Callable[[str], np.ndarray]) -> np.ndarray:
+    """The sum of scores, each times its weight; `scores` gives those of a name, one at a time."""
+    return np.asarray(sum(weight * scores(name) for name, weight in weights.items()))
+
+
+def fit_of(run: Run) -> Fit:
+    """How scores of D_eval become logits: fitted to its labels; without any, at one spread."""
+    if run.eval_has_labels:
+        return functools.partial(fit_weights, floor=run.config.fit_floor)
+    return functools.partial(spread_weights, spread=run.config.spread)
 
 
 def fit_weights(scores: Sequence[np.ndarray], *, floor: float = 0.1) -> list[float]:
@@ -292,7 +316,7 @@ def measure_teacher(
         }
 
     inputs = {
-        **measure_inputs(run, {s.name: s for s in (first, *pool)}.values()),
+        **measure_inputs(run, unique([first, *pool])),
         **eval_inputs(run),
         'teacher': teacher.inputs(weights),
         'first': first.name,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from absl import logging
 
-from jdkd.algorithm import final, student
+from jdkd.algorithm import calibration, final, student
+from jdkd.algorithm.teacher import Teacher
 from jdkd.config import LLMSpec, ScoresSpec
 from jdkd.indexing.index import Found, Index, read
 from jdkd.retrieval.exact import ExactIndex
@@ -170,24 +171,17 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     """
     config = run.config
     first = build(run, config.first_stage)
-    scores = run.read_manifest('rounds/00/scores')
-    if scores is None:
-        raise FileNotFoundError(f'{run.workdir} has no scores of round 0; run --mode train again.')
-    weights = scores['result']['teacher']
-    members = [build(run, name) for name in weights]
+    # Without rounds there is no teacher.
+    members = [build(run, name) for name in config.teacher.members if run.num_rounds]
     reasons = {system.name: _cannot_answer(run, system.name) for system in (first, *members)}
     shown: dict[str, Searcher] = {}
     if not reasons[first.name]:
         shown[first.name] = first.search
-    if not any(reasons.values()):
-
-        def rerank(question: str, k: int) -> Ranking:
-            rows = first.search(question, config.depth).passages[0]
-            scores = np.sum([weights[m.name] * m.score(question, rows) for m in members], axis=0)
-            order = np.argsort(-scores, kind='stable')[:k]
-            return Ranking(rows[None, order], scores[None, order])
-
-        shown[f'teacher on {first.name}'] = rerank
+    if members and not any(reasons.values()):
+        weights = calibration.read_fitted(run)['teacher']
+        shown[f'teacher on {first.name}'] = functools.partial(
+            Teacher(members, None).search, weights, first, config.depth
+        )
     return shown, sorted(filter(None, reasons.values()))
 
 

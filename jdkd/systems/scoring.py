@@ -10,7 +10,7 @@ from jdkd.lists.candidates import Lists
 from jdkd.run import Queries, Run
 from jdkd.runtime import distributed, progress
 from jdkd.runtime.parts import write_parts
-from jdkd.systems.system import System
+from jdkd.systems.system import System, unique
 
 _PART_LISTS = 4096  # Lists a file: the most that a restart scores again.
 
@@ -37,6 +37,27 @@ def score_in_parts(
     with progress.bar(count, desc, 'parts', quiet=count < 2) as bar:
         write_parts(directory, f'{name}.{{}}.npy', count, write)
     return read_parts(directory, name, len(lists))
+
+
+def score_with(
+    systems: Iterable[System],
+    queries: Queries,
+    lists: Lists,
+    directory: pathlib.Path,
+    prefix: str = '',
+    there: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Scores by name as `score_in_parts` gives them; `prefix` comes before the names of files.
+
+    NaN where `there`, `[M, N_o]` bool, is False.
+    """
+    scores = {
+        s.name: score_in_parts(s, queries, lists, directory, prefix + s.name)
+        for s in unique(systems)
+    }
+    if there is None:
+        return scores
+    return {name: np.where(there, values, np.nan) for name, values in scores.items()}
 
 
 def read_parts(directory: pathlib.Path, name: str, num_lists: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The interface of all systems."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -88,6 +88,11 @@ class System(Protocol):
             ValueError: if the system has imported scores.
         """
         ...
+
+
+def unique(systems: Iterable[System]) -> list[System]:
+    """Each of some systems once, by name, in their order."""
+    return list({system.name: system for system in systems}.values())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_queries_search_the_index_of_the_one_that_shares_their_space(monkeypatch
     shared = shared and types.SimpleNamespace(name=shared)
     targets = types.SimpleNamespace(shared=shared)
     monkeypatch.setattr(final, '_load_best', lambda student: 'best')
-    monkeypatch.setattr(final, 'EmbeddingTargets', lambda *args: targets)
+    monkeypatch.setattr(final.EmbeddingTargets, 'build', lambda *args: targets)
     monkeypatch.setattr(final, 'AsymmetricSystem', types.SimpleNamespace(of=lambda *args: args))
     student = types.SimpleNamespace(run=types.SimpleNamespace(config=Config()), start='start')
     if message is None:

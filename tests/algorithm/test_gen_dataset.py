@@ -42,11 +42,7 @@ def test_the_lists_of_d_eval_are_whole_batches_on_any_number_of_devices(eval_que
     config = Config(batch_size=8, steps_per_round=3, candidates=CandidatesConfig(eval_lists=16))
     for devices in (1, 3):
         mesh = types.SimpleNamespace(shape={'data': devices})
-        # Queries without a positive have no lists.
-        held_out = types.SimpleNamespace(is_labelled=np.arange(eval_queries + 9) < eval_queries)
-        run = types.SimpleNamespace(
-            config=config, held_out=held_out, eval_has_labels=True, mesh=mesh
-        )
+        run = types.SimpleNamespace(config=config, eval_rows=np.arange(eval_queries), mesh=mesh)
         assert round_lists.num_lists(run) == {'train': 24, 'eval': lists}
 
 

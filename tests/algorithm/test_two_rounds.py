@@ -9,7 +9,6 @@ import pytest
 
 from jdkd.algorithm import (
     align,
-    calibration,
     final,
     gen_dataset,
     iterate,
@@ -73,8 +72,7 @@ def two_rounds(tmp_path_factory):
         return [next(fitted) for _ in scores]  # On random scores a fit would give 0.
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (calibration, teacher):
-            patch.setattr(module, 'fit_weights', fit_weights)
+        patch.setattr(teacher, 'fit_weights', fit_weights)
         patch.setattr(student, 'train_loop', spy)
         patch.setattr(align, 'train_loop', spy)
         patch.setattr(student, 'evaluate', spy_evaluate)
@@ -326,7 +324,7 @@ def test_discarded_students_that_are_shown_are_tested_before(keep):
         return types.SimpleNamespace(name=name, rank=call('rank'), discard=call('discard'))
 
     start, begun, old, new = map(student_of, ('start', 'begun', 'old', 'new'))
-    run = types.SimpleNamespace(config=types.SimpleNamespace(keep_students=keep), test=None)
+    run = types.SimpleNamespace(config=types.SimpleNamespace(keep_students=keep), test=[1])
     needed = [new, begun]  # A name in the pool is needed, whichever object has it.
     iterate.discard_superseded(run, [start, student_of('begun'), old, new], needed, [start, begun])
     discarded = [('rank', 'start'), ('discard', 'start'), ('discard', 'old')]

@@ -15,6 +15,7 @@ from jdkd.corpus import importing
 from jdkd.report import finished
 from jdkd.run import Run
 from jdkd.runtime import stages
+from jdkd.serving import service
 from tests.helpers import tiny, toy
 
 
@@ -130,6 +131,19 @@ def test_a_corpus_that_nobody_judged_trains_a_student(home, tmp_path, log):
     assert finished.read(own.workdir).report['test'] == {}
     with pytest.raises(ValueError, match='was not tested'):
         compare.write_comparison(own.workdir, shutil.copytree(own.workdir, tmp_path / 'other'))
+
+
+@pytest.mark.slow
+def test_a_student_that_is_only_aligned_is_tested_without_a_teacher(home, tmp_path):
+    own = tiny.open_run(config_of(home).replace(rounds=0), tmp_path / 'w')
+    report = iterate.train(own)
+    assert report['final'] == 'student_aligned' and report['rounds'] == []
+    assert set(report['test']) >= {'bm25', 'dense', 'student'}
+    assert 'teacher_rerank' not in {**report['test'], **report['costs']['systems']}
+    assert report['test']['student'] == report['test']['student_aligned']
+    assert report['costs']['sizes'] and (own.workdir / 'run.trec').exists()
+    shown, left_out = service.searchers(own)
+    assert list(shown) == ['bm25'] and not left_out
 
 
 def test_weights_of_equal_spread_by_hand():
