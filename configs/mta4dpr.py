@@ -47,7 +47,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.student = common.student(MINILM, REVISION, layers=(0, 4, 5), scale=20.0, **lengths)
 
     c.align.to, c.align.epochs = ('minilm_ft',), 2.0
-    c.align.max_steps = 600  # The first run takes 225.
+    c.align.min_steps, c.align.max_steps = 225, 600  # The first run takes 225.
 
     c.batch_size = 24
     # Lists of what the teacher ranks highest: there it has something to say.
@@ -74,6 +74,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
         c.train_passage_length = 32
         c.student.layers = (0, 5)
         c.align.epochs, c.align.batch_size, c.align.warmup_steps = 0.5, 32, 2
+        c.align.min_steps = 0
         # Ten steps teach little of the teacher: short lists, close to the aligned start.
         c.candidates.hard_negatives, c.candidates.hardest = 2, 6
         c.loss.teacher, c.loss.embedding = 0.5, 1.0

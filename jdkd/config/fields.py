@@ -26,6 +26,7 @@ class AlignConfig(OptimizerConfig):
 
     to: tuple[str, ...] = field((), 'dual-encoders whose embeddings the student learns; (): none')
     epochs: float = field(0.0, 'passes over passages and train queries', 'at least 0')
+    min_steps: int = field(0, 'steps at least, however small the collection', 'at least 0')
     max_steps: int = field(0, 'steps at most; 0: as many as epochs take', 'at least 0')
     batch_size: int = field(128, 'texts, over all devices', 'at least 1')
     total_steps: int = field(0, 'steps of the schedule; 0: all of the alignment', 'at least 0')

@@ -29,7 +29,8 @@ def plan_size(passages: int, queries: int, config: AlignConfig, parts: int) -> A
     per_query = min(max(round(passages / queries), 1), max(config.batch_size // parts - 1, 1))
     lists = max(config.batch_size // (1 + per_query) // parts, 1) * parts
     steps = math.ceil(config.epochs * (passages + queries) / (lists * (1 + per_query)))
-    return AlignmentSize(per_query, lists, max(min(steps, config.max_steps or steps), 1))
+    steps = max(steps, config.min_steps, 1)
+    return AlignmentSize(per_query, lists, min(steps, config.max_steps or steps))
 
 
 def draw(

@@ -68,6 +68,11 @@ def errors(config: Config) -> Iterator[str]:
             'no term of the loss has a weight; set loss.contrastive, teacher, embedding or pool, '
             'or assistants with loss.assistant or loss.in_batch.'
         )
+    if config.align.min_steps > config.align.max_steps > 0:
+        yield (
+            f'align.min_steps={config.align.min_steps} is more than align.max_steps='
+            f'{config.align.max_steps}; lower it, or raise that.'
+        )
     if not config.rounds and not config.align.epochs:
         yield 'rounds=0 and align.epochs=0 train nothing; raise one of them.'
     if config.twin and not config.rounds:

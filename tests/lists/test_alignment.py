@@ -26,6 +26,9 @@ def test_sizes(passages, queries, parts, expected):
     at_most = config.replace(max_steps=60)
     found = alignment.plan_size(passages, queries, at_most, parts)
     assert found == dataclasses.replace(expected, steps=min(expected.steps, 60))
+    at_least = at_most.replace(min_steps=40)
+    found = alignment.plan_size(passages, queries, at_least, parts)
+    assert found == dataclasses.replace(expected, steps=min(max(expected.steps, 40), 60))
 
 
 def test_no_text_comes_again_before_all_have():
