@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
-import Stemmer
 from scipy.sparse import csr_matrix
 
 from jdkd.retrieval.ranking import Ranking
+from jdkd.retrieval.words import tokenize
 from jdkd.runtime import distributed, stages
 from jdkd.runtime.parts import write_parts
 
@@ -57,7 +57,7 @@ class BM25:
         """
         depth = min(depth, len(self))
         best = functools.partial(self._best_passages, depth=depth)
-        all_words = _tokenize(queries, self.language)
+        all_words = tokenize(queries, self.language)
         with concurrent.futures.ThreadPoolExecutor(
             search_threads(len(self), os.cpu_count() or 1)
         ) as threads:
@@ -123,7 +123,7 @@ class BM25:
     def _counts(self, texts: Sequence[str]) -> tuple[csr_matrix, np.ndarray]:
         """Counts known terms, `[n, V]`, and all words, `[n]`, of texts."""
         vocabulary = self.retriever.vocab_dict
-        texts_words = _tokenize(texts, self.language)
+        texts_words = tokenize(texts, self.language)
         ids = [[vocabulary[w] for w in words if w in vocabulary] for words in texts_words]
         return _count_matrix(ids, len(self.idf)), np.array([*map(len, texts_words)])
 
@@ -157,7 +157,7 @@ def build(
     size = _PASSAGES_PER_PART
 
     def count(i, file):
-        _write_counts(file, _tokenize(passages[i * size : (i + 1) * size], language))
+        _write_counts(file, tokenize(passages[i * size : (i + 1) * size], language))
 
     paths = write_parts(directory, 'counts-{}.npz', -(-len(passages) // size), count)
     if not distributed.is_primary():
@@ -247,7 +247,7 @@ def _write_counts(file: IO, texts_words: Sequence[Sequence[str]]) -> None:
 
 def _read_counts(path: pathlib.Path) -> _Counts:
     with np.load(path) as f:
-        # Words of bm25s consist of letters, digits and underscores, so none holds a line break.
+        # Words are letters, digits, underscores and marks, so none holds a line break.
         words = f['words'].tobytes().decode().split('\n') if len(f['words']) else []
         shape = len(f['sizes']), len(words)
         counts = csr_matrix((f['data'], f['indices'], f['indptr']), shape)
@@ -282,20 +282,6 @@ def _by_term(terms: csr_matrix) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
 
 def _idf(frequencies: np.ndarray, num_passages: int) -> np.ndarray:
     return np.log(1 + (num_passages - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
-
-
-def _tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
-    import bm25s
-
-    words = bm25s.tokenize(
-        list(texts),
-        stopwords='en' if language == 'english' else [],
-        stemmer=Stemmer.Stemmer(language),
-        return_ids=False,
-        show_progress=False,
-    )
-    assert isinstance(words, list)  # Since ids are not returned.
-    return words
 
 
 def _count_matrix(ids: Sequence[Sequence[int]], size: int) -> csr_matrix:

@@ -11,6 +11,7 @@ import scipy.sparse
 import Stemmer
 
 from jdkd.retrieval import bm25
+from jdkd.retrieval.words import tokenize
 from jdkd.runtime import stages
 
 PASSAGES = [
@@ -71,7 +72,7 @@ def test_search_finds_what_bm25s_finds_ties_in_the_order_of_the_collection(tmp_p
     model = bm25.load(tmp_path, **PARAMETERS)
     found = model.search(queries, depth)
     for query, rows, scores in zip(queries, found.passages, found.scores, strict=True):
-        words = bm25._tokenize([query], 'english')[0]
+        words = tokenize([query], 'english')[0]
         every = model.retriever.get_scores(words) if words else np.zeros(1500)
         expected = np.argsort(-every, kind='stable')[:depth]
         np.testing.assert_array_equal(rows, expected)
@@ -175,3 +176,13 @@ def test_an_index_is_the_same_in_every_process(tmp_path):
     for path in (tmp_path / '1').rglob('*.np*'):
         other = tmp_path / '2' / path.relative_to(tmp_path / '1')
         assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_scripts_without_spaces_and_with_vowel_marks_are_found(tmp_path):
+    passages = ['北京大学在海淀区', '東京は日本の首都です', 'हिन्दी भाषा', 'हिम गिरि', 'Python 3']
+    bm25.build(tmp_path, passages, **PARAMETERS)
+    model = bm25.load(tmp_path, **PARAMETERS)
+    ranking = model.search(['海淀区的大学', '日本の首都', 'हिन्दी', 'गिरि', '東北'], depth=2)
+    assert ranking.passages[:, 0].tolist() == [0, 1, 2, 3, 0]
+    assert (ranking.scores[:, 0] > 0).tolist() == [True] * 4 + [False]
+    assert not ranking.scores[:, 1].any()
