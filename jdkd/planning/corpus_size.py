@@ -26,6 +26,7 @@ class CorpusSize:
     passage_tokens: float | None
     query_tokens: float | None
     unlabelled: int = 0  # Queries of train and D_eval without a positive.
+    rounds: int | None = None  # To train; None: all of the config's.
 
     @property
     def queries(self) -> int:
@@ -103,6 +104,7 @@ def of_run(run: Run) -> CorpusSize:
         passage_tokens=plan.passage_tokens or mean_tokens(run.passages),
         query_tokens=plan.query_tokens or mean_tokens(run.train.texts),
         unlabelled=sum(int((~q.is_labelled).sum()) for q in (run.train, run.held_out)),
+        rounds=run.num_rounds,
     )
 
 

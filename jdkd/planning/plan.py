@@ -46,6 +46,8 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     models = disk.sketch_models(config)
     size = corpus_size.measure(config, workdir, mesh)
     config = lengths.fit(config, size.passage_sample, size.query_sample)
+    if size.rounds is not None:
+        config = config.replace(rounds=size.rounds)
     labelled = round(config.collection.label_share * size.train)
     config = roles.fit_to_labels(config, lambda: (labelled, size.train - labelled))
     phases = []
