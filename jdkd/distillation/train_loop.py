@@ -72,48 +72,26 @@ def train_loop(
         resumes = step != steps.start
         state = checkpoints.restore(step, trainer.abstract, batches) if resumes else start()
         log = _StepLog(writer, step, steps.stop, run.config.log_every, choices, desc)
-        pending = None  # The last step: its metrics, not read yet, its host batch and its size.
-
-        def settle(metrics, host_batch, batch_size):
-            """Checks and logs the step before."""
-            metrics = jax.device_get(metrics)
-            if bad := nonfinite.nonfinite_metrics(metrics):
-                with jax.transfer_guard('allow'):
-                    # The state is the one before that step; see `step.make_train_step`.
-                    done = log.step / total_steps
-                    rows = nonfinite.find_lists(trainer, state.params, host_batch, done, bad)
-                kept = checkpoints.latest_step()
-                left = 'No checkpoint was made yet.'
-                if kept is not None:
-                    left = f'The checkpoint of step {kept} is kept.'
-                ids = [run.train.ids[int(i)] for i in host_batch['query_row']]
-                failed = f'step {log.step + 1} ({desc})'
-                raise FloatingPointError(nonfinite.message(failed, bad, rows, ids, left))
-            log.finish_step(metrics, batch_size)
-
+        checked = _CheckedSteps(run, trainer, checkpoints, log, total_steps, desc)
         watchdog, guard = distributed.hang_watchdog(desc), jax.transfer_guard('disallow')
         with log.bar, interrupts.defer_exit() as stop, watchdog as alive, guard:
             while step < steps.stop:
                 alive()
-                before = time.monotonic()
-                host_batch = next(batches)
-                log.waited += time.monotonic() - before
+                host_batch = log.wait_for(batches)
                 batch = meshes.to_device(host_batch, sharding)
                 state, metrics = trainer.step(state, batch)
                 step += 1
-                if pending:
-                    settle(*pending)
-                pending = metrics, host_batch, batch['group'].shape[0]
+                checked.settle(state)  # The step before, while this one runs.
+                checked.put(metrics, host_batch, batch['group'].shape[0])
                 stopping = distributed.stop_requested(stop.is_set())
-                if eval_writer and step % eval_every == 0 and step != steps.stop:
-                    settle(*pending)
-                    pending = None
+                evaluates = eval_every and step % eval_every == 0 and step != steps.stop
+                saves = step == steps.stop or step % every == 0 or stopping
+                if evaluates or saves:
+                    checked.settle(state)  # A non-finite state is never saved.
+                if evaluates and eval_writer:
                     with jax.transfer_guard('allow'), log.paused():
                         eval_writer.write(step, eval_metrics(state.params))
-                if step == steps.stop or step % every == 0 or stopping:
-                    if pending:
-                        settle(*pending)  # A non-finite state is never saved.
-                    pending = None
+                if saves:
                     bucket.check()
                     with jax.transfer_guard('allow'):  # Orbax fetches the state as it likes.
                         checkpoints.save(step, state, batches)
@@ -127,6 +105,53 @@ def train_loop(
     return state
 
 
+class _CheckedSteps:
+    """The last step: its metrics are read, checked and logged when it settles."""
+
+    def __init__(
+        self,
+        run: Run,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        log: '_StepLog',
+        total_steps: int,
+        desc: str,
+    ):
+        self._run, self._trainer, self._checkpoints = run, trainer, checkpoints
+        self._log, self._total_steps, self._desc = log, total_steps, desc
+        self._last: tuple[Any, dict[str, np.ndarray], int] | None = None
+
+    def put(self, metrics: Any, host_batch: dict[str, np.ndarray], batch_size: int) -> None:
+        """Takes a step that has begun: its metrics on the device, its batch and that one's size."""
+        self._last = metrics, host_batch, batch_size
+
+    def settle(self, state: TrainState) -> None:
+        """Waits for the last step, if there is one; `state` is that of after it or a later step.
+
+        Raises:
+            FloatingPointError: as `train_loop`.
+        """
+        if self._last is None:
+            return
+        (metrics, host_batch, batch_size), self._last = self._last, None
+        metrics = jax.device_get(metrics)
+        if bad := nonfinite.nonfinite_metrics(metrics):
+            # The state is the one before that step; see `step.make_train_step`.
+            raise FloatingPointError(self._explain(state.params, host_batch, bad))
+        self._log.finish_step(metrics, batch_size)
+
+    def _explain(self, params: Any, host_batch: dict[str, np.ndarray], bad: Sequence[str]) -> str:
+        with jax.transfer_guard('allow'):
+            done = self._log.step / self._total_steps
+            rows = nonfinite.find_lists(self._trainer, params, host_batch, done, bad)
+        kept = self._checkpoints.latest_step()
+        left = 'No checkpoint was made yet.'
+        if kept is not None:
+            left = f'The checkpoint of step {kept} is kept.'
+        ids = [self._run.train.ids[int(i)] for i in host_batch['query_row']]
+        return nonfinite.message(f'step {self._log.step + 1} ({self._desc})', bad, rows, ids, left)
+
+
 class _StepLog:
     """Progress bar and metrics of finished steps, the last of which is `step`."""
 
@@ -137,6 +162,13 @@ class _StepLog:
         self.waited = 0.0  # Seconds without a batch since the last line of metrics.
         self._line_step, self._line_time = step, time.monotonic()
         self.bar = progress.bar(last_step, desc, 'steps', done=step)
+
+    def wait_for(self, batches: grain.DatasetIterator) -> dict[str, np.ndarray]:
+        """The next batch."""
+        begun = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - begun
+        return batch
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
