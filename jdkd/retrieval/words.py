@@ -47,7 +47,7 @@ def tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
 def split_cjk(text: str) -> str:
     """Writes pairs of characters for words in Han, Hiragana and Katakana, which know no spaces.
 
-    Each run of these gives its overlapping pairs, as in Lucene's CJKAnalyzer; one alone stays.
+    Each run of these gives its overlapping pairs, as in Lucene's CJKAnalyzer; one alone, none.
 
     >>> split_cjk('Python 東京都 x')
     'Python  東京 京都  x'
@@ -56,7 +56,7 @@ def split_cjk(text: str) -> str:
 
 
 def _pairs(run: re.Match[str]) -> str:
-    return f' {" ".join(a + b for a, b in itertools.pairwise(run[0]))} ' if run[0][1:] else run[0]
+    return f' {" ".join(a + b for a, b in itertools.pairwise(run[0]))} '
 
 
 @functools.cache

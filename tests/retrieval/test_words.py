@@ -29,9 +29,11 @@ def test_other_texts_have_the_tokens_of_bm25s(language):
 
 
 def test_han_and_kana_are_read_in_pairs():
-    assert tokenize(['Python東京都に行く 3', '猫', '東。京'], 'english') == [
+    texts = ['Python東京都に行く 3', 'コーヒー', 'iPhone用', '東。京']
+    assert tokenize(texts, 'english') == [
         ['python', '東京', '京都', '都に', 'に行', '行く'],
-        [],  # One character is no word, as one letter is none.
+        ['コー', 'ーヒ', 'ヒー'],
+        ['iphon'],  # One character is no word, as one letter is none.
         [],
     ]
 

@@ -54,6 +54,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('optimizer.warmup_steps', 999, 'optimizer.warmup_steps=999 leaves nothing'),
         ('systems.minilm_ft.train.warmup_steps', 100, 'minilm_ft.train.warmup_steps=100 leaves'),
         ('rounds', -1, 'rounds=-1 must be at least 0'),
+        ('align.min_steps', 601, 'align.min_steps=601 is more than align.max_steps=600'),
         ('steps_per_round', 0, 'steps_per_round=0 must be at least 1'),
         ('batch_size', -8, 'batch_size=-8 must be at least 1'),
         ('depth', 0, 'depth=0 must be at least 1'),
