@@ -213,6 +213,18 @@ def coverage_warnings(
     return [_warning('coverage', None, system, count / total, lacks)]
 
 
+def skipped_rounds_warnings(rounds: int, trained: int) -> list[RunWarning]:
+    """Warns of rounds that are not trained; see `Run.num_rounds`."""
+    if trained == rounds:
+        return []
+    message = (
+        'all queries of D_eval were made from passages, which cannot tell which student is better: '
+        'no round is trained, and the run ends with the aligned student. Give a log of queries, or '
+        'those of a generator (collection.pseudo_queries.file); final=last trains the rounds.'
+    )
+    return [_warning('no_rounds', None, 'student', float(rounds), message)]
+
+
 def log(warnings: Sequence[RunWarning]) -> list[RunWarning]:
     """Logs warnings and returns them."""
     for line in lines(warnings):

@@ -106,9 +106,9 @@ class Run:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds to train: none where the best student is asked for and nothing can tell it.
+        """Rounds to train: none where a student is aligned and D_eval cannot tell a better one.
 
-        The run then ends with the aligned student.
+        The run then ends with the aligned student. With `final='last'` all rounds are trained.
         """
         config = self.config
         is_open = self.eval_judges or config.final == 'last' or not config.align.epochs

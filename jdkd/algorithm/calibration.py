@@ -103,9 +103,8 @@ def find_stand_ins(
                 np.save(out / f'{split}.npy', drawn.passages[np.arange(len(best)), best])
 
     inputs = {
-        **ranking_inputs(run, retrievers, depth=depth),
+        **ranking_inputs(run, retrievers, run.train, run.held_out, depth=depth),
         'teacher': teacher.inputs(weights),
-        'splits': lists.SPLITS,
         'partial': {s.name: s.digest for s in partial} or None,
     }
     run.stage(lists.STAND_INS, inputs, build, resumable=True)

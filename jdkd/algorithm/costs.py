@@ -72,7 +72,7 @@ def measure(
         return {'machine': _machine(run), 'systems': costs, 'sizes': sizes}
 
     inputs = {
-        **measure_inputs(run, [*systems.values(), student]),
+        **measure_inputs(run, [*systems.values(), student], run.test),
         'teacher': weights and teacher.inputs(weights),
         'dims': config.student.dims,
     }

@@ -108,7 +108,7 @@ def check(run: Run) -> list[diagnostics.RunWarning]:
     """
     config, warnings = run.config, []
     _check_first_stage(run)
-    for name in partial_names(config):
+    for name in partial_names(config) if run.num_rounds else ():
         system = imported.load(run, name, config.systems[name])
         rows = np.arange(len(run.train)), run.eval_rows
         for queries, own in zip((run.train, run.held_out), rows, strict=True):

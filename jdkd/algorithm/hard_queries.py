@@ -52,7 +52,7 @@ def find(
 
     stand_ins = read_stand_ins(run)
     inputs = {
-        **ranking_inputs(run, [student]),
+        **ranking_inputs(run, [student], run.train),
         'stand_ins': stand_ins and stand_ins['digest'],
         'rule': rule,
         'teacher': teacher.inputs(weights) if rule == 'prod' else None,

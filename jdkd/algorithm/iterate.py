@@ -46,11 +46,6 @@ from jdkd.systems.ranking import measure_inputs
 from jdkd.systems.system import System, unique
 
 _SAMPLE = 1024  # Passages whose embeddings are compared with each other.
-_MADE = (
-    'all queries of D_eval were made from passages, which cannot tell which student is better: no '
-    'round is trained, and the run ends with the aligned student. Give a log of queries, or those '
-    'of a generator (collection.pseudo_queries.file); final=last trains the rounds.'
-)
 _UNLABELLED = (
     'no query of D_eval (split %r) has a label: the scores of teacher and assistants are brought '
     'to one spread, and measures on D_eval, which decide replacement too, say how often a system '
@@ -72,11 +67,12 @@ class Cast:
     def build(cls, run: Run) -> Self:
         """Builds them in the order of the config; those to be trained are trained now."""
         config, targets = run.config, roles.aligned_with(run.config)
-        used = {*roles.retrievers(config), *config.teacher.members, *targets}
+        members = config.teacher.members if run.num_rounds else ()  # Nothing is taught without.
+        used = {*roles.retrievers(config), *members, *targets}
         systems = {name: build(run, name) for name in config.systems if name in used}
         return cls(
             systems,
-            Teacher([systems[name] for name in config.teacher.members], config.teacher.weights),
+            Teacher([systems[name] for name in members], config.teacher.weights),
             [systems[name] for name in config.assistants],
             [systems[name] for name in (config.first_stage, *config.candidates.retrievers)],
             [as_dual(systems[name]) for name in targets],
@@ -121,18 +117,18 @@ def train(run: Run) -> dict:
     Reads every stage that is already in the workdir instead of building it: a run that was killed
     goes on where it was.
     """
+    config, warnings = run.config, coverage.check(run)
+    warnings += diagnostics.skipped_rounds_warnings(config.rounds, run.num_rounds)
+    diagnostics.log(warnings)
     run = pseudo_labels.label(run)
-    config, warnings = run.config, diagnostics.log(coverage.check(run))
     M = student.load(run)
     trainer = M.make_trainer()  # Before hours of work: it may not fit the mesh.
     cast = Cast.build(run)
     targets = EmbeddingTargets(run, M.start, cast.aligned_with)
     begun = align(run, M, targets)
-    if config.topic_size:
+    if config.topic_size and run.num_rounds:
         topics.keep(run, begun)
-    if run.num_rounds < config.rounds:
-        logging.warning(_MADE)
-    elif run.num_rounds and not run.eval_has_labels:
+    if run.num_rounds and not run.eval_has_labels:
         logging.info(_UNLABELLED, run.held_out.split)
     rounds = train_rounds(run, M, trainer, cast, begun, targets)
     logging.info('the run ends with %s', rounds.best.name)
@@ -290,7 +286,7 @@ def compare(
             'mean_cosine': diagnostics.mean_cosine(passages[sample]),
         }
 
-    inputs = {**measure_inputs(run, systems), **eval_inputs(run)}
+    inputs = {**measure_inputs(run, systems, run.held_out), **eval_inputs(run)}
     return run.stage(path, inputs, build_stage)['result']
 
 

@@ -144,7 +144,7 @@ def mine(
         for split in SPLITS:
             _mine_split(run, split, retrievers, partial, out)
 
-    inputs = ranking_inputs(run, retrievers, depth=depth)
+    inputs = ranking_inputs(run, retrievers, run.train, run.held_out, depth=depth)
     inputs['partial'] = {s.name: s.digest for s in partial} or None
     return run.stage(round_path(round_index, _RUNS), inputs, build, resumable=True)
 

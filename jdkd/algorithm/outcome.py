@@ -8,10 +8,14 @@ from jdkd.algorithm.teacher import Teacher, rerank
 from jdkd.report import model_card, run_report
 from jdkd.retrieval import significance
 from jdkd.run import STUDENT, Run
+from jdkd.runtime import distributed, lock
 from jdkd.systems import measuring
 from jdkd.systems.dual import DualEncoderSystem
 from jdkd.systems.ranking import measure_inputs
 from jdkd.systems.system import System
+
+_STAGE = 'test'
+_RUN_FILE = 'run.trec'
 
 
 def finish(
@@ -56,6 +60,7 @@ def final_test(
         the measures of each query. Both are empty, and there is no stage, without test queries.
     """
     if not len(run.test):
+        distributed.from_primary(lambda: _set_aside(run), 'the test of an earlier config')
         return {'test': {}, 'significance': {}}
     config, first = run.config, run.config.first_stage
     shown = {name: systems[name] for name in (first, *config.assistants)}
@@ -80,11 +85,17 @@ def final_test(
         }
 
     inputs = {
-        **measure_inputs(run, shown.values()),
+        **measure_inputs(run, shown.values(), run.test),
         'teacher': weights and teacher.inputs(weights),
         'first': first,
     }
-    tested = run.stage('test', inputs, build_stage)['result']
+    tested = run.stage(_STAGE, inputs, build_stage)['result']
     ranking, _ = students[STUDENT].rank(run.test)
-    measuring.write_run_file(run.workdir / 'run.trec', run, ranking, run.test, STUDENT)
+    measuring.write_run_file(run.workdir / _RUN_FILE, run, ranking, run.test, STUDENT)
     return tested
+
+
+def _set_aside(run: Run) -> None:
+    for path in (run.workdir / _STAGE, run.workdir / _RUN_FILE):
+        if path.exists():
+            lock.set_aside(path, f'{path} is of test queries, and there are none now')

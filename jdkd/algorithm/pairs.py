@@ -33,8 +33,17 @@ def write(run: Run, path: pathlib.Path, splits: Sequence[str]) -> int:
     stage's top passages of test queries. A line has query_id, query, passage_id, text and, if there
     is one, title. Pairs that the files of the teacher and the assistants have scores for already
     are left out; a file need not be there yet.
+
+    Raises:
+        ValueError: if no round is trained that would read them, or there are no test queries.
     """
     config, count, train = run.config, 0, any(split != 'test' for split in splits)
+    if train and not run.num_rounds:
+        raise ValueError(
+            'no round is trained that would read scores of train queries or D_eval: rounds=0, or '
+            'all queries of D_eval were made from passages; write those of test alone '
+            '(--splits=test).'
+        )
     if train or config.first_stage in roles.trained(config):
         run = pseudo_labels.label(run)
     retrievers = _retrievers(run, train=train)

@@ -81,7 +81,7 @@ def label(run: Run) -> Run:
         }
 
     inputs = {
-        **ranking_inputs(run, rankers),
+        **ranking_inputs(run, rankers, run.train, run.held_out),
         'queries': candidates.array_digest(rows),
         'share': config.pseudo_labels.share,
         'best': config.candidates.stand_ins,

@@ -28,6 +28,10 @@ class Teacher:
     members: Sequence[System]
     weights: Sequence[float] | None  # One a member; None to fit them to the labels.
 
+    @property
+    def _by_name(self) -> dict[str, System]:
+        return {member.name: member for member in self.members}
+
     def score(
         self,
         weights: Mapping[str, float],
@@ -40,7 +44,7 @@ class Teacher:
 
         `prefix` comes before the names of members in the names of files.
         """
-        members = {m.name: m for m in self.members}
+        members = self._by_name
 
         def score(name):
             return scoring.score_in_parts(members[name], queries, lists, directory, prefix + name)
@@ -71,8 +75,7 @@ class Teacher:
     ) -> Ranking:
         """Re-ranks the first stage's `depth` best passages of a question; `[1, k]` or fewer."""
         rows = first.search(question, depth).passages[0]
-        members = {m.name: m for m in self.members}
-        scores = weighted_sum(weights, lambda name: members[name].score(question, rows))
+        scores = weighted_sum(weights, lambda name: self._by_name[name].score(question, rows))
         order = np.argsort(-scores, kind='stable')[:k]
         return Ranking(rows[None, order], scores[None, order])
 
@@ -316,7 +319,7 @@ def measure_teacher(
         }
 
     inputs = {
-        **measure_inputs(run, unique([first, *pool])),
+        **measure_inputs(run, unique([first, *pool]), queries),
         **eval_inputs(run),
         'teacher': teacher.inputs(weights),
         'first': first.name,

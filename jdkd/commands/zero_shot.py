@@ -225,7 +225,7 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
         measured = measuring.measure_all(run, rankings, run.test, out)
         return {name: results.means for name, results in measured.items()}
 
-    means = run.stage('test', measure_inputs(run, (first, model)), build_stage)['result']
+    means = run.stage('test', measure_inputs(run, (first, model), run.test), build_stage)['result']
     test = {name: {m: values[m] for m in run.config.measures} for name, values in means.items()}
     for name, file in ((FIRST, 'bm25.trec'), (MODEL, 'run.trec')):
         measuring.write_run_file(run.workdir / file, run, rankings[name], run.test, name)

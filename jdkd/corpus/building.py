@@ -68,7 +68,7 @@ def build_collection(
     queries = _read_queries(source, handler)
     qrels, missing = _read_qrels(source, queries, id_index, handler)
     # After the judgements: broken ones may be the reason, and their errors come first.
-    if source.needs_queries and not queries:
+    if not queries and (source.needs_queries or skipped):
         raise NothingLeftError(source, 'queries', skipped)
     storage.write_splits(directory, queries, qrels, _read_answers(source, queries, handler))
     header = {

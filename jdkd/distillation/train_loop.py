@@ -126,7 +126,7 @@ class _CheckedSteps:
         self._last = metrics, host_batch, batch_size
 
     def settle(self, state: TrainState) -> None:
-        """Waits for the last step, if there is one; `state` is that of after it or a later step.
+        """Waits for the last step, if there is one, and checks it; `state` is the latest one.
 
         Raises:
             FloatingPointError: as `train_loop`.

@@ -22,8 +22,8 @@ _BM25_TERMS_PER_WORD = 0.55  # The average of English text.
 
 def estimate_run(run: Run) -> dict[str, int]:
     """Approximate bytes that a run writes, by kind; reads a sample of its passages."""
-    words = count_words(run.passages, SAMPLE)
-    return estimate(run.config, corpus_size.of_run(run), words, sketch_models(run.config))
+    words, config = count_words(run.passages, SAMPLE), run.config.replace(rounds=run.num_rounds)
+    return estimate(config, corpus_size.of_run(run), words, sketch_models(config))
 
 
 def sketch_models(config: Config) -> dict[str, tuple[Any, Any]]:

@@ -27,8 +27,9 @@ class Finished:
     @classmethod
     def of(cls, workdir: pathlib.Path, config: Config, report: Mapping[str, Any]) -> 'Finished':
         """A run with the metrics of its workdir."""
-        series = (metrics.read_series(workdir, name) for name in (STUDENT, ALIGNMENT))
-        return cls(workdir, config, report, *series)
+        records, alignment = (metrics.read_series(workdir, name) for name in (STUDENT, ALIGNMENT))
+        # Without rounds they are of an earlier config.
+        return cls(workdir, config, report, records if report['rounds'] else (), alignment)
 
     @property
     def test_split(self) -> str:

@@ -115,11 +115,11 @@ def _description(run: Run, name: str, encoder: Encoder, report: Mapping) -> str:
 
 def _measured(run: Run, name: str, report: Mapping) -> str:
     """What the test queries say, if there are any."""
-    test = report['test']
-    if not test:
+    test, counts = report['test'], report['collection']['queries']
+    if not test or run.test.split not in counts:
         return _fill('There were no test queries, so it was not measured how good this model is.')
     about = (
-        f'Measured on {report["collection"]["queries"][run.test.split]} test queries over '
+        f'Measured on {counts[run.test.split]} test queries over '
         f'{report["collection"]["passages"]} passages, times 100'
     )
     if 'teacher_rerank' in test:

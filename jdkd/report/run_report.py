@@ -107,12 +107,13 @@ def _token_stores(run: Run) -> list[dict]:
 
 
 def _duels(run: Run, done: Finished) -> list[Duel]:
-    """The student against the first stage, the teacher and the best assistant."""
+    """The student against the first stage, the teacher and the best assistant on D_eval."""
     config, directory, test = run.config, run.workdir / 'test', done.report['test']
     if not test:
         return []
-    pool = [name for name in config.assistants if name in test]
-    best = max(pool, key=lambda name: test[name][config.compare], default=config.first_stage)
+    rounds = done.report['rounds']
+    pool = rounds[0]['assistants'] if rounds else {name: test[name] for name in config.assistants}
+    best = max(pool, key=lambda name: pool[name][config.compare], default=config.first_stage)
     ours, *others = (
         examples.load(directory, name)
         for name in dict.fromkeys([STUDENT, config.first_stage, TEACHER, best])

@@ -12,29 +12,33 @@ from collections.abc import Sequence
 
 import Stemmer
 
+VERSION = 2  # Of what `tokenize` gives: an index of other words is built anew.
+
 _WORD = r'(?u)\b\w\w+\b'  # bm25s' own: two letters, digits or underscores at least.
 # Runs of Hiragana, Katakana and Han: unified ideographs with extensions, and compatible forms.
 _CJK = re.compile(
-    '[\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff'
-    '\U00020000-\U0003ffff]+'
+    '[\u3005\u3007\u3041-\u3096\u309d\u309e\u30a1-\u30fa\u30fc-\u30fe'
+    '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+'
 )
+# Scripts without spaces whose marks would only join sentences: Thai, Lao, Myanmar and Khmer. And
+# variation selectors, which follow symbols.
+_LEFT_OUT = re.compile('[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ufe00-\ufe0f]')
 
 
 def tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
     """The stemmed words of each text: of two letters at least, without English stop words.
 
-    Words hold combining marks, and Han, Hiragana and Katakana are read in pairs; all other texts
-    have the tokens that bm25s gives.
+    Words hold combining marks, such as the vowels of Devanagari and Tamil, which Python's `\\w`
+    leaves out; Han, Hiragana and Katakana are read in pairs. All other texts have the tokens that
+    bm25s gives.
     """
     import bm25s
 
-    texts, pattern = [*map(split_cjk, texts)], _WORD
-    if not all(map(str.isascii, texts)):
-        mark, with_marks = _words_with_marks()
-        pattern = with_marks if any(map(mark.search, texts)) else _WORD
+    texts = [text if text.isascii() else split_cjk(text) for text in texts]
+    marks = _marks() & set().union(*(text for text in texts if not text.isascii()))
     words = bm25s.tokenize(
         texts,
-        token_pattern=pattern,
+        token_pattern=rf'(?u)\w[\w{"".join(sorted(marks))}]+' if marks else _WORD,
         stopwords='en' if language == 'english' else [],
         stemmer=Stemmer.Stemmer(language),
         return_ids=False,
@@ -47,28 +51,22 @@ def tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
 def split_cjk(text: str) -> str:
     """Writes pairs of characters for words in Han, Hiragana and Katakana, which know no spaces.
 
-    Each run of these gives its overlapping pairs, as in Lucene's CJKAnalyzer; one alone, none.
+    Each run of these gives its overlapping pairs, as in Lucene's CJKAnalyzer; one character alone
+    stays as it is, with its neighbours.
 
-    >>> split_cjk('Python 東京都 x')
-    'Python  東京 京都  x'
+    >>> split_cjk('Python 東京都 5月')
+    'Python  東京 京都  5月'
     """
-    return text if text.isascii() else _CJK.sub(_pairs, text)
+    return _CJK.sub(_pairs, unicodedata.normalize('NFC', text))
 
 
 def _pairs(run: re.Match[str]) -> str:
-    return f' {" ".join(a + b for a, b in itertools.pairwise(run[0]))} '
+    return f' {" ".join(a + b for a, b in itertools.pairwise(run[0]))} ' if run[0][1:] else run[0]
 
 
 @functools.cache
-def _words_with_marks() -> tuple[re.Pattern[str], str]:
-    """Finds combining marks, and the pattern of words that may hold them.
-
-    Vowels are such marks in Devanagari, Tamil or Thai, and Python's `\\w` leaves them out.
-    """
-    codes = [c for c in map(chr, range(0x300, sys.maxunicode + 1)) if _is_mark(c)]
-    marks = f'[{"".join(codes)}]'
-    return re.compile(marks), rf'(?u)\w(?:\w|{marks})+'
-
-
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character) in ('Mn', 'Mc')
+def _marks() -> frozenset[str]:
+    """Combining marks of scripts whose words they belong to."""
+    codes = map(chr, range(0x300, sys.maxunicode + 1))
+    marks = (c for c in codes if unicodedata.category(c) in ('Mn', 'Mc'))
+    return frozenset(c for c in marks if not _LEFT_OUT.match(c))

@@ -172,13 +172,13 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     config = run.config
     first = build(run, config.first_stage)
     # Without rounds there is no teacher.
-    members = [build(run, name) for name in config.teacher.members if run.num_rounds]
+    weights = calibration.read_fitted(run)['teacher'] if run.num_rounds else {}
+    members = [build(run, name) for name in weights]
     reasons = {system.name: _cannot_answer(run, system.name) for system in (first, *members)}
     shown: dict[str, Searcher] = {}
     if not reasons[first.name]:
         shown[first.name] = first.search
     if members and not any(reasons.values()):
-        weights = calibration.read_fitted(run)['teacher']
         shown[f'teacher on {first.name}'] = functools.partial(
             Teacher(members, None).search, weights, first, config.depth
         )

@@ -36,7 +36,7 @@ def train_from_labels(
     data = run.stage(
         data_path,
         {
-            **ranking_inputs(run, [miner], depth=min(config.depth, spec.depth)),
+            **ranking_inputs(run, [miner], queries, depth=min(config.depth, spec.depth)),
             **({'pseudo_labels': labels.digest} if labels else {}),
             'lists': num_lists,
             'hard_negatives': spec.hard_negatives,

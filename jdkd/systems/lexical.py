@@ -8,6 +8,7 @@ import numpy as np
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval import bm25
 from jdkd.retrieval.ranking import Ranking
+from jdkd.retrieval.words import VERSION
 from jdkd.run import Queries, Run
 from jdkd.systems.ranking import keep_ranking
 from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer
@@ -57,7 +58,7 @@ def load(run: Run, name: str, spec) -> BM25System:
     path = f'systems/{name}/index'
     manifest = run.stage(
         path,
-        {'collection': run.collection.fingerprint, **parameters},
+        {'collection': run.collection.fingerprint, 'words': VERSION, **parameters},
         lambda out: bm25.build(out, run.passages, **parameters),
         resumable=True,
     )

@@ -55,11 +55,17 @@ def checked_ranking(
     return ranking.without(own, depth) if excludes else ranking
 
 
-def ranking_inputs(run: Run, systems: Iterable[System], *, depth: int | None = None) -> dict:
-    """Everything that decides systems' rankings to a depth, as inputs of stages that read them."""
+def ranking_inputs(
+    run: Run, systems: Iterable[System], *queries: Queries, depth: int | None = None
+) -> dict:
+    """Everything that decides systems' rankings to a depth, as inputs of stages that read them.
+
+    `queries` are those of the rankings, unless the path of the stage names their split.
+    """
     config, systems = run.config, list(systems)
     return {
         'systems': {s.name: s.digest for s in systems},
+        'splits': [q.split for q in queries],
         'collection': run.collection.fingerprint,
         'depth': config.depth if depth is None else depth,
         'ignore_identical_ids': config.ignore_identical_ids and not run.collection.ids_pair,
@@ -67,9 +73,9 @@ def ranking_inputs(run: Run, systems: Iterable[System], *, depth: int | None = N
     }
 
 
-def measure_inputs(run: Run, systems: Iterable[System]) -> dict:
-    """`ranking_inputs` of stages that measure the systems."""
-    return {**ranking_inputs(run, systems), 'measures': run.config.measures}
+def measure_inputs(run: Run, systems: Iterable[System], queries: Queries) -> dict:
+    """`ranking_inputs` of stages that measure the systems on a split."""
+    return {**ranking_inputs(run, systems, queries), 'measures': run.config.measures}
 
 
 def keep_ranking(

@@ -107,12 +107,17 @@ def collection_errors(run: Run) -> Iterator[str]:
                 f'collection {collection.name!r} has one; set {field}.steps=0, or name systems '
                 'that give pseudo-labels in pseudo_labels.systems.'
             )
+    if config.twin and not run.num_rounds:
+        yield (
+            'twin learns in rounds, and none is trained: all queries of D_eval were made from '
+            'passages, which cannot tell which student is better; set twin=False.'
+        )
     if config.twin and not labelled:
         yield (
             f'twin needs labels to learn from, but no train query of collection '
             f'{collection.name!r} has one; set twin=False.'
         )
-    if labelled < len(run.train) and not objective.distils(config):
+    if run.num_rounds and labelled < len(run.train) and not objective.distils(config):
         yield (
             f'{len(run.train) - labelled} of the {len(run.train)} train queries have no positive, '
             'and no term of the loss learns without; set collection.unlabelled=skip, or '

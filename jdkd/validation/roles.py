@@ -15,6 +15,9 @@ def errors(config: Config) -> Iterator[str]:
     """Errors of fields that do not fit together."""
     systems = config.systems
     splits = {f: getattr(config.collection, f) for f in ('train_split', 'eval_split', 'test_split')}
+    for field, name in splits.items():
+        if name == '':
+            yield f"collection.{field} is ''; name a split."
     for a, b in itertools.combinations(splits, 2):
         if splits[a] == splits[b] is not None:
             yield (
@@ -68,13 +71,10 @@ def errors(config: Config) -> Iterator[str]:
             'no term of the loss has a weight; set loss.contrastive, teacher, embedding or pool, '
             'or assistants with loss.assistant or loss.in_batch.'
         )
-    if config.align.min_steps > config.align.max_steps > 0:
-        yield (
-            f'align.min_steps={config.align.min_steps} is more than align.max_steps='
-            f'{config.align.max_steps}; lower it, or raise that.'
-        )
     if not config.rounds and not config.align.epochs:
         yield 'rounds=0 and align.epochs=0 train nothing; raise one of them.'
+    if config.twin and config.collection.test_split is None:
+        yield 'twin is compared on test queries, and collection.test_split=None; set twin=False.'
     if config.twin and not config.rounds:
         yield 'twin learns in rounds, and rounds=0; raise it, or set twin=False.'
     if config.twin and not config.loss.contrastive:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from jdkd import config as configs
-from jdkd.algorithm import calibration, final, iterate, lists, student
+from jdkd.algorithm import calibration, final, iterate, lists, pairs, student
 from jdkd.algorithm.teacher import spread_weights
 from jdkd.commands import compare, evaluate
 from jdkd.corpus import importing
 from jdkd.report import finished
 from jdkd.run import Run
-from jdkd.runtime import stages
+from jdkd.runtime import lock, stages
 from jdkd.serving import service
 from tests.helpers import tiny, toy
 
@@ -126,8 +126,14 @@ def test_a_corpus_that_nobody_judged_trains_a_student(home, tmp_path, log):
     card = (own.workdir / 'student/README.md').read_text()
     assert 'There were no test queries' in card and '## Cost' in card
     assert final.load(student.load(own)).name == report['final']
+    assert [w['what'] for w in report['warnings']].count('no_rounds') == (not log)
     with pytest.raises(ValueError, match='has no test queries .collection.test_split=None'):
         evaluate.measure_student(own)
+    with pytest.raises(ValueError, match='has no test queries .collection.test_split=None'):
+        pairs.write(own, tmp_path / 'pairs.jsonl', ['test'])
+    if not log:
+        with pytest.raises(ValueError, match='no round is trained that would read scores'):
+            pairs.write(own, tmp_path / 'pairs.jsonl', ['train', 'test'])
     assert finished.read(own.workdir).report['test'] == {}
     with pytest.raises(ValueError, match='was not tested'):
         compare.write_comparison(own.workdir, shutil.copytree(own.workdir, tmp_path / 'other'))
@@ -135,15 +141,37 @@ def test_a_corpus_that_nobody_judged_trains_a_student(home, tmp_path, log):
 
 @pytest.mark.slow
 def test_a_student_that_is_only_aligned_is_tested_without_a_teacher(home, tmp_path):
-    own = tiny.open_run(config_of(home).replace(rounds=0), tmp_path / 'w')
+    config = config_of(home).replace(rounds=0)
+    config = config.replace(teacher=config.teacher.replace(members=('bm25', 'tuned')))
+    own = tiny.open_run(config, tmp_path / 'w')
     report = iterate.train(own)
     assert report['final'] == 'student_aligned' and report['rounds'] == []
     assert set(report['test']) >= {'bm25', 'dense', 'student'}
+    assert not (own.workdir / 'systems/tuned').exists()  # Which would teach alone.
     assert 'teacher_rerank' not in {**report['test'], **report['costs']['systems']}
     assert report['test']['student'] == report['test']['student_aligned']
     assert report['costs']['sizes'] and (own.workdir / 'run.trec').exists()
     shown, left_out = service.searchers(own)
     assert list(shown) == ['bm25'] and not left_out
+
+
+@pytest.mark.slow
+def test_another_test_split_is_tested_anew_and_none_leaves_no_test(home, tmp_path):
+    config, reports = config_of(home).replace(rounds=0), []
+    for split in ('test', 'train', None):
+        spec = config.collection.replace(train_split='dev', eval_split='other', test_split=split)
+        made = spec.pseudo_queries.replace(count=0)
+        spec = spec.replace(pseudo_queries=made)
+        own = tiny.open_run(config.replace(collection=spec), tmp_path / 'w')
+        with lock.hold(tmp_path / 'w', update=True):
+            reports.append(iterate.train(own))
+        ranked = (own.workdir / 'run.trec').read_text().split()[::6] if split else []
+        assert set(ranked) == set(own.test.ids)
+    first, second, last = reports
+    assert first['test'] != second['test'] and first['costs'] != second['costs']
+    assert last['test'] == {} and not last['costs']['sizes']
+    assert not (tmp_path / 'w/test').exists() and not (tmp_path / 'w/run.trec').exists()
+    assert {'test', 'run.trec'} <= {p.name for p in (tmp_path / 'w/replaced/0002').iterdir()}
 
 
 def test_weights_of_equal_spread_by_hand():

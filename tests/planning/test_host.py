@@ -56,6 +56,16 @@ def test_units_of_work(config, models):
     assert units.keys() == host.WORK.keys()
 
 
+def test_without_rounds_nothing_is_mined_drawn_or_taught(config, models):
+    config = config.replace(rounds=0)
+    units = host.count(config, SIZE, models)
+    for name in ('mine', 'draw lists', 'write records', 'find hard queries', 'save checkpoints'):
+        assert units[name] == 0, name
+    # dense, tuned; the student at the start and aligned.
+    assert units['index with ScaNN'] == 1000 * 8 * (2 + 2)
+    assert requests.lists_to_score(config, SIZE, 'tuned') == requests.ListCounts((), ())
+
+
 def test_assistants_that_read_passages_cut_for_alignment_are_counted(config, models):
     assert config.align.to == ('dense',) and config.train_passage_length == 12
     words = np.full(10, 20.0)

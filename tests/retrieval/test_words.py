@@ -29,15 +29,17 @@ def test_other_texts_have_the_tokens_of_bm25s(language):
 
 
 def test_han_and_kana_are_read_in_pairs():
-    texts = ['Python東京都に行く 3', 'コーヒー', 'iPhone用', '東。京']
+    texts = ['Python東京都に行く 3', 'コーヒー', '二〇二四年5月 X線', '東。京']
     assert tokenize(texts, 'english') == [
         ['python', '東京', '京都', '都に', 'に行', '行く'],
         ['コー', 'ーヒ', 'ヒー'],
-        ['iphon'],  # One character is no word, as one letter is none.
-        [],
+        ['二〇', '〇二', '二四', '四年', '5月', 'x線'],
+        [],  # One character is no word, as one letter is none.
     ]
 
 
 def test_words_keep_their_vowel_signs():
-    found = tokenize(['हिन्दी भाषा', 'தமிழ் மொழி', 'cafe\u0301 au lait'], 'german')
-    assert found == [['हिन्दी', 'भाषा'], ['தமிழ்', 'மொழி'], ['cafe\u0301', 'au', 'lait']]
+    found = tokenize(['हिन्दी भाषा', 'தமிழ் மொழி', 'cafe\u0301 a\u0300 la'], 'german')
+    assert found == [['हिन्दी', 'भाषा'], ['தமிழ்', 'மொழி'], ['café', 'la']]
+    # Thai has no spaces: with its marks, sentences would be words. An emoji's mark is no letter.
+    assert tokenize(['สวยงาม ที่นี่', '5\ufe0f\u20e3 हि'], 'german') == [['สวยงาม'], ['हि']]

@@ -121,7 +121,8 @@ def test_the_index_is_an_input_of_encoders_alone(tmp_path):
     for kind in (DualEncoderSystem, CrossEncoderSystem):
         encoder = kind('a', 'd', None, run, None)
         assert ranking.ranking_inputs(run, [bm25, encoder])['index'] == run.config.index.to_dict()
-    assert list(ranking.measure_inputs(run, [bm25])['measures']) == ['MRR@10']
+    measured = ranking.measure_inputs(run, [bm25], run.test)
+    assert list(measured['measures']) == ['MRR@10'] and measured['splits'] == [run.test.split]
 
 
 def test_parts_of_a_ranking_have_16384_queries():

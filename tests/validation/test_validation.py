@@ -54,7 +54,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('optimizer.warmup_steps', 999, 'optimizer.warmup_steps=999 leaves nothing'),
         ('systems.minilm_ft.train.warmup_steps', 100, 'minilm_ft.train.warmup_steps=100 leaves'),
         ('rounds', -1, 'rounds=-1 must be at least 0'),
-        ('align.min_steps', 601, 'align.min_steps=601 is more than align.max_steps=600'),
+        ('collection.test_split', '', "collection.test_split is ''; name a split"),
         ('steps_per_round', 0, 'steps_per_round=0 must be at least 1'),
         ('batch_size', -8, 'batch_size=-8 must be at least 1'),
         ('depth', 0, 'depth=0 must be at least 1'),
@@ -268,8 +268,9 @@ def test_a_run_without_rounds_needs_alignment_and_has_no_twin():
     config.rounds, config.collection.test_split = 0, None
     validate(configs.resolve(config))
     config.twin = True
-    with pytest.raises(ValueError, match='twin learns in rounds, and rounds=0'):
-        validate(configs.resolve(config))
+    for message in ('twin learns in rounds, and rounds=0', 'twin is compared on test queries'):
+        with pytest.raises(ValueError, match=message):
+            validate(configs.resolve(config))
     config.twin, config.align.epochs = False, 0.0
     with pytest.raises(ValueError, match='rounds=0 and align.epochs=0 train nothing'):
         validate(configs.resolve(config))

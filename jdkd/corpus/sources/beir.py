@@ -41,8 +41,8 @@ def open_source(path: str, *, unjudged: str | None = None) -> base.Source:
     root = pathlib.Path(path).expanduser().resolve()
     corpus = parsing.find_file(root, 'corpus.jsonl', LAYOUT)
     qrels = _find_qrels(root, is_needed=unjudged is None)
-    if not qrels and not _has_queries(root):
-        logging.info('%s has no queries', root)
+    if not qrels and not parsing.data_files(root, 'queries.jsonl*'):
+        logging.warning('%s has no queries.jsonl: there are passages alone to learn from', root)
         queries = None
     else:
         queries = parsing.find_file(root, 'queries.jsonl', LAYOUT)
@@ -150,17 +150,13 @@ def _passage(where: str, entry: Mapping[str, Any]) -> base.Passage:
     return where, passage_id, title, parsing.check_text(where, 'text', text)
 
 
-def _has_queries(root: pathlib.Path) -> bool:
-    return any((root / f'queries.jsonl{end}').exists() for end in ('', '.gz'))
-
-
 def _find_qrels(root: pathlib.Path, *, is_needed: bool) -> dict[str, pathlib.Path]:
     names = {f.name.removesuffix('.gz') for f in parsing.data_files(root / 'qrels', '*.tsv*')}
     splits = sorted(n.removesuffix('.tsv') for n in names if n.endswith('.tsv'))
     if not splits and is_needed:
         raise FileNotFoundError(
             f'{root / "qrels"} has no .tsv file: put the judgements of each split there, as '
-            'train.tsv, dev.tsv or test.tsv (or the same with .gz), or, if there are none, set '
-            'collection.options.unjudged=train.'
+            'train.tsv, dev.tsv or test.tsv (or the same with .gz). If nothing is judged, train '
+            'with configs/unlabelled.py:beir=PATH, which sets the option unjudged.'
         )
     return {split: parsing.find_file(root, f'qrels/{split}.tsv', LAYOUT) for split in splits}

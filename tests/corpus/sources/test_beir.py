@@ -59,7 +59,7 @@ def test_queries_that_no_split_judges_can_be_given_to_one(root):
 def test_a_log_needs_no_judgements_and_a_corpus_alone_no_queries(root):
     for file in (root / 'qrels').iterdir():
         file.unlink()
-    with pytest.raises(FileNotFoundError, match='set collection.options.unjudged=train'):
+    with pytest.raises(FileNotFoundError, match='train with configs/unlabelled.py:beir=PATH'):
         load(root)
     assert list(load(root, unjudged='train').queries) == ['train']
     log = root / 'queries.jsonl'
@@ -69,6 +69,16 @@ def test_a_log_needs_no_judgements_and_a_corpus_alone_no_queries(root):
     (root / 'queries.jsonl.gz').unlink()
     alone = load(root, unjudged='train')
     assert alone.queries == {} and len(alone) == 3
+
+
+def test_a_log_of_broken_queries_is_no_corpus_alone(root):
+    for file in (root / 'qrels').iterdir():
+        file.unlink()
+    (root / 'queries.jsonl').write_text('{"_id": "a", "text": 3}\n')
+    source = registry.open_source(f'beir:{root}', unjudged='train')
+    out = pathlib.Path(tempfile.mkdtemp(dir=root.parent))
+    with pytest.raises(ValueError, match='has no queries'):
+        building.build_collection(source, out, on_error='skip')
 
 
 def test_judgements_of_missing_queries_are_an_error_with_a_log_too(root):
