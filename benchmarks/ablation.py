@@ -201,7 +201,7 @@ def write(
         measured,
         FULL,
         collection,
-        test.split if test else config.collection.test_split,
+        test.split if test else compared.test_split(config),
         variants={
             variant: {
                 'overrides': VARIANTS[variant](config),

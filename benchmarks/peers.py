@@ -199,7 +199,7 @@ def write(
     config = runs[0][0].config
     test = compared.Test(
         source or config.collection.source,
-        'test' if source else config.collection.test_split,
+        'test' if source else compared.test_split(config),
         workdir / 'tested',
     )
     measured = {OURS: {}}
