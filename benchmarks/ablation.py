@@ -26,6 +26,7 @@ from jdkd import config as configs
 from jdkd.commands import setup
 from jdkd.config import Config
 from jdkd.corpus import importing
+from jdkd.report import finished as finished_runs
 from jdkd.runtime import files, metrics, stages
 
 FULL = 'full'
@@ -194,22 +195,22 @@ def write(
         for variant, seeds in runs.items()
     }
     first = next(iter(runs[FULL].values()))
-    config, report = setup.load_config(first), stages.read_json(first / 'report.json')
-    collection = test.collection() if test else importing.load_collection(config, first)
+    full = finished_runs.read(first)
+    collection = test.collection() if test else importing.load_collection(full.config, first)
     compared.write(
         f'ablation_{name}',
         measured,
         FULL,
         collection,
-        test.split if test else compared.test_split(config),
+        test.split if test else full.test_split,
         variants={
             variant: {
-                'overrides': VARIANTS[variant](config),
+                'overrides': VARIANTS[variant](full.config),
                 'first_seed': _diagnosis(next(iter(seeds.values()))),
             }
             for variant, seeds in runs.items()
         },
-        systems={s: v for s, v in report['test'].items() if s != 'student'},
+        systems={s: v for s, v in full.report['test'].items() if s != 'student'},
     )
 
 

@@ -83,13 +83,6 @@ def of_run(test: Test | None, name: str, workdir: pathlib.Path) -> PerQuery:
     return test.measure(name, workdir / STUDENT, setup.load_config(workdir))
 
 
-def test_split(config: Config) -> str:
-    """The split that runs of a config were tested on; raises a ValueError if there is none."""
-    if config.collection.test_split is None:
-        raise ValueError('variants and peers are compared on test queries; name a test_split.')
-    return config.collection.test_split
-
-
 def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:
     """Each query's measures, averaged over seeds."""
     return {

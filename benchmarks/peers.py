@@ -199,7 +199,7 @@ def write(
     config = runs[0][0].config
     test = compared.Test(
         source or config.collection.source,
-        'test' if source else compared.test_split(config),
+        'test' if source else runs[0][0].require_test().split,
         workdir / 'tested',
     )
     measured = {OURS: {}}

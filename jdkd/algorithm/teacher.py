@@ -28,7 +28,7 @@ class Teacher:
     members: Sequence[System]
     weights: Sequence[float] | None  # One a member; None to fit them to the labels.
 
-    @property
+    @functools.cached_property
     def _by_name(self) -> dict[str, System]:
         return {member.name: member for member in self.members}
 
