@@ -18,8 +18,8 @@ from absl import app, flags
 from benchmarks import measure
 from jdkd.config import IndexConfig
 from jdkd.config.fields import STORES
-from jdkd.retrieval import index, vectors
-from jdkd.retrieval.exact import exact_search
+from jdkd.retrieval import approximate, vectors
+from jdkd.retrieval.exact import ExactIndex
 from jdkd.runtime import stages
 from jdkd.runtime.parts import write_parts
 
@@ -87,17 +87,17 @@ def run(root: pathlib.Path, size: int, config) -> dict:
         stages.build_stage(
             root / f'index-{size}',
             {**inputs, **config.to_dict()},
-            lambda out: index.build(out, passages, config),
+            lambda out: approximate.build(out, passages, config),
             resumable=True,
         )
     files = [p.stat().st_size for p in (root / f'index-{size}').rglob('*') if p.is_file()]
-    index.search(queries[:8], passages, _DEPTH, config, root / f'index-{size}')
+    approximate.search(queries[:8], passages, _DEPTH, config, root / f'index-{size}')
     with measure.peak(result, 'search'):
-        found = index.search(queries, passages, _DEPTH, config, root / f'index-{size}')
+        found = approximate.search(queries, passages, _DEPTH, config, root / f'index-{size}')
     sample = queries[: _SAMPLE.value]
-    exact_search(sample, passages[: 2 * 65_536], _DEPTH)  # Compiles.
+    ExactIndex(passages[: 2 * 65_536]).search(sample, _DEPTH)  # Compiles.
     with measure.peak(result, 'exact'):
-        exact = exact_search(sample, passages, _DEPTH)
+        exact = ExactIndex(passages).search(sample, _DEPTH)
     result['build']['mib_on_disk'] = round(sum(files) / 2**20)
     for name, number in (('search', len(queries)), ('exact', len(sample))):
         result[name]['queries_per_second'] = round(number / result[name]['seconds'], 1)

@@ -17,8 +17,8 @@ from benchmarks import measure
 from jdkd import open_index
 from jdkd.config import IndexConfig
 from jdkd.report import drawing
-from jdkd.retrieval import index
-from jdkd.retrieval.exact import exact_search
+from jdkd.retrieval import approximate
+from jdkd.retrieval.exact import ExactIndex
 
 _INDEX = flags.DEFINE_string('index', None, 'Of `jdkd index`.', required=True)
 _QUERIES = flags.DEFINE_string('queries', None, 'File of questions, one a line.', required=True)
@@ -59,24 +59,28 @@ def main(_):
     lines = pathlib.Path(_QUERIES.value).read_text('utf-8').splitlines()
     queries = opened.retriever.encode(lines, kind='query')
     sample = queries[:_EXACT]
-    exact_search(sample, passages[: 2 * 65_536], _DEPTH)  # Compiles.
+
+    def search_exactly(passages):
+        return ExactIndex(passages).search(sample, _DEPTH)
+
+    search_exactly(passages[: 2 * 65_536])  # Compiles.
 
     def timed(search, *arguments):
         start = time.perf_counter()
         found = search(*arguments)
         return found, time.perf_counter() - start
 
-    exact, before = timed(exact_search, sample, passages, _DEPTH)
+    exact, before = timed(search_exactly, passages)
     with tempfile.TemporaryDirectory() as temporary:
         directory = pathlib.Path(temporary)
         config = IndexConfig(shard=_SHARD.value)
-        _, building = timed(index.build, directory, passages, config)
+        _, building = timed(approximate.build, directory, passages, config)
         points = []
         for reorder in map(int, _REORDER.value):
             for leaves in map(float, _LEAVES.value):
                 config = config.replace(reorder=reorder, leaves=leaves)
                 arguments = queries, passages, _DEPTH, config, directory
-                runs = [timed(index.search, *arguments) for _ in range(3)]
+                runs = [timed(approximate.search, *arguments) for _ in range(3)]
                 found, seconds = min(runs, key=operator.itemgetter(1))
                 point = {
                     'reorder': reorder,
@@ -86,7 +90,7 @@ def main(_):
                 }
                 points.append(point)
                 print(point, flush=True)
-    _, after = timed(exact_search, sample, passages, _DEPTH)
+    _, after = timed(search_exactly, passages)
     result = {
         'passages': len(passages),
         'dim': passages.shape[1],

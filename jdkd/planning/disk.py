@@ -13,7 +13,7 @@ from jdkd.lists import candidates
 from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning import corpus_size
 from jdkd.planning.corpus_size import CorpusSize
-from jdkd.retrieval import index, vectors
+from jdkd.retrieval import approximate, vectors
 from jdkd.run import Run
 from jdkd.systems import loading, roles
 
@@ -52,7 +52,7 @@ def estimate(
     dims = sum(count * embedding_width(models[field][0]) for field, count in embeddings.items())
     cut = sum(embedding_width(models[f'systems.{n}'][0]) for n, _ in roles.cut_targets(config))
     item = vectors.bytes_per_vector(1, config.index.store)
-    scann = (1 + (passages >= index.TREE_FROM)) * passages * dims // 4
+    scann = (1 + (passages >= approximate.TREE_FROM)) * passages * dims // 4
     codes = scann if config.index.kind == 'scann' else 0
     retrievers = {f'systems.{name}' for name in roles.retrievers(config)}
     rankings = sum(embeddings.values()) + len(retrievers - set(encoders))

@@ -16,7 +16,7 @@ from jdkd.config import Config
 from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning import disk
 from jdkd.planning.corpus_size import CorpusSize
-from jdkd.retrieval import bm25, index, vectors
+from jdkd.retrieval import approximate, bm25, vectors
 from jdkd.runtime.mesh import Device
 from jdkd.systems import roles
 
@@ -170,7 +170,7 @@ def shares(hosts: int, cores: int, passages: int) -> dict[str, int]:
         'one': 1,
         'hashers': min(_HASHERS, cores),
         'processes': hosts,
-        'builders': hosts * min(index.BUILDERS, cores),
+        'builders': hosts * min(approximate.BUILDERS, cores),
         'searchers': hosts * bm25.search_threads(passages, cores),
         'cores': hosts * cores,
     }

@@ -12,7 +12,7 @@ from jdkd.models.dual_encoder import embedding_width
 from jdkd.planning import chips, corpus_size, disk, host, requests, workload
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.planning.roofline import bound_by
-from jdkd.retrieval import index, vectors
+from jdkd.retrieval import approximate, vectors
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import stages
 from jdkd.systems import roles
@@ -111,7 +111,7 @@ def _host_memory(
     """
     width = max(embedding_width(model) for model, _ in models.values())
     shard = min(size.passages, config.index.shard)
-    builders = min(index.BUILDERS, cores)
+    builders = min(approximate.BUILDERS, cores)
     part, retrievers = PART_QUERIES, len(set(roles.retrievers(config))) + 1
     lists = config.steps_per_round * config.batch_size
     candidates = 1 + config.candidates.hard_negatives

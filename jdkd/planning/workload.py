@@ -12,7 +12,7 @@ from jdkd.models import dual_encoder
 from jdkd.planning import disk, requests, tracing
 from jdkd.planning.corpus_size import SAMPLE, CorpusSize
 from jdkd.planning.roofline import Traced
-from jdkd.retrieval import exact, index
+from jdkd.retrieval import approximate, exact
 from jdkd.systems import roles
 
 
@@ -81,7 +81,7 @@ def list_phases(
         )
 
     platform = mesh.devices.flat[0].platform
-    if config.rounds and index.for_mining(config.index, platform).kind == 'exact':
+    if config.rounds and approximate.for_mining(config.index, platform).kind == 'exact':
         # Every dense system ranks once, the student before the first round and after each.
         dense = {'student', *(f'systems.{name}' for name in roles.rankers(config))}
         widths = [dual_encoder.embedding_width(models[field][0]) for field in dense & {*encoders}]

@@ -47,8 +47,6 @@ class ExactIndex:
     Args:
         passages: `[P, D]`; may be memory-mapped.
         mesh: Devices to use, of this process; the first one by default.
-        recall_target: Share of the best passages that accelerators are to find at least, with
-            `jax.lax.approx_max_k` (Chern et al., 2022); None for all.
         block: Most passages on the devices at once; by default what fits.
         tile: Passages whose scores a device holds at once.
     """
@@ -58,11 +56,10 @@ class ExactIndex:
         passages: Readable,
         mesh: Mesh | None = None,
         *,
-        recall_target: float | None = None,
         block: int | None = None,
         tile: int = _TILE,
     ):
-        self._passages, self._recall_target = passages, recall_target
+        self._passages = passages
         mesh = meshes.make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self._mesh = mesh.local_mesh
         block = block or _rows_that_fit(self._mesh, passages.shape[1] * self._dtype.itemsize)
@@ -79,8 +76,14 @@ class ExactIndex:
         part = self._passages.parts[0] if isinstance(self._passages, Vectors) else None
         return part.dtype if isinstance(part, np.ndarray) else np.dtype(np.float32)
 
-    def search(self, queries: np.ndarray | Vectors, depth: int) -> Ranking:
-        """The `depth` best passages, or all if there are fewer, of queries `[Q, D]`."""
+    def search(
+        self, queries: np.ndarray | Vectors, depth: int, *, recall_target: float | None = None
+    ) -> Ranking:
+        """The `depth` best passages, or all if there are fewer, of queries `[Q, D]`.
+
+        `recall_target` is the share of them that accelerators are to find at least, with
+        `jax.lax.approx_max_k` (Chern et al., 2022); None for all.
+        """
         depth = min(depth, len(self._passages))
         size = min(QUERY_BLOCK, 1 << max(len(queries) - 1, 0).bit_length())
         starts = range(0, len(queries), size)
@@ -101,7 +104,7 @@ class ExactIndex:
                     np.int32(len(self._passages)),
                     mesh=self._mesh,
                     tiles=self._blocking.tiles,
-                    recall_target=self._recall_target,
+                    recall_target=recall_target,
                 )
                 pending.append((i, result))
                 if len(pending) > 1:  # The devices compute while the last result is fetched.
@@ -135,11 +138,6 @@ class ExactIndex:
             return out
 
         return jax.make_array_from_callback(shape, sharding, read)
-
-
-def exact_search(queries: np.ndarray | Vectors, passages: Readable, depth: int) -> Ranking:
-    """Searches passages `[P, D]` once for queries `[Q, D]`; see `ExactIndex`."""
-    return ExactIndex(passages).search(queries, depth)
 
 
 def _rows_that_fit(mesh: Mesh, row_bytes: int) -> int:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from absl import logging
 
-from jdkd.runtime import distributed, files
+from jdkd.runtime import distributed, files, progress
 
 
 def write_part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
@@ -26,7 +26,12 @@ def write_part(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> Non
 
 
 def write_parts(
-    directory: pathlib.Path, name: str, count: int, write: Callable[[int, BinaryIO], None]
+    directory: pathlib.Path,
+    name: str,
+    count: int,
+    write: Callable[[int, BinaryIO], None],
+    *,
+    desc: str | None = None,
 ) -> list[pathlib.Path]:
     """Writes the numbered files of a resumable stage, except those that exist undamaged.
 
@@ -38,6 +43,7 @@ def write_parts(
         name: Name of the files, with `{}` for their number.
         count: Number of files of all processes; their paths are returned in order.
         write: Called with a number and the open file; its output depends on the number alone.
+        desc: Of a progress bar, which several files get; None for none.
     """
     paths = [directory / name.format(f'{i:05d}') for i in range(count)]
 
@@ -45,8 +51,14 @@ def write_parts(
         with path.open('wb') as f:
             write(i, f)
 
-    for i in range(distributed.process_index(), count, distributed.process_count()):
-        write_part(paths[i], functools.partial(write_file, i))
+    processes = distributed.process_count()
+    own = range(distributed.process_index(), count, processes)
+    done = {i for i in own if paths[i].exists()}
+    quiet = desc is None or count < 2
+    with progress.bar(count, desc, 'parts', done=len(done) * processes, quiet=quiet) as bar:
+        for i in own:
+            write_part(paths[i], functools.partial(write_file, i))
+            bar.update(processes * (i not in done))
     distributed.barrier(f'{directory / name}: all parts')
     distributed.await_files(paths)
     distributed.barrier(f'{directory / name}: visible to all')  # Callers may now remove parts.

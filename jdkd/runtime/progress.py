@@ -12,7 +12,7 @@ _LOG_SECONDS = 30.0  # Between two states of a bar in a log file.
 
 def bar(
     total: int | None,
-    desc: str,
+    desc: str | None,
     unit: str,
     *,
     over: Iterable | None = None,

@@ -11,7 +11,7 @@ import numpy as np
 from jdkd.config import IndexConfig
 from jdkd.lists.candidates import Lists
 from jdkd.models import dual_encoder
-from jdkd.retrieval import encode, index, vectors
+from jdkd.retrieval import approximate, encode, vectors
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
@@ -21,8 +21,6 @@ from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import keep_ranking
 from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer, System
 from jdkd.tokens.store import TokenStore
-
-_RECALL_SAMPLE = slice(0, 256)  # Queries whose approximate ranking is checked against exact search.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,25 +33,25 @@ class DualEncoderSystem(BaseSystem):
         config, recall = self.run.config.index, None
         if queries.split == self.run.config.collection.train_split:
             recall = config.recall
-            config = index.for_mining(config, self.run.mesh.devices.flat[0].platform)
+            config = approximate.for_mining(config, self.run.mesh.devices.flat[0].platform)
 
         def open_search():
             passages, vectors = self.passages, self.queries(queries)
-            if index.is_exact(config, len(passages)):
-                search = ExactIndex(passages, self.run.mesh, recall_target=recall).search
-            else:
+            exact = ExactIndex(passages, self.run.mesh)
+
+            def search_exactly(part, depth, recall_target=None):
+                return exact.search(vectors[part], depth, recall_target=recall_target)
+
+            if not approximate.is_exact(config, len(passages)):
                 directory = self._index(config)
 
-                def search(queries, depth):
-                    return index.search(queries, passages, depth, config, directory)
+                def search(part, depth):
+                    return approximate.search(vectors[part], passages, depth, config, directory)
 
-            def get_facts(ranking):
-                found = ranking.of(_RECALL_SAMPLE)
-                depth = found.passages.shape[1]
-                best = ExactIndex(passages, self.run.mesh).search(vectors[_RECALL_SAMPLE], depth)
-                return {'index_recall': found.recall(best)}
-
-            return lambda part, depth: search(vectors[part], depth), get_facts
+                return search, search_exactly
+            if recall is None:
+                return search_exactly, search_exactly
+            return functools.partial(search_exactly, recall_target=recall), search_exactly
 
         return keep_ranking(self, queries, open_search)
 
@@ -169,13 +167,11 @@ class DualEncoderSystem(BaseSystem):
         store = self.run.config.index.store
         return 'float32' if tower == 'query' and store in vectors.QUANTISED else store
 
-    def _index(self, config: IndexConfig) -> pathlib.Path | None:
-        """ScaNN's index of the collection, built for the first search; None without one."""
-        if config.kind != 'scann' or index.scann is None:
-            return None
+    def _index(self, config: IndexConfig) -> pathlib.Path:
+        """ScaNN's index of the collection, built for the first search."""
         settings = {key: getattr(config, key) for key in ('store', 'shard', 'threshold')}
         return self._keep(
-            'index', {'index': settings}, lambda out: index.build(out, self.passages, config)
+            'index', {'index': settings}, lambda out: approximate.build(out, self.passages, config)
         )
 
     def discard(self) -> None:
@@ -225,7 +221,7 @@ class AsymmetricSystem(DualEncoderSystem):
     def passages(self) -> Vectors:
         return self.passage_side.passages
 
-    def _index(self, config: IndexConfig) -> pathlib.Path | None:
+    def _index(self, config: IndexConfig) -> pathlib.Path:
         return self.passage_side._index(config)
 
 

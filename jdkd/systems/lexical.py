@@ -24,13 +24,12 @@ class BM25System(BaseSystem):
         def search(part, depth):
             return self.model.search(queries.texts[part], depth)
 
-        return keep_ranking(self, queries, lambda: (search, lambda ranking: {}))
+        return keep_ranking(self, queries, lambda: (search, None))
 
     def list_scorer(self, queries: Queries) -> ListScorer:
-        all_terms = self.model.query_terms(queries.texts)
-
         def score_lists(lists: Lists) -> np.ndarray:
-            terms, num_dark = all_terms[lists.query], lists.num_dark
+            terms = self.model.query_terms([queries.texts[row] for row in lists.query.tolist()])
+            num_dark = lists.num_dark
             originals = self.model.passage_scores(terms, lists.passages)
             if not num_dark:
                 return originals

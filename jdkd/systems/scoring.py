@@ -8,7 +8,6 @@ import numpy as np
 
 from jdkd.lists.candidates import Lists
 from jdkd.run import Queries, Run
-from jdkd.runtime import distributed, progress
 from jdkd.runtime.parts import write_parts
 from jdkd.systems.system import System, unique
 
@@ -30,12 +29,10 @@ def score_in_parts(
         scores = scorer(part)
         check_finite(system.name, scores, system.run, queries, part)
         np.save(file, scores)
-        bar.update(distributed.process_count())
 
     count = math.ceil(len(lists) / _PART_LISTS)
     desc = f'{system.name}: scores {queries.split}'
-    with progress.bar(count, desc, 'parts', quiet=count < 2) as bar:
-        write_parts(directory, f'{name}.{{}}.npy', count, write)
+    write_parts(directory, f'{name}.{{}}.npy', count, write, desc=desc)
     return read_parts(directory, name, len(lists))
 
 

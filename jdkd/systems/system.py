@@ -16,8 +16,6 @@ BatchScorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 ListScorer = Callable[[Lists], np.ndarray]
 # (rows of queries, depth) -> ranking of that many passages for each of these queries.
 Search = Callable[[slice, int], Ranking]
-# ranking -> facts about it, such as the index' recall.
-Facts = Callable[[Ranking], dict[str, float]]
 
 
 class System(Protocol):

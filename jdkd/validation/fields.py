@@ -21,7 +21,7 @@ from jdkd.config import (
 from jdkd.config.fields import PSEUDO_QUERIES
 from jdkd.corpus.sources import registry
 from jdkd.distillation import schedules
-from jdkd.retrieval import index, measures, run_formats
+from jdkd.retrieval import approximate, measures, run_formats
 from jdkd.runtime.messages import brief
 from jdkd.systems.loading import check_format
 from jdkd.systems.roles import used
@@ -61,7 +61,7 @@ def measure_errors(config: Config | EvalConfig) -> Iterator[str]:
 
 def index_errors(config: Config | EvalConfig) -> Iterator[str]:
     """Errors in `index` beyond ranges."""
-    yield from catch(index.check_config, config.index)
+    yield from catch(approximate.check_config, config.index)
     if math.isnan(config.index.threshold):
         yield f'index.threshold={config.index.threshold} is no number.'
 

@@ -13,7 +13,7 @@ from jdkd.configs import common
 from jdkd.corpus.passages import Passages
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import vectors
-from jdkd.retrieval.exact import exact_search
+from jdkd.retrieval.exact import ExactIndex
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, as_dual
@@ -56,7 +56,7 @@ def test_the_student_comes_to_its_targets(home):
     asymmetric = AsymmetricSystem.of('asymmetric', aligned, other)
     ranking, _ = asymmetric.rank(run.test)
     queries = aligned.queries(run.test)[:]
-    expected = exact_search(queries, other.passages, run.config.depth)
+    expected = ExactIndex(other.passages).search(queries, run.config.depth)
     np.testing.assert_array_equal(ranking.passages, expected.passages)
     assert own.shared is other and asymmetric.digest not in (aligned.digest, other.digest)
     # Built once: the stage's parameters are read again.

@@ -44,8 +44,8 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
         (4, 'int8'): (4, narrow[0], Int8.of(narrow[1])[:]),
     }
     assert [(s['width'], s['store']) for s in found['sizes']] == list(expected)
-    for size, (count, *vectors) in zip(found['sizes'], expected.values(), strict=True):
-        ranking = exact.exact_search(*vectors, run.config.depth)
+    for size, (count, rows, vectors) in zip(found['sizes'], expected.values(), strict=True):
+        ranking = exact.ExactIndex(vectors).search(rows, run.config.depth)
         assert size['bytes_per_passage'] == count
         assert size['test'] == measuring.measure(run, ranking, run.test).means
     assert len({tuple(size['test'].values()) for size in found['sizes']}) == 5

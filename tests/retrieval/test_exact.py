@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jdkd.config import IndexConfig
-from jdkd.retrieval import index
-from jdkd.retrieval.exact import ExactIndex, exact_search
+from jdkd.retrieval import approximate
+from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.vectors import Vectors
 from jdkd.runtime import mesh as meshes
 
@@ -72,7 +72,7 @@ def test_padding_is_never_found_even_if_all_scores_are_negative():
 
 
 def test_depth_is_at_most_the_collection():
-    assert exact_search(vectors(2), vectors(3), 10).passages.shape == (2, 3)
+    assert ExactIndex(vectors(3)).search(vectors(2), 10).passages.shape == (2, 3)
 
 
 def test_more_queries_than_a_block(monkeypatch):
@@ -84,7 +84,7 @@ def test_more_queries_than_a_block(monkeypatch):
 
 def test_parts_are_searched_as_one_array():
     queries, passages = vectors(7, seed=1), vectors(50)
-    whole = exact_search(queries, passages, 10)
+    whole = ExactIndex(passages).search(queries, 10)
     found = ExactIndex(in_parts(passages, 12), block=20).search(queries, 10)
     np.testing.assert_array_equal(found.passages, whole.passages)
     np.testing.assert_allclose(found.scores, whole.scores, atol=1e-6)
@@ -102,8 +102,8 @@ def test_bfloat16_passages_stay_bfloat16_on_the_device_and_meet_float32_queries(
 
 def test_a_recall_target_is_met():
     queries, passages = vectors(20, seed=1), vectors(3000)
-    found = ExactIndex(passages, mesh_of(2), recall_target=0.9).search(queries, 50)
-    assert found.recall(exact_search(queries, passages, 50)) >= 0.9
+    found = ExactIndex(passages, mesh_of(2)).search(queries, 50, recall_target=0.9)
+    assert found.recall(ExactIndex(passages).search(queries, 50)) >= 0.9
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
@@ -112,4 +112,4 @@ def test_a_recall_target_is_met():
     [('cpu', 'auto', 'scann'), ('tpu', 'auto', 'exact'), ('gpu', 'scann', 'scann')],
 )
 def test_accelerators_mine_exactly(platform, mining, kind):
-    assert index.for_mining(IndexConfig(mining=mining), platform).kind == kind
+    assert approximate.for_mining(IndexConfig(mining=mining), platform).kind == kind

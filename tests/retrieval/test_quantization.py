@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jdkd.config import IndexConfig
-from jdkd.retrieval import exact, index, vectors
+from jdkd.retrieval import approximate, exact, vectors
 from jdkd.retrieval.quantization import Binary, Int8
 
 
@@ -80,13 +80,14 @@ def test_files_hold_the_codes_and_are_read_as_vectors(tmp_path, store, share):
 def test_searches_score_the_codes_with_float32_queries(tmp_path, store, least):
     queries, array = unit(64, 32, seed=1), unit(3000, 32)
     passages = keep(tmp_path / 'w', array, store)
-    found = exact.exact_search(queries, passages, 20)
+    found = exact.ExactIndex(passages).search(queries, 20)
     scores = queries @ passages[:].T
     np.testing.assert_allclose(found.scores, -np.sort(-scores, axis=1)[:, :20], atol=1e-6)
-    assert found.recall(exact.exact_search(queries, array, 20)) > least
+    assert found.recall(exact.ExactIndex(array).search(queries, 20)) > least
     config = IndexConfig(kind='scann', reorder=300, leaves=0.7)
-    approximate = index.search(queries, passages, 20, config)
-    assert approximate.recall(found) > 0.9
+    approximate.build(tmp_path / 'index', passages, config)
+    nearest = approximate.search(queries, passages, 20, config, tmp_path / 'index')
+    assert nearest.recall(found) > 0.9
     np.testing.assert_allclose(
-        approximate.scores, np.take_along_axis(scores, approximate.passages, axis=1), atol=1e-6
+        nearest.scores, np.take_along_axis(scores, nearest.passages, axis=1), atol=1e-6
     )

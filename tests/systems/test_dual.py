@@ -11,7 +11,7 @@ from jdkd.config import Config, IndexConfig
 from jdkd.lists.candidates import Lists
 from jdkd.lists.slices import SlicedTexts
 from jdkd.retrieval import vectors
-from jdkd.retrieval.exact import exact_search
+from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import dual
@@ -77,15 +77,11 @@ def test_train_queries_alone_are_searched_with_the_recall_of_the_config(system, 
     class Spoilt(dual.ExactIndex):
         """Where it may miss some, it misses the best passage of all queries from 255 on."""
 
-        def __init__(self, *args, recall_target=None, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.target = recall_target
+        def search(self, queries, depth, *, recall_target=None):
             targets.append(recall_target)
-
-        def search(self, queries, depth):
             found = super().search(queries, depth + 1)
             rows, scores = found.passages[:, :depth], found.scores[:, :depth]
-            if self.target is not None:
+            if recall_target is not None:
                 rows[255:] = found.passages[255:, 1:]
                 scores[255:] = found.scores[255:, 1:]
             return Ranking(rows, scores)
@@ -95,10 +91,10 @@ def test_train_queries_alone_are_searched_with_the_recall_of_the_config(system, 
     # The second one is what the first 256 queries are compared with.
     assert targets == [0.9, None]
     assert facts == {'index_recall': pytest.approx(1 - 1 / DEPTH / 256)}
-    exact = exact_search(TABLES['train'], TABLES['passages'], DEPTH)
+    exact = ExactIndex(TABLES['passages']).search(TABLES['train'], DEPTH)
     np.testing.assert_array_equal(ranking.passages[:255], exact.passages[:255])
     ranking, facts = system.rank(system.run.test)
-    assert targets[2:] == [None, None] and facts == {'index_recall': 1.0}
+    assert targets[2:] == [None] and facts == {'index_recall': 1.0}
 
 
 @pytest.fixture
@@ -112,12 +108,12 @@ def scann(monkeypatch):
 
     def search(queries, passages, depth, config, directory):
         searched.append((config.kind, directory))
-        return exact_search(queries, passages[:], depth)
+        return ExactIndex(passages[:]).search(queries, depth)
 
-    monkeypatch.setattr(dual.index, 'is_exact', lambda config, count: config.kind == 'exact')
-    monkeypatch.setattr(dual.index, 'scann', object())
-    monkeypatch.setattr(dual.index, 'build', build)
-    monkeypatch.setattr(dual.index, 'search', search)
+    monkeypatch.setattr(dual.approximate, 'is_exact', lambda config, count: config.kind == 'exact')
+    monkeypatch.setattr(dual.approximate, 'scann', object())
+    monkeypatch.setattr(dual.approximate, 'build', build)
+    monkeypatch.setattr(dual.approximate, 'search', search)
     return built, searched
 
 
@@ -150,9 +146,6 @@ def test_an_index_is_built_once_and_searched(system, monkeypatch, scann, mining,
     assert built == [PASSAGES] and searched[-1] == ('scann', home)
     assert asymmetric.passages is system.passages
     assert len({s.digest for s in (asymmetric, other, system)}) == 3
-    # Without ScaNN there is none.
-    monkeypatch.setattr(dual.index, 'scann', None)
-    assert system._index(system.run.config.index) is None
 
 
 def test_lists_batches_and_questions_have_the_scores_of_their_embeddings(system):

@@ -84,14 +84,42 @@ def test_a_ranking_is_kept_as_a_stage(tmp_path):
 
     def open_search():
         opened.append(None)
-        return search, lambda found: {'depth': found.passages.shape[1]}
+        return search, None
 
     first, facts = ranking.keep_ranking(system, run.test, open_search)
     again, facts_again = ranking.keep_ranking(system, run.test, open_search)
     np.testing.assert_array_equal(again.passages, first.passages)
-    assert facts == facts_again == {'depth': 3} and len(search.calls) == len(opened) == 1
+    assert facts == facts_again == {} and len(search.calls) == len(opened) == 1
     files = {path.name for path in (tmp_path / 'systems/a/ranking-test').iterdir()}
     assert files == {'manifest.json', 'ranking.passages.npy', 'ranking.scores.npy'}
+
+
+@pytest.mark.parametrize(('wrong', 'recall'), [(None, 1), (3, 5 / 6)])
+def test_recall_is_of_what_is_left_without_own_passages(tmp_path, wrong, recall):
+    run, exact = make_run(tmp_path), Search()
+    system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
+
+    def search(part, depth):
+        found = Search()(part, depth)
+        return Ranking(np.where(found.passages == wrong, 4, found.passages), found.scores)
+
+    found, facts = ranking.keep_ranking(system, run.test, lambda: (search, exact))
+    assert facts == {'index_recall': pytest.approx(recall)} and exact.calls == [(0, 4)]
+    assert 1 not in found.passages[0]  # Both leave out the passage with the query's id.
+    system.name = 'b'
+    _, facts = ranking.keep_ranking(system, run.test, lambda: (exact, exact))
+    assert facts == {'index_recall': 1} and len(exact.calls) == 2
+
+
+def test_passages_lost_by_their_ids_are_warned_of_once(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging, 'warning', lambda text, *args: lines.append(text % args))
+    monkeypatch.setattr(ranking, 'PART_QUERIES', 1)
+    run = make_run(tmp_path)
+    run.collection.qrels['test'].update(p1={'p1': 1}, q={'p0': 1})
+    system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
+    ranking.keep_ranking(system, run.test, lambda: (Search(), None))
+    assert len(lines) == 1 and '1 queries of split' in lines[0]
 
 
 def test_a_stopped_ranking_goes_on_after_its_last_part(tmp_path, monkeypatch):
@@ -105,8 +133,8 @@ def test_a_stopped_ranking_goes_on_after_its_last_part(tmp_path, monkeypatch):
         return search(part, depth)
 
     with pytest.raises(KeyboardInterrupt):
-        ranking.keep_ranking(system, run.test, lambda: (stop_at_second, lambda _: {}))
-    found, _ = ranking.keep_ranking(system, run.test, lambda: (search, lambda _: {}))
+        ranking.keep_ranking(system, run.test, lambda: (stop_at_second, None))
+    found, _ = ranking.keep_ranking(system, run.test, lambda: (search, None))
     assert [start for start, _ in search.calls] == [0, 1]
     np.testing.assert_array_equal(found.passages, [[0, 2, 3], [0, 1, 2]])
 

@@ -76,7 +76,7 @@ class LLMSystem(BaseSystem):
                     scores[own] = np.where(there[own], score(lists), -np.inf)
                 return _sorted(passages, scores, depth)
 
-            return search, lambda ranking: {}
+            return search, None
 
         return keep_ranking(self, queries, open_search)
 

@@ -1,4 +1,4 @@
-"""Searches embeddings by inner product: exactly on the devices, or with ScaNN."""
+"""Approximate search by inner product, with ScaNN."""
 
 import concurrent.futures
 import functools
@@ -6,14 +6,12 @@ import itertools
 import math
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from jdkd.config import IndexConfig
-from jdkd.retrieval.exact import exact_search
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.runtime import distributed
@@ -73,15 +71,13 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config: Index
     of at most `config.shard`, each with its own index: anisotropic hashing of two dimensions per
     code, after a partitioning tree if there are many passages. An index holds half a byte for two
     dimensions of a passage (twice that under a tree) and no vectors: candidates are rescored from
-    `passages`. Collections that are searched exactly (`is_exact`) get no index. Memory is bounded
-    by twice the float32 vectors of the shards that are indexed in parallel: one a core, at most 16.
+    `passages`. Memory is bounded by twice the float32 vectors of the shards that are indexed
+    in parallel: one a core, at most 16.
 
     Raises:
         ValueError: if `config.shard` is too small.
     """
     check_config(config)
-    if is_exact(config, len(passages)):
-        return
 
     def write_shard(path: pathlib.Path, rows: range) -> None:
         def write(out: pathlib.Path) -> None:
@@ -134,30 +130,20 @@ def search(
     passages: np.ndarray | Vectors,
     depth: int,
     config: IndexConfig,
-    directory: pathlib.Path | None = None,
+    directory: pathlib.Path,
 ) -> Ranking:
     """Returns the best passages of each query by inner product; ties keep the order of the rows.
 
-    Unless the search is exact (`is_exact`), ScaNN proposes candidates from all shards by
-    approximate scores, which are then scored exactly. All cores work. Besides the ranking, memory
-    is bounded by the codes of one shard, 16 bytes per candidate of a query and some MiB a core.
+    ScaNN proposes candidates from all shards by approximate scores, which are then scored exactly.
+    All cores work. Besides the ranking, memory is bounded by the codes of one shard, 16 bytes per
+    candidate of a query and some MiB a core.
 
     Args:
         queries: `[num_queries, dim]` float32.
         passages: `[num_passages, dim]` float32; may be memory-mapped.
         depth: Passages to return for each query, limited to num_passages.
-        directory: Output of `build` for the same passages; None to build a temporary index.
-
-    Raises:
-        ValueError: if the kind is not supported.
+        directory: Output of `build` for the same passages.
     """
-    check_config(config)
-    if is_exact(config, len(passages)):
-        return exact_search(queries, passages, depth)
-    if directory is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            build(pathlib.Path(temporary), passages, config)
-            return search(queries, passages, depth, config, pathlib.Path(temporary))
     depth = min(depth, len(passages))
     count = min(max(config.reorder, depth), len(passages))
     block = np.ascontiguousarray(queries[:], np.float32)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jdkd.config import IndexConfig
-from jdkd.retrieval import index
-from jdkd.retrieval.exact import exact_search
+from jdkd.retrieval import approximate
+from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 
@@ -23,14 +23,20 @@ def scann(**overrides):
     return IndexConfig(**fields | overrides)
 
 
+def search_anew(directory, queries, passages, depth, config):
+    """Searches an index that is built for it."""
+    approximate.build(directory, passages, config)
+    return approximate.search(queries, passages, depth, config, directory)
+
+
 def in_parts(array, size):
     return Vectors(tuple(array[i : i + size] for i in range(0, len(array), size)))
 
 
-def test_scann_finds_nearly_all_and_recall_says_so():
+def test_scann_finds_nearly_all_and_recall_says_so(tmp_path):
     queries, passages = vectors(64, 32, seed=1), vectors(4000, 32)
-    exact = exact_search(queries, passages, 20)
-    found = index.search(queries, passages, 20, scann())
+    exact = ExactIndex(passages).search(queries, 20)
+    found = search_anew(tmp_path, queries, passages, 20, scann())
     recall = found.recall(exact)
     shared = [len(set(a) & set(b)) for a, b in zip(found.passages, exact.passages, strict=True)]
     assert recall == pytest.approx(np.mean(shared) / 20)
@@ -45,9 +51,9 @@ def test_scann_finds_nearly_all_and_recall_says_so():
 def test_a_tree_is_the_same_in_every_process(tmp_path):
     program = (
         'import pathlib, sys, numpy as np; from jdkd.config import IndexConfig; '
-        'from jdkd.retrieval import index; '
+        'from jdkd.retrieval import approximate; '
         'x = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32); '
-        'index.build(pathlib.Path(sys.argv[1]), x, IndexConfig(shard=20_000))'
+        'approximate.build(pathlib.Path(sys.argv[1]), x, IndexConfig(shard=20_000))'
     )
     for name in 'ab':
         subprocess.run([sys.executable, '-c', program, tmp_path / name], check=True)
@@ -58,44 +64,44 @@ def test_a_tree_is_the_same_in_every_process(tmp_path):
         assert path.read_bytes() == other.read_bytes(), path.name
 
 
-def test_scann_builds_the_same_index_again():
+def test_scann_builds_the_same_index_again(tmp_path):
     queries, passages = vectors(64, 32, seed=1), vectors(4000, 32)
-    a, b = (index.search(queries, passages, 20, scann(reorder=40)) for _ in range(2))
+    a, b = (search_anew(tmp_path / name, queries, passages, 20, scann(reorder=40)) for name in 'ab')
     np.testing.assert_array_equal(a.passages, b.passages)
     np.testing.assert_array_equal(a.scores, b.scores)
 
 
-def test_threads_score_candidates_in_blocks_of_any_size(monkeypatch):
+def test_threads_score_candidates_in_blocks_of_any_size(tmp_path, monkeypatch):
     queries, passages = vectors(37, 32, seed=1), in_parts(vectors(3000, 32), 1300)
-    expected = index.search(queries, passages, 20, scann())
+    expected = search_anew(tmp_path, queries, passages, 20, scann())
     for size in (1, 5 * 200 * 32 * 4):  # One query, or five, at once.
-        monkeypatch.setattr(index, '_RESCORED_BYTES', size)
-        found = index.search(queries, passages, 20, scann())
+        monkeypatch.setattr(approximate, '_RESCORED_BYTES', size)
+        found = approximate.search(queries, passages, 20, scann(), tmp_path)
         np.testing.assert_array_equal(found.passages, expected.passages)
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize('tree', [False, True])
 def test_an_index_is_built_once_and_searched_shard_by_shard(tmp_path, monkeypatch, tree):
-    monkeypatch.setattr(index, 'TREE_FROM', 1000 if tree else 10**9)
+    monkeypatch.setattr(approximate, 'TREE_FROM', 1000 if tree else 10**9)
     queries, passages = vectors(64, 32, seed=1), in_parts(vectors(5000, 32), 1300)
     config = scann(shard=2000)
-    index.build(tmp_path, passages, config)
+    approximate.build(tmp_path, passages, config)
     sizes = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
     assert len(list(tmp_path.iterdir())) == 3
     assert not list(tmp_path.rglob('dataset.npy'))  # the vectors are kept once
-    found = index.search(queries, passages, 20, config, tmp_path)
-    index.build(tmp_path, passages, config)
+    found = approximate.search(queries, passages, 20, config, tmp_path)
+    approximate.build(tmp_path, passages, config)
     assert sizes == {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
-    assert found.recall(exact_search(queries, passages, 20)) > 0.9
-    again = index.search(queries, passages, 20, config)  # built anew
+    assert found.recall(ExactIndex(passages).search(queries, 20)) > 0.9
+    again = search_anew(tmp_path / 'again', queries, passages, 20, config)
     np.testing.assert_array_equal(found.passages, again.passages)
 
 
-def test_few_candidates_in_the_leaves_leave_no_gaps_or_strangers(monkeypatch):
-    monkeypatch.setattr(index, 'TREE_FROM', 1000)
+def test_few_candidates_in_the_leaves_leave_no_gaps_or_strangers(tmp_path, monkeypatch):
+    monkeypatch.setattr(approximate, 'TREE_FROM', 1000)
     queries, passages = vectors(8, 32, seed=1), vectors(1500, 32)
-    found = index.search(queries, passages, 300, scann(leaves=0.01))
+    found = search_anew(tmp_path, queries, passages, 300, scann(leaves=0.01))
     known = found.passages >= 0
     assert 0 < known.mean() < 1  # one leaf of 77 holds no 300 passages
     assert (np.diff(known.astype(int), axis=1) <= 0).all()  # what is missing comes last
@@ -104,20 +110,20 @@ def test_few_candidates_in_the_leaves_leave_no_gaps_or_strangers(monkeypatch):
         assert len(set(row[mask])) == mask.sum()
 
 
-def test_a_search_of_all_shards_for_all_passages_is_exact():
+def test_a_search_of_all_shards_for_all_passages_is_exact(tmp_path):
     queries, passages = vectors(10, seed=1), np.repeat(vectors(1100), 2, axis=0)
-    found = index.search(queries, passages, 9, scann(shard=2000, reorder=2200))
-    exact = exact_search(queries, passages, 9)
+    found = search_anew(tmp_path, queries, passages, 9, scann(shard=2000, reorder=2200))
+    exact = ExactIndex(passages).search(queries, 9)
     np.testing.assert_array_equal(found.passages, exact.passages)  # with every tie in order
     np.testing.assert_allclose(found.scores, exact.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize('depth', [20, 4000])
-def test_candidates_of_shards_smaller_than_their_number_are_merged(depth):
+def test_candidates_of_shards_smaller_than_their_number_are_merged(tmp_path, depth):
     queries, passages = vectors(10, seed=1), vectors(5000)
     # Three shards of 1,667 passages, so the first two do not fill 4,500 places.
-    found = index.search(queries, passages, depth, scann(shard=2000, reorder=4500))
-    exact = exact_search(queries, passages, depth)
+    found = search_anew(tmp_path, queries, passages, depth, scann(shard=2000, reorder=4500))
+    exact = ExactIndex(passages).search(queries, depth)
     assert [len(set(row)) for row in found.passages] == [depth] * 10
     assert found.passages.min() >= 0
     np.testing.assert_array_equal(found.passages[:, :20], exact.passages[:, :20])
@@ -125,41 +131,29 @@ def test_candidates_of_shards_smaller_than_their_number_are_merged(depth):
     assert (found.passages >= 3334).any(axis=1).all()  # the last shard counts
 
 
-def test_scann_on_a_handful_of_passages_is_exact(tmp_path):
-    queries, passages = vectors(5, seed=1), vectors(40)
-    index.build(tmp_path, passages, scann())
-    found = index.search(queries, passages, 10, scann(), tmp_path)
-    assert found.recall(exact_search(queries, passages, 10)) == 1
-
-
 def test_tiny_shards_are_an_error(tmp_path):
     with pytest.raises(ValueError, match='index.shard=1999 is too small; set at least 2000'):
-        index.build(tmp_path, vectors(4000), scann(shard=1999))
+        approximate.build(tmp_path, vectors(4000), scann(shard=1999))
 
 
 def test_rankings_are_kept(tmp_path):
-    ranking = exact_search(vectors(3, seed=1), vectors(9), 4)
+    ranking = ExactIndex(vectors(9)).search(vectors(3, seed=1), 4)
     ranking.save(tmp_path, 'a')
     found = Ranking.load(tmp_path, 'a')
     np.testing.assert_array_equal(found.passages, ranking.passages)
     np.testing.assert_array_equal(found.scores, ranking.scores)
 
 
-def test_without_scann_collections_are_searched_exactly_and_the_log_says_so_once(monkeypatch):
+def test_a_handful_of_passages_is_searched_exactly_and_all_without_scann(monkeypatch):
     said = []
-    monkeypatch.setattr(index.logging, 'warning', said.append)
-    monkeypatch.setattr(index, 'scann', None)
-    index._warn_of_missing_scann.cache_clear()
-    queries, passages = vectors(3), vectors(1200, seed=1)
-    exact = exact_search(queries, passages, 10)
-    small = index.search(queries, passages[:900], 10, scann())
-    np.testing.assert_array_equal(
-        small.passages, exact_search(queries, passages[:900], 10).passages
-    )
+    monkeypatch.setattr(approximate.logging, 'warning', said.append)
+    approximate._warn_of_missing_scann.cache_clear()
+    config, exact = scann(), scann(kind='exact')
+    assert [approximate.is_exact(config, n) for n in (40, 999, 1000)] == [True, True, False]
+    assert approximate.is_exact(exact, 10**6)
+    monkeypatch.setattr(approximate, 'scann', None)
+    assert approximate.is_exact(config, 999) and approximate.is_exact(exact, 10**6)
     assert said == []  # As with ScaNN.
-    for _ in range(2):
-        found = index.search(queries, passages, 10, scann())
-        np.testing.assert_array_equal(found.passages, exact.passages)
-        np.testing.assert_array_equal(found.scores, exact.scores)
+    assert approximate.is_exact(config, 1000) and approximate.is_exact(config, 2000)
     (sentence,) = said
     assert 'ScaNN is not installed' in sentence and 'are searched exactly' in sentence
