@@ -14,7 +14,14 @@ from jdkd import retriever
 from jdkd.corpus import building, importing, storage
 from jdkd.corpus.passages import IdIndex, Passages
 from jdkd.corpus.sources import base
-from jdkd.indexing.contents import STUDENT, Contents, Segment, read_part, segment_directory
+from jdkd.indexing.contents import (
+    STUDENT,
+    Contents,
+    Segment,
+    check_student,
+    read_part,
+    segment_directory,
+)
 from jdkd.models import dual_encoder, weights
 from jdkd.retrieval import encode
 from jdkd.retriever import Retriever
@@ -89,8 +96,10 @@ def add(
         FileNotFoundError: if there is no index or no such collection.
         ValueError: if a passage is bad, or its id is in the index already; with `skip`, such
             passages are left out.
+        DamagedError: if the copy of the student, or a segment, is damaged.
     """
     contents = Contents.read(directory)
+    check_student(directory)
     source = importing.open_passages(collection, **(options or {}))
     content = distributed.from_primary(
         lambda: _digest(collection, source, on_error, options), f'{directory}: the passages'

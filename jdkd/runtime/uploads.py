@@ -44,12 +44,13 @@ class Uploads:
     def end(self) -> None:
         """Stops the thread after its jobs, and releases the lease."""
         current, self._lease = self._lease, None
+        if current is None:  # Without a lease there is no thread.
+            return
         if self.error is not None:
             self.store.patience = 0
         self._jobs.put(None)
-        if current is not None:
-            with contextlib.suppress(Exception):  # It ends by itself.
-                current.release()
+        with contextlib.suppress(Exception):  # It ends by itself.
+            current.release()
 
     def put(self, job: Callable[[], None]) -> None:
         """Has a job done in the background."""

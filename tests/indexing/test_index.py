@@ -229,6 +229,17 @@ def test_damage_is_named_and_mended(tmp_path, student, corpus):
     indexes.add(tmp_path / 'index', corpus)
     indexes.add(tmp_path / 'index', more)
     assert len(jdkd.open_index(tmp_path / 'index')) == 45
+    # Nothing is embedded with a damaged student.
+    weights = tmp_path / 'index/student/model.safetensors'
+    content, damaged = weights.read_bytes(), bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    stages._verified.clear()
+    last = indexes.write(tmp_path / 'last.jsonl', indexes.passages(50, 52))
+    with pytest.raises(stages.DamagedError, match='model.safetensors has changed .* `jdkd index`'):
+        indexes.add(tmp_path / 'index', last)
+    weights.write_bytes(content)
+    assert len(jdkd.open_index(tmp_path / 'index')) == 45
     shutil.rmtree(tmp_path / 'index/student')
     with pytest.raises(stages.DamagedError, match='is missing; the `jdkd index` that made it'):
         jdkd.open_index(tmp_path / 'index')

@@ -324,9 +324,14 @@ def test_one_machine_at_a_time(url, tmp_path):
         with pytest.raises(RuntimeError, match=f'{url} is in use by process {os.getpid()} on '):
             with buckets.machine(url, tmp_path / '2'):
                 pass
+        second = next(iter(bucket._open))
+        with pytest.raises(RuntimeError, match='is in use'), bucket.hold(second):
+            pass
         bucket._open[workdir] = first
-    with buckets.machine(url, tmp_path / '2'):  # Released.
-        pass
+    bucket._open[second].refresh()
+    with bucket.hold(second):  # Released, and no refusal is in its way.
+        build_stage(second)
+        bucket.flush()
 
 
 def test_a_lease_without_a_sign_of_life_is_taken_over_and_its_holder_stops(url, monkeypatch):
