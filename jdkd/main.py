@@ -21,6 +21,7 @@ jdkd plan --topology v5e:2x4
 
 import json
 import logging as stdlib_logging
+import os
 import pathlib
 import re
 import signal
@@ -52,6 +53,7 @@ from jdkd.runtime import bucket, distributed, files, huge_pages, interrupts
 from jdkd.runtime.messages import EscapedStream, shown
 
 DEFAULT = 'configs/mta4dpr.py'
+_BROKEN_PIPE = 141  # Exit code, as shells report SIGPIPE.
 MODES = ('train', 'eval', 'export', 'index', 'add', 'search', 'serve', 'compare', 'pairs', 'plan')
 # What may stand on the command line beside flags, as --help names it.
 _ARGUMENTS = {
@@ -356,6 +358,10 @@ def cli() -> None:
     except KeyboardInterrupt:
         sys.exit(interrupts.EXIT_CODES[signal.SIGINT])
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as e:
+        if isinstance(e, BrokenPipeError) and _MODE.value == 'search':
+            # Who reads the answers has enough, such as `head`; else flushing them would fail.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(_BROKEN_PIPE)
         logging.debug('traceback:', exc_info=True)
         _exit(f'{e} (--verbosity=1 shows where)')
     except Exception as e:

@@ -5,7 +5,7 @@ import os
 import pathlib
 import typing
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from jax.sharding import Mesh
@@ -16,6 +16,7 @@ from jdkd.retrieval import encode
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.run import STUDENT
 from jdkd.runtime import mesh as meshes
+from jdkd.runtime.messages import shown
 from jdkd.systems.encoders import Encoder, read_encoder
 
 Kind = Literal['query', 'passage']
@@ -75,28 +76,24 @@ class Retriever:
             kind: 'query' or 'passage', which decides the prompt and, of untied towers, the tower.
 
         Raises:
-            TypeError: if `texts` is a single string.
+            TypeError: if `texts` is a single string, or one of them is no text.
             ValueError: if there are none, or `kind` is neither.
         """
         if isinstance(texts, str):
             raise TypeError(f'encode takes a list of texts; give [{texts!r}].')
-        spec = self.encoder.spec
-        prompt = self.encoder.query_prefix
         if kind not in typing.get_args(Kind):
             raise ValueError(f"kind={kind!r} is not supported; use 'query' or 'passage'.")
         if not len(texts):
             raise ValueError('there is nothing to encode; give at least one text.')
-        params = dual_encoder.tower(self.encoder.params, kind)
+        for i, text in enumerate(texts):
+            _check_text(text, kind, f'texts[{i}]')
+        encoder = self.encoder
+        params = dual_encoder.tower(encoder.params, kind)
         embeddings = []
         for start in range(0, len(texts), _CHUNK):
-            chunk = texts[start : start + _CHUNK]
-            if kind == 'passage':
-                tokens = self.encoder.encode_passages(chunk)
-            else:
-                chunk = [f'{prompt}{text}' for text in chunk]
-                tokens = self.encoder.tokenizer.encode(chunk, spec.query_length)
+            tokens = encoder.encode(texts[start : start + _CHUNK], kind)
             embeddings.append(
-                encode.embed(self.encoder.model, params, tokens, mesh=self.mesh, desc='encode')
+                encode.embed(encoder.model, params, tokens, mesh=self.mesh, desc='encode')
             )
         return np.concatenate(embeddings)
 
@@ -134,19 +131,28 @@ class Retriever:
         ]
 
 
+def _check_text(text: Any, kind: Kind, name: str) -> None:
+    """Raises a TypeError unless a query is a text, and a passage a text or a pair of texts."""
+    pair = text if isinstance(text, tuple | list) and kind == 'passage' else (text, '')
+    if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+        what = 'a text' if kind == 'query' else 'a text or a pair of title and text'
+        raise TypeError(f'{name} must be {what}, found {shown(text)}.')
+
+
 def find_student(source: str | os.PathLike[str]) -> str:
-    """The student's directory if `source` is the workdir of a run, or else `source`.
+    """The student's directory if `source` is a run's workdir or an index, or else `source`.
 
     Raises:
         FileNotFoundError: if the run has no student yet.
     """
     path = pathlib.Path(source).expanduser()
-    if not (path / 'metrics.jsonl').is_file():
+    is_index = (path / 'index.json').is_file()
+    if not is_index and not (path / 'metrics.jsonl').is_file():
         return os.fspath(source)
     if not (path / STUDENT / 'modules.json').is_file():
         raise FileNotFoundError(
-            f'{path} is a run without {STUDENT}/; train it to its end, or give the directory of a '
-            'checkpoint.'
+            f'{path} is {"an index" if is_index else "a run"} without {STUDENT}/; bring it to its '
+            'end, or give the directory of a checkpoint.'
         )
     return str(path / STUDENT)
 

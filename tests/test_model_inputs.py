@@ -161,7 +161,7 @@ DUAL = [
 def test_dual_encoders_read_what_their_cards_say(tmp_path, case):
     recipe, name, family, query, titled, untitled, types, output = case
     reader, vocabulary = encoder(tmp_path, name, recipe, family)
-    assert written(reader.question_tokens(QUERY)[0], vocabulary) == query
+    assert written(reader.encode_queries([QUERY])[0], vocabulary) == query
     store = reader.encode_passages([(TITLE, TEXT), TEXT])
     size = len(vocabulary)
     assert [written(store[i] % size, vocabulary) for i in (0, 1)] == [titled, untitled]
@@ -191,7 +191,7 @@ RERANKERS = [
 def test_rerankers_read_what_their_cards_say(tmp_path, case):
     recipe, family, titled, untitled, types = case
     reader, vocabulary = encoder(tmp_path, 'ranker', recipe, family)
-    passages, query = reader.encode_passages([(TITLE, TEXT), TEXT]), reader.question_tokens(QUERY)
+    passages, query = reader.encode_passages([(TITLE, TEXT), TEXT]), reader.encode_queries([QUERY])
     for row, expected in enumerate([titled, untitled]):
         (tokens,), (found_types,) = join_pairs(
             query[0][None], passages[row][None], reader.tokenizer.special['pad'], reader.separators

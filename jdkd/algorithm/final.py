@@ -46,18 +46,26 @@ def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
 
     Raises:
         FileNotFoundError: if the run has not been trained to its end.
-        ValueError: if the student does not share the space of `index_of`.
+        ValueError: if `index_of` is no system, or the student does not share its space.
     """
-    best = _load_best(student)
     if index_of is None:
-        return best
-    shared = EmbeddingTargets.build(student.run, student.start).shared
-    if shared is None or shared.name != index_of:
-        space = f'that of {shared.name!r}' if shared else 'a space of its own'
+        return _load_best(student)
+    if index_of not in (systems := student.run.config.systems):
         raise ValueError(
-            f'the student has {space}, so its queries cannot search the index of {index_of!r}; '
-            'align it with that one alone (align.to), at its width (student.projection), '
-            'normalised as it is (student.normalize) and without student.dims.'
+            f'--index_of={index_of!r} is no system of the run; it has {", ".join(systems)}.'
+        )
+    best, shared = _load_best(student), EmbeddingTargets.build(student.run, student.start).shared
+    if shared is None:
+        raise ValueError(
+            f'the student has a space of its own, so its queries cannot search the index of '
+            f'{index_of!r}; align it with that one alone (align.to), at its width '
+            '(student.projection), normalised as it is (student.normalize) and without '
+            'student.dims.'
+        )
+    if shared.name != index_of:
+        raise ValueError(
+            f'the student shares the space of {shared.name!r}, so its queries cannot search the '
+            f'index of {index_of!r}; give --index_of={shared.name}.'
         )
     return AsymmetricSystem.of(f'{STUDENT}_on_{index_of}', best, shared)
 

@@ -12,7 +12,7 @@ from jdkd.lists import candidates, dark
 from jdkd.lists.candidates import Lists
 from jdkd.lists.slices import SlicedTexts
 from jdkd.run import Queries, Run
-from jdkd.runtime import distributed
+from jdkd.runtime import distributed, files
 from jdkd.runtime.parts import join_rows, write_parts
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import PART_QUERIES, ranking_inputs
@@ -183,7 +183,7 @@ def _mine_split(
 def load_pool(run: Run, round_index: int, split: str) -> np.ndarray:
     """The passages that a round mined, `[Q, U]`, memory-mapped; what is written stays in memory."""
     path = run.workdir / round_path(round_index, _RUNS) / f'{split}.npy'
-    return np.asarray(np.load(path, mmap_mode='c'))
+    return files.map_array(path, 'c')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from jdkd.systems.build import build
 from jdkd.systems.system import System
 
 SPLITS = ('train', 'eval', 'test')
+_FIELDS = {'query_id', 'query', 'passage_id', 'text'}  # Of a line, and perhaps `title`.
 
 
 def write(run: Run, path: pathlib.Path, splits: Sequence[str]) -> int:
@@ -65,6 +66,20 @@ def write(run: Run, path: pathlib.Path, splits: Sequence[str]) -> int:
         logging.info('the files of %s have all of them', ', '.join(s.name for s in scorers))
     logging.info('wrote %d pairs to %s; first stage %s', count, path, config.first_stage)
     return count
+
+
+def check_output(path: pathlib.Path) -> None:
+    """Raises a FileExistsError if there is something else than an earlier file of pairs."""
+
+    def holds_pairs(path):
+        try:
+            with path.open(encoding='utf-8') as f:
+                first = f.readline()
+            return not first or json.loads(first).keys() - {'title'} == _FIELDS
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    files.check_output(path, holds_pairs, 'exists and is no file of pairs')
 
 
 def _retrievers(run: Run, *, train: bool) -> list[System]:

@@ -1,5 +1,6 @@
 """`jdkd compare`: two finished runs on the same collection, side by side."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,8 +36,11 @@ def write_comparison(
 
     Raises:
         FileNotFoundError: if a workdir holds no finished run.
+        FileExistsError: if the directory holds something else than a comparison.
         ValueError: if their collections differ, or they share no test query or measure.
     """
+    if output is not None:
+        files.check_output(output, _is_replaceable, 'exists and holds no comparison')
     paths = dict(zip(_names(workdir, other), (workdir, other), strict=True))
     runs = {name: finished.read(path) for name, path in paths.items()}
     split, _ = (run.test_split for run in runs.values())
@@ -71,6 +75,16 @@ def write_comparison(
     print(tables.table(tables.differences(report['significance']), 'students'))
     print(f'\nthe page is {directory / "report.html"}')
     return directory
+
+
+def _is_replaceable(directory: pathlib.Path) -> bool:
+    """Whether a directory is empty, or of an earlier comparison."""
+    if not directory.is_dir():
+        return False
+    report = directory / finished.FILE
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return 'runs' in stages.read_json(report)
+    return not any(directory.iterdir())
 
 
 def _names(workdir: pathlib.Path, other: pathlib.Path) -> tuple[str, str]:

@@ -57,10 +57,11 @@ def measure_student(
             lambda: others.update({against: _measure_other(run, against)}), against
         )
     system = final.load(student.load(run), index_of)
+    label = system.name if index_of else STUDENT
     # Its digest in the name: what a stopped call with another student left is none of its files.
     system = dataclasses.replace(system, name=f'{_SYSTEM}{system.digest[:8]}')
     ranking, _ = system.rank(queries)
-    means = distributed.from_primary(lambda: _write(run, ranking, others), 'the measures')
+    means = distributed.from_primary(lambda: _write(run, label, ranking, others), 'the measures')
     if distributed.is_primary():
         for path in (run.workdir / 'systems').glob(f'{_SYSTEM}*'):
             stages.remove_all(path)
@@ -70,15 +71,23 @@ def measure_student(
 def _measure_other(run: Run, against: str) -> Measurements:
     """Measures a TREC run file, or that of another workdir."""
     path = pathlib.Path(against)
-    return measuring.measure_file(run, path / 'run.trec' if path.is_dir() else path, run.test)
+    path = path / 'run.trec' if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'--against={against}: there is no file {path}; give a run file, or the workdir of a '
+            'finished run.'
+        )
+    return measuring.measure_file(run, path, run.test)
 
 
-def _write(run: Run, ranking: Ranking, others: Mapping[str, Measurements]) -> dict[str, float]:
+def _write(
+    run: Run, label: str, ranking: Ranking, others: Mapping[str, Measurements]
+) -> dict[str, float]:
     """Measures the student's ranking, writes and prints the result; returns {measure: value}."""
     measured = measuring.measure(run, ranking, run.test)
     measured.save(run.workdir, 'eval')
-    measuring.write_run_file(run.workdir / 'eval.trec', run, ranking, run.test, STUDENT)
-    test, differences = {STUDENT: measured.means}, {}
+    measuring.write_run_file(run.workdir / 'eval.trec', run, ranking, run.test, label)
+    test, differences = {label: measured.means}, {}
     for against, other in others.items():
         test[against] = other.means
         differences[against] = significance.paired_tests(measured.per_query, other.per_query)

@@ -53,5 +53,7 @@ def export(
 def export_vectors(directory: pathlib.Path, kind: str, output: str | None = None) -> None:
     """Writes the embeddings of an index to `output`, or to `exported` in it; see `exporting`."""
     target = pathlib.Path(output) if output else directory / 'exported'
+    if output:
+        exporting.check_output(target, kind)
     for path in exporting.export(open_index(directory), kind, target):
         print(f'wrote {path}')

@@ -22,6 +22,7 @@ def index(
     options: Mapping[str, Any],
 ) -> None:
     """Makes an index, or finishes one that was begun; see `building.create`."""
+    building.check_new(directory)  # Before a file that says who holds it lies there.
     with hold_workdir(directory):
         contents = building.create(
             directory, student, collection, store=store, on_error=on_error, options=options

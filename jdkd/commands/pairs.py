@@ -28,6 +28,7 @@ def pairs(
 
     Raises:
         ValueError: naming all errors of the config, before the workdir exists.
+        FileExistsError: if the file is there and holds something else than pairs.
     """
     for split in splits:
         if split not in algorithm.SPLITS:
@@ -35,10 +36,11 @@ def pairs(
     distributed.from_primary(
         lambda: validation.before_start(config, workdir, needs_scores=False), 'the config'
     )
+    path = pathlib.Path(output) if output else workdir / 'pairs.jsonl'
+    distributed.from_primary(lambda: algorithm.check_output(path), 'the output')
     with hold_workdir(workdir, config, update=update):
         run = open_run(config, workdir)
         distributed.from_primary(lambda: validation.before_work(run), 'the collection')
-        path = pathlib.Path(output) if output else run.workdir / 'pairs.jsonl'
         count = algorithm.write(run, path, splits)
         if distributed.is_primary():
             print(f'wrote {count} pairs to {path}')

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from jdkd.algorithm import final, student
 from jdkd.commands.setup import load_config, open_run
+from jdkd.corpus.sources import parsing
 from jdkd.indexing.index import open_index
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import STUDENT, Run
@@ -72,18 +73,26 @@ def questions(question: str | None) -> Iterator[str]:
     An empty line ends what a user types, and is passed over in a file.
 
     Raises:
-        ValueError: if the question is empty.
+        ValueError: if the question is empty or not UTF-8.
     """
     if question is None and sys.stdin.isatty():
         with contextlib.suppress(EOFError):
             while typed := input('question (empty line ends): ').strip():
                 yield typed
     elif question is None:
-        yield from filter(None, map(str.strip, sys.stdin))
+        for number, line in enumerate(sys.stdin, start=1):
+            if line.strip():
+                yield _checked(line.strip(), f'line {number} of standard input')
     elif question.strip():
-        yield question
+        yield _checked(question, 'the question')
     else:
         raise ValueError('the question is empty; give one, or none to read them from lines.')
+
+
+def _checked(question: str, where: str) -> str:
+    if parsing.SURROGATE.search(question):  # What Python makes of bytes that are not UTF-8.
+        raise ValueError(f'{where} is not UTF-8; convert it.')
+    return question
 
 
 def page(run: Run, rankings: Mapping[str, tuple[Ranking, float]]) -> str:

@@ -104,9 +104,15 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
             raise ValueError
     except (ValueError, AttributeError, TypeError):
         raise ValueError(
-            f'{path} is damaged or was edited; remove it and run the same command again: it writes '
-            'the file and keeps the stages built from the same config.'
+            f'{path} is damaged or was edited; remove it and give the command that made this '
+            'workdir, such as jdkd train, again: it writes the file and keeps what has the same '
+            'config.'
         ) from None
+    if not written and 'architectures' in values:
+        raise ValueError(
+            f'{path} is of a model, such as an exported student, and of no run; give the workdir '
+            'of a run.'
+        )
     if written > stages.FORMAT:
         raise ValueError(
             f'{workdir} holds a run of a newer jdkd (format {written}; this one reads '

@@ -27,8 +27,6 @@ from jdkd.runtime.messages import shown
 _BATCH_PASSAGES = 2**16
 _BATCH_CHARACTERS = 2**26
 
-_SURROGATE = 'the text holds a lone surrogate, which UTF-8 cannot hold; remove it.'
-
 
 class NothingLeftError(ValueError):
     """A source without usable passages or queries; names the first error, if there is one.
@@ -81,7 +79,16 @@ def build_collection(
     base.log_skipped(source.name, skipped)
     collection = storage.open_collection(directory)
     for split, ids in collection.queries.items():
-        if unlabelled := len(ids) - len(collection.measurable(split)):
+        measurable = collection.measurable(split)
+        if not measurable and collection.qrels.get(split):
+            logging.warning(
+                '%s: no judgement of split %r is above 0, so that none of its %d queries is '
+                'measured.',
+                source.name,
+                split,
+                len(ids),
+            )
+        elif unlabelled := len(ids) - len(measurable):
             logging.warning(
                 '%s: %d of the %d queries of split %r have no judgement and no answer; they are '
                 'not measured, and in training they are only distilled (collection.unlabelled).',
@@ -179,7 +186,7 @@ def _usable_passages(source: Source, on_error: OnError) -> Iterator[tuple[Any, .
         try:
             digest = passages_lib.text_digest(title, text)
         except UnicodeEncodeError:
-            error = _SURROGATE
+            error = parsing.HOLDS_SURROGATE
         if error:
             on_error('unusable passage', f'{where}: {error}')
         else:
@@ -219,7 +226,7 @@ def _read_queries(source: Source, on_error: OnError) -> dict[str, dict[str, str]
         elif texts.get(query, text) != text:
             error = f'query id {query!r} has another text in another split; rename one.'
         elif parsing.SURROGATE.search(text):
-            error = _SURROGATE
+            error = parsing.HOLDS_SURROGATE
         if error:
             on_error('unusable query', f'{where}: {error}')
         else:

@@ -65,6 +65,10 @@ class Collection:
         Raises:
             ValueError: The collection lacks the split.
         """
+        self._require(split)
+        return [q for q in self.queries[split] if self.positives(split, q)]
+
+    def _require(self, split: str) -> None:
         if split not in self.queries:
             raise ValueError(
                 f'collection {self.name!r} has no split {split!r}; it has '
@@ -72,7 +76,6 @@ class Collection:
                 'collection.train_split, eval_split or test_split (None: nothing is tested; '
                 'configs/unlabelled.py trains without labels, and without a train split).'
             )
-        return [q for q in self.queries[split] if self.positives(split, q)]
 
     def unlabelled(self, split: str) -> list[str]:
         """Returns the ids of a split's queries that have no positive to train on, in order.
@@ -96,7 +99,7 @@ class Collection:
         Raises:
             ValueError: The collection lacks the split.
         """
-        self.labelled(split)
+        self._require(split)
         qrels, answers = self.qrels.get(split, {}), self.answers.get(split, {})
         if not answers and not any(g > 0 for grades in qrels.values() for g in grades.values()):
             return []

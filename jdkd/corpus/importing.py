@@ -9,7 +9,7 @@ from absl import logging
 
 from jdkd.config import CollectionConfig, Config
 from jdkd.corpus import collection as lib
-from jdkd.corpus import pseudo_queries
+from jdkd.corpus import pseudo_queries, storage
 from jdkd.corpus.building import build_collection
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.pseudo_queries import PseudoQuery
@@ -135,7 +135,7 @@ def import_collection(config: Config, workdir: pathlib.Path) -> Collection:
     return open_collection(directory)
 
 
-def open_passages(name: str, **options: Any) -> Source:
+def open_passages(name: str, /, **options: Any) -> Source:
     """Opens passages alone: those that a run has imported, or as `registry.open_passages`.
 
     Args:
@@ -149,20 +149,20 @@ def open_passages(name: str, **options: Any) -> Source:
     directory = pathlib.Path(name).expanduser() / 'collection'
     if not (directory / stages.MANIFEST).is_file():
         return registry.open_passages(name, **options)
-    collection = open_collection(directory)
+    header = stages.read_json(directory / 'collection.json')
+    own = storage.open_passages(directory, header['passages'])
 
     def passages(on_error: OnError) -> Iterator[Passage]:
-        own = collection.passages
         for row, columns in enumerate(zip(own.ids, own.titles, own.texts, strict=True)):
             yield f'{directory}: passage {row}', *columns
 
     return Source(
-        collection.name,
+        header['name'],
         [directory / 'passages.arrow'],
         passages,
         lambda on_error: (),
         lambda on_error: (),
-        license=collection.license,
+        license=header['license'],
     )
 
 

@@ -1,6 +1,7 @@
 """Passages as columns that may be larger than memory, indexed by id without a dict of ids."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 SCHEMA = pa.schema([(name, pa.large_string()) for name in ('id', 'title', 'text')])
 
 _ITERATION_CHUNK = 4096  # Texts converted to str at once while iterating.
+_TAKEN_ALONE = 100  # Rows that are read one by one, if there are fewer.
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -31,9 +33,22 @@ class Column(Sequence[str]):
             yield from self[start : start + _ITERATION_CHUNK]
 
     def take(self, rows: np.ndarray) -> list[str]:
-        """Returns the texts of some rows, in the order of `rows`."""
+        """Returns the texts of some rows `[n]`, in the order of `rows`."""
+        if len(rows) < _TAKEN_ALONE:
+            return [self.data[row].as_py() for row in rows.tolist()]
         # Arrow's own take first concatenates all chunks, however few rows are taken.
-        return [self.data[row].as_py() for row in np.asarray(rows).tolist()]
+        order = np.argsort(rows, kind='stable')
+        edges = np.searchsorted(rows[order], self._starts)
+        texts = np.empty(len(rows), object)
+        for i in np.flatnonzero(np.diff(edges)):
+            own = order[edges[i] : edges[i + 1]]
+            texts[own] = self.data.chunk(i).take(pa.array(rows[own] - self._starts[i])).to_pylist()
+        return texts.tolist()
+
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        """The first row of each chunk, then the number of all rows."""
+        return np.cumsum([0, *map(len, self.data.chunks)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -265,7 +265,7 @@ def _read(file: pathlib.Path, collection: Collection) -> Iterator[PseudoQuery]:
         if not text.strip():
             error = f'query {shown(query_id)} has no text; write one or remove the line.'
         elif parsing.SURROGATE.search(text):
-            error = 'the text holds a lone surrogate, which UTF-8 cannot hold; remove it.'
+            error = parsing.HOLDS_SURROGATE
         elif passage is not None and collection.id_index.get(passage) is None:
             error = f'the collection has no passage {shown(passage)}; name one of its ids, or none.'
         if error:

@@ -14,12 +14,11 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
-import numpy as np
 import pyarrow as pa
 
 from jdkd.corpus.collection import Collection, pairs_ids
 from jdkd.corpus.passages import Passages
-from jdkd.runtime import stages
+from jdkd.runtime import files, stages
 
 _ROWS_PER_BATCH = 2**16
 _KEYS = [('split', pa.large_string()), ('query', pa.large_string())]
@@ -49,11 +48,8 @@ def open_collection(directory: pathlib.Path) -> Collection:
 
 def open_passages(directory: pathlib.Path, fingerprint: str) -> Passages:
     """Opens the passages alone, which may have been written before the rest."""
-    hashes, order, group = (
-        # Plain views: subclasses of ndarray surprise callers that compute with them.
-        np.asarray(np.load(directory / f'{name}.npy', mmap_mode='r'))
-        for name in ('hashes', 'order', 'group')
-    )
+    names = 'hashes', 'order', 'group'
+    hashes, order, group = (files.map_array(directory / f'{name}.npy') for name in names)
     table = read_table(directory, 'passages')
     return Passages.from_table(table, hashes, order, group, fingerprint)
 

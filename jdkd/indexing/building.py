@@ -15,6 +15,7 @@ from jdkd.corpus import building, importing, storage
 from jdkd.corpus.passages import IdIndex, Passages
 from jdkd.corpus.sources import base
 from jdkd.indexing.contents import (
+    FILE,
     STUDENT,
     Contents,
     Segment,
@@ -23,6 +24,7 @@ from jdkd.indexing.contents import (
     segment_directory,
 )
 from jdkd.models import dual_encoder, weights
+from jdkd.models.export import MARKER
 from jdkd.retrieval import encode
 from jdkd.retriever import Retriever
 from jdkd.runtime import distributed, files, lock, stages
@@ -61,9 +63,11 @@ def create(
     sums = {name: files.sha256(model / name) for name in weights.checkpoint_files(model)}
     wanted = Contents(student, sums, store)
     found = distributed.from_primary(lambda: _begin(directory, wanted), f'{directory}: begun')
+    contents = Contents.read(directory) if found else wanted
+    inputs = {'files': contents.student_files}
     distributed.from_primary(
         lambda: stages.build_stage(
-            directory / STUDENT, {'files': sums}, lambda out: _copy(model, out, sums)
+            directory / STUDENT, inputs, lambda out: _copy(model, out, sums)
         ),
         f'{directory}: the student',
         writes=[directory / STUDENT / stages.MANIFEST],
@@ -71,7 +75,6 @@ def create(
     content = distributed.from_primary(
         lambda: _digest(collection, source, on_error, options), f'{directory}: the passages'
     )
-    contents = Contents.read(directory) if found else wanted
     if contents.segments and contents.segments[0].content != content:
         raise ValueError(
             f'{directory} is an index of {contents.segments[0].source}, and not of what '
@@ -107,22 +110,35 @@ def add(
     return _add(directory, contents, collection, source, content, on_error)
 
 
+def check_new(directory: pathlib.Path) -> None:
+    """Raises a ValueError if a directory holds something else than an index."""
+    if (directory / FILE).is_file() or not directory.is_dir():
+        return
+    own = (lock.FILE, lock.HOLDER)
+    others = [p.name for p in directory.iterdir() if p.name not in own]
+    if others:
+        raise ValueError(
+            f'{directory} holds something else than an index ({shown(min(others))}); give an '
+            'empty or new directory as --output.'
+        )
+
+
+def _identity(contents: Contents) -> dict[str, str]:
+    """Checksums of a student's files that decide what it computes; not its model card."""
+    beside = 'README.md', MARKER
+    return {name: sha for name, sha in contents.student_files.items() if name not in beside}
+
+
 def _begin(directory: pathlib.Path, wanted: Contents) -> bool:
     """Writes the contents of an empty index; returns whether there is one of the same student."""
     try:
         found = Contents.read(directory)
     except FileNotFoundError:
-        own = (lock.FILE, lock.HOLDER)
-        others = [p.name for p in directory.iterdir() if p.name not in own]
-        if others:
-            raise ValueError(
-                f'{directory} holds something else than an index ({shown(min(others))}); give an '
-                'empty or new directory as --output.'
-            ) from None
+        check_new(directory)
         wanted.write(directory)
         return False
     for name, theirs, ours in (
-        ('the student', found.student_files, wanted.student_files),
+        ('the student', _identity(found), _identity(wanted)),
         ('--store', found.store, wanted.store),
     ):
         if theirs != ours:

@@ -3,13 +3,14 @@
 import pathlib
 from collections.abc import Callable
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jdkd.indexing.index import Index
 from jdkd.runtime import files
+from jdkd.runtime.parts import join_rows
 
+IDS = 'ids.txt'
 _ROWS = 16_384  # In memory at once.
 
 
@@ -41,18 +42,24 @@ def export(index: Index, kind: str, directory: pathlib.Path) -> list[pathlib.Pat
     finally:
         temporary.unlink(missing_ok=True)
     if has_ids:
-        paths.append(directory / 'ids.txt')
+        paths.append(directory / IDS)
         with files.atomic_write(paths[1]) as file:
             file.writelines(f'{passage_id}\n' for passage_id in index.ids)
     return paths
 
 
+def check_output(directory: pathlib.Path, kind: str) -> None:
+    """Raises a FileExistsError if `export` would replace a file."""
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f'{directory} is no directory; give another --output.')
+    name, _, has_ids = KINDS[kind]
+    for path in (directory / name, *([directory / IDS] if has_ids else [])):
+        files.check_output(path, lambda _: False, 'exists already')
+
+
 def _write_npy(index: Index, path: pathlib.Path) -> None:
-    header = {'descr': '<f4', 'fortran_order': False, 'shape': index.vectors.shape}
-    with path.open('wb') as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(index), _ROWS):
-            index.vectors[start : start + _ROWS].astype('<f4').tofile(file)
+    starts = range(0, len(index), _ROWS)
+    join_rows(path, (index.vectors[start : start + _ROWS] for start in starts), len(index))
 
 
 def _write_parquet(index: Index, path: pathlib.Path) -> None:

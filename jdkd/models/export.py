@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors.numpy
+from absl import logging
 from flax import traverse_util
 
 from jdkd.config.systems import FORMATS, POOLINGS
@@ -21,7 +22,7 @@ from jdkd.models.families import FAMILIES, Slot, slot
 from jdkd.models.transformer import param_shapes
 from jdkd.runtime import files as fs
 from jdkd.runtime.checkpoint_files import read_json
-from jdkd.runtime.messages import shown
+from jdkd.runtime.messages import brief, shown
 from jdkd.tokens import tokenizer_files
 
 MARKER = 'jdkd_export.json'
@@ -51,7 +52,8 @@ def export_sentence_transformer(
     our logits without a sigmoid. All tensors are float32.
 
     Args:
-        directory: The directory; replaced if it is empty or an earlier export.
+        directory: The directory; left as it is if it is this export, replaced if it is empty or
+            an earlier one.
         model, params: The module and its parameters; untied towers (see `dual_encoder.tower`)
             become a Router.
         tokenizer_dir: Directory of the tokenizer files to copy; `max_length` becomes their limit.
@@ -63,8 +65,9 @@ def export_sentence_transformer(
         passage_format: For `read_passage_format`; other libraries have no place for it.
 
     Raises:
-        FileExistsError: if the directory holds anything but an export by jdkd, or the hidden one
-            beside it, in which exports are written, is not jdkd's.
+        FileExistsError: if the directory holds anything but an export by jdkd, or a file that was
+            changed or added since, or the hidden one beside it, in which exports are written, is
+            not jdkd's.
         FileNotFoundError: if there are no tokenizer files.
         ValueError: if the format cannot express the model, the parameters do not match it, or a
             parameter is not finite.
@@ -77,6 +80,11 @@ def export_sentence_transformer(
         raise FileExistsError(
             f'{target} exists and was not exported by jdkd (it has no {MARKER}); choose another '
             'directory or remove it.'
+        )
+    if changed := changed_files(target):
+        raise FileExistsError(
+            f'{target} has files that were changed or added since jdkd exported it '
+            f'({brief(", ".join(changed))}); move them away, or choose another directory.'
         )
     config = model.transformer
     if not 0 < max_length <= config.max_positions:
@@ -109,7 +117,7 @@ def export_sentence_transformer(
     for folder in encoders:
         files |= {os.path.join(folder, file.name): file for file in copies}
         files[os.path.join(folder, 'tokenizer_config.json')] = tokenizer_config
-    _write(target, files | {MARKER: marker, 'README.md': model_card})
+    _write(target, files | {'README.md': model_card}, marker)
 
 
 def read_passage_format(directory: str | os.PathLike) -> str | None:
@@ -124,7 +132,39 @@ def read_passage_format(directory: str | os.PathLike) -> str | None:
     return value
 
 
-def _write(target: pathlib.Path, files: Mapping[str, Any]) -> None:
+def changed_files(directory: pathlib.Path) -> list[str]:
+    """Names of an export's files that neither it nor `record_added` knows, or that have changed."""
+    marker = read_json(directory / MARKER) or {}
+    if 'files' not in marker:  # Those of version 0.1 list none.
+        return []
+    known = {**marker['files'], **marker.get('added', {})}
+    return sorted(name for name, sha in _checksums(directory).items() if known.get(name) != sha)
+
+
+def record_added(directory: pathlib.Path) -> None:
+    """Records the files that jdkd has added to its export, so that the next one may replace them.
+
+    All processes but one must leave the directory alone.
+    """
+    marker = read_json(directory / MARKER) or {}
+    own, now = marker.get('files', {}), _checksums(directory)
+    marker['added'] = {name: sha for name, sha in now.items() if own.get(name) != sha}
+    _write_marker(directory, marker)
+
+
+def _checksums(directory: pathlib.Path) -> dict[str, str]:
+    sums = {name: entry['sha256'] for name, entry in fs.checksums(directory).items()}
+    sums.pop(MARKER, None)
+    return sums
+
+
+def _write_marker(directory: pathlib.Path, marker: Mapping[str, Any]) -> None:
+    with fs.atomic_write(directory / MARKER) as f:
+        json.dump(marker, f, indent=2, sort_keys=True)
+        f.write('\n')
+
+
+def _write(target: pathlib.Path, files: Mapping[str, Any], marker: Mapping[str, Any]) -> None:
     """Replaces a directory with files by their paths: paths to copy, texts, tensors or JSON."""
     scratch = _scratch(target)
     scratch.mkdir(parents=True)
@@ -144,6 +184,17 @@ def _write(target: pathlib.Path, files: Mapping[str, Any]) -> None:
                     content = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
                     content += '\n'
                 path.write_text(content, encoding='utf-8')
+        sums = _checksums(new)
+        _write_marker(new, {**marker, 'files': sums})
+        before = read_json(target / MARKER) or {}
+        if before.get('files') == sums:
+            return
+        if added := set(before.get('added', ())) - sums.keys():
+            logging.warning(
+                '%s: %s belonged to the model that it replaces, and is gone; --onnx makes it anew.',
+                target,
+                ', '.join(sorted({name.partition('/')[0] for name in added})),
+            )
         if target.exists():
             target.rename(scratch / 'old')
         new.rename(target)

@@ -57,16 +57,27 @@ def read(workdir: pathlib.Path) -> Finished:
     for stage in ('collection', *(['test'] if report['test'] else [])):
         if stages.read_manifest(workdir / stage) is None:
             raise FileNotFoundError(
-                f'{workdir / stage} is not there; run the same command again, which makes it anew.'
+                f'{workdir / stage} is not there; run --mode train with this --workdir again, '
+                'which makes it anew.'
             )
     return Finished.of(workdir, config, report)
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:
-    """Reads the report of a finished run; raises FileNotFoundError if there is none yet."""
+    """Reads the report of a finished run.
+
+    Raises:
+        FileNotFoundError: if there is none yet.
+        ValueError: if it is damaged.
+    """
     path = workdir / FILE
     if not path.exists():
         raise FileNotFoundError(
             f'{path} is not there; run --mode train with this --workdir to its end first.'
         )
-    return stages.read_json(path)
+    try:
+        return stages.read_json(path)
+    except ValueError:
+        raise ValueError(
+            f'{path} is damaged; run --mode train with this --workdir again, which writes it anew.'
+        ) from None

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from jdkd.models import export, weights
 from jdkd.report import costs, tables
 from jdkd.run import STUDENT, Run
-from jdkd.runtime import distributed
+from jdkd.runtime import distributed, stages
+from jdkd.runtime.messages import brief
 from jdkd.systems import loading
 from jdkd.systems.encoders import Encoder
 
@@ -28,7 +29,8 @@ def write(
         name: 'student' or the name of a system.
         encoder: Has its trained parameters.
         report: The run's report, whose table goes into the model card.
-        directory: Target; None for `<workdir>/student` or `<workdir>/exported/<name>`.
+        directory: Target; None for `<workdir>/student` or `<workdir>/exported/<name>`, which are
+            moved to `replaced/` if files in them were changed or added.
 
     Returns:
         The directory.
@@ -37,6 +39,9 @@ def write(
     directory = pathlib.Path(directory or default)
     if not distributed.is_primary():
         return directory
+    if directory == default and (changed := export.changed_files(directory)):
+        reason = 'has files that were changed or added since it was exported'
+        stages.set_aside(directory, f'{directory} {reason} ({brief(", ".join(changed))})')
     spec = encoder.spec
     lengths = {'query_length': spec.query_length, 'passage_length': spec.passage_length}
     export.export_sentence_transformer(

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from jdkd.runtime import files
 from jdkd.runtime.parts import join_rows
 
 _FIELDS = ('passages', 'scores')
@@ -27,8 +28,7 @@ class Ranking:
     def load(cls, directory: pathlib.Path, name: str) -> 'Ranking':
         """The ranking that `save` or `join_files` wrote, memory-mapped."""
         paths = (directory / f'{name}.{field}.npy' for field in _FIELDS)
-        # Plain views, because indexing np.memmap is slow.
-        return cls(*(np.asarray(np.load(path, mmap_mode='r')) for path in paths))
+        return cls(*map(files.map_array, paths))
 
     def write(self, file: BinaryIO) -> None:
         """Writes it to an open npz file, which `join_files` reads."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from jdkd.corpus.collection import Collection
+from jdkd.corpus.passages import Column
 from jdkd.corpus.sources import base, parsing, rows
 from jdkd.corpus.sources.base import OnError
 from jdkd.retrieval import run_formats
@@ -59,11 +60,8 @@ class Scores:
 def load(directory: pathlib.Path) -> Scores:
     """Loads scores that `Scores.save` wrote, memory-mapped."""
     queries = {query: i for i, query in enumerate(stages.read_json(directory / 'queries.json'))}
-    arrays = {
-        name: np.asarray(np.load(directory / f'{name}.npy', mmap_mode='r'))
-        for name in ('starts', 'rows', 'values')
-    }
-    return Scores(queries, **arrays)
+    names = 'starts', 'rows', 'values'
+    return Scores(queries, *(files.map_array(directory / f'{name}.npy') for name in names))
 
 
 def read(
@@ -136,7 +134,7 @@ def _pair_error(
     return (
         f'unknown {kind}',
         f'{where}: {kind} {shown(unknown_id)} is not in collection {collection.name!r}; give a '
-        'file of this collection, or set on_error=skip.',
+        'file of this collection (with on_error=skip, a system of scores leaves such lines out).',
     )
 
 
@@ -202,23 +200,27 @@ def _parse_json(line: str) -> Sequence[tuple[str, str, float]]:
     return [(query_id, i, float(score)) for i, score in zip(ids, scores, strict=True)]
 
 
+_CONVERTED = 256  # Queries whose passages get their ids at once.
 _EXPECTED_JSON = 'not an object with query_id, and passage_id and score or passage_ids and scores'
 
 
 def from_ranking(
-    ranking: Ranking, query_ids: Sequence[str], passage_ids: Sequence[str]
+    ranking: Ranking, query_ids: Sequence[str], passage_ids: Column
 ) -> dict[str, dict[str, float]]:
     """Converts a ranking to {query id: {passage id: score}}, each query's passages best first.
 
     Like trec_eval it orders equal scores by falling passage id, so that every measure and every
     reader of a run file sees the same order.
     """
-    return {
-        query_id: sort_scores(
-            {passage_ids[int(p)]: s for p, s in zip(rows, scores, strict=True) if p >= 0}
-        )
-        for query_id, rows, scores in zip(query_ids, ranking.passages, ranking.scores, strict=True)
-    }
+    run = {}
+    for start in range(0, len(query_ids), _CONVERTED):
+        part = slice(start, start + _CONVERTED)
+        rows, scores = ranking.passages[part], ranking.scores[part].tolist()
+        ids = iter(passage_ids.take(rows[rows >= 0]))
+        for query_id, there, own in zip(query_ids[part], rows >= 0, scores, strict=True):
+            found = itertools.compress(own, there)
+            run[query_id] = sort_scores({next(ids): score for score in found})
+    return run
 
 
 def sort_scores(scores: Mapping[str, float]) -> dict[str, float]:

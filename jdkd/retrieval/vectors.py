@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from jdkd.retrieval.quantization import Binary, Int8
+from jdkd.runtime import files
 
 FILE_ROWS = 65_536  # Vectors per file.
 FILE_NAME = 'vectors-{}.npy'
@@ -110,8 +111,7 @@ def load(directory: pathlib.Path) -> Vectors:
         raise FileNotFoundError(f'{directory} holds no {FILE_NAME.format("*")}.')
 
     def view(path):
-        # A plain view, because indexing np.memmap is slow.
-        part = np.asarray(np.load(path, mmap_mode='r'))
+        part = files.map_array(path)
         if part.dtype == np.int8:
             return Int8.from_rows(part)
         if part.dtype == np.uint8:

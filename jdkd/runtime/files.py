@@ -14,9 +14,10 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Any, Literal
 
+import numpy as np
 from absl import logging
 
 GIT_LFS = b'version https://git-lfs'  # Head of what Git has in place of a large file.
@@ -45,9 +46,34 @@ def atomic_write(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
         raise
 
 
+def map_array(path: pathlib.Path, mode: Literal['r', 'c'] = 'r') -> np.ndarray:
+    """Memory-maps an npy file; with mode 'c' it can be written to, in memory alone.
+
+    A plain view: indexing np.memmap is slow, and its type spreads to what is computed from it.
+    """
+    return np.asarray(np.load(path, mmap_mode=mode))
+
+
 def cache_home() -> pathlib.Path:
     """The directory of all caches: that of the environment variable, or ~/.cache/jdkd."""
     return pathlib.Path(os.environ.get(CACHE) or '~/.cache/jdkd').expanduser().absolute()
+
+
+def check_output(
+    path: pathlib.Path, is_replaceable: Callable[[pathlib.Path], bool], problem: str
+) -> None:
+    """Checks that what a command is to write loses nothing.
+
+    Args:
+        path: The file or directory to write.
+        is_replaceable: Whether what is there may be replaced; asked if there is something.
+        problem: What it is otherwise, such as 'is no file of pairs'.
+
+    Raises:
+        FileExistsError: if something else is there.
+    """
+    if os.path.lexists(path) and not is_replaceable(path):
+        raise FileExistsError(f'{path} {problem}; give another --output, or move it away.')
 
 
 def require_local(path: str | os.PathLike[str], name: str) -> None:

@@ -29,7 +29,7 @@ from jdkd.version import __version__
 
 FORMAT = 5
 _DELETED = '.deleted.json'  # Suffix of the manifests of deleted stages.
-_REMEDY = 'run the same command again to rebuild it'
+_REMEDY = 'the command that made it, such as jdkd train, rebuilds it when it is run again'
 
 # One item for each stage being built: the seconds of the stages built inside it.
 _inner_seconds: list[float] = []
@@ -206,7 +206,7 @@ def read_manifest(directory: pathlib.Path, remedy: str = _REMEDY) -> dict[str, A
     """The manifest of a finished stage, None if the stage does not exist.
 
     Args:
-        remedy: What the error says to do; by default to run the same command again.
+        remedy: What the error says to do; by default to run the command that made it.
 
     Raises:
         DamagedError: if the stage is damaged.
@@ -268,11 +268,12 @@ def _find_reusable(
         if not lock.current():
             raise DamagedError(f'{e}; {_REMEDY}') from None
         problem = str(e)
-    _set_aside(directory, problem)
+    set_aside(directory, problem)
     return None, damaged
 
 
-def _set_aside(directory: pathlib.Path, reason: str) -> None:
+def set_aside(directory: pathlib.Path, reason: str) -> None:
+    """Moves a directory of the held workdir to `replaced/`, in its bucket as well."""
     target = lock.set_aside(directory, reason)
     if kept := bucket.of(directory):
         kept.moved(directory, target)

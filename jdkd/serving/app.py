@@ -118,7 +118,7 @@ class Server:
         )
 
     async def encode(self, request: Request) -> Response:
-        fields = await requests.body(request)
+        fields = await requests.body(request, ('texts', 'kind'))
         kind = requests.choice(fields.get('kind', 'passage'), 'kind', _KINDS)
         found = await self._encode(requests.texts(fields.get('texts'), 'texts'), kind)
         return JSONResponse({'kind': kind, 'embeddings': found.vectors.tolist()})

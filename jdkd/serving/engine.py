@@ -69,11 +69,7 @@ class Engine:
 
     def _encode(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, np.ndarray]:
         retriever, encoder = self.retriever, self.retriever.encoder
-        if kind == 'query':
-            prefixed = [encoder.query_prefix + text for text in texts]
-            tokens = encoder.tokenizer.encode(prefixed, encoder.spec.query_length)
-        else:
-            tokens = encoder.encode_passages(texts)
+        tokens = encoder.encode(texts, kind)
         mesh = retriever.mesh.local_mesh
         # Each device has as many rows.
         rows = np.resize(_padded(len(texts)), _ceil(len(_padded(len(texts))), mesh.shape['data']))

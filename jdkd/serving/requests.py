@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from jdkd.corpus.sources import parsing
 from jdkd.runtime.messages import shown
 from jdkd.serving.engine import DEPTHS
 
@@ -17,7 +18,6 @@ MAX_TEXTS = 256  # Of a request.
 MAX_BODY = 2**20  # Bytes.
 MAX_K = DEPTHS[-1]
 _BODY_SECONDS = 30
-_SURROGATE = re.compile(r'[\ud800-\udfff]')
 
 
 class RefusedError(Exception):
@@ -76,8 +76,8 @@ def depth(found: Mapping[str, str]) -> int:
     return number
 
 
-async def body(request: Request) -> dict[str, Any]:
-    """The JSON object that is the request's body."""
+async def body(request: Request, known: Sequence[str] | None = None) -> dict[str, Any]:
+    """The JSON object that is the request's body; with `known`, of no other fields."""
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     if kind != 'application/json':
         raise RefusedError(415, 'send JSON, with the header Content-Type: application/json.')
@@ -93,14 +93,24 @@ async def body(request: Request) -> dict[str, Any]:
     except TimeoutError:
         raise RefusedError(408, f'the body took over {_BODY_SECONDS} seconds; try again.') from None
     try:
-        value = json.loads(content.decode())
+        value = json.loads(content.decode(), object_pairs_hook=_each_once)
     except UnicodeDecodeError:
         raise RefusedError(400, 'the body is not UTF-8.') from None
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f'the body is not JSON ({error}).') from None
     if not isinstance(value, dict):
         raise RefusedError(400, f'the body is no JSON object but {type(value).__name__}.')
+    for name in value:
+        if known and name not in known:
+            raise RefusedError(400, f'there is no field {shown(name)}; use {", ".join(known)}.')
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RefusedError(400, 'a field is given twice; give it once.')
+    return found
 
 
 def texts(value: Any, field: str) -> list[str]:
@@ -115,7 +125,7 @@ def texts(value: Any, field: str) -> list[str]:
             raise RefusedError(400, f'{field}[{i}] must be a text, found {shown(text)}.')
         if not text.strip():
             raise RefusedError(400, f'{field}[{i}] is empty.')
-        if _SURROGATE.search(text):
+        if parsing.SURROGATE.search(text):
             raise RefusedError(400, f'{field}[{i}] holds a lone surrogate, which is no character.')
     return found
 

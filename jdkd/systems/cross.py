@@ -54,7 +54,7 @@ class CrossEncoderSystem(BaseSystem):
         return score_lists
 
     def score(self, question: str, passages: np.ndarray) -> np.ndarray:
-        query_tokens, row = self.encoder.question_tokens(question), np.zeros(1, np.int32)
+        query_tokens, row = self.encoder.encode_queries([question]), np.zeros(1, np.int32)
         passage_tokens = self.encoder.passage_tokens(self.run)
         return self._score_pairs(query_tokens, row, passage_tokens, passages[None])[0]
 

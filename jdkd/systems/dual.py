@@ -94,7 +94,7 @@ class DualEncoderSystem(BaseSystem):
 
     def _embed_question(self, question: str) -> np.ndarray:
         """`[1, dim]` float32."""
-        return self.embed(self.encoder.question_tokens(question), 'question', tower='query')
+        return self.embed(self.encoder.encode_queries([question]), 'question', tower='query')
 
     def embed(
         self,

@@ -75,9 +75,10 @@ class Encoder:
         own = {'prefix': self.query_prefix, 'types': 0}
         return self._store(run, queries.split, texts, self.spec.query_length, own)
 
-    def question_tokens(self, question: str) -> TokenStore:
-        """Tokens of one question, in memory."""
-        return self.tokenizer.encode([self.query_prefix + question], self.spec.query_length)
+    def encode_queries(self, texts: Sequence[str]) -> TokenStore:
+        """Tokens of a few queries, in memory."""
+        prefixed = [self.query_prefix + text for text in texts]
+        return self.tokenizer.encode(prefixed, self.spec.query_length)
 
     def dark_tokens(self, run: Run, lists: Lists) -> TokenStore:
         """Tokens of the `M * N_d` dark examples, read as passages are."""
@@ -89,6 +90,10 @@ class Encoder:
         layout = self.layout
         inputs = [layout.render(t if isinstance(t, str) else layout.border(*t)) for t in texts]
         return self.tokenizer.encode(inputs, self.spec.passage_length, types=self.types)
+
+    def encode(self, texts: Sequence, kind: str) -> TokenStore:
+        """`encode_passages` or, where `kind` is 'query', `encode_queries`."""
+        return self.encode_queries(texts) if kind == 'query' else self.encode_passages(texts)
 
     def text_room(self, length: int) -> int:
         """Tokens for a passage's own text in rows of `length`, beside special ones and prefix."""

@@ -1,7 +1,7 @@
 """BM25 as a system: it searches, and scores any text with the collection's statistics."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,8 +28,9 @@ class BM25System(BaseSystem):
 
     def list_scorer(self, queries: Queries) -> ListScorer:
         def score_lists(lists: Lists) -> np.ndarray:
-            terms = self.model.query_terms([queries.texts[row] for row in lists.query.tolist()])
-            num_dark = lists.num_dark
+            rows, num_dark = lists.query.tolist(), lists.num_dark
+            texts: list = [queries.texts[row] for row in rows]
+            terms: Any = self.model.query_terms(texts)
             originals = self.model.passage_scores(terms, lists.passages)
             if not num_dark:
                 return originals

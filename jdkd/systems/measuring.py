@@ -4,6 +4,8 @@ import functools
 import pathlib
 from collections.abc import Mapping
 
+from absl import logging
+
 from jdkd.retrieval import answers, measures, trec
 from jdkd.retrieval.measures import Measurements
 from jdkd.retrieval.ranking import Ranking
@@ -57,6 +59,14 @@ def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measurements
         raise ValueError(
             f'{path} has none of the {len(queries)} queries of split {queries.split!r}; give a '
             'run of that split.'
+        )
+    if len(scores) < len(queries):
+        logging.warning(
+            '%s has %d of the %d queries of split %r; the others count as 0.',
+            path,
+            len(scores),
+            len(queries),
+            queries.split,
         )
     return _measure(run, scores, queries)
 

@@ -11,8 +11,8 @@ import numpy as np
 import tokenizers
 
 from jdkd.corpus.lengths import SAMPLE, evenly_spaced
-from jdkd.runtime import distributed, progress
-from jdkd.runtime.parts import write_parts
+from jdkd.runtime import distributed, files, progress
+from jdkd.runtime.parts import join_rows, write_parts
 from jdkd.tokens import tokenizer_files
 from jdkd.tokens.store import TokenStore, row_offsets
 from jdkd.tokens.words import Words, find_words
@@ -80,7 +80,7 @@ class Tokenizer:
             for start in range(i * _PART_TEXTS, end, _CALL_TEXTS):
                 chunk = texts[start : start + _CALL_TEXTS]
                 chunks.append(_encode(fast, chunk, types, dtype))
-                bar.update(len(chunk))
+                bar.update(len(chunk) * distributed.process_count())
             ids, lengths, cut = map(np.concatenate, zip(*chunks, strict=True))
             np.savez(file, ids=ids, lengths=lengths, cut=cut.sum())
 
@@ -90,28 +90,16 @@ class Tokenizer:
         if not distributed.is_primary():
             return None
         num_cut = sum(int(_load_part(path, 'cut')) for path in paths)
-        self._join_parts(directory, paths, dtype)
-        return {'texts': len(texts), 'cut': num_cut}
-
-    def _join_parts(
-        self, directory: pathlib.Path, paths: Sequence[pathlib.Path], dtype: np.dtype
-    ) -> None:
-        """Joins the part files of a store to ids.npy and offsets.npy, and removes them."""
         offsets = row_offsets(np.concatenate([_load_part(path, 'lengths') for path in paths]))
         np.save(directory / 'offsets.npy', offsets)
-        header = {'descr': dtype.str, 'fortran_order': False, 'shape': (int(offsets[-1]),)}
-        with (directory / 'ids.npy').open('wb') as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for path in paths:
-                _load_part(path, 'ids').tofile(file)
+        join_rows(directory / 'ids.npy', (_load_part(p, 'ids') for p in paths), int(offsets[-1]))
         for path in paths:
             path.unlink()
+        return {'texts': len(texts), 'cut': num_cut}
 
     def load_store(self, directory: pathlib.Path, length: int) -> TokenStore:
         """Memory-maps the store that `write_store` wrote with this tokenizer and length."""
-        paths = directory / 'ids.npy', directory / 'offsets.npy'
-        # Plain views of the mapped files: memmap's own indexing is slow.
-        ids, offsets = (np.asarray(np.load(path, mmap_mode='r')) for path in paths)
+        ids, offsets = (files.map_array(directory / f'{name}.npy') for name in ('ids', 'offsets'))
         return self._store(ids, offsets, length)
 
     def words(self, texts: Sequence[str], length: int) -> list[Words]:

@@ -3,15 +3,21 @@
 import re
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import pytrec_eval
 
 from jdkd.corpus.collection import Collection
-from jdkd.corpus.passages import Passages
+from jdkd.corpus.passages import Column, Passages
 from jdkd.retrieval import measures, trec
 from jdkd.retrieval.ranking import Ranking
 
-IDS = ['p0', 'p1', 'p2', 'p3']
+
+def column(*chunks):
+    return Column(pa.chunked_array(chunks))
+
+
+IDS = column(['p0', 'p1'], ['p2', 'p3'])
 QRELS = {'a': {'p1': 1}, 'b': {'p3': 1, 'p0': 0}}
 
 
@@ -52,7 +58,7 @@ def test_every_digit_is_trec_evals(tmp_path):
     scores[:15] = rng.integers(0, 4, (15, 20))  # many ties
     scores[15:20] = 0.75 + np.arange(20) * 2.0**-24  # apart in the last bit
     qrels = {q: {ids[p]: int(rng.integers(0, 3)) for p in range(0, 60, 2)} for q in query_ids}
-    run = trec.from_ranking(Ranking(passages, scores), query_ids, ids)
+    run = trec.from_ranking(Ranking(passages, scores), query_ids, column(ids))
     keys = {
         'MRR@100': 'recip_rank',
         'nDCG@10': 'ndcg_cut_10',

@@ -31,7 +31,7 @@ def system(tmp_path, monkeypatch):
         query_tokens=lambda run, queries: np.arange(len(queries)),
         passage_tokens=lambda run: np.arange(6),
         dark_tokens=lambda run, lists: 100 + np.arange(len(lists) * lists.num_dark),
-        question_tokens=lambda question: np.array([int(question)]),
+        encode_queries=lambda texts: np.array([*map(int, texts)]),
     )
     system = cross.CrossEncoderSystem('x', 'digest', None, run, encoder)
     return types.SimpleNamespace(system=system, names=names, run=run)

@@ -33,7 +33,7 @@ ENCODER = types.SimpleNamespace(
     passage_tokens=lambda run, length=8: 'first tokens' if length < 8 else 'passages',
     query_tokens=lambda run, queries: queries.split,
     dark_tokens=lambda run, lists: 'dark',
-    question_tokens=lambda question: np.array([eval_vector(question)], np.float32),
+    encode_queries=lambda texts: np.array([*map(eval_vector, texts)], np.float32),
 )
 
 

@@ -116,7 +116,7 @@ def test_ties_at_the_depth_are_cut_as_trec_eval_cuts_them(run):
     judge = pytrec_eval.RelevanceEvaluator(qrels, {'recall.2', 'P.2', 'recall.3', 'ndcg_cut.2'})
     theirs = judge.evaluate(pytrec_eval.parse_run(text.splitlines()))['a']
     ranking = load(run)._best(['a'], 2)
-    ids = [f'p{i}' for i in range(4)]
+    ids = run.collection.passage_ids
     ours = measures.measure(trec.from_ranking(ranking, ['a'], ids), qrels, ['R@2', 'P@2', 'nDCG@2'])
     assert ours.means == {
         'R@2': theirs['recall_2'],

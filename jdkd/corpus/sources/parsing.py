@@ -17,6 +17,7 @@ from jdkd.runtime import files
 from jdkd.runtime.messages import escape, shown
 
 SURROGATE = re.compile(r'[\ud800-\udfff]')
+HOLDS_SURROGATE = 'the text holds a lone surrogate, which UTF-8 cannot hold; remove it.'
 # Whitespace and control characters, which a TREC run file cannot hold in an id, and marks that
 # are invisible or display the other characters of a line in another order.
 _NOT_IN_ID = re.compile(

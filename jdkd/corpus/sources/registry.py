@@ -103,6 +103,7 @@ def open_passages(name: str, /, **options: Any) -> Source:
     tables = importlib.import_module('jdkd.corpus.sources.tables')
     if unknown := set(options) - {'fields'}:
         raise ValueError(f'a file of passages has no option {min(unknown)!r}: it has fields.')
+    _check_types(options, typing.get_type_hints(tables.open_passages))
     try:
         return tables.open_passages(name, **options)
     except FileNotFoundError:
