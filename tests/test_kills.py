@@ -146,7 +146,10 @@ def test_damage_found_without_the_lock_or_in_the_config_is_an_error(home, workdi
     kills.flip(workdir / 'student/model.safetensors')  # No stage: it is made anew each time.
     kills.flip(workdir / 'rounds/01/train/manifest.json')
     log = jdkd(home, workdir, *search, code=1)
-    assert 'train/manifest.json is damaged' in log and 'run the same command again' in log
+    assert (
+        'train/manifest.json is damaged' in log
+        and 'the command that made it, such as jdkd train' in log
+    )
     assert 'Traceback' not in log and not (workdir / 'replaced').exists()
     kills.flip(workdir / 'config.json')
     for args in ([], search):

@@ -125,9 +125,10 @@ def test_eval_restores_and_gives_the_same_numbers(finished):
 def test_eval_sends_the_students_queries_to_the_index_of_its_assistant(finished):
     jdkd('--mode', 'eval', '--workdir', finished, '--index_of=minilm_ft')
     again = json.loads((finished / 'eval.json').read_text())
-    assert again['test']['student'] == report(finished)['test']['student_on_minilm_ft']
+    name = 'student_on_minilm_ft'
+    assert again['test'] == {name: report(finished)['test'][name]}
     done = jdkd('--mode', 'eval', '--workdir', finished, '--index_of=bm25', ok=False)
-    assert "cannot search the index of 'bm25'; align it with that one alone" in done.stderr
+    assert "cannot search the index of 'bm25'; give --index_of=minilm_ft" in done.stderr
     shown = jdkd(
         '--mode', 'search', '--workdir', finished, '--index_of=minilm_ft', stdin='parse JSON\n'
     )

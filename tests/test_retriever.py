@@ -62,7 +62,7 @@ def test_a_run_gives_its_student_of_one_tower_or_two(tmp_path, directory):
         expected = jdkd.load(run / 'student').encode(['red cat'], kind='query')
         np.testing.assert_array_equal(jdkd.load(run).encode(['red cat'], kind='query'), expected)
     (tmp_path / 'two/student/modules.json').unlink()
-    with pytest.raises(FileNotFoundError, match='two is a run without student/; train it to its'):
+    with pytest.raises(FileNotFoundError, match='two is a run without student/; bring it to its'):
         jdkd.load(tmp_path / 'two')
 
 
@@ -95,6 +95,12 @@ def test_mistakes_are_named(directory, tmp_path):
         student.index([])
     with pytest.raises(ValueError, match='nothing to encode; give at least one text'):
         student.encode([])
+    for wrong in (None, 5, float('nan'), ('a', None), ['a', 'b', 'c']):
+        with pytest.raises(TypeError, match=r'texts\[1\] must be a text or a pair of title'):
+            student.encode(['ok', wrong])
+    for wrong in (['a', 'b'], 7, ('a', 'b')):
+        with pytest.raises(TypeError, match=r'texts\[0\] must be a text, found'):
+            student.index(['cat']).search(wrong)
     with pytest.raises(TypeError, match=r"takes a list of texts; give \['cat'\]"):
         student.encode('cat')
     with pytest.raises(ValueError, match="kind='document' is not supported"):

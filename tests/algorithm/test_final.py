@@ -51,7 +51,8 @@ def test_a_run_without_rounds_is_read_as_its_aligned_student(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('shared', 'message'), [(None, 'a space of its own'), ('b', "has that of 'b'"), ('a', None)]
+    ('shared', 'message'),
+    [(None, 'a space of its own'), ('b', "the space of 'b', .*give --index_of=b"), ('a', None)],
 )
 def test_queries_search_the_index_of_the_one_that_shares_their_space(monkeypatch, shared, message):
     shared = shared and types.SimpleNamespace(name=shared)
@@ -59,7 +60,10 @@ def test_queries_search_the_index_of_the_one_that_shares_their_space(monkeypatch
     monkeypatch.setattr(final, '_load_best', lambda student: 'best')
     monkeypatch.setattr(final.EmbeddingTargets, 'build', lambda *args: targets)
     monkeypatch.setattr(final, 'AsymmetricSystem', types.SimpleNamespace(of=lambda *args: args))
-    student = types.SimpleNamespace(run=types.SimpleNamespace(config=Config()), start='start')
+    config = types.SimpleNamespace(systems={'a': None, 'b': None})
+    student = types.SimpleNamespace(run=types.SimpleNamespace(config=config), start='start')
+    with pytest.raises(ValueError, match="--index_of='c' is no system of the run; it has a, b"):
+        final.load(student, index_of='c')
     if message is None:
         assert final.load(student, index_of='a') == ('student_on_a', 'best', shared)
         return

@@ -73,6 +73,30 @@ def write(run, *splits):
     return found, lines
 
 
+@pytest.mark.parametrize(
+    ('content', 'is_ours'),
+    [
+        ('', True),
+        ('{"query_id": "a", "query": "x", "passage_id": "p", "text": "t"}\n', True),
+        ('{"query_id": "a", "query": "x", "passage_id": "p", "title": "t", "text": "t"}\n', True),
+        ('{"query_id": "a", "query": "x", "passage_id": "p", "text": "t", "score": 1}\n', False),
+        ('{"_id": "p", "text": "t"}\n', False),
+        ('[1]\n', False),
+        ('a Q0 p 1 2.0 x\n', False),
+    ],
+)
+def test_only_a_file_of_pairs_is_replaced(tmp_path, content, is_ours):
+    pairs.check_output(tmp_path / 'new.jsonl')
+    (tmp_path / 'there').write_text(content)
+    if is_ours:
+        pairs.check_output(tmp_path / 'there')
+        return
+    with pytest.raises(FileExistsError, match='there exists and is no file of pairs; give another'):
+        pairs.check_output(tmp_path / 'there')
+    with pytest.raises(FileExistsError, match='is no file of pairs'):
+        pairs.check_output(tmp_path)
+
+
 def test_positives_and_mined_passages_of_train_and_eval_and_the_top_of_test(run):
     found, lines = write(run, 'train', 'eval', 'test')
     # The positive, then the two best of the first stage and of the student, each once.

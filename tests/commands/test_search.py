@@ -45,6 +45,13 @@ def test_questions_are_an_argument_or_lines(monkeypatch):
     assert list(search.questions(None)) == ['one', 'two']  # An empty line does not end a file.
     with pytest.raises(ValueError, match='the question is empty'):
         list(search.questions(' '))
+    with pytest.raises(ValueError, match='the question is not UTF-8'):
+        list(search.questions('caf\udce9'))
+    monkeypatch.setattr('sys.stdin', io.StringIO('one\n\ncaf\udce9\n'))
+    found = search.questions(None)
+    assert next(found) == 'one'
+    with pytest.raises(ValueError, match='line 3 of standard input is not UTF-8'):
+        next(found)
 
 
 @pytest.mark.parametrize('name', ['bm25', 'dual'])

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jdkd
+from jdkd.commands import index as index_command
 from jdkd.config.fields import STORES
 from jdkd.indexing import building, contents, exporting
 from jdkd.models.cross_encoder import CrossEncoder
@@ -193,7 +194,23 @@ def test_an_index_of_something_else_is_not_touched(tmp_path, student, corpus):
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine/thesis.tex').write_text('x')
     with pytest.raises(ValueError, match="holds something else than an index .'thesis.tex'."):
-        indexes.create(tmp_path / 'mine', student, corpus)
+        index_command.index(
+            tmp_path / 'mine', student, corpus, store='float32', on_error='stop', options={}
+        )
+    assert [path.name for path in (tmp_path / 'mine').iterdir()] == ['thesis.tex']
+
+
+def test_another_model_card_is_the_same_student(tmp_path, student, corpus):
+    indexes.create(tmp_path / 'index', student, corpus)
+    before = indexes.tree(tmp_path / 'index')
+    copy = tmp_path / 'copy'
+    shutil.copytree(student, copy)
+    (copy / 'README.md').write_text('edited')
+    indexes.create(tmp_path / 'index', copy, corpus)
+    assert indexes.tree(tmp_path / 'index') == before
+    shutil.rmtree(tmp_path / 'index/student')  # Which a copy with another card mends.
+    indexes.create(tmp_path / 'index', copy, corpus)
+    assert len(jdkd.open_index(tmp_path / 'index')) == len(indexes.passages(0, 40))
 
 
 def test_the_same_file_read_otherwise_is_something_else(tmp_path, student):
@@ -251,6 +268,8 @@ def test_what_is_no_index_or_no_student_is_named(tmp_path, student, corpus):
     contents.Contents('x', {}, 'float32').write(tmp_path)
     with pytest.raises(ValueError, match='is unfinished; run the `jdkd index` that began it'):
         jdkd.open_index(tmp_path)
+    with pytest.raises(FileNotFoundError, match='is an index without student/; bring it to its en'):
+        jdkd.load(tmp_path)
     (tmp_path / 'index.json').write_text('{"format": 1}')
     with pytest.raises(ValueError, match='index.json is damaged'):
         jdkd.open_index(tmp_path)
@@ -300,6 +319,14 @@ def test_vectors_leave_for_other_tools(tmp_path, index, monkeypatch, rows):
     np.testing.assert_array_equal(
         np.array([row['embedding'] for row in table], np.float32), index.vectors[:]
     )
+    with pytest.raises(FileExistsError, match='vectors.npy exists already; give another --output'):
+        exporting.check_output(tmp_path, 'npy')
+    (tmp_path / 'vectors.npy').unlink()
+    with pytest.raises(FileExistsError, match='ids.txt exists already'):
+        exporting.check_output(tmp_path, 'faiss')
+    with pytest.raises(FileExistsError, match='ids.txt is no directory'):
+        exporting.check_output(tmp_path / 'ids.txt', 'npy')
+    exporting.check_output(tmp_path / 'new', 'npy')
     with pytest.raises(ValueError, match="'csv' is no format of vectors; use one of npy"):
         exporting.export(index, 'csv', tmp_path)
 

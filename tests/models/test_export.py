@@ -88,14 +88,45 @@ def test_round_trip_is_exact(tmp_path, arguments, pooling, normalize):
         assert first.read_bytes() == second.read_bytes(), file
 
 
-def test_an_earlier_export_is_replaced_whole(tmp_path, arguments):
+def test_an_earlier_export_is_replaced_whole(tmp_path, arguments, monkeypatch):
     target = tmp_path / 'out'
     export.export_sentence_transformer(target, **arguments)
-    (target / 'left_over.txt').write_text('old')
+    marker = json.loads((target / export.MARKER).read_text())
+    (target / export.MARKER).write_text(json.dumps(marker | {'files': {'gone.txt': '0'}}))
+    (target / 'onnx').mkdir()
+    (target / 'onnx/model.onnx').write_text('old')
+    export.record_added(target)
+    warned = []
+    monkeypatch.setattr(export.logging, 'warning', lambda text, *args: warned.append(text % args))
     export.export_sentence_transformer(target, **arguments | {'model_card': 'new'})
     assert (target / 'README.md').read_text() == 'new'
-    assert not (target / 'left_over.txt').exists()
+    assert not (target / 'onnx').exists() and len(warned) == 1 and 'onnx belonged to' in warned[0]
     assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'tokenizer']
+
+
+def test_the_same_export_again_leaves_what_was_added(tmp_path, arguments):
+    target = tmp_path / 'out'
+    export.export_sentence_transformer(target, **arguments)
+    (target / 'onnx').mkdir()
+    (target / 'onnx/model.onnx').write_text('x')
+    (target / 'README.md').write_text('a card with a table')
+    export.record_added(target)
+    export.export_sentence_transformer(target, **arguments)
+    assert (target / 'onnx/model.onnx').read_text() == 'x'
+    assert (target / 'README.md').read_text() == 'a card with a table'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'tokenizer']
+
+
+@pytest.mark.parametrize('name', ['notes.txt', 'README.md', 'onnx/model.onnx'])
+def test_a_file_that_was_changed_or_added_is_not_lost(tmp_path, arguments, name):
+    target = tmp_path / 'out'
+    export.export_sentence_transformer(target, **arguments)
+    assert export.changed_files(target) == []
+    (target / name).parent.mkdir(exist_ok=True)
+    (target / name).write_text('years of work')
+    with pytest.raises(FileExistsError, match=f'changed or added since jdkd exported it .{name}.'):
+        export.export_sentence_transformer(target, **arguments | {'model_card': 'new'})
+    assert (target / name).read_text() == 'years of work'
 
 
 def test_what_is_not_ours_is_not_overwritten(tmp_path, arguments):
@@ -157,9 +188,10 @@ def _export_killed_at(event, target):
                     os._exit(1)
 
         sys.addaudithook(hook)
-        files = {'README.md': 'new', '1_Pooling/config.json': {}, export.MARKER: {}}
-        export._write(target, files)
-        os._exit(0)
+        try:
+            export._write(target, {'README.md': 'new', '1_Pooling/config.json': {}}, {})
+        finally:  # Else the child would go on with the tests.
+            os._exit(0)
     return 'killed' if os.waitpid(child, 0)[1] else 'end'
 
 

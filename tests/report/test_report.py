@@ -274,6 +274,10 @@ def test_two_runs_are_compared_on_one_page(tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert 'student, a_w' in printed and str(directory / 'report.html') in printed
+    for other in (theirs, ours / 'report.json', tmp_path):
+        with pytest.raises(FileExistsError, match='holds no comparison; give another --output'):
+            compare.write_comparison(ours, theirs, other)
+    compare.write_comparison(ours, theirs, tmp_path / 'out')
     elsewhere = compare.write_comparison(ours, theirs, tmp_path / 'out')
     assert (elsewhere / 'report.html').read_text() == shown
 

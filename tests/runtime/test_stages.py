@@ -145,7 +145,7 @@ def test_a_damaged_stage_is_named_kept_and_rebuilt(tmp_path, caplog, damage, nam
 
     whole = made()
     damage(workdir / 'a')
-    with pytest.raises(stages.DamagedError, match='same command again'):  # Without the lock.
+    with pytest.raises(stages.DamagedError, match='the command that made it'):  # Without the lock.
         stages.build_stage(workdir / 'a', {}, build)
     again = made()
     assert named in caplog.text and 'not bit for bit' not in caplog.text

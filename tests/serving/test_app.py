@@ -141,6 +141,8 @@ def test_what_cannot_be_searched_is_refused(toy, path, status, message):
         ({'texts': ['x' * 2**20]}, 413, 'larger than 1,048,576 bytes'),
         ({'texts': 'x', 'kind': 'document'}, 400, "kind='document' is not supported; use query"),
         ({'texts': 'x', 'kind': ['query']}, 400, "kind=['query'] is not supported"),
+        ({'texts': 'x', 'knd': 'query'}, 400, "there is no field 'knd'; use texts, kind"),
+        (b'{"texts": "x", "texts": "y"}', 400, 'a field is given twice; give it once'),
     ],
 )
 def test_what_cannot_be_embedded_is_refused(toy, body, status, message):

@@ -181,7 +181,7 @@ def test_a_split_with_nothing_to_train_on_is_refused(tmp_path):
         importing.load_collection(config, tmp_path / 'run')
 
 
-def test_a_run_file_is_measured_by_the_queries_that_it_has(tmp_path):
+def test_a_run_file_is_measured_by_the_queries_that_it_has(tmp_path, caplog):
     run, _ = measured(collect(tmp_path, QRELS['a lacking passage judged 0']))
     file = tmp_path / 'other.trec'
     file.write_text('a Q0 p3 1 2.0 x\na Q0 p1 2 3.0 x\n')
@@ -189,6 +189,11 @@ def test_a_run_file_is_measured_by_the_queries_that_it_has(tmp_path):
     # p3 is second, by score; b is judged and has nothing.
     assert found.per_query['a']['MRR@100'] == 0.5 and found.per_query['b']['MRR@100'] == 0.0
     assert found.means['MRR@100'] == 0.25
+    assert "has 1 of the 2 queries of split 'test'; the others count as 0" in caplog.text
+    caplog.clear()
+    file.write_text('a Q0 p3 1 2.0 x\nb Q0 p1 2 3.0 x\n')
+    measuring.measure_file(run, file, run.test)
+    assert not caplog.text
 
 
 def test_given_judgements_take_the_place_of_the_collections(tmp_path):
