@@ -20,7 +20,7 @@ from jdkd.report.run_report import TEACHER
 from jdkd.retrieval import encode, vectors
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.quantization import Binary, Int8
-from jdkd.retrieval.vectors import Vectors
+from jdkd.retrieval.vectors import FILE_ROWS, Vectors
 from jdkd.run import STUDENT, Queries, Run
 from jdkd.runtime import distributed, stages
 from jdkd.systems import measuring
@@ -67,6 +67,9 @@ def measure(
             search = functools.partial(teacher.search, weights, systems[first], config.depth)
             texts = _questions(run).texts
             milliseconds = _milliseconds(lambda text: search(text, config.depth), texts)
+            for used in (systems[first], *members):
+                if isinstance(used, DualEncoderSystem):
+                    used.release()
             costs[TEACHER] = {'parameters': parameters, 'milliseconds_per_search': milliseconds}
         sizes = list(_sizes(run, student)) if len(run.test) else []
         return {'machine': _machine(run), 'systems': costs, 'sizes': sizes}
@@ -102,6 +105,7 @@ def _costs(run: Run, system: System) -> dict[str, float]:
     if (parameters := _parameters(system)) is not None:
         costs['parameters'] = parameters
     if isinstance(system, DualEncoderSystem):
+        system.release()
         encoder = system.encoder
         kinds = {'query': encoder.query_tokens(run, _questions(run))}
         kinds['passage'] = encoder.passage_tokens(run)
@@ -175,11 +179,12 @@ def _sizes(run: Run, student: DualEncoderSystem) -> Iterator[dict[str, Any]]:
 
 
 class _Sized:
-    """Embeddings cut to a width and rounded as a store does, block by block."""
+    """Embeddings cut to a width and rounded as a store does, file by file."""
 
     def __init__(self, passages: Vectors, width: int, store: str, normalize: bool):
         self._passages, self._width, self._store = passages, width, store
         self._normalize = normalize
+        self._kept: tuple[int, np.ndarray] | None = None  # First row and rows of the last file.
 
     def __len__(self) -> int:
         return len(self._passages)
@@ -189,10 +194,21 @@ class _Sized:
         return len(self), self._width
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        part = self.cut(self._passages[rows])
-        if self._store in vectors.QUANTISED and len(part):
-            return {'int8': Int8, 'binary': Binary}[self._store].of(part)[:]
-        return part
+        start, stop, _ = rows.indices(len(self))
+        out = np.empty((stop - start, self._width), np.float32)
+        for first in range(start - start % FILE_ROWS, stop, FILE_ROWS):
+            begin, end = max(start, first), min(stop, first + FILE_ROWS)
+            out[begin - start : end - start] = self._file(first)[begin - first : end - first]
+        return out
+
+    def _file(self, first: int) -> np.ndarray:
+        """The rows of a file, whose ranges those of int8 are."""
+        if self._kept is None or self._kept[0] != first:
+            part = self.cut(self._passages[first : first + FILE_ROWS])
+            if self._store in vectors.QUANTISED:
+                part = {'int8': Int8, 'binary': Binary}[self._store].of(part)[:]
+            self._kept = first, part
+        return self._kept[1]
 
     def cut(self, embeddings: np.ndarray) -> np.ndarray:
         return np.asarray(dual_encoder.prefix(embeddings, self._width, normalize=self._normalize))

@@ -17,6 +17,7 @@ from jdkd.runtime import mesh as meshes
 
 QUERY_BLOCK = 1024  # Queries that are searched at once.
 _TILE = 65_536  # Passages whose scores a device holds at once.
+_READ_ROWS = 65_536  # Passages that are read at once.
 _CPU_BYTES = 2**28  # Of passages in memory at once, where devices do not tell their size.
 
 
@@ -40,9 +41,9 @@ class Blocking:
 class ExactIndex:
     """Passages to search exactly; ties keep the order of the rows.
 
-    Each device holds a share of the passages, in the dtype that they are stored in, and finds the
-    best of it; scores are float32 products. Passages that do not fit into half of the devices'
-    memory pass through in blocks, anew in every search.
+    Each device holds a share of the passages, in bfloat16 if they are stored so and else in
+    float32, quantised ones too, and finds the best of it; scores are float32 products. Passages
+    that do not fit into half of the devices' memory pass through in blocks, anew in every search.
 
     Args:
         passages: `[P, D]`; may be memory-mapped.
@@ -133,8 +134,10 @@ class ExactIndex:
         def read(index: Any) -> np.ndarray:  # A tuple of slices.
             start, stop, _ = index[0].indices(self._blocking.rows)
             out = np.zeros((stop - start, shape[1]), dtype)
-            rows = self._passages[first + start : min(first + stop, len(self._passages))]
-            out[: len(rows)] = rows
+            end = min(first + stop, len(self._passages))
+            for at in range(first + start, end, _READ_ROWS):  # Else there were two copies of it.
+                rows = self._passages[at : min(at + _READ_ROWS, end)]
+                out[at - first - start :][: len(rows)] = rows
             return out
 
         return jax.make_array_from_callback(shape, sharding, read)

@@ -174,13 +174,17 @@ class DualEncoderSystem(BaseSystem):
             'index', {'index': settings}, lambda out: approximate.build(out, self.passages, config)
         )
 
+    def release(self) -> None:
+        """Frees what `search` keeps on the devices; the next one puts it there again."""
+        self.__dict__.pop('_exact', None)
+
     def discard(self) -> None:
         """Deletes its embeddings, index and train ranking; what reads them makes them anew.
 
         All processes call it.
         """
-        for name in ('passages', '_exact'):  # Mapped files would keep their blocks.
-            self.__dict__.pop(name, None)
+        self.release()
+        self.__dict__.pop('passages', None)  # Mapped files would keep their blocks.
         directory = self.run.workdir / 'systems' / self.name
         splits = self.run.config.collection
         train, other = splits.train_split, (splits.eval_split, splits.test_split)

@@ -18,6 +18,11 @@ def errors(config: Config) -> Iterator[str]:
     for field, name in splits.items():
         if name == '':
             yield f"collection.{field} is ''; name a split."
+        if re.fullmatch('passages(-.*)?', name or ''):
+            yield (
+                f"collection.{field} is '{brief(name)}', as the files of passages are called in a "
+                'workdir; give the split another name.'
+            )
     for a, b in itertools.combinations(splits, 2):
         if splits[a] == splits[b] is not None:
             yield (

@@ -12,10 +12,21 @@ from jdkd.algorithm.teacher import Teacher
 from jdkd.config import Config
 from jdkd.retrieval import exact
 from jdkd.retrieval.quantization import Binary, Int8
+from jdkd.retrieval.vectors import Vectors
 from jdkd.systems import measuring
 from jdkd.systems.build import build
 from jdkd.systems.dual import DualEncoderSystem
 from tests.helpers import tables, tiny
+
+
+@pytest.mark.parametrize(('store', 'kind'), [('int8', Int8), ('binary', Binary)])
+def test_embeddings_are_rounded_as_the_files_of_a_store_are(monkeypatch, store, kind):
+    monkeypatch.setattr(costs, 'FILE_ROWS', 100)
+    array = np.random.default_rng(0).normal(size=(250, 16)).astype(np.float32)
+    stored = np.concatenate([kind.of(array[i : i + 100])[:] for i in range(0, 250, 100)])
+    sized = costs._Sized(Vectors((array[:130], array[130:])), 16, store, normalize=False)
+    for rows in (slice(0, 250), slice(50, 210), slice(99, 101), slice(240, 999), slice(0, 0)):
+        np.testing.assert_array_equal(sized[rows], stored[rows])
 
 
 def test_sizes_are_measured_and_systems_timed(tmp_path):
@@ -49,6 +60,7 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
         assert size['bytes_per_passage'] == count
         assert size['test'] == measuring.measure(run, ranking, run.test).means
     assert len({tuple(size['test'].values()) for size in found['sizes']}) == 5
+    assert not any('_exact' in system.__dict__ for system in (dense, own))  # Nothing stays there.
     speeds = found['systems']
     assert set(speeds) == {'bm25', 'dense', 'student', 'teacher_rerank'}
     assert all(value > 0 for own in speeds.values() for value in own.values())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jdkd.config import IndexConfig
-from jdkd.retrieval import approximate
+from jdkd.retrieval import approximate, exact
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.retrieval.vectors import Vectors
 from jdkd.runtime import mesh as meshes
@@ -98,6 +98,16 @@ def test_bfloat16_passages_stay_bfloat16_on_the_device_and_meet_float32_queries(
     np.testing.assert_array_equal(found.passages, rows)
     np.testing.assert_allclose(found.scores, scores, atol=1e-6)  # Of bfloat16: 4e-3.
     assert searcher._resident.dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_passages_are_put_on_devices_slice_by_slice(monkeypatch, devices):
+    queries, passages = vectors(5, seed=1), vectors(61)
+    whole = ExactIndex(passages, mesh_of(devices), block=20).search(queries, 9)
+    monkeypatch.setattr(exact, '_READ_ROWS', 7)
+    found = ExactIndex(passages, mesh_of(devices), block=20).search(queries, 9)
+    np.testing.assert_array_equal(found.passages, whole.passages)
+    np.testing.assert_array_equal(found.scores, whole.scores)
 
 
 def test_a_recall_target_is_met():

@@ -46,6 +46,8 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('collection.eval_split', 'test', "eval_split and collection.test_split are both 'test'"),
         ('collection.eval_split', 'train', 'train_split and collection.eval_split are both'),
         ('collection.test_split', 'train', 'train_split and collection.test_split are both'),
+        ('collection.test_split', 'passages', "test_split is 'passages', as the files of passages"),
+        ('collection.eval_split', 'passages-64', "eval_split is 'passages-64', as the files of"),
         ('self_paced.cap', 1.5, '1.5 must be within 0.001 and 1'),
         ('selection.persistence', 1.0, 'selection.persistence=1.0 must be above 0 and below 1'),
         ('fit_floor', -0.1, 'fit_floor=-0.1 must be at least 0'),
