@@ -20,7 +20,6 @@ Features = Mapping[str, np.ndarray]
 # Threads that make batches: an accelerator takes a step of a small model in the time that two of
 # them need for its batch.
 _READERS = min(max(2, (os.cpu_count() or 2) // 4), 8)
-_BATCH_PASSAGES = 'batch_passages'  # Originals of the global batch, of all processes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,63 +100,61 @@ class RowPacker:
         return others | rows | {'lengths': lengths}
 
 
-@dataclasses.dataclass(frozen=True)
-class InBatchScorer:
-    """Adds the assistants' logits of each query against all originals of the global batch."""
-
-    to_rows: 'RowPacker | TargetLookup | PoolLookup'
-    # K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
-    scorers: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]]
-    scales: Sequence[float]  # `[K]` logits per unit of score.
-
-    def __call__(self, records: Features) -> dict[str, Any]:
-        queries, passages = records['query_row'], records[_BATCH_PASSAGES].ravel()
-        logits = [
-            scale * scorer(queries, passages)
-            for scale, scorer in zip(self.scales, self.scorers, strict=True)
-        ]
-        own = {k: v for k, v in records.items() if k != _BATCH_PASSAGES}
-        return self.to_rows(own) | {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
-
-
-# Passages `[Q, U]` of each query, their logits, and a function from their rows to embeddings.
-Scored = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]
+# Features beside the tokens: (own records, numbers of the global batch's lists) -> features.
+Extra = Callable[[Features, np.ndarray], dict[str, np.ndarray]]
 # Functions from rows of queries and of passages to the embeddings that theirs are to become.
 Targets = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
+# Passages `[Q, U]` of each query, padded with -1, their logits, and a function from rows of
+# passages to stored float32 embeddings.
+Scored = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]
 
 
-@dataclasses.dataclass(frozen=True)
-class TargetLookup:
-    """Adds the targets of the embeddings of queries and originals."""
+def in_batch(
+    passages: np.ndarray,
+    scorers: Sequence[Callable[[np.ndarray, np.ndarray], np.ndarray]],
+    scales: Sequence[float],
+) -> Extra:
+    """The assistants' logits of each query against all originals of the global batch.
 
-    to_rows: RowPacker
-    targets: Targets
+    Args:
+        passages: `[M, N_o]`, the originals of all lists.
+        scorers: K functions (query rows `[B]`, passage rows `[C]`) -> raw scores `[B, C]`.
+        scales: `[K]` logits per unit of score.
+    """
 
-    def __call__(self, records: Features) -> dict[str, Any]:
-        of_queries, of_passages = self.targets
-        return self.to_rows(records) | {
-            'query_target': of_queries(records['query_row']),
-            'passage_target': of_passages(records['passages']),
-        }
+    def score(records: Features, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        queries, columns = records['query_row'], passages[numbers].ravel()
+        logits = [
+            scale * scorer(queries, columns) for scale, scorer in zip(scales, scorers, strict=True)
+        ]
+        return {'in_batch': np.stack(logits, axis=1, dtype=np.float32)}
+
+    return score
 
 
-@dataclasses.dataclass(frozen=True)
-class PoolLookup:
-    """Adds a teacher's scored passages of each query, with embeddings that are stored."""
+def embedding_targets(targets: Targets) -> Extra:
+    """The targets of the embeddings of queries and originals."""
+    of_queries, of_passages = targets
+    return lambda records, _: {
+        'query_target': of_queries(records['query_row']),
+        'passage_target': of_passages(records['passages']),
+    }
 
-    to_rows: 'RowPacker | TargetLookup'
-    passages: np.ndarray  # `[Q, U]` int32, padded with -1.
-    logits: np.ndarray  # `[Q, U]` float32.
-    embed: Callable[[np.ndarray], np.ndarray]  # Rows of passages -> `[..., D]`.
 
-    def __call__(self, records: Features) -> dict[str, Any]:
+def scored_pool(scored: Scored) -> Extra:
+    """A teacher's scored passages of each query, with embeddings that are stored."""
+    all_passages, logits, embed = scored
+
+    def look_up(records: Features, _: np.ndarray) -> dict[str, np.ndarray]:
         queries = records['query_row']
-        passages = self.passages[queries]
-        return self.to_rows(records) | {
-            'pool_embedding': self.embed(np.maximum(passages, 0)).astype(np.float32),
-            'pool_teacher': self.logits[queries],
+        passages = all_passages[queries]
+        return {
+            'pool_embedding': embed(np.maximum(passages, 0)),
+            'pool_teacher': logits[queries],
             'pool_there': passages >= 0,
         }
+
+    return look_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +234,7 @@ def batches(
     to_batch: Callable[[Features], dict[str, Any]],
     order: BatchOrder,
     mesh: Mesh,
+    extras: Sequence[Extra] = (),
 ) -> grain.DatasetIterator:
     """Iterates over batches; the position of the iterator can be saved.
 
@@ -246,6 +244,7 @@ def batches(
     Args:
         source: From `dataset.read`, or any sequence of records.
         to_batch: Makes a batch of stacked records, such as a `RowPacker`.
+        extras: Add further features to it.
 
     Raises:
         ValueError: The source holds less than one batch, or its lists do not divide among devices.
@@ -253,11 +252,11 @@ def batches(
     own = meshes.local_rows(mesh, order.batch_size)
 
     def read(numbers: np.ndarray) -> dict[str, Any]:
-        if not isinstance(to_batch, InBatchScorer):
-            return to_batch(_stack(source, numbers[own]))
-        records = _stack(source, numbers)
-        local = {name: values[own] for name, values in records.items()}
-        return to_batch(local | {_BATCH_PASSAGES: records['passages']})
+        records = _stack(source, numbers[own])
+        batch = to_batch(records)
+        for extra in extras:
+            batch |= extra(records, numbers)
+        return batch
 
     data = order.batches(len(source)).map(read)
     options = grain.ReadOptions(num_threads=_READERS, prefetch_buffer_size=2 * _READERS)

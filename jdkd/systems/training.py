@@ -24,7 +24,7 @@ def make_batches(
     encoder: Encoder,
     queries: Queries,
     source: Any,
-    lists: loader.Features,
+    records: loader.Features,
     order: loader.BatchOrder,
     rows: RowSpec,
     *,
@@ -38,13 +38,13 @@ def make_batches(
 
     Args:
         queries, source: The split of the lists, and their records.
-        lists: Stacked features that decide the lengths of the candidates.
+        records: All of them, stacked, with the features that decide the candidates' lengths.
         order, steps: Lists of each batch, and the number of batches.
         rows: Layout of the candidates' texts in rows of tokens.
         length: Tokens of a candidate for a dual-encoder; longer ones are cut.
         pool: Assistants that score whole batches, with their scales.
         targets: Look up the embeddings that those of queries and originals are to become.
-        scored: Passages that the teacher scored; see `loader.PoolLookup`.
+        scored: Passages that the teacher scored; see `loader.scored_pool`.
     """
     query_ids, passage_ids = encoder.query_tokens(run, queries), encoder.passage_tokens(run)
     if encoder.spec.kind == 'cross_encoder':
@@ -52,15 +52,17 @@ def make_batches(
     else:
         end, dark = encoder.passage_end, bool(run.config.loss.dark)
         to_tokens = loader.DualEncoderTokens(query_ids, passage_ids, length, end, dark)
-    to_batch = loader.make_row_packer(to_tokens, lists, order, rows, run.mesh, steps=steps)
+    to_batch = loader.make_row_packer(to_tokens, records, order, rows, run.mesh, steps=steps)
+    extras = []
     if targets is not None:
-        to_batch = loader.TargetLookup(to_batch, targets)
+        extras.append(loader.embedding_targets(targets))
     if scored is not None:
-        to_batch = loader.PoolLookup(to_batch, *scored)
+        extras.append(loader.scored_pool(scored))
     if pool:
         scorers = [system.batch_scorer(queries) for system, _ in pool]
-        to_batch = loader.InBatchScorer(to_batch, scorers, [scale for _, scale in pool])
-    return loader.batches(source, to_batch, order, run.mesh)
+        scales = [scale for _, scale in pool]
+        extras.append(loader.in_batch(records['passages'], scorers, scales))
+    return loader.batches(source, to_batch, order, run.mesh, extras)
 
 
 def restore_encoder(run: Run, encoder: Encoder, directory: pathlib.Path, step: int) -> Encoder:

@@ -76,8 +76,9 @@ def run(mesh) -> dict[str, np.ndarray]:
     lists, order = records(), loader.BatchOrder(B, [0, 0])
     stacked = {name: np.stack([r[name] for r in lists]) for name in ('passages', 'dark')}
     to_rows = loader.make_row_packer(to_tokens, stacked, order, trainer.rows, mesh, steps=3)
-    to_batch = loader.InBatchScorer(to_rows, [scorer(s) for s in range(K)], [1.0] * K)
-    batches = loader.batches(lists, to_batch, order, mesh)
+    scorers = [scorer(s) for s in range(K)]
+    extras = [loader.in_batch(stacked['passages'], scorers, [1.0] * K)]
+    batches = loader.batches(lists, to_rows, order, mesh, extras)
     state, found = trainer.init(params), {}
     for i in range(3):
         batch = meshes.to_device(next(batches), meshes.batch_sharding(mesh))

@@ -100,13 +100,11 @@ def test_in_batch_scores_are_of_every_query_with_every_original(written):
     directory, splits = written
     queries, passages = np.eye(7, 4) + 1, np.arange(36.0).reshape(9, 4)
     order = loader.BatchOrder(4, [0], shuffle=False)
-    to_batch = loader.InBatchScorer(
-        rows(splits['train'], order),
-        [lambda q, p: queries[q] @ passages[p].T, lambda q, p: np.add.outer(10.0 * q, p)],
-        [2.0, 1.0],
-    )
-    batch = next(loader.batches(dataset.read(directory, 'train'), to_batch, order, ONE))
     train = splits['train']
+    scorers = [lambda q, p: queries[q] @ passages[p].T, lambda q, p: np.add.outer(10.0 * q, p)]
+    extra = loader.in_batch(train['passages'], scorers, [2.0, 1.0])
+    lists = dataset.read(directory, 'train')
+    batch = next(loader.batches(lists, rows(train, order), order, ONE, [extra]))
     assert batch['in_batch'].shape == (4, 2, 12) and batch['in_batch'].dtype == np.float32
     for i in range(4):
         for j in range(12):

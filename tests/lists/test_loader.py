@@ -144,8 +144,9 @@ def test_any_number_of_threads_makes_the_same_batches(monkeypatch):
 def test_assistants_score_all_originals_of_a_batch():
     order = loader.BatchOrder(2, [0], shuffle=False)
     packer = loader.make_row_packer(DUAL, RECORDS, order, RowSpec(lengths=1), mesh(), steps=1)
-    scorer = loader.InBatchScorer(packer, [np.add.outer, np.multiply.outer], [1.0, 0.5])
-    batch = next(loader.batches(records(4), scorer, order, mesh()))
+    scorers = [np.add.outer, np.multiply.outer]
+    extra = loader.in_batch(RECORDS['passages'], scorers, [1.0, 0.5])
+    batch = next(loader.batches(records(4), packer, order, mesh(), [extra]))
     originals = RECORDS['passages'].ravel()
     expected = [[q + originals, 0.5 * q * originals] for q in RECORDS['query_row']]
     np.testing.assert_array_equal(batch['in_batch'], expected)
