@@ -30,6 +30,14 @@ def test_passages_are_title_and_text():
     assert passages[1:] == list(passages)[1:] and passages[-1] == 'y' and len(passages) == 4
 
 
+def test_many_rows_are_taken_chunk_by_chunk():
+    texts = [f't{i}\0' if i % 3 else '' for i in range(300)]
+    column = Column(pa.chunked_array([texts[:7], [], texts[7:150], texts[150:]], pa.large_string()))
+    rows = np.random.default_rng(0).integers(0, 300, 500)
+    for some in (rows, rows[:99], rows[:100].astype(np.int32)):
+        assert column.take(some) == [texts[row] for row in some]
+
+
 def test_columns_must_have_one_length():
     with pytest.raises(ValueError):
         make(titles=TITLES[:3])
