@@ -40,7 +40,7 @@ def write_comparison(
         ValueError: if their collections differ, or they share no test query or measure.
     """
     if output is not None:
-        files.check_output(output, _is_replaceable, 'exists and holds no comparison')
+        files.check_output(output, _is_replaceable, 'holds something else than a comparison')
     paths = dict(zip(_names(workdir, other), (workdir, other), strict=True))
     runs = {name: finished.read(path) for name, path in paths.items()}
     split, _ = (run.test_split for run in runs.values())
@@ -78,13 +78,14 @@ def write_comparison(
 
 
 def _is_replaceable(directory: pathlib.Path) -> bool:
-    """Whether a directory is empty, or of an earlier comparison."""
+    """Whether a directory holds nothing that is written, or an earlier comparison."""
     if not directory.is_dir():
         return False
-    report = directory / finished.FILE
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return 'runs' in stages.read_json(report)
-    return not any(directory.iterdir())
+    if not any((directory / name).exists() for name in (finished.FILE, 'report.html', 'pictures')):
+        return True
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        return 'runs' in stages.read_json(directory / finished.FILE)
+    return False
 
 
 def _names(workdir: pathlib.Path, other: pathlib.Path) -> tuple[str, str]:

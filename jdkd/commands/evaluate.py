@@ -94,5 +94,5 @@ def _write(
     stages.write_json(run.workdir / 'eval.json', {'test': test, 'significance': differences})
     print(tables.measures_table(test))
     if differences:
-        print(f'\n{tables.table(tables.differences(differences), "student less")}')
+        print(f'\n{tables.table(tables.differences(differences), f"{label} less")}')
     return measured.means

@@ -53,7 +53,8 @@ def export(
 def export_vectors(directory: pathlib.Path, kind: str, output: str | None = None) -> None:
     """Writes the embeddings of an index to `output`, or to `exported` in it; see `exporting`."""
     target = pathlib.Path(output) if output else directory / 'exported'
+    index = open_index(directory)
     if output:
-        exporting.check_output(target, kind)
-    for path in exporting.export(open_index(directory), kind, target):
+        exporting.check_output(index, kind, target)
+    for path in exporting.export(index, kind, target):
         print(f'wrote {path}')

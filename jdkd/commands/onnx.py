@@ -6,7 +6,7 @@ import time
 from absl import logging
 
 from jdkd.models import onnx_export
-from jdkd.models.export import record_added
+from jdkd.models.export import add_to_card
 from jdkd.report import tables
 from jdkd.retrieval.exact import ExactIndex
 from jdkd.run import STUDENT, Run
@@ -15,7 +15,6 @@ from jdkd.systems import measuring
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import checked_ranking
 
-_HEADING = '\n## ONNX\n\n'  # Of its section in the model card.
 _MOST = 100_000  # Passages of a collection on which ONNX files are measured.
 
 
@@ -43,11 +42,6 @@ def export(run: Run, encoder: Encoder, directory: pathlib.Path) -> None:
     is also added to the model card.
     """
     folder = onnx_export.export(directory)
-    _measure(run, encoder, directory, folder)
-    record_added(directory)
-
-
-def _measure(run: Run, encoder: Encoder, directory: pathlib.Path, folder: pathlib.Path) -> None:
     if len(run.collection) > _MOST:
         logging.info('%s is not measured: the collection has over %d passages', folder, _MOST)
         return
@@ -74,10 +68,8 @@ def _measure(run: Run, encoder: Encoder, directory: pathlib.Path, folder: pathli
             **tables.percents({name: measuring.measure(run, ranking, run.test).means})[name],
         }
     print(tables.table(rows))
-    card = directory / 'README.md'
     text = tables.markdown({f'`onnx/{name}`': cells for name, cells in rows.items()})
-    before = card.read_text('utf-8').partition(_HEADING)[0]
-    card.write_text(f'{before}{_HEADING}{text}\n', 'utf-8')
+    add_to_card(directory, 'ONNX', f'{text}\n')
 
 
 def _folders(encoder: Encoder) -> dict[str, str]:

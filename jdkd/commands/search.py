@@ -1,6 +1,7 @@
 """`jdkd search`: answers questions from the terminal, with an index or with a run."""
 
 import contextlib
+import io
 import itertools
 import pathlib
 import shutil
@@ -75,10 +76,12 @@ def questions(question: str | None) -> Iterator[str]:
     Raises:
         ValueError: if the question is empty or not UTF-8.
     """
+    if isinstance(sys.stdin, io.TextIOWrapper):  # Whatever the locale says.
+        sys.stdin.reconfigure(encoding='utf-8', errors='surrogateescape')
     if question is None and sys.stdin.isatty():
         with contextlib.suppress(EOFError):
             while typed := input('question (empty line ends): ').strip():
-                yield typed
+                yield _checked(typed, 'the question')
     elif question is None:
         for number, line in enumerate(sys.stdin, start=1):
             if line.strip():

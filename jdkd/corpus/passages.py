@@ -34,6 +34,8 @@ class Column(Sequence[str]):
 
     def take(self, rows: np.ndarray) -> list[str]:
         """Returns the texts of some rows `[n]`, in the order of `rows`."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f'rows must lie between 0 and {len(self) - 1}.')
         if len(rows) < _TAKEN_ALONE:
             return [self.data[row].as_py() for row in rows.tolist()]
         # Arrow's own take first concatenates all chunks, however few rows are taken.

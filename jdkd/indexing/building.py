@@ -24,7 +24,7 @@ from jdkd.indexing.contents import (
     segment_directory,
 )
 from jdkd.models import dual_encoder, weights
-from jdkd.models.export import MARKER
+from jdkd.models.export import MARKER, read_passage_format
 from jdkd.retrieval import encode
 from jdkd.retriever import Retriever
 from jdkd.runtime import distributed, files, lock, stages
@@ -62,7 +62,9 @@ def create(
     retriever.load(model)  # What is wrong with it is told before it is copied.
     sums = {name: files.sha256(model / name) for name in weights.checkpoint_files(model)}
     wanted = Contents(student, sums, store)
-    found = distributed.from_primary(lambda: _begin(directory, wanted), f'{directory}: begun')
+    found = distributed.from_primary(
+        lambda: _begin(directory, wanted, model), f'{directory}: begun'
+    )
     contents = Contents.read(directory) if found else wanted
     inputs = {'files': contents.student_files}
     distributed.from_primary(
@@ -124,12 +126,12 @@ def check_new(directory: pathlib.Path) -> None:
 
 
 def _identity(contents: Contents) -> dict[str, str]:
-    """Checksums of a student's files that decide what it computes; not its model card."""
+    """Checksums of a student's files without its model card, and what says who exported it."""
     beside = 'README.md', MARKER
     return {name: sha for name, sha in contents.student_files.items() if name not in beside}
 
 
-def _begin(directory: pathlib.Path, wanted: Contents) -> bool:
+def _begin(directory: pathlib.Path, wanted: Contents, model: pathlib.Path) -> bool:
     """Writes the contents of an empty index; returns whether there is one of the same student."""
     try:
         found = Contents.read(directory)
@@ -137,8 +139,11 @@ def _begin(directory: pathlib.Path, wanted: Contents) -> bool:
         check_new(directory)
         wanted.write(directory)
         return False
+    copy = directory / STUDENT
+    formats = read_passage_format(copy if copy.is_dir() else model), read_passage_format(model)
     for name, theirs, ours in (
         ('the student', _identity(found), _identity(wanted)),
+        ('the format of passages', *formats),
         ('--store', found.store, wanted.store),
     ):
         if theirs != ours:

@@ -35,26 +35,35 @@ def export(index: Index, kind: str, directory: pathlib.Path) -> list[pathlib.Pat
     name, write, has_ids = KINDS[kind]
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / name]
+    if has_ids:  # First: the vectors complete an export.
+        paths.append(directory / IDS)
+        with files.atomic_write(paths[1]) as file:
+            file.write(_ids(index))
     temporary = directory / f'{name}.tmp'
     try:
         write(index, temporary)
         temporary.replace(paths[0])
     finally:
         temporary.unlink(missing_ok=True)
-    if has_ids:
-        paths.append(directory / IDS)
-        with files.atomic_write(paths[1]) as file:
-            file.writelines(f'{passage_id}\n' for passage_id in index.ids)
     return paths
 
 
-def check_output(directory: pathlib.Path, kind: str) -> None:
+def check_output(index: Index, kind: str, directory: pathlib.Path) -> None:
     """Raises a FileExistsError if `export` would replace a file."""
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f'{directory} is no directory; give another --output.')
     name, _, has_ids = KINDS[kind]
-    for path in (directory / name, *([directory / IDS] if has_ids else [])):
-        files.check_output(path, lambda _: False, 'exists already')
+    files.check_output(directory / name, lambda _: False, 'exists already')
+    if has_ids:
+
+        def has_same(path):
+            return path.is_file() and path.read_bytes() == _ids(index).encode()
+
+        files.check_output(directory / IDS, has_same, 'exists already, with other ids')
+
+
+def _ids(index: Index) -> str:
+    return ''.join(f'{passage_id}\n' for passage_id in index.ids)
 
 
 def _write_npy(index: Index, path: pathlib.Path) -> None:

@@ -1,10 +1,12 @@
 """Writes models as directories that sentence-transformers and transformers load."""
 
+import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +28,9 @@ from jdkd.runtime.messages import brief, shown
 from jdkd.tokens import tokenizer_files
 
 MARKER = 'jdkd_export.json'
+_ONNX = re.compile(
+    r'onnx/((query|document)/)?model(_quantized)?\.onnx'
+)  # `onnx_export` writes them.
 # Keys of tokenizer_config.json in which transformers notes where it found the files.
 _LOCAL_PATHS = ('name_or_path', 'special_tokens_map_file', 'tokenizer_file')
 
@@ -43,6 +48,7 @@ def export_sentence_transformer(
     query_prompt: str = '',
     passage_prompt: str = '',
     passage_format: str = 'joined',
+    set_aside: Callable[[str], Any] | None = None,
 ) -> None:
     """Writes a directory for sentence-transformers and transformers, completely or not at all.
 
@@ -63,11 +69,13 @@ def export_sentence_transformer(
             longer of which is `max_length`; None for `max_length`.
         query_prompt, passage_prompt: Texts that `encode_query` and `encode_document` put first.
         passage_format: For `read_passage_format`; other libraries have no place for it.
+        set_aside: Moves the directory away, for the reason that it is given, where files in it were
+            changed or added since it was exported; None to refuse that.
 
     Raises:
         FileExistsError: if the directory holds anything but an export by jdkd, or a file that was
-            changed or added since, or the hidden one beside it, in which exports are written, is
-            not jdkd's.
+            changed or added since without `set_aside`, or the hidden one beside it, in which
+            exports are written, is not jdkd's.
         FileNotFoundError: if there are no tokenizer files.
         ValueError: if the format cannot express the model, the parameters do not match it, or a
             parameter is not finite.
@@ -80,11 +88,6 @@ def export_sentence_transformer(
         raise FileExistsError(
             f'{target} exists and was not exported by jdkd (it has no {MARKER}); choose another '
             'directory or remove it.'
-        )
-    if changed := changed_files(target):
-        raise FileExistsError(
-            f'{target} has files that were changed or added since jdkd exported it '
-            f'({brief(", ".join(changed))}); move them away, or choose another directory.'
         )
     config = model.transformer
     if not 0 < max_length <= config.max_positions:
@@ -117,7 +120,7 @@ def export_sentence_transformer(
     for folder in encoders:
         files |= {os.path.join(folder, file.name): file for file in copies}
         files[os.path.join(folder, 'tokenizer_config.json')] = tokenizer_config
-    _write(target, files | {'README.md': model_card}, marker)
+    _write(target, files | {'README.md': model_card}, marker, set_aside)
 
 
 def read_passage_format(directory: str | os.PathLike) -> str | None:
@@ -132,24 +135,41 @@ def read_passage_format(directory: str | os.PathLike) -> str | None:
     return value
 
 
-def changed_files(directory: pathlib.Path) -> list[str]:
-    """Names of an export's files that neither it nor `record_added` knows, or that have changed."""
-    marker = read_json(directory / MARKER) or {}
-    if 'files' not in marker:  # Those of version 0.1 list none.
-        return []
-    known = {**marker['files'], **marker.get('added', {})}
-    return sorted(name for name, sha in _checksums(directory).items() if known.get(name) != sha)
+def add_to_card(directory: pathlib.Path, heading: str, text: str) -> None:
+    """Adds a section to the model card of an export, in place of one with that heading.
 
-
-def record_added(directory: pathlib.Path) -> None:
-    """Records the files that jdkd has added to its export, so that the next one may replace them.
-
-    All processes but one must leave the directory alone.
+    A kill leaves the old card or the new one, each of which the next export may replace.
     """
-    marker = read_json(directory / MARKER) or {}
-    own, now = marker.get('files', {}), _checksums(directory)
-    marker['added'] = {name: sha for name, sha in now.items() if own.get(name) != sha}
+    card = directory / 'README.md'
+    title = f'\n## {heading}\n\n'
+    new = card.read_text('utf-8').partition(title)[0] + title + text
+    marker = _read_marker(directory)
+    marker['card'] = hashlib.sha256(new.encode()).hexdigest()
     _write_marker(directory, marker)
+    with fs.atomic_write(card) as f:
+        f.write(new)
+
+
+def _changed_files(directory: pathlib.Path, marker: Mapping[str, Any]) -> list[str]:
+    """Names of an export's files that jdkd has not written, or that have changed since."""
+    if 'files' not in marker:  # Those of version 0.1 list none; one that was cut holds nothing.
+        return [] if marker else [MARKER]
+    known = {(name, sha) for name, sha in marker['files'].items()}
+    known.add(('README.md', marker.get('card')))
+    found = _checksums(directory).items()
+    return sorted(
+        name for name, sha in found if (name, sha) not in known and not _ONNX.fullmatch(name)
+    )
+
+
+def _read_marker(directory: pathlib.Path) -> dict[str, Any]:
+    """Content of the marker; none if it is damaged."""
+    try:
+        marker = read_json(directory / MARKER)
+    except ValueError:
+        return {}
+    marker = marker if isinstance(marker, dict) else {}
+    return marker if isinstance(marker.get('files', {}), dict) else {}
 
 
 def _checksums(directory: pathlib.Path) -> dict[str, str]:
@@ -164,7 +184,12 @@ def _write_marker(directory: pathlib.Path, marker: Mapping[str, Any]) -> None:
         f.write('\n')
 
 
-def _write(target: pathlib.Path, files: Mapping[str, Any], marker: Mapping[str, Any]) -> None:
+def _write(
+    target: pathlib.Path,
+    files: Mapping[str, Any],
+    marker: Mapping[str, Any],
+    set_aside: Callable[[str], Any] | None = None,
+) -> None:
     """Replaces a directory with files by their paths: paths to copy, texts, tensors or JSON."""
     scratch = _scratch(target)
     scratch.mkdir(parents=True)
@@ -186,15 +211,20 @@ def _write(target: pathlib.Path, files: Mapping[str, Any], marker: Mapping[str, 
                 path.write_text(content, encoding='utf-8')
         sums = _checksums(new)
         _write_marker(new, {**marker, 'files': sums})
-        before = read_json(target / MARKER) or {}
-        if before.get('files') == sums:
-            return
-        if added := set(before.get('added', ())) - sums.keys():
-            logging.warning(
-                '%s: %s belonged to the model that it replaces, and is gone; --onnx makes it anew.',
-                target,
-                ', '.join(sorted({name.partition('/')[0] for name in added})),
-            )
+        if target.exists() and any(target.iterdir()):
+            before = _read_marker(target)
+            if changed := _changed_files(target, before):
+                reason = (
+                    f'{target} has files that were changed or added since jdkd exported it '
+                    f'({brief(", ".join(changed))})'
+                )
+                if set_aside is None:
+                    raise FileExistsError(f'{reason}; move them away, or choose another directory.')
+                set_aside(reason)
+            elif before.get('files') == sums and all((target / name).is_file() for name in sums):
+                return
+            elif (target / 'onnx').exists():
+                logging.warning('%s: its ONNX files go with it; --onnx makes new ones.', target)
         if target.exists():
             target.rename(scratch / 'old')
         new.rename(target)

@@ -43,7 +43,8 @@ def export(directory: pathlib.Path) -> pathlib.Path:
     )
     first, *others = model.train(False)
     routes = getattr(first, 'sub_modules', {'': [first]})
-    target, scratch = directory / FOLDER, directory / f'{FOLDER}.tmp'
+    target = directory / FOLDER
+    scratch = directory.with_name(f'.{directory.name}.{FOLDER}.tmp')  # Nothing lies in an export.
     files.remove(scratch)
     for name, modules in routes.items():
         folder = scratch / name

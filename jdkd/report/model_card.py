@@ -1,5 +1,6 @@
 """Exports encoders of a run with a model card."""
 
+import functools
 import json
 import pathlib
 import re
@@ -9,8 +10,7 @@ from collections.abc import Mapping
 from jdkd.models import export, weights
 from jdkd.report import costs, tables
 from jdkd.run import STUDENT, Run
-from jdkd.runtime import distributed, stages
-from jdkd.runtime.messages import brief
+from jdkd.runtime import distributed, lock
 from jdkd.systems import loading
 from jdkd.systems.encoders import Encoder
 
@@ -39,9 +39,6 @@ def write(
     directory = pathlib.Path(directory or default)
     if not distributed.is_primary():
         return directory
-    if directory == default and (changed := export.changed_files(directory)):
-        reason = 'has files that were changed or added since it was exported'
-        stages.set_aside(directory, f'{directory} {reason} ({brief(", ".join(changed))})')
     spec = encoder.spec
     lengths = {'query_length': spec.query_length, 'passage_length': spec.passage_length}
     export.export_sentence_transformer(
@@ -55,6 +52,7 @@ def write(
         query_prompt=spec.query_prefix or '',
         passage_prompt=spec.passage_prefix or '',
         passage_format=spec.passage_format or 'joined',
+        set_aside=functools.partial(lock.set_aside, directory) if directory == default else None,
     )
     return directory
 

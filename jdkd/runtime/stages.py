@@ -268,12 +268,11 @@ def _find_reusable(
         if not lock.current():
             raise DamagedError(f'{e}; {_REMEDY}') from None
         problem = str(e)
-    set_aside(directory, problem)
+    _set_aside(directory, problem)
     return None, damaged
 
 
-def set_aside(directory: pathlib.Path, reason: str) -> None:
-    """Moves a directory of the held workdir to `replaced/`, in its bucket as well."""
+def _set_aside(directory: pathlib.Path, reason: str) -> None:
     target = lock.set_aside(directory, reason)
     if kept := bucket.of(directory):
         kept.moved(directory, target)

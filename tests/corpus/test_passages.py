@@ -34,8 +34,11 @@ def test_many_rows_are_taken_chunk_by_chunk():
     texts = [f't{i}\0' if i % 3 else '' for i in range(300)]
     column = Column(pa.chunked_array([texts[:7], [], texts[7:150], texts[150:]], pa.large_string()))
     rows = np.random.default_rng(0).integers(0, 300, 500)
-    for some in (rows, rows[:99], rows[:100].astype(np.int32)):
+    for some in (rows, rows[:99], rows[:100].astype(np.int32), rows[:0]):
         assert column.take(some) == [texts[row] for row in some]
+        for wrong in (-1, 300):
+            with pytest.raises(IndexError, match='rows must lie between 0 and 299'):
+                column.take(np.append(some, wrong))
 
 
 def test_columns_must_have_one_length():

@@ -208,6 +208,11 @@ def test_another_model_card_is_the_same_student(tmp_path, student, corpus):
     (copy / 'README.md').write_text('edited')
     indexes.create(tmp_path / 'index', copy, corpus)
     assert indexes.tree(tmp_path / 'index') == before
+    marker = json.dumps({'passage_format': 'colon'})
+    (copy / 'jdkd_export.json').write_text(marker)
+    with pytest.raises(ValueError, match='another value of the format of passages'):
+        indexes.create(tmp_path / 'index', copy, corpus)
+    (copy / 'jdkd_export.json').unlink()
     shutil.rmtree(tmp_path / 'index/student')  # Which a copy with another card mends.
     indexes.create(tmp_path / 'index', copy, corpus)
     assert len(jdkd.open_index(tmp_path / 'index')) == len(indexes.passages(0, 40))
@@ -320,13 +325,14 @@ def test_vectors_leave_for_other_tools(tmp_path, index, monkeypatch, rows):
         np.array([row['embedding'] for row in table], np.float32), index.vectors[:]
     )
     with pytest.raises(FileExistsError, match='vectors.npy exists already; give another --output'):
-        exporting.check_output(tmp_path, 'npy')
-    (tmp_path / 'vectors.npy').unlink()
-    with pytest.raises(FileExistsError, match='ids.txt exists already'):
-        exporting.check_output(tmp_path, 'faiss')
+        exporting.check_output(index, 'npy', tmp_path)
+    exporting.check_output(index, 'faiss', tmp_path)  # Its ids are the same.
+    (tmp_path / 'ids.txt').write_text('years of work')
+    with pytest.raises(FileExistsError, match='ids.txt exists already, with other ids'):
+        exporting.check_output(index, 'faiss', tmp_path)
     with pytest.raises(FileExistsError, match='ids.txt is no directory'):
-        exporting.check_output(tmp_path / 'ids.txt', 'npy')
-    exporting.check_output(tmp_path / 'new', 'npy')
+        exporting.check_output(index, 'npy', tmp_path / 'ids.txt')
+    exporting.check_output(index, 'npy', tmp_path / 'new')
     with pytest.raises(ValueError, match="'csv' is no format of vectors; use one of npy"):
         exporting.export(index, 'csv', tmp_path)
 

@@ -91,16 +91,13 @@ def test_round_trip_is_exact(tmp_path, arguments, pooling, normalize):
 def test_an_earlier_export_is_replaced_whole(tmp_path, arguments, monkeypatch):
     target = tmp_path / 'out'
     export.export_sentence_transformer(target, **arguments)
-    marker = json.loads((target / export.MARKER).read_text())
-    (target / export.MARKER).write_text(json.dumps(marker | {'files': {'gone.txt': '0'}}))
     (target / 'onnx').mkdir()
     (target / 'onnx/model.onnx').write_text('old')
-    export.record_added(target)
     warned = []
     monkeypatch.setattr(export.logging, 'warning', lambda text, *args: warned.append(text % args))
     export.export_sentence_transformer(target, **arguments | {'model_card': 'new'})
     assert (target / 'README.md').read_text() == 'new'
-    assert not (target / 'onnx').exists() and len(warned) == 1 and 'onnx belonged to' in warned[0]
+    assert not (target / 'onnx').exists() and len(warned) == 1 and 'ONNX files go' in warned[0]
     assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'tokenizer']
 
 
@@ -109,24 +106,40 @@ def test_the_same_export_again_leaves_what_was_added(tmp_path, arguments):
     export.export_sentence_transformer(target, **arguments)
     (target / 'onnx').mkdir()
     (target / 'onnx/model.onnx').write_text('x')
-    (target / 'README.md').write_text('a card with a table')
-    export.record_added(target)
+    for table in ('one', 'two'):
+        export.add_to_card(target, 'ONNX', f'{table}\n')
+    card = arguments['model_card'] + '\n## ONNX\n\ntwo\n'
     export.export_sentence_transformer(target, **arguments)
     assert (target / 'onnx/model.onnx').read_text() == 'x'
-    assert (target / 'README.md').read_text() == 'a card with a table'
+    assert (target / 'README.md').read_text() == card
     assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'tokenizer']
+    (target / 'model.safetensors').unlink()
+    export.export_sentence_transformer(target, **arguments)
+    assert (target / 'model.safetensors').is_file()
 
 
-@pytest.mark.parametrize('name', ['notes.txt', 'README.md', 'onnx/model.onnx'])
-def test_a_file_that_was_changed_or_added_is_not_lost(tmp_path, arguments, name):
+@pytest.mark.parametrize('content', ['years of work', None])
+@pytest.mark.parametrize('name', ['notes.txt', 'README.md', 'onnx/mine.onnx', export.MARKER])
+def test_a_file_that_was_changed_or_added_is_not_lost(tmp_path, arguments, name, content):
     target = tmp_path / 'out'
     export.export_sentence_transformer(target, **arguments)
-    assert export.changed_files(target) == []
     (target / name).parent.mkdir(exist_ok=True)
-    (target / name).write_text('years of work')
+    (target / name).write_text(content or '')
+    new = arguments | {'model_card': 'new'}
     with pytest.raises(FileExistsError, match=f'changed or added since jdkd exported it .{name}.'):
-        export.export_sentence_transformer(target, **arguments | {'model_card': 'new'})
-    assert (target / name).read_text() == 'years of work'
+        export.export_sentence_transformer(target, **new)
+    assert (target / name).read_text() == (content or '')
+    reasons = []
+
+    def set_aside(reason):
+        reasons.append(reason)
+        target.rename(tmp_path / 'aside')
+
+    export.export_sentence_transformer(target, **new, set_aside=set_aside)
+    assert name in reasons[0] and (tmp_path / 'aside' / name).read_text() == (content or '')
+    assert (target / 'README.md').read_text() == 'new'
+    export.export_sentence_transformer(target, **new, set_aside=set_aside)
+    assert len(reasons) == 1
 
 
 def test_what_is_not_ours_is_not_overwritten(tmp_path, arguments):

@@ -274,9 +274,13 @@ def test_two_runs_are_compared_on_one_page(tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert 'student, a_w' in printed and str(directory / 'report.html') in printed
-    for other in (theirs, ours / 'report.json', tmp_path):
-        with pytest.raises(FileExistsError, match='holds no comparison; give another --output'):
+    (tmp_path / 'odd').mkdir()
+    (tmp_path / 'odd/report.json').write_text('1')
+    for other in (theirs, ours / 'report.json', tmp_path / 'odd'):
+        with pytest.raises(FileExistsError, match='holds something else than a comparison; give'):
             compare.write_comparison(ours, theirs, other)
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/notes.txt').write_text('mine')
     compare.write_comparison(ours, theirs, tmp_path / 'out')
     elsewhere = compare.write_comparison(ours, theirs, tmp_path / 'out')
     assert (elsewhere / 'report.html').read_text() == shown

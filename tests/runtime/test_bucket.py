@@ -12,7 +12,7 @@ import time
 import fsspec
 import pytest
 
-from jdkd.runtime import bucket, lease, object_store, stages
+from jdkd.runtime import bucket, lease, lock, object_store, stages
 from jdkd.runtime.object_store import BucketError, ObjectStore
 from jdkd.runtime.parts import write_parts
 from tests.helpers import buckets
@@ -316,6 +316,25 @@ def test_what_a_kill_left_of_an_upload_does_not_count(url, tmp_path, monkeypatch
     found = objects(url, content=True)
     assert found.keys() == {'a/b/manifest.json', 'a/b/x.txt'} and found['a/b/x.txt'] == b'other'
     assert traffic(workdir)[1] == 0
+
+
+def test_an_export_that_is_set_aside_and_the_new_one_are_both_kept(url, tmp_path):
+    with buckets.machine(url, tmp_path / '1') as workdir:
+
+        def write(card):
+            (workdir / 'student').mkdir(exist_ok=True)
+            (workdir / 'student/model').write_text('same')
+            (workdir / 'student/README.md').write_text(card)
+
+        write('old')
+        bucket.flush()
+        write('edited')
+        lock.set_aside(workdir / 'student', 'the card was edited')
+        write('new')
+    found = objects(url, content=True)
+    assert found['student/model'] == found['replaced/0001/student/model'] == b'same'
+    assert found['student/README.md'] == b'new'
+    assert found['replaced/0001/student/README.md'] == b'edited'
 
 
 def test_one_machine_at_a_time(url, tmp_path):
