@@ -213,7 +213,7 @@ def test_a_damaged_object_is_named_kept_and_made_again(url, tmp_path, caplog):
         build_stage(workdir)
     ObjectStore(url).write('a/b/x.txt', b'1234X')
     workdir = buckets.visit(url, tmp_path / '2')
-    with pytest.raises(stages.DamagedError, match=f'{url}/a/b/x.txt has changed .* rebuild it'):
+    with pytest.raises(stages.DamagedError, match=f'{url}/a/b/x.txt has changed .* rebuilds it'):
         stages.read_manifest(workdir / 'a/b')
     with buckets.machine(url, tmp_path / '2') as workdir, caplog.at_level(logging.WARNING):
         assert build_stage(workdir) == '12345'
