@@ -28,9 +28,8 @@ from jdkd.runtime.messages import brief, shown
 from jdkd.tokens import tokenizer_files
 
 MARKER = 'jdkd_export.json'
-_ONNX = re.compile(
-    r'onnx/((query|document)/)?model(_quantized)?\.onnx'
-)  # `onnx_export` writes them.
+# Files that `onnx_export` writes.
+_ONNX = re.compile(r'onnx/((query|document)/)?model(_quantized)?\.onnx')
 # Keys of tokenizer_config.json in which transformers notes where it found the files.
 _LOCAL_PATHS = ('name_or_path', 'special_tokens_map_file', 'tokenizer_file')
 
