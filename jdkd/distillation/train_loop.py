@@ -20,6 +20,7 @@ from jdkd.runtime.checkpoint import Checkpoints
 from jdkd.runtime.metrics import MetricsWriter
 
 CHECKPOINTS = 'checkpoints'  # Directory in a stage that trains.
+_LAST_SECONDS = 1.0  # Process 0 ends last: it tells the others that they have all met.
 
 
 def train_loop(
@@ -100,6 +101,8 @@ def train_loop(
                     writers.close()
                     bucket.flush()
                     distributed.barrier('all is saved')
+                    if distributed.is_primary() and distributed.process_count() > 1:
+                        time.sleep(_LAST_SECONDS)
                     interrupts.exit_after_saving()
         checkpoints.keep_only(steps.stop)
     return state
