@@ -183,6 +183,32 @@ def _write_marker(directory: pathlib.Path, marker: Mapping[str, Any]) -> None:
         f.write('\n')
 
 
+def _is_there(
+    target: pathlib.Path, sums: Mapping[str, str], set_aside: Callable[[str], Any] | None
+) -> bool:
+    """Whether a directory is an export of files with these checksums already.
+
+    An earlier one that holds more than jdkd wrote is set aside, or is a FileExistsError.
+    """
+    if not target.exists() or not any(target.iterdir()):
+        return False
+    marker = _read_marker(target)
+    if changed := _changed_files(target, marker):
+        reason = (
+            f'{target} has files that were changed or added since jdkd exported it '
+            f'({brief(", ".join(changed))})'
+        )
+        if set_aside is None:
+            raise FileExistsError(f'{reason}; move them away, or choose another directory.')
+        set_aside(reason)
+        return False
+    if marker.get('files') == sums and all((target / name).is_file() for name in sums):
+        return True
+    if (target / 'onnx').exists():
+        logging.warning('%s: its ONNX files go with it; --onnx makes new ones.', target)
+    return False
+
+
 def _write(
     target: pathlib.Path,
     files: Mapping[str, Any],
@@ -210,20 +236,8 @@ def _write(
                 path.write_text(content, encoding='utf-8')
         sums = _checksums(new)
         _write_marker(new, {**marker, 'files': sums})
-        if target.exists() and any(target.iterdir()):
-            before = _read_marker(target)
-            if changed := _changed_files(target, before):
-                reason = (
-                    f'{target} has files that were changed or added since jdkd exported it '
-                    f'({brief(", ".join(changed))})'
-                )
-                if set_aside is None:
-                    raise FileExistsError(f'{reason}; move them away, or choose another directory.')
-                set_aside(reason)
-            elif before.get('files') == sums and all((target / name).is_file() for name in sums):
-                return
-            elif (target / 'onnx').exists():
-                logging.warning('%s: its ONNX files go with it; --onnx makes new ones.', target)
+        if _is_there(target, sums, set_aside):
+            return
         if target.exists():
             target.rename(scratch / 'old')
         new.rename(target)

@@ -44,7 +44,8 @@ def export(directory: pathlib.Path) -> pathlib.Path:
     first, *others = model.train(False)
     routes = getattr(first, 'sub_modules', {'': [first]})
     target = directory / FOLDER
-    scratch = directory.with_name(f'.{directory.name}.{FOLDER}.tmp')  # Nothing lies in an export.
+    # Beside the export: what a kill leaves is no file of it.
+    scratch = directory.with_name(f'.{directory.name}.{FOLDER}.tmp')
     files.remove(scratch)
     for name, modules in routes.items():
         folder = scratch / name

@@ -1,10 +1,11 @@
 """Reads requests strictly: what cannot be meant is refused with one sentence."""
 
 import asyncio
+import functools
 import json
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -45,14 +46,8 @@ def parameters(request: Request, known: Sequence[str]) -> dict[str, str]:
         raise RefusedError(400, 'the query string is not UTF-8; percent-encode UTF-8.') from None
     except ValueError as error:
         raise RefusedError(400, f'the query string is malformed ({error}).') from None
-    found = dict(pairs)
-    for name in found:
-        if name not in known:
-            message = f'there is no parameter {shown(name)}; use {", ".join(known)}.'
-            raise RefusedError(400, message)
-    if len(found) < len(pairs):
-        raise RefusedError(400, 'a parameter is given twice; give it once.')
-    return found
+    _check_known('parameter', [name for name, _ in pairs], known)
+    return _each_once('parameter', pairs)
 
 
 def query(found: Mapping[str, str]) -> str:
@@ -93,23 +88,31 @@ async def body(request: Request, known: Sequence[str] | None = None) -> dict[str
     except TimeoutError:
         raise RefusedError(408, f'the body took over {_BODY_SECONDS} seconds; try again.') from None
     try:
-        value = json.loads(content.decode(), object_pairs_hook=_each_once)
+        value = json.loads(
+            content.decode(), object_pairs_hook=functools.partial(_each_once, 'field')
+        )
     except UnicodeDecodeError:
         raise RefusedError(400, 'the body is not UTF-8.') from None
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f'the body is not JSON ({error}).') from None
     if not isinstance(value, dict):
         raise RefusedError(400, f'the body is no JSON object but {type(value).__name__}.')
-    for name in value:
-        if known and name not in known:
-            raise RefusedError(400, f'there is no field {shown(name)}; use {", ".join(known)}.')
+    if known:
+        _check_known('field', value, known)
     return value
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _check_known(kind: str, names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            message = f'there is no {kind} {shown(name)}; use {", ".join(known)}.'
+            raise RefusedError(400, message)
+
+
+def _each_once(kind: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise RefusedError(400, 'a field is given twice; give it once.')
+        raise RefusedError(400, f'a {kind} is given twice; give it once.')
     return found
 
 
