@@ -84,7 +84,7 @@ def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     for i in range(config.rounds):
         with np.load(run.workdir / f'rounds/{i:02d}/candidates/train.npz') as f:
             queries, passages = f['query'], f['passages']
-        teacher = load_logits(run, i, 'train', pool=False)['teacher'][:, : passages.shape[1]]
+        teacher = load_logits(run, i, 'train')['teacher'][:, : passages.shape[1]]
         order = loader.BatchOrder(config.batch_size, [config.seed, i]).batches(len(queries))
         for k in range(config.steps_per_round):
             yield queries[order[k]], passages[order[k]], teacher[order[k]]

@@ -159,7 +159,8 @@ def comparison_warnings(
     if value < before:
         message = (
             f'the student ({measure} {value:.4f} on D_eval) is worse than {start} '
-            f'({before:.4f}), before round 0: lower the learning rate, or look at the losses.'
+            f'({before:.4f}), before round 0: lower the learning rate, set backtrack to let rounds '
+            'do so, or look at the losses.'
         )
         warnings.append(_warning('worse_student', round_index, 'student', value, message))
     if (cosine := compared['mean_cosine']) > COLLAPSED:

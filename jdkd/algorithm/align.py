@@ -41,7 +41,7 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
     inputs = {
         'start': start.digest,
         'projection': first and first['digest'],
-        'targets': targets.digests,
+        'targets': targets.inputs,
         'collection': run.collection.fingerprint,
         'queries': stages.digest(list(run.train.ids)),
         'align': config.to_dict(),
@@ -101,7 +101,7 @@ def _keep_projection(run: Run, start: DualEncoderSystem, targets: EmbeddingTarge
         if distributed.is_primary():
             np.save(out / _KERNEL, kernel)
 
-    return run.stage(_PROJECTION, {'start': start.digest, 'targets': targets.digests}, build)
+    return run.stage(_PROJECTION, {'start': start.digest, 'targets': targets.inputs}, build)
 
 
 def _with_projection(run: Run, params: Any) -> Any:

@@ -60,7 +60,7 @@ def fit(
         systems = [*members, *unscaled]
         scores = scoring.score_with(systems, queries, drawn, out, there=there)
         return {
-            'teacher': teacher.weights_by_name(scores, fit_to),
+            'teacher': teacher.fit(scores, fit_to),
             'scales': {s.name: fit_to([scores[s.name]])[0] for s in unscaled},
         }
 
@@ -87,7 +87,6 @@ def find_stand_ins(
     scores of the teacher and the pool cover; row -1 where there is none.
     """
     partial = coverage.partial([*teacher.members, *pool])
-    weights = read_fitted(run)['teacher']
     depth = run.config.candidates.stand_ins
 
     def build(out):
@@ -97,14 +96,14 @@ def find_stand_ins(
                 continue
             queries = lists.split_queries(run, split)
             drawn = lists.best_passages(run, queries, rows, retrievers, partial)
-            logits = teacher.logits(weights, queries, drawn, out, prefix=f'{split}.')
+            logits = teacher.logits(queries, drawn, out, prefix=f'{split}.')
             if distributed.is_primary():
                 best = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=1)
                 np.save(out / f'{split}.npy', drawn.passages[np.arange(len(best)), best])
 
     inputs = {
         **ranking_inputs(run, retrievers, run.train, run.held_out, depth=depth),
-        'teacher': teacher.inputs(weights),
+        'teacher': teacher.inputs,
         'partial': {s.name: s.digest for s in partial} or None,
     }
     run.stage(lists.STAND_INS, inputs, build, resumable=True)

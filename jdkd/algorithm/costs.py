@@ -39,13 +39,12 @@ def measure(
     run: Run,
     student: DualEncoderSystem,
     systems: Mapping[str, System],
-    teacher: Teacher,
-    weights: Mapping[str, float],
+    teacher: Teacher | None,
 ) -> dict[str, Any]:
     """Times the systems, and measures the student at each width and precision, as a stage.
 
-    `systems` are the first stage and the assistants; the teacher, with these weights of its
-    members, re-ranks the first stage's top passages, and is left out without weights.
+    `systems` are the first stage and the assistants; the teacher, if there is one, re-ranks the
+    first stage's top passages.
 
     Returns:
         `machine`, what computed; `systems`, {name: costs} as far as they are known: `parameters`,
@@ -58,16 +57,15 @@ def measure(
     # Imported scores have none for questions; answers of language models are kept.
     untimed = {n for n, spec in config.systems.items() if spec.kind in ('scores', 'llm')}
     timed = {name: s for name, s in systems.items() if name not in untimed}
-    members, first = teacher.members, config.first_stage
+    first, depth = systems[config.first_stage], config.depth
 
     def build(_) -> dict[str, Any]:
         costs = {name: _costs(run, s) for name, s in {**timed, STUDENT: student}.items()}
-        if weights and not untimed & {first, *(m.name for m in members)}:
-            parameters = sum(_parameters(m) or 0 for m in members)
-            search = functools.partial(teacher.search, weights, systems[first], config.depth)
-            texts = _questions(run).texts
-            milliseconds = _milliseconds(lambda text: search(text, config.depth), texts)
-            for used in (systems[first], *members):
+        if teacher and not untimed & {first.name, *(m.name for m in teacher.members)}:
+            parameters = sum(_parameters(m) or 0 for m in teacher.members)
+            search = functools.partial(teacher.search, first, depth, k=depth)
+            milliseconds = _milliseconds(search, _questions(run).texts)
+            for used in (first, *teacher.members):
                 if isinstance(used, DualEncoderSystem):
                     used.release()
             costs[TEACHER] = {'parameters': parameters, 'milliseconds_per_search': milliseconds}
@@ -76,7 +74,7 @@ def measure(
 
     inputs = {
         **measure_inputs(run, [*systems.values(), student], run.test),
-        'teacher': weights and teacher.inputs(weights),
+        'teacher': teacher and teacher.inputs,
         'dims': config.student.dims,
     }
     return run.stage(STAGE, inputs, build)['result']

@@ -39,7 +39,9 @@ def generate(
     encoder: Encoder,
     active: np.ndarray,
 ) -> tuple[dict, dict]:
-    """Builds `rounds/<i>/{runs,candidates,pool,scores,dataset}`, in round 0 what all share.
+    """Builds `rounds/<i>/{runs,candidates,pool,scores,dataset}`.
+
+    Round 0 also builds `fitted` and `stand_ins`, which all rounds share.
 
     Args:
         miners: Retrievers that mine hard negatives beside the pool and the student.
@@ -54,8 +56,9 @@ def generate(
     mined = round_lists.mine(run, round_index, retrievers, [*teacher.members, *pool])
     if round_index == 0:
         calibration.fit(run, mined, teacher, pool, retrievers)
-        if has_stand_ins(run):
-            calibration.find_stand_ins(run, teacher, pool, retrievers)
+    teacher = teacher.with_weights(calibration.read_fitted(run)['teacher'])
+    if round_index == 0 and has_stand_ins(run):
+        calibration.find_stand_ins(run, teacher, pool, retrievers)
     pool_of_pairs = None
     if run.config.candidates.hardest:
         pool_of_pairs = scored_pool.keep(run, round_index, mined, teacher)
@@ -73,17 +76,19 @@ def generate(
     return {**scores['result'], 'one_hot': _one_hot_shares(run, round_index)}, written
 
 
-def load_records(run: Run, round_index: int, split: str) -> dataset.WithFeatures:
+def load_records(
+    run: Run, round_index: int, split: str, assistants: Sequence[str]
+) -> dataset.WithFeatures:
     """D_train or D_eval of a round: its records, with the logits of teacher and assistants."""
     source = dataset.read(run.workdir / round_path(round_index, 'dataset'), split)
-    return dataset.WithFeatures(source, load_logits(run, round_index, split))
+    return dataset.WithFeatures(source, load_logits(run, round_index, split, assistants))
 
 
 def _features(run: Run, round_index: int, split: str) -> Iterator[dict[str, np.ndarray]]:
     """Yields the features of D_train or D_eval in parts; scores stay in their own stage."""
     all_lists = load_originals(run, round_index, split)
     relevant, config = positives(run, split), run.config.candidates
-    teacher = load_logits(run, round_index, split, pool=False)['teacher']
+    teacher = load_logits(run, round_index, split)['teacher']
     dark = read_dark_tokens(run, round_index, split)
     for start in range(0, len(all_lists), PART_LISTS):
         lists = all_lists[start : start + PART_LISTS]
@@ -104,7 +109,7 @@ def _one_hot_shares(run: Run, round_index: int) -> dict[str, float]:
     """
     config = run.config
     tau = float(schedules.value(config.loss.temperature, round_index / config.rounds))
-    teacher = load_logits(run, round_index, 'train', pool=False)['teacher']
+    teacher = load_logits(run, round_index, 'train')['teacher']
     originals = teacher[:, : 1 + config.candidates.hard_negatives]
     return {
         name: diagnostics.one_hot_share(logits, tau)

@@ -1,6 +1,6 @@
 """The train queries of the next round: those that the student still has to learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,14 +19,12 @@ _DEPTH = 15  # Of the student's ranking, as in PROD.
 _FILE = 'hard.npy'
 
 
-def find(
-    run: Run, round_index: int, student: System, teacher: Teacher, weights: Mapping[str, float]
-) -> np.ndarray:
+def find(run: Run, round_index: int, student: System, teacher: Teacher) -> np.ndarray:
     """Marks the hard train queries after a round, `[Q]` bool, as a stage.
 
     With `hard_queries=wrong` those are the queries without a positive (or its stand-in) at rank 1
     of the student. `prod` follows PROD (Lin et al., 2023): the student's first positive is at rank
-    2 to 15, and the teacher, whose weights are by name, puts a positive first among these 15.
+    2 to 15, and the teacher puts a positive first among these 15.
     """
     relevant, group, rule = positives(run), run.collection.group, run.config.hard_queries
 
@@ -40,7 +38,7 @@ def find(
             hard = np.zeros(len(relevant), bool)
             if len(rows):
                 drawn = Lists.from_originals(rows, passages)
-                logits = teacher.logits(weights, run.train, drawn, out)
+                logits = teacher.logits(run.train, drawn, out)
                 scored = np.isfinite(logits)
                 best = np.argmax(np.where(scored, logits, -np.inf), axis=1)
                 first = passages[np.arange(len(rows)), best]
@@ -55,7 +53,7 @@ def find(
         **ranking_inputs(run, [student], run.train),
         'stand_ins': stand_ins and stand_ins['digest'],
         'rule': rule,
-        'teacher': teacher.inputs(weights) if rule == 'prod' else None,
+        'teacher': teacher.inputs if rule == 'prod' else None,
     }
     path = round_path(round_index, 'hard_queries')
     run.stage(path, inputs, build_stage, resumable=True)

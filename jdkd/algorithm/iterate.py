@@ -10,6 +10,7 @@ for i in range(rounds):
         M <- M - lr * grad L_total(batch, M, best)
     if M outperforms an assistant on D_eval (Compare):
         remove Worst(TA); add M to TA
+    if M was better on D_eval before: M <- that one, lr <- a part of it   (ours: if asked for)
     Q <- the queries that M got wrong, and some that it got right     (ours: how many)
 return the best M on D_eval                                           (ours: the aligned one, too)
 """
@@ -70,9 +71,12 @@ class Cast:
         members = config.teacher.members if run.num_rounds else ()  # Nothing is taught without.
         used = {*roles.retrievers(config), *members, *targets}
         systems = {name: build(run, name) for name in config.systems if name in used}
+        weights = config.teacher.weights
+        if weights is not None:
+            weights = dict(zip(config.teacher.members, weights, strict=True))
         return cls(
             systems,
-            Teacher([systems[name] for name in members], config.teacher.weights),
+            Teacher([systems[name] for name in members], weights),
             [systems[name] for name in config.assistants],
             [systems[name] for name in (config.first_stage, *config.candidates.retrievers)],
             [as_dual(systems[name]) for name in targets],
@@ -91,21 +95,17 @@ class Rounds:
     warnings: list[diagnostics.RunWarning]
     # {system: {measure: value}} on D_eval; see `measure_teacher`.
     reranking: Mapping[str, Mapping[str, float]]
+    teacher: Teacher | None  # With the weights that round 0 fitted; None without rounds.
 
     @classmethod
     def begin(cls, run: Run, begun: DualEncoderSystem) -> Self:
-        return cls(run, [begun], [], [], [], [], {})
+        return cls(run, [begun], [], [], [], [], {}, None)
 
     @property
     def best(self) -> DualEncoderSystem:
         """The student that the run ends with, were it to end now."""
         at = final.choose(self.run.config, self.measured) if self.measured else 0
         return self.students[at]
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """Weights of the teacher's members; none without rounds."""
-        return self.records[0]['teacher'] if self.records else {}
 
     def warn(self, warnings: Sequence[diagnostics.RunWarning]) -> None:
         self.warnings += diagnostics.log(warnings)
@@ -141,7 +141,7 @@ def train(run: Run) -> dict:
     shown |= {STUDENT: rounds.best}
     details = {'reranking': rounds.reranking, 'rounds': rounds.records}
     details['warnings'] = warnings + rounds.warnings
-    return outcome.finish(run, cast.teacher, rounds.weights, cast.systems, shown, **details)
+    return outcome.finish(run, rounds.teacher, cast.systems, shown, **details)
 
 
 def train_rounds(
@@ -153,7 +153,7 @@ def train_rounds(
     targets: EmbeddingTargets,
 ) -> Rounds:
     """Trains the rounds; `begun` enters the first, and `targets` are those of `loss.embedding`."""
-    config, has_labels = run.config, run.eval_has_labels
+    config, has_labels, initial = run.config, run.eval_has_labels, M.initial
     T, TA, first = cast.teacher, cast.assistants, cast.miners[0]
     Q = np.arange(len(run.train))
     rounds, current = Rounds.begin(run, begun), begun
@@ -171,13 +171,14 @@ def train_rounds(
         )
         rounds.warn(diagnostics.score_warnings(i, scores, has_labels=has_labels))
         if i == 0:
-            rounds.reranking = measure_teacher(run, T, scores, first, TA)
+            T = rounds.teacher = T.with_weights(scores['teacher'])
+            rounds.reranking = measure_teacher(run, T, first, TA)
             if has_labels:
                 measured = config.compare, rounds.reranking, config.first_stage
                 rounds.warn(diagnostics.teacher_warnings(*measured))
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'], targets)
         current = M.after_round(i)
-        references = [first, M.initial, begun]
+        references = [first, initial, begun]
         compared = compare(run, round_path(i, 'eval'), current, TA, references)
         rounds.warn(
             diagnostics.comparison_warnings(
@@ -195,19 +196,44 @@ def train_rounds(
         rounds.datasets.append(data)
         rounds.measured = rounds.measured or [compared['references'][begun.name]]
         rounds.measured.append(compared['student'])
+        M, trainer, current = continued(M, trainer, rounds.students, rounds.measured)
         num_hard, over = None, final.is_over(run, rounds.measured)
         if not over:
-            hard = hard_queries.find(run, i, current, T, scores['teacher'])
+            hard = hard_queries.find(run, i, current, T)
             Q = hard_queries.choose(hard, config.replay, seed=config.seed, round_index=i)
             num_hard = int(hard.sum())
         changes = {'replaced': replaced, 'hard_queries': num_hard}
         rounds.records.append({**scores, **trained, **compared, **changes})
         needed = [rounds.best] if over else [rounds.best, current, *TA]
-        students = [M.initial, *rounds.students]
-        discard_superseded(run, students, needed, shown=[M.initial, begun])
+        students = [initial, *rounds.students]
+        discard_superseded(run, students, needed, shown=[initial, begun])
         if over:
             break
     return rounds
+
+
+def continued(
+    M: student.Student,
+    trainer: Trainer,
+    students: Sequence[DualEncoderSystem],
+    measured: Sequence[Mapping[str, float]],
+) -> tuple[student.Student, Trainer, DualEncoderSystem]:
+    """What trains in the next round: M, its trainer, and the student that enters the round.
+
+    Normally that is the last of `students`. With `config.backtrack`, it is the best on D_eval, and
+    where that is not the last, M learns more slowly from then on. `measured` is as in
+    `final.choose`.
+    """
+    config = M.run.config
+    best = final.choose(config.replace(final='best'), measured)
+    if not config.backtrack or best == len(measured) - 1:
+        return M, trainer, students[-1]
+    M = M.slower(config.backtrack)
+    rate = M.run.config.optimizer.learning_rate
+    logging.info(
+        '%s goes back to %s; learning rate %g', students[-1].name, students[best].name, rate
+    )
+    return M, M.make_trainer(), students[best]
 
 
 def discard_superseded(
@@ -239,13 +265,14 @@ def train_twin(
     """Trains the student's twin on the datasets of all rounds; returns what it ends with."""
     trainer, run = twin.make_trainer(), twin.run
     twins, of_twins = rounds.students[:1], rounds.measured[:1]
-    best = twins[0]
+    best = current = twins[0]
     for i, data in enumerate(rounds.datasets):
         logging.info('round %d: the twin', i)
-        twin.train_round(trainer, i, data, twins[-1], (), {}, targets)
+        twin.train_round(trainer, i, data, current, (), {}, targets)
         twins.append(twin.after_round(i))
         of_twins.append(compare(run, round_path(i, 'twin_eval'), twins[-1], (), ())['student'])
         best = twins[final.choose(run.config, of_twins)]
+        twin, trainer, current = continued(twin, trainer, twins, of_twins)
         discard_superseded(run, twins[1:], [best])
     return best
 

@@ -20,8 +20,7 @@ _RUN_FILE = 'run.trec'
 
 def finish(
     run: Run,
-    teacher: Teacher,
-    weights: Mapping[str, float],
+    teacher: Teacher | None,
     systems: Mapping[str, System],
     students: Mapping[str, DualEncoderSystem],
     **details: Any,
@@ -31,10 +30,10 @@ def finish(
     `details` are as for `run_report.write`, all others as for `final_test`.
     """
     config, best = run.config, students[STUDENT]
-    test = final_test(run, teacher, weights, systems, students)
+    test = final_test(run, teacher, systems, students)
     names = dict.fromkeys((config.first_stage, *config.assistants))
     priced = {name: systems[name] for name in names}
-    details['costs'] = costs.measure(run, best, priced, teacher, weights)
+    details['costs'] = costs.measure(run, best, priced, teacher)
     report = run_report.write(run, **test, final=best.name, **details)
     model_card.write(run, STUDENT, best.encoder, report)
     return report
@@ -42,17 +41,16 @@ def finish(
 
 def final_test(
     run: Run,
-    teacher: Teacher,
-    weights: Mapping[str, float],
+    teacher: Teacher | None,
     systems: Mapping[str, System],
     students: Mapping[str, DualEncoderSystem],
 ) -> dict[str, dict]:
     """Measures every system on the test split; writes the final student's run.trec.
 
-    The teacher, with these weights of its members, re-ranks the first stage; without any it is left
-    out. `students` are shown beside the config's systems: the student before any training, as it
-    entered round 0, its twin, its queries over the index of the assistant that it is aligned with,
-    and what the run ends with, under the name `student`.
+    The teacher re-ranks the first stage; there is none without rounds. `students` are shown beside
+    the config's systems: the student before any training, as it entered round 0, its twin, its
+    queries over the index of the assistant that it is aligned with, and what the run ends with,
+    under the name `student`.
 
     Returns:
         `test` {system: {measure: value}}, and `significance` of the student's differences from
@@ -68,8 +66,8 @@ def final_test(
 
     def build_stage(out):
         rankings = {name: s.rank(run.test)[0] for name, s in shown.items()}
-        if weights:
-            reranked = rerank(run, 'teacher', teacher, weights, shown[first], run.test)
+        if teacher:
+            reranked = rerank(run, 'teacher', teacher, shown[first], run.test)
             if reranked is not None:
                 rankings[run_report.TEACHER] = reranked
         measured = measuring.measure_all(run, rankings, run.test, out)
@@ -86,7 +84,7 @@ def final_test(
 
     inputs = {
         **measure_inputs(run, shown.values(), run.test),
-        'teacher': weights and teacher.inputs(weights),
+        'teacher': teacher and teacher.inputs,
         'first': first,
     }
     tested = run.stage(_STAGE, inputs, build_stage)['result']

@@ -10,6 +10,7 @@ whose best passages are better labels.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
@@ -47,14 +48,14 @@ def label(run: Run) -> Run:
     if not config.pseudo_labels.systems or not len(rows):
         return run
     rankers = [build(run, name) for name in config.pseudo_labels.systems]
-    ensemble = Teacher(rankers, None)
 
     def build_stage(out):
-        weights = _weights(run, ensemble, rows, out)
+        ensemble = Teacher(rankers)
+        ensemble = ensemble.with_weights(_weights(run, ensemble, rows, out))
 
         def best(queries, rows, prefix):
             lists = best_passages(run, queries, rows, rankers)
-            return _lead(lists, ensemble.logits(weights, queries, lists, out, prefix=prefix))
+            return _lead(lists, ensemble.logits(queries, lists, out, prefix=prefix))
 
         passages, margins = best(run.train, rows, 'train.')
         count = roles.count_pseudo_labels(config, len(rows))
@@ -75,7 +76,7 @@ def label(run: Run) -> Run:
             precision = _precision(run, judged[leads >= least], on_eval[leads >= least])
         return {
             'labels': len(chosen),
-            'weights': weights,
+            'weights': ensemble.weights,
             'margin': least if np.isfinite(least) else None,
             'precision': precision,
         }
@@ -109,7 +110,7 @@ def read(run: Run) -> Run:
     return dataclasses.replace(run, pseudo_labels=labels)
 
 
-def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> dict[str, float]:
+def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> Mapping[str, float]:
     """Weights of the rankers by name: fitted to D_eval, or from the train queries' scores."""
     config, queries = run.config, run.held_out
     if run.eval_has_labels:
@@ -141,7 +142,7 @@ def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> dict[str, fl
         lists, kept = best.filled(best.passages >= 0)
         there = best.passages[kept] >= 0
     scores = scoring.score_with(ensemble.members, queries, lists, out, prefix, there)
-    return ensemble.weights_by_name(scores, fit_of(run))
+    return ensemble.fit(scores, fit_of(run))
 
 
 def _lead(lists: Lists, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -66,8 +66,7 @@ def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPoo
     }
     manifest = run.stage(round_path(round_index, _STAGE), inputs, build, resumable=True)
     choice = {'hardest': config.hardest, 'margin': config.margin}
-    weights = teacher.inputs(calibration.read_fitted(run)['teacher'])
-    decided = {'pairs': manifest['digest'], 'teacher': weights, **choice}
+    decided = {'pairs': manifest['digest'], 'teacher': teacher.inputs, **choice}
     return ScoredPool(decided, functools.partial(load, run, round_index))
 
 

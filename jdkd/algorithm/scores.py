@@ -23,12 +23,13 @@ def keep_scores(
 ) -> dict:
     """Scores a round's lists of both splits with the teacher's members and the assistants.
 
-    `drawn` is the manifest of the lists. The manifest's result has the `teacher` weights and
-    `scales` that were fitted, the `score_histogram` and the `flatness` of all scores.
+    `drawn` is the manifest of the lists. The manifest's result has the weights of the `teacher`,
+    the `scales` of the assistants, the `score_histogram` and the `flatness` of all scores.
     """
     systems = unique([*teacher.members, *pool])
     fitted = calibration.read_fitted(run)
-    scales = _scales(fitted, {s.name: s.scale for s in pool})
+    # Logits per unit of score: fitted, or as the config entry gives them.
+    scales = {s.name: fitted['scales'].get(s.name, s.scale) for s in pool}
 
     def build(out):
         drawn_lists = {split: load_lists(run, round_index, split) for split in SPLITS}
@@ -48,12 +49,16 @@ def keep_scores(
             teacher_logits, labelled, num_originals, run.config.dark.reinforced
         )
         flatness = {s.name: _flatness(s, raw['train'][s.name][:, :num_originals]) for s in systems}
-        return {**fitted, 'score_histogram': histogram, 'flatness': flatness}
+        return {
+            'teacher': fitted['teacher'],
+            'scales': scales,
+            'score_histogram': histogram,
+            'flatness': flatness,
+        }
 
     inputs = {
         'candidates': drawn['digest'],
         'teacher': {m.name: m.digest for m in teacher.members},
-        'weights': teacher.weights,
         'assistants': {s.name: [s.digest, s.scale] for s in pool},
         'fitted': fitted,
     }
@@ -61,17 +66,13 @@ def keep_scores(
 
 
 def load_logits(
-    run: Run, round_index: int, split: str, *, pool: bool = True
+    run: Run, round_index: int, split: str, assistants: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Logits of a round's lists: `teacher` `[M, N]` and, with a pool, `assistants` `[M, K, N]`.
-
-    `pool=False` reads the teacher's alone.
-    """
+    """Logits of a round's lists: `teacher` `[M, N]`, and `assistants` `[M, K, N]` in this order."""
     path = round_path(round_index, 'scores')
-    manifest = read_manifest(run, path)
-    assistants = manifest['inputs']['assistants'] if pool else {}
-    given = {name: scale for name, (_, scale) in assistants.items()}
-    weights, scales = manifest['result']['teacher'], _scales(manifest['result'], given)
+    result = read_manifest(run, path)['result']
+    weights = result['teacher']
+    scales = {name: result['scales'][name] for name in assistants}
     with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as lists:
         count = len(lists['query'])
     raw = {
@@ -79,11 +80,6 @@ def load_logits(
         for name in weights | scales
     }
     return _logits(raw, weights, scales)
-
-
-def _scales(fitted: Mapping, given: Mapping[str, float | None]) -> dict[str, float]:
-    """Logits per unit of score of each assistant: fitted, or as its config entry gives it."""
-    return {name: fitted['scales'].get(name, scale) for name, scale in given.items()}
 
 
 def _logits(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jdkd.algorithm import gen_dataset, scored_pool, topics
 from jdkd.algorithm.lists import (
     load_dark_tokens,
-    load_lists,
+    load_originals,
     read_manifest,
     round_path,
     split_queries,
@@ -82,8 +83,15 @@ class Student:
             AsymmetricSystem.of(name, system, self.initial) if spec.freeze == 'passage' else system
         )
 
+    def slower(self, factor: float) -> 'Student':
+        """The student with a part of its learning rate."""
+        config = self.run.config
+        rate = factor * config.optimizer.learning_rate
+        config = config.replace(optimizer=config.optimizer.replace(learning_rate=rate))
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, config=config))
+
     def make_trainer(self) -> Trainer:
-        """The trainer of all rounds."""
+        """The trainer of the rounds."""
         return make_trainer(
             objective.Objective.of_student(self.run.config),
             mesh=self.run.mesh,
@@ -103,37 +111,46 @@ class Student:
     ) -> dict:
         """Trains the steps of one round, as a stage.
 
-        `data` is the manifest of the round's dataset, `previous` the student that enters it,
-        `scales` has the scale of each assistant of the pool whose scale was fitted, and `targets`
-        are what `loss.embedding` draws embeddings to. Returns
-        `selected`, the share of queries that each (fused) assistant was selected for, and
-        `eval_loss`, the terms of the loss on D_eval.
+        Args:
+            data: Manifest of the round's dataset.
+            previous: The student that enters the round, with the optimizer's state after the last.
+            pool, scales: Assistants, and the logits per unit of score of each by name.
+            targets: What `loss.embedding` draws embeddings to.
+
+        Returns:
+            `selected`, the share of queries that each (fused) assistant was selected for, and
+            `eval_loss`, the terms of the loss on D_eval.
         """
         config = self.run.config
         sections = 'loss', 'selection', 'self_paced', 'rows', 'optimizer', 'student'
-        scaled_pool = [(s, scales[s.name] if s.scale is None else s.scale) for s in pool]
+        scaled_pool = [(s, scales[s.name]) for s in pool]
         inputs = {
             'dataset': data['digest'],
             'previous': previous.digest,
+            'assistants': [s.name for s in pool],  # Choices among them are in their order.
             **{section: getattr(config, section).to_dict() for section in sections},
             'batch_size': config.batch_size,
             'steps': [config.rounds, config.steps_per_round],
             'seed': config.seed,
         }
+        if round_index:
+            before = round_path(round_index - 1, self.stage)
+            inputs['optimizer_state'] = read_manifest(self.run, before)['digest']
         if config.loss.embedding:
-            inputs['targets'] = targets.digests
+            inputs['targets'] = targets.inputs
         if config.topic_size:
             inputs['topics'] = read_manifest(self.run, topics.STAGE)['digest']
 
         def build(out):
             data = _RoundData(self, trainer, round_index, previous, scaled_pool, targets)
-            return self._train_round(out, trainer, round_index, previous, data)
+            return self._train_round(out, data)
 
         path = round_path(round_index, self.stage)
         return self.run.stage(path, inputs, build, resumable=True)['result']
 
-    def _train_round(self, out, trainer, round_index, previous, data: '_RoundData') -> dict:
+    def _train_round(self, out: pathlib.Path, data: '_RoundData') -> dict:
         run, config, choices = self.run, self.run.config, []
+        trainer, round_index = data.trainer, data.round_index
         if objective.selects_assistants(config, len(data.pool)):
             names = [s.name for s, _ in data.pool]
             choices = assistants.choice_names(names, config.selection.fusion)
@@ -142,9 +159,14 @@ class Student:
 
         def start() -> TrainState:
             if round_index == 0:
-                return trainer.init(previous.encoder.params)
-            before = run.workdir / round_path(round_index - 1, self.stage) / CHECKPOINTS
-            state = checkpoint.restore_state(before, first, trainer.abstract)
+                return trainer.init(data.previous.encoder.params)
+            before = round_path(round_index - 1, self.stage)
+            state = checkpoint.restore_state(
+                run.workdir / before / CHECKPOINTS, first, trainer.abstract
+            )
+            if data.previous.digest != read_manifest(run, before)['digest']:
+                # An earlier student enters the round.
+                state = state.replace(params=trainer.init(data.previous.encoder.params).params)
             return state.replace(selected=state.selected * 0)
 
         order = loader.BatchOrder(config.batch_size, [config.seed, round_index])
@@ -191,11 +213,12 @@ class _RoundData:
         run, encoder = self.student.run, self.student.start
         config, queries = run.config, split_queries(run, split)
         length = config.train_passage_length
-        lists = load_lists(run, self.round_index, split)
+        lists = load_originals(run, self.round_index, split)
         records, rows = {'passages': lists.passages}, lists.query
         if (dark := load_dark_tokens(run, self.round_index, split)) is not None:
             records['dark'] = dark
-        source: Any = gen_dataset.load_records(run, self.round_index, split)
+        names = [s.name for s, _ in self.pool]
+        source: Any = gen_dataset.load_records(run, self.round_index, split, names)
         if self.student.labelled_only:
             kept = np.flatnonzero(queries.is_labelled[rows])
             # A batch at least; a list without a label teaches nothing.
@@ -228,7 +251,7 @@ class _RoundData:
     def eval_loss(self, params) -> dict[str, float]:
         """Means of the loss terms over D_eval, in whole batches; none without a list to learn."""
         run, config = self.student.run, self.student.run.config
-        lists = load_lists(run, self.round_index, 'eval')
+        lists = load_originals(run, self.round_index, 'eval')
         if self.student.labelled_only and not run.held_out.is_labelled[lists.query].any():
             return {}
         count = len(lists)

@@ -12,7 +12,7 @@ The systems read no more of a passage than the student does: it cannot learn wha
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -44,9 +44,10 @@ class EmbeddingTargets:
         return cls(run, encoder, systems)
 
     @property
-    def digests(self) -> dict[str, str]:
-        """Everything that decides the targets, as an input of stages that read them."""
-        return {system.name: system.digest for system in self.systems}
+    def inputs(self) -> dict[str, Any]:
+        """Everything that decides the targets, as inputs of the stages that read them."""
+        systems = [[system.name, system.digest] for system in self.systems]
+        return {'systems': systems, 'store': self.run.config.index.store}
 
     @property
     def shared(self) -> DualEncoderSystem | None:
@@ -54,9 +55,7 @@ class EmbeddingTargets:
 
         The student's queries may then search that system's index.
         """
-        if len(self.systems) != 1:
-            return None
-        if self._dims:
+        if len(self.systems) != 1 or self.run.config.student.dims:
             return None
         model, own = self.systems[0].encoder.model, self.encoder.model
         same = embedding_width(model) == embedding_width(own) and model.normalize == own.normalize
@@ -99,15 +98,11 @@ class EmbeddingTargets:
         """`[width of the systems, width of the student]`."""
         stores = [system.passages for system in self.systems]
         width, own = sum(s.shape[1] for s in stores), embedding_width(self.encoder.model)
-        if width <= own and not self._dims:
+        if width <= own and not self.run.config.student.dims:
             return np.eye(width, own, dtype=np.float32)
         sample = evenly_spaced(len(self.run.collection), _SAMPLE)
         axes = principal_axes(self._concatenate(stores, sample), own)
         return np.pad(axes, [(0, 0), (0, own - axes.shape[1])])
-
-    @property
-    def _dims(self) -> tuple[int, ...]:
-        return self.run.config.student.dims
 
     def _unit(self, vectors: np.ndarray) -> np.ndarray:
         """Scales to unit length if the student does so; zero stays zero."""

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import scipy.optimize
@@ -19,6 +20,7 @@ from jdkd.systems.ranking import measure_inputs, ranking_inputs
 from jdkd.systems.system import System, unique
 
 Fit = Callable[[Sequence[np.ndarray]], list[float]]  # Raw scores `[M, N]` -> their weights.
+_NO_SPREAD = 1e-9  # Of the largest score: what is left is rounding.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,70 +28,69 @@ class Teacher:
     """An ensemble whose logit is the weighted sum of its members' scores."""
 
     members: Sequence[System]
-    weights: Sequence[float] | None  # One a member; None to fit them to the labels.
+    weights: Mapping[str, float] | None = None  # By name; None while they are to be fitted.
 
-    @functools.cached_property
-    def _by_name(self) -> dict[str, System]:
-        return {member.name: member for member in self.members}
-
-    def score(
-        self,
-        weights: Mapping[str, float],
-        queries: Queries,
-        lists: Lists,
-        directory: pathlib.Path,
-        prefix: str = '',
-    ) -> np.ndarray:
-        """Logits `[M, N]` of lists, with weights by name; see `scoring.score_in_parts`.
-
-        `prefix` comes before the names of members in the names of files.
-        """
-        members = self._by_name
-
-        def score(name):
-            return scoring.score_in_parts(members[name], queries, lists, directory, prefix + name)
-
-        return weighted_sum({name: weights[name] for name in members}, score)
+    @classmethod
+    def alone(cls, system: System) -> Self:
+        """The teacher that one system is by itself."""
+        return cls([system], {system.name: 1.0})
 
     def logits(
         self,
-        weights: Mapping[str, float],
         queries: Queries,
         lists: Lists,
         directory: pathlib.Path,
         within: Sequence[System] = (),
         prefix: str = '',
     ) -> np.ndarray:
-        """As `score`, of lists with gaps: NaN for row -1 and where a member has no score.
+        """Logits `[M, N]` of lists; NaN for row -1, and where a member has no score.
 
-        NaN too where a system `within` which it is asked for has none.
+        NaN too where a system `within` which it is asked for has none. `prefix` comes before the
+        names of members in the names of files; see `scoring.score_in_parts`.
         """
         there = scoring.covered([*self.members, *within], queries, lists)
         filled, rows = lists.filled(there)
+
+        def score(member):
+            name = prefix + member.name
+            return scoring.score_in_parts(member, queries, filled, directory, name)
+
         logits = np.full(there.shape, np.nan)
-        logits[rows] = self.score(weights, queries, filled, directory, prefix)
+        logits[rows] = self._sum(score)
         return np.where(there, logits, np.nan)
 
-    def search(
-        self, weights: Mapping[str, float], first: System, depth: int, question: str, k: int
-    ) -> Ranking:
+    def search(self, first: System, depth: int, question: str, k: int) -> Ranking:
         """Re-ranks the first stage's `depth` best passages of a question; `[1, k]` or fewer."""
         rows = first.search(question, depth).passages[0]
-        scores = weighted_sum(weights, lambda name: self._by_name[name].score(question, rows))
+        scores = self._sum(lambda member: member.score(question, rows))
         order = np.argsort(-scores, kind='stable')[:k]
         return Ranking(rows[None, order], scores[None, order])
 
-    def weights_by_name(self, scores: Mapping[str, np.ndarray], fit: Fit) -> dict[str, float]:
-        """The config's weights by name; without them, weights fitted to scores `[M, N]`."""
-        names = [m.name for m in self.members]
-        weights = self.weights
-        if weights is None:
-            weights = fit([scores[name] for name in names])
-        return dict(zip(names, weights, strict=True))
+    def with_weights(self, weights: Mapping[str, float]) -> Self:
+        """The teacher with weights that were fitted, or that it has."""
+        return dataclasses.replace(self, weights=weights)
 
-    def inputs(self, weights: Mapping[str, float]) -> dict[str, list]:
+    def fit(self, scores: Mapping[str, np.ndarray], fit: Fit) -> Mapping[str, float]:
+        """Its weights by name; where it has none, those fitted to scores `[M, N]` by name."""
+        if self.weights is not None:
+            return self.weights
+        names = [m.name for m in self.members]
+        return dict(zip(names, fit([scores[name] for name in names]), strict=True))
+
+    @property
+    def inputs(self) -> dict[str, list]:
         """Everything that decides its logits, as inputs of the stages that read them."""
-        return {m.name: [m.digest, weights[m.name]] for m in self.members}
+        return {m.name: [m.digest, self._weights[m.name]] for m in self.members}
+
+    @property
+    def _weights(self) -> Mapping[str, float]:
+        assert self.weights is not None, 'the weights are to be fitted first'
+        return self.weights
+
+    def _sum(self, scores: Callable[[System], np.ndarray]) -> np.ndarray:
+        by_name = {member.name: member for member in self.members}
+        weights = {name: self._weights[name] for name in by_name}
+        return weighted_sum(weights, lambda name: scores(by_name[name]))
 
 
 def weighted_sum(weights: Mapping[str, float], scores: Callable[[str], np.ndarray]) -> np.ndarray:
@@ -113,15 +114,21 @@ def fit_weights(scores: Sequence[np.ndarray], *, floor: float = 0.1) -> list[flo
     Where weights reach a cross-entropy below the floor, takes those of least norm (of scores at
     unit spread) that reach the floor (ours; training that stops at a loss is flooding, Ishida et
     al., 2020). Positives that always have the best score would otherwise ask for ever larger
-    weights, and the distribution would be a copy of the labels.
+    weights, and the distribution would be a copy of the labels. Scores that are constant within
+    every list get the weight 0.
 
     Args:
         scores: Raw, `[M, N]` for each member, with the positive at index 0.
         floor: Least cross-entropy in nats: -log of the positive's (geometric mean) probability.
     """
     stacked = np.stack(scores).astype(np.float64)
+    spread = stacked.std(axis=2).max(axis=1)
+    tells = spread > _NO_SPREAD * np.abs(stacked).max(axis=(1, 2))
+    if not tells.all():
+        fitted = iter(fit_weights([*stacked[tells]], floor=floor) if tells.any() else ())
+        return [next(fitted) if own else 0.0 for own in tells]
     # Scores of members differ by orders of magnitude: the search runs on unit spread.
-    spread = np.maximum(stacked.std(axis=(1, 2)), 1e-12)
+    spread = stacked.std(axis=(1, 2))
     stacked /= spread[:, None, None]
     weights, entropy = _least_cross_entropy(stacked, 0.0)
     if entropy < floor * (1 - 1e-3):  # Within the optimiser's tolerance it is at the floor.
@@ -239,7 +246,6 @@ def rerank(
     run: Run,
     name: str,
     teacher: Teacher,
-    weights: Mapping[str, float],
     first: System,
     queries: Queries,
     within: Sequence[System] = (),
@@ -259,13 +265,13 @@ def rerank(
             )
         rows = np.arange(len(queries), dtype=np.int32)
         lists = Lists.from_originals(rows, ranking.passages)
-        logits = teacher.logits(weights, queries, lists, out, within)
+        logits = teacher.logits(queries, lists, out, within)
         if distributed.is_primary():
             reorder(ranking.passages, logits).save(out, 'ranking')
         return {'scored': int(np.isfinite(logits).sum())}
 
     path = f'systems/{name}/reranking-{queries.split}'
-    inputs = {**ranking_inputs(run, [first]), 'teacher': teacher.inputs(weights)}
+    inputs = {**ranking_inputs(run, [first]), 'teacher': teacher.inputs}
     inputs['within'] = {s.name: s.digest for s in within} or None
     result = run.stage(path, inputs, build_stage, resumable=True)['result']
     if result and not result['scored']:
@@ -292,25 +298,25 @@ def reorder(passages: np.ndarray, logits: np.ndarray) -> Ranking:
 
 
 def measure_teacher(
-    run: Run, teacher: Teacher, scores: Mapping, first: System, pool: Sequence[System]
+    run: Run, teacher: Teacher, first: System, pool: Sequence[System]
 ) -> dict[str, dict[str, float]]:
     """{system: {measure: value}} on D_eval: `teacher` and the pool re-rank the first stage.
 
     All re-rank the same passages, so that their figures compare: those that the teacher has scores
     for. Without it if there are none; assistants whose imported scores lack some are left out.
     """
-    weights, queries = scores['teacher'], run.held_out
+    queries = run.held_out
     within = [member for member in teacher.members if member.is_partial]
 
     def build_stage(out):
         passages = first.rank(queries)[0].passages
         lists = Lists.from_originals(np.arange(len(passages), dtype=np.int32), passages)
         there = scoring.covered(within, queries, lists)
-        rankings = {'teacher': rerank(run, 'teacher', teacher, weights, first, queries)}
+        rankings = {'teacher': rerank(run, 'teacher', teacher, first, queries)}
         for s in pool:
             if s.covers(queries, lists)[there].all():
-                alone = Teacher([s], [1.0]), {s.name: 1.0}
-                rankings[s.name] = rerank(run, s.name, *alone, first, queries, within)
+                alone = Teacher.alone(s)
+                rankings[s.name] = rerank(run, s.name, alone, first, queries, within)
         qrels = eval_qrels(run)
         return {
             name: measuring.measure(run, ranking, queries, qrels).means
@@ -321,7 +327,7 @@ def measure_teacher(
     inputs = {
         **measure_inputs(run, unique([first, *pool]), queries),
         **eval_inputs(run),
-        'teacher': teacher.inputs(weights),
+        'teacher': teacher.inputs,
         'first': first.name,
     }
     return run.stage('rounds/00/teacher_eval', inputs, build_stage)['result']

@@ -27,6 +27,7 @@ def keep(run: Run, student: DualEncoderSystem) -> None:
 
     inputs = {
         'student': student.digest,
+        'store': run.config.index.store,  # What embeddings are rounded to.
         'collection': run.collection.fingerprint,
         'queries': stages.digest(list(run.train.ids)),
         'size': size,

@@ -214,8 +214,7 @@ def _measure(run: Run, against: pathlib.Path | None) -> dict:
     first, model = build(run, FIRST), build(run, MODEL)
     rankings = {FIRST: first.rank(run.test)[0]}
     if run.config.systems[MODEL].kind == 'cross_encoder':
-        teacher = Teacher([model], [1.0])
-        reranked = rerank(run, MODEL, teacher, {MODEL: 1.0}, first, run.test)
+        reranked = rerank(run, MODEL, Teacher.alone(model), first, run.test)
         assert reranked is not None  # A cross-encoder scores any pair.
         rankings[MODEL] = reranked
     else:

@@ -338,6 +338,12 @@ class Config(RetrievalConfig):
         'rounds without a better student on D_eval after which no more are trained; 0: all are',
         'at least 0',
     )
+    backtrack: float = field(
+        0.0,
+        'factor of the learning rate after a round that leaves the student worse on D_eval: the '
+        'next one begins from the best student again; 0: from the last, at the same rate',
+        'within 0 and 1',
+    )
     final: str = field(
         'best',
         'the student that the run ends with: best (on D_eval, before round 0 or after any), or '

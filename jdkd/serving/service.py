@@ -173,15 +173,15 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     first = build(run, config.first_stage)
     # Without rounds there is no teacher.
     weights = calibration.read_fitted(run)['teacher'] if run.num_rounds else {}
-    members = [build(run, name) for name in weights]
-    reasons = {system.name: _cannot_answer(run, system.name) for system in (first, *members)}
+    teacher = Teacher([build(run, name) for name in weights], weights)
+    used = (first, *teacher.members)
+    reasons = {system.name: _cannot_answer(run, system.name) for system in used}
     shown: dict[str, Searcher] = {}
     if not reasons[first.name]:
         shown[first.name] = first.search
-    if members and not any(reasons.values()):
-        shown[f'teacher on {first.name}'] = functools.partial(
-            Teacher(members, None).search, weights, first, config.depth
-        )
+    if weights and not any(reasons.values()):
+        search = functools.partial(teacher.search, first, config.depth)
+        shown[f'teacher on {first.name}'] = search
     return shown, sorted(filter(None, reasons.values()))
 
 

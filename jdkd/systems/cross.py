@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
 
 import numpy as np
 
@@ -11,13 +10,13 @@ from jdkd.retrieval import encode
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries
 from jdkd.systems.encoders import Encoder
-from jdkd.systems.system import BaseSystem, ListScorer
+from jdkd.systems.system import ListScorer, System
 from jdkd.tokens.store import TokenStore
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossEncoderSystem(BaseSystem):
-    is_encoder: ClassVar[bool] = True
+class CrossEncoderSystem(System):
+    """A cross-encoder, which reads a query together with a passage."""
 
     encoder: Encoder
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 
@@ -19,15 +19,19 @@ from jdkd.run import Queries
 from jdkd.runtime import distributed, stages
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import keep_ranking
-from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer, System
+from jdkd.systems.system import BatchScorer, ListScorer, System
 from jdkd.tokens.store import TokenStore
 
 
 @dataclasses.dataclass(frozen=True)
-class DualEncoderSystem(BaseSystem):
-    is_encoder: ClassVar[bool] = True
+class DualEncoderSystem(System):
+    """A dual-encoder, whose embeddings of the collection are kept in the workdir."""
 
     encoder: Encoder
+
+    @property
+    def reads_index(self) -> bool:
+        return True
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
         config, recall = self.run.config.index, None

@@ -15,11 +15,11 @@ from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
 from jdkd.runtime import stages
 from jdkd.systems.ranking import checked_ranking
-from jdkd.systems.system import BaseSystem, ListScorer
+from jdkd.systems.system import ListScorer, System
 
 
 @dataclasses.dataclass(frozen=True)
-class ImportedScores(BaseSystem):
+class ImportedScores(System):
     """Scores read from a file: of an LLM ranker, or another system's run file."""
 
     path: pathlib.Path  # `jdkd.retrieval.trec` lists the formats.

@@ -11,11 +11,11 @@ from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.words import VERSION
 from jdkd.run import Queries, Run
 from jdkd.systems.ranking import keep_ranking
-from jdkd.systems.system import BaseSystem, BatchScorer, ListScorer
+from jdkd.systems.system import BatchScorer, ListScorer, System
 
 
 @dataclasses.dataclass(frozen=True)
-class BM25System(BaseSystem):
+class BM25System(System):
     may_saturate: ClassVar[bool] = False  # It scores 0 wherever query and passage share no term.
 
     model: bm25.BM25

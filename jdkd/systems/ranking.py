@@ -73,12 +73,12 @@ def ranking_inputs(
     """
     config, systems = run.config, list(systems)
     return {
-        'systems': {s.name: s.digest for s in systems},
+        'systems': [[s.name, s.digest] for s in systems],  # Miners' passages mix in their order.
         'splits': [q.split for q in queries],
         'collection': run.collection.fingerprint,
         'depth': config.depth if depth is None else depth,
         'ignore_identical_ids': config.ignore_identical_ids and not run.collection.ids_pair,
-        'index': config.index.to_dict() if any(s.is_encoder for s in systems) else None,
+        'index': config.index.to_dict() if any(s.reads_index for s in systems) else None,
     }
 
 

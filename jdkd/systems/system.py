@@ -1,8 +1,8 @@
-"""The interface of all systems."""
+"""What all systems are: retrievers and re-rankers, with one interface."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,86 +18,17 @@ ListScorer = Callable[[Lists], np.ndarray]
 Search = Callable[[slice, int], Ranking]
 
 
-class System(Protocol):
+@dataclasses.dataclass(frozen=True)
+class System:
     """A retriever or a re-ranker.
 
     Attributes:
         name: Its name in the config and the report.
         digest: Changes with everything that decides its scores.
         scale: Logits per unit of score; None to fit it to the labels.
-        is_encoder: Whether it has a model, so that the config's `index` decides its rankings.
         may_saturate: Whether many scores at an end of their range mean that information was lost.
-        is_partial: Whether it has scores for some pairs alone; see `covers`.
     """
 
-    is_encoder: ClassVar[bool]
-    may_saturate: ClassVar[bool]
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def scale(self) -> float | None: ...
-    @property
-    def run(self) -> Run: ...
-    @property
-    def is_partial(self) -> bool: ...
-
-    def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
-        """Ranks the collection for each query; also gives facts such as the index' recall.
-
-        Raises:
-            ValueError: if the system cannot search a collection.
-        """
-        ...
-
-    def list_scorer(self, queries: Queries) -> ListScorer:
-        """Scores candidate lists of a split's queries: originals, then dark examples.
-
-        Builds the stages that it reads, so a single process may call the scorer.
-        """
-        ...
-
-    def batch_scorer(self, queries: Queries) -> BatchScorer:
-        """Scores every query of a batch against every passage of it, cheaply, while training.
-
-        Raises:
-            ValueError: if the system cannot; `jdkd.validation` reports that beforehand.
-        """
-        ...
-
-    def covers(self, queries: Queries, lists: Lists) -> np.ndarray:
-        """Marks the originals of lists that it has scores for, `[M, N_o]` bool; never row -1."""
-        ...
-
-    def search(self, question: str, depth: int) -> Ranking:
-        """Ranks the collection, `[1, depth]`, exactly for a question in no split; keeps nothing.
-
-        Raises:
-            ValueError: if the system cannot search, or only for queries that it has scores for.
-        """
-        ...
-
-    def score(self, question: str, passages: np.ndarray) -> np.ndarray:
-        """Raw scores `[n]` float32 of a question that is in no split with rows `[n]` of passages.
-
-        Raises:
-            ValueError: if the system has imported scores.
-        """
-        ...
-
-
-def unique(systems: Iterable[System]) -> list[System]:
-    """Each of some systems once, by name, in their order."""
-    return list({system.name: system for system in systems}.values())
-
-
-@dataclasses.dataclass(frozen=True)
-class BaseSystem:
-    """Fields and defaults of the systems here; see `System`."""
-
-    is_encoder: ClassVar[bool] = False
     may_saturate: ClassVar[bool] = True
 
     name: str
@@ -105,15 +36,60 @@ class BaseSystem:
     scale: float | None
     run: Run
 
-    def batch_scorer(self, queries: Queries) -> BatchScorer:
-        raise ValueError(f"system '{self.name}' scores lists, not whole batches.")
+    @property
+    def reads_index(self) -> bool:
+        """Whether the config's `index` decides its rankings."""
+        return False
 
     @property
     def is_partial(self) -> bool:
+        """Whether it has scores for some pairs alone; see `covers`."""
         return False
 
+    def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
+        """Ranks the collection for each query; also gives facts such as the index' recall.
+
+        Raises:
+            ValueError: if the system cannot search a collection.
+        """
+        raise NotImplementedError
+
+    def list_scorer(self, queries: Queries) -> ListScorer:
+        """Scores candidate lists of a split's queries: originals, then dark examples.
+
+        Builds the stages that it reads, so a single process may call the scorer.
+        """
+        raise NotImplementedError
+
+    def batch_scorer(self, queries: Queries) -> BatchScorer:
+        """Scores every query of a batch against every passage of it, cheaply, while training.
+
+        Raises:
+            ValueError: if the system cannot; `jdkd.validation` reports that beforehand.
+        """
+        raise ValueError(f"system '{self.name}' scores lists, not whole batches.")
+
     def covers(self, queries: Queries, lists: Lists) -> np.ndarray:
+        """Marks the originals of lists that it has scores for, `[M, N_o]` bool; never row -1."""
         return lists.passages >= 0
 
     def search(self, question: str, depth: int) -> Ranking:
+        """Ranks the collection, `[1, depth]`, exactly for a question in no split; keeps nothing.
+
+        Raises:
+            ValueError: if the system cannot search, or only for queries that it has scores for.
+        """
         raise ValueError(f"system '{self.name}' cannot search for a new question.")
+
+    def score(self, question: str, passages: np.ndarray) -> np.ndarray:
+        """Raw scores `[n]` float32 of a question that is in no split with rows `[n]` of passages.
+
+        Raises:
+            ValueError: if the system has imported scores.
+        """
+        raise NotImplementedError
+
+
+def unique(systems: Iterable[System]) -> list[System]:
+    """Each of some systems once, by name, in their order."""
+    return list({system.name: system for system in systems}.values())

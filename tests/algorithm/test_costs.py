@@ -38,9 +38,9 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
     run = tiny.open_run(c, tmp_path / 'w')
     bm25, dense = build(run, 'bm25'), build(run, 'dense')
     own = student.load(run).initial
-    systems, teacher = {'bm25': bm25, 'dense': dense}, Teacher([bm25, dense], None)
-    weights = {'bm25': 1.0, 'dense': 2.0}
-    found = costs.measure(run, own, systems, teacher, weights)
+    systems = {'bm25': bm25, 'dense': dense}
+    teacher = Teacher([bm25, dense], {'bm25': 1.0, 'dense': 2.0})
+    found = costs.measure(run, own, systems, teacher)
 
     def unit(x):
         return x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -69,7 +69,7 @@ def test_sizes_are_measured_and_systems_timed(tmp_path):
     assert 'parameters' not in speeds['bm25'] and speeds['bm25']['bytes_per_passage'] > 1
     assert speeds['student'].keys() == speeds['dense'].keys() > speeds['bm25'].keys()
     # Timed once.
-    assert costs.measure(run, own, systems, teacher, weights) == found
+    assert costs.measure(run, own, systems, teacher) == found
 
 
 def test_costs_of_a_dual_encoder_are_of_both_its_towers_and_all_its_files(tmp_path, monkeypatch):

@@ -200,17 +200,21 @@ def test_what_has_no_score_keeps_its_order_behind():
     )
 
 
+def weighted(run, system):
+    return Teacher([system], calibration.read_fitted(run)['teacher'])
+
+
 def test_without_labels_the_best_scored_passages_stand_in(tmp_path):
     # `c` finds no passage with a score, and has none to stand in; `d` is all of D_eval.
     run = make_run(tmp_path, {**SCORED, 'c': ['p2']}, qrels={'test': QRELS['test']})
     assert not run.eval_has_labels
     coverage.check(run)
     llm, miner = load(run, 'llm'), load(run, 'miner')
-    calibration.fit(run, mine(run), Teacher([llm], None), [], [miner])
+    calibration.fit(run, mine(run), Teacher([llm]), [], [miner])
     # Of `d` p5, p4 and p0 are found and have scores, -4, -3 and -2.
     weights = calibration.read_fitted(run)['teacher']
     assert weights == {'llm': pytest.approx(run.config.spread / np.sqrt(2 / 3))}
-    calibration.find_stand_ins(run, Teacher([llm], None), [], [miner])
+    calibration.find_stand_ins(run, weighted(run, llm), [], [miner])
     assert [rows.tolist() for rows in lists.positives(run)] == [[0], [4], []]
     # Other scores, or more of the retrievers' passages, would give other ones.
     depth = run.config.candidates.replace(stand_ins=2)
@@ -220,7 +224,7 @@ def test_without_labels_the_best_scored_passages_stand_in(tmp_path):
         (fewer, llm, 'depth'),
     ):
         with pytest.raises(ValueError, match=rf'\({differs} differ\)'):
-            calibration.find_stand_ins(changed, Teacher([system], None), [], [miner])
+            calibration.find_stand_ins(changed, weighted(run, system), [], [miner])
     assert lists.eval_qrels(run) == {'d': {'p0': 1}}
     # `b` has p5 alone beside its stand-in.
     assert drawn(run) == {'a': (0, {4, 5})}
@@ -234,11 +238,11 @@ def test_a_query_of_d_eval_without_a_stand_in_has_no_judgement(tmp_path, monkeyp
         run, config=run.config.replace(collection=run.config.collection.replace(eval_split='train'))
     )
     llm, miner = load(run, 'llm'), load(run, 'miner')
-    calibration.fit(run, mine(run), Teacher([llm], None), [], [miner])
+    calibration.fit(run, mine(run), Teacher([llm]), [], [miner])
     # Two lists, of `b` with -2 and -3 and of `c` with -2: the deviations are 1/2 and 0.
     weights = calibration.read_fitted(run)['teacher']
     assert weights == {'llm': pytest.approx(run.config.spread / 0.25)}
-    calibration.find_stand_ins(run, Teacher([llm], None), [], [miner])
+    calibration.find_stand_ins(run, weighted(run, llm), [], [miner])
     assert lists.eval_qrels(run) == {'a': {}, 'b': {'p4': 1}, 'c': {'p5': 1}}
 
 
@@ -246,7 +250,7 @@ def test_a_query_of_d_eval_without_a_stand_in_has_no_judgement(tmp_path, monkeyp
 def test_a_fit_to_labels_keeps_the_floor_of_the_config(tmp_path, floor):
     run = make_run(tmp_path)
     run = dataclasses.replace(run, config=run.config.replace(fit_floor=floor))
-    calibration.fit(run, mine(run), Teacher([load(run, 'llm')], None), [], [load(run, 'miner')])
+    calibration.fit(run, mine(run), Teacher([load(run, 'llm')]), [], [load(run, 'miner')])
     weight = calibration.read_fitted(run)['teacher']['llm']
     ((positive, others),) = drawn(run, 'eval').values()
     places = np.array([SCORED['d'].index(f'p{row}') for row in (positive, *others)])
@@ -259,4 +263,4 @@ def test_without_labels_and_scores_of_found_passages_the_file_is_named(tmp_path)
     llm, miner = load(run, 'llm'), load(run, 'miner')
     mined = mine(run)
     with pytest.raises(ValueError, match=r"llm.trec': no query of split 'dev' has scores"):
-        calibration.fit(run, mined, Teacher([llm], None), [], [miner])
+        calibration.fit(run, mined, Teacher([llm]), [], [miner])

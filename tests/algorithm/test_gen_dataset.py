@@ -101,7 +101,7 @@ ENCODER = types.SimpleNamespace(
 def test_a_round_has_lists_with_the_logits_of_teacher_and_assistants(tmp_path, hardest):
     run, systems = make_tables(tmp_path, hardest=hardest, margin=0.2)
     pool = [systems['a'], dataclasses.replace(systems['m'], name='b', scale=None)]
-    teacher = Teacher([systems['t']], [2.0])
+    teacher = Teacher([systems['t']], {'t': 2.0})
     found, written = gen_dataset.generate(
         run,
         0,
@@ -112,12 +112,12 @@ def test_a_round_has_lists_with_the_logits_of_teacher_and_assistants(tmp_path, h
         encoder=ENCODER,
         active=np.array([0, 2]),
     )
-    assert found['teacher'] == {'t': 2.0} and set(found['scales']) == {'b'}
+    assert found['teacher'] == {'t': 2.0} and found['scales'].keys() == {'a', 'b'}
     assert set(found['flatness']) == {'t', 'a', 'b'}
     assert written == run.read_manifest('rounds/00/dataset')
     assert (tmp_path / 'rounds/00/pool').exists() == bool(hardest)
     for split, queries in (('train', [0, 2]), ('eval', [0, 1])):
-        source = gen_dataset.load_records(run, 0, split)
+        source = gen_dataset.load_records(run, 0, split, ['a', 'b'])
         records = [source[i] for i in range(len(source))]
         assert len(records) == {'train': 6, 'eval': 2}[split]
         assert {int(r['query_row']) for r in records} == set(queries)
@@ -128,13 +128,17 @@ def test_a_round_has_lists_with_the_logits_of_teacher_and_assistants(tmp_path, h
             np.testing.assert_allclose(record['teacher'], logits, rtol=1e-6)
             np.testing.assert_allclose(
                 record['assistants'],
-                [s.scores[query, passages] * found['scales'].get(s.name, 1.0) for s in pool],
+                [s.scores[query, passages] * found['scales'][s.name] for s in pool],
                 rtol=1e-6,
             )
             marks = [False, *(logits[1:] > logits[0] - 0.2)]
             np.testing.assert_array_equal(record['false_negative'], marks)
             assert record['relevant'].tolist() == [passages[0]] and 'labelled' not in record
-    train = gen_dataset.load_records(run, 0, 'train')
+    assert found['scales']['a'] == 1.0 != found['scales']['b']  # As given, and fitted.
+    swapped = gen_dataset.load_records(run, 0, split, ['b', 'a'])
+    np.testing.assert_array_equal(swapped[0]['assistants'], source[0]['assistants'][::-1])
+    train = gen_dataset.load_records(run, 0, 'train', ())
+    assert 'assistants' not in train[0]
     logits = np.stack([train[i]['teacher'] for i in range(len(train))])
     share = (scipy.special.softmax(logits, axis=1).max(axis=1) > 0.99).mean()
     assert found['one_hot'] == {'originals': share, 'all': share}
@@ -156,7 +160,7 @@ def test_a_round_has_lists_with_the_logits_of_teacher_and_assistants(tmp_path, h
 
 def test_one_hot_lists_are_counted_at_the_temperature_of_the_round(tmp_path, monkeypatch):
     logits = np.array([[9.0, 0.0, 0.0, 9.0], [9.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    monkeypatch.setattr(gen_dataset, 'load_logits', lambda *args, pool: {'teacher': logits})
+    monkeypatch.setattr(gen_dataset, 'load_logits', lambda *args: {'teacher': logits})
     run, _ = make_tables(tmp_path)
     loss = run.config.loss.replace(temperature=((0.0, 1.0), (1.0, 9.0)))
     run = dataclasses.replace(run, config=run.config.replace(loss=loss, rounds=2))

@@ -38,13 +38,12 @@ def test_the_rules_by_hand(tmp_path, rule, expected):
     positives = {'train': [0] * 5, 'dev': [0], 'test': [0]}
     run = tables.make_run(tmp_path, Config(hard_queries=rule, depth=20), 20, positives)
     systems = {n: tables.make_system(run, n, s) for n, s in (('m', student), ('t', teacher))}
-    T = Teacher([systems['t']], [1.0])
-    found = hard_queries.find(run, 0, systems['m'], T, {'t': 1.0})
+    found = hard_queries.find(run, 0, systems['m'], Teacher.alone(systems['t']))
     np.testing.assert_array_equal(found, expected)
     # Another teacher matters to the one rule alone.
     other = dataclasses.replace(systems['t'], digest='other', scores=-teacher)
     run = dataclasses.replace(run, workdir=tmp_path / 'other')
-    found = hard_queries.find(run, 0, systems['m'], Teacher([other], [1.0]), {'t': 1.0})
+    found = hard_queries.find(run, 0, systems['m'], Teacher.alone(other))
     np.testing.assert_array_equal(found, np.array(expected) & (rule == 'wrong'))
 
 
@@ -54,8 +53,8 @@ def test_a_passage_without_a_score_is_not_the_teachers_best(tmp_path):
     teacher = np.array([[1.0, np.nan, 0.0], [1.0, 2.0, 0.0], [np.nan] * 3])
     positives = {'train': [0] * 3, 'dev': [0], 'test': [0]}
     run = tables.make_run(tmp_path, Config(hard_queries='prod', depth=3), 3, positives)
-    T = Teacher([tables.Partial('t', 't', 1.0, run, teacher)], [1.0])
-    found = hard_queries.find(run, 0, tables.make_system(run, 'm', student), T, {'t': 1.0})
+    T = Teacher.alone(tables.Partial('t', 't', 1.0, run, teacher))
+    found = hard_queries.find(run, 0, tables.make_system(run, 'm', student), T)
     np.testing.assert_array_equal(found, [True, False, False])
 
 

@@ -117,7 +117,7 @@ def test_reranking_keeps_the_first_stage_behind_what_the_teacher_has_scored(trai
         systems={**run.config.systems, 'other': configs.ScoresSpec(path=f'{tmp_path}/llm.jsonl')}
     )
     other = build(Run(changed, run.workdir, run.mesh, run.collection), 'other')
-    ranking = rerank(run, 'other', Teacher([other], [1.0]), {'other': 2.0}, bm25, run.test)
+    ranking = rerank(run, 'other', Teacher([other], {'other': 2.0}), bm25, run.test)
     rest = np.delete(first, [3, 7])
     np.testing.assert_array_equal(ranking.passages[0], [first[7], first[3], *rest])
     np.testing.assert_array_equal(ranking.scores[0, :2], [10, 2])

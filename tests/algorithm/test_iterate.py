@@ -20,6 +20,7 @@ SYSTEMS = {
 # MRR@10 on D_eval after each of three rounds, and of whoever is in the pool.
 EVAL = {'student_00': 0.5, 'student_01': 0.2, 'student_02': 0.9, 'a': 0.4, 'b': 0.6}
 EVAL |= {f'{TWIN}_00': 0.3, f'{TWIN}_01': 0.4, f'{TWIN}_02': 0.35, 'student_aligned': 0.15}
+RATE = Config().optimizer.learning_rate
 HARD = np.array([True, False, False, True])
 
 
@@ -47,7 +48,16 @@ class FakeStudent:
         self.calls, self.run, self.name = calls, run, name
 
     def make_trainer(self):
-        return f"{self.name}'s trainer"
+        rate = self.run.config.optimizer.learning_rate
+        return f"{self.name}'s trainer" + (f' at {rate}' if rate != RATE else '')
+
+    def slower(self, factor):
+        config = self.run.config
+        optimizer = config.optimizer.replace(learning_rate=factor * RATE)
+        run = types.SimpleNamespace(
+            **{**vars(self.run), 'config': config.replace(optimizer=optimizer)}
+        )
+        return FakeStudent(self.calls, run, self.name)
 
     def twin(self):
         return FakeStudent(self.calls, self.run, TWIN)
@@ -160,8 +170,10 @@ def test_each_round_has_its_miners_pool_student_and_queries(calls):
     rounds = calls.of('generate')
     assert [own.args for own in rounds] == [(0,), (1,), (2,)]
     for own in rounds:
-        assert names(own.teacher.members) == ['llm'] and own.teacher.weights == (3.0,)
+        assert names(own.teacher.members) == ['llm']
         assert names(own.miners) == ['bm25', 'miner'] and own.encoder == 'encoder'
+    # Those of the config until round 0 has fitted its own.
+    assert [own.teacher.weights['llm'] for own in rounds] == [3.0, 2.0, 2.0]
     # The student beats `a` in round 0; in round 2 it beats itself of round 0.
     assert [names(own.pool) for own in rounds] == [['a', 'b'], *[['student_00', 'b']] * 2]
     assert [own.student.name for own in rounds] == ['student_aligned', 'student_00', 'student_01']
@@ -207,30 +219,47 @@ def test_rounds_without_a_better_student_end_the_run(monkeypatch):
     assert [own.args for own in calls.of('generate')] == [(0,), (1,)]
     assert len(calls.of('find hard')) == 1 and len(calls.of(f'train {TWIN}')) == 2
     (own,) = calls.of('test')
-    assert own.args[3][STUDENT].name == calls.outcome['final'] == 'student_00'
+    assert own.args[2][STUDENT].name == calls.outcome['final'] == 'student_00'
     assert [r['hard_queries'] for r in calls.outcome['rounds']] == [2, None]
+
+
+def test_a_round_that_harms_is_taken_back_and_the_next_learns_more_slowly(monkeypatch):
+    calls = run_rounds(monkeypatch, backtrack=0.5)
+    # The student is worse after round 1; its twin not before the last.
+    before = ['student_aligned', 'student_00', 'student_00']
+    assert [own.student.name for own in calls.of('generate')] == before
+    slower = f"student's trainer at {RATE / 2}"
+    trained = calls.of('train student')
+    assert [own[0] for own in trained] == ["student's trainer", "student's trainer", slower]
+    assert [own[3] for own in trained] == before
+    assert [own.args[1].name for own in calls.of('find hard')] == ['student_00', 'student_00']
+    assert {own[0] for own in calls.of(f'train {TWIN}')} == {f"{TWIN}'s trainer"}
+    calls = run_rounds(monkeypatch, backtrack=0.5, rounds=4)
+    trained = calls.of(f'train {TWIN}')
+    assert [own[3] for own in trained][3] == f'{TWIN}_01'
+    assert trained[3][0] == f"{TWIN}'s trainer at {RATE / 2}"
 
 
 def test_hard_queries_are_found_before_each_round_but_the_first(calls):
     found = [own.args for own in calls.of('find hard')]
-    assert [(i, student.name, weights) for i, student, _, weights in found] == [
+    assert [(i, student.name, teacher.weights) for i, student, teacher in found] == [
         (0, 'student_00', {'llm': 2.0}),
-        (1, 'student_01', {'llm': 3.0}),
+        (1, 'student_01', {'llm': 2.0}),
     ]
     assert [r['hard_queries'] for r in calls.outcome['rounds']] == [2, 2, None]
 
 
 def test_the_teacher_is_measured_once_beside_the_first_pool(calls):
     (own,) = calls.of('measure teacher')
-    teacher, scores, first, pool = own.args
-    assert names(teacher.members) == ['llm'] and scores['teacher'] == {'llm': 2.0}
+    teacher, first, pool = own.args
+    assert names(teacher.members) == ['llm'] and teacher.weights == {'llm': 2.0}
     assert first.name == 'bm25' and names(pool) == ['a', 'b']
 
 
 def test_all_is_tested_and_reported(calls):
     (own,) = calls.of('test')
-    teacher, weights, systems, shown = own.args
-    assert names(teacher.members) == ['llm'] and weights == {'llm': 2.0}
+    teacher, systems, shown = own.args
+    assert names(teacher.members) == ['llm'] and teacher.weights == {'llm': 2.0}
     assert list(systems) == ['bm25', 'llm', 'a', 'b', 'miner']
     assert {name: system.name for name, system in shown.items()} == {
         'student_init': 'student_init',
@@ -241,7 +270,7 @@ def test_all_is_tested_and_reported(calls):
     }
     assert shown['student_on_b'].of == 'student_02'
     (own,) = calls.of('costs')
-    assert own.args[0].name == 'student_02' and own.args[3] == {'llm': 2.0}
+    assert own.args[0].name == 'student_02' and own.args[2] is teacher
     assert {name: system.name for name, system in own.args[1].items()} == {
         name: name for name in ('bm25', 'a', 'b')
     }
@@ -261,7 +290,7 @@ def test_without_a_round_the_run_ends_with_the_aligned_student(monkeypatch):
     calls = run_rounds(monkeypatch, rounds=0, twin=False)
     assert not {'generate', 'train student', 'compare', 'measure teacher'} & {s for s, _ in calls}
     (own,) = calls.of('test')
-    assert own.args[1] == {} and own.args[3][STUDENT].name == 'student_aligned'
+    assert own.args[0] is None and own.args[2][STUDENT].name == 'student_aligned'
     found = calls.outcome
     assert (found['final'], found['rounds'], found['reranking']) == ('student_aligned', [], {})
     assert found['warnings'] == ['coverage']

@@ -45,7 +45,7 @@ def run(tmp_path):
 def pools(run):
     """The pools of both rounds, by a teacher whose score of a pair is ten queries and a passage."""
     scores = 10.0 * np.arange(3)[:, None] + np.arange(PASSAGES)
-    teacher = Teacher([tables.make_system(run, 't', scores)], None)
+    teacher = Teacher([tables.make_system(run, 't', scores)], {'t': 2.0})
     return [scored_pool.keep(run, i, {'digest': f'mined {i}'}, teacher) for i in range(2)]
 
 
@@ -140,7 +140,7 @@ def test_scoring_goes_on_after_an_interrupt(run, monkeypatch):
 
     stopping = Stopping(**{f.name: getattr(system, f.name) for f in dataclasses.fields(system)})
     with pytest.raises(KeyboardInterrupt):
-        scored_pool.keep(run, 0, {'digest': 'x'}, Teacher([stopping], None))
-    scored_pool.keep(run, 0, {'digest': 'x'}, Teacher([stopping], None))
+        scored_pool.keep(run, 0, {'digest': 'x'}, Teacher.alone(stopping))
+    scored_pool.keep(run, 0, {'digest': 'x'}, Teacher.alone(stopping))
     # Mined passages and positives of both splits; what was scored before the interrupt stays.
     assert asked == ['train', 'train', 'dev', 'dev', 'dev']

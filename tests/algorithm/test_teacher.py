@@ -95,11 +95,10 @@ def test_teacher_and_assistants_are_compared_on_the_same_passages(tmp_path):
     first = tables.make_system(run, 'first', [[1, 2, 0, 0], [1, 2, 0, 0]])
     strong = tables.make_system(run, 'strong', [[2, 1, 0, 0], [2, 1, 0, 0]])
     assistant = tables.make_system(run, 'assistant', [[1, 2, 0, 0], [0, 0, 0, 9]])
-    teacher = teachers.Teacher([strong], [1.0])
+    teacher = teachers.Teacher.alone(strong)
     whole = measuring.measure(run, assistant.rank(run.held_out)[0], run.held_out).means['MRR@10']
     assert whole == 0.75
-    scores = {'teacher': {'strong': 1.0}}
-    found = teachers.measure_teacher(run, teacher, scores, first, [assistant, first])
+    found = teachers.measure_teacher(run, teacher, first, [assistant, first])
     assert {n: m['MRR@10'] for n, m in found.items()} == {
         'teacher': 0.5,
         'assistant': 0.25,
@@ -116,8 +115,7 @@ def test_assistants_without_all_scores_are_not_compared(tmp_path):
     run = tables.make_run(tmp_path, Config(depth=2), 2, {'dev': [0], 'test': [0]})
     first = tables.make_system(run, 'first', [[1, 2]])
     partial = Partial('partial', 'partial', 1.0, run, np.array([[2, 1]]))
-    teacher, scores = teachers.Teacher([first], [1.0]), {'teacher': {'first': 1.0}}
-    found = teachers.measure_teacher(run, teacher, scores, first, [partial, first])
+    found = teachers.measure_teacher(run, teachers.Teacher.alone(first), first, [partial, first])
     assert set(found) == {'teacher', 'first'}
 
 
@@ -131,16 +129,14 @@ def test_a_first_stage_that_finds_nothing_is_named(tmp_path):
     lost = Lost('lost', 'lost', 1.0, run, np.zeros((1, 2)))
     member = tables.make_system(run, 'strong', [[1, 2]])
     with pytest.raises(ValueError, match="'lost' finds no passage for any query of split 'test'"):
-        teachers.rerank(
-            run, 'teacher', teachers.Teacher([member], [1.0]), {'strong': 1.0}, lost, run.test
-        )
+        teachers.rerank(run, 'teacher', teachers.Teacher.alone(member), lost, run.test)
 
 
 def test_whose_scores_count_decides_a_reranking(tmp_path):
     run = tables.make_run(tmp_path, Config(depth=2), 2, {'test': [0]})
     first = tables.make_system(run, 'first', [[1, 2]])
     partial = tables.make_system(run, 'partial', [[1, 2]])
-    args = teachers.Teacher([first], [1.0]), {'first': 1.0}, first, run.test
+    args = teachers.Teacher.alone(first), first, run.test
     teachers.rerank(run, 'first', *args, within=[partial])
     for within in ([], [dataclasses.replace(partial, digest='other')]):
         with pytest.raises(ValueError, match=r'\(within differ\)'):
@@ -163,7 +159,7 @@ def test_reranking_goes_on_after_an_interrupt(tmp_path):
     run = tables.make_run(tmp_path, Config(depth=2), 2, {'test': [0]})
     first = tables.make_system(run, 'first', [[1, 2]])
     members = [Stopping(name, name, 1.0, run, first.scores) for name in 'ab']
-    args = teachers.Teacher(members, [1.0, 1.0]), {'a': 1.0, 'b': 1.0}, first, run.test
+    args = teachers.Teacher(members, {'a': 1.0, 'b': 1.0}), first, run.test
     with pytest.raises(KeyboardInterrupt):
         teachers.rerank(run, 'both', *args)
     teachers.rerank(run, 'both', *args)
@@ -248,21 +244,20 @@ def test_logits_are_weighted_sums_and_gaps_stay_gaps(tmp_path):
     run = tables.make_run(tmp_path, Config(depth=2), 3, {'dev': [0, 1], 'test': [0]})
     first = tables.make_system(run, 'first', [[1, 2, 3], [4, 5, 6]])
     second = tables.make_system(run, 'second', [[10, 0, 0], [0, 0, 20]])
-    teacher = teachers.Teacher([first, second], None)
+    teacher = teachers.Teacher([first, second])
     lists = Lists.from_originals(
         np.array([0, 1, 1], np.int32), np.array([[0, -1], [2, 1], [-1, -1]], np.int32)
     )
-    weights = {'first': 2.0, 'second': 0.5}
-    found = teacher.logits(weights, run.held_out, lists, tmp_path, prefix='x.')
+    weighted = teacher.with_weights({'second': 0.5, 'first': 2.0})
+    found = weighted.logits(run.held_out, lists, tmp_path, prefix='x.')
     np.testing.assert_array_equal(found, [[7, np.nan], [22, 10], [np.nan, np.nan]])
     # The query without any passage is not scored at all.
     assert np.load(tmp_path / 'x.first.00000.npy').shape == (2, 2)
-    assert teacher.inputs(weights) == {'first': ['first', 2.0], 'second': ['second', 0.5]}
+    assert weighted.inputs == {'first': ['first', 2.0], 'second': ['second', 0.5]}
     scores = {'first': np.zeros(1), 'second': np.ones(1)}
-    fitted = teacher.weights_by_name(scores, lambda given: [float(s[0]) for s in given])
+    fitted = teacher.fit(scores, lambda given: [float(s[0]) for s in given])
     assert fitted == {'first': 0.0, 'second': 1.0}
-    given = teachers.Teacher([first, second], (3.0, 4.0))
-    assert given.weights_by_name(scores, None) == {'first': 3.0, 'second': 4.0}
+    assert weighted.fit(scores, None) == {'first': 2.0, 'second': 0.5}
 
 
 def test_a_first_stage_that_finds_nothing_is_an_error(tmp_path):
@@ -274,8 +269,7 @@ def test_a_first_stage_that_finds_nothing_is_an_error(tmp_path):
     run = tables.make_run(tmp_path, Config(depth=2), 2, {'dev': [0], 'test': [0]})
     first = Silent('first', 'first', 1.0, run, np.array([[1, 2]]))
     with pytest.raises(ValueError, match="first_stage 'first' finds no passage .* 'dev'"):
-        teacher = teachers.Teacher([first], [1.0])
-        teachers.rerank(run, 'teacher', teacher, {'first': 1.0}, first, run.held_out)
+        teachers.rerank(run, 'teacher', teachers.Teacher.alone(first), first, run.held_out)
 
 
 def test_reranking_of_nothing_that_has_scores_is_none(tmp_path):
@@ -287,8 +281,8 @@ def test_reranking_of_nothing_that_has_scores_is_none(tmp_path):
 
     run = tables.make_run(tmp_path, Config(depth=2), 3, {'dev': [0], 'test': [0]})
     partial = Partial('partial', 'partial', 1.0, run, np.array([[0, 0, 5]]))
-    teacher, weights = teachers.Teacher([partial], [1.0]), {'partial': 1.0}
+    teacher = teachers.Teacher.alone(partial)
     for name, best, expected in (('a', [3, 2, 1], None), ('b', [1, 2, 3], [2, 1])):
         first = tables.make_system(run, name, [best])
-        found = teachers.rerank(run, name, teacher, weights, first, run.held_out)
+        found = teachers.rerank(run, name, teacher, first, run.held_out)
         assert (found and found.passages[0].tolist()) == expected

@@ -59,7 +59,7 @@ def test_the_optimizer_is_ours(factor):
 
 def test_batches_are_the_lists_and_logits_of_every_round(tmp_path, monkeypatch):
     logits = []
-    monkeypatch.setattr(peers, 'load_logits', lambda _, i, split, *, pool: {'teacher': logits[i]})
+    monkeypatch.setattr(peers, 'load_logits', lambda _, i, split: {'teacher': logits[i]})
     config = types.SimpleNamespace(rounds=2, batch_size=2, steps_per_round=3, seed=0)
     for i in range(2):
         (tmp_path / f'rounds/{i:02d}/candidates').mkdir(parents=True)

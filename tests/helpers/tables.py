@@ -8,11 +8,11 @@ from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Run
-from jdkd.systems.system import BaseSystem
+from jdkd.systems.system import System
 
 
 @dataclasses.dataclass(frozen=True)
-class Table(BaseSystem):
+class Table(System):
     """The same scores `[Q, P]` for the queries of every split."""
 
     scores: np.ndarray

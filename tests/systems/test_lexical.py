@@ -48,5 +48,5 @@ def test_dark_examples_follow_the_originals_and_are_scored_as_texts(system):
 
 
 def test_zeros_are_no_saturation_and_every_pair_has_a_score(system):
-    assert not system.may_saturate and not system.is_encoder
+    assert not system.may_saturate and not system.reads_index
     assert not system.is_partial

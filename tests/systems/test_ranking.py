@@ -13,10 +13,10 @@ from jdkd.corpus.passages import Passages
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Run
 from jdkd.systems import ranking
-from jdkd.systems.cross import CrossEncoderSystem
 from jdkd.systems.dual import DualEncoderSystem
 from jdkd.systems.imported import ImportedScores
 from jdkd.systems.lexical import BM25System
+from jdkd.systems.llm.system import LLMSystem
 
 
 def make_run(tmp_path, **changes):
@@ -79,7 +79,7 @@ def test_losing_a_judged_passage_is_warned_of(tmp_path, monkeypatch):
 
 def test_a_ranking_is_kept_as_a_stage(tmp_path):
     run, search = make_run(tmp_path), Search()
-    system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
+    system = types.SimpleNamespace(run=run, name='a', digest='d', reads_index=False)
     opened = []
 
     def open_search():
@@ -97,7 +97,7 @@ def test_a_ranking_is_kept_as_a_stage(tmp_path):
 @pytest.mark.parametrize(('wrong', 'recall'), [(None, 1), (3, 5 / 6)])
 def test_recall_is_of_what_is_left_without_own_passages(tmp_path, wrong, recall):
     run, exact = make_run(tmp_path), Search()
-    system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
+    system = types.SimpleNamespace(run=run, name='a', digest='d', reads_index=False)
 
     def search(part, depth):
         found = Search()(part, depth)
@@ -117,7 +117,7 @@ def test_passages_lost_by_their_ids_are_warned_of_once(tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, 'PART_QUERIES', 1)
     run = make_run(tmp_path)
     run.collection.qrels['test'].update(p1={'p1': 1}, q={'p0': 1})
-    system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
+    system = types.SimpleNamespace(run=run, name='a', digest='d', reads_index=False)
     ranking.keep_ranking(system, run.test, lambda: (Search(), None))
     assert len(lines) == 1 and '1 queries of split' in lines[0]
 
@@ -125,7 +125,7 @@ def test_passages_lost_by_their_ids_are_warned_of_once(tmp_path, monkeypatch):
 def test_a_stopped_ranking_goes_on_after_its_last_part(tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, 'PART_QUERIES', 1)
     run, search = make_run(tmp_path), Search()
-    system = types.SimpleNamespace(run=run, name='a', digest='d', is_encoder=False)
+    system = types.SimpleNamespace(run=run, name='a', digest='d', reads_index=False)
 
     def stop_at_second(part, depth):
         if part.start:
@@ -139,16 +139,22 @@ def test_a_stopped_ranking_goes_on_after_its_last_part(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found.passages, [[0, 2, 3], [0, 1, 2]])
 
 
-def test_the_index_is_an_input_of_encoders_alone(tmp_path):
+def test_the_index_is_an_input_where_a_dense_ranking_is(tmp_path):
     run = make_run(tmp_path)
     bm25 = BM25System('bm25', 'b', None, run, None)
     scores = ImportedScores('llm', 's', None, run, tmp_path, None, None)
     inputs = ranking.ranking_inputs(run, [bm25, scores])
-    assert inputs['index'] is None and inputs['systems'] == {'bm25': 'b', 'llm': 's'}
+    assert inputs['index'] is None and inputs['systems'] == [['bm25', 'b'], ['llm', 's']]
     assert inputs['depth'] == 3 and ranking.ranking_inputs(run, [bm25], depth=2)['depth'] == 2
-    for kind in (DualEncoderSystem, CrossEncoderSystem):
-        encoder = kind('a', 'd', None, run, None)
-        assert ranking.ranking_inputs(run, [bm25, encoder])['index'] == run.config.index.to_dict()
+    # The order of miners decides which passages are drawn.
+    assert ranking.ranking_inputs(run, [scores, bm25]) != inputs
+    dense = DualEncoderSystem('a', 'd', None, run, None)
+    over_dense, over_bm25 = (
+        LLMSystem('llm', 'l', None, run, None, None, first) for first in (dense, bm25)
+    )
+    for system in (dense, over_dense):
+        assert ranking.ranking_inputs(run, [bm25, system])['index'] == run.config.index.to_dict()
+    assert ranking.ranking_inputs(run, [over_bm25])['index'] is None
     measured = ranking.measure_inputs(run, [bm25], run.test)
     assert list(measured['measures']) == ['MRR@10'] and measured['splits'] == [run.test.split]
 

@@ -19,7 +19,7 @@ from jdkd.systems.llm import prompts
 from jdkd.systems.llm.answers import Answers, home
 from jdkd.systems.llm.asking import Asker
 from jdkd.systems.ranking import keep_ranking
-from jdkd.systems.system import BaseSystem, ListScorer, System
+from jdkd.systems.system import ListScorer, System
 
 # What decides no score: where and how fast the model is asked, and how much.
 _NOT_IN_DIGEST = ('kind', 'base_url', 'api_key_variable', 'concurrency', 'requests_per_minute')
@@ -46,7 +46,7 @@ _Listed = tuple[str, str, Sequence[_Text]]
 
 
 @dataclasses.dataclass(frozen=True)
-class LLMSystem(BaseSystem):
+class LLMSystem(System):
     """Asks a model behind an endpoint, and keeps its answers in `systems/<name>/answers`.
 
     Pointwise scores are log P(yes) - log P(no) of the first token. Listwise ones are -log(1 + rank)
@@ -59,6 +59,10 @@ class LLMSystem(BaseSystem):
     answers: Answers
     # Whose ranking it re-ranks, and whose order windows begin with; None if neither is asked for.
     first: System | None
+
+    @property
+    def reads_index(self) -> bool:
+        return self.first is not None and self.first.reads_index
 
     def rank(self, queries: Queries) -> tuple[Ranking, dict[str, float]]:
         first = self._retriever()
