@@ -5,7 +5,6 @@ comment.
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 from jdkd.config import fields, schema, systems
 
@@ -44,14 +43,6 @@ def llm(base_url: str, model: str, **overrides) -> ml_collections.ConfigDict:
     c = schema.to_config_dict(systems.LLMSpec(base_url=base_url, model=model))
     c.update(overrides)
     return c
-
-
-def schedule(value: float | tuple) -> config_dict.FieldReference:
-    """A field that holds a number, or knots ((progress, value), ...) of the training in [0, 1].
-
-    Between knots it is linear: --config.loss.teacher='((0,1),(0.5,0.2))'.
-    """
-    return config_dict.FieldReference(value, field_type=object)
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -118,10 +118,7 @@ def own(source: str) -> ml_collections.ConfigDict:
 
     c.candidates.hard_negatives = 15
     c.batch_size = 64
-    c.rounds, c.steps_per_round = (
-        2,
-        2000,
-    )  # for about 10,000 train queries
+    c.rounds, c.steps_per_round = 2, 2000  # For about 10,000 train queries.
     c.optimizer.learning_rate = 1e-5
     c.optimizer.warmup_steps = 200
     c.measures = ('nDCG@10', 'MRR@10', 'R@100')

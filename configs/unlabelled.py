@@ -41,9 +41,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
             c.collection.options.unjudged = 'train'
     if arg == 'tiny':
         c.collection.pseudo_queries.count = 100
-        c.align.epochs = 0.5
-        c.candidates.eval_lists = 16
-        c.batch_size = 8
         c.steps_per_round = 10
         c.optimizer.warmup_steps = 2
     return c

@@ -27,7 +27,7 @@ class RunWarning(TypedDict):
     what: str  # Its kind.
     round: int | None  # None if it concerns the whole run.
     system: str
-    figure: float  # Value that exceeded its threshold.
+    figure: float  # The value that gave rise to it.
     message: str  # A sentence, with a remedy.
 
 

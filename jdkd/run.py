@@ -154,6 +154,20 @@ class Run:
         """The manifest of a finished stage; None if it is not finished."""
         return stages.read_manifest(self.workdir / path)
 
+    def require_manifest(self, path: str) -> dict:
+        """The manifest of a stage that must be finished.
+
+        Raises:
+            FileNotFoundError: if it is not.
+        """
+        manifest = self.read_manifest(path)
+        if manifest is None:
+            raise FileNotFoundError(
+                f'{self.workdir} has no finished {path}; run jdkd train with this --workdir to its '
+                'end first.'
+            )
+        return manifest
+
     def _queries(self, split: str, ids: Sequence[str]) -> Queries:
         positives = [self.collection.positives(split, i) for i in ids]
         flat = self.collection.id_index.find(list(itertools.chain.from_iterable(positives)))

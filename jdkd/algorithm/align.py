@@ -121,12 +121,7 @@ def load(student: Student) -> DualEncoderSystem:
     run, start = student.run, student.initial
     if not run.config.align.epochs:
         return start
-    manifest = run.read_manifest(STAGE)
-    if manifest is None:
-        raise FileNotFoundError(
-            f'{run.workdir} has no aligned student; run --mode train with this --workdir to its '
-            'end first.'
-        )
+    manifest = run.require_manifest(STAGE)
     steps = manifest['result']['steps']
     encoder = restore_encoder(run, student.start, run.workdir / STAGE, steps)
     return student.system(f'{STUDENT}_aligned', manifest['digest'], encoder)

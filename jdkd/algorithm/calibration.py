@@ -23,7 +23,7 @@ _FITTED = 'rounds/00/fitted'
 
 def read_fitted(run: Run) -> dict:
     """`teacher` {member: weight} and `scales` {assistant: scale} as fitted in the first round."""
-    return lists.read_manifest(run, _FITTED)['result']
+    return run.require_manifest(_FITTED)['result']
 
 
 def fit(

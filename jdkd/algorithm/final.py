@@ -74,16 +74,11 @@ def _load_best(student: Student) -> DualEncoderSystem:
     run, config = student.run, student.run.config
     if not run.num_rounds:
         return align.load(student)
-    first, measured = f'{STUDENT}_{"aligned" if config.align.epochs else "init"}', []
-    while not (measured and is_over(run, measured)):
-        i = max(len(measured) - 1, 0)
-        manifest = run.read_manifest(round_path(i, 'eval'))
-        if manifest is None:
-            raise FileNotFoundError(
-                f'{run.workdir} has not measured {STUDENT}_{i:02d} on D_eval; run --mode train '
-                'with this --workdir to its end first.'
-            )
-        measured = measured or [manifest['result']['references'][first]]
-        measured.append(manifest['result']['student'])
+    first = f'{STUDENT}_{"aligned" if config.align.epochs else "init"}'
+    compared = run.require_manifest(round_path(0, 'eval'))['result']
+    measured = [compared['references'][first], compared['student']]
+    while not is_over(run, measured):
+        path = round_path(len(measured) - 1, 'eval')
+        measured.append(run.require_manifest(path)['result']['student'])
     best = choose(config, measured)
     return student.after_round(best - 1) if best else align.load(student)

@@ -29,14 +29,6 @@ def round_path(round_index: int, stage: str) -> str:
     return f'rounds/{round_index:02d}/{stage}'
 
 
-def read_manifest(run: Run, path: str) -> dict:
-    """The manifest of a stage that must be there."""
-    manifest = run.read_manifest(path)
-    if manifest is None:
-        raise FileNotFoundError(f'{run.workdir / path} is missing; train the run first.')
-    return manifest
-
-
 def split_queries(run: Run, split: str) -> Queries:
     """The queries of `train` or `eval`."""
     return run.train if split == 'train' else run.held_out

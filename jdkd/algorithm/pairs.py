@@ -47,7 +47,7 @@ def write(run: Run, path: pathlib.Path, splits: Sequence[str]) -> int:
         )
     if train or config.first_stage in roles.trained(config):
         run = pseudo_labels.label(run)
-    retrievers = _retrievers(run, train=train)
+    retrievers = _retrievers(run) if train else []
     scorers = _imported(run)
     rankings = {split: _passages(run, split, retrievers) for split in splits}
     if not distributed.is_primary():
@@ -82,12 +82,9 @@ def check_output(path: pathlib.Path) -> None:
     files.check_output(path, holds_pairs, 'exists and is no file of pairs')
 
 
-def _retrievers(run: Run, *, train: bool) -> list[System]:
-    """The first stage; with `train`, also whatever else mines in round 0."""
-    config = run.config
-    if not train:
-        return [build(run, config.first_stage)]
-    names = [n for n in dict.fromkeys(_miners(config)) if not _is_missing(run, n)]
+def _retrievers(run: Run) -> list[System]:
+    """What mines in round 0, but for files of scores that are yet to be made."""
+    names = [n for n in dict.fromkeys(_miners(run.config)) if not _is_missing(run, n)]
     miners = [build(run, name) for name in names]
     model = student.load(run)
     return [*miners, align(run, model, EmbeddingTargets.build(run, model.start))]
@@ -123,7 +120,7 @@ def _passages(run: Run, split: str, retrievers: Sequence[System]) -> list[np.nda
     """Rows of the passages of each query, each once."""
     queries, config = _queries(run, split), run.config.candidates
     if split == 'test':
-        top = retrievers[0].rank(queries)[0].passages
+        top = build(run, run.config.first_stage).rank(queries)[0].passages
         return [rows[rows >= 0] for rows in top]
     rankings = [r.rank(queries)[0].passages for r in retrievers]
     pool = candidates.mining_pool(rankings, queries.positives, run.collection.group, config.depth)

@@ -3,8 +3,8 @@
 A passage that the teacher ranks close to the positive or above it is probably relevant, and one far
 below teaches nothing. So negatives come from the passages that it ranks highest among those clearly
 below the positive: positive-aware mining (Moreira et al., 2024, https://arxiv.org/abs/2407.15831),
-with a margin in logits (ours). A pair is scored once: each round adds the passages that it mines
-first, and all copies of a query draw from what was scored so far.
+with a margin in logits (ours). A pair is scored once: each round adds the passages that no earlier
+one has mined, and all copies of a query draw from what was scored so far.
 """
 
 import functools
@@ -18,7 +18,6 @@ from jdkd.algorithm.lists import (
     ScoredPool,
     best_positives,
     load_pool,
-    read_manifest,
     read_stand_ins,
     round_path,
     split_queries,
@@ -34,7 +33,7 @@ _POSITIVES = 'positives'
 
 
 def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPool:
-    """Scores the passages that a round mines first with the teacher's members, as a stage.
+    """Scores a round's newly mined passages with the teacher's members, as a stage.
 
     `mined` is the manifest of `lists.mine`. Of each query's mined passages the first
     `candidates.scored` count: the best ranked by each retriever.
@@ -42,7 +41,7 @@ def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPoo
     stand_ins, config = read_stand_ins(run), run.config.candidates
     before = None
     if round_index:
-        before = read_manifest(run, round_path(round_index - 1, _STAGE))['digest']
+        before = run.require_manifest(round_path(round_index - 1, _STAGE))['digest']
 
     def build(out):
         for split in SPLITS:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jdkd import diagnostics
 from jdkd.algorithm import calibration
-from jdkd.algorithm.lists import SPLITS, load_lists, read_manifest, round_path, split_queries
+from jdkd.algorithm.lists import SPLITS, load_lists, round_path, split_queries
 from jdkd.algorithm.teacher import Teacher, score_histogram, weighted_sum
 from jdkd.run import Run
 from jdkd.runtime import distributed
@@ -70,7 +70,7 @@ def load_logits(
 ) -> dict[str, np.ndarray]:
     """Logits of a round's lists: `teacher` `[M, N]`, and `assistants` `[M, K, N]` in this order."""
     path = round_path(round_index, 'scores')
-    result = read_manifest(run, path)['result']
+    result = run.require_manifest(path)['result']
     weights = result['teacher']
     scales = {name: result['scales'][name] for name in assistants}
     with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as lists:

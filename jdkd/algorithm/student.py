@@ -13,7 +13,6 @@ from jdkd.algorithm import gen_dataset, scored_pool, topics
 from jdkd.algorithm.lists import (
     load_dark_tokens,
     load_originals,
-    read_manifest,
     round_path,
     split_queries,
 )
@@ -59,12 +58,7 @@ class Student:
             FileNotFoundError: if that round has not been trained.
         """
         run, path = self.run, round_path(round_index, self.stage)
-        manifest = run.read_manifest(path)
-        if manifest is None:
-            raise FileNotFoundError(
-                f'{run.workdir} has no trained round {round_index}; run --mode train with '
-                'this --workdir to its end first.'
-            )
+        manifest = run.require_manifest(path)
         step = (round_index + 1) * run.config.steps_per_round
         encoder = restore_encoder(run, self.start, run.workdir / path, step)
         return self.system(f'{self.name}_{round_index:02d}', manifest['digest'], encoder)
@@ -135,11 +129,11 @@ class Student:
         }
         if round_index:
             before = round_path(round_index - 1, self.stage)
-            inputs['optimizer_state'] = read_manifest(self.run, before)['digest']
+            inputs['optimizer_state'] = self.run.require_manifest(before)['digest']
         if config.loss.embedding:
             inputs['targets'] = targets.inputs
         if config.topic_size:
-            inputs['topics'] = read_manifest(self.run, topics.STAGE)['digest']
+            inputs['topics'] = self.run.require_manifest(topics.STAGE)['digest']
 
         def build(out):
             data = _RoundData(self, trainer, round_index, previous, scaled_pool, targets)
@@ -164,7 +158,7 @@ class Student:
             state = checkpoint.restore_state(
                 run.workdir / before / CHECKPOINTS, first, trainer.abstract
             )
-            if data.previous.digest != read_manifest(run, before)['digest']:
+            if data.previous.digest != run.require_manifest(before)['digest']:
                 # An earlier student enters the round.
                 state = state.replace(params=trainer.init(data.previous.encoder.params).params)
             return state.replace(selected=state.selected * 0)

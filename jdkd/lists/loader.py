@@ -165,7 +165,8 @@ class BatchOrder:
     seed: Sequence[int]  # Seeds the shuffling; each epoch is shuffled anew.
     shuffle: bool = True  # False keeps the order of the records.
     epochs: int | None = None  # None repeats without end.
-    # `[count]` topics of the lists: a batch then holds lists of one, or of a few that it ends.
+    # `[count]` topics of the lists. Batches are cut from lists that are sorted by topic: most hold
+    # lists of one, some the end of one topic and the start of the next.
     topics: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     def batches(self, count: int) -> grain.MapDataset:

@@ -17,7 +17,7 @@ from jdkd.systems.roles import fine_tuning_length, system_spec
 from jdkd.systems.system import System
 from jdkd.systems.training import make_batches, restore_encoder
 
-_LISTS = 'lists.npz'  # Queries and passages of a dataset's lists.
+_LISTS = 'lists.npz'  # Features of the lists by name.
 
 
 def train_from_labels(
@@ -40,6 +40,7 @@ def train_from_labels(
             **({'pseudo_labels': labels.digest} if labels else {}),
             'lists': num_lists,
             'hard_negatives': spec.hard_negatives,
+            'labelled': config.candidates.labelled if labels else None,
             'seed': config.seed,
         },
         lambda out: _write_lists(run, out, queries, miner, spec, num_lists),
@@ -48,18 +49,19 @@ def train_from_labels(
     def build_stage(out: pathlib.Path):
         objective = Objective.of_labels(config, encoder.spec)
         trainer = make_trainer(objective, mesh=run.mesh, model=encoder.model, params=encoder.params)
-        with np.load(run.workdir / data_path / _LISTS) as lists:
-            batches = make_batches(
-                run,
-                encoder,
-                run.train,
-                dataset.read(run.workdir / data_path, 'train'),
-                lists,
-                loader.BatchOrder(spec.batch_size, [config.seed]),
-                trainer.rows,
-                length=length,
-                steps=spec.steps,
-            )
+        with np.load(run.workdir / data_path / _LISTS) as f:
+            lists = dict(f)
+        batches = make_batches(
+            run,
+            encoder,
+            run.train,
+            dataset.Arrays(lists),
+            lists,
+            loader.BatchOrder(spec.batch_size, [config.seed]),
+            trainer.rows,
+            length=length,
+            steps=spec.steps,
+        )
         train_loop(
             run,
             name,
@@ -82,7 +84,7 @@ def train_from_labels(
 def _write_lists(
     run: Run, out: pathlib.Path, queries: Queries, miner: System, spec, num_lists: int
 ) -> None:
-    """Writes lists of a positive and hard negatives, as a dataset to train from labels."""
+    """Writes lists of a positive and hard negatives to train from labels."""
     seeds = {'seed': run.config.seed, 'round_index': 0}
     group, own = run.collection.group, run.train.is_labelled
     ranking, _ = miner.rank(run.train)
@@ -105,8 +107,7 @@ def _write_lists(
     lists = candidates.Lists.from_originals(rows, passages)
     features = record_features(run, lists, queries.positives)
     features['false_negative'] = np.zeros(lists.passages.shape, bool)
-    dataset.write(out, {'train': [features]})
-    np.savez(out / _LISTS, query_row=lists.query, passages=lists.passages)
+    np.savez(out / _LISTS, **features)
 
 
 def load_trained(run: Run, name: str) -> Encoder:
@@ -126,7 +127,7 @@ def load_trained(run: Run, name: str) -> Encoder:
     if spec.train.steps and run.read_manifest(path) is None:
         raise FileNotFoundError(
             f"{run.workdir} has no trained '{name}'; name it in teacher.members or assistants and "
-            'run --mode train to its end first.'
+            'run jdkd train to its end first.'
         )
     encoder, steps = load_encoder(run, spec), spec.train.steps
     return restore_encoder(run, encoder, run.workdir / path, steps) if steps else encoder

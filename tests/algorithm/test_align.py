@@ -159,7 +159,7 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
         system=lambda name, digest, encoder: (name, encoder),
     )
     own = types.SimpleNamespace(
-        digests={'other': 'd'}, of=lambda queries, length: (queries.split, length)
+        inputs={'other': 'd'}, of=lambda queries, length: (queries.split, length)
     )
     batches, trainings = [], []
 
@@ -195,7 +195,7 @@ def test_each_text_is_drawn_once_an_epoch_in_batches_of_the_config(tmp_path, mon
     assert align.load(model) == aligned and len(trainings) == 1
     untrained = types.SimpleNamespace(**vars(model))
     untrained.run = dataclasses.replace(run, workdir=tmp_path / 'empty')
-    with pytest.raises(FileNotFoundError, match='has no aligned student; run --mode train'):
+    with pytest.raises(FileNotFoundError, match='has no finished align; run jdkd train'):
         align.load(untrained)
     # What decides it, decides its stage.
     longer = config.replace(student=StudentSpec(passage_length=8))

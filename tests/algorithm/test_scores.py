@@ -30,5 +30,3 @@ def test_logits_are_weighted_and_scaled_scores():
     np.testing.assert_array_equal(found['assistants'], [[[30.0, 90.0], [4.0, 8.0]]])
     assert {x.dtype for x in found.values()} == {np.dtype(np.float32)}
     assert set(scores._logits(raw, {'a': 1.0}, {})) == {'teacher'}
-    fitted = {'scales': {'a': 4.0}}
-    assert scores._scales(fitted, {'a': None, 'b': 3.0}) == {'a': 4.0, 'b': 3.0}

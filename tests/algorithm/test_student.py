@@ -64,6 +64,7 @@ def calls(monkeypatch):
     class Data:
         def __init__(self, *fields):
             self.fields, self.pool = fields, fields[4]
+            self.trainer, self.round_index, self.previous = fields[1:4]
 
         def batches(self, split, order, steps):
             calls.batches.append((self.fields, split, order, steps))
@@ -84,21 +85,23 @@ TRAINER = types.SimpleNamespace(
     init=lambda params: State(f'first {params}', np.ones(3)), abstract='abstract'
 )
 PREVIOUS = types.SimpleNamespace(digest='before', encoder=types.SimpleNamespace(params='params'))
-TARGETS = types.SimpleNamespace(digests={'a': 'd'})
+TARGETS = types.SimpleNamespace(inputs={'a': 'd'})
 
 
 def train(model, round_index, data='data', **changes):
     pool = [types.SimpleNamespace(name='a', scale=None), types.SimpleNamespace(name='b', scale=3.0)]
     arguments = {
         **{'data': {'digest': data}, 'previous': PREVIOUS, 'pool': pool},
-        **{'scales': {'a': 2.0}, 'targets': TARGETS},
+        **{'scales': {'a': 2.0, 'b': 3.0}, 'targets': TARGETS},
     }
     return model.train_round(TRAINER, round_index, **arguments | changes)
 
 
 def test_a_round_trains_its_steps_of_all(run, calls):
     model = student.Student(run, 'start')
-    found = train(model, 1)
+    train(model, 0)
+    calls.loop.clear(), calls.batches.clear(), calls.eval.clear()
+    found = train(model, 1, previous=model.after_round(0))
     ((name, out, trainer, start, batches, options),) = calls.loop
     assert (name, trainer, batches) == ('student', TRAINER, 'batches')
     assert out.name.startswith('train')
@@ -112,9 +115,8 @@ def test_a_round_trains_its_steps_of_all(run, calls):
         'eval_every': 0,
     }
     ((fields, split, order, steps),) = calls.batches
-    # The scale of an assistant is its own, or the fitted one.
     assert [(s.name, scale) for s, scale in fields[4]] == [('a', 2.0), ('b', 3.0)]
-    assert (fields[0], fields[2], fields[3], fields[5]) == (model, 1, PREVIOUS, TARGETS)
+    assert (fields[0], fields[2], fields[5]) == (model, 1, TARGETS)
     assert (split, steps, order.batch_size, list(order.seed)) == ('train', STEPS, 4, [6, 1])
     assert order.shuffle and order.epochs is None
     # It goes on from the round before, but for the counts of selections.
@@ -126,7 +128,7 @@ def test_a_round_trains_its_steps_of_all(run, calls):
         'selected': {'a': 0.75, 'b': 0.0, 'a+b': 0.25},
         'eval_loss': {'loss': 0.5},
     }
-    (line,) = metrics.read_series(run.workdir, 'student_eval')
+    *_, line = metrics.read_series(run.workdir, 'student_eval')
     assert line == {'series': 'student_eval', 'step': 2 * STEPS, 'loss': 0.5}
 
 
@@ -136,13 +138,27 @@ def test_the_first_round_starts_from_the_student_that_enters_it(run, calls):
     assert state.params == 'first params' and not calls.checkpoint
 
 
+def test_a_round_may_begin_from_an_earlier_student(run, calls):
+    """It keeps the state of the optimizer, which is an input of its stage."""
+    model = student.Student(run, 'start')
+    train(model, 0)
+    train(model, 1)
+    assert calls.loop[1][3]().params == 'first params'
+    assert not calls.loop[1][3]().selected.any()
+    manifests = [run.require_manifest(f'rounds/0{i}/train') for i in range(2)]
+    assert manifests[1]['inputs']['optimizer_state'] == manifests[0]['digest']
+    slower = model.slower(0.25)
+    rates = [m.run.config.optimizer.learning_rate for m in (model, slower)]
+    assert rates[1] == rates[0] / 4 and slower.name == model.name
+
+
 def test_what_decides_a_round_decides_its_stage(run, calls):
     model = student.Student(run, 'start')
     train(model, 0), train(model, 0)
     assert len(calls.loop) == 1
     other = types.SimpleNamespace(digest='other', encoder=PREVIOUS.encoder)
     # Targets count where embeddings are learnt.
-    targets = types.SimpleNamespace(digests={'b': 'd'})
+    targets = types.SimpleNamespace(inputs={'b': 'd'})
     train(model, 0, targets=targets)
     for differs, changes in (
         ('dataset', {'data': {'digest': 'x'}}),
@@ -155,6 +171,9 @@ def test_what_decides_a_round_decides_its_stage(run, calls):
     train(aligned, 1)
     with pytest.raises(ValueError, match=r'\(targets differ\)'):
         train(aligned, 1, targets=targets)
+    pool = [types.SimpleNamespace(name=name, scale=None) for name in 'ba']
+    with pytest.raises(ValueError, match=r'\(assistants differ\)'):
+        train(aligned, 1, pool=pool)
     for changed in (
         config.replace(seed=7),
         config.replace(batch_size=8),
@@ -185,9 +204,9 @@ def test_a_round_goes_on_after_an_interrupt(run, calls, monkeypatch):
 
 def test_the_student_of_a_round_has_the_parameters_of_its_last_step(run, calls):
     model = student.Student(run, 'start')
-    with pytest.raises(FileNotFoundError, match='has no trained round 1; run --mode train'):
+    with pytest.raises(FileNotFoundError, match='has no finished rounds/01/train; run jdkd train'):
         model.after_round(1)
-    train(model, 1)
+    train(model, 0), train(model, 1)
     found = model.after_round(1)
     assert (found.name, found.encoder, found.scale) == (
         *('student_01', 'trained encoder'),
@@ -224,7 +243,7 @@ def test_the_loss_on_d_eval_is_a_mean_over_whole_batches(run, monkeypatch):
 
     monkeypatch.setattr(student._RoundData, 'batches', batches)
     lists = Lists.from_originals(np.zeros(9, int), np.zeros((9, 1), int))
-    monkeypatch.setattr(student, 'load_lists', lambda run, i, split: lists)
+    monkeypatch.setattr(student, 'load_originals', lambda run, i, split: lists)
     monkeypatch.setattr(
         student,
         'evaluate',
@@ -257,19 +276,23 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
     def make_batches(*args, **kwargs):
         made.append((args, kwargs))
 
-    monkeypatch.setattr(student, 'load_lists', lambda run, i, split: lists)
+    def load_records(run, i, split, assistants):
+        assert (i, assistants) == (1, ['one'])
+        return ['a', 'b', 'c']
+
+    monkeypatch.setattr(student, 'load_originals', lambda run, i, split: lists)
     monkeypatch.setattr(student, 'load_dark_tokens', lambda run, i, split: dark)
-    monkeypatch.setattr(student.gen_dataset, 'load_records', lambda run, i, split: ['a', 'b', 'c'])
+    monkeypatch.setattr(student.gen_dataset, 'load_records', load_records)
     monkeypatch.setattr(student.topics, 'load', lambda run, rows: 10 + rows)
     monkeypatch.setattr(student, 'make_batches', make_batches)
-    order = student.loader.BatchOrder(2, [0])
+    order, pool = student.loader.BatchOrder(2, [0]), [(types.SimpleNamespace(name='one'), 2.0)]
     targets = types.SimpleNamespace(of=lambda queries, length: (queries.split, length))
 
     def batches(**config):
         changed = dataclasses.replace(run, config=run.config.replace(**config))
         model = student.Student(changed, 'start', labelled_only=labelled_only)
         trainer = types.SimpleNamespace(rows='rows')
-        data = student._RoundData(model, trainer, 1, PREVIOUS, ['pool'], targets)
+        data = student._RoundData(model, trainer, 1, PREVIOUS, pool, targets)
         data.batches('train', order, 7)
         return made.pop()
 
@@ -283,7 +306,7 @@ def test_batches_are_of_the_lists_of_the_round(run, monkeypatch, labelled_only):
     assert records['dark'].ravel().tolist() == kept
     loss = run.config.loss.replace(in_batch=1.0, embedding=1.0)
     args, options = batches(loss=loss, topic_size=2)
-    assert (options['pool'], options['targets']) == (['pool'], ('train', 9))
+    assert (options['pool'], options['targets']) == (pool, ('train', 9))
     assert args[5].topics.tolist() == [[11, 10, 10][i] for i in kept]
     if labelled_only:  # Few lists are repeated: a batch at least.
         order = dataclasses.replace(order, batch_size=3)

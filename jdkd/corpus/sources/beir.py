@@ -108,7 +108,8 @@ class _Reader:
             )
 
     def answers(self, on_error: OnError) -> Iterator[base.Answer]:
-        for where, split, query, entry in self._entries(on_error):
+        ignore = base.count_errors({})  # `queries` has reported the errors of these lines.
+        for where, split, query, entry in self._entries(ignore):
             if split is None:
                 continue
             answers = attempt(
