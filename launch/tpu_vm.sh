@@ -151,7 +151,7 @@ begin() {
 }
 
 watch() {
-  local state code retries=0
+  local state code retries=0 silent
   while true; do
     ready
     if [[ $(run_state) == none ]]; then
@@ -163,9 +163,15 @@ watch() {
         continue
       fi
     fi
+    silent=0
     while [[ $(tpu_state) == READY ]]; do
       state=$(run_state)
       case $state in
+        none)
+          # Once may be the network; again and again, the hosts were restarted.
+          if ((++silent == 5)); then break; fi
+          ;;
+        running) silent=0 ;;
         'ended 0')
           say "the run has ended; launch/tpu_vm.sh delete $name $zone deletes the TPU"
           exit 0

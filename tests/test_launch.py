@@ -229,6 +229,20 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_failed_does_not(cloud):
     assert len((home / 'runs').read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
+def test_a_run_that_a_restart_of_the_host_forgot_is_started_again(cloud):
+    home, launch = cloud
+    watch = launch('watch', 'a', 'z1', steps=40)
+    wait_for(lambda: number(home / 'vm/shared/step') >= 3)
+    kept = home / 'vm/worker-0/jdkd-vm'
+    os.killpg(int((kept / 'pid').read_text()), signal.SIGKILL)
+    (kept / 'pid').unlink()
+    code, _, err = ended(watch)
+    assert code == 0, err
+    assert number(home / 'vm/shared/step') == 40
+    assert len((home / 'runs').read_text().splitlines()) == 2
+
+
 def test_a_bucket_that_cannot_be_read_is_never_written(cloud):
     home, launch = cloud
     (home / 'bin/gcloud').write_text(GCLOUD.replace('matched no objects', 'denied'))

@@ -123,8 +123,7 @@ def _cell(title: str, text: str, score: float, width: int) -> list[str]:
     """Lines with the score, the title and the beginning of the text of a passage."""
     title = _plain(title, width)
     # A bounded prefix that still fills the lines once its whitespace is squeezed.
-    text = _plain(text, 10 * _LINES * width)
-    text = textwrap.shorten(text, _LINES * (width - 8), placeholder=' ...')
+    text = ' '.join(_plain(text, 10 * _LINES * width).split())
     body = textwrap.wrap(text, width - 8, max_lines=_LINES, placeholder=' ...')
     return [_cut(f'{score:6.3f}  {title}', width), *(f'        {line}' for line in body)]
 

@@ -110,7 +110,8 @@ def hold_workdir(
             raise
         except Exception as e:
             # Some libraries only say that writing failed.
-            is_full = isinstance(e, RuntimeError) and shutil.disk_usage(workdir).free < _NO_SPACE
+            may_be = isinstance(e, RuntimeError) and workdir.exists()
+            is_full = may_be and shutil.disk_usage(workdir).free < _NO_SPACE
             if not (is_full or files.is_disk_full(e)):
                 raise
             raise OSError(

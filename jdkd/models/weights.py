@@ -140,7 +140,7 @@ def _from_hub(name: str, revision: str | None, *, online: bool, tensors: bool) -
     try:
         revision = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=5).sha
     except Exception as error:  # Each transport raises its own errors.
-        raise OSError(f'the hub: {error or type(error).__name__}') from error
+        raise OSError(f'the hub: {str(error) or type(error).__name__}') from error
     try:
         return pathlib.Path(
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)

@@ -70,7 +70,9 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
             passages alone.
         FileNotFoundError: if there is no collection.
     """
-    if workdir is not None and (workdir / 'collection').is_dir():
+    made = config.collection.pseudo_queries
+    parts = ['collection', importing.PSEUDO_QUERIES][: 2 if made.count or made.file else 1]
+    if workdir is not None and all((workdir / part).is_dir() for part in parts):
         return _measure_imported(config, workdir, mesh)
     plan = config.plan
     if plan.passages is None and (plan.train_queries or plan.test_queries):

@@ -15,7 +15,7 @@ from jdkd.config import IndexConfig
 from jdkd.retrieval.ranking import Ranking
 from jdkd.retrieval.vectors import Vectors
 from jdkd.runtime import distributed
-from jdkd.runtime.parts import write_part
+from jdkd.runtime.parts import await_parts, write_part
 
 try:
     import scann
@@ -87,11 +87,11 @@ def build(directory: pathlib.Path, passages: np.ndarray | Vectors, config: Index
 
         write_part(path, write)
 
-    shards = _shards(directory, len(passages), config.shard)
-    shards = shards[distributed.process_index() :: distributed.process_count()]
+    all_shards = _shards(directory, len(passages), config.shard)
+    shards = all_shards[distributed.process_index() :: distributed.process_count()]
     with concurrent.futures.ThreadPoolExecutor(min(BUILDERS, os.cpu_count() or 1)) as builders:
         list(builders.map(lambda shard: write_shard(*shard), shards))
-    distributed.barrier(f'{directory}: all shards')
+    await_parts([path for path, _ in all_shards], f'{directory}: shards')
 
 
 def _scann() -> Any:

@@ -149,7 +149,7 @@ class Bucket:
         self._lease_seen = lease.read(self.store, self._uploads.names)
         if self._lease_seen.get('owner') == self._state['id']:
             return
-        if all(name.startswith(lease.PREFIX) for name in self._uploads.names):
+        if 'config.json' not in self._uploads.names:  # The first that a run uploads.
             if (self.cache / 'config.json').exists():
                 raise ValueError(
                     f'{self.store.url} holds no run, but its cache {self.cache} does; copy that to '

@@ -50,12 +50,14 @@ def loose_files(cache: pathlib.Path) -> Iterator[pathlib.Path]:
     """The files of a workdir that are in no stage."""
     for directory, names, own in os.walk(cache):
         path = pathlib.Path(directory)
-        is_replaced = path != cache and path.relative_to(cache).parts[0] == lock.REPLACED
-        if MANIFEST in own and not is_replaced:
+        in_replaced = is_replaced(f'{path.relative_to(cache).as_posix()}/')
+        if MANIFEST in own and not in_replaced:
             names.clear()
             continue
-        names[:] = [n for n in names if is_replaced or not UNFINISHED.search(n)]
+        foreign = lock.FOREIGN if path == cache else ()
+        skipped = [n for n in names if n in foreign or (not in_replaced and UNFINISHED.search(n))]
+        names[:] = [n for n in names if n not in skipped]
         for name in own:
             is_own = path == cache and name in OWN
-            if not is_own and not UNFINISHED.search(name):
+            if not is_own and not UNFINISHED.search(name) and (path / name).is_file():
                 yield path / name

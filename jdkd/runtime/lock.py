@@ -12,6 +12,7 @@ from absl import logging
 FILE = 'lock'
 HOLDER = 'lock.pid'  # The id of the process that holds it.
 REPLACED = 'replaced'  # Numbered directories of damaged and outdated files.
+FOREIGN = ('wandb',)  # Directories in the workdir that other programs keep.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ def _check_workdir(workdir: pathlib.Path) -> None:
     """Raises an error that names an unwritable directory, or a link that leads out of a workdir."""
     root = workdir.resolve()
     for directory, names, files in os.walk(workdir):
+        if directory == str(workdir):  # Trackers link to their logs elsewhere.
+            names[:] = [name for name in names if name not in FOREIGN]
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(f'{directory} is not writable; change its permissions.')
         for path in (pathlib.Path(directory, name) for name in (*names, *files)):

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -59,10 +59,18 @@ def write_parts(
         for i in own:
             write_part(paths[i], functools.partial(write_file, i))
             bar.update(processes * (i not in done))
-    distributed.barrier(f'{directory / name}: all parts')
-    distributed.await_files(paths)
-    distributed.barrier(f'{directory / name}: visible to all')  # Callers may now remove parts.
+    await_parts(paths, str(directory / name))
     return paths
+
+
+def await_parts(paths: Sequence[pathlib.Path], what: str) -> None:
+    """Waits until all processes see the parts of all; `what` names them in messages.
+
+    After that a process may remove parts.
+    """
+    distributed.barrier(f'{what}: written')
+    distributed.await_files(paths)
+    distributed.barrier(f'{what}: visible to all')
 
 
 def join_rows(path: pathlib.Path, parts: Iterable[np.ndarray], count: int) -> None:

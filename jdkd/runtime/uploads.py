@@ -29,6 +29,7 @@ class Uploads:
         self.names: set[str] = set()  # Of all objects.
         self.error: BaseException | None = None
         self._lease: Lease | None = None
+        self._thread: threading.Thread | None = None
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
 
     @property
@@ -39,16 +40,19 @@ class Uploads:
     def begin(self, lease: Lease, when_idle: Callable[[], None], seconds: float) -> None:
         """Starts the thread, which calls `when_idle` after `seconds` without a job."""
         self._lease = lease
-        threading.Thread(target=self._work, args=(when_idle, seconds), daemon=True).start()
+        args = when_idle, seconds
+        self._thread = threading.Thread(target=self._work, args=args, daemon=True)
+        self._thread.start()
 
     def end(self) -> None:
-        """Stops the thread after its jobs, and releases the lease."""
+        """Stops the thread after the job that it is at, and releases the lease."""
         current, self._lease = self._lease, None
-        if current is None:  # Without a lease there is no thread.
+        if current is None or self._thread is None:
             return
         if self.error is not None:
             self.store.patience = 0
         self._jobs.put(None)
+        self._thread.join()  # Another machine may write as soon as the lease is released.
         with contextlib.suppress(Exception):  # It ends by itself.
             current.release()
 

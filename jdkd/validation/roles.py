@@ -284,6 +284,8 @@ def size_errors(config: Config) -> Iterator[str]:
     trainings = [('optimizer', config.optimizer, 'steps_per_round', config.steps_per_round)]
     trainings += [(name, own, f'{name}.steps', own.steps) for name, own in fine_tuning.items()]
     for field, training, length, steps in trainings:
+        if training.total_steps < 1 <= config.rounds:
+            yield f'{field}.total_steps={training.total_steps} must be at least 1.'
         cycle = training.cycle_steps or training.total_steps
         if training.warmup_steps >= cycle:
             yield (

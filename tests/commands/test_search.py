@@ -97,3 +97,9 @@ def test_rankings_stand_side_by_side(run, monkeypatch):
         ' 0.500  p2',
         f'        {texts[2]}',
     ]
+
+
+def test_a_text_without_spaces_is_shown(run):
+    lines = search._cell('t', 'はじめに ' + '京都' * 200, 1.0, 60)
+    assert lines[1].strip().startswith('はじめに') and '京都' in ''.join(lines)
+    assert len(lines) <= 1 + search._LINES and lines[-1].endswith('...')

@@ -49,6 +49,7 @@ def machine(url: str, caches: pathlib.Path, *, update: bool = False) -> Iterator
 
     workdir = visit(url, caches)
     with lock.hold(workdir, update=update), bucket.hold(workdir):
+        (workdir / 'config.json').touch()  # Every run has one.
         yield workdir
 
 

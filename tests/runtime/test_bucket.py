@@ -42,9 +42,10 @@ def url(server, monkeypatch):
 
 
 def objects(url, content=False):
-    """Names of the objects of a run, without its lease."""
+    """Names of the objects of a run, without its lease and its config."""
     store = ObjectStore(url)
-    names = sorted(n for n in store.list() if not n.startswith(lease.PREFIX))
+    own = (n for n in store.list() if not n.startswith(lease.PREFIX))
+    names = sorted(n for n in own if n != 'config.json')
     return store.read(names) if content else names
 
 
@@ -99,13 +100,7 @@ def test_another_machine_finds_what_was_finished_and_downloads_what_it_reads(url
         (workdir / 'config.json').write_text('{}')
         build_stage(workdir, 'a', content='x' * 10_000)
         build_stage(workdir, 'b', content='y' * 10_000)
-    assert objects(url) == [
-        'a/manifest.json',
-        'a/x.txt',
-        'b/manifest.json',
-        'b/x.txt',
-        'config.json',
-    ]
+    assert objects(url) == ['a/manifest.json', 'a/x.txt', 'b/manifest.json', 'b/x.txt']
     assert 20_000 < traffic(workdir)[0] < 23_000
     with buckets.machine(url, tmp_path / 'two') as workdir:
         assert (workdir / 'config.json').read_text() == '{}'
@@ -129,11 +124,11 @@ def test_a_cache_is_used_again(url, tmp_path):
 
 def test_a_cache_may_be_moved(url, tmp_path):
     with buckets.machine(url, tmp_path / 'one') as workdir:
-        (workdir / 'config.json').write_text('{}')
+        (workdir / 'metrics.jsonl').write_text('1')
     (tmp_path / 'one').rename(tmp_path / 'two')
     with buckets.machine(url, tmp_path / 'two') as workdir:
-        (workdir / 'config.json').write_text('{"new": 1}')
-    assert objects(url, content=True) == {'config.json': b'{"new": 1}'}
+        (workdir / 'metrics.jsonl').write_text('2')
+    assert objects(url, content=True) == {'metrics.jsonl': b'2'}
 
 
 def test_a_stage_is_uploaded_once_and_its_manifest_last(url, tmp_path, monkeypatch):
@@ -149,7 +144,7 @@ def test_a_stage_is_uploaded_once_and_its_manifest_last(url, tmp_path, monkeypat
     with buckets.machine(url, tmp_path) as workdir:
         (workdir / 'metrics.jsonl').write_text('1\n')
         stages.build_stage(workdir / 'a', {}, build, resumable=True)
-    uploads = [name for name in uploads if not name.startswith(lease.PREFIX)]
+    uploads = [n for n in uploads if n != 'config.json' and not n.startswith(lease.PREFIX)]
     parts = [f'a/x-0000{i}.bin' for i in range(3)]
     assert sorted(uploads) == sorted(
         ['a/started.json', *parts, *(f'{p}.checksums' for p in parts), 'a/y', 'a/manifest.json']
@@ -397,6 +392,29 @@ def test_a_bucket_that_was_emptied_does_not_empty_the_cache(url, tmp_path):
     with pytest.raises(ValueError, match=f'{url} holds no run, but its cache {workdir} does'):
         buckets.visit(url, tmp_path)
     assert (workdir / 'a/b/x.txt').exists()
+
+
+def test_what_else_lies_there_is_neither_fetched_nor_deleted(url, tmp_path):
+    """A bucket that holds other data, or what the launcher puts there before the run."""
+    store = ObjectStore(url)
+    store.write('datasets/big.bin', b'other')
+    with buckets.machine(url, tmp_path) as workdir:
+        assert not (workdir / 'datasets').exists()
+        build_stage(workdir)
+    buckets.visit(url, tmp_path)
+    with buckets.machine(url, tmp_path) as workdir:
+        assert (workdir / 'a/b/x.txt').exists()
+    assert 'datasets/big.bin' in store.list()
+
+
+def test_a_tracker_s_links_are_not_followed(url, tmp_path):
+    with buckets.machine(url, tmp_path) as workdir:
+        (workdir / 'wandb').mkdir()
+        (workdir / 'wandb/core.log').symlink_to(tmp_path / 'gone')
+        (workdir / 'notes').mkdir()
+        (workdir / 'notes/core.log').symlink_to(workdir / 'gone')
+        (workdir / 'notes/a.txt').write_text('a')
+    assert objects(url) == ['notes/a.txt']
 
 
 def test_a_lost_permission_stops_the_run_with_its_remedy(url, tmp_path, server):

@@ -45,6 +45,11 @@ def test_a_link_out_of_the_workdir_is_refused(tmp_path):
     with pytest.raises(ValueError, match='rounds/00 is a symbolic link that leads out of the work'):
         with lock.hold(workdir):
             pass
+    (workdir / 'rounds/00').unlink()
+    (workdir / 'wandb').mkdir()  # Weights & Biases links to its logs.
+    (workdir / 'wandb/core.log').symlink_to(elsewhere)
+    with lock.hold(workdir):
+        pass
     (tmp_path / 'link').symlink_to(tmp_path / 'real')
     (tmp_path / 'real').mkdir()
     with lock.hold(tmp_path / 'link'):  # The workdir itself may be anywhere.

@@ -54,6 +54,7 @@ DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
         ('hard_queries', 'all', "hard_queries is 'all'; use one of wrong, prod"),
         ('self_paced.share', 0.0, '0.0 must be within 0.001 and 1'),
         ('optimizer.warmup_steps', 999, 'optimizer.warmup_steps=999 leaves nothing'),
+        ('optimizer.total_steps', 0, 'optimizer.total_steps=0 must be at least 1'),
         ('systems.minilm_ft.train.warmup_steps', 100, 'minilm_ft.train.warmup_steps=100 leaves'),
         ('rounds', -1, 'rounds=-1 must be at least 0'),
         ('collection.test_split', '', "collection.test_split is ''; name a split"),

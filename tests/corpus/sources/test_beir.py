@@ -81,6 +81,15 @@ def test_a_log_of_broken_queries_is_no_corpus_alone(root):
         building.build_collection(source, out, on_error='skip')
 
 
+def test_a_broken_query_is_counted_once(root):
+    with (root / 'queries.jsonl').open('a') as f:
+        f.write('{"_id": "q1"\n')
+    out = pathlib.Path(tempfile.mkdtemp(dir=root.parent))
+    source = registry.open_source(f'beir:{root}')
+    manifest = building.build_collection(source, out, on_error='skip')
+    assert [entry['count'] for entry in manifest['skipped'].values()] == [1]
+
+
 def test_judgements_of_missing_queries_are_an_error_with_a_log_too(root):
     (root / 'queries.jsonl').unlink()
     with pytest.raises(FileNotFoundError, match='queries.jsonl is missing'):
