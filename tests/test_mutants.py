@@ -59,9 +59,9 @@ def test_tests_of_a_line_run_cheapest_file_first():
 
 
 def test_fast_tests_are_those_of_files_that_import_the_module():
-    found = mutants.importing('jdkd/algorithm/lists.py', '>>> 1')
+    found = mutants.importing('jdkd/algorithm/mining.py', '>>> 1')
     assert {f'tests/algorithm/test_{n}.py' for n in ('coverage', 'gen_dataset')} < set(found)
-    assert found[-1] == 'jdkd/algorithm/lists.py'
+    assert found[-1] == 'jdkd/algorithm/mining.py'
     found = mutants.importing('jdkd/distillation/losses.py', '')
     assert found[0] == 'tests/distillation/test_losses.py'
     assert 'tests/distillation/test_optimizer.py' not in found

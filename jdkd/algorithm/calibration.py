@@ -9,7 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jdkd.algorithm import coverage, lists
+from jdkd.algorithm import coverage
+from jdkd.algorithm.mining import best_passages, draw
+from jdkd.algorithm.round_files import (
+    FITTED,
+    SPLITS,
+    STAND_INS,
+    num_lists,
+    split_queries,
+    without_positive,
+)
 from jdkd.algorithm.teacher import Teacher, fit_of
 from jdkd.lists.candidates import Lists
 from jdkd.run import Run
@@ -17,13 +26,6 @@ from jdkd.runtime import distributed
 from jdkd.systems import scoring
 from jdkd.systems.ranking import ranking_inputs
 from jdkd.systems.system import System
-
-_FITTED = 'rounds/00/fitted'
-
-
-def read_fitted(run: Run) -> dict:
-    """`teacher` {member: weight} and `scales` {assistant: scale} as fitted in the first round."""
-    return run.require_manifest(_FITTED)['result']
 
 
 def fit(
@@ -46,12 +48,12 @@ def fit(
     def build(out):
         fit_to = fit_of(run)
         if has_labels:
-            rows, _, passages = lists.draw(run, 'eval', 0, run.eval_rows)
+            rows, _, passages = draw(run, 'eval', 0, run.eval_rows)
             drawn = Lists.from_originals(rows, passages)
             there = passages >= 0
         else:
-            rows = lists.without_positive(run, 'eval')
-            best = lists.best_passages(run, queries, rows, retrievers, partial)
+            rows = without_positive(run, 'eval')
+            best = best_passages(run, queries, rows, retrievers, partial)
             drawn, kept = best.filled(best.passages >= 0)
             there = best.passages[kept] >= 0
             if not len(drawn):
@@ -66,7 +68,7 @@ def fit(
 
     inputs = {
         'runs': mined['digest'],
-        'lists': lists.num_lists(run)['eval'],
+        'lists': num_lists(run)['eval'],
         'hard_negatives': config.candidates.hard_negatives,
         'spread': None if has_labels else [config.spread, config.candidates.stand_ins],
         'seed': config.seed,
@@ -75,7 +77,7 @@ def fit(
         'floor': config.fit_floor,
         'assistants': {s.name: [s.digest, s.scale] for s in pool},
     }
-    run.stage(_FITTED, inputs, build, resumable=True)
+    run.stage(FITTED, inputs, build, resumable=True)
 
 
 def find_stand_ins(
@@ -90,12 +92,12 @@ def find_stand_ins(
     depth = run.config.candidates.stand_ins
 
     def build(out):
-        for split in lists.SPLITS:
-            rows = lists.without_positive(run, split)
+        for split in SPLITS:
+            rows = without_positive(run, split)
             if not len(rows):
                 continue
-            queries = lists.split_queries(run, split)
-            drawn = lists.best_passages(run, queries, rows, retrievers, partial)
+            queries = split_queries(run, split)
+            drawn = best_passages(run, queries, rows, retrievers, partial)
             logits = teacher.logits(queries, drawn, out, prefix=f'{split}.')
             if distributed.is_primary():
                 best = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=1)
@@ -106,4 +108,4 @@ def find_stand_ins(
         'teacher': teacher.inputs,
         'partial': {s.name: s.digest for s in partial} or None,
     }
-    run.stage(lists.STAND_INS, inputs, build, resumable=True)
+    run.stage(STAND_INS, inputs, build, resumable=True)

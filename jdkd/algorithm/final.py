@@ -6,7 +6,7 @@ Where labels mislead, rounds can lose what alignment gave; D_eval tells.
 from collections.abc import Mapping, Sequence
 
 from jdkd.algorithm import align
-from jdkd.algorithm.lists import round_path
+from jdkd.algorithm.round_files import round_path
 from jdkd.algorithm.student import Student
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.config import Config

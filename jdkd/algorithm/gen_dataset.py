@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jdkd import diagnostics
-from jdkd.algorithm import calibration, scored_pool
-from jdkd.algorithm import lists as round_lists
-from jdkd.algorithm.lists import (
+from jdkd.algorithm import calibration, mining, scored_pool
+from jdkd.algorithm.round_files import (
     PART_LISTS,
     SPLITS,
     has_stand_ins,
     load_originals,
     positives,
     read_dark_tokens,
+    read_fitted,
     round_path,
     split_queries,
 )
@@ -53,16 +53,16 @@ def generate(
         the dataset's manifest.
     """
     retrievers = unique([*miners, *pool, student])
-    mined = round_lists.mine(run, round_index, retrievers, [*teacher.members, *pool])
+    mined = mining.mine(run, round_index, retrievers, [*teacher.members, *pool])
     if round_index == 0:
         calibration.fit(run, mined, teacher, pool, retrievers)
-    teacher = teacher.with_weights(calibration.read_fitted(run)['teacher'])
+    teacher = teacher.with_weights(read_fitted(run)['teacher'])
     if round_index == 0 and has_stand_ins(run):
         calibration.find_stand_ins(run, teacher, pool, retrievers)
-    pool_of_pairs = None
+    scored = None
     if run.config.candidates.hardest:
-        pool_of_pairs = scored_pool.keep(run, round_index, mined, teacher)
-    drawn = round_lists.keep_lists(run, round_index, mined, encoder, active, pool_of_pairs)
+        scored = scored_pool.keep(run, round_index, mined, teacher)
+    drawn = mining.keep_lists(run, round_index, mined, encoder, active, scored)
     scores = keep_scores(run, round_index, drawn, teacher, pool)
     path = round_path(round_index, 'dataset')
     rule = [run.config.candidates.false_negatives, run.config.candidates.margin]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jdkd.algorithm.lists import positives, read_stand_ins, round_path
+from jdkd.algorithm.round_files import positives, read_stand_ins, round_path
 from jdkd.algorithm.teacher import Teacher
 from jdkd.lists import candidates
 from jdkd.lists.candidates import Lists

@@ -34,7 +34,7 @@ from jdkd.algorithm import (
     topics,
 )
 from jdkd.algorithm.align import align
-from jdkd.algorithm.lists import eval_inputs, eval_qrels, round_path
+from jdkd.algorithm.round_files import eval_inputs, eval_qrels, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.algorithm.teacher import Teacher, measure_teacher
 from jdkd.corpus.lengths import evenly_spaced

@@ -13,7 +13,7 @@ from absl import logging
 
 from jdkd.algorithm import pseudo_labels, student
 from jdkd.algorithm.align import align
-from jdkd.algorithm.lists import split_queries
+from jdkd.algorithm.round_files import split_queries
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.config import Config, ScoresSpec
 from jdkd.lists import candidates
@@ -123,7 +123,9 @@ def _passages(run: Run, split: str, retrievers: Sequence[System]) -> list[np.nda
         top = build(run, run.config.first_stage).rank(queries)[0].passages
         return [rows[rows >= 0] for rows in top]
     rankings = [r.rank(queries)[0].passages for r in retrievers]
-    pool = candidates.mining_pool(rankings, queries.positives, run.collection.group, config.depth)
+    pool = candidates.mined_passages(
+        rankings, queries.positives, run.collection.group, config.depth
+    )
     if config.hardest:  # Of each query's mined passages, the teacher scores the first.
         pool = pool[:, : config.scored]
     pairs = zip(queries.best, pool, strict=True)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
-from jdkd.algorithm.lists import best_passages
+from jdkd.algorithm.mining import best_passages
 from jdkd.algorithm.teacher import Teacher, fit_of
 from jdkd.lists import candidates
 from jdkd.lists.candidates import Lists
@@ -126,7 +126,7 @@ def _weights(run: Run, ensemble: Teacher, rows: np.ndarray, out) -> Mapping[str,
                 query_ids=queries.ids,
                 positives=queries.positives,
                 best=queries.best,
-                pool=candidates.mining_pool(rankings, queries.positives, group, depth),
+                pool=candidates.mined_passages(rankings, queries.positives, group, depth),
                 group=group,
                 num_negatives=config.candidates.hard_negatives,
                 ranked=None,

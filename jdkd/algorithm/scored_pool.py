@@ -7,17 +7,16 @@ with a margin in logits (ours). A pair is scored once: each round adds the passa
 one has mined, and all copies of a query draw from what was scored so far.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from jdkd.algorithm import calibration
-from jdkd.algorithm.lists import (
+from jdkd.algorithm.round_files import (
     SPLITS,
-    ScoredPool,
     best_positives,
-    load_pool,
+    load_mined,
+    read_fitted,
     read_stand_ins,
     round_path,
     split_queries,
@@ -32,11 +31,12 @@ _STAGE = 'pool'
 _POSITIVES = 'positives'
 
 
-def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPool:
+def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> dict[str, Any]:
     """Scores a round's newly mined passages with the teacher's members, as a stage.
 
     `mined` is the manifest of `lists.mine`. Of each query's mined passages the first
-    `candidates.scored` count: the best ranked by each retriever.
+    `candidates.scored` count: the best ranked by each retriever. Returns everything that decides
+    the pool, as inputs of the stages that draw from it.
     """
     stand_ins, config = read_stand_ins(run), run.config.candidates
     before = None
@@ -65,13 +65,12 @@ def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> ScoredPoo
     }
     manifest = run.stage(round_path(round_index, _STAGE), inputs, build, resumable=True)
     choice = {'hardest': config.hardest, 'margin': config.margin}
-    decided = {'pairs': manifest['digest'], 'teacher': teacher.inputs, **choice}
-    return ScoredPool(decided, functools.partial(load, run, round_index))
+    return {'pairs': manifest['digest'], 'teacher': teacher.inputs, **choice}
 
 
 def load(run: Run, round_index: int, split: str) -> tuple[np.ndarray, Ranked]:
     """The pool of a split up to a round: passages `[Q, U]` padded with -1, and their logits."""
-    weights, config = calibration.read_fitted(run)['teacher'], run.config.candidates
+    weights, config = read_fitted(run)['teacher'], run.config.candidates
     passages = [_load_passages(run, i, split) for i in range(round_index + 1)]
     scores = []
     for i, own in enumerate(passages):
@@ -85,7 +84,7 @@ def load(run: Run, round_index: int, split: str) -> tuple[np.ndarray, Ranked]:
     return np.concatenate(passages, axis=1), ranked
 
 
-def best(run: Run, round_index: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+def positive_and_top(run: Run, round_index: int, split: str) -> tuple[np.ndarray, np.ndarray]:
     """A query's first positive and its `candidates.scored` passages that the teacher ranks highest.
 
     Returns `[Q, U]` int32 passages, padded with -1, and `[Q, U]` float32 logits.
@@ -123,7 +122,7 @@ def _positive_pairs(run: Run, split: str) -> Lists:
 
 def _new_passages(run: Run, round_index: int, split: str) -> np.ndarray:
     """Mined passages `[Q, W]` whose texts no earlier round has, padded with -1."""
-    mined = load_pool(run, round_index, split)
+    mined = load_mined(run, round_index, split)
     group, depth = run.collection.group, run.config.candidates.scored
     earlier = [_load_passages(run, i, split) for i in range(round_index)]
     rows = []

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jdkd import diagnostics
-from jdkd.algorithm import calibration
-from jdkd.algorithm.lists import SPLITS, load_lists, round_path, split_queries
+from jdkd.algorithm.round_files import SPLITS, load_lists, read_fitted, round_path, split_queries
 from jdkd.algorithm.teacher import Teacher, score_histogram, weighted_sum
 from jdkd.run import Run
 from jdkd.runtime import distributed
@@ -27,7 +26,7 @@ def keep_scores(
     the `scales` of the assistants, the `score_histogram` and the `flatness` of all scores.
     """
     systems = unique([*teacher.members, *pool])
-    fitted = calibration.read_fitted(run)
+    fitted = read_fitted(run)
     # Logits per unit of score: fitted, or as the config entry gives them.
     scales = {s.name: fitted['scales'].get(s.name, s.scale) for s in pool}
 

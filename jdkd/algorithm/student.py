@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from jdkd.algorithm import gen_dataset, scored_pool, topics
-from jdkd.algorithm.lists import (
+from jdkd.algorithm.round_files import (
     load_dark_tokens,
     load_originals,
     round_path,
@@ -238,7 +238,7 @@ class _RoundData:
 
     def _scored(self, split: str) -> loader.Scored:
         """The teacher's scored passages, and the embeddings that the student gave them before."""
-        passages, logits = scored_pool.best(self.student.run, self.round_index, split)
+        passages, logits = scored_pool.positive_and_top(self.student.run, self.round_index, split)
         stored = self.previous.passages
         return passages, logits, lambda rows: stored[rows]
 

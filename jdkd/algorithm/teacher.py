@@ -10,7 +10,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-from jdkd.algorithm.lists import eval_inputs, eval_qrels
+from jdkd.algorithm.round_files import eval_inputs, eval_qrels
 from jdkd.lists.candidates import Lists
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run

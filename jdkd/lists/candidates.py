@@ -116,7 +116,7 @@ class Ranked:
         return np.concatenate([chosen, pool[others[order[: count - len(chosen)]]]])
 
 
-def mining_pool(
+def mined_passages(
     rankings: Sequence[np.ndarray], positives: Sequence[np.ndarray], group: np.ndarray, depth: int
 ) -> np.ndarray:
     """Collects the passages to draw each query's hard negatives from.
@@ -237,7 +237,7 @@ def sample_lists(
         query_ids: Ids of the split's queries.
         positives: Rows of each query's positives, or of its stand-in.
         best: The subset of positives to sample from.
-        pool: `[Q, U]` from `mining_pool`.
+        pool: `[Q, U]` from `mined_passages`.
         group: `[P]` text group of each passage.
         num_negatives: N_o - 1.
         ranked: Logits of the pool, to draw from the hardest alone; None to draw from all.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from absl import logging
 
-from jdkd.algorithm import calibration, final, student
+from jdkd.algorithm import final, round_files, student
 from jdkd.algorithm.teacher import Teacher
 from jdkd.config import LLMSpec, ScoresSpec
 from jdkd.indexing.index import Found, Index, read
@@ -172,7 +172,7 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
     config = run.config
     first = build(run, config.first_stage)
     # Without rounds there is no teacher.
-    weights = calibration.read_fitted(run)['teacher'] if run.num_rounds else {}
+    weights = round_files.read_fitted(run)['teacher'] if run.num_rounds else {}
     teacher = Teacher([build(run, name) for name in weights], weights)
     used = (first, *teacher.members)
     reasons = {system.name: _cannot_answer(run, system.name) for system in used}

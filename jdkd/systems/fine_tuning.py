@@ -97,7 +97,7 @@ def _write_lists(
         query_ids=queries.ids,
         positives=queries.positives,
         best=queries.best,
-        pool=candidates.mining_pool([ranking.passages], queries.positives, group, spec.depth),
+        pool=candidates.mined_passages([ranking.passages], queries.positives, group, spec.depth),
         group=group,
         num_negatives=spec.hard_negatives,
         ranked=None,

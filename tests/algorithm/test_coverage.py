@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from jdkd.algorithm import calibration, coverage, lists
+from jdkd.algorithm import calibration, coverage, mining, round_files
 from jdkd.algorithm.teacher import Teacher, reorder
 from jdkd.config import CandidatesConfig, CollectionConfig, Config, ScoresSpec, TeacherConfig
 from jdkd.corpus.collection import Collection
@@ -74,21 +74,21 @@ def load(run, name):
 
 
 def mine(run):
-    return lists.mine(run, 0, [load(run, 'miner')], [load(run, 'llm')])
+    return mining.mine(run, 0, [load(run, 'miner')], [load(run, 'llm')])
 
 
 def drawn(run, split='train'):
-    queries = lists.split_queries(run, split)
-    rows, _, passages = lists.draw(run, split, 0, np.arange(len(queries)))
+    queries = round_files.split_queries(run, split)
+    rows, _, passages = mining.draw(run, split, 0, np.arange(len(queries)))
     return {
         queries.ids[query]: (int(own[0]), {int(p) for p in own[1:]})
         for query, own in zip(rows, passages, strict=True)
     }
 
 
-@pytest.mark.parametrize('part', [1, lists.PART_QUERIES])
+@pytest.mark.parametrize('part', [1, mining.PART_QUERIES])
 def test_lists_are_drawn_from_scored_pairs(tmp_path, caplog, monkeypatch, part):
-    monkeypatch.setattr(lists, 'PART_QUERIES', part)  # Queries that are mined at once.
+    monkeypatch.setattr(mining, 'PART_QUERIES', part)  # Queries that are mined at once.
     run = make_run(tmp_path)
     mine(run)
     assert not list((run.workdir / 'rounds/00/runs').glob('train-*.npy'))
@@ -110,7 +110,7 @@ def test_only_where_no_query_of_a_round_can_be_used_do_others_take_their_place(t
     mine(run)
 
     def queries(*rows):
-        return set(lists.draw(run, 'train', 0, np.array(rows))[0].tolist())
+        return set(mining.draw(run, 'train', 0, np.array(rows))[0].tolist())
 
     # `b` has no scored positive.
     assert queries(0, 1) == {0} and queries(1, 2) == {2} and queries(1) == {0, 2}
@@ -201,7 +201,7 @@ def test_what_has_no_score_keeps_its_order_behind():
 
 
 def weighted(run, system):
-    return Teacher([system], calibration.read_fitted(run)['teacher'])
+    return Teacher([system], round_files.read_fitted(run)['teacher'])
 
 
 def test_without_labels_the_best_scored_passages_stand_in(tmp_path):
@@ -212,10 +212,10 @@ def test_without_labels_the_best_scored_passages_stand_in(tmp_path):
     llm, miner = load(run, 'llm'), load(run, 'miner')
     calibration.fit(run, mine(run), Teacher([llm]), [], [miner])
     # Of `d` p5, p4 and p0 are found and have scores, -4, -3 and -2.
-    weights = calibration.read_fitted(run)['teacher']
+    weights = round_files.read_fitted(run)['teacher']
     assert weights == {'llm': pytest.approx(run.config.spread / np.sqrt(2 / 3))}
     calibration.find_stand_ins(run, weighted(run, llm), [], [miner])
-    assert [rows.tolist() for rows in lists.positives(run)] == [[0], [4], []]
+    assert [rows.tolist() for rows in round_files.positives(run)] == [[0], [4], []]
     # Other scores, or more of the retrievers' passages, would give other ones.
     depth = run.config.candidates.replace(stand_ins=2)
     fewer = dataclasses.replace(run, config=run.config.replace(candidates=depth))
@@ -225,7 +225,7 @@ def test_without_labels_the_best_scored_passages_stand_in(tmp_path):
     ):
         with pytest.raises(ValueError, match=rf'\({differs} differ\)'):
             calibration.find_stand_ins(changed, weighted(run, system), [], [miner])
-    assert lists.eval_qrels(run) == {'d': {'p0': 1}}
+    assert round_files.eval_qrels(run) == {'d': {'p0': 1}}
     # `b` has p5 alone beside its stand-in.
     assert drawn(run) == {'a': (0, {4, 5})}
     assert drawn(run, 'eval') == {'d': (0, {4, 5})}
@@ -240,10 +240,10 @@ def test_a_query_of_d_eval_without_a_stand_in_has_no_judgement(tmp_path, monkeyp
     llm, miner = load(run, 'llm'), load(run, 'miner')
     calibration.fit(run, mine(run), Teacher([llm]), [], [miner])
     # Two lists, of `b` with -2 and -3 and of `c` with -2: the deviations are 1/2 and 0.
-    weights = calibration.read_fitted(run)['teacher']
+    weights = round_files.read_fitted(run)['teacher']
     assert weights == {'llm': pytest.approx(run.config.spread / 0.25)}
     calibration.find_stand_ins(run, weighted(run, llm), [], [miner])
-    assert lists.eval_qrels(run) == {'a': {}, 'b': {'p4': 1}, 'c': {'p5': 1}}
+    assert round_files.eval_qrels(run) == {'a': {}, 'b': {'p4': 1}, 'c': {'p5': 1}}
 
 
 @pytest.mark.parametrize('floor', [0.1, 0.4])
@@ -251,7 +251,7 @@ def test_a_fit_to_labels_keeps_the_floor_of_the_config(tmp_path, floor):
     run = make_run(tmp_path)
     run = dataclasses.replace(run, config=run.config.replace(fit_floor=floor))
     calibration.fit(run, mine(run), Teacher([load(run, 'llm')]), [], [load(run, 'miner')])
-    weight = calibration.read_fitted(run)['teacher']['llm']
+    weight = round_files.read_fitted(run)['teacher']['llm']
     ((positive, others),) = drawn(run, 'eval').values()
     places = np.array([SCORED['d'].index(f'p{row}') for row in (positive, *others)])
     cross_entropy = np.log(np.exp(-weight * places).sum())  # The positive is first.

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from jdkd.algorithm import gen_dataset
-from jdkd.algorithm import lists as round_lists
+from jdkd.algorithm import gen_dataset, mining, round_files
 from jdkd.algorithm.teacher import Teacher
 from jdkd.config import CandidatesConfig, Config, DarkConfig, EncoderSpec, ScoresSpec
 from jdkd.corpus.collection import Collection
@@ -31,7 +30,7 @@ def test_a_run_that_is_no_assistant_mines_negatives(tmp_path):
     config = Config(depth=3, candidates=CandidatesConfig(depth=2))
     run = Run(config, tmp_path / 'run', None, collection)
     miner = imported.load(run, 'other', ScoresSpec(path=str(tmp_path / 'run.trec')))
-    round_lists.mine(run, 0, [miner], [])
+    mining.mine(run, 0, [miner], [])
     # The two best but for the positive; of the other query the run says nothing.
     np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/train.npy'), [[3, -1]])
     np.testing.assert_array_equal(np.load(tmp_path / 'run/rounds/00/runs/eval.npy'), [[-1, -1]])
@@ -43,7 +42,7 @@ def test_the_lists_of_d_eval_are_whole_batches_on_any_number_of_devices(eval_que
     for devices in (1, 3):
         mesh = types.SimpleNamespace(shape={'data': devices})
         run = types.SimpleNamespace(config=config, eval_rows=np.arange(eval_queries), mesh=mesh)
-        assert round_lists.num_lists(run) == {'train': 24, 'eval': lists}
+        assert round_files.num_lists(run) == {'train': 24, 'eval': lists}
 
 
 def test_d_eval_counts_all_judged_queries_and_has_lists_of_the_labelled(tmp_path):
@@ -60,7 +59,7 @@ def test_d_eval_counts_all_judged_queries_and_has_lists_of_the_labelled(tmp_path
     assert labelled.tolist() == [0, 3]
     pool = np.array([[0, 1, 4]] * 4, np.int32)
     run.stage('rounds/00/runs', {}, lambda out: np.save(out / 'eval.npy', pool))
-    rows, _, drawn = round_lists.draw(run, 'eval', 0, labelled)
+    rows, _, drawn = mining.draw(run, 'eval', 0, labelled)
     assert sorted(rows) == [0, 0, 3, 3]
     assert {(int(q), int(p)) for q, p in zip(rows, drawn[:, 0], strict=True)} == {(0, 2), (3, 3)}
 

@@ -8,7 +8,7 @@ import pytest
 
 from jdkd import config as configs
 from jdkd.algorithm import coverage, iterate, pairs
-from jdkd.algorithm.lists import load_lists, positives
+from jdkd.algorithm.round_files import load_lists, positives
 from jdkd.algorithm.teacher import Teacher, rerank
 from jdkd.configs import common
 from jdkd.lists.candidates import Lists

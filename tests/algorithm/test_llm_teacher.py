@@ -10,7 +10,7 @@ import pytest
 from jdkd import config as configs
 from jdkd import validation
 from jdkd.algorithm import iterate
-from jdkd.algorithm.lists import load_lists
+from jdkd.algorithm.round_files import load_lists
 from jdkd.configs import common
 from jdkd.planning import corpus_size, requests
 from jdkd.serving import service

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jdkd.algorithm import iterate, lists, pairs, pseudo_labels
+from jdkd.algorithm import iterate, mining, pairs, pseudo_labels, round_files
 from jdkd.algorithm.teacher import fit_weights
 from jdkd.lists.candidates import Lists
 from jdkd.models.dual_encoder import DualEncoder
@@ -47,7 +47,7 @@ def test_the_half_with_the_largest_margins_gets_the_passage_that_both_rankers_fa
     scores = {r.name: np.asarray(r.list_scorer(run.train)(every), float) for r in rankers}
     summed = sum(result['weights'][name] * own for name, own in scores.items())
     # One passage of each text, of those that the rankers find.
-    found = lists.best_passages(run, run.train, np.arange(len(run.train)), rankers).passages
+    found = mining.best_passages(run, run.train, np.arange(len(run.train)), rankers).passages
     logits = np.sort([own[rows[rows >= 0]] for own, rows in zip(summed, found, strict=True)])
     margins = logits[:, -1] - logits[:, -2]
     chosen, both = labelled.pseudo_labels, labelled.train_with_pseudo_labels
@@ -100,7 +100,7 @@ def test_queries_keep_their_labels_and_d_eval_says_how_many_are_right(judged):
     assert raw[0].shape == (len(queries), 1 + run.config.candidates.hard_negatives)
     assert list(result['weights'].values()) == fit_weights(raw, floor=run.config.fit_floor)
     rankers = [build(run, name) for name in RANKERS]
-    found = lists.best_passages(run, queries, np.arange(len(queries)), rankers)
+    found = mining.best_passages(run, queries, np.arange(len(queries)), rankers)
     summed = sum(
         weight * np.load(out / f'eval.{name}.00000.npy')
         for name, weight in result['weights'].items()
@@ -176,7 +176,7 @@ def test_assistants_learn_from_them_and_from_no_other_label(home, tmp_path):
         positives = dict(zip(chosen.queries, chosen.passages, strict=True))
         assert [positives[row] for row in f['query_row']] == list(f['passages'][:, 0])
     # The student's lists have the teacher's best passages instead.
-    assert lists.without_positive(labelled, 'train').tolist() == [0, 1, 2, 3]
+    assert round_files.without_positive(labelled, 'train').tolist() == [0, 1, 2, 3]
     report = json.loads((tmp_path / 'w/report.json').read_text())
     assert report['collection']['unlabelled'] == 4
     assert report['collection']['pseudo_labels'] == 2

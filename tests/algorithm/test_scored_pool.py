@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jdkd.algorithm import calibration, scored_pool
-from jdkd.algorithm.lists import round_path
+from jdkd.algorithm import round_files, scored_pool
+from jdkd.algorithm.round_files import round_path
 from jdkd.algorithm.teacher import Teacher
 from jdkd.config import CandidatesConfig, Config
 from jdkd.corpus.passages import Passages
@@ -37,7 +37,7 @@ def run(tmp_path):
         path.mkdir(parents=True)
         for split in ('train', 'eval'):
             np.save(path / f'{split}.npy', np.array(mined, np.int32))
-    run.stage(calibration._FITTED, {}, lambda out: {'teacher': {'t': 2.0}, 'scales': {}})
+    run.stage(round_files.FITTED, {}, lambda out: {'teacher': {'t': 2.0}, 'scales': {}})
     return run
 
 
@@ -61,21 +61,23 @@ def test_a_round_adds_the_first_mined_passages_of_a_new_text(run, pools):
 
 def test_passages_stand_beside_their_logits_and_those_of_the_positives(run, pools):
     for split in ('train', 'eval'):
-        passages, ranked = pools[1].load(split)
+        passages, ranked = scored_pool.load(run, 1, split)
         np.testing.assert_array_equal(passages, [[0, 3, 5, 4, -1], [2, -1, -1, 0, 5], [-1] * 5])
         there = passages >= 0
         expected = 2 * (10.0 * np.arange(3)[:, None] + passages)
         np.testing.assert_array_equal(ranked.logits[there], expected[there])
         assert [rows.tolist() for rows in ranked.best] == [[12.0], [22.0], [48.0]]
         assert (ranked.margin, ranked.hardest) == (0.5, 2)
-    first, _ = pools[0].load('train')
+    first, _ = scored_pool.load(run, 0, 'train')
     np.testing.assert_array_equal(first, [[0, 3, 5], [2, -1, -1], [-1] * 3])
 
 
 def test_the_best_of_a_pool_follow_the_positive_whose_text_comes_once(run, pools):
     qrels = {'train': {f'train{i}': {f'p{p}': 1} for i, p in enumerate((5, 1, 4))}}
     collection = dataclasses.replace(run.collection, qrels=run.collection.qrels | qrels)
-    passages, logits = scored_pool.best(dataclasses.replace(run, collection=collection), 1, 'train')
+    passages, logits = scored_pool.positive_and_top(
+        dataclasses.replace(run, collection=collection), 1, 'train'
+    )
     np.testing.assert_array_equal(passages, [[5, 4, 3, 0], [1, 5, 2, 0], [4, -1, -1, -1]])
     # The positives' are those that were scored.
     np.testing.assert_array_equal(logits, [[12, 8, 6, 0], [22, 30, 24, 20], [48, 0, 0, 0]])
@@ -95,7 +97,7 @@ def test_a_query_whose_positives_have_no_imported_score_has_none(run, monkeypatc
     run = dataclasses.replace(
         run, collection=dataclasses.replace(run.collection, passages=passages)
     )
-    passages, logits = scored_pool.best(run, 1, 'train')
+    passages, logits = scored_pool.positive_and_top(run, 1, 'train')
     np.testing.assert_array_equal(passages, [[5, 3, 1], [-1, 6, 0]])
     np.testing.assert_array_equal(logits, [[9, 5, 3], [0, 4, 2]])
 
@@ -116,7 +118,7 @@ def test_queries_without_anything_mined_have_one_empty_place(run):
 
 def test_a_pool_is_decided_by_its_pairs_the_teacher_and_the_choice(run, pools):
     for pool in pools:
-        decided = dict(pool.inputs)
+        decided = dict(pool)
         assert decided.pop('teacher') == {'t': ['t', 2.0]} and len(decided.pop('pairs')) == 64
         assert decided == {'hardest': 2, 'margin': 0.5}
     first, second = (run.read_manifest(round_path(i, 'pool')) for i in range(2))

@@ -17,7 +17,7 @@ from jdkd.algorithm import (
     teacher,
     topics,
 )
-from jdkd.algorithm.lists import load_lists, round_path
+from jdkd.algorithm.round_files import load_lists, round_path
 from jdkd.algorithm.targets import EmbeddingTargets
 from jdkd.lists import loader
 from jdkd.lists.candidates import Lists
@@ -246,7 +246,7 @@ def test_the_scored_pool_of_a_batch_has_the_teachers_logits_and_stored_embedding
         logits, embeddings = batch['pool_teacher'][i][there], batch['pool_embedding'][i][there]
         positive = run.train.best[query][0] if len(run.train.best[query]) else None
         expected = own[query][own[query] >= 0]
-        passages = scored_pool.best(run, 1, 'train')[0][query][there]
+        passages = scored_pool.positive_and_top(run, 1, 'train')[0][query][there]
         if positive is not None:
             assert passages[0] == positive
         assert set(group[passages[1:]]) == set(group[expected]) - {group[passages[0]]}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jdkd import config as configs
-from jdkd.algorithm import calibration, final, iterate, lists, pairs, student
+from jdkd.algorithm import final, iterate, pairs, round_files, student
 from jdkd.algorithm.teacher import spread_weights
 from jdkd.commands import compare, evaluate
 from jdkd.corpus import importing
@@ -75,7 +75,7 @@ def test_no_label_of_train_or_d_eval_is_read(run, home):
 
 @pytest.mark.slow
 def test_teacher_and_assistants_have_the_spread_of_the_config(run):
-    fitted, config = calibration.read_fitted(run), run.config
+    fitted, config = round_files.read_fitted(run), run.config
     raw = {
         name: np.load(run.workdir / f'rounds/00/fitted/{name}.00000.npy')
         for name in ('bm25', 'dense')
@@ -89,15 +89,15 @@ def test_teacher_and_assistants_have_the_spread_of_the_config(run):
 
 @pytest.mark.slow
 def test_the_teachers_best_passage_stands_in_on_d_eval_and_in_training(run):
-    weights = calibration.read_fitted(run)['teacher']
+    weights = round_files.read_fitted(run)['teacher']
     for split, queries in (('train', run.train), ('eval', run.held_out)):
         assert not queries.is_labelled.any()
-        found = lists.positives(run, split)
+        found = round_files.positives(run, split)
         assert [len(rows) for rows in found] == [1] * len(queries)
-        drawn = lists.load_lists(run, 0, split)
+        drawn = round_files.load_lists(run, 0, split)
         np.testing.assert_array_equal(drawn.passages[:, 0], np.concatenate(found)[drawn.query])
     assert set(weights) == {'bm25', 'dense'}
-    qrels = lists.eval_qrels(run)
+    qrels = round_files.eval_qrels(run)
     assert list(qrels) == list(run.held_out.ids)
     assert len(run.train) == 4 + 3  # With the pseudo-queries.
 

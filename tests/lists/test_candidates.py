@@ -45,21 +45,21 @@ def draw(
 
 def test_pool_leaves_out_positives_equal_texts_and_repeats():
     rankings = [np.array([[3, 0, 5, 6]]), np.array([[4, 5, 7, -1]])]
-    pool = candidates.mining_pool(rankings, [np.array([0])], GROUP, depth=3)
+    pool = candidates.mined_passages(rankings, [np.array([0])], GROUP, depth=3)
     np.testing.assert_array_equal(pool, [[3, 5, 7, -1, -1, -1]])  # first, then second passages
-    pool = candidates.mining_pool(rankings, [np.array([4])], GROUP, depth=3)
+    pool = candidates.mined_passages(rankings, [np.array([4])], GROUP, depth=3)
     np.testing.assert_array_equal(pool, [[0, 5, 7, -1, -1, -1]])  # 3 reads like the positive
 
 
 def test_the_first_of_every_ranking_comes_before_the_second_of_any():
     rankings = [np.array([[3, 0, 5], [7, 2, 1]]), np.array([[6, 7, 1], [5, 6, 0]])]
-    pool = candidates.mining_pool(rankings, [np.array([0]), np.array([1])], GROUP, depth=3)
+    pool = candidates.mined_passages(rankings, [np.array([0]), np.array([1])], GROUP, depth=3)
     np.testing.assert_array_equal(pool, [[3, 6, 7, 5, 1, -1], [7, 5, 2, 6, 0, -1]])
 
 
 def test_a_ranking_that_ends_early_hides_no_passage():
     rankings = [np.array([[-1, -1]]), np.array([[2, 7]])]
-    pool = candidates.mining_pool(rankings, [np.array([0])], GROUP, depth=2)
+    pool = candidates.mined_passages(rankings, [np.array([0])], GROUP, depth=2)
     np.testing.assert_array_equal(pool, [[2, 7, -1, -1]])  # -1 is not the last passage.
     np.testing.assert_array_equal(candidates.interleave(rankings, GROUP, depth=2), [[2, 7]])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from jdkd.algorithm import lists as round_lists
+from jdkd.algorithm import mining, round_files
 from jdkd.config import BM25Spec, CandidatesConfig, Config, DarkConfig, EncoderSpec, IndexConfig
 from jdkd.corpus.collection import Collection
 from jdkd.corpus.passages import Passages
@@ -88,10 +88,10 @@ class Drawn:
     home: pathlib.Path
 
     def lists(self, split='train'):
-        return round_lists.load_lists(self.run, 0, split)
+        return round_files.load_lists(self.run, 0, split)
 
     def student_tokens(self, split='train'):
-        return round_lists.load_dark_tokens(self.run, 0, split)
+        return round_files.load_dark_tokens(self.run, 0, split)
 
     def encoder(self, name, passage_length, **overrides):
         return load_encoder(self.run, spec(self.home, name, passage_length, **overrides))
@@ -121,7 +121,7 @@ def draw(home, workdir, prefix='', store='float32', **dark):
     np.save(mined / 'train.npy', np.array([[2, 3, 4], [3, 5, 0]]))
     np.save(mined / 'eval.npy', np.array([[1, 4, 5]]))
     encoder = load_encoder(run, spec(home, 'student', 14, passage_prefix=prefix))
-    round_lists.keep_lists(run, 0, {'digest': 'x'}, encoder, np.arange(2), None)
+    mining.keep_lists(run, 0, {'digest': 'x'}, encoder, np.arange(2), None)
     return Drawn(run, home)
 
 
@@ -271,7 +271,7 @@ def test_systems_read_case_punctuation_and_what_lies_beyond_the_students_cut(cha
 
 
 def test_draws_depend_on_the_list_alone(changed, home, tmp_path, monkeypatch):
-    monkeypatch.setattr(round_lists, 'PART_LISTS', 4)
+    monkeypatch.setattr(mining, 'PART_LISTS', 4)
     shares = {'splice': (0.3, 0.6), 'mask': (0.3, 0.3)}
     again = draw(home, tmp_path, 'passage: ', reinforced=2, noisy=1, **shares)
     files = sorted(path.name for path in (tmp_path / 'rounds/00/candidates').glob('train-dark-*'))

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from jdkd.algorithm import lists
+from jdkd.algorithm import mining, round_files
 from jdkd.config import CandidatesConfig, Config, DarkConfig, EncoderSpec
 from jdkd.lists.slices import SlicedTexts
 from jdkd.tokens.layouts import Layout
@@ -61,19 +61,19 @@ def drawn(monkeypatch):
         slices = [[own[0], 0, 1 + k] for own in passages.tolist() for k in range(DARK)]
         return SlicedTexts(np.int32(slices), np.ones((len(passages), DARK), np.int32))
 
-    monkeypatch.setattr(lists, 'PART_LISTS', 4)
-    monkeypatch.setattr(lists.dark, 'generate', generate)
+    monkeypatch.setattr(mining, 'PART_LISTS', 4)
+    monkeypatch.setattr(mining.dark, 'generate', generate)
     return calls
 
 
 def keep(run, active=ACTIVE, scored=None, mined=MINED):
-    return lists.keep_lists(run, 1, mined, Encoder(), active, scored)
+    return mining.keep_lists(run, 1, mined, Encoder(), active, scored)
 
 
 def test_lists_and_their_dark_examples_are_read_as_they_were_drawn(run, drawn):
     keep(run)
-    rows, copies, passages = lists.draw(run, 'train', 1, ACTIVE)
-    found = lists.load_lists(run, 1, 'train')
+    rows, copies, passages = mining.draw(run, 'train', 1, ACTIVE)
+    found = round_files.load_lists(run, 1, 'train')
     assert sorted(rows) == [0, 0, 0, 2, 2, 2]
     np.testing.assert_array_equal(found.query, rows)
     np.testing.assert_array_equal(found.passages, passages)
@@ -81,7 +81,7 @@ def test_lists_and_their_dark_examples_are_read_as_they_were_drawn(run, drawn):
     expected = [[own[0], 0, 1 + k] for own in passages.tolist() for k in range(DARK)]
     np.testing.assert_array_equal(found.dark.slices, expected)
     # D_eval has lists of all its queries.
-    assert sorted(lists.load_lists(run, 1, 'eval').query) == [0, 1]
+    assert sorted(round_files.load_lists(run, 1, 'eval').query) == [0, 1]
     first, second, on_eval = drawn
     assert first['passages'] + second['passages'] == passages.tolist()
     assert [len(part['passages']) for part in drawn] == [4, 2, 2]
@@ -95,7 +95,7 @@ def test_lists_and_their_dark_examples_are_read_as_they_were_drawn(run, drawn):
 
 def test_tokens_of_dark_examples_are_cut_as_in_training(run, drawn):
     keep(run)
-    found = lists.load_dark_tokens(run, 1, 'train')
+    found = round_files.load_dark_tokens(run, 1, 'train')
     assert found.shape == (6, DARK, 4)
     assert found[0].tolist() == [[1, 0, 0, 0], [1, 2, 0, 0], [1, 2, 3, 0]]
     assert found[1].tolist() == [[1, 2, 3, 4], [1, 2, 3, 99], [1, 2, 3, 99]]
@@ -106,12 +106,12 @@ def test_without_dark_examples_there_are_lists_alone(run, drawn):
     config = run.config.replace(dark=DarkConfig(reinforced=0, noisy=0))
     run = dataclasses.replace(run, config=config)
     keep(run)
-    assert not drawn and lists.load_dark_tokens(run, 1, 'train') is None
-    assert lists.load_lists(run, 1, 'train').num_dark == 0
+    assert not drawn and round_files.load_dark_tokens(run, 1, 'train') is None
+    assert round_files.load_lists(run, 1, 'train').num_dark == 0
 
 
 def test_drawing_goes_on_after_an_interrupt(run, drawn, monkeypatch):
-    generate, interrupted = lists.dark.generate, []
+    generate, interrupted = mining.dark.generate, []
 
     def stop(passages, *args, **kwargs):
         if len(drawn) == 1 and not interrupted:
@@ -119,7 +119,7 @@ def test_drawing_goes_on_after_an_interrupt(run, drawn, monkeypatch):
             raise KeyboardInterrupt
         return generate(passages, *args, **kwargs)
 
-    monkeypatch.setattr(lists.dark, 'generate', stop)
+    monkeypatch.setattr(mining.dark, 'generate', stop)
     with pytest.raises(KeyboardInterrupt):
         keep(run)
     keep(run)
@@ -128,11 +128,10 @@ def test_drawing_goes_on_after_an_interrupt(run, drawn, monkeypatch):
 
 def test_what_decides_lists_decides_their_stage(run, drawn):
     keep(run)
-    pool = lists.ScoredPool({'pairs': 'x'}, lambda split: None)
     for differs, changes in (
         ('active', {'active': np.array([0, 1])}),
         ('runs', {'mined': {'digest': 'other'}}),
-        ('scored', {'scored': pool}),
+        ('scored', {'scored': {'pairs': 'x'}}),
     ):
         with pytest.raises(ValueError, match=rf'\({differs} differ\)'):
             keep(run, **changes)
@@ -151,13 +150,13 @@ def test_mined_passages_are_of_the_retrievers_and_their_depth(run):
     ranks = np.arange(PASSAGES)
     first = tables.make_system(run, 'a', np.tile(ranks, (3, 1)))
     second = tables.make_system(run, 'b', np.tile(-ranks, (3, 1)))
-    lists.mine(run, 2, [first, second], [first])
+    mining.mine(run, 2, [first, second], [first])
     pool = np.load(run.workdir / 'rounds/02/runs/train.npy')
     # Turn by turn, without the positives 0 and 1, whose turns are lost.
     assert pool[0, :4].tolist() == [8, 7, 1, 6] and 0 not in pool[0]
     assert pool[1, :4].tolist() == [8, 0, 7, 6] and 1 not in pool[1]
     with pytest.raises(ValueError, match=r'\(systems differ\)'):
-        lists.mine(run, 2, [first], [first])
+        mining.mine(run, 2, [first], [first])
     deeper = run.config.replace(candidates=run.config.candidates.replace(depth=3))
     with pytest.raises(ValueError, match=r'\(depth differ\)'):
-        lists.mine(dataclasses.replace(run, config=deeper), 2, [first, second], [first])
+        mining.mine(dataclasses.replace(run, config=deeper), 2, [first, second], [first])

@@ -1,106 +1,34 @@
-"""Draws the candidate lists of a round: from mined passages, with dark examples."""
+"""Mines passages for a round's queries, and draws their candidate lists, with dark examples."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jdkd.algorithm import coverage
+from jdkd.algorithm import coverage, scored_pool
+from jdkd.algorithm.round_files import (
+    PART_LISTS,
+    RUNS,
+    SPLITS,
+    best_positives,
+    load_mined,
+    num_lists,
+    positives,
+    read_stand_ins,
+    round_path,
+    split_queries,
+    without_positive,
+)
 from jdkd.lists import candidates, dark
 from jdkd.lists.candidates import Lists
-from jdkd.lists.slices import SlicedTexts
 from jdkd.run import Queries, Run
-from jdkd.runtime import distributed, files
+from jdkd.runtime import distributed
 from jdkd.runtime.parts import join_rows, write_parts
 from jdkd.systems.encoders import Encoder
 from jdkd.systems.ranking import PART_QUERIES, ranking_inputs
 from jdkd.systems.system import System
-
-SPLITS = ('train', 'eval')  # D_train and D_eval.
-STAND_INS = 'rounds/00/stand_ins'
-PART_LISTS = 4096  # Lists whose dark examples are drawn, and records written, at once.
-_RUNS = 'runs'
-
-
-def round_path(round_index: int, stage: str) -> str:
-    """Path of a round's stage in the workdir."""
-    return f'rounds/{round_index:02d}/{stage}'
-
-
-def split_queries(run: Run, split: str) -> Queries:
-    """The queries of `train` or `eval`."""
-    return run.train if split == 'train' else run.held_out
-
-
-def without_positive(run: Run, split: str) -> np.ndarray:
-    """Rows int32 of the queries in whose lists a passage stands in for a positive.
-
-    Those are the unlabelled train queries, and those of D_eval if none there has a label; lists of
-    D_eval are of its labelled queries otherwise.
-    """
-    if split == 'eval' and run.eval_has_labels:
-        return np.zeros(0, np.int32)
-    return np.flatnonzero(~split_queries(run, split).is_labelled).astype(np.int32)
-
-
-def has_stand_ins(run: Run) -> bool:
-    """Whether passages stand in for positives."""
-    return any(len(without_positive(run, split)) for split in SPLITS)
-
-
-def read_stand_ins(run: Run) -> dict | None:
-    """Manifest of the passages that stand in for positives; None if all queries have one."""
-    return run.read_manifest(STAND_INS) if has_stand_ins(run) else None
-
-
-def positives(run: Run, split: str = 'train') -> list[np.ndarray]:
-    """Rows of each query's positives, or of the passage that stands in for them."""
-    queries = split_queries(run, split)
-    rows = list(queries.positives)
-    if len(unlabelled := without_positive(run, split)):
-        stand_ins = np.load(run.workdir / STAND_INS / f'{split}.npy')
-        for query, passage in zip(unlabelled, stand_ins, strict=True):
-            rows[query] = np.array([passage] if passage >= 0 else [], np.int32)
-    return rows
-
-
-def eval_qrels(run: Run) -> dict[str, Mapping[str, int]]:
-    """The judgements of D_eval, {query id: {passage id: grade}}; without any, of the stand-ins."""
-    queries = run.held_out
-    if run.eval_has_labels:
-        return dict(run.collection.qrels[queries.split])
-    ids, stand_ins = run.collection.passage_ids, positives(run, 'eval')
-    return {
-        query: dict.fromkeys(ids.take(rows), 1)
-        for query, rows in zip(queries.ids, stand_ins, strict=True)
-    }
-
-
-def eval_inputs(run: Run) -> dict[str, str]:
-    """What decides `eval_qrels` beside the collection, as an input of stages that measure."""
-    stand_ins = None if run.eval_has_labels else read_stand_ins(run)
-    return {'stand_ins': stand_ins['digest']} if stand_ins else {}
-
-
-def best_positives(run: Run, split: str) -> list[np.ndarray]:
-    """Rows of each query's positives of the highest grade, or of the passage that stands in.
-
-    Where scores are imported, only those that have one: a query may be without any.
-    """
-    best, relevant = split_queries(run, split).best, positives(run, split)
-    if coverage.partial_names(run.config):
-        path = run.workdir / round_path(0, _RUNS) / f'{split}.best.npy'
-        kept = np.split(np.load(path), np.cumsum([len(own) for own in best])[:-1])
-        best = [own[scored] for own, scored in zip(best, kept, strict=True)]
-    labelled = split_queries(run, split).is_labelled
-    return [b if own else r for b, r, own in zip(best, relevant, labelled, strict=True)]
-
-
-def num_lists(run: Run) -> dict[str, int]:
-    """Lists of a round for each split."""
-    return candidates.count_lists(run.config, len(run.eval_rows))
 
 
 def best_passages(
@@ -138,7 +66,7 @@ def mine(
 
     inputs = ranking_inputs(run, retrievers, run.train, run.held_out, depth=depth)
     inputs['partial'] = {s.name: s.digest for s in partial} or None
-    return run.stage(round_path(round_index, _RUNS), inputs, build, resumable=True)
+    return run.stage(round_path(round_index, RUNS), inputs, build, resumable=True)
 
 
 def _mine_split(
@@ -159,7 +87,7 @@ def _mine_split(
             for ranking in rankings
         ]
         own, depth = queries.positives[start:end], run.config.candidates.depth
-        np.save(file, candidates.mining_pool(covered, own, run.collection.group, depth))
+        np.save(file, candidates.mined_passages(covered, own, run.collection.group, depth))
 
     parts = write_parts(out, f'{split}-{{}}.npy', -(-len(queries) // PART_QUERIES), write)
     if not distributed.is_primary():
@@ -172,28 +100,15 @@ def _mine_split(
         np.save(out / f'{split}.best.npy', scored)
 
 
-def load_pool(run: Run, round_index: int, split: str) -> np.ndarray:
-    """The passages that a round mined, `[Q, U]`, memory-mapped; what is written stays in memory."""
-    path = run.workdir / round_path(round_index, _RUNS) / f'{split}.npy'
-    return files.map_array(path, 'c')
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoredPool:
-    """Passages with the teacher's logits, to draw hard negatives from; see `scored_pool`."""
-
-    inputs: Mapping[str, Any]  # Everything that decides it, as inputs of stages.
-    load: Callable[[str], tuple[np.ndarray, candidates.Ranked]]  # Of a split.
-
-
 def draw(
     run: Run,
     split: str,
     round_index: int,
     rows: np.ndarray,
-    scored: ScoredPool | None = None,
+    *,
+    scored: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws a round's lists for some queries from its mined passages, or from the `scored` pool.
+    """Draws a round's lists for some queries from its mined passages, or from the scored pool.
 
     Returns `[M]` rows of queries, `[M]` their copies and `[M, N_o]` rows of the originals. Where
     scores are imported, queries without enough of them are left out; if that leaves none of `rows`,
@@ -206,11 +121,10 @@ def draw(
     relevant, group = positives(run, split), run.collection.group
     best, partial = best_positives(run, split), coverage.partial_names(run.config)
     seeds = {'seed': config.seed, 'round_index': round_index}
-    if scored is None:
-        ranked = None
-        pool = load_pool(run, round_index, split)
+    if scored:
+        pool, ranked = scored_pool.load(run, round_index, split)
     else:
-        pool, ranked = scored.load(split)
+        pool, ranked = load_mined(run, round_index, split), None
     # Mining has left out judged positives only.
     for row in without_positive(run, split):
         pool[row][np.isin(group[pool[row]], group[relevant[row]])] = -1
@@ -242,21 +156,21 @@ def keep_lists(
     mined: dict,
     encoder: Encoder,
     active: np.ndarray,
-    scored: ScoredPool | None,
+    scored: Mapping[str, Any] | None,
 ) -> dict:
     """Keeps the lists of both splits with their dark examples, as a resumable stage.
 
     `mined` is the manifest of `mine`; `active` are rows of the train queries of this round. The
     encoder is the student's: dark examples are made of its words, and their tokens are kept too,
-    cut as in training, since training reads them many times. Hard negatives come from the `scored`
-    pool if there is one.
+    cut as in training, since training reads them many times. Hard negatives come from the scored
+    pool if there is one; `scored` are its inputs.
     """
     config = run.config
 
     def build(out):
         for split in SPLITS:
             rows = active if split == 'train' else run.eval_rows
-            rows, copies, passages = draw(run, split, round_index, rows, scored)
+            rows, copies, passages = draw(run, split, round_index, rows, scored=scored is not None)
             if distributed.is_primary():
                 np.savez(out / f'{split}.npz', query=rows, passages=passages)
             if config.dark.reinforced + config.dark.noisy:
@@ -271,7 +185,7 @@ def keep_lists(
         'lists': num_lists(run),
         'labelled': stand_ins and config.candidates.labelled,
         'hard_negatives': config.candidates.hard_negatives,
-        'scored': scored and scored.inputs,
+        'scored': scored,
         'dark': config.dark.to_dict(),
         'length': config.train_passage_length,
         'passage_length': encoder.spec.passage_length,
@@ -315,48 +229,3 @@ def _write_dark(
         np.savez(file, slices=examples.slices, counts=examples.counts, tokens=tokens)
 
     write_parts(out, f'{split}-dark-{{}}.npz', -(-len(lists) // PART_LISTS), write)
-
-
-def load_originals(run: Run, round_index: int, split: str) -> Lists:
-    """The candidate lists of a round, without dark examples."""
-    with np.load(run.workdir / round_path(round_index, 'candidates') / f'{split}.npz') as f:
-        return Lists.from_originals(f['query'], f['passages'])
-
-
-def load_lists(run: Run, round_index: int, split: str) -> Lists:
-    """The candidate lists of a round."""
-    lists = load_originals(run, round_index, split)
-    examples = [
-        SlicedTexts(*arrays) for arrays in _read_dark(run, round_index, split, 'slices', 'counts')
-    ]
-    return dataclasses.replace(lists, dark=SlicedTexts.join(examples)) if examples else lists
-
-
-def load_dark_tokens(run: Run, round_index: int, split: str) -> np.ndarray | None:
-    """The student's tokens of a round's dark examples, as in training; None if there are none.
-
-    Returns `[M, N_d, train_passage_length]` ids, padded.
-    """
-    count = len(load_originals(run, round_index, split))
-    out, start = None, 0
-    for tokens in read_dark_tokens(run, round_index, split):
-        if out is None:
-            out = np.empty((count, *tokens.shape[1:]), tokens.dtype)
-        out[start : start + len(tokens)] = tokens
-        start += len(tokens)
-    return out
-
-
-def read_dark_tokens(run: Run, round_index: int, split: str) -> Iterator[np.ndarray]:
-    """Yields `load_dark_tokens` of `PART_LISTS` lists at a time."""
-    return (tokens for (tokens,) in _read_dark(run, round_index, split, 'tokens'))
-
-
-def _read_dark(
-    run: Run, round_index: int, split: str, *names: str
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields arrays of each part that `_write_dark` wrote."""
-    directory = run.workdir / round_path(round_index, 'candidates')
-    for path in sorted(directory.glob(f'{split}-dark-*.npz')):
-        with np.load(path) as f:
-            yield tuple(f[name] for name in names)
