@@ -174,7 +174,7 @@ def load(source: str | os.PathLike[str], *, revision: str | None = None) -> Retr
     mesh = meshes.make_mesh()
     directory = weights.find_weights(find_student(source), revision)
     sketch, *query = pretrained.read_architectures(directory)
-    if sketch.classifies and sketch.pooling is None:
+    if sketch.is_cross_encoder:
         raise ValueError(f'{source} is a cross-encoder, which has no embeddings; load a retriever.')
     spec = EncoderSpec(
         weights=str(directory),

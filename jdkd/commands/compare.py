@@ -122,9 +122,7 @@ def _measures(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         for system, measures in test.items()
     }
     order = sorted(rows, key=lambda row: (row[0] == STUDENT, row[0]))
-    columns = dict.fromkeys(measure for measures in rows.values() for measure in measures)
-    cells = tables.percents({f'{system}, {name}': rows[system, name] for system, name in order})
-    return {row: {c: values.get(c, '') for c in columns} for row, values in cells.items()}
+    return tables.percents({f'{system}, {name}': rows[system, name] for system, name in order})
 
 
 def _write(

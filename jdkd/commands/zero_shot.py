@@ -146,12 +146,10 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
 def model_spec(config: EvalConfig) -> EncoderSpec:
     """The spec of the model, with kind and lengths as its checkpoint says."""
     encoder = config.encoder
-    source = pretrained.read_pretrained(
-        weights.find_weights(config.model, encoder.revision), layers=encoder.layers or None
-    )
-    is_classifier = source.head is not None and source.pooling is None
-    kind = encoder.kind or ('cross_encoder' if is_classifier else 'dual_encoder')
-    query_length = min((source.query or source).query_length, _LONGEST)
+    directory = weights.find_weights(config.model, encoder.revision)
+    source, *query = pretrained.read_architectures(directory)
+    kind = encoder.kind or ('cross_encoder' if source.is_cross_encoder else 'dual_encoder')
+    query_length = min((query or [source])[0].query_length, _LONGEST)
     passage_length = min(source.passage_length, _LONGEST)
     if kind == 'cross_encoder':
         longest = min(source.max_length, _LONGEST)

@@ -64,8 +64,8 @@ def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
     if path.exists():
         theirs = _read(workdir)
         changed = [
-            f'{escape(f"{field} is {theirs} there")} and {ours} here'
-            for field, (theirs, ours) in differences(theirs, ours).items()
+            f'{escape(f"{field} is {there} there")} and {here} here'
+            for field, (there, here) in differences(theirs, ours).items()
         ]
         if not changed:
             return

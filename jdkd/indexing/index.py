@@ -89,11 +89,7 @@ class Index:
         if k < 1:
             raise ValueError(f'k={k} must be at least 1.')
         ranking = self.rank([query], k)
-        return self.read(ranking.passages[0], ranking.scores[0])
-
-    def read(self, rows: np.ndarray, scores: np.ndarray) -> list[Found]:
-        """The passages of rows, with their scores; row -1 is left out."""
-        return read(self, rows, scores)
+        return read(self, ranking.passages[0], ranking.scores[0])
 
 
 def read(passages: Index | Passages, rows: np.ndarray, scores: np.ndarray) -> list[Found]:

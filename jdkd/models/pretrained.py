@@ -46,6 +46,11 @@ class Architecture:
     query_length: int
     passage_length: int
 
+    @property
+    def is_cross_encoder(self) -> bool:
+        """Whether it scores pairs: a classifier without a pooling of sentence-transformers."""
+        return self.classifies and self.pooling is None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained(Architecture):

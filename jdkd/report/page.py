@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from jdkd.report import tables
 from jdkd.report.drawing import Picture
 from jdkd.report.examples import Duel, Example
 
@@ -43,8 +44,8 @@ def listing(items: Sequence[str]) -> str:
 
 
 def table(rows: Mapping[str, Mapping[str, str]], *, words: bool = False) -> str:
-    """A table of {name: {column: cell}}; its first row has all columns; `words` cells are texts."""
-    columns = list(next(iter(rows.values())))
+    """A table of {name: {column: cell}}; `words` cells are texts."""
+    columns = tables.columns_of(rows)
     head = ''.join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
     body = ''.join(
         f'<tr><td>{html.escape(name)}</td>'

@@ -26,8 +26,8 @@ def differences(significance: Mapping[str, Mapping[str, Mapping]]) -> dict[str, 
 
 
 def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
-    """Text table of `{row: {column: cell}}`; the first row has all columns."""
-    columns = list(next(iter(rows.values())))
+    """Text table of `{row: {column: cell}}`."""
+    columns = columns_of(rows)
     first = max(map(len, [corner, *rows]))
     widths = {c: max(8, len(c), *(len(r.get(c, '')) for r in rows.values())) for c in columns}
     lines = []
@@ -38,11 +38,16 @@ def table(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
 
 
 def markdown(rows: Mapping[str, Mapping[str, str]], corner: str = '') -> str:
-    """Markdown table of `{row: {column: cell}}`; the first row has all columns."""
-    columns = list(next(iter(rows.values())))
+    """Markdown table of `{row: {column: cell}}`."""
+    columns = columns_of(rows)
     lines = [[corner, *columns], ['---'] * (1 + len(columns))]
     lines += [[name, *(cells.get(c, '') for c in columns)] for name, cells in rows.items()]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def columns_of(rows: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The columns of `{row: {column: cell}}`, in the order in which they first appear."""
+    return list(dict.fromkeys(column for cells in rows.values() for column in cells))
 
 
 def p_value(p: float | None) -> str:

@@ -32,9 +32,10 @@ from jdkd.runtime.cache_files import (
     loose_files,
     sealed_files,
 )
+from jdkd.runtime.files import MANIFEST, STARTED
 from jdkd.runtime.lease import Lease
 from jdkd.runtime.object_store import ObjectStore, is_url
-from jdkd.runtime.uploads import MANIFEST, STARTED, GoneError, Uploads
+from jdkd.runtime.uploads import GoneError, Uploads
 
 SCAN_SECONDS = 30.0  # Between two looks for new parts, checkpoints and metrics.
 

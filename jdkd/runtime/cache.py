@@ -9,9 +9,9 @@ from absl import logging
 
 from jdkd.runtime import files, lease, lock
 from jdkd.runtime.cache_files import OWN, UNFINISHED, is_replaced, loose_files
+from jdkd.runtime.files import MANIFEST, STARTED
 from jdkd.runtime.messages import brief
 from jdkd.runtime.object_store import BucketError, ObjectStore
-from jdkd.runtime.uploads import MANIFEST, STARTED
 
 
 class Cache:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jdkd.runtime import files, lock
-from jdkd.runtime.uploads import MANIFEST
+from jdkd.runtime.files import MANIFEST
 
 STATE = '.bucket.json'  # The cache's id, and which loose files are in the bucket.
 OWN = (lock.FILE, lock.HOLDER, STATE)  # What the bucket does not have.

@@ -25,6 +25,7 @@ HEARTBEAT_SECONDS = 60  # A process that is silent for longer counts as dead.
 HUNG = 75  # Exit code after a hang (EX_TEMPFAIL).
 # Barriers may wait for hours while another process works; heartbeats detect the dead ones.
 _BARRIER_TIMEOUT_MS = 30 * 24 * 3600 * 1000
+_LOG_SECONDS = 300.0  # From one log line of what goes on to the next.
 _NFS_SECONDS = 120  # Within which a file written on one machine appears on the others.
 
 _STOP_KEY, _STEPS_AHEAD = 'jdkd/stop', 3
@@ -223,15 +224,15 @@ def stop_requested(here: bool) -> bool:
 
 
 @contextlib.contextmanager
-def log_waiting(activity: str, every: float = 300) -> Iterator[None]:
-    """Logs every `every` seconds that `activity` still goes on."""
+def log_waiting(activity: str) -> Iterator[None]:
+    """Logs every five minutes that `activity` still goes on."""
     start_time = time.monotonic()
 
     def log():
         minutes = (time.monotonic() - start_time) / 60
         logging.warning('process %d: %s for %.0f minutes', process_index(), activity, minutes)
 
-    with _repeat(log, every):
+    with _repeat(log, _LOG_SECONDS):
         yield
 
 

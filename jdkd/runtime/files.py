@@ -23,6 +23,8 @@ from absl import logging
 GIT_LFS = b'version https://git-lfs'  # Head of what Git has in place of a large file.
 CACHE = 'JDKD_CACHE'  # Environment variable: the directory of all caches.
 SEAL = '.checksums'  # Suffix of the files that hold checksums.
+MANIFEST = 'manifest.json'  # Of a finished stage.
+STARTED = 'started.json'  # The inputs of a stage that is being built.
 _THREADS = min(os.cpu_count() or 1, 8)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # The last two are messages of TFDS and numpy.

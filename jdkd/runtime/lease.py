@@ -45,7 +45,7 @@ class Lease:
     """
 
     def __init__(self, store: ObjectStore, owner: str, known: dict[str, Any]):
-        self._store, self._owner = store, owner
+        self._store, self._owner, self._is_lost = store, owner, False
         last = self._wait_for_end(read(store, store.list(PREFIX)))
         if known != last:
             raise RuntimeError(
@@ -80,8 +80,6 @@ class Lease:
         self._thread.join(BEAT_SECONDS)
         if not self._is_lost:
             self._store.write(_name(self._number), self._record(released=True))
-
-    _is_lost = False
 
     def _wait_for_end(self, last: dict[str, Any]) -> dict[str, Any]:
         """Waits until the last holder has ended; returns its last record."""

@@ -23,8 +23,8 @@ from typing import Any
 from absl import logging
 
 from jdkd.runtime import bucket, distributed, files, libraries, lock
+from jdkd.runtime.files import MANIFEST, STARTED
 from jdkd.runtime.messages import brief
-from jdkd.runtime.uploads import MANIFEST, STARTED
 from jdkd.version import __version__
 
 FORMAT = 5

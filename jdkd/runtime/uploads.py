@@ -7,11 +7,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from jdkd.runtime import files
+from jdkd.runtime.files import MANIFEST, STARTED
 from jdkd.runtime.lease import Lease
 from jdkd.runtime.object_store import ObjectStore
-
-MANIFEST = 'manifest.json'
-STARTED = 'started.json'  # The inputs of a stage that is being built.
 
 
 class GoneError(Exception):

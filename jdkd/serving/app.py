@@ -5,7 +5,7 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,11 @@ class Server:
         for name, run in service.others.items():
             self.batchers[name] = Batcher(run, largest=1, waiting=WAITING_OTHERS)
         self.metrics = _Metrics(self)
+        routes = self._routes()
         self.app = Starlette(
-            routes=self._routes(),
+            routes=routes,
             middleware=[
-                Middleware(_Observer, metrics=self.metrics),
+                Middleware(_Observer, metrics=self.metrics, paths={r.path for r in routes}),
                 Middleware(_Hosts, hosts=list(hosts or ['*'])),
             ],
             exception_handlers={
@@ -77,7 +78,7 @@ class Server:
             lifespan=self._lifespan,
         )
 
-    def _routes(self) -> list:
+    def _routes(self) -> list[Route]:
         return [
             *(Route(path, functools.partial(_file, name)) for path, name in _PAGE.items()),
             Route('/search', self.search),
@@ -241,17 +242,15 @@ class _Hosts:
 class _Observer:
     """Counts and times requests, and adds the headers of all answers."""
 
-    _PATHS = ('/', '/search', '/encode', '/v1/embeddings', '/v1/models', '/health', '/metrics')
-
-    def __init__(self, app: ASGIApp, metrics: _Metrics):
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: _Metrics, paths: Collection[str]):
+        self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
-        path = scope['path'] if scope['path'] in self._PATHS else 'other'
+        path = scope['path'] if scope['path'] in self._paths else 'other'
 
         async def observe(message: Message) -> None:
             nonlocal status

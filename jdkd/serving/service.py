@@ -82,7 +82,7 @@ def of_index(index: Index) -> Service:
         name=_name(index.contents.student),
         passages=len(index),
         width=index.vectors.shape[1],
-        student=functools.partial(answer, engine, index.read),
+        student=functools.partial(answer, engine, functools.partial(read, index)),
         others={},
         warm_up=engine.warm_up,
     )

@@ -1,6 +1,7 @@
 """Fine-tunes encoders on the labels before the first round."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def _write_lists(
         **seeds,
     )
     lists = candidates.Lists.from_originals(rows, passages)
-    features = record_features(run, lists, queries.positives)
+    features: dict[str, Any] = record_features(run, lists, queries.positives)
     features['false_negative'] = np.zeros(lists.passages.shape, bool)
     np.savez(out / _LISTS, **features)
 

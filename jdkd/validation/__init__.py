@@ -24,7 +24,11 @@ def validate(config: Config) -> None:
         ValueError: naming every field that cannot work and how to fix it.
     """
     raise_all(schema.type_errors(config))
-    raise_all([*fields.errors(config), *roles.errors(config)])
+    raise_all(_config_errors(config))
+
+
+def _config_errors(config: Config) -> list[str]:
+    return [*fields.errors(config), *roles.errors(config)]
 
 
 def before_start(config: Config, workdir: pathlib.Path, *, needs_scores: bool = True) -> None:
@@ -39,8 +43,7 @@ def before_start(config: Config, workdir: pathlib.Path, *, needs_scores: bool = 
     raise_all(schema.type_errors(config))
     raise_all(
         [
-            *fields.errors(config),
-            *roles.errors(config),
+            *_config_errors(config),
             *resources.device_errors(config),
             *resources.llm_errors(config),
             *catch(tracking.names),

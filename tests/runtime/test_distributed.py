@@ -88,8 +88,9 @@ def test_a_file_that_no_other_process_sees_is_named(tmp_path, monkeypatch):
         distributed.await_files([tmp_path / 'no'])
 
 
-def test_long_waits_are_logged(caplog):
-    with distributed.log_waiting('waiting for x', every=0.01):
+def test_long_waits_are_logged(caplog, monkeypatch):
+    monkeypatch.setattr(distributed, '_LOG_SECONDS', 0.01)
+    with distributed.log_waiting('waiting for x'):
         time.sleep(0.1)
     assert 'process 0: waiting for x for 0 minutes' in caplog.text
     lines = len(caplog.records)
