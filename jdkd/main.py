@@ -62,6 +62,27 @@ _ARGUMENTS = {
     'export': 'INDEX',
     'serve': 'DIR',
 }
+# Flags that not every mode has, and the modes that have them.
+_OWNERS = {
+    'against': ('eval',),
+    'collection': ('index',),
+    'host': ('serve',),
+    'index_of': ('eval', 'search'),
+    'k': ('search',),
+    'on_error': ('index', 'add'),
+    'onnx': ('export',),
+    'options': ('index', 'add'),
+    'output': ('export', 'compare', 'pairs', 'index'),
+    'port': ('serve',),
+    'push_to': ('export',),
+    'splits': ('pairs',),
+    'store': ('index',),
+    'student': ('index',),
+    'system': ('export',),
+    'topology': ('plan',),
+    'vectors': ('export',),
+    'with': ('compare',),
+}
 
 configs.register_parsers()
 flags.FLAGS.set_gnu_getopt()  # Flags may follow arguments.
@@ -228,8 +249,8 @@ def _check_arguments(mode: str, arguments: Sequence[str]) -> None:
     names = _ARGUMENTS.get(mode, '').split()
     if arguments and not names:
         raise ValueError(f"'{arguments[0]}' is no flag; see python -m jdkd.main --help.")
-    for argument in arguments[:1]:
-        files.require_local(argument, names[0])
+    if arguments:
+        files.require_local(arguments[0], names[0])
     is_wrong = len(arguments) > len(names) and mode != 'search'  # A question may be many words.
     if is_wrong or (mode == 'add' and len(arguments) < len(names)):
         raise ValueError(f'jdkd {mode} takes {_ARGUMENTS[mode]} and flags; see jdkd --help.')
@@ -238,9 +259,10 @@ def _check_arguments(mode: str, arguments: Sequence[str]) -> None:
             'the vectors of an index are exported by jdkd export INDEX --vectors=faiss (or npy, '
             'parquet), and encoders of a run by jdkd export --workdir DIR.'
         )
-    for flag in ('system', 'push_to', 'onnx'):
-        if mode == 'export' and arguments and flags.FLAGS[flag].present:
-            raise ValueError(f'--{flag} is for encoders of a run; leave it out, or --vectors.')
+    if mode == 'export' and arguments:
+        for flag in ('system', 'push_to', 'onnx'):
+            if flags.FLAGS[flag].present:
+                raise ValueError(f'--{flag} is for encoders of a run; leave it out, or --vectors.')
     if arguments and _WORKDIR.value:
         raise ValueError(f"give jdkd {mode} '{arguments[0]}' or --workdir, not both.")
 
@@ -249,40 +271,23 @@ def _check_flags(argv: Sequence[str]) -> None:
     """Raises a ValueError that names the flag or argument that does not belong to the mode."""
     mode, is_zero_shot = _MODE.value, 'collections' in _CONFIG.value
     _check_arguments(mode, argv[1:])
-    local = ['output', 'against', 'with']
-    for flag in [*local, 'workdir'] if mode == 'plan' else local:
+    for flag in ('output', 'against', 'with', *(['workdir'] if mode == 'plan' else [])):
         files.require_local(flags.FLAGS[flag].value or '', f'--{flag}')
-    owners = {
-        'output': 'export or compare or pairs or index',
-        'splits': 'pairs',
-        'system': 'export',
-        'push_to': 'export',
-        'onnx': 'export',
-        'index_of': 'eval or search',
-        'vectors': 'export',
-        'k': 'search',
-        'host': 'serve',
-        'port': 'serve',
-        'student': 'index',
-        'collection': 'index',
-        'store': 'index',
-        'on_error': 'index or add',
-        'options': 'index or add',
-    }
-    owners |= {'against': 'eval', 'with': 'compare', 'topology': 'plan'}
-    for flag, modes in owners.items():
-        if flags.FLAGS[flag].present and mode not in modes.split(' or '):
-            raise ValueError(f'--{flag} is for --mode {modes}; add that or leave it out.')
+    for flag, modes in _OWNERS.items():
+        if flags.FLAGS[flag].present and mode not in modes:
+            shown_modes = ' or '.join(modes)
+            raise ValueError(f'--{flag} is for --mode {shown_modes}; add that or leave it out.')
     if is_zero_shot and _INDEX_OF.value:
         raise ValueError('--index_of is for the student of a run; leave it out.')
     if mode == 'compare' and not _WITH.value:
         raise ValueError('--mode compare needs another finished run: add --with=WORKDIR.')
-    for flag in ('student', 'collection', 'output'):
-        if mode == 'index' and not flags.FLAGS[flag].value:
-            raise ValueError(
-                f'--{flag} is missing; say for example jdkd index --student=runs/a '
-                '--collection=passages.jsonl --output=my_index.'
-            )
+    if mode == 'index':
+        for flag in ('student', 'collection', 'output'):
+            if not flags.FLAGS[flag].value:
+                raise ValueError(
+                    f'--{flag} is missing; say for example jdkd index --student=runs/a '
+                    '--collection=passages.jsonl --output=my_index.'
+                )
     if _UPDATE.value and mode not in ('train', 'pairs') and not (mode == 'eval' and is_zero_shot):
         raise ValueError(
             '--update is for --mode train and pairs, and for --mode eval with a --config of it.'

@@ -1,9 +1,10 @@
 """Asks a language model many questions at once, each that the workdir has no answer to."""
 
 import concurrent.futures
+import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -18,6 +19,15 @@ _FEW_QUESTIONS = 64  # That need no progress bar.
 _CHARACTERS_PER_TOKEN = 4  # Of English, roughly: for what is told before the server counts.
 
 
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A prompt to answer."""
+
+    prompt: str
+    pairs: int  # Pairs of a query and a passage that it is about.
+    what: str  # Names these in messages.
+
+
 class Asker:
     """Asks the model of a system, and keeps its answers.
 
@@ -29,21 +39,10 @@ class Asker:
     def __init__(self, name: str, spec: LLMSpec, answers: Answers, read: Callable[[Any], Any]):
         self._name, self._spec, self._answers, self._read = name, spec, answers, read
 
-    def ask(
-        self,
-        count: int,
-        prompt: Callable[[int], str],
-        pairs: Callable[[int], int],
-        what: Callable[[int], str],
-    ) -> list[Any]:
-        """Answers to `count` questions; those that the workdir has cost nothing.
+    def ask(self, questions: Sequence[Question]) -> list[Any]:
+        """The answer to each question; those that the workdir has cost nothing.
 
-        Equal questions are asked once. What a call is about to ask is logged first.
-
-        Args:
-            prompt: The prompt of a question by its number.
-            pairs: Number of pairs that it is about.
-            what: Names its query and passages in messages.
+        Equal prompts are asked once. What a call is about to ask is logged first.
 
         Raises:
             ValueError: if `max_pairs` does not suffice, before anything is asked; or if an answer
@@ -51,16 +50,14 @@ class Asker:
             ConnectionError: if the endpoint does not answer.
         """
         self._answers.refresh()
-        keys, left, characters = [], {}, 0
-        for i in range(count):
-            text = prompt(i)
-            keys.append(self._key(text))
-            if keys[i] not in self._answers and keys[i] not in left:
-                left[keys[i]] = i
-                characters += len(text)
+        keys = [self._key(question.prompt) for question in questions]
+        left: dict[str, Question] = {}
+        for key, question in zip(keys, questions, strict=True):
+            if key not in self._answers:
+                left.setdefault(key, question)
         if left:
-            self._tell(sum(map(pairs, left.values())), sum(map(pairs, range(count))), characters)
-            self._ask_all(left, prompt, pairs, what)
+            self._tell(left.values(), sum(question.pairs for question in questions))
+            self._ask_all(left)
         return [self._answers[key] for key in keys]
 
     def _key(self, prompt: str) -> str:
@@ -68,8 +65,10 @@ class Asker:
         words = None if spec.listwise.window else [spec.yes, spec.no]
         return key_of([spec.endpoint, prompts.body(spec, prompt), words])
 
-    def _tell(self, new: int, total: int, characters: int) -> None:
-        """Logs what will be asked; raises a ValueError if that is too much."""
+    def _tell(self, left: Collection[Question], total: int) -> None:
+        """Logs what will be asked, of `total` pairs; raises a ValueError if that is too much."""
+        new = sum(question.pairs for question in left)
+        characters = sum(len(question.prompt) for question in left)
         limit, before = self._spec.max_pairs, self._answers.pairs
         if limit is not None and before + new * distributed.process_count() > limit:
             raise ValueError(
@@ -89,29 +88,24 @@ class Asker:
             '' if limit is None else f', max_pairs={limit:,}',
         )
 
-    def _ask_all(
-        self,
-        left: dict[str, int],
-        prompt: Callable[[int], str],
-        pairs: Callable[[int], int],
-        what: Callable[[int], str],
-    ) -> None:
+    def _ask_all(self, left: Mapping[str, Question]) -> None:
         begun, used, lock = time.monotonic(), [0, 0], threading.Lock()
         questions = iter(left.items())
         bar = progress.bar(
             len(left), f'{self._name}: asks', 'answers', quiet=len(left) < _FEW_QUESTIONS
         )
 
-        def ask_one(client: Client, key: str, i: int) -> None:
-            response = client.post(prompts.body(self._spec, prompt(i)), lambda: what(i))
+        def ask_one(client: Client, key: str, question: Question) -> None:
+            body = prompts.body(self._spec, question.prompt)
+            response = client.post(body, question.what)
             try:
                 answer = self._read(response)
             except ValueError as lack:
                 raise ValueError(
-                    f'systems.{self._name}: the answer for {what(i)} cannot be used: {lack}.'
+                    f'systems.{self._name}: the answer for {question.what} cannot be used: {lack}.'
                 ) from None
             tokens = prompts.read_tokens(response)
-            self._answers.add(key, answer, pairs=pairs(i), tokens=tokens)
+            self._answers.add(key, answer, pairs=question.pairs, tokens=tokens)
             with lock:
                 used[:] = [a + b for a, b in zip(used, tokens, strict=True)]
                 bar.update()

@@ -8,7 +8,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from absl import logging
@@ -74,7 +73,7 @@ class Client:
         """Ends all waits: requests that would be tried again raise `Stopped`."""
         self._stop.set()
 
-    def post(self, body: dict[str, Any], what: Callable[[], str]) -> Any:
+    def post(self, body: dict[str, Any], what: str) -> Any:
         """The JSON of an answer; `what` says in messages what was asked.
 
         After a time-out, a lost connection, status 429 or 5xx it waits, twice as long each time
@@ -97,7 +96,7 @@ class Client:
                     self._pace.pause(asked)
                 self._wait(max(wait, asked))
         raise ConnectionError(
-            f'systems.{self._name}: {self._url} gave no answer for {what()} in '
+            f'systems.{self._name}: {self._url} gave no answer for {what} in '
             f'{self._spec.retries + 1} tries; the last: {problem}. What was answered is kept: see '
             'that the server runs, and start the same command again.'
         )
@@ -145,10 +144,10 @@ class Client:
             return None, asked, f'status {response.status_code} ({self._shown(response.text)})'
         return response, 0.0, ''
 
-    def _read(self, response: Any, what: Callable[[], str]) -> Any:
+    def _read(self, response: Any, what: str) -> Any:
         if not response.is_success:
             raise ValueError(
-                f'systems.{self._name}: {self._url} refuses {what()} with status '
+                f'systems.{self._name}: {self._url} refuses {what} with status '
                 f'{response.status_code} ({self._shown(response.text)}); correct base_url, model, '
                 'endpoint, api_key_variable or extra of the system, or shorten prompts with '
                 'passage_words.'
@@ -157,7 +156,7 @@ class Client:
             return response.json()
         except ValueError:
             raise ValueError(
-                f'systems.{self._name}: the answer of {self._url} for {what()} is no JSON '
+                f'systems.{self._name}: the answer of {self._url} for {what} is no JSON '
                 f'({self._shown(response.text)}); see that base_url is that of the API.'
             ) from None
 

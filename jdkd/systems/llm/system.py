@@ -17,7 +17,7 @@ from jdkd.runtime import stages
 from jdkd.runtime.messages import brief
 from jdkd.systems.llm import prompts
 from jdkd.systems.llm.answers import Answers, home
-from jdkd.systems.llm.asking import Asker
+from jdkd.systems.llm.asking import Asker, Question
 from jdkd.systems.ranking import keep_ranking
 from jdkd.systems.system import ListScorer, System
 
@@ -133,15 +133,15 @@ class LLMSystem(System):
         return np.asarray(scores, np.float32).reshape(len(listed), -1)
 
     def _score_pairs(self, listed: Sequence[_Listed]) -> list[float]:
-        pairs = [(query, name, text) for query, name, texts in listed for text in texts]
-
-        def prompt(i):
-            query, _, text = pairs[i]
-            return prompts.pair_prompt(self.spec, query, text.title, text.text)
-
-        def what(i):
-            _, name, text = pairs[i]
-            return f'{name} with {text.name}'
+        questions = [
+            Question(
+                prompts.pair_prompt(self.spec, query, text.title, text.text),
+                pairs=1,
+                what=f'{name} with {text.name}',
+            )
+            for query, name, texts in listed
+            for text in texts
+        ]
 
         def read(response):
             answer = prompts.read_yes_no(response, self.spec)
@@ -153,13 +153,14 @@ class LLMSystem(System):
                 )
             return answer
 
-        answers = self._asker(read).ask(len(pairs), prompt, lambda i: 1, what)
+        answers = self._asker(read).ask(questions)
         lacking = [i for i, answer in enumerate(answers) if answer is None]
         if lacking:
             if self.spec.missing is None:  # Kept when the config allowed it.
+                lost = questions[lacking[0]].what
                 raise ValueError(
-                    f'systems.{self.name}: the kept answer for {what(lacking[0])} is neither '
-                    f"'{self.spec.yes}' nor '{self.spec.no}'; set systems.{self.name}.missing."
+                    f"systems.{self.name}: the kept answer for {lost} is neither '{self.spec.yes}' "
+                    f"nor '{self.spec.no}'; set systems.{self.name}.missing."
                 )
             logging.warning(
                 "%s: %d of %d answers are neither '%s' nor '%s' and get missing=%g",
@@ -180,23 +181,16 @@ class LLMSystem(System):
         asker = self._asker(prompts.read_text)
         for number in range(max(map(len, spans), default=0)):
             active = [i for i, own in enumerate(spans) if number < len(own)]
-
-            def window(k, number=number, active=active):
-                i = active[k]
-                return listed[i], orders[i][spans[i][number]]
-
-            def prompt(k, window=window):
-                (query, _, texts), rows = window(k)
-                return prompts.window_prompt(self.spec, query, [texts[j].joined for j in rows])
-
-            def what(k, window=window):
-                (_, name, texts), rows = window(k)
-                return f'{name} with {texts[rows[0]].name} and {len(rows) - 1} more'
-
-            def pairs(k, window=window):
-                return len(window(k)[1])
-
-            answers = asker.ask(len(active), prompt, pairs, what)
+            windows = [(listed[i], orders[i][spans[i][number]]) for i in active]
+            questions = [
+                Question(
+                    prompts.window_prompt(self.spec, query, [texts[j].joined for j in rows]),
+                    pairs=len(rows),
+                    what=f'{name} with {texts[rows[0]].name} and {len(rows) - 1} more',
+                )
+                for (query, name, texts), rows in windows
+            ]
+            answers = asker.ask(questions)
             for i, answer in zip(active, answers, strict=True):
                 span = spans[i][number]
                 own = orders[i][span]

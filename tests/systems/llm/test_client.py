@@ -38,7 +38,7 @@ def spec(server, **changes):
 
 def post(spec):
     with Client('llm', spec) as client:
-        answer = client.post(BODY, lambda: "query 'q1' with passage 'p1'")
+        answer = client.post(BODY, "query 'q1' with passage 'p1'")
         return answer, client.retried
 
 
