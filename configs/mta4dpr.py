@@ -58,6 +58,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.steps_per_round = 120
     c.train_passage_length = 0  # As the student's.
     c.optimizer.learning_rate = 2e-4
+    c.backtrack = 0.25  # Too fast where train queries are of another domain than D_eval's.
     c.optimizer.warmup_steps = 12
     c.loss.teacher, c.loss.assistant, c.loss.dark = 1.0, 0.25, 0.25
     c.loss.in_batch = 1.0
