@@ -22,6 +22,7 @@ from jdkd.distillation.losses import PerList, Scalar, Scores
 
 Pool = Float[Array | np.ndarray, 'assistants *lists list_size']
 Weights = Float[Array | np.ndarray, 'choices assistants']
+_RANK_OFFSET = 60  # Of reciprocal rank fusion.
 
 
 def fusion_weights(
@@ -103,9 +104,9 @@ def _fuse(assistants, weights, fusion, temperature) -> jax.Array:
 
 
 def reciprocal_ranks(
-    assistants: Pool, weights: Float[Array | np.ndarray, 'assistants *_ 1'], *, offset: int = 60
+    assistants: Pool, weights: Float[Array | np.ndarray, 'assistants *_ 1']
 ) -> Float[Array, '*lists list_size']:
-    """Logits by reciprocal rank fusion, sum_m 1 / (offset + rank_m) (Cormack et al., 2009).
+    """Logits by reciprocal rank fusion, sum_m 1 / (60 + rank_m) (Cormack et al., 2009).
 
     Ranks count from 1; candidates of equal score share the mean of their ranks, so that the order
     of the list, where positives come first, does not decide. The sums differ so little that their
@@ -116,7 +117,7 @@ def reciprocal_ranks(
     out, logits are 0.
     """
     logits = assistants.astype(jnp.float32)
-    shares = (weights > 0) / (offset + _ranks(logits))
+    shares = (weights > 0) / (_RANK_OFFSET + _ranks(logits))
     scores = jnp.sum(shares, axis=0)
     spread = jnp.sum(weights * jnp.std(logits, axis=-1, keepdims=True), axis=0)
     deviation = jnp.std(scores, axis=-1, keepdims=True)

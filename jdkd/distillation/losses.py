@@ -57,7 +57,7 @@ def listwise_kl(
     return temperature**2 * jnp.sum(terms, axis=-1)
 
 
-def margin_mse(student: Scores, teacher: Scores, *, where: Mask | None = None) -> PerList:
+def margin_mse(student: Scores, teacher: Scores) -> PerList:
     """Margin-MSE: mean_j ((s_0 - s_j) - (t_0 - t_j))^2 for each list, the positive at index 0.
 
     From Hofstaetter et al., 2020 (https://arxiv.org/abs/2010.02666), with each candidate after
@@ -71,10 +71,7 @@ def margin_mse(student: Scores, teacher: Scores, *, where: Mask | None = None) -
     """
     difference = student.astype(jnp.float32) - jax.lax.stop_gradient(teacher).astype(jnp.float32)
     error = difference[..., :1] - difference[..., 1:]
-    counts = jnp.ones(error.shape, bool) if where is None else where[..., :1] & where[..., 1:]
-    # Masked before squaring: a candidate that does not exist may have any score.
-    error = jnp.where(counts, error, 0.0)
-    return jnp.sum(error**2, axis=-1) / jnp.maximum(jnp.sum(counts, axis=-1), 1)
+    return jnp.sum(error**2, axis=-1) / max(error.shape[-1], 1)
 
 
 def distillation(

@@ -35,10 +35,6 @@ class Encoder:
     source: pretrained.Pretrained
 
     @property
-    def pad_id(self) -> int:
-        return self.model.transformer.pad_id
-
-    @property
     def separators(self) -> int:
         """[SEP] tokens between the texts of a pair."""
         return FAMILIES[self.model.transformer.family].separators

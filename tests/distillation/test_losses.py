@@ -92,8 +92,7 @@ def test_margin_mse_by_hand():
     # Student's margins 1 and 3, teacher's 2 and 1: errors -1 and 2.
     student, teacher = jnp.array([3.0, 2.0, 0.0]), jnp.array([2.0, 0.0, 1.0])
     assert losses.margin_mse(student, teacher) == pytest.approx((1 + 4) / 2)
-    where = jnp.array([True, True, False])
-    assert losses.margin_mse(student, teacher, where=where) == pytest.approx(1)
+    assert losses.margin_mse(student[:1], teacher[:1]) == 0  # Nothing beside the positive.
 
 
 def test_margin_mse_ignores_a_shift_but_no_factor():

@@ -85,7 +85,7 @@ def test_padding_is_the_tokenizers(dual):
     expected = jdkd.load(dual).encode(texts)
     edit(dual / 'config.json', pad_token_id=5)  # The word "cat".
     retriever = jdkd.load(dual)
-    assert retriever.encoder.pad_id == 0
+    assert retriever.encoder.model.transformer.pad_id == 0
     np.testing.assert_allclose(retriever.encode(texts), expected, atol=1e-6)
 
 
