@@ -19,7 +19,7 @@ from jdkd.runtime import files
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 _DOCS = pathlib.Path(__file__).parents[1] / 'docs'
-PAGES = (_DOCS / 'explanation/results.md', _DOCS / 'guides/full_scale.md')
+PAGES = (_DOCS / 'explanation/ablations.md', _DOCS / 'guides/full_scale.md')
 _PLACE = re.compile(r'(<!-- ((?:ablation|peers|plans)_\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
