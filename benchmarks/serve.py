@@ -65,6 +65,7 @@ def theirs(index):
     import torch
 
     from jdkd.indexing.contents import STUDENT
+    from jdkd.indexing.index import read
 
     student = sentence_transformers.SentenceTransformer(str(index.directory / STUDENT))
     passages = torch.from_numpy(index.vectors[:]).to(student.device)
@@ -77,7 +78,7 @@ def theirs(index):
         )
         best = torch.topk(embeddings @ passages.T, _K)
         found = zip(best.indices.cpu().numpy(), best.values.cpu().numpy(), strict=True)
-        return [index.read(rows, scores) for rows, scores in found]
+        return [read(index, rows, scores) for rows, scores in found]
 
     return answer
 

@@ -106,6 +106,7 @@ def own(source: str) -> ml_collections.ConfigDict:
     """Your own collection with train queries, such as beir:PATH."""
     c = _shared(query_length=64, passage_length=256)
     c.collection.source = source
+    c.backtrack = 0.25
     c.rows.shared = 512
 
     c.systems.ranker = _reranker(query_length=64, passage_length=320)

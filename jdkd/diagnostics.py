@@ -137,6 +137,7 @@ def comparison_warnings(
     first_stage: str | None,
     start: str,
     outside: Collection[str],
+    backtrack: float,
 ) -> list[RunWarning]:
     """Warns of what Compare measured on D_eval; see `iterate.compare`.
 
@@ -157,10 +158,10 @@ def comparison_warnings(
             warnings.append(_warning('weak_assistant', round_index, system, value, message))
     value, before = compared['student'][measure], compared['references'][start][measure]
     if value < before:
+        remedy = 'lower the learning rate' + ('' if backtrack else ', set backtrack')
         message = (
             f'the student ({measure} {value:.4f} on D_eval) is worse than {start} '
-            f'({before:.4f}), before round 0: lower the learning rate, set backtrack to let rounds '
-            'do so, or look at the losses.'
+            f'({before:.4f}), before round 0: {remedy}, or look at the losses.'
         )
         warnings.append(_warning('worse_student', round_index, 'student', value, message))
     if (cosine := compared['mean_cosine']) > COLLAPSED:

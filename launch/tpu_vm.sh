@@ -92,9 +92,9 @@ tpu_state() {
   esac
 }
 
-# Prints the run's state on worker 0: running, ended CODE, or none (also if it is unreachable).
+# Prints the run's state on worker 0: running, ended CODE, none, or unknown if there is no answer.
 run_state() {
-  on 0 jdkd/launch/worker.sh state 2>/dev/null || echo none
+  on 0 jdkd/launch/worker.sh state 2>/dev/null || echo unknown
 }
 
 create() {
@@ -151,7 +151,7 @@ begin() {
 }
 
 watch() {
-  local state code retries=0 silent
+  local state code retries=0 forgotten
   while true; do
     ready
     if [[ $(run_state) == none ]]; then
@@ -163,15 +163,15 @@ watch() {
         continue
       fi
     fi
-    silent=0
+    forgotten=0
     while [[ $(tpu_state) == READY ]]; do
       state=$(run_state)
       case $state in
         none)
-          # Once may be the network; again and again, the hosts were restarted.
-          if ((++silent == 5)); then break; fi
+          # A host that was restarted has forgotten the run.
+          if ((++forgotten == 5)); then break; fi
           ;;
-        running) silent=0 ;;
+        running) forgotten=0 ;;
         'ended 0')
           say "the run has ended; launch/tpu_vm.sh delete $name $zone deletes the TPU"
           exit 0

@@ -97,7 +97,13 @@ def compared(student, assistants, cosine=0.3):
 )  # fmt: skip
 def test_warnings_of_compare(found, expected):
     warnings = diagnostics.comparison_warnings(
-        1, 'MRR@10', found, first_stage='bm25', start='student_init', outside={'a', 'b', 'c'}
+        1,
+        'MRR@10',
+        found,
+        first_stage='bm25',
+        start='student_init',
+        outside={'a', 'b', 'c'},
+        backtrack=0.0,
     )
     assert [(c['what'], c['system'], c['figure']) for c in warnings] == expected
     assert all(f'{c["figure"]:.4f}' in c['message'] and c['round'] == 1 for c in warnings)

@@ -10,7 +10,7 @@ for i in range(rounds):
         M <- M - lr * grad L_total(batch, M, best)
     if M outperforms an assistant on D_eval (Compare):
         remove Worst(TA); add M to TA
-    if M was better on D_eval before: M <- that one, lr <- a part of it   (ours: if asked for)
+    if M was better on D_eval before: M <- the best; lr <- backtrack * lr (ours: if asked for)
     Q <- the queries that M got wrong, and some that it got right     (ours: how many)
 return the best M on D_eval                                           (ours: the aligned one, too)
 """
@@ -176,6 +176,7 @@ def train_rounds(
             if has_labels:
                 measured = config.compare, rounds.reranking, config.first_stage
                 rounds.warn(diagnostics.teacher_warnings(*measured))
+        how = {'entered': current.name, 'learning_rate': M.learning_rate}
         trained = M.train_round(trainer, i, data, current, TA, scores['scales'], targets)
         current = M.after_round(i)
         references = [first, initial, begun]
@@ -188,6 +189,7 @@ def train_rounds(
                 first_stage=config.first_stage if has_labels else None,
                 start=begun.name,
                 outside={*config.assistants} - {*config.teacher.members},
+                backtrack=config.backtrack,
             )
         )
         replaced = worst_beaten(compared['student'], compared['assistants'], config.compare)
@@ -196,14 +198,14 @@ def train_rounds(
         rounds.datasets.append(data)
         rounds.measured = rounds.measured or [compared['references'][begun.name]]
         rounds.measured.append(compared['student'])
-        M, trainer, current = continued(M, trainer, rounds.students, rounds.measured)
         num_hard, over = None, final.is_over(run, rounds.measured)
         if not over:
+            M, trainer, current = continued(M, trainer, rounds.students, rounds.measured)
             hard = hard_queries.find(run, i, current, T)
             Q = hard_queries.choose(hard, config.replay, seed=config.seed, round_index=i)
             num_hard = int(hard.sum())
         changes = {'replaced': replaced, 'hard_queries': num_hard}
-        rounds.records.append({**scores, **trained, **compared, **changes})
+        rounds.records.append({**scores, **how, **trained, **compared, **changes})
         needed = [rounds.best] if over else [rounds.best, current, *TA]
         students = [initial, *rounds.students]
         discard_superseded(run, students, needed, shown=[initial, begun])
@@ -228,11 +230,8 @@ def continued(
     best = final.choose(config.replace(final='best'), measured)
     if not config.backtrack or best == len(measured) - 1:
         return M, trainer, students[-1]
-    M = M.slower(config.backtrack)
-    rate = M.run.config.optimizer.learning_rate
-    logging.info(
-        '%s goes back to %s; learning rate %g', students[-1].name, students[best].name, rate
-    )
+    M, names = M.slower(config.backtrack), [s.name for s in students]
+    logging.info('%s goes back to %s; learning rate %g', names[-1], names[best], M.learning_rate)
     return M, M.make_trainer(), students[best]
 
 
@@ -265,14 +264,14 @@ def train_twin(
     """Trains the student's twin on the datasets of all rounds; returns what it ends with."""
     trainer, run = twin.make_trainer(), twin.run
     twins, of_twins = rounds.students[:1], rounds.measured[:1]
-    best = current = twins[0]
+    best = twins[0]
     for i, data in enumerate(rounds.datasets):
         logging.info('round %d: the twin', i)
+        twin, trainer, current = continued(twin, trainer, twins, of_twins)
         twin.train_round(trainer, i, data, current, (), {}, targets)
         twins.append(twin.after_round(i))
         of_twins.append(compare(run, round_path(i, 'twin_eval'), twins[-1], (), ())['student'])
         best = twins[final.choose(run.config, of_twins)]
-        twin, trainer, current = continued(twin, trainer, twins, of_twins)
         discard_superseded(run, twins[1:], [best])
     return best
 

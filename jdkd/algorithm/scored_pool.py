@@ -34,7 +34,7 @@ _POSITIVES = 'positives'
 def keep(run: Run, round_index: int, mined: dict, teacher: Teacher) -> dict[str, Any]:
     """Scores a round's newly mined passages with the teacher's members, as a stage.
 
-    `mined` is the manifest of `lists.mine`. Of each query's mined passages the first
+    `mined` is the manifest of `mining.mine`. Of each query's mined passages the first
     `candidates.scored` count: the best ranked by each retriever. Returns everything that decides
     the pool, as inputs of the stages that draw from it.
     """

@@ -61,7 +61,10 @@ class Student:
         manifest = run.require_manifest(path)
         step = (round_index + 1) * run.config.steps_per_round
         encoder = restore_encoder(run, self.start, run.workdir / path, step)
-        return self.system(f'{self.name}_{round_index:02d}', manifest['digest'], encoder)
+        return self.system(self._name(round_index), manifest['digest'], encoder)
+
+    def _name(self, round_index: int) -> str:
+        return f'{self.name}_{round_index:02d}'
 
     @functools.cached_property
     def initial(self) -> DualEncoderSystem:
@@ -77,10 +80,14 @@ class Student:
             AsymmetricSystem.of(name, system, self.initial) if spec.freeze == 'passage' else system
         )
 
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate at its peak."""
+        return self.run.config.optimizer.learning_rate
+
     def slower(self, factor: float) -> 'Student':
         """The student with a part of its learning rate."""
-        config = self.run.config
-        rate = factor * config.optimizer.learning_rate
+        config, rate = self.run.config, factor * self.learning_rate
         config = config.replace(optimizer=config.optimizer.replace(learning_rate=rate))
         return dataclasses.replace(self, run=dataclasses.replace(self.run, config=config))
 
@@ -158,9 +165,8 @@ class Student:
             state = checkpoint.restore_state(
                 run.workdir / before / CHECKPOINTS, first, trainer.abstract
             )
-            if data.previous.digest != run.require_manifest(before)['digest']:
-                # An earlier student enters the round.
-                state = state.replace(params=trainer.init(data.previous.encoder.params).params)
+            if data.previous.name != self._name(round_index - 1):  # An earlier one enters.
+                state = state.replace(params=trainer.place(data.previous.encoder.params))
             return state.replace(selected=state.selected * 0)
 
         order = loader.BatchOrder(config.batch_size, [config.seed, round_index])

@@ -335,13 +335,14 @@ class Config(RetrievalConfig):
     rounds: int = field(2, 'rounds of Algorithm 1; 0: the student is only aligned', 'at least 0')
     patience: int = field(
         0,
-        'rounds without a better student on D_eval after which no more are trained; 0: all are',
+        'rounds without a better student on D_eval after which no more are trained (with 1 none is '
+        'taken back); 0: all are',
         'at least 0',
     )
     backtrack: float = field(
         0.0,
-        'factor of the learning rate after a round that leaves the student worse on D_eval: the '
-        'next one begins from the best student again; 0: from the last, at the same rate',
+        'factor of the learning rate after a round whose student is not the best on D_eval so far: '
+        'the next one begins from that best one; 0: from the last, at the same rate',
         'within 0 and 1',
     )
     final: str = field(

@@ -26,6 +26,7 @@ class Trainer:
         loss: `(params, batch) -> metrics` without an update, for D_eval.
         probe: `(params, batch, progress) -> metrics` with the gradient's norm, without an update
             or dropout; see `nonfinite.find_lists`.
+        place: `params -> params` on the mesh.
         init: `params -> state` before the first step, on the mesh.
     """
 
@@ -33,6 +34,7 @@ class Trainer:
     step: jax.stages.Wrapped
     loss: Callable
     probe: Callable
+    place: Callable
     init: Callable
     abstract: TrainState  # Shapes and shardings.
     rows: packing.RowSpec  # Layout of the candidates' texts in rows of tokens.
@@ -63,6 +65,7 @@ def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) ->
     shardings = meshes.shardings(mesh, shapes, config.sharding)
     replicated, batch = meshes.replicated(mesh), meshes.batch_sharding(mesh)
     jit_init = jax.jit(init, out_shardings=shardings)
+    place = jax.jit(lambda params: params, out_shardings=shardings.params)
     rows = packing.resolve_rows(
         config.rows, mesh.shape['data'], share=isinstance(model, DualEncoder)
     )
@@ -100,6 +103,7 @@ def make_trainer(training: Objective, *, mesh: Mesh, model: Any, params: Any) ->
         step=compiled(train_step, (shardings, batch), (shardings, replicated), donate_argnums=0),
         loss=compiled(loss, (shardings.params, batch), replicated),
         probe=compiled(probe, (shardings.params, batch, replicated), replicated),
+        place=lambda params: place(meshes.put(params, mesh)),
         init=lambda params: jit_init(meshes.put(params, mesh)),
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings

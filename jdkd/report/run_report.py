@@ -17,7 +17,7 @@ from jdkd.runtime import distributed, files, stages
 TEACHER = 'teacher_rerank'
 _ROUND_FIELDS = (
     'student assistants references selected replaced hard_queries score_histogram one_hot '
-    'mean_cosine teacher scales eval_loss'
+    'mean_cosine teacher scales eval_loss entered learning_rate'
 ).split()
 
 

@@ -34,6 +34,7 @@ from jdkd.runtime.cache_files import (
 )
 from jdkd.runtime.files import MANIFEST, STARTED
 from jdkd.runtime.lease import Lease
+from jdkd.runtime.messages import shown
 from jdkd.runtime.object_store import ObjectStore, is_url
 from jdkd.runtime.uploads import GoneError, Uploads
 
@@ -114,6 +115,11 @@ def check() -> None:
         bucket.check()
 
 
+def _may_be_there(name: str) -> bool:
+    """Whether an object may lie in a bucket before a run: a lease, or what the launcher pins."""
+    return name.startswith(lease.PREFIX) or name == 'requirements.lock'
+
+
 class Bucket:
     """The bucket of a run, and its cache."""
 
@@ -151,6 +157,11 @@ class Bucket:
         if self._lease_seen.get('owner') == self._state['id']:
             return
         if 'config.json' not in self._uploads.names:  # The first that a run uploads.
+            if foreign := [n for n in self._uploads.names if not _may_be_there(n)]:
+                raise ValueError(
+                    f'{self.store.url} holds {shown(min(foreign))} and no run; choose another '
+                    'place, where nothing is, or move what is there.'
+                )
             if (self.cache / 'config.json').exists():
                 raise ValueError(
                     f'{self.store.url} holds no run, but its cache {self.cache} does; copy that to '

@@ -54,10 +54,9 @@ def loose_files(cache: pathlib.Path) -> Iterator[pathlib.Path]:
         if MANIFEST in own and not in_replaced:
             names.clear()
             continue
-        foreign = lock.FOREIGN if path == cache else ()
-        skipped = [n for n in names if n in foreign or (not in_replaced and UNFINISHED.search(n))]
-        names[:] = [n for n in names if n not in skipped]
+        names[:] = [n for n in names if in_replaced or not UNFINISHED.search(n)]
         for name in own:
             is_own = path == cache and name in OWN
-            if not is_own and not UNFINISHED.search(name) and (path / name).is_file():
+            is_link = (path / name).is_symlink()  # Such as a tracker's, to logs elsewhere.
+            if not (is_own or is_link or UNFINISHED.search(name)):
                 yield path / name

@@ -48,12 +48,16 @@ class FakeStudent:
         self.calls, self.run, self.name = calls, run, name
 
     def make_trainer(self):
-        rate = self.run.config.optimizer.learning_rate
-        return f"{self.name}'s trainer" + (f' at {rate}' if rate != RATE else '')
+        at = '' if self.learning_rate == RATE else f' at {self.learning_rate}'
+        return f"{self.name}'s trainer{at}"
+
+    @property
+    def learning_rate(self):
+        return self.run.config.optimizer.learning_rate
 
     def slower(self, factor):
         config = self.run.config
-        optimizer = config.optimizer.replace(learning_rate=factor * RATE)
+        optimizer = config.optimizer.replace(learning_rate=factor * self.learning_rate)
         run = types.SimpleNamespace(
             **{**vars(self.run), 'config': config.replace(optimizer=optimizer)}
         )
@@ -106,8 +110,9 @@ def run_rounds(monkeypatch, **changes):
             'references': {s.name: found[s.name] for s in references},
         }
 
-    def comparison(i, *_, first_stage, start, outside):
+    def comparison(i, *_, first_stage, start, outside, backtrack):
         assert (first_stage, start, outside) == ('bm25', 'student_aligned', {'a', 'b'})
+        assert backtrack == changes.get('backtrack', 0.0)
         return [f'comparison {i}']
 
     monkeypatch.setattr(iterate.diagnostics, 'comparison_warnings', comparison)
@@ -234,7 +239,14 @@ def test_a_round_that_harms_is_taken_back_and_the_next_learns_more_slowly(monkey
     assert [own[3] for own in trained] == before
     assert [own.args[1].name for own in calls.of('find hard')] == ['student_00', 'student_00']
     assert {own[0] for own in calls.of(f'train {TWIN}')} == {f"{TWIN}'s trainer"}
-    calls = run_rounds(monkeypatch, backtrack=0.5, rounds=4)
+    rounds = calls.outcome['rounds']
+    assert [r['entered'] for r in rounds] == before
+    assert [r['learning_rate'] for r in rounds] == [RATE, RATE, RATE / 2]
+    # The student is worse once more after round 3, and so is its twin after round 2.
+    calls = run_rounds(monkeypatch, backtrack=0.5, rounds=5)
+    rounds = calls.outcome['rounds']
+    assert [r['entered'] for r in rounds] == [*before, 'student_02', 'student_02']
+    assert [r['learning_rate'] for r in rounds[2:]] == [RATE / 2, RATE / 2, RATE / 4]
     trained = calls.of(f'train {TWIN}')
     assert [own[3] for own in trained][3] == f'{TWIN}_01'
     assert trained[3][0] == f"{TWIN}'s trainer at {RATE / 2}"

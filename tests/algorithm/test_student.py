@@ -32,6 +32,7 @@ class State:
 
     params: object
     selected: np.ndarray
+    opt_state: str = 'moments'
 
     def replace(self, **changes):
         return dataclasses.replace(self, **changes)
@@ -82,9 +83,13 @@ def calls(monkeypatch):
 
 
 TRAINER = types.SimpleNamespace(
-    init=lambda params: State(f'first {params}', np.ones(3)), abstract='abstract'
+    init=lambda params: State(f'first {params}', np.ones(3), 'no moments'),
+    place='placed {}'.format,
+    abstract='abstract',
 )
-PREVIOUS = types.SimpleNamespace(digest='before', encoder=types.SimpleNamespace(params='params'))
+PREVIOUS = types.SimpleNamespace(
+    name='student_aligned', digest='before', encoder=types.SimpleNamespace(params='params')
+)
 TARGETS = types.SimpleNamespace(inputs={'a': 'd'})
 
 
@@ -143,20 +148,20 @@ def test_a_round_may_begin_from_an_earlier_student(run, calls):
     model = student.Student(run, 'start')
     train(model, 0)
     train(model, 1)
-    assert calls.loop[1][3]().params == 'first params'
-    assert not calls.loop[1][3]().selected.any()
+    state = calls.loop[1][3]()
+    assert (state.params, state.opt_state) == ('placed params', 'moments')
+    assert not state.selected.any()
     manifests = [run.require_manifest(f'rounds/0{i}/train') for i in range(2)]
     assert manifests[1]['inputs']['optimizer_state'] == manifests[0]['digest']
-    slower = model.slower(0.25)
-    rates = [m.run.config.optimizer.learning_rate for m in (model, slower)]
-    assert rates[1] == rates[0] / 4 and slower.name == model.name
+    slower = model.slower(0.25).slower(0.5)
+    assert slower.learning_rate == model.learning_rate / 8 and slower.name == model.name
 
 
 def test_what_decides_a_round_decides_its_stage(run, calls):
     model = student.Student(run, 'start')
     train(model, 0), train(model, 0)
     assert len(calls.loop) == 1
-    other = types.SimpleNamespace(digest='other', encoder=PREVIOUS.encoder)
+    other = types.SimpleNamespace(name='o', digest='other', encoder=PREVIOUS.encoder)
     # Targets count where embeddings are learnt.
     targets = types.SimpleNamespace(inputs={'b': 'd'})
     train(model, 0, targets=targets)

@@ -394,27 +394,29 @@ def test_a_bucket_that_was_emptied_does_not_empty_the_cache(url, tmp_path):
     assert (workdir / 'a/b/x.txt').exists()
 
 
-def test_what_else_lies_there_is_neither_fetched_nor_deleted(url, tmp_path):
-    """A bucket that holds other data, or what the launcher puts there before the run."""
+def test_a_place_with_other_data_is_refused(url, tmp_path):
     store = ObjectStore(url)
-    store.write('datasets/big.bin', b'other')
-    with buckets.machine(url, tmp_path) as workdir:
-        assert not (workdir / 'datasets').exists()
+    store.write('requirements.lock', b'jax')  # The launcher's.
+    with buckets.machine(url, tmp_path / '1') as workdir:
         build_stage(workdir)
-    buckets.visit(url, tmp_path)
-    with buckets.machine(url, tmp_path) as workdir:
-        assert (workdir / 'a/b/x.txt').exists()
-    assert 'datasets/big.bin' in store.list()
+    store = ObjectStore(f'{url}/other')
+    store.write('a/passages.jsonl', b'other')
+    before = store.list()
+    for command in (buckets.machine, buckets.visit):
+        with pytest.raises(ValueError, match="other holds 'a/passages.jsonl' and no run; choose"):
+            with contextlib.nullcontext(command(f'{url}/other', tmp_path / '2')) as held, held:
+                pass
+    assert store.list() == before and not list((tmp_path / '2').rglob('passages.jsonl'))
 
 
 def test_a_tracker_s_links_are_not_followed(url, tmp_path):
     with buckets.machine(url, tmp_path) as workdir:
         (workdir / 'wandb').mkdir()
         (workdir / 'wandb/core.log').symlink_to(tmp_path / 'gone')
-        (workdir / 'notes').mkdir()
-        (workdir / 'notes/core.log').symlink_to(workdir / 'gone')
-        (workdir / 'notes/a.txt').write_text('a')
-    assert objects(url) == ['notes/a.txt']
+        (workdir / 'wandb/run.wandb').write_text('a')
+    with buckets.machine(url, tmp_path / '2'):
+        pass
+    assert objects(url) == ['wandb/run.wandb']
 
 
 def test_a_lost_permission_stops_the_run_with_its_remedy(url, tmp_path, server):
