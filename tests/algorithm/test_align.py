@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from jdkd.algorithm import align, student, targets
+from jdkd.algorithm import align, student, targets, topics
 from jdkd.config import Config, StudentSpec
 from jdkd.configs import common
 from jdkd.corpus.passages import Passages
 from jdkd.models.dual_encoder import DualEncoder
 from jdkd.retrieval import vectors
 from jdkd.retrieval.exact import ExactIndex
+from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.systems.build import build
 from jdkd.systems.dual import AsymmetricSystem, as_dual
@@ -63,6 +64,25 @@ def test_the_student_comes_to_its_targets(home):
     again = align.align(run, model, own)
     assert again.digest == aligned.digest
     jax.tree.map(np.testing.assert_array_equal, again.encoder.params, aligned.encoder.params)
+
+
+def test_what_is_read_from_stored_embeddings_is_of_their_precision(home):
+    run = make_run(home, home / 'stored')
+    other = types.SimpleNamespace(name='other', digest='d')
+    config = run.config.replace(index=run.config.index.replace(store='int8'))
+    rounded = dataclasses.replace(run, config=config)
+    found = [targets.EmbeddingTargets(r, None, [other]).inputs for r in (run, rounded)]
+    assert found[0] != found[1] and found[0]['systems'] == [['other', 'd']]
+    asked = []
+
+    def stage(self, path, inputs, build):
+        asked.append(inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, 'stage', stage)
+        for own in (run, rounded):
+            topics.keep(own, other)
+    assert asked[0] != asked[1]
 
 
 def test_targets_are_of_passages_as_the_student_reads_them(home):

@@ -175,6 +175,8 @@ def test_assistants_learn_from_them_and_from_no_other_label(home, tmp_path):
         assert set(f['query_row']) == set(chosen.queries)
         positives = dict(zip(chosen.queries, chosen.passages, strict=True))
         assert [positives[row] for row in f['query_row']] == list(f['passages'][:, 0])
+    lists = run.require_manifest('systems/tuned/dataset')
+    assert lists['inputs']['labelled'] == run.config.candidates.labelled
     # The student's lists have the teacher's best passages instead.
     assert round_files.without_positive(labelled, 'train').tolist() == [0, 1, 2, 3]
     report = json.loads((tmp_path / 'w/report.json').read_text())

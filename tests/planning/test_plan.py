@@ -291,6 +291,16 @@ def test_passages_alone_are_not_enough_and_pseudo_queries_count():
     assert queries() == (77, 3)
 
 
+def test_a_workdir_without_its_pseudo_queries_is_not_read(tmp_path):
+    """They would be made there, where a run may be at work."""
+    (tmp_path / 'collection').mkdir()
+    config = mta4dpr.get_config('tiny')
+    config.plan.update(passages=100, train_queries=30)
+    config.collection.pseudo_queries.count = 50
+    size = corpus_size.measure(configs.resolve(config), tmp_path, meshes.make_mesh())
+    assert size.passages == 100 and [path.name for path in tmp_path.iterdir()] == ['collection']
+
+
 @pytest.fixture(scope='module')
 def planned(tmp_path_factory):
     home = tmp_path_factory.mktemp('plan')

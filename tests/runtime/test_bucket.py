@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import pathlib
+import threading
 import time
+import types
 
 import fsspec
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from jdkd.runtime import bucket, lease, lock, object_store, stages
 from jdkd.runtime.object_store import BucketError, ObjectStore
 from jdkd.runtime.parts import write_parts
+from jdkd.runtime.uploads import Uploads
 from tests.helpers import buckets
 
 pytest.importorskip('s3fs')
@@ -366,6 +369,23 @@ def test_a_lease_without_a_sign_of_life_is_taken_over_and_its_holder_stops(url, 
     second.release()
     with pytest.raises(RuntimeError, match='was in use until now; run the same command again'):
         lease.Lease(store, 'three', known)
+
+
+def test_a_lease_is_released_after_the_last_upload():
+    order, begun = [], threading.Event()
+    held = types.SimpleNamespace(check=lambda: None, release=lambda: order.append('released'))
+
+    def job():
+        begun.set()
+        time.sleep(0.2)
+        order.append('uploaded')
+
+    uploads = Uploads(types.SimpleNamespace())
+    uploads.begin(held, lambda: None, 60)
+    uploads.put(job)
+    begun.wait()
+    uploads.end()
+    assert order == ['uploaded', 'released']
 
 
 def test_of_two_that_take_a_lease_at_once_one_gets_it(url):
