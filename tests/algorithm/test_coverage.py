@@ -258,6 +258,16 @@ def test_a_fit_to_labels_keeps_the_floor_of_the_config(tmp_path, floor):
     assert cross_entropy == pytest.approx(floor, rel=1e-3)
 
 
+def test_given_weights_are_those_of_their_members(tmp_path):
+    run = make_run(tmp_path)
+    llm, miner = load(run, 'llm'), load(run, 'miner')
+    mined = mine(run)
+    calibration.fit(run, mined, Teacher([llm, miner], {'llm': 1.0, 'miner': 2.0}), [], [miner])
+    swapped = Teacher([miner, llm], {'miner': 1.0, 'llm': 2.0})
+    with pytest.raises(ValueError, match=r'\(weights differ\)'):
+        calibration.fit(run, mined, swapped, [], [miner])
+
+
 def test_without_labels_and_scores_of_found_passages_the_file_is_named(tmp_path):
     run = make_run(tmp_path, {**SCORED, 'd': ['p1', 'p2', 'p3']}, qrels={'test': QRELS['test']})
     llm, miner = load(run, 'llm'), load(run, 'miner')
