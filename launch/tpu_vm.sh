@@ -94,7 +94,8 @@ tpu_state() {
 
 # Prints the run's state on worker 0: running, ended CODE, none, or unknown if there is no answer.
 run_state() {
-  on 0 jdkd/launch/worker.sh state 2>/dev/null || echo unknown
+  on 0 bash -c 'if [[ -e jdkd ]]; then jdkd/launch/worker.sh state; else echo none; fi' \
+    2>/dev/null || echo unknown
 }
 
 create() {
