@@ -44,7 +44,7 @@ case "$4" in
   delete) rm -rf vm state ;;
   scp) for home in vm/*; do cp "$5" "$home/jdkd.tar"; done ;;
   ssh)
-    [[ $(cat state 2>/dev/null) =~ READY|ACTIVE ]] || exit 255
+    [[ $(cat state 2>/dev/null) =~ READY|ACTIVE && ! -e silent ]] || exit 255
     for argument in "$@"; do
       case $argument in
         --worker=*) which=${argument#*=} ;;
@@ -232,14 +232,18 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_failed_does_not(cloud):
 @pytest.mark.slow
 def test_a_run_that_a_restart_of_the_host_forgot_is_started_again(cloud):
     home, launch = cloud
-    watch = launch('watch', 'a', 'z1', steps=40)
+    watch = launch('watch', 'a', 'z1', steps=100)
     wait_for(lambda: number(home / 'vm/shared/step') >= 3)
+    (home / 'silent').touch()  # Nothing is known of a host that does not answer.
+    time.sleep(3)
+    (home / 'silent').unlink()
+    assert len((home / 'runs').read_text().splitlines()) == 1
     kept = home / 'vm/worker-0/jdkd-vm'
     os.killpg(int((kept / 'pid').read_text()), signal.SIGKILL)
     (kept / 'pid').unlink()
     code, _, err = ended(watch)
     assert code == 0, err
-    assert number(home / 'vm/shared/step') == 40
+    assert number(home / 'vm/shared/step') == 100
     assert len((home / 'runs').read_text().splitlines()) == 2
 
 
