@@ -21,8 +21,11 @@ def choose(config: Config, measured: Sequence[Mapping[str, float]]) -> int:
         config: `final` is 'best' (by `compare`; of equals, the latest) or 'last'.
         measured: {measure: value} on D_eval of the student before round 0 and after each round.
     """
-    if config.final == 'last':
-        return len(measured) - 1
+    return len(measured) - 1 if config.final == 'last' else best(config, measured)
+
+
+def best(config: Config, measured: Sequence[Mapping[str, float]]) -> int:
+    """Which student is the best by `compare`, the latest of equals; see `choose`."""
     return max(range(len(measured)), key=lambda i: (measured[i][config.compare], i))
 
 
@@ -32,7 +35,7 @@ def is_over(run: Run, measured: Sequence[Mapping[str, float]]) -> bool:
     `measured` is as in `choose`.
     """
     config = run.config
-    waited = len(measured) - 1 - choose(config.replace(final='best'), measured)
+    waited = len(measured) - 1 - best(config, measured)
     return len(measured) > run.num_rounds or 0 < config.patience <= waited
 
 
@@ -54,7 +57,7 @@ def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
         raise ValueError(
             f'--index_of={index_of!r} is no system of the run; it has {", ".join(systems)}.'
         )
-    best, shared = _load_best(student), EmbeddingTargets.build(student.run, student.start).shared
+    ended, shared = _load_best(student), EmbeddingTargets.build(student.run, student.start).shared
     if shared is None:
         raise ValueError(
             f'the student has a space of its own, so its queries cannot search the index of '
@@ -67,7 +70,7 @@ def load(student: Student, index_of: str | None = None) -> DualEncoderSystem:
             f'the student shares the space of {shared.name!r}, so its queries cannot search the '
             f'index of {index_of!r}; give --index_of={shared.name}.'
         )
-    return AsymmetricSystem.of(f'{STUDENT}_on_{index_of}', best, shared)
+    return AsymmetricSystem.of(f'{STUDENT}_on_{index_of}', ended, shared)
 
 
 def _load_best(student: Student) -> DualEncoderSystem:
@@ -80,5 +83,5 @@ def _load_best(student: Student) -> DualEncoderSystem:
     while not is_over(run, measured):
         path = round_path(len(measured) - 1, 'eval')
         measured.append(run.require_manifest(path)['result']['student'])
-    best = choose(config, measured)
-    return student.after_round(best - 1) if best else align.load(student)
+    chosen = choose(config, measured)
+    return student.after_round(chosen - 1) if chosen else align.load(student)

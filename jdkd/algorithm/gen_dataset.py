@@ -56,9 +56,9 @@ def generate(
     mined = mining.mine(run, round_index, retrievers, [*teacher.members, *pool])
     if round_index == 0:
         calibration.fit(run, mined, teacher, pool, retrievers)
-    teacher = teacher.with_weights(read_fitted(run)['teacher'])
-    if round_index == 0 and has_stand_ins(run):
-        calibration.find_stand_ins(run, teacher, pool, retrievers)
+        teacher = teacher.with_weights(read_fitted(run)['teacher'])
+        if has_stand_ins(run):
+            calibration.find_stand_ins(run, teacher, pool, retrievers)
     scored = None
     if run.config.candidates.hardest:
         scored = scored_pool.keep(run, round_index, mined, teacher)

@@ -227,7 +227,7 @@ def continued(
     `final.choose`.
     """
     config = M.run.config
-    best = final.choose(config.replace(final='best'), measured)
+    best = final.best(config, measured)
     if not config.backtrack or best == len(measured) - 1:
         return M, trainer, students[-1]
     M, names = M.slower(config.backtrack), [s.name for s in students]

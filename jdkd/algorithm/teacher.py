@@ -88,9 +88,7 @@ class Teacher:
         return self.weights
 
     def _sum(self, scores: Callable[[System], np.ndarray]) -> np.ndarray:
-        by_name = {member.name: member for member in self.members}
-        weights = {name: self._weights[name] for name in by_name}
-        return weighted_sum(weights, lambda name: scores(by_name[name]))
+        return np.asarray(sum(self._weights[m.name] * scores(m) for m in self.members))
 
 
 def weighted_sum(weights: Mapping[str, float], scores: Callable[[str], np.ndarray]) -> np.ndarray:

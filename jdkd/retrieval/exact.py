@@ -135,9 +135,8 @@ class ExactIndex:
             start, stop, _ = index[0].indices(self._blocking.rows)
             out = np.zeros((stop - start, shape[1]), dtype)
             end = min(first + stop, len(self._passages))
-            for at in range(
-                first + start, end, _READ_ROWS
-            ):  # At once, it would need twice the memory.
+            # At once, it would need twice the memory.
+            for at in range(first + start, end, _READ_ROWS):
                 rows = self._passages[at : min(at + _READ_ROWS, end)]
                 out[at - first - start :][: len(rows)] = rows
             return out
