@@ -1,14 +1,14 @@
 """Resolves configs, and keeps the resolved config in the workdir."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from jdkd.config import schema
 from jdkd.config.fields import Config, EvalConfig
-from jdkd.config.overrides import NAMES, iterate, split_names
+from jdkd.config.overrides import NAMES, iterate, owner_of, split_names
 from jdkd.runtime import lock, stages
 from jdkd.runtime.messages import escape
 from jdkd.runtime.stages import digest
@@ -26,24 +26,13 @@ def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
         ValueError: if a field is unknown, or the kind of a system.
     """
     config = config.copy_and_resolve_references()
-    for owner in _owners(config):
-        for key in NAMES.intersection(owner):
-            if isinstance(owner[key], ml_collections.ConfigDict):
-                continue  # The systems themselves.
-            names = [owner[key]] if isinstance(owner[key], str) else owner[key] or ()
+    for path, value in list(iterate(config)):
+        if path in NAMES:
+            names = [value] if isinstance(value, str) else value or ()
+            owner, key = owner_of(config, path)
             with owner.ignore_type():
                 owner[key] = tuple(n for part in names for n in split_names(str(part)))
     return _read_config(config.to_dict())
-
-
-def _owners(config: ml_collections.ConfigDict) -> Iterator[Any]:
-    """The sections that have lists of names."""
-    yield config
-    sections = 'teacher', 'candidates', 'align', 'pseudo_labels'
-    yield from (config[key] for key in sections if key in config)
-    collection: Any = config.get('collection', {})
-    if 'pseudo_queries' in collection:
-        yield collection.pseudo_queries
 
 
 def _read_config(values: Mapping[str, Any]) -> Config | EvalConfig:

@@ -11,12 +11,12 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from jdkd.config import schema
+from jdkd.config.fields import Config, EvalConfig
 from jdkd.runtime.messages import brief, shown
 
 # Fields that list names: the command line gives a,b as one string.
-NAMES = frozenset(
-    'assistants members retrievers measures collections splits to kinds systems'.split()
-)
+NAMES = {*schema.lists_of_text(Config), *schema.lists_of_text(EvalConfig)}
 
 _FLAG = re.compile(r'--?(?P<no>no)?config\.(?P<name>[^=]*)(?:=(?P<value>.*))?', re.DOTALL)
 # A name in quotation marks, maybe after a kind and a colon; or one whose commas are in parentheses.
@@ -135,6 +135,15 @@ def iterate(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
             yield from iterate(value, f'{prefix}{key}.')
 
 
+def owner_of(config: ml_collections.ConfigDict, path: str) -> tuple[Any, str]:
+    """The section that holds a field, and the field's name there."""
+    *sections, key = path.split('.')
+    owner: Any = config
+    for section in sections:
+        owner = owner[section]
+    return owner, key
+
+
 def _group(argv: Sequence[str]) -> Iterator[list[str]]:
     """Yields the words of a command line, each override with a value that stands apart."""
     words = list(argv)
@@ -154,10 +163,7 @@ def _check_value(
     Raises:
         ValueError: if a number or a switch is none.
     """
-    *sections, key = name.split('.')
-    owner: Any = config
-    for section in sections:
-        owner = owner[section]
+    owner, key = owner_of(config, name)
     if value is None or key not in owner:  # A switch, or an item of a tuple.
         return None
     kind = owner.get_type(key)
@@ -168,7 +174,7 @@ def _check_value(
             raise ValueError(f'--config.{name}: {error}.') from None
     if value == 'None' and issubclass(kind, ml_collections.ConfigDict):
         raise ValueError(f'--config.{name} is a section, not None; override its fields.')
-    is_list = kind is tuple and key in NAMES and value[:1] not in ('(', '[')
+    is_list = kind is tuple and name in NAMES and value[:1] not in ('(', '[')
     # As text: names may look like numbers or Python.
     text = () if value == 'None' else value
     return [f'--config.{name}={text!r}'] if is_list else None

@@ -194,6 +194,15 @@ def reference(cls: type[Section], prefix: str = '') -> Iterator[tuple[str, str, 
         yield f'{prefix}{f.name}', str(default), allowed, f.metadata['comment']
 
 
+def lists_of_text(cls: type[Section], prefix: str = '') -> Iterator[str]:
+    """Paths of the fields of a section, and of those within, that hold any number of texts."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if hint == tuple[str, ...]:
+            yield prefix + name
+        elif isinstance(hint, type) and issubclass(hint, Section):
+            yield from lists_of_text(hint, f'{prefix}{name}.')
+
+
 def _fields(section: Section | type[Section]) -> tuple[dataclasses.Field, ...]:
     return dataclasses.fields(typing.cast(Any, section))
 
