@@ -61,3 +61,38 @@ def visit(url: str, caches: pathlib.Path) -> pathlib.Path:
     bucket._open.clear()
     stages._verified.clear()
     return bucket.open_workdir(url)
+
+
+def objects(url, content=False):
+    """Names of the objects of a run, without its lease and its config."""
+    from jdkd.runtime import lease
+    from jdkd.runtime.object_store import ObjectStore
+
+    store = ObjectStore(url)
+    own = (n for n in store.list() if not n.startswith(lease.PREFIX))
+    names = sorted(n for n in own if n != 'config.json')
+    return store.read(names) if content else names
+
+
+def build_stage(workdir, name='a/b', inputs=None, content='12345', **options):
+    """Builds a stage of one file; returns its result."""
+    from jdkd.runtime import stages
+
+    def build(out):
+        (out / 'x.txt').write_text(content)
+        return content[:5]
+
+    return stages.build_stage(workdir / name, inputs or {}, build, **options)['result']
+
+
+def fails(out):
+    """The build of a stage that must not be built."""
+    raise AssertionError('built again')
+
+
+def wait_for(condition, seconds=20):
+    """Waits until the condition holds."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
