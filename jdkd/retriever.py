@@ -107,7 +107,8 @@ class Retriever:
         Raises:
             ValueError: if there are none.
         """
-        if not len(passages):
+        passages = list(passages)  # In the order of the rows, whatever becomes of the caller's.
+        if not passages:
             raise ValueError('there is nothing to index; give at least one passage.')
         self._index, self._passages = ExactIndex(self.encode(passages), self.mesh), passages
         return self

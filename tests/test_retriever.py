@@ -77,7 +77,10 @@ def test_search_is_the_exact_argsort_of_scores(directory, passages):
     assert [hit.passage for hit in hits] == [texts[row] for row in expected]
     np.testing.assert_allclose([hit.score for hit in hits], scores[expected], atol=1e-6)
     assert len(student.search('cat', k=99)) == len(texts)
-    assert student.index(['dog']).search('cat')[0].passage == 'dog'
+    texts = ['dog']
+    student.index(texts)
+    texts[0] = 'bird'  # The list stays the caller's.
+    assert student.search('cat')[0].passage == 'dog'
 
 
 def test_many_texts_are_encoded_in_chunks(directory, passages, monkeypatch):

@@ -159,8 +159,7 @@ def _write_columns(
     """Writes the usable passages not in `drop`; returns fingerprint, id hashes, text digests."""
     fingerprint, hashes, digests = Fingerprint(), bytearray(), bytearray()
     empty: list[str] = []
-    texts = _usable_passages(source, on_error)
-    usable = progress.bar(None, source.name, 'passages', over=texts)
+    usable = progress.bar(None, source.name, 'passages', over=_usable_passages(source, on_error))
     kept = (passage for row, passage in enumerate(usable) if row not in drop)
     with pa.OSFile(str(directory / 'passages.arrow'), 'wb') as f, pa.ipc.new_file(f, SCHEMA) as out:
         for batch in _make_batches(kept):

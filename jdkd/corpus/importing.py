@@ -168,16 +168,18 @@ def open_passages(name: str, /, **options: Any) -> Source:
 
 def _import(spec: CollectionConfig, directory: pathlib.Path) -> None:
     options = dict(spec.options)
+    inputs = {'source': spec.source, 'options': options, 'on_error': spec.on_error}
     try:
         source = registry.open_source(spec.source, **options)
     except FileNotFoundError as error:
-        if stages.read_manifest(directory) is None:
+        manifest = stages.read_manifest(directory)
+        if manifest is None or not inputs.items() <= manifest['inputs'].items():
             raise
         logging.warning('%s Using the data imported before.', error)
     else:
         stages.build_stage_from_files(
             directory,
             source.files,
-            {'source': spec.source, 'options': options, 'on_error': spec.on_error},
+            inputs,
             lambda out: build_collection(source, out, on_error=spec.on_error),
         )

@@ -86,10 +86,9 @@ def load_pseudo_queries(
         logging.info('%s: %d pseudo-queries; left out: %s', collection.name, len(kept), dropped)
         return {'queries': len(kept), 'dropped': dropped}
 
-    texts = {split: list(queries.values()) for split, queries in collection.queries.items()}
     inputs = {
         'passages': collection.passages.fingerprint,
-        'queries': stages.digest(texts),
+        'queries': stages.digest(collection.queries),
         'spec': spec.to_dict(),
         'seed': seed,
     }

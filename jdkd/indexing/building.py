@@ -272,7 +272,7 @@ def _commit(directory: pathlib.Path, contents: Contents) -> None:
     names = {segment.name for segment in contents.segments}
     for path in (directory / 'segments').iterdir():
         if path.name not in names:
-            shutil.rmtree(path)
+            files.remove(path)
 
 
 def open_passages(directory: pathlib.Path, segment: Segment) -> Passages:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import Stemmer
 
-VERSION = 2  # Of what `tokenize` gives: an index of other words is built anew.
+VERSION = 3  # Of what `tokenize` gives: an index of other words is built anew.
 
 _WORD = r'(?u)\b\w\w+\b'  # bm25s' own: two letters, digits or underscores at least.
 # Runs of Hiragana, Katakana and Han: unified ideographs with extensions, and compatible forms.
@@ -34,7 +34,8 @@ def tokenize(texts: Sequence[str], language: str) -> list[list[str]]:
     """
     import bm25s
 
-    texts = [text if text.isascii() else split_cjk(text) for text in texts]
+    # In small letters, as bm25s reads them: the dot of a Turkish İ is then a mark of its own.
+    texts = [text if text.isascii() else split_cjk(text).lower() for text in texts]
     marks = _marks() & set().union(*(text for text in texts if not text.isascii()))
     words = bm25s.tokenize(
         texts,

@@ -255,6 +255,10 @@ def test_a_run_goes_on_without_its_source(beir, tmp_path):
     with pytest.raises(FileNotFoundError, match='corpus.jsonl is missing'):
         importing.check_source(spec, tmp_path / 'other/collection')
     importing.check_source(spec, tmp_path / 'run/collection')
+    # What was imported from elsewhere, or read otherwise, is no substitute.
+    for other in (config(tmp_path / 'mistyped'), config(beir, on_error='skip')):
+        with pytest.raises(FileNotFoundError, match='corpus.jsonl is missing'):
+            importing.load_collection(other, tmp_path / 'run')
 
 
 def test_splits_are_checked_before_they_are_needed(beir, tmp_path):

@@ -88,6 +88,9 @@ def test_queries_are_distinct_and_never_in_their_passage_or_in_another_split(tmp
         assert f' {words(query.text)} ' not in f' {words(own)} '
     assert len({words(q.text) for q in found}) == len(found) > 6
     assert {q.id.split(':')[1] for q in found} == {'keyphrases', 'sentence'}
+    # Ids are taken too: of other ids, what was made before is not these.
+    with pytest.raises(ValueError, match=r'other inputs \(queries differ\)'):
+        load(tmp_path / 'b', make(texts, queries=taken | {'test': {'new': 'other'}}), count=100)
 
 
 def test_a_query_that_its_passage_holds_is_left_out(tmp_path, caplog):

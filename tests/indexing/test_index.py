@@ -145,6 +145,13 @@ def test_passages_are_read_from_sources_and_other_fields(tmp_path, student):
     assert jdkd.open_index(tmp_path / 'b').ids[3] == 'k3'
 
 
+def test_a_corpus_in_beir_layout_needs_no_judgements(tmp_path, index, student):
+    (tmp_path / 'mine').mkdir()
+    indexes.write(tmp_path / 'mine/corpus.jsonl', indexes.passages(0, 40))
+    indexes.create(tmp_path / 'other', student, f'beir:{tmp_path / "mine"}')
+    assert list(jdkd.open_index(tmp_path / 'other').ids) == list(index.ids)
+
+
 def test_ids_that_are_there_are_refused_or_left_out(tmp_path, student, corpus):
     indexes.create(tmp_path / 'index', student, corpus)
     before = indexes.tree(tmp_path / 'index')
@@ -361,6 +368,7 @@ def test_later_unfinished_additions_leave_nothing_behind(tmp_path, student, corp
     with monkeypatch.context() as patch, pytest.raises(FloatingPointError):
         patch.setattr(building, '_encode', fail)
         indexes.add(tmp_path / 'index', one)
+    (tmp_path / 'index/segments/.DS_Store').touch()  # As file managers leave it.
     indexes.add(tmp_path / 'index', two)
     indexes.add(tmp_path / 'index', one)
     found = jdkd.open_index(tmp_path / 'index')

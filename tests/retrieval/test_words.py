@@ -28,6 +28,12 @@ def test_other_texts_have_the_tokens_of_bm25s(language):
     assert tokenize([*texts, 'हिन्दी', '東京都'], language)[:-2] == expected
 
 
+def test_neighbours_decide_nothing_about_the_dot_of_a_turkish_i():
+    alone = tokenize(['İstanbul gezisi'], 'turkish')
+    assert tokenize(['İstanbul gezisi', 'i\u0307zmir'], 'turkish')[:1] == alone
+    assert alone[0][0].startswith('i\u0307stanbul')
+
+
 def test_han_and_kana_are_read_in_pairs():
     texts = ['Python東京都に行く 3', 'コーヒー', '二〇二四年5月 X線', '東。京']
     assert tokenize(texts, 'english') == [

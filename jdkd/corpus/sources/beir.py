@@ -42,7 +42,7 @@ def open_source(path: str, *, unjudged: str | None = None) -> base.Source:
     corpus = parsing.find_file(root, 'corpus.jsonl', LAYOUT)
     qrels = _find_qrels(root, is_needed=unjudged is None)
     if not qrels and not parsing.data_files(root, 'queries.jsonl*'):
-        logging.warning('%s has no queries.jsonl: there are passages alone to learn from', root)
+        logging.warning('%s has no queries.jsonl, but passages alone', root)
         queries = None
     else:
         queries = parsing.find_file(root, 'queries.jsonl', LAYOUT)

@@ -137,10 +137,17 @@ class _Reader:
             _get(*first, self.roles, 'title')  # A title may be missing here and there.
 
     def queries(self, on_error: OnError) -> Iterator[base.Query]:
-        for where, split, query, record in self._query_records(on_error):
-            text = attempt(on_error, _BROKEN, _text, where, record, self.roles, 'query')
-            if text is not None:
-                yield where, split, query, text
+        for split, table in self.query_tables.items():
+            seen = set()
+            for where, record in self.read(table, on_error):
+                query = attempt(on_error, _BROKEN, _query_id, where, record, self.roles)
+                if query is None:
+                    continue
+                text = attempt(on_error, _BROKEN, _text, where, record, self.roles, 'query')
+                # A query with several passages has as many records.
+                if text is not None and (self.passage_table or (query, text) not in seen):
+                    seen.add((query, text))
+                    yield where, split, query, text
 
     def qrels(self, on_error: OnError) -> Iterator[base.Judgement]:
         """Judgements that have tables of their own."""
@@ -166,21 +173,20 @@ class _Reader:
                         yield where, split, query, passage_id, 1
 
     def answers(self, on_error: OnError) -> Iterator[base.Answer]:
-        if self.roles['answers']:
-            for where, split, query, record in self._query_records(base.count_errors({})):
-                found = attempt(on_error, _BROKEN, _list, where, record, self.roles, 'answers')
-                for answer in found or ():
-                    yield where, split, query, answer
-
-    def _query_records(self, on_error: OnError) -> Iterator[tuple[str, str, str, Record]]:
+        if not self.roles['answers']:
+            return
+        ignore = base.count_errors({})  # `queries` has reported these errors.
         for split, table in self.query_tables.items():
             seen = set()
-            for where, record in self.read(table, on_error):
-                query = attempt(on_error, _BROKEN, _query_id, where, record, self.roles)
-                # A query with several passages has as many records.
-                if query is not None and (self.passage_table or query not in seen):
-                    seen.add(query)
-                    yield where, split, query, record
+            for where, record in self.read(table, ignore):
+                query = attempt(ignore, _BROKEN, _query_id, where, record, self.roles)
+                if query is None:
+                    continue
+                answers = attempt(on_error, _BROKEN, _list, where, record, self.roles, 'answers')
+                for answer in answers or ():
+                    if (query, answer) not in seen:  # As those of a query's other records.
+                        seen.add((query, answer))
+                        yield where, split, query, answer
 
 
 def _get(where: str, record: Record, roles: Mapping[str, Any], role: str) -> Any:

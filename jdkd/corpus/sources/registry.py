@@ -92,7 +92,9 @@ def open_passages(name: str, /, **options: Any) -> Source:
         ValueError: as `open_source`.
         FileNotFoundError: There is neither such a source nor such a file.
     """
-    if name.partition(':')[0] in _KINDS:
+    if (kind := name.partition(':')[0]) in _KINDS:
+        if kind in ('beir', 'hf'):
+            options.setdefault('unjudged', 'train')  # Passages need no judgements.
         return open_source(name, **options)
     path = pathlib.Path(name).expanduser()
     if path.is_dir():

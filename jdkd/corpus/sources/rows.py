@@ -181,7 +181,7 @@ def _csv_rows(
                 return
             # Text after a closing quotation mark, which is no error to csv.reader by default.
             try:
-                (fields,) = csv.reader([line for _, line in used], delimiter=delimiter)
+                (fields,) = csv.reader([f'{line}\n' for _, line in used], delimiter=delimiter)
             except (csv.Error, ValueError):
                 on_error(_BROKEN, f'{used[0][0]}: not a row of CSV ({brief(error)}).')
                 continue

@@ -71,9 +71,23 @@ def test_pairs_give_equal_texts_one_id():
     one, two = (passage_id for _, passage_id, _, _ in passages)
     q, r = (query for _, _, query, _ in queries)
     assert [item[2:] for item in qrels] == [(q, one, 1), (q, two, 1), (r, one, 1)]
-    # The answers of a query are those of its first record.
-    assert [item[2:] for item in answers] == [(q, 'x'), (q, 'y')]
+    assert [item[2:] for item in answers] == [(q, 'x'), (q, 'y'), (q, 'z')]
     assert one == 'd0d7360ab79f58ab'  # The same in every run.
+
+
+def test_the_records_of_a_pair_s_query_share_their_answers_and_must_share_its_text():
+    pairs = [
+        {'id': 'a', 'query': 'who', 'text': 'one', 'answers': ['Bob']},
+        {'id': 'a', 'query': 'who', 'text': 'two', 'answers': ['Bob', 'Alice']},
+        {'id': 'a', 'query': 'whom', 'text': 'two', 'answers': []},
+    ]
+    source = make(
+        {'pairs': pairs}, queries='pairs', fields={'query_id': 'id', 'answers': 'answers'}
+    )
+    _, queries, _, answers = read(source)
+    assert [item[2:] for item in answers] == [('a', 'Bob'), ('a', 'Alice')]
+    # An id of two texts, which the import refuses.
+    assert [item[2:] for item in queries] == [('a', 'who'), ('a', 'whom')]
 
 
 def test_a_broken_record_is_reported_once_by_each_stream_that_needs_it():

@@ -131,6 +131,7 @@ CSV = {
     'lines inside': '"one\n\ntwo"\t"three\nfour"\nfive\tsix\n',
     'quotation marks inside plain fields': 'the "sun" is\t5" wide\n',
     'text after a closing mark': '"the sun" is\twhat\nmoon\tx\n',
+    'lines inside, and text after a closing mark': 'a\t"first\nsecond" line\nb\tc\n',
     'empty fields': '\tx\n""\t""\ny\t\n',
     'blank lines': 'a\tb\n\n\nc\td\n',
     'Windows lines': '"a\r\nb"\tc\r\nd\te\r\n',
