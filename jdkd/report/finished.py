@@ -28,8 +28,10 @@ class Finished:
     def of(cls, workdir: pathlib.Path, config: Config, report: Mapping[str, Any]) -> 'Finished':
         """A run with the metrics of its workdir."""
         records, alignment = (metrics.read_series(workdir, name) for name in (STUDENT, ALIGNMENT))
-        # Without rounds they are of an earlier config.
-        return cls(workdir, config, report, records if report['rounds'] else (), alignment)
+        # Others are of an earlier config.
+        last = len(report['rounds']) * config.steps_per_round
+        records = [record for record in records if record[metrics.STEP] <= last]
+        return cls(workdir, config, report, records, alignment if config.align.epochs else ())
 
     @property
     def test_split(self) -> str:

@@ -205,7 +205,10 @@ def _training(run: Run, name: str, spec, report: Mapping) -> str:
         if not last.isdigit():  # No round brought a better one.
             aligned = last == 'aligned'
             return f'aligned with {" + ".join(config.align.to)}' if aligned else 'not trained'
-        rounds = int(last) + 1
+        rounds, name = 0, report['final']
+        while (round_index := name.removeprefix(f'{STUDENT}_')).isdigit():
+            # Rounds that were taken back are no part of it.
+            rounds, name = rounds + 1, report['rounds'][int(round_index)]['entered']
         return (
             f'distilled over {rounds} round{"s"[: rounds > 1]} of {config.steps_per_round} steps '
             f'each from teacher {" + ".join(config.teacher.members)} and assistants '

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jdkd.runtime import stages
+
 
 class _Retriever(Protocol):
     """What is needed of `jdkd.Retriever`."""
@@ -34,7 +36,7 @@ class MTEBEncoder:
         retriever: What `jdkd.load` returns.
         name: Shown in mteb's results, `organisation/model`.
         revision: Beside the name, what mteb finds cached results by; None for a digest of the
-            parameters.
+            parameters, the model, the tokenizer, and how texts are read.
 
     Raises:
         ImportError: if mteb is missing.
@@ -47,7 +49,7 @@ class MTEBEncoder:
         self.mteb_model_meta = _library().ModelMeta.create_empty(
             {
                 'name': name,
-                'revision': revision or _digest(retriever.encoder.params),
+                'revision': revision or _digest(retriever.encoder),
                 'similarity_fn_name': 'dot',
             }
         )
@@ -99,9 +101,11 @@ def _texts(batch: Mapping[str, Any], kind: str) -> list[Any]:
     return list(batch['text'])
 
 
-def _digest(params: Any) -> str:
-    """sha256 of parameters."""
-    sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
+def _digest(encoder: Any) -> str:
+    """sha256 of all that decides on embeddings."""
+    read = encoder.spec.replace(weights='', revision=None)  # Wherever they come from.
+    parts = [read.to_dict(), repr(encoder.model), encoder.tokenizer.fingerprint]
+    sha = hashlib.sha256(stages.digest(parts).encode())
+    for leaf in jax.tree.leaves(encoder.params):
         sha.update(np.ascontiguousarray(leaf).tobytes())
     return sha.hexdigest()[:40]

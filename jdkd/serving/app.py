@@ -240,7 +240,7 @@ class _Hosts:
 
 
 class _Observer:
-    """Counts and times requests, and adds the headers of all answers."""
+    """Counts and times requests, and adds the headers of all answers but `_fail`'s."""
 
     def __init__(self, app: ASGIApp, metrics: _Metrics, paths: Collection[str]):
         self._app, self._metrics, self._paths = app, metrics, paths
@@ -285,4 +285,5 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _fail(request: Request, error: Exception) -> Response:
     logging.error('%s failed: %r', request.url.path, error)
     fields = {'message': 'the server failed; its log says why.', 'type': 'server_error'}
-    return JSONResponse({'error': {**fields, 'code': 500}}, 500)
+    # Starlette answers a failure outside of the middleware.
+    return JSONResponse({'error': {**fields, 'code': 500}}, 500, _HEADERS)

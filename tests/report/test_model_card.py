@@ -26,6 +26,11 @@ FOUND = {
     'collection': {'passages': 8000, 'queries': {'test': 796}, 'sha256': 'def456'},
     'config_sha256': 'abc123',
     'final': 'student_01',
+    'rounds': [
+        {'entered': 'student_aligned'},
+        {'entered': 'student_00'},
+        {'entered': 'student_00'},
+    ],
 }
 
 
@@ -144,6 +149,8 @@ def test_cards_name_no_local_path(run, tmp_path, monkeypatch, weights):
     [
         ('student_00', 'distilled over 1 round of 40 steps each from teacher bm25'),
         ('student_01', 'distilled over 2 rounds of 40 steps each from teacher bm25'),
+        # Round 1 was taken back.
+        ('student_02', 'distilled over 2 rounds of 40 steps each from teacher bm25'),
         ('student_aligned', 'aligned with minilm_ft on `python_docs`'),
         ('student_init', 'not trained on `python_docs`'),
     ],

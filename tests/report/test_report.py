@@ -190,6 +190,20 @@ def test_pictures_are_the_same_bytes_each_time_and_say_their_numbers(tmp_path):
     assert (tmp_path / 'pictures/loss.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_curves_of_an_earlier_config_are_no_part_of_a_run(tmp_path):
+    run = finished_run(tmp_path)
+    for name, steps in (('student', 12), ('student_align', 2)):
+        with metrics.MetricsWriter(
+            tmp_path, name, resume_step=0, last_step=steps, total_steps=steps
+        ) as writer:
+            for step in range(1, steps + 1):
+                writer.write(step, {'loss': 1.0})
+    done = finished.Finished.of(tmp_path, run.config, run.report)  # Without alignment.
+    assert [r['step'] for r in done.records] == [*range(1, 9)] and not done.alignment
+    config = run.config.replace(align=run.config.align.replace(epochs=1.0))
+    assert len(finished.Finished.of(tmp_path, config, run.report).alignment) == 2
+
+
 def test_a_run_whose_metrics_are_lost_has_no_curves():
     run = dataclasses.replace(finished_run(), records=[])
     assert [p.name for p in pictures.draw_training({'': run})] == ['rounds']

@@ -1,5 +1,8 @@
 """mteb's own code measures a loaded student, and its numbers are jdkd's."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 
@@ -93,8 +96,14 @@ def test_passages_are_read_with_their_titles_and_queries_as_queries(student, dat
     )
 
 
-def test_mteb_tells_students_apart_by_their_parameters(student, tmp_path):
+def test_mteb_tells_students_apart_by_all_that_decides_on_embeddings(student, tmp_path):
     toy.write_model(tmp_path / 'other', DualEncoder(toy.TRANSFORMER, 'mean', True), seed=1)
     metas = [MTEBEncoder(s).mteb_model_meta for s in (student, jdkd.load(tmp_path / 'other'))]
     assert metas[0].revision != metas[1].revision
+    read = dataclasses.replace(
+        student.encoder, spec=student.encoder.spec.replace(query_prefix='q: ')
+    )
+    assert MTEBEncoder(types.SimpleNamespace(encoder=read)).mteb_model_meta.revision not in {
+        meta.revision for meta in metas
+    }
     assert metas[0].revision == MTEBEncoder(student).mteb_model_meta.revision

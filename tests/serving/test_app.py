@@ -215,7 +215,8 @@ def test_metrics_count_requests(toy):
 
 
 def test_answers_forbid_what_is_not_the_page_s_own(toy):
-    for path in ('/', '/page.js', '/page.css', '/search?q=cat', '/search', '/none'):
+    found = '/search?q=cat', '/search', '/none', '/search?q=broken'
+    for path in ('/', '/page.js', '/page.css', *found):
         headers = toy.get(path).headers
         assert "default-src 'none'; script-src 'self'" in headers['content-security-policy']
         assert headers['x-content-type-options'] == 'nosniff'
