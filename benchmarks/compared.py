@@ -48,7 +48,7 @@ class Test:
             'collections': self.source,
             'splits': self.split,
             'measures': ','.join(config.measures),
-            'index.kind': config.index.kind,
+            **{f'index.{field}': value for field, value in config.index.to_dict().items()},
             'depth': config.depth,
             'ignore_identical_ids': config.ignore_identical_ids,
             'encoder.query_length': config.student.query_length,

@@ -52,7 +52,9 @@ def peak(result: dict, name: str):
 
 def write(name: str, result: dict) -> None:
     """Writes benchmarks/results/<name>.json; the command keeps names of directories to itself."""
-    arguments = [re.sub(r'(?<=[=:,])/[^,]*', 'DIRECTORY', argument) for argument in sys.argv[1:]]
+    arguments = [
+        re.sub(r'(?:(?<=[=:,])|^)/[^,]*', 'DIRECTORY', argument) for argument in sys.argv[1:]
+    ]
     report = {
         'command': ' '.join(
             ['python -m', f'benchmarks.{pathlib.Path(sys.argv[0]).stem}', *arguments]

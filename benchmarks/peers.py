@@ -149,6 +149,14 @@ def refusal(run: Run, directory: pathlib.Path) -> str | None:
         return 'accumulates gradients, which peers do not; set optimizer.accumulate=1'
     if config.student.dropout:
         return 'trains with dropout, which peers do not; set student.dropout=0'
+    if config.topic_size:
+        return 'draws batches of one topic, which peers do not; set topic_size=0'
+    if config.student.passage_format == 'pair':
+        return 'reads texts apart from their titles, which peers do not; use passage_format=joined'
+    entered = [r['entered'] for r in stages.read_json(run.workdir / 'report.json')['rounds']]
+    expected = [f'{STUDENT}_{i:02d}' for i in range(config.rounds - 1)]
+    if len(entered) != config.rounds or entered[1:] != expected:
+        return 'took rounds back or ended early; set backtrack=0 and patience=0'
     if config.collection.options:
         return 'has collection.options, with which peers are not measured'
     if not run.train.is_labelled.all():

@@ -238,6 +238,8 @@ def main(_):
         if _NUMBER.value is not None:
             run_process(home)
             return
+        if home.exists() and not (home / 'sizes.json').is_file():
+            raise app.UsageError(f'{home} holds no rehearsal; give another --directory.')
         shutil.rmtree(home, ignore_errors=True)
         passages = _PASSAGES.value
         train_queries = _QUERIES.value or round(passages * 502_939 / 8_841_823)

@@ -6,6 +6,7 @@ python -m benchmarks.sample --source squad --target squad_1k --draw train=1000,d
 """
 
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -24,20 +25,22 @@ def sample(lines: list[str], number: int, seed: int) -> list[str]:
     """Judgements of `number` queries, in their order.
 
     Args:
-        lines: Of a split's file, the header first.
+        lines: Of a split's file, the header first if there is one.
         number: Of queries.
         seed: Of the draw.
 
     Raises:
         ValueError: if there are fewer queries.
     """
-    header, *judgements = lines
-    ids = list(dict.fromkeys(line.split('\t')[0] for line in judgements))
+    header = lines[: bool(lines) and not re.search(r'\d\s*$', lines[0])]  # It ends in no grade.
+    judgements = lines[len(header) :]
+    queries = [line.split('\t' if '\t' in line else None)[0] for line in judgements]
+    ids = list(dict.fromkeys(queries))
     if number > len(ids):
         raise ValueError(f'{number} queries are asked for, but only {len(ids)} are judged.')
     drawn = np.random.default_rng(seed).choice(len(ids), number, replace=False)
     kept = {ids[i] for i in drawn}
-    return [header, *(line for line in judgements if line.split('\t')[0] in kept)]
+    return [*header, *(line for q, line in zip(queries, judgements, strict=True) if q in kept)]
 
 
 def main(_):
@@ -47,7 +50,7 @@ def main(_):
     for name in ('corpus.jsonl', 'queries.jsonl'):
         shutil.copyfile(source / name, target / name)
     paths = sorted((source / 'qrels').glob('*.tsv'))
-    judged = {path.stem: path.read_text().splitlines(keepends=True) for path in paths}
+    judged = {path.stem: path.read_text().splitlines() for path in paths}
     drawn = judged | {
         split: sample(judged[split], int(number), _SEED.value) for split, number in numbers.items()
     }
@@ -55,7 +58,7 @@ def main(_):
         taken = set(drawn[rest])
         drawn['test'] = drawn['test'] + [line for line in judged[rest] if line not in taken]
     for split, lines in drawn.items():
-        (target / 'qrels' / f'{split}.tsv').write_text(''.join(lines))
+        (target / 'qrels' / f'{split}.tsv').write_text(''.join(f'{line}\n' for line in lines))
 
 
 if __name__ == '__main__':

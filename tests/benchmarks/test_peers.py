@@ -115,16 +115,28 @@ def test_peers_train_without_dropout_as_the_run_did():
         ({'student.dropout': 0.1}, [1], 'trains with dropout'),
         ({'collection.options.max_passages': 5}, [1], 'has collection.options'),
         ({}, [0], 'queries without a label'),
+        ({'topic_size': 120}, [1], 'batches of one topic'),
+        ({'student.passage_format': 'pair'}, [1], 'apart from their titles'),
         ({'seed': 1}, [1], 'give another --workdir'),
     ],
 )
 def test_runs_that_peers_cannot_be_like_are_refused(tmp_path, overrides, positives, told):
     config = mta4dpr.get_config()
     queries = Queries('train', ['q'], ['text'], [np.arange(1)], [np.arange(1)])
-    run = types.SimpleNamespace(config=config, train=queries)
+    run = types.SimpleNamespace(config=config, train=queries, workdir=tmp_path)
+    entered = ['student_aligned', 'student_00']
+    stages.write_json(tmp_path / 'report.json', {'rounds': [{'entered': e} for e in entered]})
     stages.write_json(tmp_path / 'run.json', {'config_sha256': configs.digest(config)})
     assert peers.refusal(run, tmp_path) is None
     with config.ignore_type():
         config.update_from_flattened_dict(overrides)
     run.train = dataclasses.replace(queries, positives=[np.arange(n) for n in positives])
     assert told in peers.refusal(run, tmp_path)
+
+
+@pytest.mark.parametrize('entered', [['student_aligned'], 2 * ['student_aligned']])
+def test_runs_that_took_rounds_back_or_ended_early_have_no_peers(tmp_path, entered):
+    queries = Queries('train', ['q'], ['text'], [np.arange(1)], [np.arange(1)])
+    run = types.SimpleNamespace(config=mta4dpr.get_config(), train=queries, workdir=tmp_path)
+    stages.write_json(tmp_path / 'report.json', {'rounds': [{'entered': e} for e in entered]})
+    assert 'set backtrack=0 and patience=0' in peers.refusal(run, tmp_path)
