@@ -17,6 +17,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     c.batch_size = 32
     c.steps_per_round = 30
     c.optimizer.warmup_steps = 6
+    c.optimizer.learning_rate = 2e-4  # Some variants have no alignment to keep.
     c.backtrack = 0.0  # Or some variants would learn at another rate.
     c.index.kind = 'exact'  # Variants differ by their training, not by their index.
     kind, _, path = arg.partition('=')

@@ -11,7 +11,9 @@ from jdkd.configs import mta4dpr
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The config; `arg` is what follows the colon of --config."""
     c = mta4dpr.get_config(arg)
-    if arg not in ('', 'tiny'):
+    if arg in ('', 'tiny'):
+        c.optimizer.learning_rate = 2e-4  # Without alignment there is less to keep.
+    else:
         c.candidates.retrievers = c.assistants  # they still mine hard negatives
     if arg == 'msmarco':
         c.loss.contrastive = 0.4  # SimLM's 0.2 for each of the two divergences that are left.
