@@ -116,6 +116,10 @@ def train(start: pathlib.Path, run: Run, peer: str) -> sentence_transformers.Sen
     """Trains a copy of a checkpoint on the steps of a run."""
     config, texts = run.config, run.passages
     spec = load_encoder(run, config.student).spec
+    if spec.passage_format != 'joined':  # As the checkpoint may say.
+        raise ValueError(
+            f'{run.workdir}: peers join titles and texts as passage_format=joined does.'
+        )
     model = sentence_transformers.SentenceTransformer(str(start), device='cpu')
     name, factor = parse(peer)
     loss = PEERS[name](model, config.student.scale)
@@ -151,9 +155,9 @@ def refusal(run: Run, directory: pathlib.Path) -> str | None:
         return 'trains with dropout, which peers do not; set student.dropout=0'
     if config.topic_size:
         return 'draws batches of one topic, which peers do not; set topic_size=0'
-    if config.student.passage_format == 'pair':
-        return 'reads texts apart from their titles, which peers do not; use passage_format=joined'
-    entered = [r['entered'] for r in stages.read_json(run.workdir / 'report.json')['rounds']]
+    if config.student.passage_format not in (None, 'joined'):
+        return 'joins titles and texts otherwise than peers; set student.passage_format=joined'
+    entered = [r.get('entered') for r in stages.read_json(run.workdir / 'report.json')['rounds']]
     expected = [f'{STUDENT}_{i:02d}' for i in range(config.rounds - 1)]
     if len(entered) != config.rounds or entered[1:] != expected:
         return 'took rounds back or ended early; set backtrack=0 and patience=0'

@@ -249,10 +249,11 @@ def main(_):
             'dev': max(round(share * 4281), 64),
             'test': max(round(share * 6980), 64),
         }
+        sizes = {'passages': passages, **queries}
+        home.mkdir(parents=True)
+        stages.write_json(home / 'sizes.json', sizes)
         generated.write_collection(home / 'collection', passages, queries)
         generated.write_models(home)
-        sizes = {'passages': passages, **queries}
-        stages.write_json(home / 'sizes.json', sizes)
         used, seconds = rehearse(home)
         result = summarise(home, sizes, used)
         result |= {'seconds': round(seconds, 1), 'processes': _PROCESSES.value}

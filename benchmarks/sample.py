@@ -50,7 +50,8 @@ def main(_):
     for name in ('corpus.jsonl', 'queries.jsonl'):
         shutil.copyfile(source / name, target / name)
     paths = sorted((source / 'qrels').glob('*.tsv'))
-    judged = {path.stem: path.read_text().splitlines() for path in paths}
+    lines = ((path.stem, path.read_text().splitlines()) for path in paths)
+    judged = {split: [line for line in read if line.strip()] for split, read in lines}
     drawn = judged | {
         split: sample(judged[split], int(number), _SEED.value) for split, number in numbers.items()
     }

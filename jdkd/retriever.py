@@ -107,10 +107,10 @@ class Retriever:
         Raises:
             ValueError: if there are none.
         """
-        passages = list(passages)  # In the order of the rows, whatever becomes of the caller's.
-        if not passages:
+        if not len(passages):
             raise ValueError('there is nothing to index; give at least one passage.')
-        self._index, self._passages = ExactIndex(self.encode(passages), self.mesh), passages
+        self._index = ExactIndex(self.encode(passages), self.mesh)
+        self._passages = list(passages)  # Whatever becomes of the caller's.
         return self
 
     def search(self, query: str, k: int = 10) -> list[Hit]:

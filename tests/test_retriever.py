@@ -106,6 +106,8 @@ def test_mistakes_are_named(directory, tmp_path):
             student.index(['cat']).search(wrong)
     with pytest.raises(TypeError, match=r"takes a list of texts; give \['cat'\]"):
         student.encode('cat')
+    with pytest.raises(TypeError, match=r"takes a list of texts; give \['cat'\]"):
+        student.index('cat')
     with pytest.raises(ValueError, match="kind='document' is not supported"):
         student.encode(['cat'], kind='document')
     with pytest.raises(ValueError, match='k=0 must be at least 1'):

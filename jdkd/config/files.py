@@ -27,7 +27,7 @@ def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
     """
     config = config.copy_and_resolve_references()
     for path, value in list(iterate(config)):
-        if path in NAMES:
+        if path in NAMES and not isinstance(value, ml_collections.ConfigDict):
             names = [value] if isinstance(value, str) else value or ()
             owner, key = owner_of(config, path)
             with owner.ignore_type():

@@ -118,7 +118,8 @@ def import_collection(config: Config, workdir: pathlib.Path) -> Collection:
     """Opens the collection of a config; first imports it into `workdir/collection` if needed.
 
     A second start does not read the source's files again: their sizes and times, or else their
-    contents, show that they are the same. If the source is gone, the imported data is used.
+    contents, show that they are the same. If the source is gone, what was imported from it is used,
+    where it was read with the same options and `on_error`.
 
     Raises:
         ValueError: The source is unknown, its data is bad, or a file of it has changed since the
@@ -168,7 +169,8 @@ def open_passages(name: str, /, **options: Any) -> Source:
 
 def _import(spec: CollectionConfig, directory: pathlib.Path) -> None:
     options = dict(spec.options)
-    inputs = {'source': spec.source, 'options': options, 'on_error': spec.on_error}
+    # As a manifest holds them.
+    inputs = stages.to_json({'source': spec.source, 'options': options, 'on_error': spec.on_error})
     try:
         source = registry.open_source(spec.source, **options)
     except FileNotFoundError as error:

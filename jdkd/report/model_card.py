@@ -205,10 +205,11 @@ def _training(run: Run, name: str, spec, report: Mapping) -> str:
         if not last.isdigit():  # No round brought a better one.
             aligned = last == 'aligned'
             return f'aligned with {" + ".join(config.align.to)}' if aligned else 'not trained'
-        rounds, name = 0, report['final']
-        while (round_index := name.removeprefix(f'{STUDENT}_')).isdigit():
-            # Rounds that were taken back are no part of it.
-            rounds, name = rounds + 1, report['rounds'][int(round_index)]['entered']
+        rounds = 0
+        while last.isdigit():  # Rounds that were taken back are no part of it.
+            i = int(last)
+            entered = report['rounds'][i].get('entered', f'{STUDENT}_{i - 1:02d}')  # Of old runs.
+            rounds, last = rounds + 1, entered.removeprefix(f'{STUDENT}_')
         return (
             f'distilled over {rounds} round{"s"[: rounds > 1]} of {config.steps_per_round} steps '
             f'each from teacher {" + ".join(config.teacher.members)} and assistants '

@@ -116,7 +116,7 @@ def test_peers_train_without_dropout_as_the_run_did():
         ({'collection.options.max_passages': 5}, [1], 'has collection.options'),
         ({}, [0], 'queries without a label'),
         ({'topic_size': 120}, [1], 'batches of one topic'),
-        ({'student.passage_format': 'pair'}, [1], 'apart from their titles'),
+        ({'student.passage_format': 'colon'}, [1], 'joins titles and texts otherwise'),
         ({'seed': 1}, [1], 'give another --workdir'),
     ],
 )

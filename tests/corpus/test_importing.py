@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jdkd.config import PseudoQueriesConfig, schema
+from jdkd.config import CollectionConfig, PseudoQueriesConfig, schema
 from jdkd.corpus import building, importing, storage
 from jdkd.corpus import passages as passages_lib
 from jdkd.corpus.passages import Passages
@@ -259,6 +259,19 @@ def test_a_run_goes_on_without_its_source(beir, tmp_path):
     for other in (config(tmp_path / 'mistyped'), config(beir, on_error='skip')):
         with pytest.raises(FileNotFoundError, match='corpus.jsonl is missing'):
             importing.load_collection(other, tmp_path / 'run')
+
+
+def test_tuples_among_options_are_the_lists_of_a_manifest(tmp_path):
+    (tmp_path / 'ms').mkdir()
+    (tmp_path / 'ms/collection.tsv').write_text('a\tMoon is round\nb\tSun is hot\n')
+    (tmp_path / 'ms/q.tsv').write_text('q1\twhat is round\nq2\twhat is hot\n')
+    (tmp_path / 'ms/r.txt').write_text('q1 0 a 1\nq2 0 b 1\n')
+    splits = {'train': ('q.tsv', 'r.txt'), 'test': ('q.tsv', 'r.txt')}
+    c = config(tmp_path, source=f'msmarco:{tmp_path / "ms"}', options={'splits': splits}).collection
+    spec = schema.read(CollectionConfig, c.to_dict())
+    importing._import(spec, tmp_path / 'run')
+    (tmp_path / 'ms').rename(tmp_path / 'moved')
+    importing._import(spec, tmp_path / 'run')  # What was imported is used.
 
 
 def test_splits_are_checked_before_they_are_needed(beir, tmp_path):

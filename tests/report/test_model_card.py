@@ -160,6 +160,12 @@ def test_the_card_says_what_the_best_student_has_learned(run, final, training):
     assert training in one_line(card)
 
 
+def test_cards_of_runs_that_knew_no_backtrack(run):
+    found = FOUND | {'rounds': [{}, {}]}
+    card = model_card.model_card(run, 'student', encoder(), found)
+    assert 'distilled over 2 rounds of 40 steps' in one_line(card)
+
+
 @pytest.mark.parametrize('weights', ['org/base', 'bert-base-uncased', '_org/a.b-c'])
 def test_cards_name_the_model_on_the_hub(run, weights):
     card = model_card.model_card(run, 'student', encoder(weights=weights), FOUND)

@@ -1,4 +1,4 @@
-"""A place in a bucket that several tests share."""
+"""A server of a bucket for each module, and an empty place in it for each test."""
 
 import itertools
 

@@ -159,34 +159,46 @@ class _Reader:
     def positives(self, on_error: OnError) -> Iterator[base.Judgement]:
         """Judgements in the records of queries."""
         ignore = base.count_errors({})  # `passages` and `queries` have reported these errors.
-        for split, table in self.query_tables.items():
-            for where, record in self.read(table, ignore):
-                query = attempt(ignore, _BROKEN, _query_id, where, record, self.roles)
-                if self.passage_table:
-                    role = 'positives'
-                    positives = attempt(on_error, _BROKEN, _ids, where, record, self.roles, role)
-                else:
-                    passage = attempt(ignore, _BROKEN, _passage, where, record, self.roles)
-                    positives = passage and passage[:1]
-                if query is not None:
-                    for passage_id in positives or ():
-                        yield where, split, query, passage_id, 1
+        for split, where, query, record in self._query_records():
+            if self.passage_table:
+                role = 'positives'
+                positives = attempt(on_error, _BROKEN, _ids, where, record, self.roles, role)
+            else:
+                passage = attempt(ignore, _BROKEN, _passage, where, record, self.roles)
+                positives = passage and passage[:1]
+            if query is not None:
+                for passage_id in positives or ():
+                    yield where, split, query, passage_id, 1
 
     def answers(self, on_error: OnError) -> Iterator[base.Answer]:
         if not self.roles['answers']:
             return
-        ignore = base.count_errors({})  # `queries` has reported these errors.
+        seen = set()
+        for split, where, query, record in self._query_records():
+            if query is None:
+                continue
+            answers = attempt(on_error, _BROKEN, _list, where, record, self.roles, 'answers')
+            for answer in answers or ():
+                key = split, query, repr(answer)  # It may be anything yet.
+                if key not in seen:  # As those of a query's other records.
+                    seen.add(key)
+                    yield where, split, query, answer
+
+    def _query_records(self) -> Iterator[tuple[str, str, str | None, Record]]:
+        """Split, place, query id and record of each query; `queries` reports the faults of these.
+
+        Records of pairs that give an id another text than the first are left out.
+        """
+        ignore = base.count_errors({})
         for split, table in self.query_tables.items():
-            seen = set()
+            texts: dict[str, str] = {}
             for where, record in self.read(table, ignore):
                 query = attempt(ignore, _BROKEN, _query_id, where, record, self.roles)
-                if query is None:
-                    continue
-                answers = attempt(on_error, _BROKEN, _list, where, record, self.roles, 'answers')
-                for answer in answers or ():
-                    if (query, answer) not in seen:  # As those of a query's other records.
-                        seen.add((query, answer))
-                        yield where, split, query, answer
+                if query is not None and not self.passage_table:
+                    text = attempt(ignore, _BROKEN, _text, where, record, self.roles, 'query')
+                    if text is None or texts.setdefault(query, text) != text:
+                        continue
+                yield split, where, query, record
 
 
 def _get(where: str, record: Record, roles: Mapping[str, Any], role: str) -> Any:

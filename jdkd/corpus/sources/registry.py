@@ -93,7 +93,7 @@ def open_passages(name: str, /, **options: Any) -> Source:
         FileNotFoundError: There is neither such a source nor such a file.
     """
     if (kind := name.partition(':')[0]) in _KINDS:
-        if kind in ('beir', 'hf'):
+        if kind == 'beir':
             options.setdefault('unjudged', 'train')  # Passages need no judgements.
         return open_source(name, **options)
     path = pathlib.Path(name).expanduser()

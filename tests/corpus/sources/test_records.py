@@ -79,15 +79,22 @@ def test_the_records_of_a_pair_s_query_share_their_answers_and_must_share_its_te
     pairs = [
         {'id': 'a', 'query': 'who', 'text': 'one', 'answers': ['Bob']},
         {'id': 'a', 'query': 'who', 'text': 'two', 'answers': ['Bob', 'Alice']},
-        {'id': 'a', 'query': 'whom', 'text': 'two', 'answers': []},
+        {'id': 'a', 'query': 'whom', 'text': 'three', 'answers': ['Eve']},
     ]
     source = make(
         {'pairs': pairs}, queries='pairs', fields={'query_id': 'id', 'answers': 'answers'}
     )
-    _, queries, _, answers = read(source)
+    passages, queries, qrels, answers = read(source)
     assert [item[2:] for item in answers] == [('a', 'Bob'), ('a', 'Alice')]
+    assert [item[3] for item in qrels] == [passage_id for _, passage_id, _, _ in passages[:2]]
     # An id of two texts, which the import refuses.
     assert [item[2:] for item in queries] == [('a', 'who'), ('a', 'whom')]
+
+
+def test_answers_of_any_kind_reach_the_import_which_refuses_those_that_are_none():
+    pairs = [{'query': 'who', 'text': 'one', 'answers': [['Bob']]}]
+    source = make({'pairs': pairs}, queries='pairs', fields={'answers': 'answers'})
+    assert [answer for *_, answer in source.answers(base.raise_error)] == [['Bob']]
 
 
 def test_a_broken_record_is_reported_once_by_each_stream_that_needs_it():
