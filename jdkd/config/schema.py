@@ -136,7 +136,7 @@ def type_errors(section: Section, prefix: str = '') -> Iterator[str]:
         path, value, hint = f'{prefix}{f.name}', getattr(section, f.name), hints[f.name]
         if isinstance(value, Section):
             yield from type_errors(value, f'{path}.')
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and typing.get_origin(hint) is Mapping:
             for name, member in value.items():
                 if isinstance(member, Section):
                     yield from type_errors(member, f'{path}.{name}.')

@@ -3,11 +3,13 @@
 import sys
 
 import absl.flags
+import ml_collections
 import pytest
 from ml_collections import config_flags
 
 from jdkd import config as configs
 from jdkd import validation
+from jdkd.config import schema
 from jdkd.configs import adam, common, mta4dpr
 
 FILE = 'configs/mta4dpr.py'
@@ -47,6 +49,12 @@ def test_names_on_the_command_line_are_split():
     config.candidates.retrievers = ('bm25,minilm',)
     assert configs.resolve(config).teacher.members == ('bm25', 'minilm', 'cross')
     assert configs.resolve(config).candidates.retrievers == ('bm25', 'minilm')
+
+
+def test_a_mapping_where_names_belong_is_not_reduced_to_its_keys():
+    config = configs.resolve(ml_collections.ConfigDict({'teacher': {'members': {'bm25': 0.3}}}))
+    (error,) = schema.type_errors(config)
+    assert error.startswith("teacher.members is {'bm25': 0.3}, but must be a tuple of items")
 
 
 def overridden(*args):
