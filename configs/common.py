@@ -1,7 +1,7 @@
 """Builds the ConfigDicts that the other configs fill in.
 
-`jdkd/config/fields.py` and `systems.py` beside it declare every field, with its default, range and
-comment.
+`jdkd/config/fields.py`, with `method.py` and `systems.py` beside it, declares every field, with its
+default, range and comment.
 """
 
 import ml_collections

@@ -1,22 +1,12 @@
 """Configs: what their fields are, and how they are read, checked and kept in a workdir."""
 
 from jdkd.config.fields import (
-    AlignConfig,
-    CandidatesConfig,
-    CollectionConfig,
     Config,
-    DarkConfig,
     EvalConfig,
     IndexConfig,
-    LossConfig,
     MeshConfig,
     PlanConfig,
-    PseudoLabelsConfig,
-    PseudoQueriesConfig,
     RowsConfig,
-    SelectionConfig,
-    SelfPacedConfig,
-    TeacherConfig,
 )
 from jdkd.config.files import (
     FILE,
@@ -25,6 +15,18 @@ from jdkd.config.files import (
     load,
     resolve,
     save,
+)
+from jdkd.config.method import (
+    AlignConfig,
+    CandidatesConfig,
+    CollectionConfig,
+    DarkConfig,
+    LossConfig,
+    PseudoLabelsConfig,
+    PseudoQueriesConfig,
+    SelectionConfig,
+    SelfPacedConfig,
+    TeacherConfig,
 )
 from jdkd.config.overrides import check_overrides, register_parsers, run_file
 from jdkd.config.schema import Schedule, Section

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jdkd.config.fields import FUSIONS
+from jdkd.config.method import FUSIONS
 from jdkd.distillation import losses
 from jdkd.distillation.losses import PerList, Scalar, Scores
 

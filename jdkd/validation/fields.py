@@ -18,7 +18,7 @@ from jdkd.config import (
     SystemSpec,
     schema,
 )
-from jdkd.config.fields import PSEUDO_QUERIES
+from jdkd.config.method import PSEUDO_QUERIES
 from jdkd.corpus.sources import registry
 from jdkd.distillation import schedules
 from jdkd.retrieval import approximate, measures, run_formats
