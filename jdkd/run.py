@@ -146,9 +146,9 @@ class Run:
         queries = [*self.train.positives, *self.held_out.positives]
         return max(1, *(len(np.unique(group[rows])) for rows in queries))
 
-    def stage(self, path: str, inputs, build, *, resumable: bool = False) -> dict:
+    def stage(self, path: str, inputs, build, **options) -> dict:
         """A stage of this run's workdir; see `stages.build_stage`."""
-        return stages.build_stage(self.workdir / path, inputs, build, resumable=resumable)
+        return stages.build_stage(self.workdir / path, inputs, build, **options)
 
     def read_manifest(self, path: str) -> dict | None:
         """The manifest of a finished stage; None if it is not finished."""

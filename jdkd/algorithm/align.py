@@ -7,6 +7,7 @@ https://arxiv.org/abs/2509.12539). The loss is the embedding term of `distillati
 alone, over passages and train queries; the queries of D_eval and test stay out.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ def align(run: Run, student: Student, targets: EmbeddingTargets) -> DualEncoderS
         )
         return {'steps': steps}
 
-    run.stage(STAGE, inputs, build, resumable=True)
+    # On another number of devices the lists may be others, and with them what a step learns from.
+    run.stage(STAGE, inputs, build, resumable=True, begun_with={'size': dataclasses.asdict(size)})
     return load(student)
 
 
@@ -101,7 +103,9 @@ def _keep_projection(run: Run, start: DualEncoderSystem, targets: EmbeddingTarge
         if distributed.is_primary():
             np.save(out / _KERNEL, kernel)
 
-    return run.stage(_PROJECTION, {'start': start.digest, 'targets': targets.inputs}, build)
+    inputs = {'start': start.digest, 'targets': targets.inputs}
+    inputs['collection'] = run.collection.fingerprint
+    return run.stage(_PROJECTION, inputs, build)
 
 
 def _with_projection(run: Run, params: Any) -> Any:

@@ -11,6 +11,11 @@ from jaxtyping import Array, Float, Int
 from jdkd.models import fused_attention
 
 
+def matmul_precision(dtype: jax.typing.DTypeLike) -> jax.lax.Precision | None:
+    """Precision of matrix products of a dtype: float32 is not TF32 on GPUs nor bfloat16 on TPUs."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+
 def attention(
     query: Float[Array, 'batch length heads size'],
     key: Float[Array, 'batch length heads size'],
@@ -64,7 +69,7 @@ def _plain(query, key, value, segments, *, packed, bias, scale, window):
 
 def _heads_first(query, key, value, mask, bias, scale, window):
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    products = jnp.einsum('bhld,bhmd->bhlm', query, key)
+    products = jnp.einsum('bhld,bhmd->bhlm', query, key, precision=matmul_precision(query.dtype))
     logits = scale * products if bias is None else scale * products + bias
     if window is not None:
         position = jnp.arange(key.shape[2])
@@ -73,7 +78,7 @@ def _heads_first(query, key, value, mask, bias, scale, window):
     highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - highest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    sums = jnp.einsum('bhlm,bhmd->bhld', weights, value)
+    sums = jnp.einsum('bhlm,bhmd->bhld', weights, value, precision=matmul_precision(value.dtype))
     return jnp.swapaxes(sums / total, 1, 2)
 
 

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jdkd.models.attention import matmul_precision
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES
@@ -86,7 +87,12 @@ class CrossEncoder(nn.Module):
         def dense(features, name, use_bias=True):
             # In float32, since bfloat16 logits would tie.
             return nn.Dense(
-                features, dtype=jnp.float32, use_bias=use_bias, kernel_init=INITIALIZER, name=name
+                features,
+                dtype=jnp.float32,
+                use_bias=use_bias,
+                kernel_init=INITIALIZER,
+                precision=matmul_precision(jnp.float32),
+                name=name,
             )
 
         x = mean_pool(states, mask) if config.head_pooling == 'mean' else states[:, 0]

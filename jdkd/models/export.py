@@ -79,7 +79,7 @@ def export_sentence_transformer(
         ValueError: if the format cannot express the model, the parameters do not match it, or a
             parameter is not finite.
     """
-    target = pathlib.Path(directory)
+    target = pathlib.Path(directory).absolute()  # `.` has no name.
     _clean(target)
     if target.exists() and not (
         target.is_dir() and ((target / MARKER).is_file() or not any(target.iterdir()))
@@ -107,6 +107,10 @@ def export_sentence_transformer(
         files, encoders = _dual_encoder(model, params, **lengths, **prompts)
     tokenizer_config = read_json(pathlib.Path(tokenizer_dir, 'tokenizer_config.json')) or {}
     tokenizer_config |= {'model_max_length': max_length}
+    # Older checkpoints name the class there alone, and the export has a config.json of its own.
+    kind = (read_json(pathlib.Path(tokenizer_dir, 'config.json')) or {}).get('tokenizer_class')
+    if kind is not None:
+        tokenizer_config.setdefault('tokenizer_class', kind)
     for key in _LOCAL_PATHS:
         tokenizer_config.pop(key, None)
     copies = [pathlib.Path(tokenizer_dir, name) for name in tokenizer_files.FILES]

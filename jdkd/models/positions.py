@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jdkd.models.attention import matmul_precision
 from jdkd.models.config import Disentangled, RelativeBias
 
 
@@ -81,7 +82,11 @@ def disentangled_bias(
 
     def by_pair(contents, positions):
         logits = jnp.einsum(
-            'blhd,chd->bhlc', contents, positions, preferred_element_type=jnp.float32
+            'blhd,chd->bhlc',
+            contents,
+            positions,
+            precision=matmul_precision(contents.dtype),
+            preferred_element_type=jnp.float32,
         )
         return skew(logits)
 

@@ -17,7 +17,7 @@ from flax import traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
 from jdkd.models import positions
-from jdkd.models.attention import attention
+from jdkd.models.attention import attention, matmul_precision
 from jdkd.models.config import ACTIVATIONS, Disentangled, RelativeBias, Rotary, TransformerConfig
 
 # Ids, token types or segments; host arrays are fine, as for any Flax module.
@@ -65,6 +65,7 @@ def _dense(
         dtype=jnp.dtype(config.dtype),
         use_bias=config.use_bias if use_bias is None else use_bias,
         kernel_init=INITIALIZER,
+        precision=matmul_precision(config.dtype),
         name=name,
     )
 

@@ -74,6 +74,7 @@ def build_stage(
     build: Callable[[pathlib.Path], Any],
     *,
     resumable: bool = False,
+    begun_with: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Builds a stage unless it exists; returns its manifest.
 
@@ -87,6 +88,8 @@ def build_stage(
         build: Writes into the empty directory that it is given; returns JSON or None.
         resumable: Whether `build` continues in the directory that a stopped call with the same
             inputs left behind. It then writes with `parts`; only process 0 writes other files.
+        begun_with: What a resumed build depends on besides, such as the number of devices: where it
+            differs, the build begins anew. A finished stage is reused whatever it is.
 
     Returns:
         The manifest: `inputs` and their `digest`, the `result` of `build`, `outputs` (size and
@@ -103,7 +106,7 @@ def build_stage(
     )
     if manifest is not None:
         return manifest
-    temporary, body = _build(directory, inputs, build, resumable)
+    temporary, body = _build(directory, inputs, build, resumable, begun_with or {})
     distributed.barrier(f'{directory}: built')
     return distributed.from_primary(
         lambda: _finish(directory, temporary, body, damaged),
@@ -304,13 +307,14 @@ def _build(
     inputs: Mapping[str, Any],
     build: Callable[[pathlib.Path], Any],
     resumable: bool,
+    begun_with: Mapping[str, Any],
 ) -> tuple[pathlib.Path, dict[str, Any]]:
     """Builds a stage beside its directory; returns where, and its manifest without `outputs`."""
     discarded = not distributed.is_primary() and not resumable
     suffix = f'.tmp-{distributed.process_index()}' if discarded else '.tmp'
     temporary = directory.with_name(directory.name + suffix)
     if distributed.is_primary() or discarded:
-        resumed = _begin(temporary, inputs, resumable)
+        resumed = _begin(temporary, {**inputs, **to_json(begun_with)}, resumable)
         logging.info('%s %s', 'resuming' if resumed else 'building', directory)
     if resumable:
         distributed.barrier(f'{directory}: begun')

@@ -157,9 +157,13 @@ def read_encoder(spec: EncoderSpec, mesh: Mesh, seed: int = 0) -> Encoder:
 
 
 def start_digest(encoder: Encoder) -> str:
-    """Digest of an encoder as loaded: its parameters, in the order of their paths, and its spec."""
+    """Digest of all that decides an encoder's embeddings or scores, as it was loaded.
+
+    That is its parameters, in the order of their paths, its modules, tokenizer and spec.
+    """
     weights = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.params):
         weights.update(meshes.path_name(path).encode())
         weights.update(np.ascontiguousarray(leaf).tobytes())
-    return stages.digest([weights.hexdigest(), encoder.spec.to_dict()])
+    modules, tokenizer = repr(encoder.model), encoder.tokenizer.fingerprint
+    return stages.digest([weights.hexdigest(), modules, tokenizer, encoder.spec.to_dict()])

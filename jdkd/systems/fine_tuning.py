@@ -78,6 +78,7 @@ def train_from_labels(
         return {'steps': spec.steps}
 
     inputs = {'start': digest, 'dataset': data['digest'], 'seed': config.seed, 'length': length}
+    inputs['rows'] = config.rows.to_dict()  # Dropout depends on them.
     manifest = run.stage(path, inputs, build_stage, resumable=True)
     return restore_encoder(run, encoder, run.workdir / path, spec.steps), manifest['digest']
 

@@ -241,6 +241,21 @@ def test_no_local_path_of_the_tokenizer_is_published(tmp_path, arguments):
         assert b'/home/me' not in path.read_bytes(), path
 
 
+def test_the_class_that_config_json_names_stays_that_of_the_tokenizer(tmp_path, arguments):
+    directory = arguments['tokenizer_dir']
+    file = directory / 'tokenizer_config.json'
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in settings.items() if k != 'tokenizer_class'}))
+    config = {'model_type': 'roberta', 'tokenizer_class': 'BertTokenizer'}
+    (directory / 'config.json').write_text(json.dumps(config))
+    model = DualEncoder(dataclasses.replace(TINY, family='roberta', position_offset=1))
+    params = {'transformer': random_params(model.transformer)}
+    changed = {'model': model, 'params': params}
+    export.export_sentence_transformer(tmp_path / 'out', **arguments | changed)
+    ours, exported = map(load_tokenizer, (directory, tmp_path / 'out'))
+    assert exported.fingerprint == ours.fingerprint
+
+
 def test_errors_leave_the_earlier_export(tmp_path, arguments):
     target = tmp_path / 'out'
     export.export_sentence_transformer(target, **arguments)

@@ -49,6 +49,25 @@ def edit_json(file, changes):
     file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
 
 
+def products(jaxpr):
+    """All matrix products of a jaxpr."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == 'dot_general':
+            yield eqn
+        for value in jax.tree.leaves(list(eqn.params.values())):
+            if hasattr(inner := getattr(value, 'jaxpr', value), 'eqns'):
+                yield from products(inner)
+
+
+def test_products_in_float32_are_not_rounded_on_accelerators(recorded):
+    read, _ = recorded
+    tokens, types = reference.rows((5, 3), pad_id=read.config.pad_id)
+    traced = jax.make_jaxpr(lambda: reference.ours(read, tokens, types))()
+    precisions = [e.params['precision'] for e in products(traced.jaxpr)]
+    highest = jax.lax.Precision.HIGHEST
+    assert len(precisions) > 10 and {*precisions} == {(highest, highest)}
+
+
 def test_states_and_logits_are_those_of_transformers(live):
     model, read = live
     tokens, types = reference.rows((130, 60, 2, 17, 9), pad_id=read.config.pad_id)

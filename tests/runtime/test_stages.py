@@ -86,6 +86,28 @@ def test_leftovers_of_other_inputs_are_not_resumed(tmp_path):
     assert stages.build_stage(tmp_path / 'b', {}, build, resumable=True)['result'] == []
 
 
+def test_an_unfinished_build_begins_anew_where_what_it_began_with_differs(tmp_path):
+    built, fails = [], True
+
+    def build(out):
+        built.append((out / 'half').exists())
+        (out / 'half').touch()
+        if fails:
+            raise KeyboardInterrupt
+
+    def stage(devices):
+        options = {'resumable': True, 'begun_with': {'devices': devices}}
+        return stages.build_stage(tmp_path / 'a', {'n': 1}, build, **options)
+
+    for devices in (1, 1, 8):
+        with pytest.raises(KeyboardInterrupt):
+            stage(devices)
+    fails = False
+    manifest = stage(8)
+    assert built == [False, True, False, True]
+    assert stage(2) == manifest and len(built) == 4  # What is finished stays.
+
+
 def test_other_inputs_are_refused_and_nothing_is_lost(tmp_path):
     stages.build_stage(
         tmp_path / 'a', {'n': 1, 'm': 1}, lambda out: (out / 'x').write_text('1') and 0

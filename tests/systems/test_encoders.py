@@ -222,7 +222,7 @@ def test_dark_examples_have_the_prefix_and_length_of_whoever_reads_them(tmp_path
         assert encoder.text_room(9) == min(9, encoder.spec.passage_length) - expected[0].count(p)
 
 
-def test_the_digest_of_a_start_is_that_of_its_parameters_and_entry(tmp_path):
+def test_the_digest_of_a_start_is_that_of_all_that_decides_its_embeddings(tmp_path):
     write(tmp_path / 'model', DUAL)
     run = types.SimpleNamespace(config=types.SimpleNamespace(seed=0), mesh=mesh.make_mesh())
     encoder = encoders.load_encoder(run, entry(tmp_path / 'model'))
@@ -233,10 +233,12 @@ def test_the_digest_of_a_start_is_that_of_its_parameters_and_entry(tmp_path):
     other[path] = other[path].at[0, 0].add(1e-3)
     params = traverse_util.unflatten_dict(other, sep='/')
     spec = encoder.spec.replace(query_length=9)
-    for changed in (
-        dataclasses.replace(encoder, **x) for x in ({'params': params}, {'spec': spec})
-    ):
-        assert encoders.start_digest(changed) != digest
+    transformer = dataclasses.replace(encoder.model.transformer, activation='relu')
+    model = encoder.model.clone(transformer=transformer)
+    tokenizer = dataclasses.replace(encoder.tokenizer, fingerprint='another')
+    changes = {'params': params, 'spec': spec, 'model': model, 'tokenizer': tokenizer}
+    changed = [dataclasses.replace(encoder, **{name: x}) for name, x in changes.items()]
+    assert len({digest, *map(encoders.start_digest, changed)}) == 5
 
 
 def test_a_model_of_another_size_starts_from_scratch(tmp_path):
