@@ -25,8 +25,10 @@ from jdkd.models.families import FAMILIES
 from jdkd.report import tables
 from jdkd.retrieval import measures as evaluation
 from jdkd.retrieval import significance
+from jdkd.retrieval.measures import Measurements
 from jdkd.run import Run
 from jdkd.runtime import distributed, stages
+from jdkd.runtime.messages import shown
 from jdkd.systems import measuring
 from jdkd.systems.build import build
 from jdkd.systems.ranking import measure_inputs, own_passages
@@ -56,7 +58,14 @@ def _errors(config: EvalConfig, workdir: pathlib.Path) -> Iterator[str]:
     yield from fields.index_errors(config)
     yield from fields.spec_errors(f'systems.{FIRST}', config.systems[FIRST])
     yield from resources.mesh_errors(config)
-    for source, name in zip(config.collections, names(config.collections), strict=True):
+    known = names(config.collections)
+    for name in config.options:
+        if name not in known:
+            yield (
+                f'options names {shown(name)}, which is none of the collections ('
+                f'{", ".join(known)}); correct the name.'
+            )
+    for source, name in zip(config.collections, known, strict=True):
         imported = workdir / name / 'collection'
         yield from catch(importing.check_source, _collection(config, source, name), imported)
     if config.model:
@@ -104,8 +113,14 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
 
     Raises:
         FileNotFoundError: if a collection or the other measurements are missing.
-        ValueError: if a collection has none of the splits, or the checkpoint cannot be used.
+        ValueError: if a collection has none of the splits, the checkpoint cannot be used, or one
+            run file is given for several collections.
     """
+    if against and len(config.collections) > 1 and pathlib.Path(against).is_file():
+        raise ValueError(
+            f'--against={against} is one run file, and there are {len(config.collections)} '
+            'collections; give the workdir of another evaluation of them, or one collection.'
+        )
     workdir, spec = workdir.absolute(), model_spec(config)
     measured, collections = {}, names(config.collections)
     theirs = [_their_run_file(against, name) if against else None for name in collections]
@@ -116,7 +131,11 @@ def evaluate(config: EvalConfig, workdir: pathlib.Path, against: str | None = No
         for name, run in zip(collections, runs, strict=True)
         for error in resources.measure_errors(run, run.test.split)
     )
-    for name, run, other in zip(collections, runs, theirs, strict=True):
+    others = [
+        measuring.measure_file(run, path, run.test) if path else None
+        for run, path in zip(runs, theirs, strict=True)
+    ]
+    for name, run, other in zip(collections, runs, others, strict=True):
         measured[name] = _measure(run, other)
         logging.info('%s\n%s', name, tables.table(tables.percents(measured[name]['test'])))
     systems = (FIRST, OTHER, MODEL) if against else (FIRST, MODEL)
@@ -205,10 +224,8 @@ def _open(config: EvalConfig, spec: EncoderSpec, source: str, workdir: pathlib.P
     return dataclasses.replace(run, config=run_config.replace(collection=collection))
 
 
-def _measure(run: Run, against: pathlib.Path | None) -> dict:
+def _measure(run: Run, other: Measurements | None) -> dict:
     """Measures both systems on one collection, and tests the model's differences from others."""
-    # A run file that cannot be read is an error before anything is encoded.
-    other = measuring.measure_file(run, against, run.test) if against else None
     first, model = build(run, FIRST), build(run, MODEL)
     rankings = {FIRST: first.rank(run.test)[0]}
     if run.config.systems[MODEL].kind == 'cross_encoder':

@@ -24,6 +24,7 @@ from jdkd.retrieval.ranking import Ranking
 from jdkd.runtime import distributed, files, stages
 from jdkd.runtime.messages import brief, shown
 
+UNKNOWN_QUERY, UNKNOWN_PASSAGE = 'unknown query', 'unknown passage'  # Kinds of errors.
 _CHUNK = 2**16  # Pairs looked up at a time.
 
 
@@ -130,11 +131,12 @@ def _pair_error(
     if query >= 0 and row >= 0:
         message = f'{where}: the score is {value}; give a finite number of float32.'
         return 'score that is not finite', message
-    kind, unknown_id = ('query', query_id) if query < 0 else ('passage', passage_id)
+    kind, unknown_id = (UNKNOWN_QUERY, query_id) if query < 0 else (UNKNOWN_PASSAGE, passage_id)
     return (
-        f'unknown {kind}',
-        f'{where}: {kind} {shown(unknown_id)} is not in collection {collection.name!r}; give a '
-        'file of this collection (with on_error=skip, a system of scores leaves such lines out).',
+        kind,
+        f'{where}: {kind.split()[1]} {shown(unknown_id)} is not in collection {collection.name!r}; '
+        'give a file of this collection (with on_error=skip, a system of scores leaves such lines '
+        'out).',
     )
 
 

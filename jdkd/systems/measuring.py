@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from absl import logging
 
+from jdkd.corpus.sources import base
 from jdkd.retrieval import answers, measures, trec
 from jdkd.retrieval.measures import Measurements
 from jdkd.retrieval.ranking import Ranking
 from jdkd.run import Queries, Run
+from jdkd.systems.ranking import own_passages
 
 Qrels = Mapping[str, Mapping[str, int]]  # {query id: {passage id: grade}}
 
@@ -46,15 +48,27 @@ def write_run_file(
 def measure_file(run: Run, path: pathlib.Path, queries: Queries) -> Measurements:
     """The config's measures of a run file made elsewhere; `jdkd.retrieval.trec` lists the formats.
 
+    As in rankings of our own, a query's own passage is left out; see `ranking.own_passages`.
+    Queries that the collection lacks are passed over: a run may answer more topics than are judged.
+
     Raises:
         FileNotFoundError: if the file is not there.
         ValueError: if it is not of this collection, or has none of the queries.
     """
-    read, ids = trec.read(path, run.collection), run.collection.passage_ids
+    unknown: dict[str, dict] = {}
+    count = base.count_errors(unknown)
+
+    def on_error(kind: str, message: str) -> None:
+        (count if kind == trec.UNKNOWN_QUERY else base.raise_error)(kind, message)
+
+    read, ids = trec.read(path, run.collection, on_error), run.collection.passage_ids
+    base.log_skipped(str(path), unknown)
     scores = {}
-    for query_id in read.queries.keys() & set(queries.ids):
-        rows, values = read.of(query_id)
-        scores[query_id] = trec.sort_scores(dict(zip(ids.take(rows), values, strict=True)))
+    for query_id, own in zip(queries.ids, own_passages(run, queries), strict=True):
+        if query_id in read.queries:
+            rows, values = read.of(query_id)
+            pairs = zip(ids.take(rows[rows != own]), values[rows != own], strict=True)
+            scores[query_id] = trec.sort_scores(dict(pairs))
     if not scores:
         raise ValueError(
             f'{path} has none of the {len(queries)} queries of split {queries.split!r}; give a '

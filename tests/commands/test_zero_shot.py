@@ -213,6 +213,17 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_encoded(tmp_path,
     (tmp_path / 'run').write_text('test0 Q0 nowhere 1 2.5 x\n')
     with pytest.raises(ValueError, match="run:1: passage 'nowhere' is not in collection"):
         evaluate(tmp_path / 'v', *args[:2], against=str(tmp_path / 'run'))
+    with pytest.raises(ValueError, match='is one run file, and there are 2 collections'):
+        evaluate(tmp_path / 'w', *args, against=str(tmp_path / 'run'))
+    (tmp_path / 'their/toy').mkdir(parents=True)
+    (tmp_path / 'their/toy/run.trec').write_text('test0 Q0 p1 1 2.5 x\n')
+    (tmp_path / 'their/other').mkdir()
+    (tmp_path / 'their/other/run.trec').write_text('dev0 Q0 nowhere 1 2.5 x\n')
+    with pytest.raises(ValueError, match="other/run.trec:1: passage 'nowhere' is not in"):
+        evaluate(tmp_path / 'w', *args, against=str(tmp_path / 'their'))
+    config = resolved(*args, options={'toys': {'name': 'x'}})
+    with pytest.raises(ValueError, match=r"'toys', which is none of the collections \(toy, other"):
+        zero_shot.validate(config, tmp_path / 'w')
 
 
 def test_names_are_unique():

@@ -196,6 +196,19 @@ def test_a_run_file_is_measured_by_the_queries_that_it_has(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_run_file_loses_own_passages_and_unknown_queries(tmp_path, caplog):
+    queries = ('p1', 'a')
+    run, _ = measured(collect(tmp_path, {'p1': {'p3': 1}, 'a': {'p0': 1}}, queries))
+    file = tmp_path / 'other.trec'
+    lines = ['p1 Q0 p1 1 3.0 x', 'p1 Q0 p3 2 2.0 x', 'a Q0 p0 1 3.0 x', 'more Q0 p0 1 3.0 x']
+    file.write_text('\n'.join(lines))
+    found = measuring.measure_file(run, file, run.test)
+    assert found.means['MRR@100'] == 1.0
+    assert 'other.trec: left out 1 (unknown query)' in caplog.text
+    other = Run(run.config.replace(ignore_identical_ids=False), None, None, run.collection)
+    assert measuring.measure_file(other, file, run.test).means['MRR@100'] == 0.75
+
+
 def test_given_judgements_take_the_place_of_the_collections(tmp_path):
     run, ours = measured(collect(tmp_path, {'a': {'p0': 1}, 'b': {'p3': 1}}))
     ranking = Ranking(np.array([[0, 3]] * 2, np.int32), np.array([[2, 1]] * 2, np.float32))
