@@ -39,7 +39,7 @@ class Test:
         Args:
             name: Of the checkpoint among others.
             model: Its directory.
-            config: Of the run.
+            config: Of the run, with the lengths that fit its collection.
 
         Returns:
             {query: {measure: value}}.
@@ -80,7 +80,7 @@ def of_run(test: Test | None, name: str, workdir: pathlib.Path) -> PerQuery:
     """What a finished run's student is worth; None for the test of the run itself."""
     if test is None:
         return measures.load(workdir / 'test', STUDENT)
-    return test.measure(name, workdir / STUDENT, setup.load_config(workdir))
+    return test.measure(name, workdir / STUDENT, setup.open_trained_run(workdir).config)
 
 
 def mean_per_query(seeds: Sequence[PerQuery]) -> dict[str, dict[str, float]]:

@@ -31,13 +31,11 @@ from jdkd import config as configs
 from jdkd.algorithm.scores import load_logits
 from jdkd.commands import setup
 from jdkd.config import OptimizerConfig
-from jdkd.corpus import importing
 from jdkd.distillation.step import learning_rate
 from jdkd.lists import loader
 from jdkd.report import model_card
 from jdkd.run import STUDENT, Run
 from jdkd.runtime import files, stages
-from jdkd.runtime import mesh as meshes
 from jdkd.systems.encoders import load_encoder
 
 OURS = 'jdkd'
@@ -257,11 +255,8 @@ def main():
     for path in map(pathlib.Path, options.runs.split(',')):
         if not (path / 'report.json').exists():
             parser.error(f'{path} holds no finished run; let it end first.')
-        config = setup.load_config(path)
-        run = Run(
-            config, path.absolute(), meshes.make_mesh(), importing.load_collection(config, path)
-        )
-        directory = workdir / f'seed_{config.seed}'
+        run = setup.open_trained_run(path)
+        directory = workdir / f'seed_{run.config.seed}'
         if why := refusal(run, directory):
             parser.error(f'{path} {why}.')
         if directory in (other for _, other in runs):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from jdkd import config as configs
 from jdkd.algorithm import final, student
 from jdkd.commands import zero_shot
-from jdkd.commands.setup import hold_workdir, open_run
+from jdkd.commands.setup import hold_workdir, open_trained_run
 from jdkd.config import EvalConfig
 from jdkd.report import tables
 from jdkd.retrieval import significance
@@ -37,7 +37,7 @@ def evaluate(
                 raise ValueError(f'{workdir} holds no student; leave --index_of out.')
             zero_shot.evaluate(config, workdir, against)
         else:
-            measure_student(open_run(config, workdir), against, index_of)
+            measure_student(open_trained_run(workdir), against, index_of)
 
 
 def measure_student(

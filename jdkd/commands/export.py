@@ -4,7 +4,7 @@ import pathlib
 
 from jdkd.algorithm import final, student
 from jdkd.commands import onnx
-from jdkd.commands.setup import hold_workdir, load_config, open_run
+from jdkd.commands.setup import hold_workdir, load_config, open_trained_run
 from jdkd.indexing import exporting
 from jdkd.indexing.index import open_index
 from jdkd.models import hub
@@ -31,7 +31,7 @@ def export(
     """
     load_config(workdir)  # Nothing is made where there is no run.
     with hold_workdir(workdir):
-        run = open_run(load_config(workdir), workdir)
+        run = open_trained_run(workdir)
         if push_to:
             hub.check_repo(push_to)
         report = finished.read_report(run.workdir)

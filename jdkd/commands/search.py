@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from jdkd.algorithm import final, student
-from jdkd.commands.setup import load_config, open_run
+from jdkd.commands.setup import open_trained_run
 from jdkd.corpus.sources import parsing
 from jdkd.indexing.index import open_index
 from jdkd.retrieval.ranking import Ranking
@@ -51,7 +51,7 @@ def search(
     """
     if distributed.process_count() > 1:
         raise ValueError('--mode search answers one user; start one process.')
-    run = open_run(load_config(workdir), workdir)
+    run = open_trained_run(workdir)
     best = final.load(student.load(run), index_of)
     others, left_out = service.searchers(run)
     shown = {best.name if index_of else STUDENT: best.search, **others}

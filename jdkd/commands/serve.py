@@ -7,7 +7,7 @@ import socket
 from absl import logging
 
 from jdkd import config as configs
-from jdkd.commands.setup import load_config, open_run
+from jdkd.commands.setup import open_trained_run
 from jdkd.indexing import contents
 from jdkd.indexing.index import open_index
 from jdkd.runtime import distributed
@@ -53,7 +53,7 @@ def serve(directory: pathlib.Path, host: str, port: int) -> None:
                 f'--output {directory}`, or name the --workdir of a run.'
             )
         else:
-            served = service.of_run(open_run(load_config(directory), directory))
+            served = service.of_run(open_trained_run(directory))
         logging.info('compiling what searches need')
         served.warm_up()
         server = app.Server(served, hosts=_LOCAL if host in _LOCAL else None)

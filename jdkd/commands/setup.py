@@ -150,3 +150,12 @@ def open_run(
         fitted, lambda: (len(collection.labelled(split)), len(collection.unlabelled(split)))
     )
     return pseudo_labels.read(Run(fitted, workdir, mesh, collection))
+
+
+def open_trained_run(workdir: pathlib.Path) -> Run:
+    """Opens the run of a workdir, for commands that do not train.
+
+    Its collection is what was imported, with a warning where the source has changed since.
+    """
+    collect = functools.partial(importing.load_collection, kept=True)
+    return open_run(load_config(workdir), workdir, collect)

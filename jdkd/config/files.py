@@ -10,11 +10,17 @@ from jdkd.config import schema
 from jdkd.config.fields import Config, EvalConfig
 from jdkd.config.overrides import NAMES, iterate, owner_of, split_names
 from jdkd.runtime import lock, stages
+from jdkd.runtime.files import MANIFEST
 from jdkd.runtime.messages import escape
 from jdkd.runtime.stages import digest
 
 FILE = 'config.json'
 _FORMAT, _SHA256 = 'format', 'sha256'  # Keys of config.json beside the config's fields.
+# Names of a run's files and stages that others may use as well.
+_OWN = (
+    'collection', 'tokens', 'systems', 'rounds', 'align', 'test', 'costs', 'student', 'pictures',
+    'report.json', 'report.html', 'run.trec', 'metrics.jsonl',
+)  # fmt: skip
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config | EvalConfig:
@@ -45,8 +51,8 @@ def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
     With --update, a different config moves to `replaced/`, as do the stages built from it.
 
     Raises:
-        ValueError: if the workdir holds a run of another config, naming the fields that differ, or
-            a run of a newer version.
+        ValueError: if the workdir holds a run of another config, naming the fields that differ, a
+            run of a newer version, or what is no run and has names of a run's files.
     """
     ours = stages.to_json(config)
     path = workdir / FILE
@@ -65,8 +71,22 @@ def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
                 'choose another --workdir, or add --update to rebuild what these fields decide.'
             )
         lock.set_aside(path, f'the config changed ({"; ".join(changed)})')
+    else:
+        _check_foreign(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     stages.write_json(path, {**ours, _FORMAT: stages.FORMAT, _SHA256: digest(config)})
+
+
+def _check_foreign(workdir: pathlib.Path) -> None:
+    """Raises a ValueError if a run would take what is in a directory without a run for its own."""
+    collections = 'collection', '*/collection'  # Of a run, and of an evaluation.
+    if any(path for kind in collections for path in workdir.glob(f'{kind}/{MANIFEST}')):
+        return  # A run whose config.json was removed.
+    if there := [name for name in _OWN if (workdir / name).exists()]:
+        raise ValueError(
+            f'{workdir} holds {there[0]} and no run (it has no {FILE}); choose another --workdir, '
+            'or move what is there.'
+        )
 
 
 def load(workdir: pathlib.Path) -> Config | EvalConfig:

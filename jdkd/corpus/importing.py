@@ -21,19 +21,19 @@ from jdkd.runtime import distributed, stages
 PSEUDO_QUERIES = 'pseudo_queries'  # Stage in the workdir.
 
 
-def load_collection(config: Config, workdir: pathlib.Path) -> Collection:
+def load_collection(config: Config, workdir: pathlib.Path, *, kept: bool = False) -> Collection:
     """Imports the collection of a config and prepares its splits; see `prepare_for_training`.
 
-    Pseudo-queries are kept in `workdir/pseudo_queries`.
+    Pseudo-queries are kept in `workdir/pseudo_queries`. `kept` is as for `import_collection`.
 
     Raises:
         ValueError: As `import_collection` and `load_pseudo_queries`; also if a split is missing, or
             has nothing to train on or to measure.
     """
     spec = config.collection
-    imported = import_collection(config, workdir)
+    imported = import_collection(config, workdir, kept=kept)
     made = pseudo_queries.load_pseudo_queries(
-        imported, spec.pseudo_queries, workdir / PSEUDO_QUERIES, seed=config.seed
+        imported, spec.pseudo_queries, workdir / PSEUDO_QUERIES, seed=config.seed, kept=kept
     )
     collection = prepare_for_training(imported, spec, made, seed=config.seed)
     logging.info('%r', collection)
@@ -114,12 +114,16 @@ def check_source(spec: CollectionConfig, directory: pathlib.Path) -> None:
             )
 
 
-def import_collection(config: Config, workdir: pathlib.Path) -> Collection:
+def import_collection(config: Config, workdir: pathlib.Path, *, kept: bool = False) -> Collection:
     """Opens the collection of a config; first imports it into `workdir/collection` if needed.
 
     A second start does not read the source's files again: their sizes and times, or else their
     contents, show that they are the same. If the source is gone, what was imported from it is used,
     where it was read with the same options and `on_error`.
+
+    Args:
+        kept: Whether what was imported is used, with a warning, where the source's files have
+            changed.
 
     Raises:
         ValueError: The source is unknown, its data is bad, or a file of it has changed since the
@@ -129,7 +133,7 @@ def import_collection(config: Config, workdir: pathlib.Path) -> Collection:
     """
     directory = workdir / 'collection'
     distributed.from_primary(
-        lambda: _import(config.collection, directory),
+        lambda: _import(config.collection, directory, kept=kept),
         'the collection',
         writes=[directory / stages.MANIFEST],
     )
@@ -167,7 +171,7 @@ def open_passages(name: str, /, **options: Any) -> Source:
     )
 
 
-def _import(spec: CollectionConfig, directory: pathlib.Path) -> None:
+def _import(spec: CollectionConfig, directory: pathlib.Path, *, kept: bool = False) -> None:
     options = dict(spec.options)
     # As a manifest holds them.
     inputs = stages.to_json({'source': spec.source, 'options': options, 'on_error': spec.on_error})
@@ -184,4 +188,5 @@ def _import(spec: CollectionConfig, directory: pathlib.Path) -> None:
             source.files,
             inputs,
             lambda out: build_collection(source, out, on_error=spec.on_error),
+            kept=kept,
         )

@@ -50,11 +50,17 @@ class PseudoQuery:
 
 
 def load_pseudo_queries(
-    collection: Collection, spec: PseudoQueriesConfig, directory: pathlib.Path, *, seed: int
+    collection: Collection,
+    spec: PseudoQueriesConfig,
+    directory: pathlib.Path,
+    *,
+    seed: int,
+    kept: bool = False,
 ) -> list[PseudoQuery]:
     """Makes the pseudo-queries of a config, or reads its file, as a stage in `directory`.
 
-    The stage's `pseudo_queries.jsonl` has the format of `spec.file`.
+    The stage's `pseudo_queries.jsonl` has the format of `spec.file`. With `kept`, a finished stage
+    is used, with a warning, where the file has changed.
 
     Raises:
         ValueError: The file is bad; the message names the line, the error and the remedy.
@@ -92,7 +98,7 @@ def load_pseudo_queries(
         'spec': spec.to_dict(),
         'seed': seed,
     }
-    stages.build_stage_from_files(directory, [file] if file else [], inputs, build)
+    stages.build_stage_from_files(directory, [file] if file else [], inputs, build, kept=kept)
     return list(_read(directory / FILE, collection))
 
 

@@ -120,11 +120,16 @@ def build_stage_from_files(
     paths: Iterable[pathlib.Path],
     inputs: Mapping[str, Any],
     build: Callable[[pathlib.Path], Mapping[str, Any]],
+    *,
+    kept: bool = False,
 ) -> dict[str, Any]:
     """Builds a stage from files outside the workdir, on process 0; returns its manifest.
 
     The contents of the files are inputs too; their fingerprint is `files` of the result. Unchanged
     files are not read again. Other processes need not see the files.
+
+    Args:
+        kept: Whether a finished stage is used, with a warning, where only files have changed.
 
     Raises:
         ValueError: if a file or another input has changed.
@@ -135,8 +140,14 @@ def build_stage_from_files(
         manifest = None
         with contextlib.suppress(DamagedError):  # `build_stage` reports it.
             manifest = peek(directory)
-        prints = files.fingerprint(paths, manifest['result']['files'] if manifest else {})
+        before = manifest['result']['files'] if manifest else {}
+        prints = files.fingerprint(paths, before)
         contents = {path: entry['sha256'] for path, entry in prints.items()}
+        read = {path: entry['sha256'] for path, entry in before.items()}
+        if kept and manifest and contents != read:
+            changed = min(path for path, _ in contents.items() ^ read.items())
+            logging.warning('%s has changed; %s is of what it was before.', changed, directory)
+            contents, prints = read, before
         return build_stage(
             directory, {**inputs, **contents}, lambda out: {**build(out), 'files': prints}
         )

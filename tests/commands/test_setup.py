@@ -11,6 +11,7 @@ import pytest
 from jdkd import config as configs
 from jdkd import main
 from jdkd.commands import evaluate, export, setup, train
+from jdkd.runtime import stages
 from tests.helpers import processes, tiny
 
 CONFIGS = setup._CONFIGS
@@ -69,6 +70,22 @@ def test_the_workdir_is_held_from_its_config_to_the_end(tmp_path):
         assert configs.load(tmp_path / 'w') == other
 
 
+def test_what_is_no_run_is_not_taken_for_one(tmp_path):
+    config = configs.resolve(setup.read_config('mta4dpr:tiny'))
+    (tmp_path / 'test').mkdir()
+    (tmp_path / 'test/test_mine.py').write_text('')
+    with pytest.raises(ValueError, match=r'holds test and no run \(it has no config.json\)'):
+        with setup.hold_workdir(tmp_path, config):
+            raise AssertionError
+    (tmp_path / 'test').rename(tmp_path / 'tests')  # Of a name that no run uses.
+    with setup.hold_workdir(tmp_path, config):
+        stages.build_stage(tmp_path / 'collection', {}, lambda out: None)
+        stages.build_stage(tmp_path / 'test', {}, lambda out: None)
+    (tmp_path / 'config.json').unlink()
+    with setup.hold_workdir(tmp_path, config):
+        assert configs.load(tmp_path) == config
+
+
 def _write_config(workdir, variant):
     config = configs.resolve(setup.read_config(variant))
     workdir.mkdir(exist_ok=True)
@@ -89,14 +106,13 @@ def test_the_config_is_read_under_the_lock(tmp_path, monkeypatch, command):
         with hold(workdir, **kwargs):
             yield
 
-    def open_run(config, workdir):
+    def open_run(config, workdir, collect):
         opened.append(config)
         assert setup.lock.current()
         raise FloatingPointError('seen')
 
     monkeypatch.setattr(setup.lock, 'hold', wait_for_another)
-    for module in (export, evaluate):
-        monkeypatch.setattr(module, 'open_run', open_run)
+    monkeypatch.setattr(setup, 'open_run', open_run)
     with pytest.raises(FloatingPointError, match='seen'):
         command(tmp_path / 'w', *(['student'] if command is export.export else []))
     assert len(opened) == 2 and opened[0] == opened[1]

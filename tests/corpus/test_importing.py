@@ -234,7 +234,7 @@ def test_a_second_start_reads_no_file_again(beir, tmp_path, monkeypatch):
     )
 
 
-def test_a_changed_file_is_refused_and_a_copied_one_is_not(beir, tmp_path):
+def test_a_changed_file_is_refused_unless_kept_and_a_copied_one_is_not(beir, tmp_path, caplog):
     first = importing.load_collection(config(beir), tmp_path / 'run').fingerprint
     content = (beir / 'corpus.jsonl').read_text()
     (beir / 'corpus.jsonl').write_text(content)  # Another time, the same bytes.
@@ -242,6 +242,12 @@ def test_a_changed_file_is_refused_and_a_copied_one_is_not(beir, tmp_path):
     (beir / 'corpus.jsonl').write_text(content.replace('hot', 'hat'))  # The same size.
     with pytest.raises(ValueError, match=r'built from other inputs \(.*corpus.jsonl differ\)'):
         importing.load_collection(config(beir), tmp_path / 'run')
+    kept = importing.load_collection(config(beir), tmp_path / 'run', kept=True)
+    assert kept.fingerprint == first
+    (warning,) = [r.getMessage() for r in caplog.records if 'has changed' in r.getMessage()]
+    assert warning.startswith(f'{beir / "corpus.jsonl"} has changed; {tmp_path / "run"}')
+    with pytest.raises(ValueError, match=r'built from other inputs \(on_error differ\)'):
+        importing.load_collection(config(beir, on_error='skip'), tmp_path / 'run', kept=True)
 
 
 def test_a_run_goes_on_without_its_source(beir, tmp_path):
