@@ -159,7 +159,8 @@ def _sizes(run: Run, student: DualEncoderSystem) -> Iterator[dict[str, Any]]:
     queries, passages = student.queries(run.test)[:], student.passages
     for width in sorted({full, *run.config.student.dims}, reverse=True):
         for name in dict.fromkeys(stores):
-            if name == 'binary' and width % 8:
+            # Signs alone are of use where embeddings are compared by their angle.
+            if name == 'binary' and (width % 8 or not model.normalize):
                 continue
             part = _Sized(passages, width, name, width < full and model.normalize)
             exact = ExactIndex(part, run.mesh)

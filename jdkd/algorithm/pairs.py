@@ -98,7 +98,7 @@ def _miners(config: Config) -> list[str]:
 def _is_missing(run: Run, name: str) -> bool:
     """Whether a system is a file of scores that is yet to be made."""
     spec = run.config.systems[name]
-    return isinstance(spec, ScoresSpec) and not pathlib.Path(spec.path).is_file()
+    return isinstance(spec, ScoresSpec) and not pathlib.Path(spec.path).expanduser().is_file()
 
 
 def _imported(run: Run) -> list[System]:

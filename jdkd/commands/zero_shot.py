@@ -70,7 +70,7 @@ def _errors(config: EvalConfig, workdir: pathlib.Path) -> Iterator[str]:
         yield from catch(importing.check_source, _collection(config, source, name), imported)
     if config.model:
         spec = EncoderSpec(**{**vars(config.encoder), 'weights': config.model})
-        yield from checkpoints.errors({'model': spec}, fetch=False)
+        yield from checkpoints.errors({'model': spec}, store=config.index.store, fetch=False)
 
 
 def names(collections: Sequence[str]) -> list[str]:

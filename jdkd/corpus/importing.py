@@ -72,7 +72,8 @@ def prepare_for_training(
 
     Pseudo-queries join the train split after D_eval is held out, which has none of them unless the
     collection has no other train query. Labels that the config has no use for are forgotten first:
-    what a run without labels does cannot depend on them.
+    what a run without labels does cannot depend on them, but for `Collection.ids_pair`, whether
+    queries have the ids of their positives.
     """
     split, to = spec.train_split, spec.eval_split
     if not spec.eval_labels:

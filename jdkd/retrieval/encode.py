@@ -167,7 +167,7 @@ def write_embeddings(
     if store not in STORES:
         raise ValueError(f"index.store is '{store}'; use one of {', '.join(STORES)}.")
     if store == 'binary':
-        _check_binary(model)
+        check_binary(embedding_width(model), normalize=model.normalize)
     count = -(-len(tokens) // file_rows)
 
     def write(i, file):
@@ -179,9 +179,9 @@ def write_embeddings(
     write_parts(directory, vectors.FILE_NAME, count, write)
 
 
-def _check_binary(model: DualEncoder) -> None:
-    width = embedding_width(model)
-    if not model.normalize:
+def check_binary(width: int, *, normalize: bool) -> None:
+    """Raises a ValueError if embeddings of a width cannot be kept as signs, eight a byte."""
+    if not normalize:
         raise ValueError(
             "index.store='binary' keeps signs alone, and these embeddings are compared by inner "
             "product, to which their lengths count; use 'int8'."

@@ -97,7 +97,7 @@ def load(run: Run, name: str, spec) -> ImportedScores:
         ValueError: if the file is bad, is of another collection, or has changed since it was read.
         FileNotFoundError: if it is missing and was not read yet.
     """
-    path = pathlib.Path(spec.path)
+    path = pathlib.Path(spec.path).expanduser()
 
     def build(out: pathlib.Path) -> dict:
         skipped = {}

@@ -49,7 +49,7 @@ def before_start(config: Config, workdir: pathlib.Path, *, needs_scores: bool = 
             *catch(tracking.names),
             *catch(importing.check_source, config.collection, workdir / 'collection'),
             *(resources.score_file_errors(config, workdir) if needs_scores else ()),
-            *checkpoints.errors(encoders(config), fetch=False),
+            *checkpoints.errors(encoders(config), store=config.index.store, fetch=False),
         ]
     )
 
@@ -65,7 +65,7 @@ def before_work(run: Run) -> None:
     errors = [
         *roles.size_errors(run.config),  # Its lengths are those of the collection now.
         *resources.collection_errors(run),
-        *checkpoints.errors(encoders(run.config), fetch=True),
+        *checkpoints.errors(encoders(run.config), store=run.config.index.store, fetch=True),
         *resources.endpoint_errors(run),
     ]
     raise_all(errors or resources.disk_errors(run))  # The disk estimate reads the checkpoints.

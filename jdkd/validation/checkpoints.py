@@ -5,15 +5,17 @@ from collections.abc import Iterator, Mapping
 from jdkd.config import EncoderSpec, StudentSpec
 from jdkd.models import pretrained, weights
 from jdkd.models.config import pick_layers
+from jdkd.retrieval import encode
 from jdkd.systems import loading, tokenizer_checks
 from jdkd.tokens.tokenizer import load_tokenizer
 from jdkd.validation.errors import catch
 
 
-def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
+def errors(specs: Mapping[str, EncoderSpec], *, store: str, fetch: bool) -> Iterator[str]:
     """Errors of the checkpoints of encoders, whose specs are given by config field.
 
-    Reads no weights. With `fetch`, fetches checkpoints from the hub; otherwise skips them.
+    Reads no weights. `store` is `index.store`. With `fetch`, fetches checkpoints from the hub;
+    otherwise skips them.
     """
     for field, spec in specs.items():
         towers = {field: (spec.weights, spec.revision)}
@@ -29,7 +31,7 @@ def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
                 yield f'{prefix}: {error}'
                 continue
             for sketch in sketches:
-                yield from _sketch_errors(prefix, spec, sketch)
+                yield from _sketch_errors(prefix, spec, sketch, store)
             is_one = len(towers) == len(sketches) == 1
             if is_one and isinstance(spec, StudentSpec) and spec.freeze != 'none':
                 yield (
@@ -40,7 +42,7 @@ def errors(specs: Mapping[str, EncoderSpec], *, fetch: bool) -> Iterator[str]:
 
 
 def _sketch_errors(
-    prefix: str, spec: EncoderSpec, sketch: pretrained.Architecture
+    prefix: str, spec: EncoderSpec, sketch: pretrained.Architecture, store: str
 ) -> Iterator[str]:
     config = sketch.config
     yield from catch(pick_layers, config, spec.layers or None, prefix=prefix)
@@ -54,8 +56,11 @@ def _sketch_errors(
     hidden = spec.hidden_size or config.hidden_size
     own = sketch.projection if spec.hidden_size is None else None
     yield from catch(loading.projection_of, spec, hidden, own, prefix=prefix)
+    width = spec.projection or (own.out_dim if own else hidden)
+    if store == 'binary' and spec.kind == 'dual_encoder':
+        normalize = sketch.normalize if spec.normalize is None else spec.normalize
+        yield from catch(encode.check_binary, width, normalize=normalize, prefix=prefix)
     if isinstance(spec, StudentSpec) and spec.dims:
-        width = spec.projection or (own.out_dim if own else hidden)
         if max(spec.dims) > width:
             yield (
                 f'{prefix}: dims={spec.dims} asks for more than its {width} dimensions; give '

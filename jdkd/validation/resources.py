@@ -58,7 +58,7 @@ def score_file_errors(config: Config, workdir: pathlib.Path) -> Iterator[str]:
         spec = config.systems.get(name)
         imported = workdir / f'systems/{name}/scores'
         if isinstance(spec, ScoresSpec) and not stages.exists(imported):
-            if not pathlib.Path(spec.path).is_file():
+            if not pathlib.Path(spec.path).expanduser().is_file():
                 yield f'systems.{name}.path={spec.path!r}: there is no such file.'
 
 

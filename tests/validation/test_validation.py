@@ -3,9 +3,10 @@
 import pytest
 
 from jdkd import config as configs
+from jdkd.config import EncoderSpec
 from jdkd.configs import common, mta4dpr
 from jdkd.models.dual_encoder import DualEncoder
-from jdkd.validation import validate
+from jdkd.validation import checkpoints, validate
 from tests.helpers import toy
 
 DUAL = DualEncoder(toy.TRANSFORMER, 'mean', True)
@@ -174,6 +175,18 @@ def test_signs_alone_are_stored_where_nothing_is_aligned():
         validate(configs.resolve(config))
 
 
+@pytest.mark.parametrize('normalize', [True, False])
+def test_signs_alone_are_stored_of_embeddings_of_unit_length(tmp_path, normalize):
+    toy.write_model(tmp_path / 'm', DualEncoder(toy.TRANSFORMER, 'mean', normalize))
+    spec = EncoderSpec(weights=str(tmp_path / 'm'), query_length=8, passage_length=8)
+    found = [*checkpoints.errors({'student': spec}, store='binary', fetch=False)]
+    assert len(found) == (not normalize)
+    assert all(error.startswith("student: index.store='binary' keeps signs") for error in found)
+    assert not [*checkpoints.errors({'student': spec}, store='int8', fetch=False)]
+    cosine = spec.replace(normalize=True)
+    assert not [*checkpoints.errors({'student': cosine}, store='binary', fetch=False)]
+
+
 def test_frozen_passages_stay_in_the_space_of_the_students_start():
     config = mta4dpr.get_config()
     config.student.freeze, config.student.layers = 'passage', ()
@@ -229,6 +242,7 @@ LLM = {'base_url': 'http://localhost:8000/v1', 'model': 'm', 'depth': 10}
         ({}, {}, "assistant 'llm' is a language model, which a batch's queries .* loss.in_batch=0"),
         ({'depth': 0}, {'assistants': ()}, None),
         ({'depth': 0}, {}, 'ranks no collection; set systems.llm.depth'),
+        ({'depth': 101}, {}, 'depth=101 re-ranks more than the 100 passages'),
         ({}, {'first_stage': 'llm'}, "first_stage names the language model 'llm'"),
         ({}, {'systems.minilm_ft.train.negatives_from': 'llm'}, "names the language model 'llm'"),
         ({}, {'align.to': ('llm',)}, 'of kind llm and has no embeddings'),
