@@ -228,7 +228,8 @@ def rehearse(home: pathlib.Path) -> tuple[dict[str, Usage], float]:
 
 
 def size_of(sizes: dict[str, int]) -> CorpusSize:
-    return CorpusSize(sizes['passages'], sizes['train'], sizes['dev'], sizes['test'], 75.0, 9.0)
+    numbers = (sizes[name] for name in ('passages', 'train', 'dev', 'test'))
+    return CorpusSize(*numbers, 75.0, 9.0, labels=(sizes['train'], 0))
 
 
 def main(_):
@@ -273,7 +274,7 @@ def summarise(home: pathlib.Path, sizes: dict[str, int], used: dict[str, Usage])
     """The figures of each kind of work, here and at full size."""
     config = read_config(home)
     models = disk.sketch_models(config)
-    units = host.count(config, size_of(sizes), models)
+    units = host.count(config, size_of(sizes), models, 'cpu')
     smaller = json.loads(pathlib.Path(_SMALLER.value).read_text()) if _SMALLER.value else None
     before = smaller['work'] if smaller else {}
     rates = {
@@ -284,7 +285,7 @@ def summarise(home: pathlib.Path, sizes: dict[str, int], used: dict[str, Usage])
     rates['save checkpoints'] = time_checkpoints(home / 'checkpoints')
     full = setup.resolve_training(setup.read_config(_RECIPE.value))
     full_size = corpus_size.measure(full, None, meshes.make_mesh())
-    full_units = host.count(full, full_size, disk.sketch_models(full))
+    full_units = host.count(full, full_size, disk.sketch_models(full), 'tpu')
     cores = host.CORES[_CHIP.value]
     rows = {}
     for kind in (*host.WORK, _DEVICES, _OTHER):

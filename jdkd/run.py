@@ -54,6 +54,7 @@ class Run:
     mesh: Mesh  # Devices of all processes.
     collection: Collection
     pseudo_labels: PseudoLabels | None = None
+    asked: Config | None = None  # As it was given, before lengths and steps were fitted.
 
     @functools.cached_property
     def train(self) -> Queries:

@@ -149,7 +149,7 @@ def open_run(
     fitted = roles.fit_to_labels(
         fitted, lambda: (len(collection.labelled(split)), len(collection.unlabelled(split)))
     )
-    return pseudo_labels.read(Run(fitted, workdir, mesh, collection))
+    return pseudo_labels.read(Run(fitted, workdir, mesh, collection, asked=config))
 
 
 def open_trained_run(workdir: pathlib.Path) -> Run:

@@ -25,6 +25,8 @@ class CorpusSize:
     test: int
     passage_tokens: float | None
     query_tokens: float | None
+    # Train queries with a label, and those without one that may get a pseudo-label.
+    labels: tuple[int, int]
     unlabelled: int = 0  # Queries of train and D_eval without a positive.
     rounds: int | None = None  # To train; None: all of the config's.
 
@@ -84,16 +86,18 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
         # D_eval has no pseudo-query unless there is no other.
         held_out = round(config.collection.eval_fraction * (queries or made))
         counts = plan.passages, queries + made - held_out, held_out, plan.test_queries or 0
-        unlabelled = made + round((1 - config.collection.label_share) * (counts[1] - made))
-        unlabelled += 0 if config.collection.eval_labels else held_out
-        return CorpusSize(*counts, plan.passage_tokens, plan.query_tokens, unlabelled)
+        own = max(counts[1] - made, 0)
+        labelled = round(config.collection.label_share * own)
+        unlabelled = counts[1] - labelled + (0 if config.collection.eval_labels else held_out)
+        tokens, labels = (plan.passage_tokens, plan.query_tokens), (labelled, own - labelled)
+        return CorpusSize(*counts, *tokens, labels, unlabelled)
     with tempfile.TemporaryDirectory() as scratch:
         return _measure_imported(config, pathlib.Path(scratch), mesh)
 
 
 def of_run(run: Run) -> CorpusSize:
     """The size of a run's collection, with the config's mean lengths or those of a sample."""
-    plan = run.config.plan
+    plan, split = run.config.plan, run.config.collection.train_split
 
     def mean_tokens(texts):
         return TOKENS_PER_WORD * float(np.mean(count_words(texts, SAMPLE))) + 2
@@ -105,6 +109,7 @@ def of_run(run: Run) -> CorpusSize:
         test=len(run.test),
         passage_tokens=plan.passage_tokens or mean_tokens(run.passages),
         query_tokens=plan.query_tokens or mean_tokens(run.train.texts),
+        labels=(len(run.collection.labelled(split)), len(run.collection.unlabelled(split))),
         unlabelled=sum(int((~q.is_labelled).sum()) for q in (run.train, run.held_out)),
         rounds=run.num_rounds,
     )

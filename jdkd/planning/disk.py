@@ -53,7 +53,7 @@ def estimate(
     cut = sum(embedding_width(models[f'systems.{n}'][0]) for n, _ in roles.cut_targets(config))
     item = vectors.bytes_per_vector(1, config.index.store)
     scann = (1 + (passages >= approximate.TREE_FROM)) * passages * dims // 4
-    codes = scann if config.index.kind == 'scann' else 0
+    codes = scann if 'scann' in (config.index.kind, config.index.mining) else 0
     retrievers = {f'systems.{name}' for name in roles.retrievers(config)}
     rankings = sum(embeddings.values()) + len(retrievers - set(encoders))
     discarded = count_students(config) - embeddings['student']

@@ -79,9 +79,12 @@ CORES = {
 
 
 def count(
-    config: Config, size: CorpusSize, models: Mapping[str, tuple[Any, Any]]
+    config: Config, size: CorpusSize, models: Mapping[str, tuple[Any, Any]], platform: str
 ) -> dict[str, float]:
-    """Units of each kind of work of a run; `models` come from `disk.sketch_models`."""
+    """Units of each kind of work of a run.
+
+    `models` come from `disk.sketch_models`; `platform` is the devices', such as cpu.
+    """
     encoders, words = roles.encoders(config), float(size.passage_words().mean())
     sets = {f: 1 for f, spec in encoders.items() if spec.kind == 'dual_encoder'}
     sets['student'] = disk.count_students(config)
@@ -92,7 +95,15 @@ def count(
     dark = config.dark.reinforced + config.dark.noisy
     candidates = config.rounds * lists * (1 + config.candidates.hard_negatives + dark)
     scorers = {*config.teacher.members, *config.assistants}
-    depth, scann = min(config.depth, size.passages), config.index.kind == 'scann'
+    depth = min(config.depth, size.passages)
+    measures = config.index.kind == 'scann'
+    mines = bool(config.rounds) and approximate.for_mining(config.index, platform).kind == 'scann'
+    # As in `workload`: each dense system ranks the train queries once, the student every round.
+    rankers = {f'systems.{name}' for name in roles.rankers(config)} & {*encoders}
+    widths = {f: embedding_width(models[f][0]) for f in (*rankers, 'student')}
+    ranked_dims = sum(widths.values()) + (config.rounds - 1) * widths['student']
+    queries_by_dims = measures * (size.held_out + size.test) * dims
+    queries_by_dims += mines * size.train * size.passages * ranked_dims
     # Student, its start and the first stage beside the pool; the teacher in the final test.
     ranked = (config.rounds * size.held_out + size.test) * (len(config.assistants) + 3) * depth
     # Dark examples by each encoder that scores them and by the student, which also reads the
@@ -111,8 +122,8 @@ def count(
         'index with BM25': lexical * size.passages * words,
         'search with BM25': lexical * size.queries * size.passages,
         'write embeddings': dims * vectors.bytes_per_vector(1, config.index.store),
-        'index with ScaNN': scann * dims,
-        'search with ScaNN': scann * measured * dims,
+        'index with ScaNN': (measures or mines) * dims,
+        'search with ScaNN': queries_by_dims,
         'write rankings': stored['rankings'],
         'mine': config.rounds
         * (size.train + size.held_out)
@@ -148,7 +159,7 @@ def plan(
     hosts = len({device.process_index for device in devices})
     cores = config.plan.cores or CORES.get(topology.partition(':')[0]) or os.cpu_count() or 1
     rows = []
-    for name, units in count(config, size, models).items():
+    for name, units in count(config, size, models, devices[0].platform).items():
         work, seconds = WORK[name], units * rates[name]
         shared = shares(hosts, cores, size.passages)[work.shared]
         rows.append(

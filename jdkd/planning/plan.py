@@ -48,8 +48,7 @@ def make_plan(config: Config, topology: str, workdir: pathlib.Path | None = None
     config = lengths.fit(config, size.passage_sample, size.query_sample)
     if size.rounds is not None:
         config = config.replace(rounds=size.rounds)
-    labelled = round(config.collection.label_share * size.train)
-    config = roles.fit_to_labels(config, lambda: (labelled, size.train - labelled))
+    config = roles.fit_to_labels(config, lambda: size.labels)
     phases = []
     for phase in workload.list_phases(config, models, mesh, size):
         phases.append(_describe(phase, config, chip))

@@ -26,7 +26,7 @@ def lists_to_score(config: Config, size: CorpusSize, name: str) -> ListCounts:
 
     Those of a round, with their dark examples; and once the first stage's top passages of D_eval
     and, for the report, of the test queries, what may stand in for positives, and the pool that the
-    hardest negatives come from.
+    hardest negatives come from. Of queries with several positives that pool has more.
     """
     candidates, once, per_round = config.candidates, [], []
     if not config.rounds:
@@ -38,8 +38,13 @@ def lists_to_score(config: Config, size: CorpusSize, name: str) -> ListCounts:
     if name in config.teacher.members:
         once.append((size.held_out + size.test, depth))
         once.append((size.unlabelled, min(candidates.stand_ins, size.passages)))
-        if candidates.hardest:  # Later rounds add few pairs.
-            once.append((size.train + size.held_out, min(candidates.scored, size.passages)))
+        if candidates.hardest:
+            queries, scored = size.train + size.held_out, min(candidates.scored, size.passages)
+            once.append((queries, 1 + scored))  # One positive each.
+            once.append((candidates.eval_lists, length))  # That weights are fitted to.
+            # Later rounds score what the student, or an assistant that it replaced, mined.
+            again = (config.rounds - 1) * queries
+            once.append((again, min(candidates.scored, candidates.depth, size.passages)))
         if config.hard_queries == 'prod':
             per_round.append((size.train, min(_PROD_DEPTH, depth)))
     else:

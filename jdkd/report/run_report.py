@@ -55,7 +55,7 @@ def write(
         'teacher_eval': reranking.get('teacher', {}),
         'assistants_eval': {s: measured for s, measured in reranking.items() if s != 'teacher'},
         'costs': costs,
-        'config_sha256': configs.digest(run.config),
+        'config_sha256': configs.digest(run.asked or run.config),
         'collection': {
             'name': run.collection.name,
             'passages': len(run.collection),

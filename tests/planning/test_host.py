@@ -15,7 +15,7 @@ from jdkd.planning.corpus_size import CorpusSize
 from jdkd.runtime import mesh as meshes
 from tests.helpers import tiny, toy
 
-SIZE = CorpusSize(1000, 90, 10, 20, 16.0, 6.0)
+SIZE = CorpusSize(1000, 90, 10, 20, 16.0, 6.0, (90, 0))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def models(config):
 
 
 def test_units_of_work(config, models):
-    units, words = host.count(config, SIZE, models), float(SIZE.passage_words().mean())
+    units, words = host.count(config, SIZE, models, 'tpu'), float(SIZE.passage_words().mean())
     assert units['import'] == units['index with BM25'] == 1000 * words
     # All encoders share one token store. Of each list two dark examples, by dense, tuned and the
     # student, which finds the words of the positive and a negative.
@@ -56,9 +56,31 @@ def test_units_of_work(config, models):
     assert units.keys() == host.WORK.keys()
 
 
+def test_searches_of_train_queries_count_where_scann_mines(config, models):
+    def searched(platform, **index):
+        c = config.replace(index=config.index.replace(**index))
+        units = host.count(c, SIZE, models, platform)
+        return units['index with ScaNN'], units['search with ScaNN']
+
+    built, measured = searched('tpu')
+    # dense and tuned once, the student in each of three rounds.
+    mined = 90 * 1000 * 8 * (2 + 3)
+    assert searched('cpu') == (built, measured + mined)
+    assert searched('tpu', mining='scann') == (built, measured + mined)
+    assert searched('tpu', kind='exact') == searched('cpu', kind='exact') == (0, 0)
+    assert searched('tpu', kind='exact', mining='scann') == (built, mined)
+
+
+def test_pairs_that_a_re_ranker_scores(config, models):
+    # Of each of 100 queries a positive and 20 mined passages, and in two later rounds 12 more.
+    candidates = config.candidates.replace(hardest=4, scored=20, depth=12, eval_lists=7)
+    counts = requests.lists_to_score(config.replace(candidates=candidates), SIZE, 'tuned')
+    assert counts.once == ((30, 40), (0, 10), (100, 21), (7, 5), (200, 12))
+
+
 def test_without_rounds_nothing_is_mined_drawn_or_taught(config, models):
     config = config.replace(rounds=0)
-    units = host.count(config, SIZE, models)
+    units = host.count(config, SIZE, models, 'tpu')
     for name in ('mine', 'draw lists', 'write records', 'find hard queries', 'save checkpoints'):
         assert units[name] == 0, name
     # dense, tuned; the student at the start and aligned.
@@ -73,7 +95,10 @@ def test_assistants_that_read_passages_cut_for_alignment_are_counted(config, mod
     before, after = (disk.estimate(c, SIZE, words, models) for c in (config, cut))
     assert after['embeddings'] - before['embeddings'] == 1000 * 8 * 4
     assert after['tokens'] - before['tokens'] == 1000 * (2 * 8 + 8)
-    more = host.count(cut, SIZE, models)['tokenise'] - host.count(config, SIZE, models)['tokenise']
+    more = (
+        host.count(cut, SIZE, models, 'tpu')['tokenise']
+        - host.count(config, SIZE, models, 'tpu')['tokenise']
+    )
     assert more == pytest.approx(1000 * float(SIZE.passage_words().mean()))
 
 
@@ -82,10 +107,10 @@ def test_hours_follow_from_units_rates_and_cores(config, models, tmp_path):
     rates = {'import': 2e-3, 'tokenise': 1e-3, 'mine': 1e-2}
     file.write_text(json.dumps({'machine': 'a laptop', 'core_seconds': rates}))
     config = config.replace(plan=config.plan.replace(throughputs=str(file), cores=5))
-    devices = [types.SimpleNamespace(process_index=i // 4) for i in range(8)]
+    devices = [types.SimpleNamespace(process_index=i // 4, platform='tpu') for i in range(8)]
     planned = host.plan(config, SIZE, models, 'v5e:2x4', devices)
     assert (planned['hosts'], planned['cores'], planned['measured_on']) == (2, 5, 'a laptop')
-    units = host.count(config, SIZE, models)
+    units = host.count(config, SIZE, models, 'tpu')
     work = {row['name']: row for row in planned['work']}
     for name, shared in (('import', 1), ('tokenise', 10), ('mine', 2)):
         assert work[name]['core_seconds'] == units[name] * rates[name]
@@ -155,7 +180,7 @@ def test_systems_that_only_give_pseudo_labels_rank_the_train_queries(sketchable)
     c.index.mining = 'exact'
     for c.pseudo_labels.systems in ((), ('other', 'start')):
         config = configs.resolve(c)
-        work = host.count(config, SIZE, disk.sketch_models(config))
+        work = host.count(config, SIZE, disk.sketch_models(config), 'tpu')
         units.append(work['search with BM25'])
         searched += [p.once * p.items for p in list_phases(config) if p.name == 'search']
     assert units == [120 * 1000, 2 * 120 * 1000]

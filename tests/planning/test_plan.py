@@ -20,7 +20,7 @@ from jdkd.planning import chips, compiled, corpus_size, plan, roofline
 from jdkd.planning.chips import CHIPS, Chip
 from jdkd.runtime import mesh as meshes
 from jdkd.systems import loading
-from tests.helpers import processes, toy
+from tests.helpers import processes, tiny, toy
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -289,6 +289,19 @@ def test_passages_alone_are_not_enough_and_pseudo_queries_count():
     assert queries() == (45, 5)
     config.plan.train_queries = 30
     assert queries() == (77, 3)
+
+
+def test_labels_are_counted_of_the_queries_that_may_get_one(tmp_path):
+    config = mta4dpr.get_config('tiny')
+    config.plan.update(passages=100, train_queries=30)
+    config.collection.pseudo_queries.count, config.collection.eval_fraction = 50, 0.1
+    config.collection.label_share = 1 / 3
+    size = corpus_size.measure(configs.resolve(config), None, meshes.make_mesh())
+    assert size.labels == (9, 18) and size.unlabelled == 50 + 18
+    tiny.write(tmp_path)
+    run = tiny.open_run(tiny.get_config(str(tmp_path)), tmp_path / 'w')
+    own = run.train.is_labelled
+    assert corpus_size.of_run(run).labels == (own.sum(), (~own).sum()) and not own.all()
 
 
 def test_a_workdir_without_its_pseudo_queries_is_not_read(tmp_path):
