@@ -336,8 +336,19 @@ def test_a_signal_is_passed_on_to_local_processes(local):
     assert code == 143 and out.count('told') == 2
 
 
-@pytest.mark.parametrize(('code', 'queued'), [(0, False), (1, False), (75, True), (143, True)])
-def test_a_stopped_slurm_job_queues_itself_again(tmp_path, code, queued):
+@pytest.mark.parametrize(
+    ('code', 'restarts', 'queued'),
+    [
+        (0, '', False),
+        (1, '', False),
+        (75, '', True),
+        (137, '4', True),
+        (137, '5', False),
+        (143, '', True),
+        (143, '50', True),
+    ],
+)
+def test_a_stopped_slurm_job_queues_itself_again(tmp_path, code, restarts, queued):
     for name, script in {
         'srun': '#!/bin/bash\n[[ $1 == --kill-on-bad-exit=1 ]] || exit 99\nshift; exec "$@"\n',
         'scontrol': f'#!/bin/bash\necho "$@" >{tmp_path}/requeued\n',
@@ -346,6 +357,7 @@ def test_a_stopped_slurm_job_queues_itself_again(tmp_path, code, queued):
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '7'}
+    env |= {'SLURM_RESTART_COUNT': restarts} if restarts else {}
     args = ['--config', 'mta4dpr:tiny', '--workdir', '/shared/a b']
     done = subprocess.run(['bash', ROOT / 'launch/slurm.sbatch', *args], env=env)
     assert done.returncode == code

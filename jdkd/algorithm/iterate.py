@@ -294,7 +294,7 @@ def compare(
         query and the student's run file on D_eval. Where D_eval has no labels, its stand-ins are
         what is to be found: replacement then goes by agreement with the teacher (ours).
     """
-    systems = unique([current, *pool, *references])
+    systems, mean_cosine = unique([current, *pool, *references]), _mean_cosine(run, current)
 
     def build_stage(out):
         ranked = {s.name: s.rank(run.held_out) for s in systems}
@@ -303,17 +303,26 @@ def compare(
         means = {name: {**m.means, **ranked[name][1]} for name, m in measured.items()}
         name, queries = current.name, run.held_out
         measuring.write_run_file(out / 'eval.trec', run, rankings[name], queries, name)
-        passages = current.passages
-        sample = evenly_spaced(len(passages), _SAMPLE)
         return {
             'student': means[current.name],
             'assistants': {a.name: means[a.name] for a in pool},
             'references': {r.name: means[r.name] for r in references},
-            'mean_cosine': diagnostics.mean_cosine(passages[sample]),
+            'mean_cosine': mean_cosine,
         }
 
     inputs = {**measure_inputs(run, systems, run.held_out), **eval_inputs(run)}
     return run.stage(path, inputs, build_stage)['result']
+
+
+def _mean_cosine(run: Run, student: DualEncoderSystem) -> float:
+    """Mean cosine of two passages, as a stage: other measures then need no old embeddings."""
+    inputs = {'system': student.digest, 'collection': run.collection.fingerprint}
+
+    def build_stage(out):
+        passages = student.passages
+        return diagnostics.mean_cosine(passages[evenly_spaced(len(passages), _SAMPLE)])
+
+    return run.stage(f'systems/{student.name}/mean_cosine', inputs, build_stage)['result']
 
 
 def worst_beaten(

@@ -1,5 +1,6 @@
 """What one round hands to the next: parameters, scores, queries and the pool."""
 
+import dataclasses
 import itertools
 import types
 
@@ -27,6 +28,7 @@ from jdkd.run import Run
 from jdkd.runtime import mesh as meshes
 from jdkd.runtime import metrics
 from jdkd.systems.build import build
+from jdkd.systems.dual import DualEncoderSystem
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.slow
@@ -57,9 +59,9 @@ def two_rounds(tmp_path_factory):
         there.append(embedded())
         return train_loop(run, name, directory, trainer, start, *args, **kwargs)
 
-    def spy_stage(run, path, inputs, build, *, resumable=False):
-        stages[path] = resumable
-        return build_stage(run, path, inputs, build, resumable=resumable)
+    def spy_stage(run, path, inputs, build, **options):
+        stages[path] = options.get('resumable', False)
+        return build_stage(run, path, inputs, build, **options)
 
     def spy_evaluate(trainer, params, batch, query_ids):
         on_eval.append(batch['query_row'])
@@ -227,6 +229,19 @@ def test_students_that_nothing_reads_are_discarded(two_rounds):
     deleted = ['embeddings-dev', 'embeddings-passages', 'embeddings-test']
     kept = ['ranking-dev', 'ranking-test']
     assert two_rounds.left == sorted([*(f'{name}.deleted.json' for name in deleted), *kept])
+
+
+def test_other_measures_need_no_embeddings_of_earlier_students(two_rounds, monkeypatch):
+    def passages(system):
+        raise AssertionError(f'{system.name} embeds passages')
+
+    monkeypatch.setattr(DualEncoderSystem, 'passages', property(passages))
+    config = two_rounds.run.config.replace(measures=('MRR@5',))
+    run = dataclasses.replace(two_rounds.run, config=config)
+    first = student.load(run).after_round(0)
+    found = iterate.compare(run, 'rounds/00/again', first, (), ())
+    assert list(found['student']) == ['MRR@5']
+    assert found['mean_cosine'] == two_rounds.rounds[0]['mean_cosine']
 
 
 def test_train_queries_are_not_ranked_after_the_last_round(two_rounds):
