@@ -102,10 +102,19 @@ def read_modernbert(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_modernbert(config: TransformerConfig) -> dict[str, Any]:
-    """Inverse of `read_modernbert`, in the new spelling."""
+    """Inverse of `read_modernbert`, in the new spelling and, as far as it goes, in the old.
+
+    transformers before version 5 knows one global layer of every so many, counted from the first.
+    It fails at a 0 where layers are otherwise, instead of computing another model.
+    """
     assert isinstance(config.relative, Rotary)
     thetas = (config.relative.theta, config.relative.local_theta)
+    layers = range(config.num_layers)
+    fits = (n + 1 for n in layers if config.local_layers == tuple(i for i in layers if i % (n + 1)))
     return {
+        'global_rope_theta': thetas[0],
+        'local_rope_theta': thetas[1],
+        'global_attn_every_n_layers': next(fits, 0),
         'rope_parameters': {
             kind: {'rope_type': 'default', 'rope_theta': theta}
             for kind, theta in zip(_LAYER_TYPES, thetas, strict=True)

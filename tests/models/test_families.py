@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from jdkd.configs import common
-from jdkd.models import pretrained
+from jdkd.models import config_json, pretrained
 from jdkd.models.config import Disentangled, Rotary
 from jdkd.models.families import FAMILIES
 from jdkd.models.transformer import Transformer, param_shapes
@@ -342,6 +342,21 @@ def test_modernbert_configs_of_transformers_4(checkpoint):
     edit_json(checkpoint / 'config.json', old)
     found = pretrained.read_pretrained(checkpoint).config
     assert found.relative == Rotary(5000.0, 700.0) and found.local_layers == ()
+
+
+@pytest.mark.parametrize(
+    ('local', 'every'), [((), 1), ((1, 3), 2), ((1, 2), 3), ((1, 2, 3), 4), ((0, 1), 0)]
+)
+@pytest.mark.parametrize('checkpoint', ['modernbert'], indirect=True)
+def test_modernbert_configs_for_transformers_4(checkpoint, local, every):
+    config = pretrained.read_pretrained(checkpoint).config
+    config = dataclasses.replace(config, num_layers=4, local_layers=local)
+    content = config_json.write_modernbert(config)
+    assert content['global_attn_every_n_layers'] == every
+    if every:
+        old = {k: v for k, v in content.items() if k not in ('layer_types', 'rope_parameters')}
+        read = config_json.read_modernbert({**old, 'num_hidden_layers': 4})
+        assert read == {'relative': config.relative, 'local_layers': local, 'window': config.window}
 
 
 @pytest.mark.parametrize('checkpoint', ['deberta-v3'], indirect=True)
