@@ -163,7 +163,7 @@ def refusal(run: Run, directory: pathlib.Path) -> str | None:
         return 'has collection.options, with which peers are not measured'
     if not run.train.is_labelled.all():
         return 'has queries without a label, which peers would take for labelled; use all labels'
-    if mine.exists() and stages.read_json(mine) != {'config_sha256': configs.digest(config)}:
+    if mine.exists() and stages.read_json(mine) != {'config_sha256': configs.digest(run.asked)}:
         return f'is another run than the one whose peers are in {directory}; give another --workdir'
     return None
 
@@ -171,7 +171,7 @@ def refusal(run: Run, directory: pathlib.Path) -> str | None:
 def run_peer(run: Run, directory: pathlib.Path, peer: str) -> None:
     """Trains one peer, unless that is done: <peer> is its checkpoint."""
     directory.mkdir(parents=True, exist_ok=True)
-    stages.write_json(directory / 'run.json', {'config_sha256': configs.digest(run.config)})
+    stages.write_json(directory / 'run.json', {'config_sha256': configs.digest(run.asked)})
     start, model = directory / 'start', directory / peer
     if not start.exists():
         encoder = load_encoder(run, run.config.student)
@@ -230,7 +230,7 @@ def write(
             'torch': torch.__version__,
             'sentence_transformers': sentence_transformers.__version__,
         },
-        config_sha256=configs.digest(config),
+        config_sha256=configs.digest(runs[0][0].asked),
     )
 
 

@@ -228,8 +228,15 @@ def rehearse(home: pathlib.Path) -> tuple[dict[str, Usage], float]:
 
 
 def size_of(sizes: dict[str, int]) -> CorpusSize:
-    numbers = (sizes[name] for name in ('passages', 'train', 'dev', 'test'))
-    return CorpusSize(*numbers, 75.0, 9.0, labels=(sizes['train'], 0))
+    return CorpusSize(
+        sizes['passages'],
+        sizes['train'],
+        sizes['dev'],
+        sizes['test'],
+        passage_tokens=75.0,
+        query_tokens=9.0,
+        labels=(sizes['train'], 0),
+    )
 
 
 def main(_):

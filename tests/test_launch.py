@@ -337,18 +337,18 @@ def test_a_signal_is_passed_on_to_local_processes(local):
 
 
 @pytest.mark.parametrize(
-    ('code', 'restarts', 'queued'),
+    ('code', 'restarts', 'seconds', 'queued'),
     [
-        (0, '', False),
-        (1, '', False),
-        (75, '', True),
-        (137, '4', True),
-        (137, '5', False),
-        (143, '', True),
-        (143, '50', True),
+        (0, '', 0, False),
+        (1, '', 9000, False),
+        (75, '', 0, True),
+        (75, '50', 9000, True),
+        (75, '50', 0, False),
+        (137, '4', 9000, True),
+        (137, '5', 9000, False),
     ],
 )
-def test_a_stopped_slurm_job_queues_itself_again(tmp_path, code, restarts, queued):
+def test_a_stopped_slurm_job_queues_itself_again(tmp_path, code, restarts, seconds, queued):
     for name, script in {
         'srun': '#!/bin/bash\n[[ $1 == --kill-on-bad-exit=1 ]] || exit 99\nshift; exec "$@"\n',
         'scontrol': f'#!/bin/bash\necho "$@" >{tmp_path}/requeued\n',
@@ -358,6 +358,7 @@ def test_a_stopped_slurm_job_queues_itself_again(tmp_path, code, restarts, queue
         (tmp_path / name).chmod(0o755)
     env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '7'}
     env |= {'SLURM_RESTART_COUNT': restarts} if restarts else {}
+    env |= {'SECONDS': str(seconds)}  # Bash counts from there.
     args = ['--config', 'mta4dpr:tiny', '--workdir', '/shared/a b']
     done = subprocess.run(['bash', ROOT / 'launch/slurm.sbatch', *args], env=env)
     assert done.returncode == code

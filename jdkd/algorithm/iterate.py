@@ -314,15 +314,16 @@ def compare(
     return run.stage(path, inputs, build_stage)['result']
 
 
-def _mean_cosine(run: Run, student: DualEncoderSystem) -> float:
+def _mean_cosine(run: Run, system: DualEncoderSystem) -> float:
     """Mean cosine of two passages, as a stage: other measures then need no old embeddings."""
-    inputs = {'system': student.digest, 'collection': run.collection.fingerprint}
+    inputs = {'system': system.digest, 'collection': run.collection.fingerprint}
+    inputs['store'] = run.config.index.store
 
     def build_stage(out):
-        passages = student.passages
+        passages = system.passages
         return diagnostics.mean_cosine(passages[evenly_spaced(len(passages), _SAMPLE)])
 
-    return run.stage(f'systems/{student.name}/mean_cosine', inputs, build_stage)['result']
+    return run.stage(f'systems/{system.name}/mean_cosine', inputs, build_stage)['result']
 
 
 def worst_beaten(

@@ -60,7 +60,7 @@ def _errors(config: EvalConfig, workdir: pathlib.Path) -> Iterator[str]:
     yield from resources.mesh_errors(config)
     known = names(config.collections)
     for name in config.options:
-        if name not in known:
+        if known and name not in known:
             yield (
                 f'options names {shown(name)}, which is none of the collections ('
                 f'{", ".join(known)}); correct the name.'

@@ -1,7 +1,7 @@
 """Resolves configs, and keeps the resolved config in the workdir."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -18,8 +18,9 @@ FILE = 'config.json'
 _FORMAT, _SHA256 = 'format', 'sha256'  # Keys of config.json beside the config's fields.
 # Names of a run's files and stages that others may use as well.
 _OWN = (
-    'collection', 'tokens', 'systems', 'rounds', 'align', 'test', 'costs', 'student', 'pictures',
-    'report.json', 'report.html', 'run.trec', 'metrics.jsonl',
+    'collection', 'tokens', 'systems', 'rounds', 'align', 'projection', 'topics', 'pseudo_labels',
+    'pseudo_queries', 'test', 'costs', 'student', 'pictures', 'report.json', 'report.html',
+    'run.trec', 'metrics.jsonl',
 )  # fmt: skip
 
 
@@ -72,17 +73,17 @@ def save(workdir: pathlib.Path, config: Config | EvalConfig) -> None:
             )
         lock.set_aside(path, f'the config changed ({"; ".join(changed)})')
     else:
-        _check_foreign(workdir)
+        _check_foreign(workdir, _OWN if isinstance(config, Config) else ('report.json',))
     workdir.mkdir(parents=True, exist_ok=True)
     stages.write_json(path, {**ours, _FORMAT: stages.FORMAT, _SHA256: digest(config)})
 
 
-def _check_foreign(workdir: pathlib.Path) -> None:
+def _check_foreign(workdir: pathlib.Path, own: Iterable[str]) -> None:
     """Raises a ValueError if a run would take what is in a directory without a run for its own."""
     collections = 'collection', '*/collection'  # Of a run, and of an evaluation.
     if any(path for kind in collections for path in workdir.glob(f'{kind}/{MANIFEST}')):
         return  # A run whose config.json was removed.
-    if there := [name for name in _OWN if (workdir / name).exists()]:
+    if there := [name for name in own if (workdir / name).exists()]:
         raise ValueError(
             f'{workdir} holds {there[0]} and no run (it has no {FILE}); choose another --workdir, '
             'or move what is there.'

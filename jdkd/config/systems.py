@@ -87,7 +87,7 @@ class EncoderFields(Section):
         'says, otherwise joined',
         (None, *FORMATS),
     )
-    dtype: str = field('float32', 'dtype of matrix products; bfloat16 on TPUs', DTYPES)
+    dtype: str = field('float32', 'dtype of matrix products; bfloat16 for TPUs and GPUs', DTYPES)
 
 
 class EncoderSpec(EncoderFields):

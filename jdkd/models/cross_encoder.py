@@ -1,10 +1,10 @@
 """The cross-encoder: reads a query and a passage together and scores their relevance."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jdkd.models.attention import matmul_precision
 from jdkd.models.config import ACTIVATIONS, TransformerConfig
 from jdkd.models.dual_encoder import mean_pool, safe_normalize
 from jdkd.models.families import FAMILIES
@@ -91,7 +91,7 @@ class CrossEncoder(nn.Module):
                 dtype=jnp.float32,
                 use_bias=use_bias,
                 kernel_init=INITIALIZER,
-                precision=matmul_precision(jnp.float32),
+                precision=jax.lax.Precision.HIGHEST,
                 name=name,
             )
 

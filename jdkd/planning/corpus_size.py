@@ -87,9 +87,10 @@ def measure(config: Config, workdir: pathlib.Path | None, mesh: Mesh) -> CorpusS
         held_out = round(config.collection.eval_fraction * (queries or made))
         counts = plan.passages, queries + made - held_out, held_out, plan.test_queries or 0
         own = max(counts[1] - made, 0)
-        labelled = round(config.collection.label_share * own)
+        judged = round(config.collection.label_share * own)
+        labelled = judged + (counts[1] - own) * config.collection.pseudo_queries.positive
         unlabelled = counts[1] - labelled + (0 if config.collection.eval_labels else held_out)
-        tokens, labels = (plan.passage_tokens, plan.query_tokens), (labelled, own - labelled)
+        tokens, labels = (plan.passage_tokens, plan.query_tokens), (labelled, own - judged)
         return CorpusSize(*counts, *tokens, labels, unlabelled)
     with tempfile.TemporaryDirectory() as scratch:
         return _measure_imported(config, pathlib.Path(scratch), mesh)

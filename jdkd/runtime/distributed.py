@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 HEARTBEAT_SECONDS = 60  # A process that is silent for longer counts as dead.
-HUNG = 75  # Exit code after a hang (EX_TEMPFAIL).
+HUNG = 76  # Exit code after a hang; 75 is that of SIGTERM.
 # Barriers may wait for hours while another process works; heartbeats detect the dead ones.
 _BARRIER_TIMEOUT_MS = 30 * 24 * 3600 * 1000
 _LOG_SECONDS = 300.0  # From one log line of what goes on to the next.

@@ -146,8 +146,9 @@ def build_stage_from_files(
         read = {path: entry['sha256'] for path, entry in before.items()}
         if kept and manifest and contents != read:
             changed = min(path for path, _ in contents.items() ^ read.items())
-            logging.warning('%s has changed; %s is of what it was before.', changed, directory)
-            contents, prints = read, before
+            if to_json(inputs).items() <= manifest['inputs'].items():  # Nothing else has changed.
+                logging.warning('%s has changed; %s is of what it was before.', changed, directory)
+                return read_manifest(directory)  # Damage is an error: what it was made of is gone.
         return build_stage(
             directory, {**inputs, **contents}, lambda out: {**build(out), 'files': prints}
         )
@@ -325,7 +326,8 @@ def _build(
     suffix = f'.tmp-{distributed.process_index()}' if discarded else '.tmp'
     temporary = directory.with_name(directory.name + suffix)
     if distributed.is_primary() or discarded:
-        resumed = _begin(temporary, {**inputs, **to_json(begun_with)}, resumable)
+        begun = {**inputs, 'begun_with': to_json(begun_with)} if begun_with else inputs
+        resumed = _begin(temporary, begun, resumable)
         logging.info('%s %s', 'resuming' if resumed else 'building', directory)
     if resumable:
         distributed.barrier(f'{directory}: begun')

@@ -170,18 +170,17 @@ def searchers(run: Run) -> tuple[dict[str, Searcher], list[str]]:
         FileNotFoundError: if the run has not been trained to its end.
     """
     config = run.config
-    first = build(run, config.first_stage)
     # Without rounds there is no teacher.
     weights = round_files.read_fitted(run)['teacher'] if run.num_rounds else {}
-    teacher = Teacher([build(run, name) for name in weights], weights)
-    used = (first, *teacher.members)
-    reasons = {system.name: _cannot_answer(run, system.name) for system in used}
+    reasons = {name: _cannot_answer(run, name) for name in (config.first_stage, *weights)}
     shown: dict[str, Searcher] = {}
-    if not reasons[first.name]:
+    if not reasons[config.first_stage]:
+        first = build(run, config.first_stage)
         shown[first.name] = first.search
-    if weights and not any(reasons.values()):
-        search = functools.partial(teacher.search, first, config.depth)
-        shown[f'teacher on {first.name}'] = search
+        if weights and not any(reasons.values()):
+            teacher = Teacher([build(run, name) for name in weights], weights)
+            search = functools.partial(teacher.search, first, config.depth)
+            shown[f'teacher on {first.name}'] = search
     return shown, sorted(filter(None, reasons.values()))
 
 

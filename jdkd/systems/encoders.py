@@ -165,5 +165,14 @@ def start_digest(encoder: Encoder) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.params):
         weights.update(meshes.path_name(path).encode())
         weights.update(np.ascontiguousarray(leaf).tobytes())
-    modules, tokenizer = repr(encoder.model), encoder.tokenizer.fingerprint
+    modules, tokenizer = _describe(encoder.model), encoder.tokenizer.fingerprint
     return stages.digest([weights.hexdigest(), modules, tokenizer, encoder.spec.to_dict()])
+
+
+def _describe(value: Any) -> Any:
+    """A module or its config as JSON, without fields that have their defaults."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value)}
+    told = {name: _describe(own) for name, (own, default) in fields.items() if own != default}
+    return [type(value).__name__, {k: v for k, v in told.items() if k not in ('parent', 'name')}]

@@ -198,7 +198,7 @@ def _llm_errors(config: Config) -> Iterator[str]:
                 'depth to the passages of first_stage that it re-ranks, or use it in '
                 'teacher.members alone.'
             )
-        elif spec.depth > config.depth:
+        elif name in retrievers(config) and spec.depth > config.depth:
             yield (
                 f'systems.{name}.depth={spec.depth} re-ranks more than the {config.depth} passages '
                 'that are kept of a ranking (depth); lower it, or raise depth.'

@@ -123,7 +123,7 @@ def test_peers_train_without_dropout_as_the_run_did():
 def test_runs_that_peers_cannot_be_like_are_refused(tmp_path, overrides, positives, told):
     config = mta4dpr.get_config()
     queries = Queries('train', ['q'], ['text'], [np.arange(1)], [np.arange(1)])
-    run = types.SimpleNamespace(config=config, train=queries, workdir=tmp_path)
+    run = types.SimpleNamespace(config=config, asked=config, train=queries, workdir=tmp_path)
     entered = ['student_aligned', 'student_00']
     stages.write_json(tmp_path / 'report.json', {'rounds': [{'entered': e} for e in entered]})
     stages.write_json(tmp_path / 'run.json', {'config_sha256': configs.digest(config)})

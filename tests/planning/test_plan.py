@@ -298,6 +298,9 @@ def test_labels_are_counted_of_the_queries_that_may_get_one(tmp_path):
     config.collection.label_share = 1 / 3
     size = corpus_size.measure(configs.resolve(config), None, meshes.make_mesh())
     assert size.labels == (9, 18) and size.unlabelled == 50 + 18
+    config.collection.pseudo_queries.positive = True
+    size = corpus_size.measure(configs.resolve(config), None, meshes.make_mesh())
+    assert size.labels == (50 + 9, 18) and size.unlabelled == 18
     tiny.write(tmp_path)
     run = tiny.open_run(tiny.get_config(str(tmp_path)), tmp_path / 'w')
     own = run.train.is_labelled

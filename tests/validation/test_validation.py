@@ -182,6 +182,9 @@ def test_signs_alone_are_stored_of_embeddings_of_unit_length(tmp_path, normalize
     found = [*checkpoints.errors({'student': spec}, store='binary', fetch=False)]
     assert len(found) == (not normalize)
     assert all(error.startswith("student: index.store='binary' keeps signs") for error in found)
+    assert [
+        *checkpoints.errors({'student': spec.replace(kind=None)}, store='binary', fetch=False)
+    ] == found
     assert not [*checkpoints.errors({'student': spec}, store='int8', fetch=False)]
     cosine = spec.replace(normalize=True)
     assert not [*checkpoints.errors({'student': cosine}, store='binary', fetch=False)]
@@ -243,6 +246,7 @@ LLM = {'base_url': 'http://localhost:8000/v1', 'model': 'm', 'depth': 10}
         ({'depth': 0}, {'assistants': ()}, None),
         ({'depth': 0}, {}, 'ranks no collection; set systems.llm.depth'),
         ({'depth': 101}, {}, 'depth=101 re-ranks more than the 100 passages'),
+        ({'depth': 101}, {'assistants': ('minilm',)}, None),
         ({}, {'first_stage': 'llm'}, "first_stage names the language model 'llm'"),
         ({}, {'systems.minilm_ft.train.negatives_from': 'llm'}, "names the language model 'llm'"),
         ({}, {'align.to': ('llm',)}, 'of kind llm and has no embeddings'),
