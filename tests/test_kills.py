@@ -254,6 +254,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_said_and_nothing_is_lost(home, small_disk):
     # One that has begun: a new one would be refused for the room that it will need.
     (small_disk / 'w/tokens').mkdir(parents=True)
+    shutil.copy(home / 'alone/config.json', small_disk / 'w')
     for size in itertools.count(200, 1000):
         subprocess.run(['mount', '-o', f'remount,size={size}k', str(small_disk)], check=True)
         log = small_disk.parent / 'w.log'

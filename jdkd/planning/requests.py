@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from jdkd.config import Config, LLMSpec
 from jdkd.corpus.lengths import TOKENS_PER_WORD
+from jdkd.lists.candidates import count_lists
 from jdkd.planning import disk
 from jdkd.planning.corpus_size import CorpusSize
 from jdkd.systems import roles
@@ -41,7 +42,8 @@ def lists_to_score(config: Config, size: CorpusSize, name: str) -> ListCounts:
         if candidates.hardest:
             queries, scored = size.train + size.held_out, min(candidates.scored, size.passages)
             once.append((queries, 1 + scored))  # One positive each.
-            once.append((candidates.eval_lists, length))  # That weights are fitted to.
+            fitted_to = count_lists(config, size.held_out)['eval']
+            once.append((fitted_to, 1 + candidates.hard_negatives))
             # Later rounds score what the student, or an assistant that it replaced, mined.
             again = (config.rounds - 1) * queries
             once.append((again, min(candidates.scored, candidates.depth, size.passages)))

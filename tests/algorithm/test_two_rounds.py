@@ -112,6 +112,7 @@ def two_rounds(tmp_path_factory):
 def test_long_stages_go_on_where_they_were_stopped(two_rounds):
     """All but those that put together in moments what other stages have computed."""
     short = {'dataset', 'teacher_eval', 'eval', 'twin_eval', 'topics', 'test', 'costs'}
+    short.add('mean_cosine')
     for path, resumable in two_rounds.stages.items():
         assert resumable == (path.split('/')[-1] not in short), path
     assert {'train', 'scores', 'pool', 'ranking-test', 'align'} <= {
@@ -240,7 +241,7 @@ def test_other_measures_need_no_embeddings_of_earlier_students(two_rounds, monke
     run = dataclasses.replace(two_rounds.run, config=config)
     first = student.load(run).after_round(0)
     found = iterate.compare(run, 'rounds/00/again', first, (), ())
-    assert list(found['student']) == ['MRR@5']
+    assert 'MRR@5' in found['student'] and 'MRR@10' not in found['student']
     assert found['mean_cosine'] == two_rounds.rounds[0]['mean_cosine']
 
 

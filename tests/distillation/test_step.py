@@ -94,7 +94,8 @@ def test_losses_and_gradients_are_float32_where_the_model_computes_in_bfloat16()
 def test_scores_are_multiplied_in_full_float32_on_accelerators_too():
     batch = make_batch()
     batch['pool_embedding'] = np.zeros((B, 2, model().transformer.hidden_size), np.float32)
-    score_fn = batch_scores.dual_encoder_scores(model(), SCALE)
+    half = DualEncoder(dataclasses.replace(model().transformer, dtype='bfloat16'))
+    score_fn = batch_scores.dual_encoder_scores(half, SCALE)
     traced = jax.make_jaxpr(score_fn)(fresh_params(), batch, None)
     products = [e for e in traced.eqns if e.primitive.name == 'dot_general']
     # Of lists, of the batch and of the pool.

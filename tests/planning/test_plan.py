@@ -377,8 +377,9 @@ def test_a_plan_counts_the_steps_of_each_phase(planned):
         'train cross': 2 * 8,  # Of 150 steps, ten passes over the queries.
         # Once more as training cuts passages: at 8 tokens nine tenths of the work.
         'encode with minilm': 38 + 27 + 2 * lists * 2,
-        # The pool that negatives are drawn from, of train and D_eval, is scored too.
-        'score with cross': 30 * (2 + 4) + 30 * (2 + 2) + 2 * lists * 5,
+        # The pool that negatives are drawn from, of train and D_eval, is scored too: a positive and
+        # 30 passages, as many again in round 1, and the lists that weights are fitted to.
+        'score with cross': 30 * (2 + 4) + (31 + 30) * (2 + 2) + 8 * 3 + 2 * lists * 5,
         'encode with student': 4 * 38,
         'search': (2 + 2) * 2,  # Of minilm and the student, and after each round.
         'align student': 32,
