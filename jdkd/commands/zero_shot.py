@@ -167,7 +167,7 @@ def model_spec(config: EvalConfig) -> EncoderSpec:
     encoder = config.encoder
     directory = weights.find_weights(config.model, encoder.revision)
     source, *query = pretrained.read_architectures(directory)
-    kind = encoder.kind or ('cross_encoder' if source.is_cross_encoder else 'dual_encoder')
+    kind = encoder.kind or source.kind
     query_length = min((query or [source])[0].query_length, _LONGEST)
     passage_length = min(source.passage_length, _LONGEST)
     if kind == 'cross_encoder':

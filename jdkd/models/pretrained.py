@@ -47,6 +47,11 @@ class Architecture:
     passage_length: int
 
     @property
+    def kind(self) -> str:
+        """What the checkpoint is used as where nothing else is said."""
+        return 'cross_encoder' if self.is_cross_encoder else 'dual_encoder'
+
+    @property
     def is_cross_encoder(self) -> bool:
         """Whether it scores pairs: a classifier without a pooling of sentence-transformers."""
         return self.classifies and self.pooling is None

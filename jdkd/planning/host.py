@@ -99,10 +99,9 @@ def count(
     measures = config.index.kind == 'scann'
     mines = bool(config.rounds) and approximate.for_mining(config.index, platform).kind == 'scann'
     # As in `workload`: each dense system ranks the train queries once, the student every round.
-    rankers = {f'systems.{name}' for name in roles.rankers(config)} & {*encoders}
-    widths = {f: embedding_width(models[f][0]) for f in (*rankers, 'student')}
+    widths = {f: embedding_width(models[f][0]) for f in roles.dense_rankers(config)}
     ranked_dims = sum(widths.values()) + (config.rounds - 1) * widths['student']
-    queries_by_dims = measures * (size.held_out + size.test) * dims
+    queries_by_dims = measures * measured * dims
     queries_by_dims += mines * size.train * size.passages * ranked_dims
     # Student, its start and the first stage beside the pool; the teacher in the final test.
     ranked = (config.rounds * size.held_out + size.test) * (len(config.assistants) + 3) * depth

@@ -83,8 +83,8 @@ def list_phases(
     platform = mesh.devices.flat[0].platform
     if config.rounds and approximate.for_mining(config.index, platform).kind == 'exact':
         # Every dense system ranks once, the student before the first round and after each.
-        dense = {'student', *(f'systems.{name}' for name in roles.rankers(config))}
-        widths = [dual_encoder.embedding_width(models[field][0]) for field in dense & {*encoders}]
+        dense = roles.dense_rankers(config)
+        widths = [dual_encoder.embedding_width(models[field][0]) for field in dense]
         traced, items = tracing.search_passages(config, max(widths), mesh, size), exact.QUERY_BLOCK
         steps = size.train / items
         once, per_round = len(widths) * steps, twins * steps

@@ -37,6 +37,11 @@ def rankers(config: Config) -> list[str]:
     return [*retrievers(config), *config.pseudo_labels.systems]
 
 
+def dense_rankers(config: Config) -> set[str]:
+    """Config fields of the encoders that rank the train queries, the student included."""
+    return {'student', *(f'systems.{name}' for name in rankers(config))} & {*encoders(config)}
+
+
 def aligned_with(config: Config) -> tuple[str, ...]:
     """Names of the dual-encoders whose embeddings the student learns."""
     return config.align.to if config.align.epochs or config.loss.embedding else ()

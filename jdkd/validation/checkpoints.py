@@ -57,8 +57,7 @@ def _sketch_errors(
     own = sketch.projection if spec.hidden_size is None else None
     yield from catch(loading.projection_of, spec, hidden, own, prefix=prefix)
     width = spec.projection or (own.out_dim if own else hidden)
-    kind = spec.kind or ('cross_encoder' if sketch.is_cross_encoder else 'dual_encoder')
-    if store == 'binary' and kind == 'dual_encoder':
+    if store == 'binary' and (spec.kind or sketch.kind) == 'dual_encoder':
         normalize = sketch.normalize if spec.normalize is None else spec.normalize
         yield from catch(encode.check_binary, width, normalize=normalize, prefix=prefix)
     if isinstance(spec, StudentSpec) and spec.dims:
